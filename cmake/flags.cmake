@@ -1,0 +1,30 @@
+# Compiler flags: `frspec_flags` is linked by every target; each instruction-set file has flags of its own.
+
+add_library(frspec_flags INTERFACE)
+# The bits of a result must not depend on where a compiler chooses to fuse a multiply and an add: kernels fuse
+# explicitly, nobody else does.
+target_compile_options(frspec_flags INTERFACE
+  -ffp-contract=off -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion)
+if(FRSPEC_WERROR)
+  target_compile_options(frspec_flags INTERFACE -Werror)
+endif()
+if(FRSPEC_SANITIZE)
+  string(REPLACE ";" "," sanitizers "${FRSPEC_SANITIZE}")
+  target_compile_options(frspec_flags INTERFACE
+    -fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+  target_link_options(frspec_flags INTERFACE -fsanitize=${sanitizers})
+endif()
+
+# Called from cpp/. The processor decides at run time which instruction set is used, so no file but these may be compiled for more than
+# the base instruction set. `sources` is the name of a list; on other processors these files are taken out of it.
+function(frspec_select_instruction_sets sources)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    target_compile_definitions(frspec_flags INTERFACE FRSPEC_X86=1)
+    set_source_files_properties(cpu/kernels_avx2.cpp PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
+    set_source_files_properties(cpu/kernels_avx512.cpp PROPERTIES COMPILE_OPTIONS
+      "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mfma;-mf16c")
+  else()
+    list(FILTER ${sources} EXCLUDE REGEX "/cpp/cpu/kernels_avx[0-9]+\\.cpp$")
+    set(${sources} ${${sources}} PARENT_SCOPE)
+  endif()
+endfunction()

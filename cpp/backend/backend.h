@@ -1,0 +1,159 @@
+// The backend: everything that touches model data on a device, as coarse operations.
+//
+// Contract of every operation (docs/architecture.md, contract 1): row r of a result depends on row r of the inputs
+// only, computed in one order of accumulation, whatever the number of rows and whatever the other rows hold. Pointers
+// are to the backend's memory unless the comment says "host". Nothing is allocated, and nothing waits for the device,
+// except in the functions of the first group. Operations run in the order in which they were called.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace frspec {
+
+// Where the rows of one pass stand in the logical sequence: behind `*prefix` committed tokens, as a chain or a tree.
+// A row's position is *prefix + depth; it sees the prefix, then the `path` of its ancestors and itself, in that order.
+struct Rows {
+  int count = 0;
+  const std::int32_t* prefix = nullptr;  // committed tokens in the cache
+  std::int32_t first_slot = 0;           // row r is stored in cache slot *prefix + first_slot + r
+  const std::int32_t* depth = nullptr;   // (count); null: a chain, depth = r (and first_slot is 0)
+  const std::int32_t* path = nullptr;    // (count, path_stride): slots behind the prefix, entries 0..depth; null: a chain
+  int path_stride = 0;
+};
+
+// One layer of a key/value cache: f16 rows, one per slot.
+struct KvLayer {
+  std::uint16_t* keys = nullptr;    // (capacity, heads * head_dim)
+  std::uint16_t* values = nullptr;  // (capacity, heads * head_dim)
+  int heads = 0;
+  int head_dim = 0;
+  int capacity = 0;                 // slots
+};
+
+// Rotary embedding: precomputed angles. Pairs are (2i, 2i + 1) where interleaved (Llama in GGUF), else (i, i + half).
+struct Rope {
+  const float* cos = nullptr;  // (positions, dims / 2)
+  const float* sin = nullptr;  // (positions, dims / 2)
+  int dims = 0;                // rotated dimensions of each head, even; the rest pass unchanged
+  int positions = 0;
+  bool interleaved = false;
+};
+
+// out = x weight^T + bias, or out += that.
+struct Projection {
+  Tensor out;  // (rows, weight.rows)
+  const Weight* weight = nullptr;
+  const float* bias = nullptr;  // (weight.rows) or null
+  bool accumulate = false;
+};
+
+// How a token is chosen: argmax over v of logits[v] / temperature + gumbel(seed, position, v); plain argmax at 0.
+struct Sampling {
+  float temperature = 0.0f;
+  std::uint64_t seed = 0;
+};
+
+// The growing side of a draft tree (EAGLE-2): every candidate of every level. Candidates of level 0 come first
+// (branch of them), then branch * branch for each further level; parents are candidate indices, -1 for the root.
+struct CandidatePool {
+  int branch = 0;                           // k: frontier nodes per level, children per node
+  int levels = 0;
+  std::int32_t* tokens = nullptr;           // (capacity)
+  std::int32_t* parents = nullptr;          // (capacity)
+  float* scores = nullptr;                  // (capacity) cumulative log-probability
+  std::int32_t* frontier = nullptr;         // (branch) candidate indices
+  std::int32_t* frontier_tokens = nullptr;  // (branch)
+  std::int32_t* frontier_rows = nullptr;    // (branch) row of the parent in the previous frontier's pass
+  std::int32_t* frontier_path = nullptr;    // (branch, levels) draft cache slots behind the prefix, of each node's chain
+  std::int32_t* previous_path = nullptr;    // (branch, levels) the same of the previous frontier
+  std::int32_t* frontier_depth = nullptr;   // (branch)
+
+  int capacity() const { return levels > 0 ? branch + branch * branch * (levels - 1) : 0; }
+  int base(int level) const { return level == 0 ? 0 : branch + branch * branch * (level - 1); }
+};
+
+// A draft tree as it is verified. `parents` is the only truth (contract 4); depth and path derive from it.
+struct TreeView {
+  int size = 0;                     // nodes, the root included
+  int max_depth = 0;                // of any node; the root has depth 0
+  std::int32_t* tokens = nullptr;   // (size)
+  std::int32_t* parents = nullptr;  // (size) -1 for the root, which is node 0; parents come before their children
+  std::int32_t* depth = nullptr;    // (size)
+  std::int32_t* path = nullptr;     // (size, max_depth + 1): nodes from the root down to the node itself
+};
+
+// What verification found: `count` tokens become part of the text.
+struct VerdictView {
+  std::int32_t* count = nullptr;   // (1) accepted drafts + 1
+  std::int32_t* nodes = nullptr;   // (max_depth + 1) the tree nodes whose K/V and hidden states stay: root first
+  std::int32_t* tokens = nullptr;  // (max_depth + 1) the target's token after each of these nodes
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // --- Set-up and transfer ---
+  virtual std::string description() const = 0;              // "cpu (avx2, 8 threads)"
+  virtual Buffer allocate(std::size_t bytes) = 0;           // zeroed, 64-byte aligned; throws OutOfMemory
+  virtual void upload(void* to, const void* from_host, std::size_t bytes) = 0;
+  virtual void download(void* to_host, const void* from, std::size_t bytes) = 0;  // waits for what was called before
+  // Keeps a weight in the form the matmuls want. Values that are not finite are an error that names the tensor.
+  virtual std::unique_ptr<Weight> load(const WeightSource& source) = 0;
+  // The given rows of a source, in the given order, in the same format: a head subset.
+  virtual std::unique_ptr<Weight> load_rows(const WeightSource& source, std::span<const std::int32_t> rows) = 0;
+  // Row `row` of a source of any loadable type as f32, into host memory.
+  virtual void dequantize(float* to_host, const WeightSource& source, std::int64_t row) = 0;
+
+  // --- Layers ---
+  virtual void embed(Tensor out, const Weight& table, const std::int32_t* ids) = 0;
+  virtual void copy(Tensor out, Tensor x) = 0;
+  virtual void gather_rows(Tensor out, Tensor x, const std::int32_t* rows) = 0;  // out[i] = x[rows[i]]
+  virtual void rms_norm(Tensor out, Tensor x, const float* weight, float epsilon) = 0;  // out may be x
+  virtual void matmul(Tensor x, std::span<const Projection> projections) = 0;
+  virtual void swiglu(Tensor gate, Tensor up) = 0;  // gate = silu(gate) * up
+  // Rotates the heads of q and k in place by each row's position and stores k and v in the cache.
+  virtual void rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope, const KvLayer& cache, const Rows& rows) = 0;
+  // out[r] = softmax(scale q[r] K^T) V per head, over the logical sequence of row r; query heads share K/V heads.
+  virtual void attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, float scale) = 0;
+  // Moves the accepted rows of a tree pass to their place: slot prefix + nodes[i] -> prefix + i. The caller advances
+  // *prefix afterwards.
+  virtual void compact(std::span<const KvLayer> layers, const std::int32_t* prefix, const VerdictView& verdict) = 0;
+  virtual void advance(std::int32_t* prefix, const std::int32_t* count) = 0;     // *prefix += *count
+
+  // --- Choosing tokens ---
+  // The k best columns of each row, best first, ties to the lower column: ids (rows, k), log-softmax (rows, k), never
+  // above 0. `column_ids` maps columns to token ids (null: they are the ids); it must be ascending.
+  virtual void top_k(std::int32_t* ids, float* log_probs, int k, Tensor logits, const std::int32_t* column_ids) = 0;
+  // tokens[r] = the token after row r, at position *prefix + depth + 1; ties go to the lower id.
+  virtual void sample(std::int32_t* tokens, Tensor logits, const Rows& rows, const Sampling& sampling) = 0;
+
+  // --- Draft trees ---
+  // Adds the children (rows, branch) of the frontier (level 0: of the root) as candidates of `level` and makes the best
+  // `branch` of them the next frontier; its nodes will be stored in draft cache slots level * branch + 0, 1, ...
+  virtual void tree_expand(const CandidatePool& pool, int level, const std::int32_t* ids, const float* log_probs) = 0;
+  // The root and the best size - 1 candidates, parents first; ties go to the earlier candidate.
+  virtual void tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) = 0;
+  // Walks down from the root while the target's token after a node (`sampled`, one per node) is one of its children.
+  virtual void verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) = 0;
+  // *token = the last of verdict.tokens: the root of the next tree.
+  virtual void take_last(std::int32_t* token, const VerdictView& verdict) = 0;
+};
+
+struct BackendOptions {
+  std::string device = "cpu";  // one of backend_names()
+  int threads = 0;             // CPU threads; 0: one per available core
+};
+
+// Makes a backend; throws InvalidInput for an unknown name or one that this build or machine lacks, saying why.
+std::unique_ptr<Backend> make_backend(const BackendOptions& options);
+std::vector<std::string> backend_names();
+
+}  // namespace frspec

@@ -1,0 +1,18 @@
+// The factories of the backends. Each is defined in its backend's folder, or by a linked stub that says what is missing.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+
+namespace frspec {
+
+std::unique_ptr<Backend> make_cpu_backend(const BackendOptions& options);
+std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options);
+
+// Instruction sets that the CPU backend was built for and this machine has, best first: "avx512", "avx2", "generic".
+std::vector<std::string> cpu_instruction_sets();
+
+}  // namespace frspec

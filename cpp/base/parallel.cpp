@@ -1,0 +1,103 @@
+// The thread pool: workers spin briefly for the next job, because jobs of one token follow each other within
+// microseconds, and then sleep, because nobody likes an idle process that burns its cores.
+#include "base/parallel.h"
+
+#include <algorithm>
+#include <system_error>
+#include <utility>
+
+#include "base/error.h"
+
+#ifdef __linux__
+#include <sched.h>
+#endif
+
+namespace frspec {
+namespace {
+
+constexpr int kMaxThreads = 1024;
+constexpr int kSpins = 4000;  // some tens of microseconds
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+int available_cores() {
+#ifdef __linux__
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+#endif
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+ThreadPool::ThreadPool(int threads) {
+  if (threads < 0 || threads > kMaxThreads) {
+    fail("threads: found ", threads, ", expected 1 to ", kMaxThreads, ", or 0 for one per core");
+  }
+  const int total = threads > 0 ? threads : available_cores();
+  workers_.reserve(static_cast<std::size_t>(total - 1));
+  try {
+    for (int i = 1; i < total; ++i) workers_.emplace_back([this, i] { worker_loop(i); });
+  } catch (const std::system_error& error) {
+    stop();
+    throw Error(concat("cannot start ", total, " threads: ", error.what()));
+  }
+}
+
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
+  stopping_.store(true);
+  generation_.fetch_add(1);
+  generation_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+  workers_.clear();
+}
+
+void ThreadPool::work_on(const Job& job, int worker) {
+  for (;;) {
+    const std::int64_t begin = next_.fetch_add(job.grain, std::memory_order_relaxed);
+    if (begin >= job.count) return;
+    try {
+      job.call(job.context, begin, std::min(begin + job.grain, job.count), worker);
+    } catch (...) {
+      const std::scoped_lock lock(error_mutex_);
+      if (!error_) error_ = std::current_exception();
+    }
+  }
+}
+
+void ThreadPool::run(const Job& job) {
+  job_ = job;
+  next_.store(0, std::memory_order_relaxed);
+  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  work_on(job_, 0);
+  for (int spin = 0; busy_.load(std::memory_order_acquire) != 0; ++spin) {
+    // More threads than cores: the one we wait for may need this core.
+    spin < kSpins ? pause_cpu() : std::this_thread::yield();
+  }
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+}
+
+void ThreadPool::worker_loop(int worker) {
+  std::uint32_t seen = 0;
+  for (;;) {
+    for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spin) pause_cpu();
+    generation_.wait(seen, std::memory_order_acquire);
+    seen = generation_.load(std::memory_order_acquire);
+    if (stopping_.load()) return;
+    work_on(job_, worker);
+    busy_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+}  // namespace frspec

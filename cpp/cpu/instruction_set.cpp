@@ -1,0 +1,57 @@
+// Which kernels run: the best that the machine has, or those named by FRSPEC_CPU.
+#include <array>
+#include <cstdlib>
+#include <string_view>
+
+#include "backend/registry.h"
+#include "base/error.h"
+#include "cpu/kernels.h"
+
+namespace frspec {
+namespace cpu {
+namespace {
+
+struct Choice {
+  const Kernels* kernels;
+  bool (*runs_here)();
+};
+
+#ifdef FRSPEC_X86
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+const std::array kChoices = {Choice{&kAvx512Kernels, has_avx512}, Choice{&kAvx2Kernels, has_avx2},
+                             Choice{&kGenericKernels, [] { return true; }}};
+#else
+const std::array kChoices = {Choice{&kGenericKernels, [] { return true; }}};
+#endif
+
+}  // namespace
+
+const Kernels& choose_kernels() {
+  const char* wanted = std::getenv("FRSPEC_CPU");
+  std::string names;
+  for (const Choice& choice : kChoices) {
+    if (!choice.runs_here()) continue;
+    if (wanted == nullptr || *wanted == '\0' || std::string_view(wanted) == choice.kernels->name) return *choice.kernels;
+    names += concat(names.empty() ? "" : ", ", choice.kernels->name);
+  }
+  fail("environment variable FRSPEC_CPU: found '", wanted, "', expected one of the instruction sets of this machine: ",
+       names);
+}
+
+}  // namespace cpu
+
+std::vector<std::string> cpu_instruction_sets() {
+  std::vector<std::string> names;
+  for (const cpu::Choice& choice : cpu::kChoices) {
+    if (choice.runs_here()) names.emplace_back(choice.kernels->name);
+  }
+  return names;
+}
+
+}  // namespace frspec

@@ -1,0 +1,34 @@
+// A drafter proposes a tree of tokens that may follow the text. It may be wrong, never harmful: verification decides.
+#pragma once
+
+#include <cstdint>
+
+#include "backend/backend.h"
+#include "tree/draft_tree.h"
+
+namespace frspec {
+
+// Tokens that the target has processed for good since the last call, and what it made of them (device memory).
+struct Committed {
+  int rows = 0;                        // how many; the host's copy of *count
+  const std::int32_t* count = nullptr;
+  Tensor hidden;                       // (rows, dim) the target's states after its final norm
+  const std::int32_t* next = nullptr;  // (rows) the token that follows each of them in the text
+};
+
+class Drafter {
+ public:
+  virtual ~Drafter() = default;
+
+  // A new text begins.
+  virtual void begin() = 0;
+  // The text grew. Called for every chunk of the prompt and after every step, in order.
+  virtual void accept(const Committed& committed) = 0;
+  // A tree whose root is the text's last token, `*root` (device), the one that the target has not processed yet.
+  virtual const DraftTree& propose(const std::int32_t* root) = 0;
+  // Nodes and depth of the largest tree it proposes.
+  virtual int max_tree_size() const = 0;
+  virtual int max_tree_depth() const = 0;
+};
+
+}  // namespace frspec

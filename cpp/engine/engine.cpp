@@ -1,0 +1,283 @@
+// The draft-verify loop.
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+
+#include "base/error.h"
+#include "draft/eagle2.h"
+#include "draft/no_drafter.h"
+#include "vocab/draft_head.h"
+#include "vocab/token_ranks.h"
+
+namespace frspec {
+namespace {
+
+// Adds the time until its end to a counter.
+class Timer {
+ public:
+  explicit Timer(double& seconds) : seconds_(seconds), start_(Clock::now()) {}
+  ~Timer() { seconds_ += std::chrono::duration<double>(Clock::now() - start_).count(); }
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double& seconds_;
+  Clock::time_point start_;
+};
+
+int choose_context(const EngineOptions& options, const ModelConfig& config) {
+  if (options.context == 0) return std::min(config.context, kDefaultContext);
+  if (options.context < 2 || options.context > config.context) {
+    fail("context: found ", options.context, " tokens, expected 2 to ", config.context, ", the length ",
+         options.target.string(), " was trained for");
+  }
+  return options.context;
+}
+
+void check_same_vocabulary(const GgufFile& drafter, const Tokenizer& target) {
+  if (drafter.find("tokenizer.ggml.tokens") == nullptr) return;
+  const auto own = Tokenizer::load(drafter);
+  if (own->fingerprint() != target.fingerprint()) {
+    fail(drafter.path().string(), ": key 'tokenizer.ggml.tokens': found a vocabulary of ", own->size(),
+         " tokens with fingerprint ", own->fingerprint(), ", expected the target's, ", target.size(),
+         " tokens with fingerprint ", target.fingerprint());
+  }
+}
+
+std::unique_ptr<DraftHead> make_head(const HeadSpec& spec, const EngineOptions& options, const GgufFile& drafter,
+                                     const Tokenizer& tokenizer, Backend& backend, const TargetModel& target) {
+  const int rows = options.tree.branch;
+  if (spec.kind == HeadSpec::Kind::Full) return make_full_head(backend, target.head(), rows);
+  const auto ranks = options.ranks ? load_ranks(*options.ranks, tokenizer) : read_ranks(drafter, tokenizer);
+  if (!ranks) {
+    fail("head: found ", spec.text(), ", but ", drafter.path().string(),
+         " has no tensor 'token_ranks' and no ranks file is given");
+  }
+  return make_listed_head(backend, target.head_source(), ranked_subset(*ranks, spec.size, tokenizer), rows);
+}
+
+}  // namespace
+
+const char* finish_reason_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::Stop: return "stop";
+    case FinishReason::Length: return "length";
+    case FinishReason::None: break;
+  }
+  return "";
+}
+
+Engine::Engine(const EngineOptions& options) : file_(GgufFile::open(options.target)) {
+  const HeadSpec head = parse_head_spec(options.head);
+  check_tree_shape(options.tree);
+  if (options.batch < 1 || options.batch > 1 << 16) {
+    fail("batch: found ", options.batch, " tokens, expected 1 to ", 1 << 16);
+  }
+  if (!options.drafter && (options.ranks || head.kind != HeadSpec::Kind::Full)) {
+    fail("head: found ", options.ranks ? "a ranks file" : head.text(), ", but there is no drafter to use it");
+  }
+  const ModelConfig config = read_target_config(*file_);
+  context_ = choose_context(options, config);
+  batch_ = std::min(options.batch, context_);
+  taps_ = static_cast<int>(options.taps.size());
+  backend_ = make_backend(options.backend);
+  tokenizer_ = Tokenizer::load(*file_);
+
+  const bool drafts = options.drafter.has_value();
+  // The drafter proposes no more nodes than its candidates; these bounds hold for every tree of this shape.
+  const int max_size = drafts ? options.tree.size : 1;
+  const int max_depth = drafts ? options.tree.levels() : 0;
+  target_ = std::make_unique<TargetModel>(
+      file_, *backend_, TargetLimits{context_, std::max(batch_, max_size), std::max(max_size, kLogitRows), max_size, max_depth},
+      options.taps);
+  if (target_->config().vocab != tokenizer_->size()) {
+    fail(file_->path().string(), ": tensor 'token_embd.weight': found ", target_->config().vocab,
+         " rows, expected one per token, ", tokenizer_->size());
+  }
+  if (drafts) {
+    const auto drafter_file = GgufFile::open(*options.drafter);
+    (void)read_eagle2_config(*drafter_file);  // says what the file is before its vocabulary is looked at
+    check_same_vocabulary(*drafter_file, *tokenizer_);
+    auto draft_head = make_head(head, options, *drafter_file, *tokenizer_, *backend_, *target_);
+    drafter_ = std::make_unique<Eagle2Drafter>(drafter_file, *backend_, *target_, std::move(draft_head), options.tree,
+                                               Eagle2Limits{context_, std::max(batch_, max_depth + 1)});
+  }
+  no_drafter_ = std::make_unique<NoDrafter>(*backend_);
+  verifier_ = std::make_unique<Verifier>(*backend_, std::max(max_size, kLogitRows), max_depth);
+  const auto ints = [&](int count) { return backend_->allocate(sizeof(std::int32_t) * static_cast<std::size_t>(count)); };
+  ids_ = ints(batch_);
+  next_ids_ = ints(batch_);
+  root_ = ints(1);
+  count_ = ints(1);
+  committed_ = backend_->allocate(sizeof(float) * static_cast<std::size_t>(max_depth + 1) *
+                                  static_cast<std::size_t>(target_->config().dim));
+}
+
+Engine::~Engine() = default;
+
+void Engine::check_tokens(std::span<const TokenId> tokens) const {
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || tokens[i] >= tokenizer_->size()) {
+      fail("prompt: token ", i, ": found id ", tokens[i], ", expected 0 to ", tokenizer_->size() - 1);
+    }
+  }
+}
+
+void Engine::reset() {
+  ++ticket_;
+  target_->cache().set_length(0);
+}
+
+void Engine::set_count(std::int32_t count) { backend_->upload(count_.as<void>(), &count, sizeof count); }
+
+void Engine::run_chunk(std::span<const TokenId> tokens) {
+  backend_->upload(ids_.as<void>(), tokens.data(), tokens.size_bytes());
+  target_->forward(ids_.as<std::int32_t>(),
+                   Rows{.count = static_cast<int>(tokens.size()), .prefix = target_->cache().length()});
+}
+
+std::unique_ptr<Generation> Engine::begin(std::vector<TokenId> prompt, const GenerateOptions& options) {
+  if (prompt.empty()) fail("prompt: found no tokens, expected at least one");
+  if (prompt.size() >= static_cast<std::size_t>(context_)) {
+    fail("prompt: found ", prompt.size(), " tokens, expected at most ", context_ - 1, ": the context holds ", context_);
+  }
+  if (options.max_tokens < 1) fail("max_tokens: found ", options.max_tokens, ", expected at least 1");
+  check_tokens(prompt);
+  const Sampling sampling = make_sampling(options.sampling);
+  const std::scoped_lock lock(mutex_);
+  reset();
+  std::unique_ptr<Generation> text(new Generation(*this, std::move(prompt), options));
+  text->sampling_ = sampling;
+  return text;
+}
+
+// The prompt, chunk by chunk, through target and drafter. The drafter's pair at a position needs the token that
+// follows, which for the prompt's last position is the first token of the text.
+bool Engine::read_prompt(Generation& text, Drafter& drafter) {
+  const std::span<const TokenId> prompt = text.prompt_;
+  const auto batch = static_cast<std::size_t>(batch_);
+  drafter.begin();
+  for (std::size_t first = 0; first < prompt.size(); first += batch) {
+    if (text.keep_going_ && !text.keep_going_()) return false;
+    const auto chunk = prompt.subspan(first, std::min(batch, prompt.size() - first));
+    const int rows = static_cast<int>(chunk.size());
+    run_chunk(chunk);
+    std::vector<TokenId> next(prompt.begin() + first + 1, prompt.begin() + first + chunk.size());
+    if (first + chunk.size() < prompt.size()) {
+      next.push_back(prompt[first + chunk.size()]);
+    } else {
+      // The last row alone: at position prefix + rows - 1, it chooses the token at prefix + rows.
+      const std::int32_t depth = rows - 1;
+      backend_->upload(count_.as<void>(), &depth, sizeof depth);
+      const Rows last{.count = 1, .prefix = target_->cache().length(), .depth = count_.as<std::int32_t>()};
+      const Tensor logits = target_->logits(target_->hidden(rows).row_range(rows - 1, 1));
+      const std::int32_t* sampled = verifier_->sample(last, logits, text.sampling_);
+      TokenId token = 0;
+      backend_->download(&token, sampled, sizeof token);
+      next.push_back(token);
+      backend_->upload(root_.as<void>(), &token, sizeof token);
+      text.take(std::array{token});
+    }
+    set_count(rows);
+    target_->cache().advance(count_.as<std::int32_t>());
+    backend_->upload(next_ids_.as<void>(), next.data(), next.size() * sizeof(TokenId));
+    drafter.accept({rows, count_.as<std::int32_t>(), target_->hidden(rows), next_ids_.as<std::int32_t>()});
+  }
+  return true;
+}
+
+void Engine::run_step(Generation& text, Drafter& drafter) {
+  Stats& stats = text.stats_;
+  const std::int32_t* prefix = target_->cache().length();
+  const DraftTree* tree = nullptr;
+  {
+    const Timer timer(stats.draft_seconds);
+    tree = &drafter.propose(root_.as<std::int32_t>());
+  }
+  const VerdictView* verdict = nullptr;
+  int rows = 0;
+  {
+    const Timer timer(stats.verify_seconds);
+    target_->forward(tree->view().tokens, tree->rows(prefix));
+    const Tensor logits = target_->logits(target_->hidden(tree->size()));
+    verdict = &verifier_->verify(tree->view(), tree->rows(prefix), logits, text.sampling_);
+    target_->cache().commit(*verdict);
+    backend_->take_last(root_.as<std::int32_t>(), *verdict);
+    const Verdict& read = verifier_->read();
+    rows = static_cast<int>(read.tokens.size());
+    text.take(read.tokens);
+  }
+  ++stats.steps;
+  stats.step_tokens += static_cast<std::int64_t>(text.fresh_.size()) + (text.finish_ == FinishReason::Stop ? 1 : 0);
+  if (text.finish_ != FinishReason::None) return;
+  const Timer timer(stats.draft_seconds);
+  const Tensor hidden = committed_.matrix(rows, target_->config().dim);
+  backend_->gather_rows(hidden, target_->hidden(tree->size()), verdict->nodes);
+  drafter.accept({rows, verdict->count, hidden, verdict->tokens});
+}
+
+Engine::Forward Engine::forward(std::span<const TokenId> tokens) {
+  if (tokens.empty() || tokens.size() > static_cast<std::size_t>(context_)) {
+    fail("forward: found ", tokens.size(), " tokens, expected 1 to ", context_, ", the context");
+  }
+  check_tokens(tokens);
+  const std::scoped_lock lock(mutex_);
+  reset();
+  const auto vocab = static_cast<std::size_t>(target_->config().vocab);
+  const auto dim = static_cast<std::size_t>(target_->config().dim);
+  Forward result{std::vector<float>(tokens.size() * vocab),
+                 std::vector<std::vector<float>>(static_cast<std::size_t>(taps_), std::vector<float>(tokens.size() * dim))};
+  const auto batch = static_cast<std::size_t>(batch_);
+  for (std::size_t first = 0; first < tokens.size(); first += batch) {
+    const auto chunk = tokens.subspan(first, std::min(batch, tokens.size() - first));
+    const int rows = static_cast<int>(chunk.size());
+    run_chunk(chunk);
+    for (int row = 0; row < rows; row += kLogitRows) {
+      const Tensor some = target_->hidden(rows).row_range(row, std::min(kLogitRows, rows - row));
+      const Tensor logits = target_->logits(some);
+      backend_->download(result.logits.data() + (first + static_cast<std::size_t>(row)) * vocab, logits.data,
+                         static_cast<std::size_t>(logits.rows) * vocab * sizeof(float));
+    }
+    for (int t = 0; t < taps_; ++t) {
+      backend_->download(result.taps[static_cast<std::size_t>(t)].data() + first * dim, target_->tap(t, rows).data,
+                         chunk.size() * dim * sizeof(float));
+    }
+    set_count(rows);
+    target_->cache().advance(count_.as<std::int32_t>());
+  }
+  return result;
+}
+
+std::vector<float> Engine::forward_tree(std::span<const TokenId> prefix, std::span<const TokenId> tokens,
+                                        std::span<const std::int32_t> parents) {
+  check_tokens(prefix);
+  check_tokens(tokens);
+  if (prefix.size() + tokens.size() > static_cast<std::size_t>(context_) || tokens.size() > static_cast<std::size_t>(batch_)) {
+    fail("forward_tree: found ", prefix.size(), " + ", tokens.size(), " tokens, expected at most ", context_,
+         ", the context, and at most ", batch_, " in the tree, the batch");
+  }
+  const std::scoped_lock lock(mutex_);
+  reset();
+  for (std::size_t first = 0; first < prefix.size(); first += static_cast<std::size_t>(batch_)) {
+    const auto chunk = prefix.subspan(first, std::min(static_cast<std::size_t>(batch_), prefix.size() - first));
+    run_chunk(chunk);
+    set_count(static_cast<std::int32_t>(chunk.size()));
+    target_->cache().advance(count_.as<std::int32_t>());
+  }
+  const DraftTree tree(*backend_, tokens, parents);
+  target_->forward(tree.view().tokens, tree.rows(target_->cache().length()));
+  const auto vocab = static_cast<std::size_t>(target_->config().vocab);
+  std::vector<float> result(tokens.size() * vocab);
+  for (int row = 0; row < tree.size(); row += kLogitRows) {
+    const Tensor some = target_->hidden(tree.size()).row_range(row, std::min(kLogitRows, tree.size() - row));
+    const Tensor logits = target_->logits(some);
+    backend_->download(result.data() + static_cast<std::size_t>(row) * vocab, logits.data,
+                       static_cast<std::size_t>(logits.rows) * vocab * sizeof(float));
+  }
+  return result;
+}
+
+}  // namespace frspec

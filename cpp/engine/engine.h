@@ -1,0 +1,124 @@
+// The draft-verify loop. An Engine holds a target, a drafter and their caches; a Generation is one text being written.
+//
+// Threads: calls on one engine are taken one after the other (a lock); engines are independent of each other.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "draft/drafter.h"
+#include "engine/options.h"
+#include "engine/stats.h"
+#include "gguf/gguf_file.h"
+#include "model/target_model.h"
+#include "tokenizer/tokenizer.h"
+#include "verify/verifier.h"
+
+namespace frspec {
+
+enum class FinishReason {
+  None,    // still running
+  Stop,    // an end-of-generation token
+  Length,  // max_tokens, or the context is full
+};
+const char* finish_reason_name(FinishReason reason);  // "stop", "length"; "" while running
+
+// A token of the text and whether a draft had foreseen it.
+struct GeneratedToken {
+  TokenId id;
+  bool drafted;
+};
+
+class Engine;
+
+// One text. It must not outlive its engine.
+class Generation {
+ public:
+  // The tokens that one pass of the target gave: at least one, unless the text has ended. The first call reads the
+  // prompt. Throws Error if the engine began another text since.
+  std::span<const GeneratedToken> step();
+  // Asked between the passes over a long prompt; returning false abandons the prompt, and step() then gives nothing.
+  void on_progress(std::function<bool()> keep_going) { keep_going_ = std::move(keep_going); }
+
+  FinishReason finish_reason() const { return finish_; }
+  const Stats& stats() const { return stats_; }
+
+ private:
+  friend class Engine;
+  Generation(Engine& engine, std::vector<TokenId> prompt, const GenerateOptions& options);
+
+  void take(std::span<const TokenId> tokens);  // into fresh_, up to the end of the text
+
+  Engine& engine_;
+  std::uint64_t ticket_;  // the engine's count of texts when this one began
+  std::vector<TokenId> prompt_;
+  GenerateOptions options_;
+  Sampling sampling_;
+  std::function<bool()> keep_going_;
+  std::vector<GeneratedToken> fresh_;  // what the last step gave
+  bool started_ = false;
+  FinishReason finish_ = FinishReason::None;
+  Stats stats_;
+};
+
+class Engine {
+ public:
+  // Called with the share of the work done (0 to 1) while weights are read.
+  explicit Engine(const EngineOptions& options);
+  ~Engine();
+
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  std::shared_ptr<const Tokenizer> shared_tokenizer() const { return tokenizer_; }
+  const ModelConfig& config() const { return target_->config(); }
+  int context() const { return context_; }
+  std::string device() const { return backend_->description(); }
+  bool has_drafter() const { return drafter_ != nullptr; }
+
+  // Begins a text after `prompt` (at least one token, room for one more in the context, ids of the vocabulary).
+  // A generation that was running before can go on no more.
+  std::unique_ptr<Generation> begin(std::vector<TokenId> prompt, const GenerateOptions& options);
+
+  // Logits after each token, (tokens.size(), V), and the hidden states that were tapped (taps, tokens, dim).
+  // Ends a running generation.
+  struct Forward {
+    std::vector<float> logits;
+    std::vector<std::vector<float>> taps;
+  };
+  Forward forward(std::span<const TokenId> tokens);
+  // Logits after each node of a tree whose root follows `prefix`: (nodes, V). Ends a running generation.
+  std::vector<float> forward_tree(std::span<const TokenId> prefix, std::span<const TokenId> tokens,
+                                  std::span<const std::int32_t> parents);
+
+ private:
+  friend class Generation;
+
+  void check_tokens(std::span<const TokenId> tokens) const;
+  void reset();
+  void run_chunk(std::span<const TokenId> tokens);  // one pass over at most batch_ tokens behind the prefix
+  void set_count(std::int32_t count);
+  bool read_prompt(Generation& text, Drafter& drafter);  // false: abandoned
+  void run_step(Generation& text, Drafter& drafter);
+
+  std::shared_ptr<const GgufFile> file_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  std::unique_ptr<Backend> backend_;
+  int context_ = 0;
+  int batch_ = 0;
+  int taps_ = 0;
+  std::unique_ptr<TargetModel> target_;
+  std::unique_ptr<Drafter> drafter_;     // null without one
+  std::unique_ptr<Drafter> no_drafter_;
+  std::unique_ptr<Verifier> verifier_;
+  Buffer ids_;         // (batch) tokens of a chunk
+  Buffer next_ids_;    // (batch) tokens that follow them
+  Buffer root_;        // (1) the text's last token
+  Buffer count_;       // (1) rows of a chunk
+  Buffer committed_;   // (max_depth + 1, dim) hidden states of an accepted path
+  std::mutex mutex_;
+  std::uint64_t ticket_ = 0;
+};
+
+}  // namespace frspec

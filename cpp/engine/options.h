@@ -1,0 +1,38 @@
+// What a user may choose when an engine is made, and for each text.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "tree/draft_tree.h"
+#include "verify/sampler.h"
+
+namespace frspec {
+
+struct EngineOptions {
+  std::filesystem::path target;                  // GGUF
+  std::optional<std::filesystem::path> drafter;  // GGUF; none: plain decoding
+  std::optional<std::filesystem::path> ranks;    // a ranks file; none: those in the drafter
+  std::string head = "full";                     // "full", "ranked:N"
+  TreeShape tree;
+  int context = 0;   // tokens of prompt and text together; 0: the model's own, at most kDefaultContext
+  int batch = 512;   // prompt tokens per pass
+  BackendOptions backend;
+  std::vector<int> taps;  // layers whose inputs Engine::forward hands out
+};
+
+inline constexpr int kDefaultContext = 4096;
+inline constexpr int kLogitRows = 16;  // rows of logits that Engine::forward computes at once
+
+struct GenerateOptions {
+  int max_tokens = 128;
+  bool ignore_eos = false;  // go on after an end-of-generation token
+  bool draft = true;        // false: plain decoding, although the engine has a drafter
+  SamplingOptions sampling;
+};
+
+}  // namespace frspec

@@ -1,0 +1,58 @@
+// One transformer block: attention, then a gated feed-forward, each added to the residual stream.
+// Targets and drafters run the same code; what a model lacks (biases, norms) is an empty buffer.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "backend/backend.h"
+#include "model/config.h"
+#include "model/weight_loader.h"
+
+namespace frspec {
+
+struct Linear {
+  std::unique_ptr<Weight> weight;  // (out, in)
+  Buffer bias;                     // (out) or empty
+
+  Projection onto(Tensor out, bool accumulate = false) const {
+    return {out, weight.get(), bias ? bias.as<float>() : nullptr, accumulate};
+  }
+};
+
+struct BlockWeights {
+  Buffer attention_norm;   // (dim); empty in the first block of an EAGLE-1/2 drafter
+  Linear q, k, v;          // dim -> heads * head_dim, kv_heads * head_dim twice
+  Buffer q_norm, k_norm;   // (head_dim), where the architecture has them
+  Linear output;           // heads * head_dim -> dim
+  Buffer ff_norm;          // (dim)
+  Linear gate, up, down;   // dim -> ff, dim -> ff, ff -> dim
+};
+
+// Reads block `index` ("blk.INDEX.*").
+BlockWeights load_block(WeightLoader& loader, const ModelConfig& config, int index,
+                        bool has_attention_norm = true);
+
+// Room for what happens between the residual stream's two ends, for up to `rows` rows.
+class BlockScratch {
+ public:
+  BlockScratch(Backend& backend, const ModelConfig& config, int rows);
+
+  Tensor normed(int rows) const { return normed_.matrix(rows, dim_); }
+  Tensor q(int rows) const { return q_.matrix(rows, q_dim_); }
+  Tensor k(int rows) const { return k_.matrix(rows, kv_dim_); }
+  Tensor v(int rows) const { return v_.matrix(rows, kv_dim_); }
+  Tensor attended(int rows) const { return attended_.matrix(rows, q_dim_); }
+  Tensor gate(int rows) const { return gate_.matrix(rows, ff_); }
+  Tensor up(int rows) const { return up_.matrix(rows, ff_); }
+
+ private:
+  std::int64_t dim_, q_dim_, kv_dim_, ff_;
+  Buffer normed_, q_, k_, v_, attended_, gate_, up_;
+};
+
+// x (rows.count, dim) is the residual stream, changed in place; K and V of its rows go to `cache`.
+void run_block(Backend& backend, const ModelConfig& config, const BlockWeights& weights, const BlockScratch& scratch,
+               const Rope& rope, const KvLayer& cache, const Rows& rows, Tensor x);
+
+}  // namespace frspec

@@ -1,0 +1,156 @@
+// Reading a model's configuration.
+#include "model/config.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "base/error.h"
+
+namespace frspec {
+namespace {
+
+struct Architecture {
+  std::string_view name;
+  bool interleaved_rope;
+  bool qk_norm;
+};
+
+// A new architecture that is a variation of Llama's block is one line here (see CONTRIBUTING.md).
+constexpr std::array kTargets = {
+    Architecture{"llama", true, false},
+    Architecture{"qwen2", false, false},
+    Architecture{"qwen3", false, true},
+};
+
+class Reader {
+ public:
+  Reader(const GgufFile& file, std::string architecture) : file_(file), prefix_(std::move(architecture) + ".") {}
+
+  std::string key(std::string_view name) const { return concat(prefix_, name); }
+
+  int size(std::string_view name, std::int64_t most) const { return in_range(name, file_.get_int(key(name)), most); }
+
+  int size_or(std::string_view name, std::int64_t most, std::int64_t fallback) const {
+    return in_range(name, file_.find_int(key(name)).value_or(fallback), most);
+  }
+
+  double positive(std::string_view name, double fallback) const {
+    const double value = file_.find_float(key(name)).value_or(fallback);
+    if (!(value > 0.0)) bad(name, value, "a number above 0");
+    return value;
+  }
+
+  // A head count: a number, or an array (one per layer) whose entries are all the same.
+  int head_count(std::string_view name, std::int64_t fallback) const {
+    const GgufEntry* entry = file_.find(key(name));
+    if (entry == nullptr) {
+      if (fallback == 0) return size(name, kMaxHeads);
+      return in_range(name, fallback, kMaxHeads);
+    }
+    if (entry->type != GgufType::Array) return size(name, kMaxHeads);
+    const auto counts = file_.find_ints(key(name));
+    if (!counts || counts->empty()) bad(name, "an empty array", "one number per layer");
+    for (const std::int64_t count : *counts) {
+      if (count != counts->front()) bad(name, "different numbers per layer", "the same number for every layer");
+    }
+    return in_range(name, counts->front(), kMaxHeads);
+  }
+
+  template <class Found>
+  [[noreturn]] void bad(std::string_view name, const Found& found, std::string_view expected) const {
+    fail(file_.path().string(), ": key '", key(name), "': found ", found, ", expected ", expected);
+  }
+
+  static constexpr std::int64_t kMaxHeads = 4096;
+
+ private:
+  int in_range(std::string_view name, std::int64_t value, std::int64_t most) const {
+    if (value < 1 || value > most) bad(name, value, concat("1 to ", most));
+    return static_cast<int>(value);
+  }
+
+  const GgufFile& file_;
+  std::string prefix_;
+};
+
+RopeConfig read_rope(const GgufFile& file, const Reader& reader, const ModelConfig& config, bool interleaved) {
+  RopeConfig rope;
+  rope.interleaved = interleaved;
+  rope.base = reader.positive("rope.freq_base", 10000.0);
+  rope.dims = reader.size_or("rope.dimension_count", config.head_dim, config.head_dim);
+  if (rope.dims % 2 != 0) reader.bad("rope.dimension_count", rope.dims, "an even number");
+  const std::string_view scaling = file.find_string(reader.key("rope.scaling.type")).value_or("none");
+  if (scaling == "none") return rope;
+  rope.factor = reader.positive("rope.scaling.factor", 1.0);
+  if (scaling == "linear") {
+    rope.scaling = RopeConfig::Scaling::Linear;
+  } else if (scaling == "yarn") {
+    rope.scaling = RopeConfig::Scaling::Yarn;
+    rope.original_context = reader.size_or("rope.scaling.original_context_length", 1 << 30, config.context);
+    rope.attention_factor = reader.positive("rope.scaling.attn_factor", 1.0);
+    rope.beta_fast = reader.positive("rope.scaling.yarn_beta_fast", 32.0);
+    rope.beta_slow = reader.positive("rope.scaling.yarn_beta_slow", 1.0);
+  } else {
+    reader.bad("rope.scaling.type", concat("'", scaling, "'"), "'none', 'linear' or 'yarn'");
+  }
+  return rope;
+}
+
+ModelConfig read_config(const GgufFile& file, const std::string& architecture, bool interleaved_rope) {
+  const Reader reader(file, architecture);
+  ModelConfig config;
+  config.architecture = architecture;
+  config.name = file.find_string("general.name").value_or("");
+  config.layers = reader.size("block_count", 4096);
+  config.dim = reader.size("embedding_length", 1 << 20);
+  config.ff = reader.size("feed_forward_length", 1 << 22);
+  config.context = reader.size("context_length", 1 << 30);
+  config.heads = reader.head_count("attention.head_count", 0);
+  config.kv_heads = reader.head_count("attention.head_count_kv", config.heads);
+  config.epsilon = static_cast<float>(reader.positive("attention.layer_norm_rms_epsilon", 1e-5));
+  config.head_dim = reader.size_or("attention.key_length", 1 << 14, std::max(1, config.dim / config.heads));
+  const int value_dim = reader.size_or("attention.value_length", 1 << 14, config.head_dim);
+  if (value_dim != config.head_dim) {
+    reader.bad("attention.value_length", value_dim, concat("the same as attention.key_length, ", config.head_dim));
+  }
+  if (config.heads % config.kv_heads != 0) {
+    reader.bad("attention.head_count_kv", config.kv_heads, concat("a divisor of attention.head_count, ", config.heads));
+  }
+  if (file.find_int(reader.key("expert_count")).value_or(0) > 0) {
+    reader.bad("expert_count", file.get_int(reader.key("expert_count")), "0: mixtures of experts are not supported");
+  }
+  config.rope = read_rope(file, reader, config, interleaved_rope);
+  return config;
+}
+
+}  // namespace
+
+ModelConfig read_target_config(const GgufFile& file) {
+  const std::string architecture(file.get_string("general.architecture"));
+  std::string known;
+  for (const Architecture& candidate : kTargets) {
+    if (candidate.name == architecture) {
+      ModelConfig config = read_config(file, architecture, candidate.interleaved_rope);
+      config.qk_norm = candidate.qk_norm;
+      return config;
+    }
+    known += concat(known.empty() ? "'" : ", '", candidate.name, "'");
+  }
+  fail(file.path().string(), ": key 'general.architecture': found '", architecture, "', expected a target model of ",
+       known);
+}
+
+ModelConfig read_eagle2_config(const GgufFile& file) {
+  const std::string_view architecture = file.get_string("general.architecture");
+  if (architecture != "eagle2") {
+    fail(file.path().string(), ": key 'general.architecture': found '", architecture, "', expected a drafter, 'eagle2'");
+  }
+  ModelConfig config = read_config(file, "eagle2", true);
+  const Reader reader(file, "eagle2");
+  config.target_dim = reader.size_or("target_hidden_size", 1 << 20, config.dim);
+  config.vocab = reader.size("vocab_size", 1 << 30);
+  return config;
+}
+
+}  // namespace frspec

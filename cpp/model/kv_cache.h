@@ -1,0 +1,35 @@
+// The keys and values of a sequence: a committed prefix, and behind it room for the rows of one tree.
+#pragma once
+
+#include <vector>
+
+#include "backend/backend.h"
+
+namespace frspec {
+
+class KvCache {
+ public:
+  // `capacity` slots of f16 keys and values for each of `layers` layers.
+  KvCache(Backend& backend, int layers, int heads, int head_dim, int capacity);
+
+  const KvLayer& layer(int index) const { return layers_[static_cast<std::size_t>(index)]; }
+  int capacity() const { return capacity_; }
+  std::size_t bytes() const;
+
+  // Device scalar: tokens committed so far.
+  const std::int32_t* length() const { return length_.as<std::int32_t>(); }
+  void set_length(std::int32_t length);
+  // Makes the first `*count` (device) rows behind the prefix part of it.
+  void advance(const std::int32_t* count) { backend_.advance(length_.as<std::int32_t>(), count); }
+  // Keeps the accepted rows of the tree that was stored behind the prefix, and forgets the others.
+  void commit(const VerdictView& verdict);
+
+ private:
+  Backend& backend_;
+  int capacity_;
+  std::vector<Buffer> memory_;
+  std::vector<KvLayer> layers_;
+  Buffer length_;
+};
+
+}  // namespace frspec

@@ -1,0 +1,30 @@
+// The angles of a rotary embedding, tabulated for every position.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "model/config.h"
+
+namespace frspec {
+
+class RopeTable {
+ public:
+  // `factors`: divisors of the frequencies, (dims / 2) (Llama 3's rope_freqs.weight), or empty.
+  RopeTable(Backend& backend, const RopeConfig& config, std::span<const float> factors, int positions);
+
+  const Rope& view() const { return view_; }
+
+ private:
+  Buffer cos_, sin_;  // (positions, dims / 2)
+  Rope view_;
+};
+
+// Angle per position of each pair, (dims / 2), with the scaling of `config` applied.
+std::vector<float> rope_frequencies(const RopeConfig& config, std::span<const float> factors);
+
+// Factor on cos and sin: 1 but for YaRN (Peng et al., 2309.00071, section 3.4).
+float rope_magnitude(const RopeConfig& config);
+
+}  // namespace frspec

@@ -1,0 +1,87 @@
+// Loading and running the target model.
+#include "model/target_model.h"
+
+#include <array>
+#include <string_view>
+
+#include "base/error.h"
+
+namespace frspec {
+namespace {
+
+// Tensors that say nothing new: rope_freqs is read by name below, the others are ours and belong to drafters.
+constexpr std::array<std::string_view, 3> kIgnored = {"rope_freqs.weight", "token_ranks", "token_counts"};
+
+ModelConfig read_config(const GgufFile& file) {
+  ModelConfig config = read_target_config(file);
+  const GgufTensor& embedding = file.tensor("token_embd.weight");
+  if (embedding.shape[1] > (1 << 30)) {
+    fail(file.path().string(), ": tensor 'token_embd.weight': found ", embedding.shape[1], " rows, expected at most ",
+         1 << 30);
+  }
+  config.vocab = static_cast<int>(embedding.shape[1]);
+  return config;
+}
+
+}  // namespace
+
+TargetModel::TargetModel(std::shared_ptr<const GgufFile> file, Backend& backend, const TargetLimits& limits,
+                         std::vector<int> taps)
+    : file_(std::move(file)),
+      backend_(backend),
+      config_(read_config(*file_)),
+      limits_(limits),
+      taps_(std::move(taps)) {
+  WeightLoader loader(file_, backend_);
+  embedding_ = loader.matrix("token_embd.weight", config_.vocab, config_.dim);
+  final_norm_ = loader.vector("output_norm.weight", config_.dim);
+  const char* head_name = loader.has("output.weight") ? "output.weight" : "token_embd.weight";
+  head_source_ = loader.source(head_name, config_.vocab, config_.dim);
+  if (loader.has("output.weight")) head_ = backend_.load(head_source_);
+  for (int i = 0; i < config_.layers; ++i) blocks_.push_back(load_block(loader, config_, i));
+  const auto factors = loader.find_host_vector("rope_freqs.weight", config_.rope.dims / 2);
+  loader.expect_all_read(kIgnored);
+
+  // Only now: the shapes of the tensors have vouched for the sizes that the metadata states.
+  cache_ = std::make_unique<KvCache>(backend_, config_.layers, config_.kv_heads, config_.head_dim,
+                                     limits_.context + limits_.tree);
+  scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);
+  rope_ = std::make_unique<RopeTable>(backend_, config_.rope, factors.value_or(std::vector<float>{}),
+                                      limits_.context + limits_.depth + 1);
+  const auto bytes = [](std::int64_t rows, std::int64_t cols) {
+    return sizeof(float) * static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
+  };
+  stream_ = backend_.allocate(bytes(limits_.rows, config_.dim));
+  hidden_ = backend_.allocate(bytes(limits_.rows, config_.dim));
+  logits_ = backend_.allocate(bytes(limits_.logit_rows, config_.vocab));
+  for (const int layer : taps_) {
+    if (layer < 0 || layer > config_.layers) {
+      fail("hidden-state tap: found layer ", layer, ", expected 0 to ", config_.layers);
+    }
+    taps_memory_.push_back(backend_.allocate(bytes(limits_.rows, config_.dim)));
+  }
+}
+
+void TargetModel::forward(const std::int32_t* tokens, const Rows& rows) {
+  const Tensor x = stream_.matrix(rows.count, config_.dim);
+  const auto keep_taps = [&](int layer) {
+    for (std::size_t t = 0; t < taps_.size(); ++t) {
+      if (taps_[t] == layer) backend_.copy(taps_memory_[t].matrix(rows.count, config_.dim), x);
+    }
+  };
+  backend_.embed(x, *embedding_, tokens);
+  for (int i = 0; i < config_.layers; ++i) {
+    keep_taps(i);
+    run_block(backend_, config_, blocks_[static_cast<std::size_t>(i)], *scratch_, rope_->view(), cache_->layer(i), rows, x);
+  }
+  keep_taps(config_.layers);
+  backend_.rms_norm(hidden(rows.count), x, final_norm_.as<float>(), config_.epsilon);
+}
+
+Tensor TargetModel::logits(Tensor hidden) {
+  const Tensor out = logits_.matrix(hidden.rows, config_.vocab);
+  backend_.matmul(hidden, std::array{Projection{out, &head()}});
+  return out;
+}
+
+}  // namespace frspec

@@ -1,0 +1,68 @@
+// The model whose words count: a decoder-only transformer read from GGUF (Llama, Qwen2, Qwen3 and their kin).
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "model/block.h"
+#include "model/config.h"
+#include "model/kv_cache.h"
+#include "model/rope_table.h"
+
+namespace frspec {
+
+struct TargetLimits {
+  int context = 0;     // tokens of prompt and text together
+  int rows = 0;        // rows of one pass, at most
+  int logit_rows = 0;  // rows of logits at once, at most
+  int tree = 0;        // largest tree, for the cache's slack behind the context
+  int depth = 0;       // deepest tree, for positions behind the context
+};
+
+class TargetModel {
+ public:
+  // Reads all weights. Throws InvalidInput for tensors that are missing, misshapen, left over or not finite.
+  // `taps`: layers whose inputs are kept (0 to layers; `layers` is the last block's output before the final norm).
+  TargetModel(std::shared_ptr<const GgufFile> file, Backend& backend, const TargetLimits& limits,
+              std::vector<int> taps = {});
+
+  const ModelConfig& config() const { return config_; }
+  KvCache& cache() { return *cache_; }
+
+  // Runs `rows.count` rows with the given token ids (device) behind the cache's prefix: rows.prefix must be
+  // cache().length(). Their K and V are stored; hidden() and tap() then hold their states.
+  void forward(const std::int32_t* tokens, const Rows& rows);
+  Tensor hidden(int rows) const { return hidden_.matrix(rows, config_.dim); }  // after the final norm
+  Tensor tap(int index, int rows) const { return taps_memory_[static_cast<std::size_t>(index)].matrix(rows, config_.dim); }
+
+  // Logits of the given hidden states: (hidden.rows, vocab), at most limits.logit_rows of them.
+  Tensor logits(Tensor hidden);
+
+  // For drafters, which share the embedding and take rows of the head.
+  const Weight& embedding() const { return *embedding_; }
+  const Weight& head() const { return head_ ? *head_ : *embedding_; }
+  const WeightSource& head_source() const { return head_source_; }
+
+ private:
+  std::shared_ptr<const GgufFile> file_;
+  Backend& backend_;
+  ModelConfig config_;
+  TargetLimits limits_;
+  std::unique_ptr<Weight> embedding_;  // (vocab, dim)
+  std::unique_ptr<Weight> head_;       // (vocab, dim); null: tied to the embedding
+  WeightSource head_source_;
+  Buffer final_norm_;                  // (dim)
+  std::vector<BlockWeights> blocks_;
+  std::unique_ptr<RopeTable> rope_;
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<BlockScratch> scratch_;
+  Buffer stream_;                      // (rows, dim) residual stream
+  Buffer hidden_;                      // (rows, dim)
+  Buffer logits_;                      // (logit_rows, vocab)
+  std::vector<int> taps_;
+  std::vector<Buffer> taps_memory_;    // (rows, dim) each
+};
+
+}  // namespace frspec

@@ -1,0 +1,67 @@
+// Checked access to the tensors of a GGUF file.
+#include "model/weight_loader.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+
+namespace frspec {
+
+WeightSource WeightLoader::source(const std::string& name, std::int64_t rows, std::int64_t cols) {
+  const GgufTensor& tensor = file_->tensor(name);
+  if (tensor.shape[0] != cols || tensor.shape[1] != rows || tensor.shape[2] != 1 || tensor.shape[3] != 1) {
+    std::string shape;
+    for (int d = 0; d < tensor.dims; ++d) {
+      shape += concat(d > 0 ? ", " : "", tensor.shape[static_cast<std::size_t>(d)]);
+    }
+    fail(file_->path().string(), ": tensor '", name, "': found shape {", shape, "}, expected {", cols,
+         rows == 1 ? "" : concat(", ", rows), "}");
+  }
+  read_.insert(name);
+  return WeightSource{file_->path().string(), name, tensor.type, rows, cols, tensor.data, file_};
+}
+
+std::unique_ptr<Weight> WeightLoader::matrix(const std::string& name, std::int64_t rows, std::int64_t cols) {
+  return backend_.load(source(name, rows, cols));
+}
+
+std::unique_ptr<Weight> WeightLoader::find_matrix(const std::string& name, std::int64_t rows, std::int64_t cols) {
+  return has(name) ? matrix(name, rows, cols) : nullptr;
+}
+
+std::vector<float> WeightLoader::host_vector(const std::string& name, std::int64_t size) {
+  std::vector<float> values(static_cast<std::size_t>(size));
+  backend_.dequantize(values.data(), source(name, 1, size), 0);
+  if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); })) {
+    fail(file_->path().string(), ": tensor '", name, "': found a value that is NaN or infinite");
+  }
+  return values;
+}
+
+Buffer WeightLoader::vector(const std::string& name, std::int64_t size) {
+  const std::vector<float> values = host_vector(name, size);
+  Buffer buffer = backend_.allocate(values.size() * sizeof(float));
+  backend_.upload(buffer.as<void>(), values.data(), values.size() * sizeof(float));
+  return buffer;
+}
+
+Buffer WeightLoader::find_vector(const std::string& name, std::int64_t size) {
+  return has(name) ? vector(name, size) : Buffer();
+}
+
+std::optional<std::vector<float>> WeightLoader::find_host_vector(const std::string& name, std::int64_t size) {
+  if (!has(name)) return std::nullopt;
+  return host_vector(name, size);
+}
+
+void WeightLoader::expect_all_read(std::span<const std::string_view> ignored) const {
+  for (const GgufTensor& tensor : file_->tensors()) {
+    if (read_.contains(tensor.name)) continue;
+    if (std::find(ignored.begin(), ignored.end(), tensor.name) != ignored.end()) continue;
+    fail(file_->path().string(), ": found tensor '", tensor.name, "', which architecture '",
+         file_->get_string("general.architecture"), "' does not have");
+  }
+}
+
+}  // namespace frspec

@@ -1,0 +1,47 @@
+// Reads a model's tensors into a backend, checking every name and shape, and that nothing in the file was left unread.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "backend/backend.h"
+#include "gguf/gguf_file.h"
+
+namespace frspec {
+
+class WeightLoader {
+ public:
+  WeightLoader(std::shared_ptr<const GgufFile> file, Backend& backend) : file_(std::move(file)), backend_(backend) {}
+
+  // A matrix (rows, cols); rows are outputs. Throws InvalidInput naming file, tensor, found and expected shape.
+  std::unique_ptr<Weight> matrix(const std::string& name, std::int64_t rows, std::int64_t cols);
+  std::unique_ptr<Weight> find_matrix(const std::string& name, std::int64_t rows, std::int64_t cols);  // null if absent
+  // The same, not loaded yet: for head subsets.
+  WeightSource source(const std::string& name, std::int64_t rows, std::int64_t cols);
+
+  // A vector as f32; find_vector gives an empty buffer where it is absent.
+  Buffer vector(const std::string& name, std::int64_t size);
+  Buffer find_vector(const std::string& name, std::int64_t size);
+  // The same in host memory.
+  std::optional<std::vector<float>> find_host_vector(const std::string& name, std::int64_t size);
+
+  bool has(std::string_view name) const { return file_->find_tensor(name) != nullptr; }
+  const GgufFile& file() const { return *file_; }
+
+  // Fails if the file holds a tensor that nobody asked for: the architecture is not quite the one we implement.
+  void expect_all_read(std::span<const std::string_view> ignored) const;
+
+ private:
+  std::vector<float> host_vector(const std::string& name, std::int64_t size);
+
+  std::shared_ptr<const GgufFile> file_;
+  Backend& backend_;
+  std::set<std::string, std::less<>> read_;
+};
+
+}  // namespace frspec

@@ -1,0 +1,81 @@
+// What the backend's operations work on: views of matrices, buffers that own memory, and weights.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "tensor/dtype.h"
+
+namespace frspec {
+
+// A row-major matrix of f32 in a backend's memory. It owns nothing.
+struct Tensor {
+  float* data = nullptr;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::int64_t stride = 0;  // elements from one row to the next, at least cols
+
+  float* row(std::int64_t r) const { return data + r * stride; }
+  Tensor first_rows(std::int64_t count) const { return {data, count, cols, stride}; }
+  Tensor row_range(std::int64_t begin, std::int64_t count) const { return {row(begin), count, cols, stride}; }
+  Tensor col_range(std::int64_t begin, std::int64_t count) const { return {data + begin, rows, count, stride}; }
+};
+
+// Memory of a backend, released with the object.
+class Buffer {
+ public:
+  using Release = std::function<void(void*)>;
+
+  Buffer() = default;
+  Buffer(void* data, std::size_t bytes, Release release) : data_(data, std::move(release)), bytes_(bytes) {}
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_.get());
+  }
+  std::size_t bytes() const { return bytes_; }
+  explicit operator bool() const { return data_ != nullptr; }
+
+  // The buffer as a matrix of its full width.
+  Tensor matrix(std::int64_t rows, std::int64_t cols) const { return {as<float>(), rows, cols, cols}; }
+
+ private:
+  std::unique_ptr<void, Release> data_{nullptr, [](void*) {}};
+  std::size_t bytes_ = 0;
+};
+
+// Where a weight comes from: a row-major matrix in host memory, usually inside a mapped file.
+struct WeightSource {
+  std::string file;  // for messages
+  std::string name;
+  DType type = DType::F32;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  const std::byte* data = nullptr;
+  std::shared_ptr<const void> owner;  // keeps `data` alive
+};
+
+// A matrix (rows, cols) as a backend keeps it: rows are outputs, as in y = W x. Made by Backend::load.
+class Weight {
+ public:
+  Weight(DType type, std::int64_t rows, std::int64_t cols) : type_(type), rows_(rows), cols_(cols) {}
+  virtual ~Weight() = default;
+  Weight(const Weight&) = delete;
+  Weight& operator=(const Weight&) = delete;
+
+  DType type() const { return type_; }
+  std::int64_t rows() const { return rows_; }
+  std::int64_t cols() const { return cols_; }
+  std::size_t bytes() const { return static_cast<std::size_t>(rows_) * row_bytes(type_, static_cast<std::size_t>(cols_)); }
+
+ private:
+  DType type_;
+  std::int64_t rows_;
+  std::int64_t cols_;
+};
+
+}  // namespace frspec

@@ -1,0 +1,117 @@
+// Draft trees.
+#include "tree/draft_tree.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace frspec {
+namespace {
+
+// Hands out consecutive pieces of one buffer of 4-byte elements.
+class Carver {
+ public:
+  explicit Carver(const Buffer& buffer) : next_(buffer.as<std::int32_t>()) {}
+
+  std::int32_t* ints(std::int64_t count) {
+    std::int32_t* piece = next_;
+    next_ += count;
+    return piece;
+  }
+  float* floats(std::int64_t count) { return reinterpret_cast<float*>(ints(count)); }
+
+ private:
+  std::int32_t* next_;
+};
+
+}  // namespace
+
+void check_tree_shape(const TreeShape& shape) {
+  const auto check = [](const char* name, int value, int least, int most) {
+    if (value < least || value > most) {
+      fail("tree shape: ", name, ": found ", value, ", expected ", least, " to ", most);
+    }
+  };
+  check("depth", shape.depth, 0, 64);
+  check("branch", shape.branch, 1, 256);
+  check("size", shape.size, 1, 4096);
+}
+
+TreeLayout derive_layout(std::span<const std::int32_t> parents) {
+  TreeLayout layout;
+  const auto size = static_cast<std::int32_t>(parents.size());
+  layout.depth.resize(parents.size());
+  for (std::int32_t i = 0; i < size; ++i) {
+    const std::int32_t parent = parents[static_cast<std::size_t>(i)];
+    if (i == 0 ? parent != -1 : (parent < 0 || parent >= i)) {
+      fail("draft tree: parent of node ", i, ": found ", parent, ", expected ",
+           i == 0 ? std::string("-1 (the root)") : concat("0 to ", i - 1));
+    }
+    const std::int32_t depth = i == 0 ? 0 : layout.depth[static_cast<std::size_t>(parent)] + 1;
+    layout.depth[static_cast<std::size_t>(i)] = depth;
+    layout.max_depth = std::max(layout.max_depth, depth);
+  }
+  const int stride = layout.max_depth + 1;
+  layout.path.assign(parents.size() * static_cast<std::size_t>(stride), 0);
+  for (std::int32_t i = 0; i < size; ++i) {
+    for (std::int32_t node = i; node >= 0; node = parents[static_cast<std::size_t>(node)]) {
+      layout.path[static_cast<std::size_t>(i * stride + layout.depth[static_cast<std::size_t>(node)])] = node;
+    }
+  }
+  return layout;
+}
+
+DraftTree::DraftTree(Backend& backend, const TreeShape& shape) {
+  check_tree_shape(shape);
+  pool_.branch = shape.branch;
+  pool_.levels = shape.levels();
+  const std::int64_t candidates = pool_.capacity();
+  const std::int64_t k = shape.branch, levels = shape.levels();
+  pool_memory_ = backend.allocate(4 * static_cast<std::size_t>(3 * candidates + 4 * k + 2 * k * levels));
+  Carver carver(pool_memory_);
+  pool_.tokens = carver.ints(candidates);
+  pool_.parents = carver.ints(candidates);
+  pool_.scores = carver.floats(candidates);
+  pool_.frontier = carver.ints(k);
+  pool_.frontier_tokens = carver.ints(k);
+  pool_.frontier_rows = carver.ints(k);
+  pool_.frontier_depth = carver.ints(k);
+  pool_.frontier_path = carver.ints(k * levels);
+  pool_.previous_path = carver.ints(k * levels);
+  allocate_view(backend, static_cast<int>(std::min<std::int64_t>(shape.size, candidates + 1)), shape.levels());
+}
+
+DraftTree::DraftTree(Backend& backend, std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents) {
+  if (tokens.size() != parents.size() || tokens.empty()) {
+    fail("draft tree: found ", tokens.size(), " tokens and ", parents.size(), " parents, expected as many, at least 1");
+  }
+  const TreeLayout layout = derive_layout(parents);
+  allocate_view(backend, static_cast<int>(tokens.size()), layout.max_depth);
+  const std::size_t bytes = tokens.size() * sizeof(std::int32_t);
+  backend.upload(view_.tokens, tokens.data(), bytes);
+  backend.upload(view_.parents, parents.data(), bytes);
+  backend.upload(view_.depth, layout.depth.data(), bytes);
+  backend.upload(view_.path, layout.path.data(), layout.path.size() * sizeof(std::int32_t));
+}
+
+void DraftTree::allocate_view(Backend& backend, int size, int max_depth) {
+  view_memory_ = backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(size) *
+                                  static_cast<std::size_t>(3 + max_depth + 1));
+  Carver carver(view_memory_);
+  view_.size = size;
+  view_.max_depth = max_depth;
+  view_.tokens = carver.ints(size);
+  view_.parents = carver.ints(size);
+  view_.depth = carver.ints(size);
+  view_.path = carver.ints(std::int64_t{size} * (max_depth + 1));
+}
+
+Rows DraftTree::rows(const std::int32_t* prefix) const {
+  return Rows{view_.size, prefix, 0, view_.depth, view_.path, view_.max_depth + 1};
+}
+
+Rows DraftTree::frontier_rows(const std::int32_t* prefix, int level) const {
+  return Rows{pool_.branch, prefix, level * pool_.branch, pool_.frontier_depth, pool_.frontier_path, pool_.levels};
+}
+
+}  // namespace frspec

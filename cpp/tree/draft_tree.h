@@ -1,0 +1,58 @@
+// A tree of drafted tokens in a backend's memory: grown level by level (EAGLE-2) or given as a whole.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+
+namespace frspec {
+
+// How large a draft tree is. The names and their meaning are EAGLE-2's (Li et al., 2406.16858, section 4; its code).
+struct TreeShape {
+  int depth = 5;    // d: the tree has d + 1 levels of drafted tokens, so d + 2 tokens at most come out of one step
+  int branch = 10;  // k: nodes that are expanded per level, and children of each
+  int size = 60;    // N: nodes that are verified, the root (the last token of the text) included
+
+  int levels() const { return depth + 1; }
+};
+
+// Throws InvalidInput unless 0 <= depth <= 64, 1 <= branch <= 256, 1 <= size <= 4096.
+void check_tree_shape(const TreeShape& shape);
+
+// Depth of every node and its path from the root, derived from the parents (contract 4).
+struct TreeLayout {
+  int max_depth = 0;
+  std::vector<std::int32_t> depth;  // (size)
+  std::vector<std::int32_t> path;   // (size, max_depth + 1)
+};
+// Throws InvalidInput unless parents[0] is -1 and every other parent is an earlier node.
+TreeLayout derive_layout(std::span<const std::int32_t> parents);
+
+class DraftTree {
+ public:
+  // A tree that is grown: `levels` levels of `branch` expanded nodes, of which the best `size` - 1 nodes are kept.
+  // Fewer where there are not that many candidates; a tree of size 1 is the root alone: plain decoding.
+  DraftTree(Backend& backend, const TreeShape& shape);
+  // A tree of the given tokens and parents (host).
+  DraftTree(Backend& backend, std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents);
+
+  const TreeView& view() const { return view_; }
+  const CandidatePool& pool() const { return pool_; }
+  int size() const { return view_.size; }
+
+  // The tree's nodes as the rows of a pass behind `prefix` committed tokens.
+  Rows rows(const std::int32_t* prefix) const;
+  // The frontier after tree_expand(level), as the rows of a drafter's pass.
+  Rows frontier_rows(const std::int32_t* prefix, int level) const;
+
+ private:
+  void allocate_view(Backend& backend, int size, int max_depth);
+
+  Buffer view_memory_, pool_memory_;
+  TreeView view_;
+  CandidatePool pool_;
+};
+
+}  // namespace frspec

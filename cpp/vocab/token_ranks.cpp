@@ -1,0 +1,81 @@
+// Token ranks.
+#include "vocab/token_ranks.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace frspec {
+namespace {
+
+void check_vocabulary(const GgufFile& file, const Tokenizer& target) {
+  const std::string path = file.path().string();
+  const auto size = file.find_int("frspec.ranks.vocab_size");
+  if (size && *size != target.size()) {
+    fail(path, ": key 'frspec.ranks.vocab_size': found ", *size, ", expected the target's vocabulary size ",
+         target.size());
+  }
+  const auto fingerprint = file.find_string("frspec.ranks.vocab_fingerprint");
+  if (fingerprint && *fingerprint != target.fingerprint()) {
+    fail(path, ": key 'frspec.ranks.vocab_fingerprint': found ", *fingerprint, ", expected ", target.fingerprint(),
+         ": the ranks were counted for another vocabulary than the target's");
+  }
+}
+
+}  // namespace
+
+std::optional<TokenRanks> read_ranks(const GgufFile& file, const Tokenizer& target) {
+  const GgufTensor* tensor = file.find_tensor("token_ranks");
+  if (tensor == nullptr) return std::nullopt;
+  const std::string path = file.path().string();
+  if (tensor->type != DType::I32 || tensor->dims != 1) {
+    fail(path, ": tensor 'token_ranks': found type ", dtype_name(tensor->type), " of ", tensor->dims,
+         " dimensions, expected I32 of 1");
+  }
+  check_vocabulary(file, target);
+  TokenRanks ranks{path, std::vector<TokenId>(static_cast<std::size_t>(tensor->shape[0]))};
+  std::memcpy(ranks.ids.data(), tensor->data, tensor->bytes);
+  std::vector<bool> seen(static_cast<std::size_t>(target.size()), false);
+  for (std::size_t i = 0; i < ranks.ids.size(); ++i) {
+    const TokenId id = ranks.ids[i];
+    if (id < 0 || id >= target.size()) {
+      fail(path, ": tensor 'token_ranks', entry ", i, ": found id ", id, ", expected 0 to ", target.size() - 1);
+    }
+    if (seen[static_cast<std::size_t>(id)]) fail(path, ": tensor 'token_ranks', entry ", i, ": id ", id, " stands twice");
+    seen[static_cast<std::size_t>(id)] = true;
+  }
+  return ranks;
+}
+
+TokenRanks load_ranks(const std::filesystem::path& path, const Tokenizer& target) {
+  const auto file = GgufFile::open(path);
+  auto ranks = read_ranks(*file, target);
+  if (!ranks) fail(path.string(), ": tensor 'token_ranks' is missing: expected a file made by frspec-rank");
+  return *std::move(ranks);
+}
+
+std::vector<TokenId> ranked_subset(const TokenRanks& ranks, int size, const Tokenizer& target) {
+  if (size < 1 || size > target.size()) {
+    fail("head: found ranked:", size, ", expected 1 to ", target.size(), " rows, the size of the vocabulary");
+  }
+  std::vector<TokenId> subset;
+  for (TokenId id = 0; id < target.size(); ++id) {
+    if (target.token_type(id) == TokenType::Control) subset.push_back(id);
+  }
+  if (static_cast<int>(subset.size()) > size) {
+    fail("head: found ranked:", size, ", expected at least ", subset.size(),
+         " rows: the control tokens of the vocabulary are always kept");
+  }
+  for (const TokenId id : ranks.ids) {
+    if (static_cast<int>(subset.size()) == size) break;
+    if (target.token_type(id) != TokenType::Control) subset.push_back(id);
+  }
+  if (static_cast<int>(subset.size()) < size) {
+    fail("head: found ranked:", size, ", expected at most ", subset.size(), " rows: ", ranks.file, " ranks no more tokens");
+  }
+  std::sort(subset.begin(), subset.end());  // so that ties go to the lower id, as in the full head
+  return subset;
+}
+
+}  // namespace frspec

@@ -1,0 +1,40 @@
+"""Fixtures for all tests. The tests see the installed package; data that is not shipped may be absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def shared_folder() -> Path:
+    """Where test data outside the repository lies: FRSPEC_SHARED, or `shared` beside the clone."""
+    return Path(os.environ.get("FRSPEC_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of the shared test data; a test that needs it is skipped where it is absent."""
+    folder = shared_folder()
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no shared test data at {folder} (FRSPEC_SHARED sets another place)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_target() -> Path:
+    """The target of the demo pair, as installed with the package."""
+    import frspec_cpp
+
+    return Path(frspec_cpp.demo_paths()[0])
+
+
+@pytest.fixture(scope="session")
+def demo_drafter() -> Path:
+    """The EAGLE-2 drafter of the demo pair, as installed with the package."""
+    import frspec_cpp
+
+    return Path(frspec_cpp.demo_paths()[1])

@@ -1,0 +1,179 @@
+"""frspec-convert: Hugging Face checkpoints of target models and EAGLE-1/2 drafters to GGUF."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import eagle
+from .architectures import ARCHITECTURES, collect, model_tensors, read_sizes
+from .checkpoint import Checkpoint
+from .config import Config
+from .console import note, progress_bar, require, run
+from .fingerprint import vocabulary_fingerprint
+from .gguf_output import FILE_TYPES, Entry, OutputTensor, string, u32, write_gguf
+from .hf_tokenizer import read_tokenizer
+from .ranks_file import RANKS, read_ranks
+from .target import Target, read_target
+
+PROGRAM = "frspec-convert"
+
+
+def convert(
+    source: Path,
+    output: Path,
+    type: str = "f16",  # noqa: A002 - named as the option
+    target: Path | None = None,
+    ranks: Path | None = None,
+    quiet: bool = False,
+) -> list[str]:
+    """Converts the checkpoint folder `source` to the GGUF file `output`; returns remarks for the user.
+
+    Args:
+        source: a folder with config.json, weights and (for a target model) a tokenizer.
+        output: the file to write; an existing one is replaced once the new one is complete.
+        type: element type of matrices: f32, f16, bf16, q8_0 or q4_0.
+        target: for an EAGLE drafter, its target model: a GGUF file or a checkpoint folder.
+        ranks: for an EAGLE drafter, token ranks to embed: a file of frspec-rank or FR-Spec's freq_*.pt.
+        quiet: show no progress bar.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, or describes what cannot be converted; the message names it.
+        OSError: the output cannot be written. Nothing is left behind then.
+    """
+    _require_packages()
+    if type not in FILE_TYPES:
+        raise ValueError(f"found type {type!r}, expected one of {', '.join(FILE_TYPES)}")
+    if target is not None and output.exists() and output.samefile(target):
+        raise ValueError(f"{output}: is the target, expected another file to write")
+    checkpoint = Checkpoint(source)
+    if eagle.is_drafter(checkpoint):
+        if target is None:
+            raise ValueError(f"{source}: is an EAGLE drafter: give its target model with --target")
+        arch, entries, tensors, remarks = _drafter(checkpoint, read_target(target), ranks)
+    elif target is not None or ranks is not None:
+        option = "--target" if target is not None else "--ranks"
+        raise ValueError(
+            f"{source}: {option} is for EAGLE drafters, but the checkpoint is none (no 'fc.weight')"
+        )
+    else:
+        arch, entries, tensors, remarks = _model(checkpoint)
+    header = _general(checkpoint, tensors, type)
+    total = sum(tensor.weights.nbytes for tensor in tensors if tensor.weights is not None)
+    with progress_bar(total, output.name, quiet) as bar:
+        fell_back = write_gguf(output, arch, [*header, *entries], tensors, type, bar.update)
+    if fell_back:
+        shown = ", ".join(fell_back[:3]) + (" ..." if len(fell_back) > 3 else "")
+        remarks.append(
+            f"{len(fell_back)} tensors have rows that are no multiple of 32 and are stored as F16 instead of "
+            f"{type.upper()}: {shown}"
+        )
+    return remarks
+
+
+_Parts = tuple[str, list[Entry], list[OutputTensor], list[str]]  # architecture, metadata, tensors, remarks
+
+
+def _model(checkpoint: Checkpoint) -> _Parts:
+    config = checkpoint.config
+    architecture = ARCHITECTURES.get(checkpoint.architecture)
+    if architecture is None:
+        raise config.wrong("architectures", f"one of {', '.join(ARCHITECTURES)}")
+    sizes = read_sizes(config, architecture.head_dim)
+    vocabulary = read_tokenizer(checkpoint.folder, config)
+    tensors = [
+        *sizes.rope.tensors(),
+        *collect(checkpoint, list(model_tensors(sizes, checkpoint, architecture))),
+    ]
+    entries = [*sizes.entries(architecture.gguf), *vocabulary.entries()]
+    return architecture.gguf, entries, tensors, vocabulary.remarks + _window_remarks(config)
+
+
+def _window_remarks(config: Config) -> list[str]:
+    window = config.get("sliding_window")
+    uses = config.flag("use_sliding_window", True)
+    if not isinstance(window, int) or not uses or window >= config.integer("max_position_embeddings", 2048):
+        return []
+    return [f"sliding_window {window} has no place in this GGUF architecture: all tokens are attended to"]
+
+
+def _drafter(checkpoint: Checkpoint, target: Target, ranks_file: Path | None) -> _Parts:
+    entries = [*eagle.drafter_entries(checkpoint, target), *target.tokenizer]
+    tensors, remarks = eagle.drafter_tensors(checkpoint, target)
+    if ranks_file is not None:
+        fingerprint = vocabulary_fingerprint(target.tokens)
+        ranks = read_ranks(ranks_file).checked(ranks_file, target.vocabulary, fingerprint, target.path)
+        entries += ranks.entries()
+        tensors.append(OutputTensor(RANKS, values=ranks.tokens.astype("<i4")))
+    return eagle.ARCHITECTURE, entries, tensors, remarks
+
+
+def _general(checkpoint: Checkpoint, tensors: list[OutputTensor], type_name: str) -> list[Entry]:
+    gguf = require("gguf", PROGRAM)
+    parameters = sum(math.prod(tensor.shape) for tensor in tensors if tensor.weights is not None)
+    return [
+        string("general.type", "model"),
+        string("general.name", checkpoint.folder.resolve().name),
+        string("general.size_label", gguf.size_label(parameters, parameters, 0, 0)),
+        u32("general.file_type", FILE_TYPES[type_name][1]),
+        u32("general.quantization_version", gguf.GGML_QUANT_VERSION),
+    ]
+
+
+def _require_packages() -> None:
+    for package in ("gguf", "tqdm"):
+        require(package, PROGRAM)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of frspec-convert."""
+    result = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Convert a Hugging Face checkpoint (target model or EAGLE-1/2 drafter) to GGUF.",
+    )
+    result.add_argument(
+        "source", type=Path, metavar="HF_DIR", help="folder with config.json, weights and tokenizer"
+    )
+    result.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT.gguf", help="the file to write"
+    )
+    result.add_argument(
+        "--type", choices=list(FILE_TYPES), default="f16", help="type of matrices (default: f16)"
+    )
+    result.add_argument(
+        "--target",
+        type=Path,
+        metavar="TARGET",
+        help="for a drafter: its target model, a GGUF file or a folder",
+    )
+    result.add_argument(
+        "--ranks",
+        type=Path,
+        metavar="FILE",
+        help="for a drafter: embed these token ranks (frspec-rank, freq_*.pt)",
+    )
+    result.add_argument("-q", "--quiet", action="store_true", help="show neither progress nor remarks")
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the tool; returns the exit code: 0, 1 for an error, 130 for Ctrl-C."""
+    options = parser().parse_args(arguments)
+
+    def command() -> None:
+        remarks = convert(
+            options.source, options.output, options.type, options.target, options.ranks, options.quiet
+        )
+        if not options.quiet:
+            for remark in remarks:
+                note(f"{PROGRAM}: note: {remark}")
+
+    return run(PROGRAM, command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""A Hugging Face tokenizer (tokenizer.json, or SentencePiece's tokenizer.model) as a GGUF vocabulary."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+from .config import Config, read_json, read_json_if_there
+from .pretokenizers import pretokenizer_name
+from .sentencepiece_file import read_sentencepiece
+from .special_tokens import add_special_tokens
+from .spm_from_bpe import spm_vocabulary
+from .vocabulary import TokenType, Vocabulary
+
+_WIDE = ("<\uff5c", "\uff5c>")  # the brackets of DeepSeek's control tokens
+
+
+def read_tokenizer(folder: Path, config: Config) -> Vocabulary:
+    """The tokenizer of the checkpoint in `folder`, padded to config.json's vocab_size.
+
+    Raises ValueError naming the file where the tokenizer is of a kind that GGUF files cannot express.
+    """
+    json_file, model_file = folder / "tokenizer.json", folder / "tokenizer.model"
+    tokenizer: dict[str, Any] = {}
+    if json_file.is_file():
+        tokenizer = read_json(json_file)
+        vocabulary = _from_json(json_file, tokenizer)
+    elif model_file.is_file():
+        vocabulary = read_sentencepiece(model_file)
+        _add_tokens(vocabulary, _added_beside_sentencepiece(folder))
+    else:
+        raise FileNotFoundError(
+            errno.ENOENT, "no tokenizer.json or tokenizer.model in this folder", str(folder)
+        )
+    vocabulary.pad(config.integer("vocab_size"))
+    add_special_tokens(vocabulary, folder, config, tokenizer)
+    return vocabulary
+
+
+def _from_json(path: Path, tokenizer: dict[str, Any]) -> Vocabulary:
+    model = tokenizer.get("model")
+    if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
+        found = model.get("type") if isinstance(model, dict) else None
+        raise ValueError(f"{path}: found tokenizer model {found!r}, expected 'BPE' with a vocabulary")
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            raise ValueError(f"{path}: key 'model.{key}': found {model[key]!r}, expected nothing")
+    tokens = _in_order(path, model["vocab"])
+    merges = [_merge(path, merge) for merge in model.get("merges", [])]
+    known = set(tokens)
+    for left, right in merges:
+        if not {left, right, left + right} <= known:
+            raise ValueError(
+                f"{path}: the merge of {left!r} and {right!r} uses or makes a token that does not exist"
+            )
+    if _is_byte_level(tokenizer):
+        types = [TokenType.NORMAL] * len(tokens)
+        vocabulary = Vocabulary(path, "gpt2", tokens, types, pretokenizer_name(path, tokenizer))
+        vocabulary.merges = [f"{left} {right}" for left, right in merges]
+    else:
+        vocabulary = spm_vocabulary(path, tokenizer, tokens, merges)
+    _add_tokens(vocabulary, tokenizer.get("added_tokens") or [])
+    return vocabulary
+
+
+def _is_byte_level(tokenizer: dict[str, Any]) -> bool:
+    step = tokenizer.get("pre_tokenizer") or {}
+    return any(s.get("type") == "ByteLevel" for s in step.get("pretokenizers", [step]))
+
+
+def _in_order(path: Path, vocab: dict[str, Any]) -> list[str]:
+    """The token texts by id. Ids that only added tokens have are filled in later."""
+    tokens: list[str] = []
+    for text, token in sorted(vocab.items(), key=lambda item: item[1] if isinstance(item[1], int) else -1):
+        if not isinstance(token, int) or token != len(tokens):
+            raise ValueError(f"{path}: token {text!r}: found id {token!r}, expected {len(tokens)}")
+        tokens.append(text)
+    return tokens
+
+
+def _merge(path: Path, merge: Any) -> tuple[str, str]:
+    """The two pieces of a merge, in either spelling: "a b" or ["a", "b"]."""
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    if not isinstance(parts, list) or len(parts) != 2 or not all(_is_piece(part) for part in parts):
+        raise ValueError(f"{path}: found merge {merge!r}, expected two pieces without spaces")
+    return parts[0], parts[1]
+
+
+def _is_piece(part: Any) -> bool:
+    # GGUF separates the pieces by a space; tokenizers spell a space inside as U+0120 or U+2581.
+    return isinstance(part, str) and part != "" and " " not in part
+
+
+def _looks_special(text: str) -> bool:
+    """Spelled like a control token, whatever its flags say; llama.cpp's converter decides the same way."""
+    return text in ("<pad>", "<mask>") or (
+        text.startswith(("<|", _WIDE[0])) and text.endswith(("|>", _WIDE[1]))
+    )
+
+
+def _add_tokens(vocabulary: Vocabulary, added: list[dict[str, Any]]) -> None:
+    """Marks added tokens as control or user-defined, and appends those that are not in the vocabulary yet."""
+    for token in sorted(added, key=lambda token: int(token["id"])):
+        number, text = int(token["id"]), str(token["content"])
+        while len(vocabulary.tokens) < number:  # a gap, as in padded vocabularies
+            vocabulary.pad(len(vocabulary.tokens) + 1)
+        kind = TokenType.CONTROL if token.get("special") or _looks_special(text) else TokenType.USER_DEFINED
+        if number == len(vocabulary.tokens):
+            vocabulary.tokens.append(text)
+            vocabulary.types.append(kind)
+            if vocabulary.scores:
+                vocabulary.scores.append(0.0)
+        elif vocabulary.tokens[number] != text:
+            raise ValueError(
+                f"{vocabulary.path}: token {number}: found {text!r} among the added tokens, "
+                f"expected {vocabulary.tokens[number]!r} as in the vocabulary"
+            )
+        elif vocabulary.types[number] not in (TokenType.UNKNOWN, TokenType.BYTE):
+            vocabulary.types[number] = kind
+
+
+def _added_beside_sentencepiece(folder: Path) -> list[dict[str, Any]]:
+    """Added tokens of a checkpoint without tokenizer.json."""
+    result = {text: {"id": number, "content": text} for text, number in read_json_if_there(
+        folder / "added_tokens.json").items()}  # fmt: skip
+    decoder = read_json_if_there(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
+    for number, token in decoder.items():
+        result[str(token["content"])] = {**token, "id": int(number)}
+    return list(result.values())

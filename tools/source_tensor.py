@@ -1,0 +1,56 @@
+"""A tensor of a checkpoint: raw elements, turned into float32 a few rows at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+_FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceTensor:
+    """`raw` holds the elements as stored (BF16 as uint16), possibly inside a memory map."""
+
+    name: str
+    file: Path
+    dtype: str  # as safetensors names it: "F32", "BF16" ...
+    raw: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The size of each dimension, slowest first."""
+        return tuple(int(n) for n in self.raw.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in the checkpoint, in bytes."""
+        return int(self.raw.nbytes)
+
+    def floats(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows `start` to `stop` as float32; raises ValueError for what is no finite float."""
+        if self.dtype not in _FLOAT_TYPES:
+            raise ValueError(
+                f"{self.file}: tensor '{self.name}': found element type {self.dtype}, expected one of "
+                f"{', '.join(_FLOAT_TYPES)} (an already quantized checkpoint cannot be converted)"
+            )
+        raw = self.raw[start:stop]
+        if self.dtype == "BF16":
+            values = (raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        else:
+            with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
+                values = raw.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{self.file}: tensor '{self.name}' holds values that are not finite")
+        return np.ascontiguousarray(values)
+
+    def with_rotary_pairs(self, heads: int) -> SourceTensor:
+        """Q/K rows from rotary halves (Hugging Face) to rotary pairs (GGUF's NORM rope).
+
+        Row `j` and row `j + head_dim / 2` of each head become neighbours.
+        """
+        rows = self.raw.shape[0]
+        paired = self.raw.reshape(heads, 2, rows // heads // 2, *self.raw.shape[1:]).swapaxes(1, 2)
+        return dataclasses.replace(self, raw=paired.reshape(self.raw.shape))

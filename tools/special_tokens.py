@@ -1,0 +1,122 @@
+"""BOS, EOS and their kin, what is added to a text, and the chat template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .config import Config, read_json_if_there
+from .vocabulary import Vocabulary
+
+# GGUF's name -> the name in tokenizer_config.json and config.json.
+_ROLES = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
+# Further ends of generation are known by their text.
+_END_OF_TURN = (
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<EOT>",
+    "<|end_of_text|>",
+)
+_END_OF_MESSAGE = ("<|eom_id|>",)
+
+
+def add_special_tokens(
+    vocabulary: Vocabulary, folder: Path, config: Config, tokenizer: dict[str, Any]
+) -> None:
+    """Fills in `special_ids`, `add_bos`, `add_eos` and `chat_templates` of `vocabulary`."""
+    settings = read_json_if_there(folder / "tokenizer_config.json")
+    fallback = read_json_if_there(folder / "special_tokens_map.json")
+    # Later occurrences (padding) do not hide the token itself.
+    ids = {text: number for number, text in reversed(list(enumerate(vocabulary.tokens)))}
+    for ours, theirs in _ROLES.items():
+        text = _text(settings.get(f"{theirs}_token")) or _text(fallback.get(f"{theirs}_token"))
+        number = ids.get(text) if text else _first(config.get(f"{theirs}_token_id"))
+        if number is None:
+            continue
+        if not 0 <= number < len(vocabulary.tokens):
+            raise config.wrong(f"{theirs}_token_id", f"a token id below {len(vocabulary.tokens)}")
+        vocabulary.special_ids[ours] = number
+    _add_ends(vocabulary, read_json_if_there(folder / "generation_config.json"), config)
+    vocabulary.add_bos = _is_added(vocabulary, "bos", settings, tokenizer)
+    vocabulary.add_eos = _is_added(vocabulary, "eos", settings, tokenizer)
+    vocabulary.chat_templates = _chat_templates(folder, settings)
+
+
+def _text(token: Any) -> str | None:
+    """A special token's text, written plainly or as an object."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def _first(ids: Any) -> int | None:
+    """A token id, or the first of a list of them."""
+    first = ids[0] if isinstance(ids, list) and ids else ids
+    return first if isinstance(first, int) and not isinstance(first, bool) else None
+
+
+def _add_ends(vocabulary: Vocabulary, generation: dict[str, Any], config: Config) -> None:
+    """Lists of several ends of generation: beside EOS, GGUF has one end of turn and one end of message."""
+    ends = generation.get("eos_token_id", config.get("eos_token_id"))
+    if not isinstance(ends, list):
+        ends = [ends]
+    eos = vocabulary.special_ids.get("eos")
+    rest = [e for e in ends if isinstance(e, int) and 0 <= e < len(vocabulary.tokens) and e != eos]
+    by_text = {**dict.fromkeys(_END_OF_TURN, "eot"), **dict.fromkeys(_END_OF_MESSAGE, "eom")}
+    # First those whose role their text tells; then any other end takes the role that is left.
+    for end in sorted(rest, key=lambda end: vocabulary.tokens[end] not in by_text):
+        role = by_text.get(vocabulary.tokens[end], "eot")
+        if role not in vocabulary.special_ids:
+            vocabulary.special_ids[role] = end
+        elif vocabulary.tokens[end] not in by_text:
+            vocabulary.remarks.append(
+                f"token {end} {vocabulary.tokens[end]!r} ends a generation, but GGUF has no key left"
+            )
+
+
+def _is_added(vocabulary: Vocabulary, role: str, settings: dict[str, Any], tokenizer: dict[str, Any]) -> bool:
+    """Whether the tokenizer puts BOS before, or EOS after, each text.
+
+    Llama's tokenizer classes rebuild the post-processor from `add_bos_token`, so the key outranks it there;
+    for other classes the post-processor is what happens.
+    """
+    number = vocabulary.special_ids.get(role)
+    if number is None:
+        return False
+    setting = settings.get(f"add_{role}_token")
+    rebuilds = str(settings.get("tokenizer_class", "")).startswith(("Llama", "CodeLlama", "Gemma"))
+    template = _template(tokenizer)
+    if isinstance(setting, bool) and (rebuilds or template is None):
+        return setting
+    if template is None:
+        # tokenizer.model alone says nothing: SentencePiece-style models put BOS before each text.
+        return role == "bos" and not tokenizer
+    position = template[0 if role == "bos" else -1] if template else {}
+    name = position.get("SpecialToken", {}).get("id") if isinstance(position, dict) else None
+    return name == vocabulary.tokens[number]
+
+
+def _template(tokenizer: dict[str, Any]) -> list[Any] | None:
+    """The pieces of the TemplateProcessing step for a single text, or None."""
+    processor = tokenizer.get("post_processor") or {}
+    for step in processor.get("processors", [processor]):
+        if step.get("type") == "TemplateProcessing":
+            return list(step.get("single", []))
+    return None
+
+
+def _chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+    value, result = settings.get("chat_template"), {}
+    if isinstance(value, str):
+        result[""] = value
+    elif isinstance(value, list):  # several, each with a name
+        for template in value:
+            name = "" if template.get("name") == "default" else str(template.get("name"))
+            result[name] = str(template.get("template"))
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        result[""] = file.read_text(encoding="utf-8")
+    return result
