@@ -22,9 +22,7 @@ class Architecture:
 
     gguf: str  # general.architecture
     paired_rope: bool  # GGUF's NORM rope: Q and K rows are reordered at conversion; else NEOX, rows stay
-    qkv_bias: bool | None = (
-        None  # None: as config.json's `attention_bias` says (with a bias on the output, too)
-    )
+    qkv_bias: bool | None = None  # None: as config.json's `attention_bias` says (with a bias on the output, too)
     qk_norm: bool = False
     head_dim: int | None = None  # default where config.json has no `head_dim`; None: hidden size / heads
 
@@ -163,13 +161,10 @@ def collect(checkpoint: Checkpoint, wanted: list[Mapped]) -> list[OutputTensor]:
     for mapped in wanted:
         tensor = checkpoint.tensors.get(mapped.source)
         if tensor is None:
-            raise ValueError(
-                f"{checkpoint.folder}: tensor '{mapped.source}' is missing, expected {mapped.shape}"
-            )
+            raise ValueError(f"{checkpoint.folder}: tensor '{mapped.source}' is missing, expected {mapped.shape}")
         if tensor.shape != mapped.shape:
             raise ValueError(
-                f"{tensor.file}: tensor '{mapped.source}': found shape {tensor.shape}, "
-                f"expected {mapped.shape}"
+                f"{tensor.file}: tensor '{mapped.source}': found shape {tensor.shape}, expected {mapped.shape}"
             )
         if mapped.paired_heads:
             tensor = tensor.with_rotary_pairs(mapped.paired_heads)
@@ -180,7 +175,6 @@ def collect(checkpoint: Checkpoint, wanted: list[Mapped]) -> list[OutputTensor]:
     for name, tensor in checkpoint.tensors.items():
         if name not in known and not _IGNORED.search(name):
             raise ValueError(
-                f"{tensor.file}: unexpected tensor '{name}' {tensor.shape}: "
-                "config.json describes a model without it"
+                f"{tensor.file}: unexpected tensor '{name}' {tensor.shape}: config.json describes a model without it"
             )
     return result

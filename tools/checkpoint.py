@@ -18,9 +18,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise FileNotFoundError(
-                errno.ENOENT, "no such folder, expected a Hugging Face checkpoint", str(folder)
-            )
+            raise FileNotFoundError(errno.ENOENT, "no such folder, expected a Hugging Face checkpoint", str(folder))
         self.folder = folder
         config_file = folder / "config.json"
         self.config = Config(read_json(config_file), config_file)
@@ -55,14 +53,10 @@ def _read_shards(index: Path, reader: Any) -> dict[str, SourceTensor]:
     for name, file in weight_map.items():
         # Only plain names: an index must not reach outside its folder.
         if not isinstance(file, str) or file in ("", ".", "..") or Path(file).name != file:
-            raise ValueError(
-                f"{index}: tensor '{name}': found {file!r}, expected the name of a file beside it"
-            )
+            raise ValueError(f"{index}: tensor '{name}': found {file!r}, expected the name of a file beside it")
         if file not in shards:
             if not (index.parent / file).is_file():
-                raise FileNotFoundError(
-                    errno.ENOENT, f"missing, but {index.name} names it", str(index.parent / file)
-                )
+                raise FileNotFoundError(errno.ENOENT, f"missing, but {index.name} names it", str(index.parent / file))
             shards[file] = reader(index.parent / file)
         if name not in shards[file]:
             raise ValueError(f"{index.parent / file}: tensor '{name}' is missing, but {index.name} names it")

@@ -28,9 +28,7 @@ def progress_bar(total: int, description: str, quiet: bool) -> Any:
     """A tqdm bar over `total` bytes on stderr; silent where `quiet` or where stderr is no terminal."""
     tqdm = require("tqdm", "a progress bar")
     # With disable=None tqdm shows nothing unless stderr is a terminal, so logs and pipes stay clean.
-    return tqdm.tqdm(
-        total=total, desc=description, unit="B", unit_scale=True, leave=False, disable=quiet or None
-    )
+    return tqdm.tqdm(total=total, desc=description, unit="B", unit_scale=True, leave=False, disable=quiet or None)
 
 
 def note(message: str) -> None:

@@ -57,9 +57,7 @@ def convert(
         arch, entries, tensors, remarks = _drafter(checkpoint, read_target(target), ranks)
     elif target is not None or ranks is not None:
         option = "--target" if target is not None else "--ranks"
-        raise ValueError(
-            f"{source}: {option} is for EAGLE drafters, but the checkpoint is none (no 'fc.weight')"
-        )
+        raise ValueError(f"{source}: {option} is for EAGLE drafters, but the checkpoint is none (no 'fc.weight')")
     else:
         arch, entries, tensors, remarks = _model(checkpoint)
     header = _general(checkpoint, tensors, type)
@@ -135,15 +133,9 @@ def parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description="Convert a Hugging Face checkpoint (target model or EAGLE-1/2 drafter) to GGUF.",
     )
-    result.add_argument(
-        "source", type=Path, metavar="HF_DIR", help="folder with config.json, weights and tokenizer"
-    )
-    result.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT.gguf", help="the file to write"
-    )
-    result.add_argument(
-        "--type", choices=list(FILE_TYPES), default="f16", help="type of matrices (default: f16)"
-    )
+    result.add_argument("source", type=Path, metavar="HF_DIR", help="folder with config.json, weights and tokenizer")
+    result.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.gguf", help="the file to write")
+    result.add_argument("--type", choices=list(FILE_TYPES), default="f16", help="type of matrices (default: f16)")
     result.add_argument(
         "--target",
         type=Path,
@@ -165,9 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
 
     def command() -> None:
-        remarks = convert(
-            options.source, options.output, options.type, options.target, options.ranks, options.quiet
-        )
+        remarks = convert(options.source, options.output, options.type, options.target, options.ranks, options.quiet)
         if not options.quiet:
             for remark in remarks:
                 note(f"{PROGRAM}: note: {remark}")

@@ -131,11 +131,7 @@ def write_gguf(
         finally:
             writer.close()
     fell_back = asked in ("q8_0", "q4_0")
-    return [
-        t.name
-        for t, kind in zip(tensors, kinds, strict=True)
-        if fell_back and t.weights and kind.name == "F16"
-    ]
+    return [t.name for t, kind in zip(tensors, kinds, strict=True) if fell_back and t.weights and kind.name == "F16"]
 
 
 def _add_info(gguf: Any, writer: Any, tensor: OutputTensor, asked: str | None) -> Any:

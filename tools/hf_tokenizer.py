@@ -30,9 +30,7 @@ def read_tokenizer(folder: Path, config: Config) -> Vocabulary:
         vocabulary = read_sentencepiece(model_file)
         _add_tokens(vocabulary, _added_beside_sentencepiece(folder))
     else:
-        raise FileNotFoundError(
-            errno.ENOENT, "no tokenizer.json or tokenizer.model in this folder", str(folder)
-        )
+        raise FileNotFoundError(errno.ENOENT, "no tokenizer.json or tokenizer.model in this folder", str(folder))
     vocabulary.pad(config.integer("vocab_size"))
     add_special_tokens(vocabulary, folder, config, tokenizer)
     return vocabulary
@@ -51,9 +49,7 @@ def _from_json(path: Path, tokenizer: dict[str, Any]) -> Vocabulary:
     known = set(tokens)
     for left, right in merges:
         if not {left, right, left + right} <= known:
-            raise ValueError(
-                f"{path}: the merge of {left!r} and {right!r} uses or makes a token that does not exist"
-            )
+            raise ValueError(f"{path}: the merge of {left!r} and {right!r} uses or makes a token that does not exist")
     if _is_byte_level(tokenizer):
         types = [TokenType.NORMAL] * len(tokens)
         vocabulary = Vocabulary(path, "gpt2", tokens, types, pretokenizer_name(path, tokenizer))
@@ -94,9 +90,7 @@ def _is_piece(part: Any) -> bool:
 
 def _looks_special(text: str) -> bool:
     """Spelled like a control token, whatever its flags say; llama.cpp's converter decides the same way."""
-    return text in ("<pad>", "<mask>") or (
-        text.startswith(("<|", _WIDE[0])) and text.endswith(("|>", _WIDE[1]))
-    )
+    return text in ("<pad>", "<mask>") or (text.startswith(("<|", _WIDE[0])) and text.endswith(("|>", _WIDE[1])))
 
 
 def _add_tokens(vocabulary: Vocabulary, added: list[dict[str, Any]]) -> None:

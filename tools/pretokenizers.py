@@ -29,9 +29,7 @@ def pretokenizer_name(path: Path, tokenizer: dict[str, Any]) -> str:
     if byte_level is None:
         raise _unknown(path, steps, ignore_merges)
     if byte_level.get("add_prefix_space", True):
-        raise ValueError(
-            f"{path}: the ByteLevel pre-tokenizer adds a space before each text, which is not supported"
-        )
+        raise ValueError(f"{path}: the ByteLevel pre-tokenizer adds a space before each text, which is not supported")
     split = [_describe(step) for step in steps[:-1]]
     if byte_level.get("use_regex", True):
         if not split and not ignore_merges:
@@ -67,10 +65,7 @@ def _describe(step: dict[str, Any]) -> str:
 
 
 def _unknown(path: Path, steps: list[dict[str, Any]], ignore_merges: bool) -> ValueError:
-    shown = (
-        "; ".join(_describe(step) if step.get("type") == "Split" else repr(step) for step in steps)
-        or "nothing"
-    )
+    shown = "; ".join(_describe(step) if step.get("type") == "Split" else repr(step) for step in steps) or "nothing"
     return ValueError(
         f"{path}: no known pre-tokenizer splits like this: {shown} "
         f"(ignore_merges {str(ignore_merges).lower()}); expected the rules of Llama 3, Qwen2, GPT-2 or SmolLM"

@@ -150,23 +150,13 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "files", type=Path, nargs="*", metavar="TEXT", help=".txt or .jsonl (also .gz, .zst), or .parquet"
     )
-    result.add_argument(
-        "--tokenizer", type=Path, required=True, metavar="TARGET.gguf", help="the vocabulary to rank"
-    )
-    result.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="RANKS.gguf", help="the file to write"
-    )
+    result.add_argument("--tokenizer", type=Path, required=True, metavar="TARGET.gguf", help="the vocabulary to rank")
+    result.add_argument("-o", "--output", type=Path, required=True, metavar="RANKS.gguf", help="the file to write")
     result.add_argument("--threads", type=_count, default=0, metavar="N", help="default: all processors")
-    result.add_argument(
-        "--field", metavar="NAME", help="of JSON and Parquet records; default: the common ones"
-    )
+    result.add_argument("--field", metavar="NAME", help="of JSON and Parquet records; default: the common ones")
     result.add_argument("--limit-tokens", type=_count, metavar="N", help="stop after about so many tokens")
-    result.add_argument(
-        "--import-pt", type=Path, metavar="FREQ.pt", help="instead of counting: FR-Spec's saved list"
-    )
-    result.add_argument(
-        "-q", "--quiet", action="store_true", help="show neither progress nor the coverage table"
-    )
+    result.add_argument("--import-pt", type=Path, metavar="FREQ.pt", help="instead of counting: FR-Spec's saved list")
+    result.add_argument("-q", "--quiet", action="store_true", help="show neither progress nor the coverage table")
     return result
 
 

@@ -55,8 +55,7 @@ class Ranks:
             raise ValueError(f"{source}: ranks {self.vocabulary} tokens, but {target} has {vocabulary}")
         if self.fingerprint is not None and self.fingerprint != fingerprint:
             raise ValueError(
-                f"{source}: found ranks for the vocabulary {self.fingerprint}, "
-                f"expected {fingerprint}, that of {target}"
+                f"{source}: found ranks for the vocabulary {self.fingerprint}, expected {fingerprint}, that of {target}"
             )
         check_ids(source, self.tokens, vocabulary)
         return dataclasses.replace(self, vocabulary=vocabulary, fingerprint=fingerprint)
@@ -98,9 +97,7 @@ def _from_gguf(path: Path) -> Ranks:
         found = "nothing" if tensor is None else f"{tensor.tensor_type.name} {tuple(tensor.shape.tolist())}"
         raise ValueError(f"{path}: tensor '{RANKS}': found {found}, expected a vector of I32")
     values: dict[str, Any] = {
-        name.removeprefix(_KEY): field.contents()
-        for name, field in reader.fields.items()
-        if name.startswith(_KEY)
+        name.removeprefix(_KEY): field.contents() for name, field in reader.fields.items() if name.startswith(_KEY)
     }
     for key, kind in (("vocab_size", int), ("vocab_fingerprint", str)):
         if not isinstance(values.get(key), kind):
@@ -140,9 +137,7 @@ def _unpickle_list(path: Path) -> Any:
     """The saved value where it is plain data in torch's zip format, else None."""
     try:
         with zipfile.ZipFile(path) as archive:
-            name = next(
-                (n for n in archive.namelist() if n.count("/") == 1 and n.endswith("/data.pkl")), None
-            )
+            name = next((n for n in archive.namelist() if n.count("/") == 1 and n.endswith("/data.pkl")), None)
             if name is None or archive.getinfo(name).file_size > _MAX_PICKLE:
                 return None
             return _PlainUnpickler(io.BytesIO(archive.read(name))).load()
@@ -153,13 +148,9 @@ def _unpickle_list(path: Path) -> Any:
 
 
 def _load_with_torch(path: Path) -> Any:
-    torch = require(
-        "torch", f"reading {path.name}, which is neither a ranks GGUF nor a plain saved list,", "torch"
-    )
+    torch = require("torch", f"reading {path.name}, which is neither a ranks GGUF nor a plain saved list,", "torch")
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise ValueError(
-            f"{path}: not a ranks GGUF, and torch cannot read it: {str(error).splitlines()[0]}"
-        ) from error
+        raise ValueError(f"{path}: not a ranks GGUF, and torch cannot read it: {str(error).splitlines()[0]}") from error
     return value.tolist() if isinstance(value, torch.Tensor) and value.ndim == 1 else value

@@ -48,9 +48,7 @@ class Rope:
         """`rope_freqs.weight`, the divisors of the frequencies, for llama3 scaling; else nothing."""
         if self.type != "llama3":
             return []
-        return [
-            OutputTensor("rope_freqs.weight", values=llama3_divisors(self.theta, self.head_dim, self.scaling))
-        ]
+        return [OutputTensor("rope_freqs.weight", values=llama3_divisors(self.theta, self.head_dim, self.scaling))]
 
 
 def read_rope(config: Config, head_dim: int) -> Rope:
@@ -58,9 +56,7 @@ def read_rope(config: Config, head_dim: int) -> Rope:
 
     Raises ValueError for a kind of scaling that GGUF files of these architectures cannot express.
     """
-    section = (
-        config.section("rope_parameters") if "rope_parameters" in config else config.section("rope_scaling")
-    )
+    section = config.section("rope_parameters") if "rope_parameters" in config else config.section("rope_scaling")
     theta = section.number("rope_theta", config.number("rope_theta", 10000.0))
     kind = section.text("rope_type", section.text("type", "default"))
     if kind not in _KNOWN_TYPES:

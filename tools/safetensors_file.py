@@ -63,9 +63,7 @@ def _view(path: Path, name: str, entry: Any, data: np.ndarray) -> SourceTensor:
         raise ValueError(f"{where}: found data_offsets {offsets!r}, expected two offsets")
     begin, end = offsets
     if begin > end or end > data.size:
-        raise ValueError(
-            f"{where}: lies at bytes {begin} to {end}, but the file has {data.size} bytes of data"
-        )
+        raise ValueError(f"{where}: lies at bytes {begin} to {end}, but the file has {data.size} bytes of data")
     raw_type = np.dtype(_RAW_TYPES[dtype]).newbyteorder("<")
     expected = math.prod(shape) * raw_type.itemsize
     if end - begin != expected:

@@ -23,9 +23,7 @@ _END_OF_TURN = (
 _END_OF_MESSAGE = ("<|eom_id|>",)
 
 
-def add_special_tokens(
-    vocabulary: Vocabulary, folder: Path, config: Config, tokenizer: dict[str, Any]
-) -> None:
+def add_special_tokens(vocabulary: Vocabulary, folder: Path, config: Config, tokenizer: dict[str, Any]) -> None:
     """Fills in `special_ids`, `add_bos`, `add_eos` and `chat_templates` of `vocabulary`."""
     settings = read_json_if_there(folder / "tokenizer_config.json")
     fallback = read_json_if_there(folder / "special_tokens_map.json")

@@ -65,11 +65,7 @@ def _adds_space_prefix(path: Path, tokenizer: dict[str, Any], tokens: list[str])
     for step in normalizer.get("normalizers", [normalizer]) if normalizer else []:
         if step.get("type") == "Prepend" and step.get("prepend") == _SPACE:
             prefix = True
-        elif (
-            step.get("type") == "Replace"
-            and step.get("content") == _SPACE
-            and step.get("pattern") == {"String": " "}
-        ):
+        elif step.get("type") == "Replace" and step.get("content") == _SPACE and step.get("pattern") == {"String": " "}:
             replaces = True
         else:
             raise ValueError(f"{path}: the normalizer {step!r} is not one that SPM knows")
@@ -82,7 +78,5 @@ def _adds_space_prefix(path: Path, tokenizer: dict[str, Any], tokens: list[str])
         scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
         prefix, replaces = prefix or scheme in ("always", "first"), True
     if not replaces:
-        raise ValueError(
-            f"{path}: found neither byte-level rules nor spaces written as U+2581: kind not supported"
-        )
+        raise ValueError(f"{path}: found neither byte-level rules nor spaces written as U+2581: kind not supported")
     return prefix

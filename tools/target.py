@@ -59,8 +59,7 @@ def _from_checkpoint(path: Path) -> Target:
     if embedding is None or embedding.shape != (vocabulary, hidden):
         found = "nothing" if embedding is None else f"shape {embedding.shape}"
         raise ValueError(
-            f"{path}: tensor 'model.embed_tokens.weight': found {found}, "
-            f"expected shape ({vocabulary}, {hidden})"
+            f"{path}: tensor 'model.embed_tokens.weight': found {found}, expected shape ({vocabulary}, {hidden})"
         )
     tokenizer = read_tokenizer(path, checkpoint.config)
     return Target(path, hidden, vocabulary, tokenizer.entries(), embedding.floats, _FLOAT_TOLERANCE)
@@ -82,8 +81,7 @@ def _from_gguf(path: Path) -> Target:
     rows, cols = (int(n) for n in embedding.shape[::-1])
     if (rows, cols) != (len(tokens), hidden):
         raise ValueError(
-            f"{path}: tensor 'token_embd.weight': found shape ({rows}, {cols}), "
-            f"expected ({len(tokens)}, {hidden})"
+            f"{path}: tensor 'token_embd.weight': found shape ({rows}, {cols}), expected ({len(tokens)}, {hidden})"
         )
     tolerance = _TOLERANCES.get(embedding.tensor_type.name, _QUANTIZED_TOLERANCE)
     return Target(path, hidden, len(tokens), tokenizer, _rows_of(embedding), tolerance)
@@ -116,9 +114,7 @@ def _value(reader: Any, path: Path, key: str, kind: type) -> Any:
     value = field.contents() if field is not None else None
     if not isinstance(value, kind):
         found = "nothing" if value is None else repr(value)
-        raise ValueError(
-            f"{path}: key '{key}': found {found}, expected {'a string' if kind is str else 'a number'}"
-        )
+        raise ValueError(f"{path}: key '{key}': found {found}, expected {'a string' if kind is str else 'a number'}")
     return value
 
 

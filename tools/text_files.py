@@ -188,9 +188,7 @@ def _texts(where: str, value: Any, field: str | None) -> list[str]:
     for name in _fields(where, value, field):
         texts = value[name] if isinstance(value[name], list) else [value[name]]
         if not all(isinstance(text, str) for text in texts):
-            raise ValueError(
-                f"{where}: field '{name}': found {value[name]!r:.60}, expected a string or a list of them"
-            )
+            raise ValueError(f"{where}: field '{name}': found {value[name]!r:.60}, expected a string or a list of them")
         result += texts
     return result
 

@@ -42,8 +42,7 @@ class Vocabulary:
         """Fills the ids up to `size` with unused tokens; raises ValueError where there are more."""
         if len(self.tokens) > size:
             raise ValueError(
-                f"{self.path}: found {len(self.tokens)} tokens, "
-                f"expected at most {size} (vocab_size in config.json)"
+                f"{self.path}: found {len(self.tokens)} tokens, expected at most {size} (vocab_size in config.json)"
             )
         for token in range(len(self.tokens), size):
             self.tokens.append(f"[PAD{token}]")

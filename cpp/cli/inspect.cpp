@@ -17,8 +17,8 @@
 namespace frspec {
 namespace {
 
-constexpr std::size_t kFirstText = 5;  // array elements shown to people
-constexpr std::size_t kFirstJson = 8;  // and to machines
+constexpr std::size_t kFirstText = 5;   // array elements shown to people
+constexpr std::size_t kFirstJson = 8;   // and to machines
 constexpr std::size_t kTextBytes = 60;  // of a string shown to people
 
 struct Total {

@@ -1,7 +1,7 @@
 // The kernels, written once. The including file defines, before the include:
 //   FRSPEC_KERNELS   name of the table to define      FRSPEC_ISA_NAME   its printed name
-//   kLanes           floats per vector register       multiply_add(a, b, c) on Floats, load_half(const uint16_t*),
-//                                                     store_half(uint16_t*, Floats)
+//   kLanes           floats per vector register       Floats, multiply_add(a, b, c), load_half, store_half
+//   kTileRows        rows of x per tile of 4 columns: as many sums as fit the registers
 // Everything else is static, so each instruction set has its own copy (see kernels.h).
 
 namespace {
@@ -197,11 +197,19 @@ inline void dot_tile(const DotBlock& b, std::int64_t m, std::int64_t n) {
   }
 }
 
+// The last `rows` < kTileRows rows of a block, as one tile.
+template <int N, int M = kTileRows - 1>
+inline void dot_last_rows(const DotBlock& b, std::int64_t m, std::int64_t n, std::int64_t rows) {
+  if constexpr (M > 0) {
+    rows == M ? dot_tile<M, N>(b, m, n) : dot_last_rows<N, M - 1>(b, m, n, rows);
+  }
+}
+
 template <int N>
 inline void dot_columns(const DotBlock& b, std::int64_t n) {
   std::int64_t m = 0;
-  for (; m + 4 <= b.m_count; m += 4) dot_tile<4, N>(b, m, n);
-  for (; m < b.m_count; ++m) dot_tile<1, N>(b, m, n);
+  for (; m + kTileRows <= b.m_count; m += kTileRows) dot_tile<kTileRows, N>(b, m, n);
+  if (m < b.m_count) dot_last_rows<N>(b, m, n, b.m_count - m);
 }
 
 void dot_block(const DotBlock& b) {

@@ -11,6 +11,7 @@ namespace frspec::cpu {
 namespace {
 
 constexpr int kLanes = 8;
+constexpr int kTileRows = 3;
 using Floats = float __attribute__((vector_size(4 * kLanes)));
 
 inline Floats multiply_add(Floats a, Floats b, Floats c) { return reinterpret_cast<Floats>(_mm256_fmadd_ps(a, b, c)); }

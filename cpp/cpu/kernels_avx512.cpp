@@ -13,6 +13,7 @@ namespace frspec::cpu {
 namespace {
 
 constexpr int kLanes = 16;
+constexpr int kTileRows = 6;
 using Floats = float __attribute__((vector_size(4 * kLanes)));
 
 inline Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }

@@ -9,6 +9,7 @@ namespace frspec::cpu {
 namespace {
 
 constexpr int kLanes = 4;
+constexpr int kTileRows = 3;
 using Floats = float __attribute__((vector_size(4 * kLanes)));
 
 inline Floats multiply_add(Floats a, Floats b, Floats c) { return a * b + c; }

@@ -170,7 +170,8 @@ std::optional<double> GgufFile::find_float(std::string_view key) const {
   if (const auto* value = std::get_if<std::int64_t>(&entry->value)) return static_cast<double>(*value);
   const auto* value = std::get_if<double>(&entry->value);
   if (value == nullptr) gguf_fail_type(name(), *entry, "a number");
-  if (!std::isfinite(*value)) fail(name(), ": metadata key ", quoted(key), " is ", *value, ", expected a finite number");
+  if (!std::isfinite(*value))
+    fail(name(), ": metadata key ", quoted(key), " is ", *value, ", expected a finite number");
   return *value;
 }
 
@@ -230,7 +231,8 @@ std::optional<std::vector<float>> GgufFile::find_floats(std::string_view key) co
   for (std::size_t i = 0; i < values.size(); ++i) {
     const double value = gguf_float_at(*array, i);
     if (std::isfinite(value) && std::abs(value) > static_cast<double>(std::numeric_limits<float>::max())) {
-      fail(name(), ": metadata key ", quoted(key), " has ", value, " at index ", i, ", expected a number that fits f32");
+      fail(name(), ": metadata key ", quoted(key), " has ", value, " at index ", i,
+           ", expected a number that fits f32");
     }
     values[i] = static_cast<float>(value);
   }

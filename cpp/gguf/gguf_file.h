@@ -25,8 +25,19 @@ namespace frspec {
 
 // Type numbers of metadata values, as written in the file.
 enum class GgufType : std::uint32_t {
-  U8 = 0, I8 = 1, U16 = 2, I16 = 3, U32 = 4, I32 = 5, F32 = 6, Bool = 7, String = 8, Array = 9,
-  U64 = 10, I64 = 11, F64 = 12,
+  U8 = 0,
+  I8 = 1,
+  U16 = 2,
+  I16 = 3,
+  U32 = 4,
+  I32 = 5,
+  F32 = 6,
+  Bool = 7,
+  String = 8,
+  Array = 9,
+  U64 = 10,
+  I64 = 11,
+  F64 = 12,
 };
 
 std::string_view gguf_type_name(GgufType type);  // "u32", "string", "array" ...
@@ -63,7 +74,7 @@ struct GgufTensor {
   const std::byte* data;
   std::size_t bytes;
 
-  std::int64_t cols() const { return shape[0]; }                           // elements of one row
+  std::int64_t cols() const { return shape[0]; }  // elements of one row
   std::int64_t rows() const { return shape[1] * shape[2] * shape[3]; }
 };
 
@@ -87,13 +98,13 @@ class GgufFile {
   // fit, is always an error that names file, key, found and expected. `get_*` fail where the key is absent, too.
   std::span<const GgufEntry> metadata() const { return metadata_; }
   const GgufEntry* find(std::string_view key) const;
-  std::optional<std::int64_t> find_int(std::string_view key) const;   // any integer type
-  std::optional<double> find_float(std::string_view key) const;       // f32, f64 or any integer type; must be finite
+  std::optional<std::int64_t> find_int(std::string_view key) const;  // any integer type
+  std::optional<double> find_float(std::string_view key) const;      // f32, f64 or any integer type; must be finite
   std::optional<bool> find_bool(std::string_view key) const;
   std::optional<std::string_view> find_string(std::string_view key) const;
   const GgufStrings* find_strings(std::string_view key) const;
-  std::optional<std::vector<std::int64_t>> find_ints(std::string_view key) const;   // an array of any integer type
-  std::optional<std::vector<float>> find_floats(std::string_view key) const;        // of f32 or f64; NaN, inf pass
+  std::optional<std::vector<std::int64_t>> find_ints(std::string_view key) const;  // an array of any integer type
+  std::optional<std::vector<float>> find_floats(std::string_view key) const;       // of f32 or f64; NaN, inf pass
   std::int64_t get_int(std::string_view key) const;
   double get_float(std::string_view key) const;
   std::string_view get_string(std::string_view key) const;

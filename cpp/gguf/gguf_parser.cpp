@@ -18,11 +18,11 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "GGUF numbers are read as they lie in memory");
 
 constexpr std::size_t kDefaultAlignment = 32;
-constexpr std::size_t kMinAlignment = 8;      // of the widest element: data is read through typed pointers
-constexpr std::size_t kMaxNameBytes = 63;     // as in ggml
-constexpr std::size_t kMaxNesting = 8;        // arrays of arrays; nobody writes them
-constexpr std::size_t kMinEntryBytes = 13;    // empty key, type, one byte of value
-constexpr std::size_t kMinTensorBytes = 32;   // empty name, one dimension, type, offset
+constexpr std::size_t kMinAlignment = 8;     // of the widest element: data is read through typed pointers
+constexpr std::size_t kMaxNameBytes = 63;    // as in ggml
+constexpr std::size_t kMaxNesting = 8;       // arrays of arrays; nobody writes them
+constexpr std::size_t kMinEntryBytes = 13;   // empty key, type, one byte of value
+constexpr std::size_t kMinTensorBytes = 32;  // empty name, one dimension, type, offset
 constexpr std::size_t kStringLengthBytes = 8;
 constexpr std::size_t kArrayHeaderBytes = 12;  // element type and count
 
@@ -273,8 +273,8 @@ void Parser::read_shape(GgufTensor& tensor) {
       reject(place(), " has a size of ", tensor.shape[d], " in dimension ", d, ", expected at least 1");
     }
     if (__builtin_mul_overflow(elements, tensor.shape[d], &elements)) {
-      reject(place(), " has a shape whose number of elements overflows 64 bits (dimension ", d, " is ",
-             tensor.shape[d], ")");
+      reject(place(), " has a shape whose number of elements overflows 64 bits (dimension ", d, " is ", tensor.shape[d],
+             ")");
     }
   }
 }

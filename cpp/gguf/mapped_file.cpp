@@ -36,7 +36,7 @@ MappedFile::MappedFile(const std::filesystem::path& path) : name_(printable(path
   if (number < 0) throw FileNotFound(concat(name_, ": cannot be opened: ", system_message(errno)));
   const Descriptor file(number);
 
-  struct stat status {};
+  struct stat status{};
   if (::fstat(file.number, &status) != 0) throw FileNotFound(concat(name_, ": ", system_message(errno)));
   if (S_ISDIR(status.st_mode)) fail(name_, ": is a directory, expected a GGUF file");
   if (!S_ISREG(status.st_mode)) fail(name_, ": is not a regular file, expected a GGUF file");
@@ -61,7 +61,9 @@ MappedFile::~MappedFile() {
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : name_(std::move(other.name_)), data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+    : name_(std::move(other.name_)),
+      data_(std::exchange(other.data_, nullptr)),
+      bytes_(std::exchange(other.bytes_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(name_, other.name_);

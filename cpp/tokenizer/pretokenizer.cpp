@@ -46,15 +46,34 @@ struct Char {
   bool is_line_end() const { return code_point == '\r' || code_point == '\n'; }
 };
 
-Char char_at(const char* at, const char* end) {
+// Most text is ASCII, and one small table is faster than the two of char_class().
+constexpr auto kAsciiClasses = [] {
+  std::array<CharClass, 128> classes = {};
+  for (unsigned c = 0; c < 128; ++c) {
+    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    const bool whitespace = c == ' ' || (c >= '\t' && c <= '\r');
+    const bool symbol = std::string_view("$+<=>^`|~").find(static_cast<char>(c)) != std::string_view::npos;
+    classes[c] = letter                   ? kLetter
+                 : whitespace             ? kWhitespace
+                 : c >= '0' && c <= '9'   ? kNumber
+                 : symbol                 ? kSymbol
+                 : c > ' ' && c != 0x7F   ? kPunctuation
+                                          : CharClass{0};
+  }
+  return classes;
+}();
+
+inline Char char_at(const char* at, const char* end) {
   if (at == end) return {};
+  const auto byte = static_cast<unsigned char>(*at);
+  if (byte < 0x80) return {byte, 1, kAsciiClasses[byte]};
   const Decoded decoded = decode_utf8(at);
   return {decoded.code_point, decoded.bytes, char_class(decoded.code_point)};
 }
 
 // Past the characters from `at` on that satisfy `wanted`.
 template <class Wanted>
-const char* skip_while(const char* at, const char* end, Wanted wanted) {
+inline const char* skip_while(const char* at, const char* end, Wanted wanted) {
   while (at < end) {
     const Char c = char_at(at, end);
     if (!wanted(c)) break;

@@ -15,6 +15,8 @@
 
 namespace frspec {
 
+struct Vocabulary;
+
 using TokenId = std::int32_t;
 
 // What a token is for: numbered as `tokenizer.ggml.token_type`.
@@ -26,7 +28,7 @@ class Tokenizer {
   // Reads the vocabulary of `file`; throws InvalidInput for an unknown model or pre-tokenizer, ids past the end,
   // merges of unknown pieces, duplicated tokens and the like.
   static std::unique_ptr<const Tokenizer> load(const GgufFile& file);
-  virtual ~Tokenizer() = default;
+  virtual ~Tokenizer();
 
   // Token ids of `text` (UTF-8; invalid UTF-8 is an error that names the byte offset).
   // add_special: BOS/EOS as the vocabulary asks for. parse_special: the text of a control token becomes that token;
@@ -37,7 +39,7 @@ class Tokenizer {
   // unless `special`; the space that SPM puts before a text is taken away again. Ids out of range are an error.
   std::string decode(std::span<const TokenId> ids, bool special = false) const;
 
-  // The bytes one token spells in the middle of a text.
+  // The bytes one token spells in the middle of a text; a control token's are its text.
   const std::string& token_bytes(TokenId id) const;
   std::string_view token_text(TokenId id) const;  // as the vocabulary writes it
   TokenType token_type(TokenId id) const;
@@ -57,8 +59,21 @@ class Tokenizer {
   const std::string& fingerprint() const;
 
  protected:
-  Tokenizer() = default;
-  // TODO(author): shared state and the virtual encode of one fragment without special tokens.
+  explicit Tokenizer(Vocabulary&& vocabulary);
+  const Vocabulary& vocabulary() const { return *vocabulary_; }
+
+ private:
+  friend class StreamDecoder;
+
+  // Appends the tokens of a piece of text, valid UTF-8 and not empty, between special tokens.
+  virtual void encode_fragment(std::string_view text, std::vector<TokenId>& ids) const = 0;
+
+  // What decode() appends for `id`. `at_start` says that nothing was spelled yet and a leading space is to go; it is
+  // updated.
+  std::string_view spelled(TokenId id, bool special, bool& at_start) const;
+  void check_id(TokenId id) const;
+
+  std::unique_ptr<const Vocabulary> vocabulary_;
 };
 
 // Turns a stream of tokens into text without ever cutting a UTF-8 character: bytes are held back until they form
@@ -72,8 +87,9 @@ class StreamDecoder {
 
  private:
   const Tokenizer* tokenizer_;
+  bool begins_text_;
   bool at_start_;
-  std::string pending_;
+  std::string pending_;  // the beginning of a character
 };
 
 }  // namespace frspec

@@ -98,13 +98,16 @@ nb::object tensor_repr(const PyGgufTensor& self) {
 
 void init_gguf(nb::module_& m) {
   nb::class_<PyGgufTensor>(m, "GgufTensor", "One tensor of a GGUF file.")
-      .def_prop_ro("name", [](const PyGgufTensor& self) { return to_str(self.tensor->name); },
-                   nb::sig("def name(self) -> str"), "Name of the tensor.")
-      .def_prop_ro("type", [](const PyGgufTensor& self) { return dtype_name(self.tensor->type); },
-                   "Element type, as llama.cpp prints it: ``\"F32\"``, ``\"Q8_0\"`` ...")
+      .def_prop_ro(
+          "name", [](const PyGgufTensor& self) { return to_str(self.tensor->name); }, nb::sig("def name(self) -> str"),
+          "Name of the tensor.")
+      .def_prop_ro(
+          "type", [](const PyGgufTensor& self) { return dtype_name(self.tensor->type); },
+          "Element type, as llama.cpp prints it: ``\"F32\"``, ``\"Q8_0\"`` ...")
       .def_prop_ro("shape", &shape, nb::sig("def shape(self) -> tuple[int, ...]"),
                    "Sizes as in the file, the fastest dimension first: a matrix is ``(cols, rows)``.")
-      .def_prop_ro("nbytes", [](const PyGgufTensor& self) { return self.tensor->bytes; }, "Bytes of the data.")
+      .def_prop_ro(
+          "nbytes", [](const PyGgufTensor& self) { return self.tensor->bytes; }, "Bytes of the data.")
       .def_prop_ro("data", &tensor_data,
                    "The raw data, ``(nbytes,)`` uint8: a read-only view of the mapped file, which it keeps open.")
       .def("__repr__", &tensor_repr, nb::sig("def __repr__(self) -> str"));
@@ -116,25 +119,28 @@ void init_gguf(nb::module_& m) {
                          "    FileNotFoundError: The file, or a part of it, is absent or not readable.\n"
                          "    ValueError: It is not a GGUF file, or truncated, or corrupted.\n"
                          "    MemoryError: It is larger than the address space has room for.")
-      .def("__init__",
-           [](PyGgufFile* self, const std::filesystem::path& path) {
-             std::shared_ptr<const GgufFile> file;
-             {
-               nb::gil_scoped_release release;
-               file = GgufFile::open(path);
-             }
-             new (self) PyGgufFile{std::move(file)};
-           },
-           nb::arg("path"))
-      .def_prop_ro("path", [](const PyGgufFile& self) { return self.file->path(); }, "The path it was opened by.")
-      .def_prop_ro("version", [](const PyGgufFile& self) { return self.file->version(); }, "GGUF version: 2 or 3.")
-      .def_prop_ro("alignment", [](const PyGgufFile& self) { return self.file->alignment(); },
-                   "Alignment of the tensor data, in bytes.")
+      .def(
+          "__init__",
+          [](PyGgufFile* self, const std::filesystem::path& path) {
+            std::shared_ptr<const GgufFile> file;
+            {
+              nb::gil_scoped_release release;
+              file = GgufFile::open(path);
+            }
+            new (self) PyGgufFile{std::move(file)};
+          },
+          nb::arg("path"))
+      .def_prop_ro(
+          "path", [](const PyGgufFile& self) { return self.file->path(); }, "The path it was opened by.")
+      .def_prop_ro(
+          "version", [](const PyGgufFile& self) { return self.file->version(); }, "GGUF version: 2 or 3.")
+      .def_prop_ro(
+          "alignment", [](const PyGgufFile& self) { return self.file->alignment(); },
+          "Alignment of the tensor data, in bytes.")
       .def_prop_ro("metadata", &metadata, nb::sig("def metadata(self) -> dict[str, object]"),
                    "Key to value, arrays as lists; made anew at each call. Bytes that are not UTF-8 become U+FFFD; an "
                    "array of arrays is None.")
-      .def_prop_ro("tensors", &tensors, nb::sig("def tensors(self) -> list[GgufTensor]"),
-                   "All tensors in file order.");
+      .def_prop_ro("tensors", &tensors, nb::sig("def tensors(self) -> list[GgufTensor]"), "All tensors in file order.");
 }
 
 }  // namespace frspec

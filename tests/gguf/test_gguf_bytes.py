@@ -1,4 +1,4 @@
-"""GGUF files made byte by byte: odd but good ones, split ones, and hostile ones, each refused with one clear error."""
+"""GGUF files made byte by byte: odd but good ones, split ones, and hostile ones, which are refused."""
 
 from __future__ import annotations
 
@@ -383,7 +383,7 @@ def test_corrupted_files_open_or_are_refused(tmp_path: Path, seed: int) -> None:
             for _ in range(rng.choice((1, 1, 2, 8))):
                 at, width = rng.randrange(len(good)), rng.choice((1, 1, 4, 8))
                 data[at : at + width] = rng.choice((rng.randbytes(width), b"\xff" * width, bytes(width)))
-        write(path, data)
+        write(path, bytes(data))
         try:
             read_all(path)
         except ValueError as error:

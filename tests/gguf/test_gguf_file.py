@@ -60,7 +60,7 @@ def test_tensors_of_the_reference_writer(tmp_path: Path, version: int, alignment
     writer = gguf.GGUFWriter(path, "test")
     writer.add_custom_alignment(alignment)
     rng = np.random.default_rng(1)
-    written = {
+    written: dict[str, np.ndarray[Any, Any]] = {
         "f32": rng.standard_normal((3, 5)).astype(np.float32),
         "f16": rng.standard_normal((2, 3, 7)).astype(np.float16),
         "i8": rng.integers(-128, 127, 11).astype(np.int8),

@@ -1,0 +1,141 @@
+// Parsing of command line arguments.
+#include "cli/arguments.h"
+
+#include <algorithm>
+#include <charconv>
+#include <concepts>
+#include <limits>
+#include <utility>
+
+#include "base/error.h"
+#include "base/text.h"
+
+namespace frspec {
+namespace {
+
+// "-n, --max-tokens" holds "-n" and "--max-tokens".
+bool holds_name(std::string_view names, std::string_view name) {
+  while (!names.empty()) {
+    const std::size_t comma = names.find(", ");
+    if (names.substr(0, comma) == name) return true;
+    if (comma == std::string_view::npos) return false;
+    names.remove_prefix(comma + 2);
+  }
+  return false;
+}
+
+template <class T>
+std::string expected_number() {
+  if constexpr (std::floating_point<T>) return "a number";
+  return concat("a whole number from ", std::numeric_limits<T>::min(), " to ", std::numeric_limits<T>::max());
+}
+
+}  // namespace
+
+void Arguments::add(std::string names, std::string placeholder, std::string help,
+                    std::function<void(std::string_view)> set) {
+  options_.push_back({std::move(names), std::move(placeholder), std::move(help), std::move(set)});
+}
+
+void Arguments::flag(std::string names, bool& target, std::string help) {
+  add(std::move(names), "", std::move(help), [&target](std::string_view) { target = true; });
+}
+
+void Arguments::text(std::string names, std::string placeholder, std::string& target, std::string help) {
+  add(std::move(names), std::move(placeholder), std::move(help), [&target](std::string_view value) { target = value; });
+}
+
+void Arguments::text(std::string names, std::string placeholder, std::optional<std::string>& target, std::string help) {
+  add(std::move(names), std::move(placeholder), std::move(help), [&target](std::string_view value) { target = value; });
+}
+
+template <class T>
+void Arguments::add_number(std::string names, std::string placeholder, T& target, std::string help) {
+  auto set = [&target, names](std::string_view value) {
+    const char* end = value.data() + value.size();
+    T number{};
+    const auto [rest, error] = std::from_chars(value.data(), end, number);
+    if (error != std::errc() || rest != end)
+      fail(names, ": found ", quoted(value), ", expected ", expected_number<T>());
+    target = number;
+  };
+  add(std::move(names), std::move(placeholder), std::move(help), std::move(set));
+}
+
+void Arguments::number(std::string names, std::string placeholder, int& target, std::string help) {
+  add_number(std::move(names), std::move(placeholder), target, std::move(help));
+}
+
+void Arguments::number(std::string names, std::string placeholder, std::uint64_t& target, std::string help) {
+  add_number(std::move(names), std::move(placeholder), target, std::move(help));
+}
+
+void Arguments::number(std::string names, std::string placeholder, float& target, std::string help) {
+  add_number(std::move(names), std::move(placeholder), target, std::move(help));
+}
+
+void Arguments::positional(std::string name, std::string& target, std::string help) {
+  positional_ = Option{std::move(name), "", std::move(help), [&target](std::string_view value) { target = value; }};
+}
+
+const Arguments::Option* Arguments::find(std::string_view name) const {
+  const auto found = std::find_if(options_.begin(), options_.end(),
+                                  [&](const Option& option) { return holds_name(option.names, name); });
+  return found == options_.end() ? nullptr : &*found;
+}
+
+void Arguments::take_positional(std::string_view argument) {
+  if (!positional_ || positional_seen_) fail("unexpected argument ", quoted(argument));
+  positional_->set(argument);
+  positional_seen_ = true;
+}
+
+bool Arguments::parse(std::span<char* const> arguments) {
+  bool only_positional = false;
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    const std::string_view argument = arguments[i];
+    if (only_positional || argument.size() < 2 || argument[0] != '-') {
+      take_positional(argument);
+      continue;
+    }
+    if (argument == "--") {
+      only_positional = true;
+      continue;
+    }
+    const std::size_t equals = argument.starts_with("--") ? argument.find('=') : std::string_view::npos;
+    const std::string_view name = argument.substr(0, equals);
+    if (name == "--help" || name == "-h") return false;
+    const Option* option = find(name);
+    if (option == nullptr) fail("unknown option ", quoted(name));
+    if (option->placeholder.empty()) {
+      if (equals != std::string_view::npos) fail(option->names, ": takes no value");
+      option->set("");
+    } else if (equals != std::string_view::npos) {
+      option->set(argument.substr(equals + 1));
+    } else {
+      if (i + 1 == arguments.size()) fail(option->names, ": missing value ", option->placeholder);
+      option->set(arguments[++i]);
+    }
+  }
+  if (positional_ && !positional_seen_) fail("missing argument ", positional_->names);
+  return true;
+}
+
+std::string Arguments::help() const {
+  std::vector<std::pair<std::string, std::string>> lines;
+  if (positional_) lines.emplace_back(positional_->names, positional_->help);
+  for (const Option& option : options_) {
+    lines.emplace_back(option.placeholder.empty() ? option.names : option.names + " " + option.placeholder,
+                       option.help);
+  }
+  lines.emplace_back("-h, --help", "show this help");
+  std::size_t width = 0;
+  for (const auto& [left, right] : lines) width = std::max(width, left.size());
+  std::string text = concat("Usage: ", usage_, "\n\n", summary_, "\n\n");
+  for (const auto& [left, right] : lines) {
+    text += concat("  ", left, std::string(width - left.size() + 2, ' '), right, "\n");
+  }
+  return text;
+}
+
+}  // namespace frspec

@@ -1,0 +1,195 @@
+// `frspec generate`.
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "cli/arguments.h"
+#include "cli/commands.h"
+#include "cli/demo_pair.h"
+#include "cli/terminal.h"
+#include "engine/engine.h"
+
+namespace frspec {
+namespace {
+
+constexpr std::string_view kDraftedColor = "\x1b[30;42m";  // black on green: readable whatever the terminal's colours
+constexpr std::string_view kPlainColor = "\x1b[0m";
+
+struct Request {
+  std::optional<std::string> model, drafter, ranks, prompt, file;
+  EngineOptions engine;
+  GenerateOptions generate;
+  bool no_draft = false;
+  bool json = false;
+  bool show_drafts = false;
+};
+
+// Returns false where the help was asked for, and shown.
+bool read_arguments(Request& request, std::span<char* const> arguments) {
+  Arguments options("frspec generate [-m TARGET] [-d DRAFTER] [-p TEXT | -f FILE] [OPTION...]",
+                    "Continues a prompt; the text goes to standard output, statistics to standard error.\n"
+                    "Without -m: the demo pair. Without -p and -f: the prompt is read from standard input.");
+  options.text("-m, --model", "TARGET", request.model, "GGUF file of the target model");
+  options.text("-d, --drafter", "DRAFTER", request.drafter, "GGUF file of its drafter; none with -m: plain decoding");
+  options.text("--ranks", "FILE", request.ranks, "token ranks; default: those in the drafter's file");
+  options.text("--head", "full|ranked:N", request.engine.head, "vocabulary that drafts are chosen from; default: full");
+  options.text("-p, --prompt", "TEXT", request.prompt, "the prompt");
+  options.text("-f, --file", "FILE", request.file, "a file that holds the prompt; - is standard input");
+  options.number("-n, --max-tokens, --n-predict, --predict", "MAX", request.generate.max_tokens,
+                 concat("tokens to generate at most; default: ", request.generate.max_tokens));
+  options.number("-t, --threads", "THREADS", request.engine.backend.threads, "CPU threads; default: one per core");
+  options.number("-c, --ctx-size", "CONTEXT", request.engine.context,
+                 concat("tokens of prompt and text together; default: the model's, at most ", kDefaultContext));
+  options.number("--tree-depth", "D", request.engine.tree.depth,
+                 concat("depth of the draft tree (EAGLE's d); default: ", request.engine.tree.depth));
+  options.number("--tree-branch", "K", request.engine.tree.branch,
+                 concat("nodes expanded per level, and their children; default: ", request.engine.tree.branch));
+  options.number("--tree-size", "N", request.engine.tree.size,
+                 concat("nodes that are verified at once; default: ", request.engine.tree.size));
+  options.number("--temp, --temperature", "T", request.generate.sampling.temperature,
+                 "temperature of sampling; default: 0, the most probable token");
+  options.number("-s, --seed", "S", request.generate.sampling.seed, "seed of sampling; default: 0");
+  options.text("--device", "DEVICE", request.engine.backend.device, "cpu or cuda; default: cpu");
+  options.flag("--no-draft", request.no_draft, "plain decoding: the same tokens, without drafts");
+  options.flag("--ignore-eos", request.generate.ignore_eos, "go on after an end-of-generation token");
+  options.flag("--json", request.json, "one JSON object: text, tokens, prompt_tokens, finish_reason, stats");
+  options.flag("--show-drafts", request.show_drafts, "colour the tokens that were drafted and accepted");
+  if (!options.parse(arguments)) {
+    write_output(options.help());
+    return false;
+  }
+  if (request.json && request.show_drafts) fail("--json and --show-drafts: found both, expected one of them");
+  request.generate.draft = !request.no_draft;
+  if (request.model) {
+    request.engine.target = *request.model;
+    request.engine.drafter = request.drafter;
+  } else {
+    const DemoPair demo = find_demo_pair();
+    request.engine.target = demo.target;
+    request.engine.drafter = request.drafter ? std::filesystem::path(*request.drafter) : demo.drafter;
+  }
+  request.engine.ranks = request.ranks;
+  return true;
+}
+
+// What has been generated so far, and its way to the terminal.
+class Transcript {
+ public:
+  Transcript(const Tokenizer& tokenizer, const Request& request)
+      : decoder_(tokenizer), stream_(!request.json), color_(request.show_drafts) {}
+
+  void add(std::span<const GeneratedToken> tokens) {
+    for (const GeneratedToken& token : tokens) {
+      tokens_.push_back(token.id);
+      append(decoder_.push(token.id), token.drafted);
+    }
+    show();
+  }
+
+  void finish() {
+    append(decoder_.finish(), false);
+    if (stream_ && !text_.empty() && text_.back() != '\n' && isatty(STDOUT_FILENO) != 0) shown_ += '\n';
+    show();
+  }
+
+  const std::string& text() const { return text_; }
+  const std::vector<TokenId>& tokens() const { return tokens_; }
+
+ private:
+  void append(std::string_view piece, bool drafted) {
+    text_ += piece;
+    for (const char c : piece) {
+      // A line break stays uncoloured: some terminals would colour the rest of the line.
+      set_color(drafted && c != '\n');
+      shown_ += c;
+    }
+  }
+
+  void set_color(bool drafted) {
+    if (!color_ || drafted == colored_) return;
+    shown_ += drafted ? kDraftedColor : kPlainColor;
+    colored_ = drafted;
+  }
+
+  void show() {
+    set_color(false);  // whatever happens until the next step, the terminal is left as it was
+    if (stream_) write_output(shown_);
+    shown_.clear();
+  }
+
+  StreamDecoder decoder_;
+  bool stream_, color_;
+  bool colored_ = false;
+  std::string shown_;  // to be written at the end of the step
+  std::string text_;
+  std::vector<TokenId> tokens_;
+};
+
+void write_json(const Transcript& transcript, const Stats& stats, const char* finish_reason) {
+  std::ostringstream out;
+  JsonWriter json(out);
+  json.begin_object();
+  json.member("text", std::string_view(transcript.text()));
+  json.key("tokens");
+  json.begin_array();
+  for (const TokenId id : transcript.tokens()) json.value(id);
+  json.end_array();
+  json.member("prompt_tokens", stats.prompt_tokens);
+  json.member("finish_reason", finish_reason);
+  json.key("stats");
+  json.begin_object();
+  json.member("tokens_per_second", stats.tokens_per_second());
+  json.member("accepted_length", stats.accepted_length());
+  json.member("steps", stats.steps);
+  json.member("draft_seconds", stats.draft_seconds);
+  json.member("verify_seconds", stats.verify_seconds);
+  json.member("prefill_seconds", stats.prefill_seconds);
+  json.end_object();
+  json.end_object();
+  out << '\n';
+  write_output(out.str());
+}
+
+void write_statistics(const Stats& stats, const char* finish_reason, const std::string& device) {
+  std::ostringstream line;
+  line.precision(3);
+  line << stats.generated_tokens << " tokens (" << finish_reason << "), " << stats.tokens_per_second()
+       << " tokens/s, accepted length " << stats.accepted_length() << " over " << stats.steps << " steps; prompt of "
+       << stats.prompt_tokens << " tokens " << stats.prefill_seconds << " s, draft " << stats.draft_seconds
+       << " s, verify " << stats.verify_seconds << " s; " << device;
+  write_note(line.str());
+}
+
+}  // namespace
+
+int generate_command(std::span<char* const> arguments) {
+  Request request;
+  if (!read_arguments(request, arguments)) return 0;
+  const std::string prompt = read_prompt(request.prompt, request.file);
+  Engine engine(request.engine);
+  const std::unique_ptr<Generation> generation = engine.begin(engine.tokenizer().encode(prompt), request.generate);
+  if (request.show_drafts) {
+    write_note(concat(kDraftedColor, "coloured", kPlainColor, ": tokens that were drafted and accepted"));
+  }
+  catch_interrupt();
+  generation->on_progress([] { return !interrupted(); });
+  Transcript transcript(engine.tokenizer(), request);
+  while (generation->finish_reason() == FinishReason::None && !interrupted()) transcript.add(generation->step());
+  transcript.finish();
+
+  const bool stopped = generation->finish_reason() == FinishReason::None;
+  const char* reason = stopped ? "interrupted" : finish_reason_name(generation->finish_reason());
+  if (request.json) write_json(transcript, generation->stats(), reason);
+  if (!request.json) write_statistics(generation->stats(), reason, engine.device());
+  return stopped ? kInterruptedExit : 0;
+}
+
+}  // namespace frspec

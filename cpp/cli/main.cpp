@@ -1,0 +1,59 @@
+// The `frspec` binary: generate, tokenize, inspect.
+#include <exception>
+#include <new>
+#include <span>
+#include <string_view>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "cli/commands.h"
+#include "cli/terminal.h"
+
+namespace frspec {
+namespace {
+
+constexpr std::string_view kHelp =
+    "Usage: frspec COMMAND [OPTION...]\n"
+    "\n"
+    "Lossless speculative decoding for GGUF language models.\n"
+    "\n"
+    "  generate   continue a prompt\n"
+    "  tokenize   token ids of a text\n"
+    "  inspect    what a GGUF file holds\n"
+    "\n"
+    "  --version  show the version\n"
+    "  --help     show this help; frspec COMMAND --help shows a command's options\n";
+
+int run(std::span<char* const> arguments) {
+  if (arguments.empty()) fail("missing command, expected generate, tokenize or inspect (see frspec --help)");
+  const std::string_view command = arguments[0];
+  const auto rest = arguments.subspan(1);
+  if (command == "generate") return generate_command(rest);
+  if (command == "tokenize") return tokenize_command(rest);
+  if (command == "inspect") return inspect_command(rest);
+  if (command == "--help" || command == "-h") {
+    write_output(kHelp);
+  } else if (command == "--version") {
+    write_output("frspec " FRSPEC_VERSION "\n");
+  } else {
+    fail("unknown command ", quoted(command), ", expected generate, tokenize or inspect (see frspec --help)");
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace frspec
+
+int main(int argc, char** argv) {
+  frspec::ignore_broken_pipe();
+  try {
+    return frspec::run({argv + (argc > 0 ? 1 : 0), argv + argc});
+  } catch (const frspec::OutputClosed&) {
+    return 0;
+  } catch (const std::bad_alloc&) {
+    frspec::write_note("error: out of memory");
+  } catch (const std::exception& error) {
+    frspec::write_note(frspec::concat("error: ", frspec::printable(error.what())));
+  }
+  return 1;
+}

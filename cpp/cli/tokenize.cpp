@@ -1,0 +1,85 @@
+// `frspec tokenize` and `frspec inspect`.
+#include <filesystem>
+#include <iomanip>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/text.h"
+#include "cli/arguments.h"
+#include "cli/commands.h"
+#include "cli/demo_pair.h"
+#include "cli/inspect.h"
+#include "cli/terminal.h"
+#include "gguf/gguf_file.h"
+#include "tokenizer/tokenizer.h"
+
+namespace frspec {
+namespace {
+
+void write_json(std::ostream& out, const Tokenizer& tokenizer, const std::vector<TokenId>& tokens) {
+  JsonWriter json(out);
+  json.begin_object();
+  json.key("tokens");
+  json.begin_array();
+  for (const TokenId id : tokens) json.value(id);
+  json.end_array();
+  json.key("pieces");
+  json.begin_array();
+  for (const TokenId id : tokens) json.value(tokenizer.token_text(id));
+  json.end_array();
+  json.end_object();
+  out << '\n';
+}
+
+void write_lines(std::ostream& out, const Tokenizer& tokenizer, const std::vector<TokenId>& tokens) {
+  for (const TokenId id : tokens) out << std::setw(6) << id << "  " << quoted(tokenizer.token_text(id)) << '\n';
+}
+
+}  // namespace
+
+int tokenize_command(std::span<char* const> arguments) {
+  std::optional<std::string> model, prompt, file;
+  bool no_special = false, parse_special = false, as_json = false;
+  Arguments options(
+      "frspec tokenize [-m TARGET] [-p TEXT | -f FILE] [OPTION...]",
+      "Prints the token ids of a text, one per line with the token as the vocabulary writes it.\n"
+      "Without -m: the vocabulary of the demo pair. Without -p and -f: the text is read from standard input.");
+  options.text("-m, --model", "TARGET", model, "GGUF file with a vocabulary; it needs no weights");
+  options.text("-p, --prompt", "TEXT", prompt, "the text");
+  options.text("-f, --file", "FILE", file, "a file that holds the text; - is standard input");
+  options.flag("--no-special", no_special, "no beginning-of-sequence token, nor any other that the text does not hold");
+  options.flag("--parse-special", parse_special, "take the text of a control token for that token");
+  options.flag("--json", as_json, "one JSON object: tokens (ids), pieces (as the vocabulary writes them)");
+  if (!options.parse(arguments)) {
+    write_output(options.help());
+    return 0;
+  }
+  const auto tokenizer =
+      Tokenizer::load(*GgufFile::open(model ? std::filesystem::path(*model) : find_demo_pair().target));
+  const std::vector<TokenId> tokens = tokenizer->encode(read_prompt(prompt, file), !no_special, parse_special);
+  std::ostringstream out;
+  as_json ? write_json(out, *tokenizer, tokens) : write_lines(out, *tokenizer, tokens);
+  write_output(out.str());
+  return 0;
+}
+
+int inspect_command(std::span<char* const> arguments) {
+  std::string path;
+  bool as_json = false;
+  Arguments options("frspec inspect FILE [--json]", "Prints the metadata and the tensors of a GGUF file.");
+  options.positional("FILE", path, "GGUF file, or the first part of a split one");
+  options.flag("--json", as_json, "one JSON object");
+  if (!options.parse(arguments)) {
+    write_output(options.help());
+    return 0;
+  }
+  std::ostringstream out;
+  print_inspection(out, *GgufFile::open(path), as_json);
+  write_output(out.str());
+  return 0;
+}
+
+}  // namespace frspec

@@ -1,0 +1,76 @@
+// What every tokenizer reads from a GGUF file: tokens, their types and bytes, and the special ones among them.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gguf/gguf_file.h"
+#include "tokenizer/string_index.h"
+#include "tokenizer/text_matcher.h"
+#include "tokenizer/tokenizer.h"
+
+namespace frspec {
+
+struct Vocabulary {
+  std::string file;             // for messages
+  std::string_view model;       // tokenizer.ggml.model: one of the known names
+  std::string_view pre;         // BPE: the name of its pre-tokenizer
+  std::vector<char> all_texts;          // the texts of all tokens, one after the other: what `texts` points into
+  std::vector<std::string_view> texts;  // (V)
+  std::vector<TokenType> types;         // (V)
+  std::vector<float> scores;            // (V) or empty
+  std::vector<std::string> bytes;       // (V) what each token spells
+  StringIndex by_text;
+
+  std::optional<TokenId> bos, eos, unknown;
+  bool adds_bos = false;
+  bool adds_eos = false;
+  bool adds_space_prefix = false;
+  std::vector<bool> ends_generation;  // (V)
+  TextMatcher user_defined;           // user-defined tokens, which are recognised in every text
+  TextMatcher special;                // these and control tokens
+  std::optional<std::string> chat_template;
+  std::string fingerprint;
+
+  std::int32_t size() const { return static_cast<std::int32_t>(texts.size()); }
+  // Tokens that may come out of ordinary text.
+  bool is_ordinary(TokenId id) const {
+    const TokenType type = types[static_cast<std::size_t>(id)];
+    return type == TokenType::Normal || type == TokenType::Undefined || type == TokenType::UserDefined;
+  }
+  // Tokens that decode() leaves out unless asked for special ones.
+  bool is_silent(TokenId id) const {
+    const TokenType type = types[static_cast<std::size_t>(id)];
+    return type == TokenType::Control || type == TokenType::Unknown || type == TokenType::Unused;
+  }
+};
+
+// How a model turns a normal token's text into bytes; nothing where the text is not of its kind.
+using TextToBytes = std::optional<std::string> (*)(std::string_view text);
+
+struct VocabularyDefaults {
+  std::string_view model;
+  std::string_view pre = {};
+  TextToBytes text_to_bytes = nullptr;
+  bool adds_bos = false;
+  bool adds_space_prefix = false;
+  std::optional<TokenId> bos = {}, eos = {}, unknown = {};  // where the file names none and the token is of that kind
+};
+
+// Throws InvalidInput for anything that a tokenizer could not rely on.
+Vocabulary load_vocabulary(const GgufFile& file, const VocabularyDefaults& defaults);
+
+// The byte that a text like "<0x0A>" stands for.
+std::optional<char> parse_byte_token(std::string_view text);
+
+// Marks the tokens after which generation ends (end_of_generation.cpp).
+void find_end_of_generation(const GgufFile& file, Vocabulary& vocabulary);
+
+// The token id under `key`, if any; it must be one of `size` tokens.
+std::optional<TokenId> find_token_id(const GgufFile& file, std::string_view key, std::int32_t size);
+
+}  // namespace frspec

@@ -1,0 +1,231 @@
+// Engine, Generation and Stats in Python. Whatever computes releases the GIL; while a text is written it is taken now
+// and then to let Python's signal handlers run, so that Ctrl-C stops a long prompt and a long text, too.
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/filesystem.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include "arrays.h"
+#include "engine/engine.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace frspec {
+namespace {
+
+using Tokens = std::vector<TokenId>;
+
+nb::list to_list(const std::vector<GeneratedToken>& tokens) {
+  nb::list list;
+  for (const GeneratedToken& token : tokens) list.append(nb::make_tuple(token.id, token.drafted));
+  return list;
+}
+
+// A text being written, as Python sees it. Any thread may call; they are taken one after the other. The lock is only
+// ever waited for without the GIL: who holds it may need the GIL to look for signals.
+class PyGeneration {
+ public:
+  PyGeneration(Engine& engine, Tokens prompt, const GenerateOptions& options)
+      : text_(engine.begin(std::move(prompt), options)) {
+    text_->on_progress([this] { return !signal_raised(); });
+  }
+
+  nb::list step() { return write(false); }
+  nb::list run() { return write(true); }
+
+  std::optional<std::string> finish_reason() {
+    const nb::gil_scoped_release release;
+    const std::scoped_lock lock(mutex_);
+    if (text_->finish_reason() == FinishReason::None) return std::nullopt;
+    return finish_reason_name(text_->finish_reason());
+  }
+
+  Stats stats() {
+    const nb::gil_scoped_release release;
+    const std::scoped_lock lock(mutex_);
+    return text_->stats();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::milliseconds kSignalPeriod{20};
+
+  // One step, or all that are left.
+  nb::list write(bool all) {
+    std::vector<GeneratedToken> tokens;
+    {
+      const nb::gil_scoped_release release;
+      const std::scoped_lock lock(mutex_);
+      raised_ = false;
+      do {
+        const auto fresh = text_->step();
+        tokens.insert(tokens.end(), fresh.begin(), fresh.end());
+      } while (all && text_->finish_reason() == FinishReason::None && !raised_ &&
+               !(signals_are_due() && signal_raised()));
+    }
+    // The exception of the signal handler was left pending in this thread.
+    if (PyErr_Occurred() != nullptr) throw nb::python_error();
+    return to_list(tokens);
+  }
+
+  // Waiting for the GIL may take some milliseconds where other threads compute in Python: not after every step.
+  bool signals_are_due() {
+    const Clock::time_point now = Clock::now();
+    if (now - checked_ < kSignalPeriod) return false;
+    checked_ = now;
+    return true;
+  }
+
+  bool signal_raised() {
+    const nb::gil_scoped_acquire gil;
+    raised_ = PyErr_CheckSignals() != 0;
+    return raised_;
+  }
+
+  std::mutex mutex_;
+  std::unique_ptr<Generation> text_;
+  bool raised_ = false;
+  Clock::time_point checked_ = Clock::now();
+};
+
+void make_engine(Engine* self, const std::filesystem::path& target, const std::optional<std::filesystem::path>& drafter,
+                 const std::optional<std::filesystem::path>& ranks, const std::string& head, int tree_depth,
+                 int tree_branch, int tree_size, int n_ctx, int n_batch, int n_threads, const std::string& device,
+                 const std::vector<int>& taps) {
+  const nb::gil_scoped_release release;
+  EngineOptions options;
+  options.target = target;
+  options.drafter = drafter;
+  options.ranks = ranks;
+  options.head = head;
+  options.tree = {tree_depth, tree_branch, tree_size};
+  options.context = n_ctx;
+  options.batch = n_batch;
+  options.backend = {device, n_threads};
+  options.taps = taps;
+  new (self) Engine(options);
+}
+
+std::unique_ptr<PyGeneration> begin(Engine& self, Tokens tokens, int max_tokens, float temperature, std::uint64_t seed,
+                                    bool ignore_eos, bool draft) {
+  const nb::gil_scoped_release release;
+  return std::make_unique<PyGeneration>(
+      self, std::move(tokens), GenerateOptions{max_tokens, ignore_eos, draft, SamplingOptions{temperature, seed}});
+}
+
+OutputMatrix<float> forward(Engine& self, const Tokens& tokens) {
+  Engine::Forward result;
+  {
+    const nb::gil_scoped_release release;
+    result = self.forward(tokens);
+  }
+  return to_array<OutputMatrix<float>>(std::move(result.logits),
+                                       {tokens.size(), static_cast<std::size_t>(self.config().vocab)});
+}
+
+nb::list forward_taps(Engine& self, const Tokens& tokens) {
+  Engine::Forward result;
+  {
+    const nb::gil_scoped_release release;
+    result = self.forward(tokens);
+  }
+  nb::list taps;
+  for (std::vector<float>& tap : result.taps) {
+    taps.append(
+        to_array<OutputMatrix<float>>(std::move(tap), {tokens.size(), static_cast<std::size_t>(self.config().dim)}));
+  }
+  return taps;
+}
+
+OutputMatrix<float> forward_tree(Engine& self, const Tokens& prefix, const Tokens& tokens,
+                                 const std::vector<std::int32_t>& parents) {
+  std::vector<float> logits;
+  {
+    const nb::gil_scoped_release release;
+    logits = self.forward_tree(prefix, tokens, parents);
+  }
+  return to_array<OutputMatrix<float>>(std::move(logits),
+                                       {tokens.size(), static_cast<std::size_t>(self.config().vocab)});
+}
+
+void init_stats(nb::module_& m) {
+  nb::class_<Stats>(m, "Stats", "What a text has cost so far, and what drafting gained.")
+      .def_ro("prompt_tokens", &Stats::prompt_tokens, "Tokens of the prompt.")
+      .def_ro("generated_tokens", &Stats::generated_tokens, "Tokens handed out.")
+      .def_ro("steps", &Stats::steps, "Passes of the target after the prompt.")
+      .def_ro("prefill_seconds", &Stats::prefill_seconds, "The prompt and the first token, in seconds.")
+      .def_ro("draft_seconds", &Stats::draft_seconds, "Drafting, in seconds.")
+      .def_ro("verify_seconds", &Stats::verify_seconds, "Passes of the target, in seconds.")
+      .def_ro("total_seconds", &Stats::total_seconds, "All of it, in seconds.")
+      .def_prop_ro("accepted_length", &Stats::accepted_length, "Tokens per pass: accepted drafts + 1.")
+      .def_prop_ro("tokens_per_second", &Stats::tokens_per_second, "Tokens over the time after the prompt.");
+}
+
+void init_generation(nb::module_& m) {
+  nb::class_<PyGeneration>(m, "Generation", "A text being written, made by ``Engine.begin``.")
+      .def("step", &PyGeneration::step, nb::sig("def step(self) -> list[tuple[int, bool]]"),
+           "The tokens of one pass of the target, each with whether a draft had foreseen it; none where the text has "
+           "ended. The first call reads the prompt.\n\n"
+           "Raises:\n    RuntimeError: The engine began another text since.")
+      .def("run", &PyGeneration::run, nb::sig("def run(self) -> list[tuple[int, bool]]"),
+           "All steps that are left.\n\nRaises:\n    RuntimeError: The engine began another text since.")
+      .def_prop_ro("finish_reason", &PyGeneration::finish_reason,
+                   "``\"stop\"`` (an end-of-generation token), ``\"length\"``, or None while it runs.")
+      .def_prop_ro("stats", &PyGeneration::stats, "A copy of the statistics so far.");
+}
+
+}  // namespace
+
+void init_engine(nb::module_& m) {
+  init_stats(m);
+  init_generation(m);
+  nb::class_<Engine>(m, "Engine",
+                     "A target, perhaps its drafter, and their caches. Calls on one engine are taken one after the "
+                     "other; engines are independent of each other.")
+      .def("__init__", &make_engine, "target"_a, "drafter"_a = nb::none(), "ranks"_a = nb::none(), "head"_a = "full",
+           "tree_depth"_a = TreeShape{}.depth, "tree_branch"_a = TreeShape{}.branch, "tree_size"_a = TreeShape{}.size,
+           "n_ctx"_a = 0, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0, "device"_a = "cpu",
+           "taps"_a = std::vector<int>{},
+           nb::sig("def __init__(self, target: str | os.PathLike[str], drafter: str | os.PathLike[str] | None = None, "
+                   "ranks: str | os.PathLike[str] | None = None, head: str = 'full', tree_depth: int = 5, "
+                   "tree_branch: int = 10, tree_size: int = 60, n_ctx: int = 0, n_batch: int = 512, "
+                   "n_threads: int = 0, device: str = 'cpu', taps: Sequence[int] = ()) -> None"))
+      .def("begin", &begin, "tokens"_a, "max_tokens"_a = GenerateOptions{}.max_tokens, "temperature"_a = 0.0F,
+           "seed"_a = 0, "ignore_eos"_a = false, "draft"_a = true, nb::keep_alive<0, 1>(),
+           "Begins a text after a prompt of at least one token; one that was running before can go on no more.")
+      .def("forward", &forward, "tokens"_a, "Logits after each token: (len(tokens), vocab_size) float32.")
+      .def("forward_taps", &forward_taps, "tokens"_a,
+           nb::sig("def forward_taps(self, tokens: Sequence[int]) -> "
+                   "list[Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]"),
+           "The inputs of the layers named by ``taps``: for each (len(tokens), dim) float32.")
+      .def("forward_tree", &forward_tree, "prefix"_a, "tokens"_a, "parents"_a,
+           "Logits after each node of a tree behind ``prefix``: (len(tokens), vocab_size) float32.\n\n"
+           "``parents[0]`` is -1; every other parent is an earlier node.")
+      .def_prop_ro("tokenizer", &Engine::shared_tokenizer, "The target's tokenizer.")
+      .def_prop_ro("n_ctx", &Engine::context, "Tokens that prompt and text may have together.")
+      .def_prop_ro(
+          "vocab_size", [](const Engine& self) { return self.config().vocab; }, "Tokens of the vocabulary.")
+      .def_prop_ro("device", &Engine::device, "The backend in words: ``\"cpu (avx2, 8 threads)\"``.")
+      .def_prop_ro(
+          "architecture", [](const Engine& self) { return self.config().architecture; },
+          "``general.architecture`` of the target.")
+      .def_prop_ro("has_drafter", &Engine::has_drafter, "Whether there is a drafter.");
+}
+
+}  // namespace frspec

@@ -1,0 +1,63 @@
+// The extension module `frspec_cpp._core`: its parts, its version, and how errors become Python exceptions.
+#include <exception>
+#include <new>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "backend/registry.h"
+#include "base/error.h"
+
+namespace nb = nanobind;
+
+namespace frspec {
+
+void init_gguf(nb::module_& m);
+void init_tokenizer(nb::module_& m);
+void init_engine(nb::module_& m);
+void init_ops(nb::module_& m);
+
+namespace {
+
+// A message may quote bytes of a file or a path that are not UTF-8.
+void raise(PyObject* type, std::string_view message) {
+  const nb::object text =
+      nb::steal(PyUnicode_DecodeUTF8(message.data(), static_cast<Py_ssize_t>(message.size()), "backslashreplace"));
+  if (text.is_valid()) PyErr_SetObject(type, text.ptr());
+}
+
+void translate(const std::exception_ptr& thrown, void*) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const InvalidInput& error) {
+    raise(PyExc_ValueError, error.what());
+  } catch (const FileNotFound& error) {
+    raise(PyExc_FileNotFoundError, error.what());
+  } catch (const OutOfMemory& error) {
+    raise(PyExc_MemoryError, error.what());
+  } catch (const std::bad_alloc&) {
+    raise(PyExc_MemoryError, "out of memory");
+  } catch (const Error& error) {
+    raise(PyExc_RuntimeError, error.what());
+  }
+}
+
+}  // namespace
+}  // namespace frspec
+
+NB_MODULE(_core, m) {
+  m.doc() = "The native part of frspec_cpp.";
+  m.attr("version") = FRSPEC_VERSION;
+  nb::register_exception_translator(frspec::translate);
+  m.def("cpu_instruction_sets", &frspec::cpu_instruction_sets,
+        "Instruction sets that the CPU backend can use on this machine, best first: ``\"avx512\"``, ``\"avx2\"``, "
+        "``\"generic\"``.\n\nThe environment variable ``FRSPEC_CPU`` chooses another one than the first.");
+  frspec::init_gguf(m);
+  frspec::init_tokenizer(m);
+  frspec::init_engine(m);
+  frspec::init_ops(m);
+}

@@ -1,0 +1,26 @@
+"""Lossless speculative decoding for GGUF language models.
+
+>>> import frspec_cpp
+>>> frspec_cpp.generate("def fibonacci(n):", max_tokens=64).text     # the bundled demo pair
+>>> llm = frspec_cpp.LLM("target.gguf", drafter="eagle2.gguf", head="ranked:32768")
+>>> llm.generate("Once upon a time", max_tokens=256)
+"""
+
+from frspec_cpp._core import GgufFile, GgufTensor, Tokenizer, cpu_instruction_sets
+from frspec_cpp._core import version as __version__
+from frspec_cpp.demo import demo_paths, generate
+from frspec_cpp.generation import Generation, Stats
+from frspec_cpp.llm import LLM
+
+__all__ = [
+    "LLM",
+    "Generation",
+    "GgufFile",
+    "GgufTensor",
+    "Stats",
+    "Tokenizer",
+    "__version__",
+    "cpu_instruction_sets",
+    "demo_paths",
+    "generate",
+]

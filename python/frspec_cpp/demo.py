@@ -1,0 +1,60 @@
+"""The bundled demo pair: a small target and its EAGLE-2 drafter."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from frspec_cpp.generation import Generation
+from frspec_cpp.llm import LLM
+
+_lock = threading.Lock()
+_cached: dict[tuple[Path, Path], LLM] = {}
+
+
+def demo_paths() -> tuple[Path, Path]:
+    """The GGUF files of the demo pair: (target, drafter).
+
+    They are part of the package, unless the environment variable ``FRSPEC_DEMO_DIR`` names another folder.
+
+    Raises:
+        FileNotFoundError: They are not there.
+    """
+    folder = Path(os.environ.get("FRSPEC_DEMO_DIR") or Path(__file__).parent / "data")
+    paths = folder / "demo-target.gguf", folder / "demo-eagle2.gguf"
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: found no such file, expected a part of the demo pair")
+    return paths
+
+
+def _demo_llm() -> LLM:
+    """The demo pair's LLM, made once."""
+    paths = demo_paths()
+    with _lock:
+        if paths not in _cached:
+            _cached[paths] = LLM(paths[0], drafter=paths[1])
+        return _cached[paths]
+
+
+def generate(
+    prompt: str | list[int],
+    max_tokens: int = 128,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    ignore_eos: bool = False,
+    draft: bool = True,
+) -> Generation:
+    """Continues ``prompt`` with the bundled demo pair, which is loaded at the first call and kept.
+
+    The arguments are those of :meth:`LLM.generate`.
+
+    Raises:
+        FileNotFoundError: The demo pair is not there.
+        ValueError: As :meth:`LLM.generate`.
+    """
+    return _demo_llm().generate(
+        prompt, max_tokens, temperature=temperature, seed=seed, ignore_eos=ignore_eos, draft=draft
+    )

@@ -1,0 +1,88 @@
+"""What generating gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from frspec_cpp import _core
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a text has cost, and what drafting gained.
+
+    Attributes:
+        tokens_per_second: Generated tokens over the time after the prompt.
+        accepted_length: Mean tokens per pass of the target: accepted drafts + 1. 0 where there was no pass after
+            the prompt.
+        steps: Passes of the target after the prompt.
+        draft_seconds: Time spent drafting.
+        verify_seconds: Time spent in passes of the target.
+        prefill_seconds: Time for the prompt and the first token.
+        total_seconds: All of it, and what lies between.
+        prompt_tokens: Tokens of the prompt.
+        generated_tokens: Tokens of the text.
+    """
+
+    tokens_per_second: float
+    accepted_length: float
+    steps: int
+    draft_seconds: float
+    verify_seconds: float
+    prefill_seconds: float
+    total_seconds: float
+    prompt_tokens: int
+    generated_tokens: int
+
+    @classmethod
+    def from_native(cls, stats: _core.Stats) -> Stats:
+        """A frozen copy of the engine's counters."""
+        return cls(
+            tokens_per_second=stats.tokens_per_second,
+            accepted_length=stats.accepted_length,
+            steps=stats.steps,
+            draft_seconds=stats.draft_seconds,
+            verify_seconds=stats.verify_seconds,
+            prefill_seconds=stats.prefill_seconds,
+            total_seconds=stats.total_seconds,
+            prompt_tokens=stats.prompt_tokens,
+            generated_tokens=stats.generated_tokens,
+        )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A generated text.
+
+    Attributes:
+        text: The text without the prompt. Bytes that are no UTF-8 are U+FFFD, as with ``errors="replace"``.
+        tokens: Its token ids, without the prompt's and without an end-of-generation token that ended it.
+        stats: What it has cost.
+        finish_reason: ``"stop"`` (an end-of-generation token) or ``"length"`` (max_tokens, or the context is
+            full).
+        prompt_tokens: Number of tokens of the prompt.
+        drafted: For each token whether a draft had foreseen it.
+    """
+
+    text: str
+    tokens: list[int]
+    stats: Stats
+    finish_reason: FinishReason
+    prompt_tokens: int
+    drafted: list[bool]
+
+    @classmethod
+    def from_native(cls, native: _core.Generation, tokens: list[tuple[int, bool]], text: str) -> Generation:
+        """The result of a native generation that has ended."""
+        stats = Stats.from_native(native.stats)
+        return cls(
+            text=text,
+            tokens=[token for token, _ in tokens],
+            stats=stats,
+            finish_reason=cast(FinishReason, native.finish_reason),
+            prompt_tokens=stats.prompt_tokens,
+            drafted=[drafted for _, drafted in tokens],
+        )

@@ -1,0 +1,295 @@
+"""LLM: a model in a GGUF file that generates, perhaps with a drafter."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from frspec_cpp import _core
+from frspec_cpp.chat import ChatTemplate
+from frspec_cpp.generation import Generation
+
+_INT32_MAX = 2**31 - 1
+
+
+def _check_text(text: str) -> str:
+    """``text``; raises ValueError where it cannot be UTF-8."""
+    if not isinstance(text, str):
+        raise TypeError(f"text: found {type(text).__name__}, expected str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = f"U+{ord(text[error.start]):04X}"
+        message = f"text: found a lone surrogate, {found}, at index {error.start}, expected Unicode"
+        raise ValueError(message) from None
+    return text
+
+
+def _check_ids(ids: Sequence[int], vocab_size: int) -> list[int]:
+    """``ids`` as ints; raises ValueError where one is not in the vocabulary."""
+    if isinstance(ids, (str, bytes, bytearray)):
+        raise TypeError(f"tokens: found {type(ids).__name__}, expected a sequence of token ids")
+    checked = [operator.index(token) for token in ids]
+    for i, token in enumerate(checked):
+        if not 0 <= token < vocab_size:
+            raise ValueError(f"tokens[{i}]: found id {token}, expected 0 to {vocab_size - 1}")
+    return checked
+
+
+class LLM:
+    """A target model, perhaps with a drafter that makes it faster. Its text does not depend on the drafter.
+
+    One text is written at a time: calls from several threads wait for each other. Several LLMs work side by
+    side.
+
+    Args:
+        model_path: GGUF file of the target (the first part of a split one).
+        drafter: GGUF file of its EAGLE-1/2 drafter; None: plain decoding.
+        head: The part of the vocabulary that drafts are chosen from: ``"full"``, or ``"ranked:N"`` for the N
+            most frequent tokens.
+        ranks: GGUF file with token ranks; None: those in the drafter's file.
+        tree_depth: Depth of the draft tree (EAGLE's d): it has one level of drafted tokens more.
+        tree_branch: Nodes expanded per level, and children of each (EAGLE's k).
+        tree_size: Nodes that are verified at once, the last token of the text included (EAGLE's N).
+        n_ctx: Tokens that prompt and text may have together; 0: as many as the model was trained for, at most
+            4096.
+        n_batch: Prompt tokens per pass.
+        n_threads: CPU threads; 0: one per available core.
+        device: ``"cpu"``.
+
+    Raises:
+        FileNotFoundError: A file is not there.
+        ValueError: A file is damaged or of an unknown kind, the drafter or the ranks do not belong to the target,
+            or an argument is out of its range.
+        MemoryError: The caches do not fit into memory.
+    """
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str],
+        drafter: str | os.PathLike[str] | None = None,
+        head: str = "full",
+        ranks: str | os.PathLike[str] | None = None,
+        tree_depth: int = 5,
+        tree_branch: int = 10,
+        tree_size: int = 60,
+        n_ctx: int = 0,
+        n_batch: int = 512,
+        n_threads: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self._path = os.fspath(model_path)
+        self._lock = threading.Lock()
+        self._engine = _core.Engine(
+            self._path,
+            None if drafter is None else os.fspath(drafter),
+            None if ranks is None else os.fspath(ranks),
+            head=head,
+            tree_depth=tree_depth,
+            tree_branch=tree_branch,
+            tree_size=tree_size,
+            n_ctx=n_ctx,
+            n_batch=n_batch,
+            n_threads=n_threads,
+            device=device,
+        )
+        self._tokenizer = self._engine.tokenizer
+
+    def __repr__(self) -> str:
+        return f"LLM({self._path!r}, architecture={self.architecture!r}, device={self.device!r})"
+
+    @property
+    def tokenizer(self) -> _core.Tokenizer:
+        """The target's tokenizer."""
+        return self._tokenizer
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that prompt and text may have together."""
+        return self._engine.n_ctx
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens of the vocabulary."""
+        return self._engine.vocab_size
+
+    @property
+    def architecture(self) -> str:
+        """The target's architecture: ``"llama"``, ``"qwen2"`` ..."""
+        return self._engine.architecture
+
+    @property
+    def device(self) -> str:
+        """Where it runs, in words: ``"cpu (avx2, 8 threads)"``."""
+        return self._engine.device
+
+    @property
+    def has_drafter(self) -> bool:
+        """Whether it has a drafter."""
+        return self._engine.has_drafter
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Token ids of ``text``.
+
+        Args:
+            text: Any Unicode text.
+            add_special: Add the tokens that the vocabulary wants around a text (mostly: BOS before it).
+            parse_special: Take the text of a control token for that token.
+
+        Raises:
+            ValueError: The text holds a lone surrogate.
+        """
+        return list(self._tokenizer.encode(_check_text(text), add_special, parse_special))
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text that ``ids`` spell, without control tokens; what is not UTF-8 becomes U+FFFD.
+
+        Raises:
+            ValueError: An id is not in the vocabulary.
+        """
+        return self._tokenizer.decode(_check_ids(ids, self.vocab_size))
+
+    def forward(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Logits after each of ``tokens``: (len(tokens), vocab_size) float32.
+
+        Raises:
+            ValueError: There are no tokens, more than the context holds, or an id is not in the vocabulary.
+        """
+        ids = _check_ids(tokens, self.vocab_size)
+        with self._lock:
+            return self._engine.forward(ids)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int = 128,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+        ignore_eos: bool = False,
+        draft: bool = True,
+    ) -> Generation:
+        """Continues ``prompt``. Ctrl-C stops it with KeyboardInterrupt; the LLM stays usable.
+
+        Args:
+            prompt: A text, or token ids, which are taken as they are.
+            max_tokens: Tokens to generate at most; at least 1.
+            temperature: 0 takes the most probable token; above it, tokens are drawn with the given ``seed``.
+            seed: 0 to 2^64 - 1. The same seed gives the same text, with or without a drafter.
+            ignore_eos: Go on after an end-of-generation token.
+            draft: False decodes without drafts: the same tokens.
+
+        Raises:
+            ValueError: The prompt is empty, does not leave room in the context or is not Unicode, or an argument
+                is out of its range.
+        """
+        with self._lock:
+            native = self._begin(prompt, max_tokens, temperature, seed, ignore_eos, draft)
+            tokens = native.run()
+        decoder = _core.StreamDecoder(self._tokenizer)
+        text = "".join([decoder.push(token) for token, _ in tokens])
+        return Generation.from_native(native, tokens, text + decoder.finish())
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int = 128,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+        ignore_eos: bool = False,
+        draft: bool = True,
+    ) -> Iterator[str]:
+        """Continues ``prompt`` and gives the text in pieces, as it comes. No piece ends inside a character.
+
+        The pieces together are :meth:`generate`'s text, whose arguments these are. The iterator may be left
+        early; once the LLM begins another text, it raises RuntimeError.
+
+        Raises:
+            ValueError: As :meth:`generate`, at once.
+        """
+        with self._lock:
+            native = self._begin(prompt, max_tokens, temperature, seed, ignore_eos, draft)
+        return self._pieces(native)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        max_tokens: int = 128,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+        ignore_eos: bool = False,
+        draft: bool = True,
+    ) -> Generation:
+        """Answers ``messages``, dictionaries with ``role`` and ``content``, by the model's own chat template.
+
+        The other arguments are those of :meth:`generate`.
+
+        Raises:
+            ValueError: The model has no chat template, the messages are malformed or not what the template
+                accepts, or as :meth:`generate`.
+        """
+        prompt = self._chat_prompt(messages)
+        return self.generate(prompt, max_tokens, temperature=temperature, seed=seed, ignore_eos=ignore_eos, draft=draft)
+
+    def _begin(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        ignore_eos: bool,
+        draft: bool,
+    ) -> _core.Generation:
+        ids = self.tokenize(prompt) if isinstance(prompt, str) else _check_ids(prompt, self.vocab_size)
+        limit = operator.index(max_tokens)
+        if limit < 1:
+            raise ValueError(f"max_tokens: found {limit}, expected at least 1")
+        number = operator.index(seed)
+        if not 0 <= number < 2**64:
+            raise ValueError(f"seed: found {number}, expected 0 to {2**64 - 1}")
+        return self._engine.begin(
+            ids,
+            max_tokens=min(limit, _INT32_MAX),  # no context is longer
+            temperature=temperature,
+            seed=number,
+            ignore_eos=ignore_eos,
+            draft=draft,
+        )
+
+    def _pieces(self, native: _core.Generation) -> Iterator[str]:
+        decoder = _core.StreamDecoder(self._tokenizer)
+        while native.finish_reason is None:
+            piece = "".join([decoder.push(token) for token, _ in native.step()])
+            if piece:
+                yield piece
+        rest = decoder.finish()
+        if rest:
+            yield rest
+
+    @functools.cached_property
+    def _chat_template(self) -> ChatTemplate:
+        source = self._tokenizer.chat_template
+        if source is None:
+            raise ValueError(f"{self._path}: found no key 'tokenizer.chat_template': the model has no chat template")
+        bos, eos = (
+            "" if token is None else self._tokenizer.token_text(token)
+            for token in (self._tokenizer.bos_id, self._tokenizer.eos_id)
+        )
+        return ChatTemplate(source, self._path, bos, eos)
+
+    def _chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of the rendered template, which writes its own special tokens; a BOS it omits is added."""
+        text = self._chat_template.render(messages)
+        ids = self.tokenize(text, add_special=False, parse_special=True)
+        bos = self._tokenizer.bos_id
+        if self._tokenizer.adds_bos and bos is not None and ids[:1] != [bos]:
+            ids.insert(0, bos)
+        return ids

@@ -1,0 +1,141 @@
+"""The backend's operations against numpy and gguf's own dequantizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from frspec_cpp import _core
+
+gguf = pytest.importorskip("gguf")
+
+pytestmark = pytest.mark.every_isa
+
+TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with one random matrix (53, 96) of every type, and F32/F16/BF16 ones of an odd width (21, 37)."""
+    path = tmp_path_factory.mktemp("weights") / "weights.gguf"
+    writer = gguf.GGUFWriter(path, "test")
+    rng = np.random.default_rng(0)
+    for name in TYPES:
+        kind = gguf.GGMLQuantizationType[name]
+        for suffix, shape in {"": (53, 96), ".odd": (21, 37)}.items():
+            if suffix and name.startswith("Q"):
+                continue
+            values = rng.standard_normal(shape, dtype=np.float32) * rng.uniform(0.01, 10)
+            writer.add_tensor(name + suffix, gguf.quants.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def reference(path: Path, name: str) -> np.ndarray:
+    for tensor in gguf.GGUFReader(path).tensors:
+        if tensor.name == name:
+            return np.asarray(gguf.quants.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+    raise KeyError(name)
+
+
+ALL = [*TYPES, "F32.odd", "F16.odd", "BF16.odd"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_dequantize_equals_gguf(weights: Path, name: str) -> None:
+    assert np.array_equal(_core.ops.dequantize(str(weights), name), reference(weights, name))
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("rows", [1, 2, 5, 64, 131])
+def test_matmul(weights: Path, name: str, rows: int) -> None:
+    weight = reference(weights, name)
+    x = np.random.default_rng(rows).standard_normal((rows, weight.shape[1]), dtype=np.float32)
+    found = _core.ops.matmul(str(weights), name, x)
+    expected = x.astype(np.float64) @ weight.T.astype(np.float64)
+    scale = np.abs(x).astype(np.float64) @ np.abs(weight.T).astype(np.float64)
+    assert found.shape == expected.shape
+    assert (np.abs(found - expected) <= 1e-6 * scale + 1e-30).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_matmul_rows_are_independent(weights: Path, name: str) -> None:
+    """Row r has the same bits whatever the number of rows and threads."""
+    cols = reference(weights, name).shape[1]
+    x = np.random.default_rng(1).standard_normal((131, cols), dtype=np.float32)
+    together = _core.ops.matmul(str(weights), name, x, n_threads=3)
+    for first, count in [(0, 1), (130, 1), (3, 2), (7, 3), (60, 17), (1, 64)]:
+        alone = _core.ops.matmul(str(weights), name, x[first : first + count], n_threads=1)
+        assert np.array_equal(alone, together[first : first + count])
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_matmul_of_a_subset_of_rows(weights: Path, name: str) -> None:
+    """A packed subset of a head gives the bits of the same columns of the full head."""
+    x = np.random.default_rng(2).standard_normal((10, 96), dtype=np.float32)
+    full = _core.ops.matmul(str(weights), name, x)
+    chosen = [0, 1, 5, 17, 18, 19, 40, 52]
+    assert np.array_equal(_core.ops.matmul(str(weights), name, x, rows=chosen), full[:, chosen])
+
+
+@pytest.mark.parametrize(("k", "vocab"), [(1, 1), (10, 10), (10, 5000), (64, 70001)])
+def test_top_k(k: int, vocab: int) -> None:
+    rng = np.random.default_rng(vocab)
+    logits = (5 * rng.standard_normal((7, vocab))).round(1).astype(np.float32)  # rounded: with ties
+    ids, log_probs = _core.ops.top_k(logits, k)
+    exact = logits.astype(np.float64)
+    exact -= np.log(np.exp(exact - exact.max(1, keepdims=True)).sum(1, keepdims=True)) + exact.max(1, keepdims=True)
+    for row in range(7):
+        best = np.lexsort((np.arange(vocab), -logits[row]))[:k]
+        assert ids[row].tolist() == best.tolist()
+        np.testing.assert_allclose(log_probs[row], exact[row, best], atol=2e-5)
+    assert (log_probs <= 0).all()
+
+
+def test_top_k_survives_logits_that_are_not_finite() -> None:
+    logits = np.array([[np.nan, 1, np.inf, -np.inf], [np.nan] * 4, [-np.inf] * 4], dtype=np.float32)
+    ids, log_probs = _core.ops.top_k(logits, 3)
+    assert ((ids >= 0) & (ids < 4)).all()
+    assert all(len(set(row)) == 3 for row in ids.tolist())
+    assert (log_probs <= 0).all()
+
+
+def test_gumbel_noise_is_gumbel() -> None:
+    """Moments and quantiles of a million draws; neighbours in token, position and seed are uncorrelated."""
+    noise = np.concatenate([_core.ops.gumbel(seed, 100 + seed, np.arange(50000, dtype=np.int32)) for seed in range(20)])
+    assert np.isfinite(noise).all()
+    assert abs(noise.mean() - 0.57721566) < 0.006
+    assert abs(noise.var() - np.pi**2 / 6) < 0.02
+    for quantile in (0.001, 0.1, 0.5, 0.9, 0.999, 0.99999):
+        expected = -np.log(-np.log(quantile))
+        assert abs(np.mean(noise <= expected) - quantile) < 5 * np.sqrt(quantile * (1 - quantile) / noise.size)
+    tokens = np.arange(100000, dtype=np.int32)
+    base = _core.ops.gumbel(7, 1, tokens)
+    for other in (_core.ops.gumbel(7, 2, tokens), _core.ops.gumbel(8, 1, tokens), np.roll(base, 1)):
+        assert abs(np.corrcoef(base, other)[0, 1]) < 0.015
+    assert np.array_equal(_core.ops.gumbel(7, 1, tokens[::-1].copy())[::-1], base)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_sampling_follows_the_softmax(temperature: float) -> None:
+    """Chi-square of 60,000 keyed samples against the exact distribution; 99.99 % quantile."""
+    logits = np.array([2.0, 1.5, 0.0, -1.0, 0.5, -3.0, 1.0, 0.2, -0.5], dtype=np.float32)
+    exact = np.exp(logits.astype(np.float64) / temperature)
+    exact /= exact.sum()
+    rows = np.tile(logits, (60000, 1))
+    tokens = _core.ops.sample(rows, temperature=temperature, seed=12)
+    counts = np.bincount(tokens, minlength=logits.size)
+    statistic = float(((counts - exact * len(rows)) ** 2 / (exact * len(rows))).sum())
+    assert statistic < 31.8  # 8 degrees of freedom
+    biased = exact * np.where(np.arange(logits.size) == 0, 1.03, 1.0)
+    biased /= biased.sum()
+    assert float(((counts - biased * len(rows)) ** 2 / (biased * len(rows))).sum()) > statistic
+
+
+def test_greedy_ties_go_to_the_lower_id() -> None:
+    logits = np.array([[0, 3, 3, 1], [2, 2, 2, 2]], dtype=np.float32)
+    assert _core.ops.sample(logits, temperature=0.0, seed=0).tolist() == [1, 0]

@@ -1,0 +1,111 @@
+"""Losslessness is equality: with a drafter, the engine writes exactly what it writes without."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from frspec_cpp import LLM
+
+pytestmark = pytest.mark.every_isa
+
+PROMPTS = [
+    "def fibonacci(n):\n",
+    "Question: Natalia sold clips to 48 of her friends in April. How many clips did she sell altogether?\nAnswer:",
+    "The history of the city begins",
+    "Write a Python function that returns the largest of three numbers.\n",
+    "\u00dcbersetze: \u732b \U0001f408 ",
+]
+
+
+@pytest.fixture(scope="module")
+def plain(demo_target: Path) -> dict[tuple[str, float], list[int]]:
+    """What the target writes alone, by prompt and temperature, end-of-generation tokens ignored."""
+    llm = LLM(demo_target)
+    return {
+        (prompt, temperature): llm.generate(
+            prompt, max_tokens=96, temperature=temperature, seed=11, ignore_eos=True
+        ).tokens
+        for prompt in PROMPTS
+        for temperature in (0.0, 1.0)
+    }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"head": "ranked:16384"},
+        {"head": "ranked:8192"},
+        {"head": "ranked:2048", "n_threads": 1},
+        {"head": "ranked:65536", "n_batch": 5},
+        {"tree_depth": 0, "tree_branch": 1, "tree_size": 2},
+        {"tree_depth": 7, "tree_branch": 1, "tree_size": 9, "n_threads": 3},
+        {"tree_depth": 2, "tree_branch": 3, "tree_size": 8, "head": "ranked:4096", "n_batch": 1},
+        {"tree_depth": 5, "tree_branch": 16, "tree_size": 150, "head": "ranked:2048", "n_threads": 4},
+    ],
+    ids=str,
+)
+def test_drafting_changes_nothing(
+    demo_target: Path, demo_drafter: Path, plain: dict[tuple[str, float], list[int]], options: dict[str, object]
+) -> None:
+    llm = LLM(demo_target, drafter=demo_drafter, **options)  # type: ignore[arg-type]
+    for (prompt, temperature), expected in plain.items():
+        found = llm.generate(prompt, max_tokens=96, temperature=temperature, seed=11, ignore_eos=True)
+        assert found.tokens == expected, (prompt, temperature)
+        assert found.stats.accepted_length >= 1.0
+        assert found.stats.steps < 96 or options.get("tree_size") == 2 or temperature > 0
+
+
+def test_draft_false_is_plain_decoding(
+    demo_target: Path, demo_drafter: Path, plain: dict[tuple[str, float], list[int]]
+) -> None:
+    llm = LLM(demo_target, drafter=demo_drafter)
+    prompt = PROMPTS[0]
+    found = llm.generate(prompt, max_tokens=96, draft=False, ignore_eos=True)
+    assert found.tokens == plain[prompt, 0.0]
+    assert found.stats.steps == 95
+    assert found.stats.accepted_length == 1.0
+
+
+def test_the_text_is_the_same_up_to_any_length(demo_target: Path, demo_drafter: Path) -> None:
+    """max_tokens cuts a text, it does not change it, wherever the cut falls within a step."""
+    llm = LLM(demo_target, drafter=demo_drafter, head="ranked:8192")
+    whole = llm.generate(PROMPTS[0], max_tokens=40, ignore_eos=True).tokens
+    for length in range(1, 20):
+        part = llm.generate(PROMPTS[0], max_tokens=length, ignore_eos=True)
+        assert part.tokens == whole[:length]
+        assert part.finish_reason == "length"
+
+
+@pytest.mark.parametrize("n_ctx", [20, 33, 64])
+def test_the_end_of_the_context(demo_target: Path, demo_drafter: Path, n_ctx: int) -> None:
+    plain = LLM(demo_target, n_ctx=n_ctx).generate(PROMPTS[0], max_tokens=500, ignore_eos=True)
+    drafted = LLM(demo_target, drafter=demo_drafter, n_ctx=n_ctx).generate(
+        PROMPTS[0], max_tokens=500, ignore_eos=True
+    )
+    assert drafted.tokens == plain.tokens
+    assert plain.stats.prompt_tokens + len(plain.tokens) == n_ctx
+    assert plain.finish_reason == drafted.finish_reason == "length"
+
+
+def test_seeds_differ_and_repeat(demo_target: Path, demo_drafter: Path) -> None:
+    llm = LLM(demo_target, drafter=demo_drafter)
+    texts = [llm.generate(PROMPTS[2], max_tokens=32, temperature=1.0, seed=seed).tokens for seed in (1, 2, 1)]
+    assert texts[0] == texts[2] != texts[1]
+
+
+def test_spec_bench_prompts_with_end_of_generation(shared: Path, demo_target: Path, demo_drafter: Path) -> None:
+    """Real prompts of every category, ended by the model itself."""
+    rows = [json.loads(line) for line in (shared / "data/prompts/spec_bench.jsonl").open(encoding="utf-8")]
+    by_category = {row["category"]: row["turns"][0] for row in reversed(rows)}
+    llm = LLM(demo_target, drafter=demo_drafter, head="ranked:8192")
+    stops = 0
+    for category, prompt in by_category.items():
+        plain = llm.generate(prompt, max_tokens=128, draft=False)
+        drafted = llm.generate(prompt, max_tokens=128)
+        assert drafted.tokens == plain.tokens, category
+        assert drafted.finish_reason == plain.finish_reason
+        stops += plain.finish_reason == "stop"
+    assert stops > 0

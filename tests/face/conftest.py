@@ -1,0 +1,50 @@
+"""The installed binary, and the demo pair as an LLM."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import frspec_cpp
+
+Runner = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture(scope="session")
+def binary() -> str:
+    """Path of the `frspec` that was installed with this Python's package."""
+    beside = Path(sys.executable).parent / "frspec"
+    path = str(beside) if beside.is_file() else shutil.which("frspec")
+    assert path is not None, f"no frspec beside {sys.executable} and none in PATH"
+    return path
+
+
+@pytest.fixture(scope="session")
+def run(binary: str) -> Runner:
+    """Runs the binary with the given arguments; `stdin` is bytes, `environment` is added to this process's."""
+
+    def call(
+        *arguments: str | bytes, stdin: bytes = b"", environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [binary, *arguments],
+            input=stdin,
+            capture_output=True,
+            timeout=300,
+            check=False,
+            env={**os.environ, **(environment or {})},
+        )
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def llm(demo_target: Path, demo_drafter: Path) -> frspec_cpp.LLM:
+    """The demo pair."""
+    return frspec_cpp.LLM(demo_target, drafter=demo_drafter)

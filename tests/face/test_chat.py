@@ -1,0 +1,167 @@
+"""Chat templates: rendered as transformers does; malformed messages and templates are clear errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metadata
+
+from frspec_cpp import LLM
+from frspec_cpp.chat import ChatTemplate
+
+BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
+
+CHATML = """
+{%- for message in messages %}
+    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+LLAMA3 = """{{ bos_token }}
+{%- for message in messages %}
+    {%- if message.role not in ["system", "user", "assistant"] %}
+        {{- raise_exception("no such role: " + message.role) }}
+    {%- endif %}
+    {{- "<|start_header_id|>" + message.role + "<|end_header_id|>\\n\\n" + message.content | trim + "<|eot_id|>" }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- "<|start_header_id|>assistant<|end_header_id|>\\n\\n" }}{% endif %}"""
+FEATURES = """
+{% if tools %}
+tools
+{% endif %}
+{% for message in messages %}
+    {% if loop.index > 3 %}
+        {% break %}
+    {% endif %}
+    {% if message.role == "system" %}
+        {% continue %}
+    {% endif %}
+{{ message | tojson }} {{ message.content | tojson(indent=2) }}
+{% generation %}
+{{ message.content }}{{ eos_token }}
+{% endgeneration %}
+{% endfor %}
+{{ strftime_now("%Y") | length }}
+"""
+MESSAGES = [
+    {"role": "system", "content": "Be brief. <b>\"Größe\" & 'so'</b>"},
+    {"role": "user", "content": "  Name three rivers.\n日本語 🙂 "},
+    {"role": "assistant", "content": "Rhine, Nile, Amazon"},
+    {"role": "user", "content": "More!"},
+]
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA3, FEATURES], ids=["chatml", "llama3", "features"])
+def test_rendered_as_transformers_does(template: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    reference = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer(tokenizers.models.BPE()), bos_token=BOS, eos_token=EOS
+    )
+    expected = reference.apply_chat_template(
+        MESSAGES, chat_template=template, tokenize=False, add_generation_prompt=True
+    )
+    assert ChatTemplate(template, "m.gguf", BOS, EOS).render(MESSAGES) == expected
+
+
+def test_features_by_hand() -> None:
+    rendered = ChatTemplate(FEATURES, "m.gguf", BOS, EOS).render(MESSAGES[1:3])
+    assert rendered.splitlines()[:3] == [
+        json.dumps(MESSAGES[1], ensure_ascii=False) + " " + json.dumps(MESSAGES[1]["content"], ensure_ascii=False),
+        MESSAGES[1]["content"].split("\n")[0],
+        MESSAGES[1]["content"].split("\n")[1] + EOS,
+    ]
+    assert rendered.splitlines()[-1] == "4"
+
+
+def with_template(target: Path, template: str, path: Path) -> Path:
+    """A copy of a GGUF file with a chat template."""
+    reader = gguf.GGUFReader(target)
+    architecture = reader.get_field("general.architecture")
+    assert architecture is not None
+    writer = gguf.GGUFWriter(path, architecture.contents())
+    key = "tokenizer.chat_template"
+    details = {key: MetadataDetails(gguf.GGUFValueType.STRING, template)}
+    copy_with_new_metadata(reader, writer, details, [key] if reader.get_field(key) else [])
+    return path
+
+
+@pytest.fixture(scope="module")
+def chat_target(demo_target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_template(demo_target, CHATML, tmp_path_factory.mktemp("chat") / "chatml.gguf")
+
+
+def test_chat_continues_the_rendered_template(chat_target: Path, demo_drafter: Path) -> None:
+    llm = LLM(chat_target, drafter=demo_drafter)
+    assert llm.tokenizer.chat_template == CHATML
+    text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in MESSAGES)
+    text += "<|im_start|>assistant\n"
+    ids = [llm.tokenizer.bos_id, *llm.tokenizer.encode(text, add_special=False, parse_special=True)]
+    out = llm.chat(MESSAGES, max_tokens=20)
+    assert out.prompt_tokens == len(ids)
+    assert out.tokens == llm.generate(ids, 20).tokens  # type: ignore[arg-type]
+    sampled = llm.chat(MESSAGES, 20, temperature=1.0, seed=3, ignore_eos=True, draft=False)
+    assert sampled.tokens == llm.generate(ids, 20, temperature=1.0, seed=3, ignore_eos=True).tokens  # type: ignore[arg-type]
+
+
+def test_bos_is_not_doubled(demo_target: Path, tmp_path: Path) -> None:
+    template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    llm = LLM(with_template(demo_target, template, tmp_path / "bos.gguf"))
+    assert llm.chat([{"role": "user", "content": "Hi"}], 1).prompt_tokens == len(llm.tokenize("Hi"))
+    assert llm.tokenize("Hi")[0] == llm.tokenizer.bos_id
+
+
+BAD_MESSAGES: list[tuple[Any, str]] = [
+    ("hello", "messages: found str"),
+    (None, "messages: found NoneType"),
+    ({"role": "user", "content": "x"}, "messages: found dict"),
+    ([], "messages: found none"),
+    (["hello"], "messages[0]: found str"),
+    ([MESSAGES[0], 3], "messages[1]: found int"),
+    ([{"content": "x"}], "messages[0]: found no 'role'"),
+    ([{"role": "user"}], "messages[0]: found no 'content'"),
+    ([{"role": "user", "content": None}], "messages[0]['content']: found NoneType"),
+    ([{"role": "user", "content": [{"type": "text", "text": "x"}]}], "messages[0]['content']: found list"),
+    ([{"role": 1, "content": "x"}], "messages[0]['role']: found int"),
+    ([{"role": "user", "content": "\ud800"}], "surrogate"),
+]
+
+
+@pytest.mark.parametrize(("messages", "message"), BAD_MESSAGES, ids=lambda value: repr(value)[:40])
+def test_malformed_messages(chat_target: Path, messages: Any, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        LLM(chat_target).chat(messages, 1)
+    assert message in str(caught.value)
+
+
+def test_a_model_without_template(demo_target: Path) -> None:
+    llm = LLM(demo_target)
+    if llm.tokenizer.chat_template is not None:
+        pytest.skip("the demo target has a chat template")
+    with pytest.raises(ValueError, match="no chat template"):
+        llm.chat(MESSAGES)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for m in %}", "m.gguf"),
+        ("{% if %}", "m.gguf"),
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{{ messages[0].nothing.at_all }}", "undefined"),
+        ("{{ messages[0].content + 1 }}", "m.gguf"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ messages.append(1) }}", "unsafe|not safely callable"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "[Rr]ange"),
+    ],
+)
+def test_bad_templates(template: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        ChatTemplate(template, "m.gguf", BOS, EOS).render(MESSAGES)
+    assert "m.gguf" in str(caught.value)

@@ -1,0 +1,153 @@
+"""`frspec generate`: output, prompts, colours."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from frspec_cpp import LLM
+
+Runner = Callable[..., subprocess.CompletedProcess[bytes]]
+
+PROMPT = "def fibonacci(n):"
+
+
+def generate_json(run: Runner, *arguments: str | bytes, stdin: bytes = b"") -> dict[str, object]:
+    result = run("generate", "--json", *arguments, stdin=stdin)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_json_has_exactly_these_members(run: Runner, llm: LLM) -> None:
+    result = run("generate", "-p", PROMPT, "-n", "40", "--ignore-eos", "--json")
+    assert result.returncode == 0
+    assert result.stderr == b""
+    assert result.stdout.count(b"\n") == 1
+    found = json.loads(result.stdout)
+    assert list(found) == ["text", "tokens", "prompt_tokens", "finish_reason", "stats"]
+    expected = llm.generate(PROMPT, 40, ignore_eos=True)
+    assert found["text"] == expected.text
+    assert found["tokens"] == expected.tokens
+    assert len(found["tokens"]) == 40
+    assert found["prompt_tokens"] == len(llm.tokenize(PROMPT))
+    assert found["finish_reason"] == "length"
+    stats = found["stats"]
+    assert {name: type(value) for name, value in stats.items()} == {
+        "tokens_per_second": float,
+        "accepted_length": float,
+        "steps": int,
+        "draft_seconds": float,
+        "verify_seconds": float,
+        "prefill_seconds": float,
+    }
+    assert stats["steps"] == expected.stats.steps
+    assert stats["accepted_length"] == pytest.approx(39 / stats["steps"])
+    assert min(stats.values()) > 0
+
+
+def test_drafts_do_not_change_the_tokens(run: Runner) -> None:
+    arguments = ("-p", "Once upon a time", "-n", "60", "--ignore-eos")
+    drafted = generate_json(run, *arguments)
+    plain = generate_json(run, *arguments, "--no-draft")
+    other = generate_json(run, *arguments, "--tree-depth=2", "--tree-branch", "3", "--tree-size", "9", "-t", "1")
+    assert drafted["tokens"] == plain["tokens"] == other["tokens"]
+    assert drafted["stats"]["accepted_length"] > plain["stats"]["accepted_length"] == 1  # type: ignore[index]
+
+
+def test_sampling_follows_the_seed(run: Runner) -> None:
+    arguments = ("-p", PROMPT, "-n", "30", "--ignore-eos", "--temp", "1")
+    first = generate_json(run, *arguments, "--seed", "1")["tokens"]
+    assert generate_json(run, *arguments, "--seed=1", "--no-draft")["tokens"] == first
+    assert generate_json(run, *arguments, "--seed", "2")["tokens"] != first
+
+
+def test_plain_output_is_the_text_and_nothing_else(run: Runner, llm: LLM) -> None:
+    result = run("generate", "-p", PROMPT, "-n", "48")
+    assert result.returncode == 0
+    assert result.stdout.decode() == llm.generate(PROMPT, 48).text
+    assert re.fullmatch(rb"frspec: \d+ tokens \((stop|length)\), .* tokens/s, .*\n", result.stderr)
+
+
+def test_the_prompt_may_come_from_anywhere(run: Runner, tmp_path: Path) -> None:
+    # A line break at the end belongs to the prompt.
+    prompt = "# Größe – 日本語\ndef größe(x):\n"
+    expected = generate_json(run, "-p", prompt, "-n", "12")
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(prompt.encode())
+    for arguments, stdin in [
+        ([f"--prompt={prompt}"], b""),
+        (["-f", str(path)], b""),
+        (["--file", str(path)], b""),
+        (["-f", "-"], prompt.encode()),
+        ([], prompt.encode()),
+    ]:
+        found = generate_json(run, *arguments, "--max-tokens", "12", stdin=stdin)
+        assert (found["tokens"], found["prompt_tokens"]) == (expected["tokens"], expected["prompt_tokens"])
+
+
+def test_a_target_without_drafter_decodes_plainly(run: Runner, demo_target: Path, demo_drafter: Path) -> None:
+    plain = generate_json(run, "-m", str(demo_target), "-p", PROMPT, "-n", "16")
+    assert plain["stats"]["accepted_length"] == 1  # type: ignore[index]
+    drafted = generate_json(run, "--model", str(demo_target), "--drafter", str(demo_drafter), "-p", PROMPT, "-n", "16")
+    assert drafted["stats"]["accepted_length"] > 1  # type: ignore[index]
+    assert drafted["tokens"] == plain["tokens"]
+
+
+def test_show_drafts_colours_drafted_tokens_only(run: Runner, llm: LLM) -> None:
+    expected = llm.generate(PROMPT, 60)
+    assert expected.text.isascii()  # so that every token spells whole characters
+    assert 0 < sum(expected.drafted) < len(expected.drafted)
+    result = run("generate", "-p", PROMPT, "-n", "60", "--show-drafts")
+    assert result.returncode == 0
+    shown = result.stdout.decode()
+    assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == expected.text
+    colours: list[bool] = []  # of each character
+    coloured = False
+    for part in re.split(r"(\x1b\[[0-9;]*m)", shown):
+        if part.startswith("\x1b"):
+            assert coloured == (part == "\x1b[0m")  # switched on and off in turn
+            coloured = not coloured
+        else:
+            colours += [coloured] * len(part)
+    assert not coloured
+    drafted: list[bool] = []
+    for token, foreseen in zip(expected.tokens, expected.drafted, strict=True):
+        drafted += [foreseen and character != "\n" for character in llm.tokenizer.token_bytes(token).decode()]
+    assert colours == drafted
+    assert b"drafted and accepted" in result.stderr
+
+
+def test_a_closed_pipe_ends_it_quietly(binary: str) -> None:
+    process = subprocess.Popen(
+        [binary, "generate", "-p", PROMPT, "-n", "1500", "--ignore-eos"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.read(1)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 0
+
+
+def test_a_full_disk_is_an_error(binary: str) -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
+        result = subprocess.run(
+            [binary, "generate", "-p", PROMPT, "-n", "4"],
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert result.stderr == b"frspec: error: standard output: No space left on device\n"

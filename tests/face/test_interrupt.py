@@ -1,0 +1,101 @@
+"""Ctrl-C: the binary prints what there is, Python raises KeyboardInterrupt and its engine stays usable."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from frspec_cpp import LLM
+
+PROMPT = "Once upon a time"
+LONG = ["generate", "-p", PROMPT, "-n", "2000", "--ignore-eos", "--no-draft", "-t", "1"]
+
+
+def start(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    )
+
+
+def wait_for_handler(process: subprocess.Popen[bytes]) -> None:
+    """Waits until the process catches SIGINT (Linux tells which signals a process catches)."""
+    status = Path(f"/proc/{process.pid}/status")
+    if not status.is_file():
+        pytest.skip("needs /proc")
+    for _ in range(3000):
+        line = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt:"))
+        if int(line.split()[1], 16) & 1 << (signal.SIGINT - 1):
+            return
+        assert process.poll() is None
+        time.sleep(0.01)
+    raise AssertionError("SIGINT is never caught")
+
+
+def test_binary_prints_what_there_is(binary: str, llm: LLM) -> None:
+    expected = llm.generate(PROMPT, 2000, ignore_eos=True).text
+    process = start([binary, *LONG])
+    assert process.stdout is not None
+    begin = process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    text = (begin + rest).decode()
+    assert len(text) < len(expected)
+    assert expected.startswith(text)
+    assert errors.count(b"\n") == 1
+    assert b"interrupted" in errors
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3])
+def test_binary_json_stays_valid(binary: str, llm: LLM, delay: float) -> None:
+    process = start([binary, *LONG, "--json"])
+    wait_for_handler(process)
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    found = json.loads(output)
+    assert found["finish_reason"] == "interrupted"
+    tokens = found["tokens"]
+    assert tokens == llm.generate(PROMPT, 2000, ignore_eos=True).tokens[: len(tokens)]
+    assert len(tokens) < 2000
+
+
+SCRIPT = """
+import json, sys
+import frspec_cpp
+llm = frspec_cpp.LLM(sys.argv[1], n_batch=16, n_threads=1)
+prompt = llm.tokenize("Once upon a time")
+if sys.argv[2] == "prompt":
+    prompt = (prompt * 500)[:2000]
+print("ready", flush=True)
+try:
+    if sys.argv[2] == "stream":
+        for _ in llm.stream(prompt, 2000, ignore_eos=True): pass
+    else:
+        llm.generate(prompt, 2000, ignore_eos=True)
+    print("finished", flush=True)
+except KeyboardInterrupt:
+    print(json.dumps(llm.generate("def fibonacci(n):", 12).tokens), flush=True)
+"""
+
+
+@pytest.mark.parametrize("what", ["text", "prompt", "stream"])
+def test_python_raises_and_goes_on(llm: LLM, demo_target: Path, what: str) -> None:
+    process = start([sys.executable, "-c", SCRIPT, str(demo_target), what])
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    time.sleep(0.1)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert output != b"finished\n", "it was done before the signal came"
+    assert json.loads(output) == llm.generate("def fibonacci(n):", 12).tokens
+    assert time.monotonic() - begin < 5

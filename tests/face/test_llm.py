@@ -1,0 +1,169 @@
+"""The Python face: LLM and what it gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import frspec_cpp
+from frspec_cpp import LLM
+
+PROMPTS = ["def fibonacci(n):", "Once upon a time", "# Größe – 日本語\n", "Question: how many apples? Answer:"]
+
+
+def test_generation(llm: LLM) -> None:
+    out = llm.generate(PROMPTS[0], max_tokens=30, ignore_eos=True)
+    assert out.text == llm.detokenize(out.tokens)  # byte-level BPE: a continuation is spelled as a text of its own is
+    assert len(out.tokens) == len(out.drafted) == out.stats.generated_tokens == 30
+    assert out.finish_reason == "length"
+    assert out.prompt_tokens == out.stats.prompt_tokens == len(llm.tokenize(PROMPTS[0]))
+    assert out.drafted[0] is False  # the prompt's own pass gives the first token
+    assert out.stats.steps == out.drafted.count(False) - 1 + out.drafted[-1]
+    assert 0 < out.stats.prefill_seconds < out.stats.total_seconds
+    assert out.stats.draft_seconds + out.stats.verify_seconds < out.stats.total_seconds
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        out.text = ""  # type: ignore[misc]
+
+
+def test_greedy_text_is_the_argmax_of_forward(llm: LLM) -> None:
+    prompt = llm.tokenize(PROMPTS[1])
+    out = llm.generate(prompt, max_tokens=24, ignore_eos=True)
+    logits = llm.forward(prompt + out.tokens)
+    assert logits.shape == (len(prompt) + 24, llm.vocab_size)
+    assert logits.dtype == np.float32
+    assert logits.argmax(axis=1)[len(prompt) - 1 : -1].tolist() == out.tokens
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_stream_is_generate_in_pieces(llm: LLM, prompt: str, temperature: float) -> None:
+    out = llm.generate(prompt, max_tokens=80, temperature=temperature, seed=5, ignore_eos=True)
+    pieces = list(llm.stream(prompt, max_tokens=80, temperature=temperature, seed=5, ignore_eos=True))
+    assert "".join(pieces) == out.text
+    assert len(pieces) > 3
+    assert all(pieces)
+
+
+def test_stream_may_be_left_early(llm: LLM) -> None:
+    expected = llm.generate(PROMPTS[0], 20).tokens
+    for piece in llm.stream(PROMPTS[1], 200):
+        assert piece
+        break
+    assert llm.generate(PROMPTS[0], 20).tokens == expected
+
+
+def test_an_older_stream_ends_with_an_error(llm: LLM) -> None:
+    older = llm.stream(PROMPTS[1], 100)
+    next(older)
+    newer = llm.stream(PROMPTS[0], 100)
+    with pytest.raises(RuntimeError, match="another text"):
+        next(older)
+    assert next(newer)
+
+
+def test_a_prompt_of_ids(llm: LLM) -> None:
+    ids = llm.tokenize(PROMPTS[0])
+    expected = llm.generate(PROMPTS[0], 12).tokens
+    assert llm.generate(ids, 12).tokens == expected
+    assert llm.generate(np.array(ids), 12).tokens == expected  # type: ignore[arg-type]
+
+
+def test_end_of_generation(llm: LLM) -> None:
+    """The engine stops where plain argmax decoding finds an end-of-generation token, which is not handed out."""
+    for prompt in PROMPTS:
+        out = llm.generate(prompt, 120)
+        longer = llm.generate(prompt, 120, ignore_eos=True)
+        ends = [i for i, token in enumerate(longer.tokens) if llm.tokenizer.is_eog(token)]
+        assert out.tokens == longer.tokens[: ends[0] if ends else None]
+        assert out.finish_reason == ("stop" if ends else "length")
+        assert longer.finish_reason == "length"
+
+
+def test_context_ends_the_text(demo_target: Path, demo_drafter: Path) -> None:
+    small = LLM(demo_target, drafter=demo_drafter, n_ctx=32)
+    assert small.n_ctx == 32
+    out = small.generate(PROMPTS[0], 500, ignore_eos=True)
+    assert out.finish_reason == "length"
+    assert len(out.tokens) + out.prompt_tokens == 32
+
+
+def test_two_engines_in_two_threads(demo_target: Path, demo_drafter: Path, llm: LLM) -> None:
+    expected = [llm.generate(prompt, 60, ignore_eos=True).tokens for prompt in PROMPTS[:2]]
+    engines = [LLM(demo_target, drafter=demo_drafter, n_threads=1), LLM(demo_target, n_threads=2)]
+    found: list[list[list[int]]] = [[], []]
+
+    def work(i: int) -> None:
+        for _ in range(3):
+            found[i].append(engines[i].generate(PROMPTS[i], 60, ignore_eos=True).tokens)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [[expected[0]] * 3, [expected[1]] * 3]
+
+
+def test_threads_on_one_engine_take_turns(llm: LLM) -> None:
+    expected = [llm.generate(prompt, 40).tokens for prompt in PROMPTS]
+    found: dict[int, list[int]] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: found.update({i: llm.generate(PROMPTS[i], 40).tokens}))  # type: ignore[misc]
+        for i in range(len(PROMPTS))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[i] for i in range(len(PROMPTS))] == expected
+
+
+def test_the_gil_is_released(llm: LLM) -> None:
+    """Another thread runs while a text is written: it sees time pass in small steps."""
+    ticks = 0
+    stop = threading.Event()
+
+    def tick() -> None:
+        nonlocal ticks
+        while not stop.wait(0.001):
+            ticks += 1
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    try:
+        before = ticks
+        out = llm.generate(PROMPTS[1], 200, ignore_eos=True)
+        during = ticks - before
+    finally:
+        stop.set()
+        thread.join()
+    assert during > 10 + 20 * out.stats.total_seconds
+
+
+def test_demo_functions(demo_target: Path, demo_drafter: Path, llm: LLM) -> None:
+    assert frspec_cpp.demo_paths() == (demo_target, demo_drafter)
+    out = frspec_cpp.generate(PROMPTS[0], max_tokens=10)
+    assert out.tokens == llm.generate(PROMPTS[0], 10).tokens
+    assert len(out.tokens) == 10
+
+
+def test_properties(llm: LLM, demo_target: Path) -> None:
+    assert llm.architecture == "llama"
+    assert llm.has_drafter
+    assert not LLM(demo_target).has_drafter
+    assert llm.vocab_size == llm.tokenizer.vocab_size == 65536
+    assert llm.device.startswith("cpu (")
+    assert str(demo_target) in repr(llm)
+    sets = frspec_cpp.cpu_instruction_sets()
+    assert sets[-1] == "generic"
+
+
+def test_tokenize_and_back(llm: LLM) -> None:
+    for prompt in PROMPTS:
+        ids = llm.tokenize(prompt)
+        assert llm.detokenize(ids) == prompt
+        assert ids == [llm.tokenizer.bos_id, *llm.tokenize(prompt, add_special=False)]

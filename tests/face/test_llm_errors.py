@@ -1,0 +1,113 @@
+"""Bad input to the Python face: the right exception, whose message names the culprit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import frspec_cpp
+from frspec_cpp import LLM
+
+# Arguments of LLM beside the target, and what the message must say.
+CONSTRUCTOR: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"head": "half"}, ValueError, "half"),
+    ({"head": "ranked:0"}, ValueError, "ranked:0"),
+    ({"head": "ranked:-5"}, ValueError, "ranked:-5"),
+    ({"head": "ranked:65537"}, ValueError, "65537"),
+    ({"tree_depth": -1}, ValueError, "depth: found -1"),
+    ({"tree_branch": 257}, ValueError, "branch: found 257"),
+    ({"tree_size": 0}, ValueError, "size: found 0"),
+    ({"n_ctx": 1}, ValueError, "found 1 tokens"),
+    ({"n_ctx": 10**8}, ValueError, "100000000"),
+    ({"n_batch": 0}, ValueError, "batch: found 0"),
+    ({"n_threads": -1}, ValueError, "threads: found -1"),
+    ({"device": "tpu"}, ValueError, "tpu"),
+    ({"drafter": "/no/drafter.gguf"}, FileNotFoundError, "/no/drafter.gguf"),
+    ({"ranks": "/no/ranks.gguf", "head": "ranked:10"}, FileNotFoundError, "/no/ranks.gguf"),
+    ({"drafter": "/dev/null"}, ValueError, "/dev/null"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), CONSTRUCTOR, ids=lambda value: str(value)[:50])
+def test_constructor(
+    demo_target: Path, demo_drafter: Path, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        LLM(demo_target, **{"drafter": demo_drafter, **arguments})
+    assert message in str(caught.value)
+
+
+def test_no_such_model() -> None:
+    with pytest.raises(FileNotFoundError, match=r"/no/such\.gguf"):
+        LLM("/no/such.gguf")
+
+
+def test_the_drafter_must_be_one(demo_target: Path) -> None:
+    with pytest.raises(ValueError, match="architecture"):
+        LLM(demo_target, drafter=demo_target)
+
+
+# Arguments of generate, and what the message must say.
+GENERATE: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"max_tokens": 0}, ValueError, "max_tokens: found 0"),
+    ({"max_tokens": -3}, ValueError, "max_tokens: found -3"),
+    ({"max_tokens": 1.5}, TypeError, "float"),
+    ({"temperature": -0.5}, ValueError, "temperature: found -0.5"),
+    ({"temperature": float("nan")}, ValueError, "temperature: found nan"),
+    ({"temperature": float("inf")}, ValueError, "temperature: found inf"),
+    ({"seed": -1}, ValueError, "seed: found -1"),
+    ({"seed": 2**64}, ValueError, "seed: found 18446744073709551616"),
+    ({"prompt": []}, ValueError, "no tokens"),
+    ({"prompt": [0, 65536]}, ValueError, "tokens[1]: found id 65536, expected 0 to 65535"),
+    ({"prompt": [-1]}, ValueError, "tokens[0]: found id -1"),
+    ({"prompt": [10**30]}, ValueError, "tokens[0]: found id 1000"),
+    ({"prompt": ["a"]}, TypeError, "str"),
+    ({"prompt": b"bytes"}, TypeError, "bytes"),
+    ({"prompt": "a\ud800b"}, ValueError, "U+D800, at index 1"),
+    ({"prompt": [5] * 2048}, ValueError, "found 2048 tokens"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), GENERATE, ids=lambda value: str(value)[:50])
+def test_generate_and_stream(llm: LLM, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    for method in (llm.generate, llm.stream, frspec_cpp.generate):
+        with pytest.raises(error) as caught:
+            method(**{"prompt": "x", **arguments})  # stream() checks at once, not at the first piece
+        assert message in str(caught.value)
+    assert llm.generate("def", 2).tokens  # still usable
+
+
+def test_prompt_longer_than_the_context_names_both_numbers(demo_target: Path) -> None:
+    small = LLM(demo_target, n_ctx=16)
+    with pytest.raises(ValueError, match=r"100 tokens.* 15.* 16"):
+        small.generate([7] * 100)
+
+
+def test_forward(llm: LLM) -> None:
+    for tokens, message in [
+        ([], "0 tokens"),
+        ([65536], "65536"),
+        ([-1], "-1"),
+        ([1] * (llm.n_ctx + 1), str(llm.n_ctx)),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            llm.forward(tokens)
+
+
+def test_detokenize(llm: LLM) -> None:
+    for ids in ([65536], [-1], [2**40]):
+        with pytest.raises(ValueError, match=str(ids[0])):
+            llm.detokenize(ids)
+
+
+def test_tokenize(llm: LLM) -> None:
+    with pytest.raises(ValueError, match="surrogate"):
+        llm.tokenize("\udfff")
+
+
+def test_demo_pair_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRSPEC_DEMO_DIR", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"demo-target\.gguf"):
+        frspec_cpp.demo_paths()

@@ -1,0 +1,104 @@
+"""`frspec inspect`: what it prints for a file with awkward text and numbers."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gguf
+
+LONG = 'a "quoted" back\\slash, line\nbreak, größe, \x1b[2J ' + "x" * 100
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file with one of everything; the string `bad` holds a byte that is no UTF-8."""
+    path = tmp_path / "in spect.gguf"
+    writer = gguf.GGUFWriter(path, "test")
+    writer.add_string("long", LONG)
+    writer.add_string("bad", "@bad@")
+    writer.add_uint64("big", 2**64 - 1)
+    writer.add_int64("small", -(2**63))
+    writer.add_float32("eps", 1e-5)
+    writer.add_float64("tenth", 0.1)
+    writer.add_float32("nan", float("nan"))
+    writer.add_bool("yes", True)
+    writer.add_array("tokens", [f"t{i}" for i in range(20)])
+    writer.add_array("scores", [0.1, 0.2])
+    writer.add_tensor("w", np.zeros((3, 5), np.float32))
+    writer.add_tensor("v", np.zeros(7, np.float32))
+    writer.add_tensor("h", np.zeros((1000, 2), np.float16))
+    for finish in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        finish()
+    writer.close()
+    path.write_bytes(path.read_bytes().replace(b"@bad@", b"\xffbad\x00"))
+    return path
+
+
+def inspect(*arguments: str | Path) -> str:
+    frspec = Path(sysconfig.get_path("scripts"), "frspec")
+    return subprocess.run([frspec, "inspect", *arguments], check=True, capture_output=True).stdout.decode()
+
+
+def test_json(path: Path) -> None:
+    found = json.loads(inspect(path, "--json"))
+    assert {key: found[key] for key in ("path", "version", "alignment", "bytes")} == {
+        "path": str(path),
+        "version": 3,
+        "alignment": 32,
+        "bytes": path.stat().st_size,
+    }
+    assert {key: item["value"] for key, item in found["metadata"].items() if "value" in item} == {
+        "general.architecture": "test",
+        "long": LONG,
+        "bad": "\ufffdbad\0",
+        "big": 2**64 - 1,
+        "small": -(2**63),
+        "eps": 1e-5,
+        "tenth": 0.1,
+        "nan": None,
+        "yes": True,
+    }
+    assert found["metadata"]["yes"] == {"type": "bool", "value": True}
+    assert found["metadata"]["tokens"] == {
+        "type": "array",
+        "element_type": "string",
+        "count": 20,
+        "first": [f"t{i}" for i in range(8)],
+    }
+    assert found["metadata"]["scores"]["first"] == [0.1, 0.2]
+    assert found["tensors"] == [
+        {"name": "w", "type": "F32", "shape": [5, 3], "bytes": 60},
+        {"name": "v", "type": "F32", "shape": [7], "bytes": 28},
+        {"name": "h", "type": "F16", "shape": [2, 1000], "bytes": 4000},
+    ]
+    assert found["totals"] == {"F32": {"tensors": 2, "bytes": 88}, "F16": {"tensors": 1, "bytes": 4000}}
+
+
+def test_text(path: Path) -> None:
+    text = inspect(path)
+    lines = [line.split() for line in text.splitlines()]
+    assert ["eps", "f32", "1e-05"] in lines
+    assert ["tokens", "string[20]", '["t0",', '"t1",', '"t2",', '"t3",', '"t4",', "...]"] in lines
+    assert ["h", "F16", "2", "x", "1000", "4.00", "kB"] in lines
+    assert ["F32", "2", "tensors", "88", "B"] in lines
+    assert r"break, größe, \x1b[2J" in text
+    assert "x" * 60 not in text
+    assert all(line.isprintable() for line in text.splitlines())
+
+
+def test_bad_file(tmp_path: Path) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0))
+    frspec = Path(sysconfig.get_path("scripts"), "frspec")
+    done = subprocess.run([frspec, "inspect", path], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert f"{path}: the header declares {2**60} tensors" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,77 @@
+"""Logits and hidden states agree with Hugging Face transformers, for tiny random checkpoints of each architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoints import make_checkpoint
+from frspec_cpp import _core
+from frspec_cpp.tools.convert import main as convert
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5}
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama tied": ("llama", {"tie_word_embeddings": True}),
+    "llama biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama head_dim": ("llama", {"head_dim": 24}),
+    "llama 3 rope": ("llama", {"rope_parameters": LLAMA3_ROPE}),
+    "llama linear rope": ("llama", {"rope_parameters": LINEAR_ROPE}),
+    "llama yarn": ("llama", {"rope_parameters": YARN_ROPE}),
+    "mistral": ("mistral", {}),
+    "qwen2": ("qwen2", {}),
+    "qwen2 yarn": ("qwen2", {"rope_parameters": YARN_ROPE}),
+    "qwen3": ("qwen3", {}),
+}
+
+
+@pytest.mark.every_isa
+@pytest.mark.parametrize("case", CASES)
+def test_logits_and_taps(tmp_path: Path, case: str) -> None:
+    architecture, overrides = CASES[case]
+    folder = make_checkpoint(tmp_path / "hf", architecture, **overrides)
+    gguf = tmp_path / "model.gguf"
+    assert convert([str(folder), "-o", str(gguf), "--type", "f32"]) in (0, None)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    layers = model.config.num_hidden_layers
+    tokens = np.random.default_rng(5).integers(3, model.config.vocab_size, 100).tolist()
+    with torch.no_grad():
+        reference = model(torch.tensor([tokens]), output_hidden_states=True)
+    engine = _core.Engine(str(gguf), taps=list(range(layers)), n_batch=33)
+    logits, taps = engine.forward_taps(tokens)
+    expected = reference.logits[0].numpy()
+    # Keys and values are kept in half precision: 11 bits, so some 1e-3 of the spread of the logits.
+    assert np.abs(logits - expected).max() < 4e-3 * max(1.0, float(expected.std()))
+    for layer in range(layers):
+        state = reference.hidden_states[layer][0].numpy()
+        assert np.abs(taps[layer] - state).max() < 4e-3 * max(1.0, float(state.std())), layer
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("f16", 1e-2), ("bf16", 8e-2), ("q8_0", 8e-2), ("q4_0", 1.0)])
+def test_weight_types(tmp_path: Path, kind: str, tolerance: float) -> None:
+    """Each weight type stays as close to f32 as its precision promises."""
+    folder = make_checkpoint(tmp_path / "hf", "llama")
+    outputs = {}
+    for name in ("f32", kind):
+        gguf = tmp_path / f"{name}.gguf"
+        convert([str(folder), "-o", str(gguf), "--type", name])
+        outputs[name] = _core.Engine(str(gguf)).forward(list(range(3, 60)))
+    spread = float(outputs["f32"].std())
+    difference = np.abs(outputs[kind] - outputs["f32"])
+    assert 0 < float(difference.mean()) < tolerance * spread
+    assert float(difference.max()) < 8 * tolerance * spread

@@ -1,0 +1,240 @@
+"""Tiny Hugging Face checkpoints with random weights and a tokenizer of their own, for tests.
+
+`make_checkpoint(folder, "qwen3")` writes a target model, `make_eagle2(folder, target)` a drafter for one.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+import transformers
+from safetensors.torch import save_file
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_TEXT = """The river carries the snow of the mountains to the sea, and the sea gives it back as rain.
+There was a tale the old people told: that the river had once been a road, and the road a river.
+def accumulate(values, start=0):
+    total = start
+    for value in values:
+        total += value  # the running total, in 1234 or 56789 steps
+    return total
+She'll say it's nothing, they've heard that we're late; I'm sure you'd know. Größe, naïve, 東京, déjà vu!
+"""
+_SHARED_KEYS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+)
+_CLASSES = {
+    "llama": ("LlamaConfig", "LlamaForCausalLM", "llama-bpe"),
+    "mistral": ("MistralConfig", "MistralForCausalLM", "spm"),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", "qwen2"),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", "qwen2"),
+}
+
+
+def make_checkpoint(
+    folder: Path,
+    architecture: str,
+    *,
+    tokenizer: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    max_shard_size: str = "5GB",
+    seed: int = 0,
+    **config_overrides: Any,
+) -> Path:
+    """Writes a tiny random model into `folder` and returns it.
+
+    Args:
+        folder: is made where it is absent.
+        architecture: llama, mistral, qwen2 or qwen3.
+        tokenizer: a kind that make_tokenizer knows; default: what the architecture's models use.
+        dtype: of the stored weights.
+        max_shard_size: a small one ("20KB") makes a sharded checkpoint.
+        seed: of the weights.
+        config_overrides: keys of the architecture's transformers config.
+    """
+    config_class, model_class, usual_tokenizer = _CLASSES[architecture]
+    vocabulary = make_tokenizer(folder, tokenizer or usual_tokenizer)
+    settings: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "tie_word_embeddings": False,
+    }
+    config = getattr(transformers, config_class)(**{**settings, **config_overrides})
+    model = getattr(transformers, model_class)(config)
+    _randomize(model, seed)
+    model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
+    return folder
+
+
+def _randomize(model: torch.nn.Module, seed: int) -> None:
+    """Weights large enough to show in the logits; as initialized, norms and biases do nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" in name:
+                parameter.copy_(1.0 + 0.2 * noise)
+            elif parameter.ndim == 1:
+                parameter.copy_(0.3 * noise)
+            else:
+                parameter.copy_(noise * parameter.shape[-1] ** -0.5)
+
+
+def make_eagle2(folder: Path, target: Path, *, own_embedding: bool = False, seed: int = 1, **overrides: Any) -> Path:
+    """Writes a random EAGLE-2 drafter for the checkpoint in `target`, in the published layout.
+
+    Args:
+        folder: is made where it is absent.
+        target: a folder of make_checkpoint.
+        own_embedding: the drafter carries embedding weights that differ from the target's.
+        seed: of the weights.
+        overrides: keys of config.json; `bias` and `qkv_bias` add the tensors they speak of.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    of_target = json.loads((target / "config.json").read_text())
+    config: dict[str, Any] = {key: of_target[key] for key in _SHARED_KEYS if key in of_target}
+    config.update(
+        architectures=["LlamaForCausalLM"],
+        model_type="llama",
+        num_hidden_layers=1,
+        max_position_embeddings=512,
+        rms_norm_eps=1e-5,
+        hidden_act="silu",
+        bias=False,
+    )
+    config.update(overrides)
+    generator = torch.Generator().manual_seed(seed)
+    shapes = _eagle2_shapes(config)
+    if own_embedding:
+        shapes["embed_tokens.weight"] = (config["vocab_size"], config["hidden_size"])
+    tensors = {}
+    for name, shape in shapes.items():
+        noise = torch.randn(shape, generator=generator)
+        tensors[name] = 1.0 + 0.2 * noise if "layernorm" in name else noise * shape[-1] ** -0.5
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def _eagle2_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, feed_forward = config["hidden_size"], config["intermediate_size"]
+    head_dim = config.get("head_dim", hidden // config["num_attention_heads"])
+    rows = {
+        "q": config["num_attention_heads"] * head_dim,
+        "k": config["num_key_value_heads"] * head_dim,
+        "v": config["num_key_value_heads"] * head_dim,
+    }
+    shapes: dict[str, tuple[int, ...]] = {"fc.weight": (hidden, 2 * hidden)}
+    if config.get("bias", True):
+        shapes["fc.bias"] = (hidden,)
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"layers.{layer}."
+        if layer > 0:
+            shapes[f"{prefix}input_layernorm.weight"] = (hidden,)
+        for name, count in rows.items():
+            shapes[f"{prefix}self_attn.{name}_proj.weight"] = (count, hidden)
+            if config.get("qkv_bias", False):
+                shapes[f"{prefix}self_attn.{name}_proj.bias"] = (count,)
+        shapes[f"{prefix}self_attn.o_proj.weight"] = (hidden, rows["q"])
+        shapes[f"{prefix}post_attention_layernorm.weight"] = (hidden,)
+        shapes[f"{prefix}mlp.gate_proj.weight"] = (feed_forward, hidden)
+        shapes[f"{prefix}mlp.up_proj.weight"] = (feed_forward, hidden)
+        shapes[f"{prefix}mlp.down_proj.weight"] = (hidden, feed_forward)
+    return shapes
+
+
+def make_tokenizer(folder: Path, kind: str, vocab_size: int = 400) -> int:
+    """Writes tokenizer.json and tokenizer_config.json into `folder`; returns the number of tokens.
+
+    `kind`: llama-bpe, smaug-bpe, qwen2, gpt-2, smollm (byte-level), or spm (as Llama 2's). Tokens 0 and 1 are
+    <|begin|> and <|end|>; llama and spm kinds put the first before each text.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _spm(vocab_size) if kind == "spm" else _byte_level(kind, vocab_size)
+    adds_bos = kind in ("llama-bpe", "smaug-bpe", "spm")
+    if adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|begin|> $A", pair="<|begin|> $A <|begin|> $B", special_tokens=[("<|begin|>", 0)]
+        )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|begin|>",
+        "eos_token": "<|end|>",
+        "chat_template": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return tokenizer.get_vocab_size()
+
+
+def _byte_level(kind: str, vocab_size: int) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(models.BPE(ignore_merges=kind == "llama-bpe"))
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind in ("gpt-2", "smollm"))
+    steps: list[Any] = [plain]
+    if kind in ("llama-bpe", "smaug-bpe", "qwen2"):
+        pattern = _LLAMA3.replace("{1,3}", "") if kind == "qwen2" else _LLAMA3
+        steps.insert(0, pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated"))
+    elif kind == "smollm":
+        steps.insert(0, pre_tokenizers.Digits(individual_digits=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else plain
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|begin|>", "<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_TEXT.splitlines(keepends=True), trainer)
+    return tokenizer
+
+
+def _spm(vocab_size: int) -> tokenizers.Tokenizer:
+    """As converted from SentencePiece: bytes as fallback, and every pair that joins to a token is a merge."""
+    special = ["<|begin|>", "<|end|>", "<unk>"]
+    pieces = tokenizers.Tokenizer(models.BPE())
+    pieces.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size - 259, show_progress=False)
+    pieces.train_from_iterator(_TEXT.splitlines(), trainer)
+    learned = [token for token, _ in sorted(pieces.get_vocab().items(), key=lambda item: item[1])]
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *learned]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    merges = [
+        (token[:cut], token[cut:])
+        for token in learned
+        for cut in range(1, len(token))
+        if token[:cut] in vocabulary and token[cut:] in vocabulary
+    ]
+    model = models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    steps = [
+        decoders.Replace("\u2581", " "),
+        decoders.ByteFallback(),
+        decoders.Fuse(),
+        decoders.Strip(" ", 1, 0),
+    ]
+    tokenizer.decoder = decoders.Sequence(steps)
+    tokenizer.add_special_tokens(special)
+    return tokenizer

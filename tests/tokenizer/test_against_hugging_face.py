@@ -1,0 +1,102 @@
+"""Splitting and tokens beside Hugging Face tokenizers, on random Unicode."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer as HfTokenizer
+from tokenizers import pre_tokenizers
+
+from frspec_cpp import Tokenizer
+from frspec_cpp._core import pretokenize, pretokenizers
+
+from .conftest import PATTERNS, VocabularyWriter, assigned, hf_from_gguf, hf_splits
+
+
+def hf_words(pre: str, text: str) -> list[str]:
+    """The words of Hugging Face's splitting."""
+    return [word for word, _ in pre_tokenizers.Sequence(hf_splits(pre)).pre_tokenize_str(text)]
+
+
+@pytest.mark.parametrize("pre", PATTERNS)
+def test_words_of_random_texts(pre: str, random_texts: list[str]) -> None:
+    assert pre in pretokenizers()
+    for text in random_texts:
+        assert pretokenize(pre, text) == hf_words(pre, text), repr(text)
+
+
+@pytest.mark.parametrize("pre", PATTERNS)
+def test_words_around_every_character(pre: str) -> None:
+    characters = assigned(0, sys.maxunicode)
+    # Between them, two patterns tell all classes of characters apart; for the others a sample is enough.
+    step = 2000 if pre in ("qwen35", "default") else 40000
+    for first in range(0, len(characters), step):
+        # A line per character, so that what one of them does to its neighbours cannot spread.
+        sample = characters[first : first + 2000]
+        text = "".join(f"a{c}b {c}1{c}{c}  {c}\n{c}'s\n" for c in sample)
+        assert pretokenize(pre, text) == hf_words(pre, text), repr(sample[0])
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "words"),
+    [
+        ("gpt-2", "it's IT'S", ["it", "'s", " IT", "'", "S"]),
+        ("llama-bpe", "it's IT'S 1234567", ["it", "'s", " IT", "'S", " ", "123", "456", "7"]),
+        ("qwen2", "12 3", ["1", "2", " ", "3"]),
+        ("llama-bpe", "a'\u017f!", ["a", "'\u017f", "!"]),
+        ("gpt-2", "a   b\n\n c  ", ["a", "  ", " b", "\n\n", " c", "  "]),
+        ("llama-bpe", "a   b\n\n c  ", ["a", "  ", " b", "\n\n", " c", "  "]),
+        ("llama-bpe", "x = {\r\n\ty", ["x", " =", " {\r\n", "\ty"]),
+        ("default", "don't 12345!?", ["don", "'", "t", " ", "123", "45", "!?"]),
+        ("starcoder", " 42 cats", [" ", "4", "2", " cats"]),
+        ("qwen35", "e\u0301a \u0301", ["e\u0301a", " \u0301"]),
+        ("qwen2", "e\u0301a", ["e", "\u0301a"]),
+    ],
+)
+def test_known_words(pre: str, text: str, words: list[str]) -> None:
+    assert pretokenize(pre, text) == words == hf_words(pre, text)
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2"])
+def test_real_vocabularies(vocabularies: Path, name: str, random_texts: list[str]) -> None:
+    path = vocabularies / f"{name}.gguf"
+    ours, theirs = Tokenizer(path), hf_from_gguf(path)
+    for text, encoding in zip(random_texts, theirs.encode_batch(random_texts), strict=True):
+        ids = ours.encode(text, add_special=False)
+        assert ids == encoding.ids, repr(text)
+        assert ours.decode(ids) == text
+
+
+def test_tokenizer_of_the_demo_pair(
+    shared: Path, write_once: VocabularyWriter, random_texts: list[str]
+) -> None:
+    source = shared / "data" / "pair" / "target" / "tokenizer.json"
+    path = write_once.from_tokenizer_json(source, pre="smaug-bpe", bos_token_id=0, add_bos_token=True)
+    ours, theirs = Tokenizer(path), HfTokenizer.from_file(str(source))
+    for text, encoding in zip(random_texts, theirs.encode_batch(random_texts), strict=True):
+        ids = ours.encode(text)
+        assert ids == encoding.ids, repr(text)
+        assert ours.decode(ids) == text
+
+
+@pytest.mark.parametrize("folder", ["stories260K", "TinyStories-656K", "babyllama105-936K", "llama2xs-279K"])
+def test_vocabularies_like_sentencepiece(
+    shared: Path, write_once: VocabularyWriter, random_texts: list[str], folder: str
+) -> None:
+    source = shared / "data" / "models" / folder / "tokenizer.json"
+    path = write_once.from_tokenizer_json(source, bos_token_id=1, eos_token_id=2, unknown_token_id=0)
+    ours, theirs = Tokenizer(path), HfTokenizer.from_file(str(source))
+    texts = [*random_texts, "Once upon a time, there was a little girl named Lily.\nShe said: \"Hi!\"  Bye."]
+    for text, encoding in zip(texts, theirs.encode_batch(texts), strict=True):
+        assert ours.encode(text, parse_special=True) == encoding.ids, repr(text)
+
+
+def test_long_words_merge_as_short_ones(vocabularies: Path) -> None:
+    # Words of 96 bytes and more are merged with a heap.
+    path = vocabularies / "gpt-2.gguf"
+    ours, theirs = Tokenizer(path), hf_from_gguf(path)
+    for length in [*range(80, 120), 1000]:
+        for text in ("a" * length, "antidisestablishmentarianism" * (length // 20), "=" * length, " " * length):
+            assert ours.encode(text) == theirs.encode(text).ids

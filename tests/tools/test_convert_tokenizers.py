@@ -1,0 +1,294 @@
+"""Conversion of tokenizers: metadata against the tokenizer's own JSON and Hugging Face's behaviour."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+from checkpoints import make_checkpoint, make_tokenizer
+from frspec_cpp.tools.config import Config
+from frspec_cpp.tools.hf_tokenizer import read_tokenizer
+from frspec_cpp.tools.vocabulary import Vocabulary
+from gguf_values import metadata
+
+
+def read(folder: Path, **config: Any) -> Vocabulary:
+    """The tokenizer of a folder whose config.json would hold `config`."""
+    file = folder / "tokenizer.json"
+    size = len(json.loads(file.read_text())["model"]["vocab"]) if file.is_file() else 0
+    return read_tokenizer(folder, Config({"vocab_size": size, **config}, folder / "config.json"))
+
+
+def edit(path: Path, change: Any) -> None:
+    """Applies `change` to the JSON object in the file at `path`."""
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize("kind", ["llama-bpe", "smaug-bpe", "qwen2", "gpt-2", "smollm"])
+def test_byte_level_bpe(tmp_path: Path, kind: str) -> None:
+    make_tokenizer(tmp_path, kind)
+    vocabulary = read(tmp_path)
+    model = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
+    assert (vocabulary.model, vocabulary.pre) == ("gpt2", kind)
+    assert vocabulary.tokens == sorted(model["vocab"], key=model["vocab"].__getitem__)
+    assert vocabulary.merges == [" ".join(merge) for merge in model["merges"]]
+    assert vocabulary.types[:3] == [3, 3, 1]
+    assert vocabulary.special_ids == {"bos": 0, "eos": 1}
+    hugging_face = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert vocabulary.add_bos == (hugging_face.encode("tale").ids[0] == 0)
+    assert not vocabulary.add_eos
+    assert vocabulary.chat_templates[""].startswith("{% for m in messages %}")
+
+
+def test_both_spellings_of_merges(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path, "qwen2")
+    lists = read(tmp_path)
+
+    def as_strings(value: dict[str, Any]) -> None:
+        value["model"]["merges"] = [" ".join(merge) for merge in value["model"]["merges"]]
+
+    edit(tmp_path / "tokenizer.json", as_strings)
+    assert read(tmp_path) == lists
+
+
+def test_spm_scores_follow_the_merges(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path, "spm")
+    vocabulary = read(tmp_path)
+    assert (vocabulary.model, vocabulary.add_space_prefix, vocabulary.remarks) == ("llama", True, [])
+    assert vocabulary.types[:4] == [3, 3, 2, 6]
+    assert vocabulary.add_bos
+    hugging_face = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in ("The river carries the rain", "a  tale,\n\ntold", "Größe 東京 \U0001f30a", " x"):
+        expected = hugging_face.encode(text, add_special_tokens=False).ids
+        assert spm_reference(vocabulary, "\u2581" + text.replace(" ", "\u2581")) == expected, text
+
+
+def spm_reference(vocabulary: Vocabulary, text: str) -> list[int]:
+    """SPM as the GGUF describes it: join the best-scored neighbours until nothing joins; bytes for others."""
+    ids = {token: number for number, token in enumerate(vocabulary.tokens)}
+    symbols = list(text)
+    while True:
+        joined = [
+            (-vocabulary.scores[ids[left + right]], at)
+            for at, (left, right) in enumerate(itertools.pairwise(symbols))
+            if left + right in ids
+        ]
+        if not joined:
+            break
+        at = min(joined)[1]
+        symbols[at : at + 2] = ["".join(symbols[at : at + 2])]
+    result = []
+    for symbol in symbols:
+        bytewise = [ids[f"<0x{byte:02X}>"] for byte in symbol.encode()]
+        result += [ids[symbol]] if symbol in ids else bytewise
+    return result
+
+
+def test_bpe_with_other_merges_than_spm_is_remarked(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path, "spm")
+    edit(tmp_path / "tokenizer.json", lambda value: value["model"]["merges"].pop())
+    assert any("without being a merge" in remark for remark in read(tmp_path).remarks)
+
+
+def test_metaspace_pre_tokenizer(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path, "spm")
+
+    def newer_style(value: dict[str, Any]) -> None:
+        value["normalizer"] = None
+        value["pre_tokenizer"] = {
+            "type": "Metaspace",
+            "replacement": "\u2581",
+            "prepend_scheme": "first",
+            "split": False,
+        }
+
+    edit(tmp_path / "tokenizer.json", newer_style)
+    assert read(tmp_path).add_space_prefix is True
+    edit(tmp_path / "tokenizer.json", lambda value: value["pre_tokenizer"].update(prepend_scheme="never"))
+    assert read(tmp_path).add_space_prefix is False
+
+
+def test_added_tokens(tmp_path: Path) -> None:
+    size = make_tokenizer(tmp_path, "qwen2")
+
+    def add(value: dict[str, Any]) -> None:
+        for offset, (text, special) in enumerate(
+            [("<|im_start|>", True), ("<tool>", False), ("<|fim|>", False)], start=size
+        ):
+            value["added_tokens"].append({"id": offset, "content": text, "special": special})
+
+    edit(tmp_path / "tokenizer.json", add)
+    vocabulary = read(tmp_path, vocab_size=size + 4)
+    assert vocabulary.tokens[size:] == ["<|im_start|>", "<tool>", "<|fim|>", f"[PAD{size + 3}]"]
+    assert vocabulary.types[size:] == [3, 4, 3, 5]
+    with pytest.raises(ValueError, match=rf"tokenizer\.json: found {size + 3} tokens, expected at most {size}"):
+        read(tmp_path, vocab_size=size)
+
+
+def test_several_ends_of_generation(tmp_path: Path) -> None:
+    size = make_tokenizer(tmp_path, "llama-bpe")
+    texts = ["<|eom_id|>", "<|eot_id|>", "<|odd|>"]
+    edit(
+        tmp_path / "tokenizer.json",
+        lambda value: value["added_tokens"].extend(
+            {"id": size + i, "content": text, "special": True} for i, text in enumerate(texts)
+        ),
+    )
+    ends = [1, size, size + 1, size + 2]
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    vocabulary = read(tmp_path, vocab_size=size + 3)
+    assert vocabulary.special_ids == {"bos": 0, "eos": 1, "eom": size, "eot": size + 1}
+    assert any("<|odd|>" in remark for remark in vocabulary.remarks)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_class", "setting", "template", "expected"),
+    [
+        ("PreTrainedTokenizerFast", None, True, True),
+        ("PreTrainedTokenizerFast", False, True, True),
+        ("PreTrainedTokenizerFast", None, False, False),
+        ("PreTrainedTokenizerFast", True, False, True),
+        ("LlamaTokenizerFast", False, True, False),
+        ("LlamaTokenizer", True, False, True),
+    ],
+)
+def test_add_bos(tmp_path: Path, tokenizer_class: str, setting: bool | None, template: bool, expected: bool) -> None:
+    make_tokenizer(tmp_path, "llama-bpe" if template else "qwen2")
+    change = {"tokenizer_class": tokenizer_class, "add_bos_token": setting}
+    edit(tmp_path / "tokenizer_config.json", lambda value: value.update(change))
+    assert read(tmp_path).add_bos is expected
+
+
+def test_chat_templates(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path / "model", "llama-bpe")
+    file = tmp_path / "model" / "tokenizer_config.json"
+    named = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
+    folder = make_checkpoint(tmp_path / "model", "llama")
+    edit(file, lambda value: value.update(chat_template=named))
+    from frspec_cpp.tools.convert import convert
+
+    convert(folder, tmp_path / "out.gguf")
+    found = metadata(tmp_path / "out.gguf")
+    assert found["tokenizer.chat_template"] == "D"
+    assert found["tokenizer.chat_template.tool_use"] == "T"
+    assert found["tokenizer.chat_templates"] == ["tool_use"]
+    (folder / "chat_template.jinja").write_text("J")
+    convert(folder, tmp_path / "out.gguf")
+    assert metadata(tmp_path / "out.gguf")["tokenizer.chat_template"] == "J"
+
+
+def sentencepiece_model(pieces: list[tuple[str, float, int]], model_type: int = 2) -> bytes:
+    """A tokenizer.model, written field by field."""
+
+    def message(number: int, data: bytes) -> bytes:
+        size, prefix = len(data), b""
+        while size >= 0x80:
+            prefix, size = prefix + bytes([size & 0x7F | 0x80]), size >> 7
+        return bytes([number << 3 | 2]) + prefix + bytes([size]) + data
+
+    result = b""
+    for text, score, kind in pieces:
+        piece = message(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind])
+        result += message(1, piece)
+    return result + message(2, bytes([0x18, model_type])) + message(3, bytes([0x18, 0]))
+
+
+def test_sentencepiece_model(tmp_path: Path) -> None:
+    pieces = [
+        ("<unk>", 0.0, 2),
+        ("<s>", 0.0, 3),
+        ("</s>", 0.0, 3),
+        ("<0x41>", 0.0, 6),
+        ("\u2581the", -1.5, 1),
+    ]
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(pieces))
+    settings = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": "<unk>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<extra>": 5}))
+    vocabulary = read(tmp_path, vocab_size=6)
+    assert vocabulary.model == "llama"
+    assert vocabulary.tokens == [text for text, _, _ in pieces] + ["<extra>"]
+    assert vocabulary.types == [2, 3, 3, 6, 1, 4]
+    assert vocabulary.scores[4] == -1.5
+    assert vocabulary.add_space_prefix is False
+    assert vocabulary.special_ids == {"bos": 1, "eos": 2, "unknown": 0}
+    assert vocabulary.add_bos
+
+
+def test_damaged_sentencepiece_models(tmp_path: Path) -> None:
+    whole = sentencepiece_model([("\u2581the", -1.5, 1)])
+    for data, expected in (
+        (whole[:9], "not a whole SentencePiece model"),
+        (b"\xff" * 40, "not a whole SentencePiece model"),
+        (b"", "holds no tokens"),
+        (sentencepiece_model([("a", 0.0, 1)], model_type=1), "model type 1, expected 2"),
+    ):
+        (tmp_path / "tokenizer.model").write_bytes(data)
+        with pytest.raises(ValueError, match=expected):
+            read(tmp_path, vocab_size=10)
+
+
+def test_sentencepiece_agrees_with_the_package(tmp_path: Path) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    text = tmp_path / "text.txt"
+    text.write_text("the river carries the snow to the sea\nthere was a tale the old people told\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(tmp_path / "tokenizer"),
+        vocab_size=300,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    size = processor.get_piece_size()
+    vocabulary = read(tmp_path, vocab_size=size)
+    assert vocabulary.tokens == [processor.id_to_piece(i) for i in range(size)]
+    assert vocabulary.scores == [processor.get_score(i) for i in range(size)]
+    assert [kind == 6 for kind in vocabulary.types] == [processor.is_byte(i) for i in range(size)]
+    assert [kind == 3 for kind in vocabulary.types] == [processor.is_control(i) for i in range(size)]
+    sentence = "the people told the sea"
+    assert spm_reference(vocabulary, "\u2581" + sentence.replace(" ", "\u2581")) == processor.encode(sentence)
+
+
+def _set_regex(value: dict[str, Any]) -> None:
+    value["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": r"\p{Han}+"}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (_set_regex, r"splits like this: \\p\{Han\}\+.*expected the rules of Llama 3"),
+        (lambda v: v["model"].update(ignore_merges=True), "ignore_merges true"),
+        (
+            lambda v: v["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True),
+            "adds a space before",
+        ),
+        (lambda v: v["model"].update(type="Unigram"), "found tokenizer model 'Unigram', expected 'BPE'"),
+        (lambda v: v["model"]["merges"].append(["Z", "QQ"]), "merge of 'Z' and 'QQ'"),
+        (lambda v: v["model"]["merges"].append("a b c"), "found merge 'a b c'"),
+        (lambda v: v["model"]["vocab"].update(extra=900), "token 'extra': found id 900"),
+        (lambda v: v["model"].update(continuing_subword_prefix="##"), "continuing_subword_prefix"),
+        (lambda v: v["added_tokens"].append({"id": 5, "content": "<other>"}), "token 5: found '<other>'"),
+        (lambda v: v.update(pre_tokenizer=None), "neither byte-level rules nor spaces"),
+        (lambda v: v.update(pre_tokenizer=None, normalizer={"type": "Lowercase"}), "'Lowercase'"),
+    ],
+)
+def test_tokenizers_that_cannot_be_expressed(tmp_path: Path, change: Any, expected: str) -> None:
+    make_tokenizer(tmp_path, "qwen2")
+    edit(tmp_path / "tokenizer.json", change)
+    with pytest.raises(ValueError, match=expected) as error:
+        read(tmp_path)
+    assert str(tmp_path / "tokenizer.json") in str(error.value)
+
+
+def test_no_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
+        read(tmp_path, vocab_size=5)
