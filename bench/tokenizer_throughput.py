@@ -31,10 +31,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers
 import frspec_cpp
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-PATTERN = (
-    CONTRACTIONS
-    + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+PATTERN = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 PATTERNS = {
     "llama-bpe": PATTERN.replace("DIGITS", "{1,3}"),
     "smaug-bpe": PATTERN.replace("DIGITS", "{1,3}"),
@@ -99,9 +96,7 @@ def contestants(path: Path, threads: int) -> dict[str, Callable[[list[str]], int
             map(len, ours.encode_batch(texts, threads=threads, add_special=False))
         ),
         "tiktoken": run_tiktoken,
-        "Hugging Face tokenizers": lambda texts: sum(
-            map(len, hf.encode_batch_fast(texts, add_special_tokens=False))
-        ),
+        "Hugging Face tokenizers": lambda texts: sum(map(len, hf.encode_batch_fast(texts, add_special_tokens=False))),
     }
 
 

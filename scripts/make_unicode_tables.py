@@ -42,9 +42,7 @@ def classes(code_point: int) -> int:
 
 def rows(values: Iterable[int]) -> str:
     """Numbers as the inside of a C++ initializer, in lines of at most 120 columns."""
-    return textwrap.fill(
-        ", ".join(map(str, values)), width=119, initial_indent="    ", subsequent_indent="    "
-    )
+    return textwrap.fill(", ".join(map(str, values)), width=119, initial_indent="    ", subsequent_indent="    ")
 
 
 def main() -> None:

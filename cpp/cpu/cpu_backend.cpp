@@ -47,23 +47,30 @@ CpuWeight::CpuWeight(DType type, std::int64_t rows, std::int64_t cols, std::vect
       row_bytes_(static_cast<std::int64_t>(frspec::row_bytes(type, static_cast<std::size_t>(cols)))) {}
 
 CpuBackend::CpuBackend(const Kernels& kernels, int threads)
-    : kernels_(kernels), pool_(threads), scratch_(static_cast<std::size_t>(pool_.size())) {}
+    : kernels_(kernels),
+      pool_(threads),
+      scratch_(static_cast<std::size_t>(pool_.size())),
+      allocated_(std::make_shared<std::atomic<std::size_t>>(0)) {}
 
 std::string CpuBackend::description() const {
   return concat("cpu (", kernels_.name, ", ", pool_.size(), pool_.size() == 1 ? " thread)" : " threads)");
 }
 
 Buffer CpuBackend::allocate(std::size_t bytes) {
-  // An absurd size must fail here, not when the pages are touched.
+  // Fresh pages cost nothing until they are touched, so an absurd size must fail here, by what the machine has.
   const auto physical = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-  if (bytes > physical) {
-    throw OutOfMemory(concat("cannot allocate ", bytes, " bytes: this machine has ", physical));
+  const std::size_t before = allocated_->load();
+  void* memory = bytes <= physical && before <= physical - bytes ? std::calloc(bytes + kAlignment, 1) : nullptr;
+  if (memory == nullptr) {
+    throw OutOfMemory(concat("cannot allocate ", bytes, " bytes beside ", before, " in use: this machine has ", physical));
   }
-  void* memory = std::calloc(bytes + kAlignment, 1);  // large blocks come as untouched zero pages
-  if (memory == nullptr) throw OutOfMemory(concat("cannot allocate ", bytes, " bytes"));
+  allocated_->fetch_add(bytes);
   const auto address = reinterpret_cast<std::uintptr_t>(memory);
   void* aligned = reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
-  return Buffer(aligned, bytes, [memory](void*) { std::free(memory); });
+  return Buffer(aligned, bytes, [memory, bytes, allocated = allocated_](void*) {
+    std::free(memory);
+    allocated->fetch_sub(bytes);
+  });
 }
 
 void CpuBackend::upload(void* to, const void* from_host, std::size_t bytes) {

@@ -1,6 +1,8 @@
 // The CPU backend: weights stay in GGUF rows; 16 of them at a time are dequantized into cache, shared by all rows of x.
 #pragma once
 
+#include <atomic>
+#include <memory>
 #include <vector>
 
 #include "backend/backend.h"
@@ -68,6 +70,7 @@ class CpuBackend final : public Backend {
   ThreadPool pool_;
   std::vector<std::vector<float>> scratch_;  // per worker; grows on first use only
   std::vector<std::int32_t> order_;          // tree_select and tree_expand
+  std::shared_ptr<std::atomic<std::size_t>> allocated_;  // bytes of all living buffers, which may outlive the backend
 };
 
 }  // namespace frspec::cpu

@@ -66,7 +66,7 @@ class Generation {
 
 class Engine {
  public:
-  // Called with the share of the work done (0 to 1) while weights are read.
+  // Reads everything. Throws InvalidInput, FileNotFound or OutOfMemory; nothing is left behind then.
   explicit Engine(const EngineOptions& options);
   ~Engine();
 

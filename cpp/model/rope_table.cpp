@@ -44,20 +44,19 @@ RopeTable::RopeTable(Backend& backend, const RopeConfig& config, std::span<const
   const std::vector<float> frequencies = rope_frequencies(config, factors);
   const float magnitude = rope_magnitude(config);
   const std::size_t half = frequencies.size();
-  std::vector<float> cos(half * static_cast<std::size_t>(positions));
-  std::vector<float> sin(cos.size());
+  const std::size_t bytes = half * static_cast<std::size_t>(positions) * sizeof(float);
+  cos_ = backend.allocate(bytes);
+  sin_ = backend.allocate(bytes);
+  std::vector<float> cos(half), sin(half);
   for (std::size_t p = 0; p < static_cast<std::size_t>(positions); ++p) {
     for (std::size_t i = 0; i < half; ++i) {
       const float angle = static_cast<float>(p) * frequencies[i];
-      cos[p * half + i] = std::cos(angle) * magnitude;
-      sin[p * half + i] = std::sin(angle) * magnitude;
+      cos[i] = std::cos(angle) * magnitude;
+      sin[i] = std::sin(angle) * magnitude;
     }
+    backend.upload(cos_.as<float>() + p * half, cos.data(), half * sizeof(float));
+    backend.upload(sin_.as<float>() + p * half, sin.data(), half * sizeof(float));
   }
-  const std::size_t bytes = cos.size() * sizeof(float);
-  cos_ = backend.allocate(bytes);
-  sin_ = backend.allocate(bytes);
-  backend.upload(cos_.as<void>(), cos.data(), bytes);
-  backend.upload(sin_.as<void>(), sin.data(), bytes);
   view_ = Rope{cos_.as<float>(), sin_.as<float>(), config.dims, positions, config.interleaved};
 }
 

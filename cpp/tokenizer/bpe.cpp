@@ -179,10 +179,8 @@ std::unique_ptr<const Tokenizer> load_bpe(const GgufFile& file) {
     fail(printable(file.path().string()), ": key '", kPreKey, "': found ", quoted(pre), ", expected one of ", known);
   }
   const std::string_view* name = std::ranges::find(pretokenizer->names, pre);
-  Vocabulary vocabulary = load_vocabulary(file, {.model = "gpt2",
-                                                 .pre = *name,
-                                                 .text_to_bytes = text_to_bytes,
-                                                 .adds_bos = pretokenizer->adds_bos});
+  Vocabulary vocabulary = load_vocabulary(
+      file, {.model = "gpt2", .pre = *name, .text_to_bytes = text_to_bytes, .adds_bos = pretokenizer->adds_bos});
   return std::make_unique<const Bpe>(file, std::move(vocabulary), *pretokenizer);
 }
 

@@ -33,7 +33,8 @@ constexpr std::string_view kTexts[] = {
     "[EOT]",
     "[EOS]",
     "<end_of_utterance>",
-    "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",  // DeepSeek's, with a wide bar and U+2581
+    "<\xEF\xBD\x9C"
+    "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",  // DeepSeek's, with a wide bar and U+2581
     "[e~[",
     "<|fim_pad|>",
     "<fim-pad>",

@@ -13,9 +13,9 @@ constexpr Symbol kNoSymbol = -1;  // stands for a character that takes part in n
 
 // Scratch memory of apply(), to be used again for the next word.
 struct MergeScratch {
-  std::vector<std::uint32_t> ranks;   // of the pair that begins at each symbol
-  std::vector<Symbol> merged;         // what that pair becomes
-  std::vector<std::uint32_t> next;    // the rest serves long words only
+  std::vector<std::uint32_t> ranks;  // of the pair that begins at each symbol
+  std::vector<Symbol> merged;        // what that pair becomes
+  std::vector<std::uint32_t> next;   // the rest serves long words only
   std::vector<std::uint32_t> previous;
   std::vector<std::uint64_t> heap;
 };

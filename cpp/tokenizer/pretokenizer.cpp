@@ -53,12 +53,12 @@ constexpr auto kAsciiClasses = [] {
     const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
     const bool whitespace = c == ' ' || (c >= '\t' && c <= '\r');
     const bool symbol = std::string_view("$+<=>^`|~").find(static_cast<char>(c)) != std::string_view::npos;
-    classes[c] = letter                   ? kLetter
-                 : whitespace             ? kWhitespace
-                 : c >= '0' && c <= '9'   ? kNumber
-                 : symbol                 ? kSymbol
-                 : c > ' ' && c != 0x7F   ? kPunctuation
-                                          : CharClass{0};
+    classes[c] = letter                 ? kLetter
+                 : whitespace           ? kWhitespace
+                 : c >= '0' && c <= '9' ? kNumber
+                 : symbol               ? kSymbol
+                 : c > ' ' && c != 0x7F ? kPunctuation
+                                        : CharClass{0};
   }
   return classes;
 }();
@@ -135,8 +135,8 @@ const char* find_word_end(const char* at, const char* end) {
     if (contraction != at) return contraction;
   }
   const Char next = char_at(second, end);
-  const bool may_begin_word = kPattern.space_begins_words ? first.code_point == ' '
-                                                          : !first.is_line_end() && !first.is(kNumber);
+  const bool may_begin_word =
+      kPattern.space_begins_words ? first.code_point == ' ' : !first.is_line_end() && !first.is(kNumber);
   if (may_begin_word && next.is(kLetters)) return skip_while(second + next.bytes, end, is_letter);
 
   const bool after_space = first.code_point == ' ' && next.bytes != 0;

@@ -101,8 +101,8 @@ void Spm::find_merges() {
   for (TokenId id = 0; id < size(); ++id) {
     const std::string_view bytes = token_bytes(id);
     if (bytes.empty() || pieces_.find(bytes) != id) continue;
-    const auto place = std::ranges::lower_bound(scores, vocabulary().scores[static_cast<std::size_t>(id)],
-                                                std::ranges::greater());
+    const auto place =
+        std::ranges::lower_bound(scores, vocabulary().scores[static_cast<std::size_t>(id)], std::ranges::greater());
     const auto rank = static_cast<std::uint32_t>(place - scores.begin());
     for (std::size_t cut = utf8_bytes_from_lead(bytes[0]); cut < bytes.size();
          cut += utf8_bytes_from_lead(bytes[cut])) {
@@ -192,15 +192,14 @@ bool Spm::append_bytes(std::string_view character, std::vector<TokenId>& ids) co
 }  // namespace
 
 std::unique_ptr<const Tokenizer> load_spm(const GgufFile& file) {
-  Vocabulary vocabulary = load_vocabulary(file, {.model = "llama",
-                                                 .text_to_bytes = [](std::string_view text) {
-                                                   return std::optional(unescaped(text));
-                                                 },
-                                                 .adds_bos = true,
-                                                 .adds_space_prefix = true,
-                                                 .bos = 1,
-                                                 .eos = 2,
-                                                 .unknown = 0});
+  Vocabulary vocabulary =
+      load_vocabulary(file, {.model = "llama",
+                             .text_to_bytes = [](std::string_view text) { return std::optional(unescaped(text)); },
+                             .adds_bos = true,
+                             .adds_space_prefix = true,
+                             .bos = 1,
+                             .eos = 2,
+                             .unknown = 0});
   if (vocabulary.scores.empty()) vocabulary.scores.assign(vocabulary.texts.size(), 0.0F);
   return std::make_unique<const Spm>(std::move(vocabulary));
 }

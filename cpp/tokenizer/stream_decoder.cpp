@@ -10,9 +10,7 @@ constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
 }  // namespace
 
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool begins_text)
-    : tokenizer_(&tokenizer),
-      begins_text_(begins_text && tokenizer.strips_leading_space()),
-      at_start_(begins_text_) {}
+    : tokenizer_(&tokenizer), begins_text_(begins_text && tokenizer.strips_leading_space()), at_start_(begins_text_) {}
 
 std::string StreamDecoder::push(TokenId id) {
   pending_ += tokenizer_->spelled(id, false, at_start_);

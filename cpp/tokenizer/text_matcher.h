@@ -38,12 +38,12 @@ class TextMatcher {
   struct State {
     std::int32_t first_child = kNone;
     std::int32_t next_sibling = kNone;
-    std::int32_t failure = 0;         // the longest end of this that is a state; kNone: a match begins before it
-    std::int32_t match = kNone;       // id of the pattern that ends here
+    std::int32_t failure = 0;    // the longest end of this that is a state; kNone: a match begins before it
+    std::int32_t match = kNone;  // id of the pattern that ends here
     std::uint32_t match_length = 0;
     std::uint32_t depth = 0;
     unsigned char byte = 0;
-    bool within_match = false;        // this or a beginning of it is a whole pattern
+    bool within_match = false;  // this or a beginning of it is a whole pattern
   };
 
   std::int32_t child(std::int32_t state, unsigned char byte) const;

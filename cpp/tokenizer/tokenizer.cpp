@@ -42,7 +42,8 @@ std::unique_ptr<const Tokenizer> Tokenizer::load(const GgufFile& file) {
        known);
 }
 
-Tokenizer::Tokenizer(Vocabulary&& vocabulary) : vocabulary_(std::make_unique<const Vocabulary>(std::move(vocabulary))) {}
+Tokenizer::Tokenizer(Vocabulary&& vocabulary)
+    : vocabulary_(std::make_unique<const Vocabulary>(std::move(vocabulary))) {}
 Tokenizer::~Tokenizer() = default;
 
 std::vector<TokenId> Tokenizer::encode(std::string_view text, bool add_special, bool parse_special) const {

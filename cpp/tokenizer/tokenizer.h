@@ -20,8 +20,15 @@ struct Vocabulary;
 using TokenId = std::int32_t;
 
 // What a token is for: numbered as `tokenizer.ggml.token_type`.
-enum class TokenType : std::uint8_t { Undefined = 0, Normal = 1, Unknown = 2, Control = 3, UserDefined = 4,
-                                      Unused = 5, Byte = 6 };
+enum class TokenType : std::uint8_t {
+  Undefined = 0,
+  Normal = 1,
+  Unknown = 2,
+  Control = 3,
+  UserDefined = 4,
+  Unused = 5,
+  Byte = 6
+};
 
 class Tokenizer {
  public:
@@ -45,7 +52,7 @@ class Tokenizer {
   TokenType token_type(TokenId id) const;
   std::optional<TokenId> find(std::string_view token_text) const;
 
-  std::int32_t size() const;                    // vocabulary size V
+  std::int32_t size() const;  // vocabulary size V
   std::optional<TokenId> bos() const;
   std::optional<TokenId> eos() const;
   bool adds_bos() const;

@@ -180,7 +180,8 @@ std::optional<TokenId> find_token_id(const GgufFile& file, std::string_view key,
   const std::optional<std::int64_t> id = file.find_int(key);
   if (!id) return std::nullopt;
   if (*id < 0 || *id >= size) {
-    fail(printable(file.path().string()), ": key '", key, "': found ", *id, ", expected a token id from 0 to ", size - 1);
+    fail(printable(file.path().string()), ": key '", key, "': found ", *id, ", expected a token id from 0 to ",
+         size - 1);
   }
   return static_cast<TokenId>(*id);
 }

@@ -16,9 +16,9 @@
 namespace frspec {
 
 struct Vocabulary {
-  std::string file;             // for messages
-  std::string_view model;       // tokenizer.ggml.model: one of the known names
-  std::string_view pre;         // BPE: the name of its pre-tokenizer
+  std::string file;                     // for messages
+  std::string_view model;               // tokenizer.ggml.model: one of the known names
+  std::string_view pre;                 // BPE: the name of its pre-tokenizer
   std::vector<char> all_texts;          // the texts of all tokens, one after the other: what `texts` points into
   std::vector<std::string_view> texts;  // (V)
   std::vector<TokenType> types;         // (V)

@@ -55,8 +55,7 @@ std::string_view view_of(nb::handle text) {
 }
 
 nb::object to_str(std::string_view bytes) {
-  nb::object text =
-      nb::steal(PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "replace"));
+  nb::object text = nb::steal(PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "replace"));
   if (!text.is_valid()) throw nb::python_error();
   return text;
 }

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from frspec_cpp import LLM
 
-pytestmark = pytest.mark.every_isa
-
+TOKENS = 48
 PROMPTS = [
     "def fibonacci(n):\n",
     "Question: Natalia sold clips to 48 of her friends in April. How many clips did she sell altogether?\nAnswer:",
-    "The history of the city begins",
-    "Write a Python function that returns the largest of three numbers.\n",
     "\u00dcbersetze: \u732b \U0001f408 ",
 ]
 
@@ -25,37 +23,56 @@ def plain(demo_target: Path) -> dict[tuple[str, float], list[int]]:
     llm = LLM(demo_target)
     return {
         (prompt, temperature): llm.generate(
-            prompt, max_tokens=96, temperature=temperature, seed=11, ignore_eos=True
+            prompt, max_tokens=TOKENS, temperature=temperature, seed=11, ignore_eos=True
         ).tokens
         for prompt in PROMPTS
         for temperature in (0.0, 1.0)
     }
 
 
+def check_equality(
+    target: Path, drafter: Path, plain: dict[tuple[str, float], list[int]], options: dict[str, Any]
+) -> None:
+    llm = LLM(target, drafter=drafter, **options)
+    for (prompt, temperature), expected in plain.items():
+        found = llm.generate(prompt, max_tokens=TOKENS, temperature=temperature, seed=11, ignore_eos=True)
+        assert found.tokens == expected, (prompt, temperature)
+        if temperature == 0.0:
+            assert found.stats.accepted_length > 1.2  # drafts were accepted, so something was tested
+
+
+@pytest.mark.every_isa
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"head": "ranked:16384"},
-        {"head": "ranked:8192"},
-        {"head": "ranked:2048", "n_threads": 1},
-        {"head": "ranked:65536", "n_batch": 5},
-        {"tree_depth": 0, "tree_branch": 1, "tree_size": 2},
-        {"tree_depth": 7, "tree_branch": 1, "tree_size": 9, "n_threads": 3},
-        {"tree_depth": 2, "tree_branch": 3, "tree_size": 8, "head": "ranked:4096", "n_batch": 1},
-        {"tree_depth": 5, "tree_branch": 16, "tree_size": 150, "head": "ranked:2048", "n_threads": 4},
+        {"head": "ranked:8192", "tree_size": 40},
+        {"head": "ranked:1024", "tree_depth": 3, "tree_branch": 4, "tree_size": 12, "n_threads": 1, "n_batch": 7},
     ],
     ids=str,
 )
 def test_drafting_changes_nothing(
-    demo_target: Path, demo_drafter: Path, plain: dict[tuple[str, float], list[int]], options: dict[str, object]
+    demo_target: Path, demo_drafter: Path, plain: dict[tuple[str, float], list[int]], options: dict[str, Any]
 ) -> None:
-    llm = LLM(demo_target, drafter=demo_drafter, **options)  # type: ignore[arg-type]
-    for (prompt, temperature), expected in plain.items():
-        found = llm.generate(prompt, max_tokens=96, temperature=temperature, seed=11, ignore_eos=True)
-        assert found.tokens == expected, (prompt, temperature)
-        assert found.stats.accepted_length >= 1.0
-        assert found.stats.steps < 96 or options.get("tree_size") == 2 or temperature > 0
+    check_equality(demo_target, demo_drafter, plain, options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"head": "ranked:16384", "n_threads": 3},
+        {"head": "ranked:65536", "tree_size": 20, "n_batch": 5},
+        {"head": "ranked:2048", "tree_depth": 0, "tree_branch": 1, "tree_size": 2},
+        {"head": "ranked:2048", "tree_depth": 7, "tree_branch": 1, "tree_size": 9},
+        {"head": "ranked:2048", "tree_depth": 2, "tree_branch": 3, "tree_size": 8, "n_batch": 1},
+        {"head": "ranked:2048", "tree_depth": 5, "tree_branch": 16, "tree_size": 100},
+    ],
+    ids=str,
+)
+def test_no_tree_and_no_head_changes_anything(
+    demo_target: Path, demo_drafter: Path, plain: dict[tuple[str, float], list[int]], options: dict[str, Any]
+) -> None:
+    check_equality(demo_target, demo_drafter, plain, options)
 
 
 def test_draft_false_is_plain_decoding(
@@ -63,17 +80,17 @@ def test_draft_false_is_plain_decoding(
 ) -> None:
     llm = LLM(demo_target, drafter=demo_drafter)
     prompt = PROMPTS[0]
-    found = llm.generate(prompt, max_tokens=96, draft=False, ignore_eos=True)
+    found = llm.generate(prompt, max_tokens=TOKENS, draft=False, ignore_eos=True)
     assert found.tokens == plain[prompt, 0.0]
-    assert found.stats.steps == 95
+    assert found.stats.steps == TOKENS - 1
     assert found.stats.accepted_length == 1.0
 
 
 def test_the_text_is_the_same_up_to_any_length(demo_target: Path, demo_drafter: Path) -> None:
     """max_tokens cuts a text, it does not change it, wherever the cut falls within a step."""
-    llm = LLM(demo_target, drafter=demo_drafter, head="ranked:8192")
-    whole = llm.generate(PROMPTS[0], max_tokens=40, ignore_eos=True).tokens
-    for length in range(1, 20):
+    llm = LLM(demo_target, drafter=demo_drafter, head="ranked:2048", tree_size=16)
+    whole = llm.generate(PROMPTS[0], max_tokens=24, ignore_eos=True).tokens
+    for length in range(1, 14):
         part = llm.generate(PROMPTS[0], max_tokens=length, ignore_eos=True)
         assert part.tokens == whole[:length]
         assert part.finish_reason == "length"
@@ -91,7 +108,7 @@ def test_the_end_of_the_context(demo_target: Path, demo_drafter: Path, n_ctx: in
 
 
 def test_seeds_differ_and_repeat(demo_target: Path, demo_drafter: Path) -> None:
-    llm = LLM(demo_target, drafter=demo_drafter)
+    llm = LLM(demo_target, drafter=demo_drafter, head="ranked:2048", tree_size=16)
     texts = [llm.generate(PROMPTS[2], max_tokens=32, temperature=1.0, seed=seed).tokens for seed in (1, 2, 1)]
     assert texts[0] == texts[2] != texts[1]
 
@@ -100,11 +117,11 @@ def test_spec_bench_prompts_with_end_of_generation(shared: Path, demo_target: Pa
     """Real prompts of every category, ended by the model itself."""
     rows = [json.loads(line) for line in (shared / "data/prompts/spec_bench.jsonl").open(encoding="utf-8")]
     by_category = {row["category"]: row["turns"][0] for row in reversed(rows)}
-    llm = LLM(demo_target, drafter=demo_drafter, head="ranked:8192")
+    llm = LLM(demo_target, drafter=demo_drafter, head="ranked:8192", tree_depth=3, tree_size=24)
     stops = 0
     for category, prompt in by_category.items():
-        plain = llm.generate(prompt, max_tokens=128, draft=False)
-        drafted = llm.generate(prompt, max_tokens=128)
+        plain = llm.generate(prompt, max_tokens=64, draft=False)
+        drafted = llm.generate(prompt, max_tokens=64)
         assert drafted.tokens == plain.tokens, category
         assert drafted.finish_reason == plain.finish_reason
         stops += plain.finish_reason == "stop"

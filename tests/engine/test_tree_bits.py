@@ -35,7 +35,7 @@ def test_tree_rows_equal_chain_rows(demo_target: Path, nodes: int, prefix_length
     tokens, parents = random_tree(rng, nodes, engine.vocab_size)
     tree = engine.forward_tree(prefix, tokens, parents)
     assert tree.shape == (nodes, engine.vocab_size)
-    for node in {0, nodes // 2, nodes - 1, *(int(n) for n in rng.integers(0, nodes, 4))}:
+    for node in {0, nodes // 2, nodes - 1, int(rng.integers(0, nodes))}:
         path = path_to(node, parents)
         chain = engine.forward(prefix + [tokens[i] for i in path])
         assert np.array_equal(tree[path], chain[len(prefix) :])
@@ -43,9 +43,9 @@ def test_tree_rows_equal_chain_rows(demo_target: Path, nodes: int, prefix_length
 
 def test_chunk_size_and_threads_do_not_change_bits(demo_target: Path) -> None:
     rng = np.random.default_rng(3)
-    tokens = [0, *(int(t) for t in rng.integers(2, 65536, 149))]
+    tokens = [0, *(int(t) for t in rng.integers(2, 65536, 79))]
     expected = _core.Engine(str(demo_target), n_threads=1, n_batch=512).forward(tokens)
-    for n_threads, n_batch in [(1, 1), (2, 7), (3, 64), (5, 149)]:
+    for n_threads, n_batch in [(1, 1), (2, 7), (3, 64), (5, 79)]:
         found = _core.Engine(str(demo_target), n_threads=n_threads, n_batch=n_batch).forward(tokens)
         assert np.array_equal(found, expected), (n_threads, n_batch)
 

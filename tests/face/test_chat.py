@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_rendered_as_transformers_does(template: str) -> None:
 
 def test_features_by_hand() -> None:
     rendered = ChatTemplate(FEATURES, "m.gguf", BOS, EOS).render(MESSAGES[1:3])
-    assert rendered.splitlines()[:3] == [
+    assert rendered.splitlines()[1:4] == [
         json.dumps(MESSAGES[1], ensure_ascii=False) + " " + json.dumps(MESSAGES[1]["content"], ensure_ascii=False),
         MESSAGES[1]["content"].split("\n")[0],
         MESSAGES[1]["content"].split("\n")[1] + EOS,
@@ -135,9 +136,8 @@ BAD_MESSAGES: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("messages", "message"), BAD_MESSAGES, ids=lambda value: repr(value)[:40])
 def test_malformed_messages(chat_target: Path, messages: Any, message: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(message)):
         LLM(chat_target).chat(messages, 1)
-    assert message in str(caught.value)
 
 
 def test_a_model_without_template(demo_target: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_model_without_template(demo_target: Path) -> None:
         ("{% for m in %}", "m.gguf"),
         ("{% if %}", "m.gguf"),
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-        ("{{ messages[0].nothing.at_all }}", "undefined"),
+        ("{{ messages[0].nothing.at_all }}", "no attribute 'nothing'"),
         ("{{ messages[0].content + 1 }}", "m.gguf"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{{ messages.append(1) }}", "unsafe|not safely callable"),

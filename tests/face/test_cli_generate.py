@@ -39,21 +39,23 @@ def test_json_has_exactly_these_members(run: Runner, llm: LLM) -> None:
     assert found["prompt_tokens"] == len(llm.tokenize(PROMPT))
     assert found["finish_reason"] == "length"
     stats = found["stats"]
-    assert {name: type(value) for name, value in stats.items()} == {
-        "tokens_per_second": float,
-        "accepted_length": float,
-        "steps": int,
-        "draft_seconds": float,
-        "verify_seconds": float,
-        "prefill_seconds": float,
-    }
+    assert list(stats) == [
+        "tokens_per_second",
+        "accepted_length",
+        "steps",
+        "draft_seconds",
+        "verify_seconds",
+        "prefill_seconds",
+    ]
+    assert isinstance(stats["steps"], int)
+    assert all(isinstance(value, (int, float)) for value in stats.values())
     assert stats["steps"] == expected.stats.steps
     assert stats["accepted_length"] == pytest.approx(39 / stats["steps"])
     assert min(stats.values()) > 0
 
 
 def test_drafts_do_not_change_the_tokens(run: Runner) -> None:
-    arguments = ("-p", "Once upon a time", "-n", "60", "--ignore-eos")
+    arguments = ("-p", "Once upon a time", "-n", "40", "--ignore-eos")
     drafted = generate_json(run, *arguments)
     plain = generate_json(run, *arguments, "--no-draft")
     other = generate_json(run, *arguments, "--tree-depth=2", "--tree-branch", "3", "--tree-size", "9", "-t", "1")
@@ -62,7 +64,7 @@ def test_drafts_do_not_change_the_tokens(run: Runner) -> None:
 
 
 def test_sampling_follows_the_seed(run: Runner) -> None:
-    arguments = ("-p", PROMPT, "-n", "30", "--ignore-eos", "--temp", "1")
+    arguments = ("-p", PROMPT, "-n", "16", "--ignore-eos", "--temp", "1")
     first = generate_json(run, *arguments, "--seed", "1")["tokens"]
     assert generate_json(run, *arguments, "--seed=1", "--no-draft")["tokens"] == first
     assert generate_json(run, *arguments, "--seed", "2")["tokens"] != first
@@ -77,7 +79,7 @@ def test_plain_output_is_the_text_and_nothing_else(run: Runner, llm: LLM) -> Non
 
 def test_the_prompt_may_come_from_anywhere(run: Runner, tmp_path: Path) -> None:
     # A line break at the end belongs to the prompt.
-    prompt = "# Größe – 日本語\ndef größe(x):\n"
+    prompt = "# Größe, 日本語\ndef größe(x):\n"
     expected = generate_json(run, "-p", prompt, "-n", "12")
     path = tmp_path / "prompt.txt"
     path.write_bytes(prompt.encode())

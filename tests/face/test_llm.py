@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 import frspec_cpp
 from frspec_cpp import LLM
 
-PROMPTS = ["def fibonacci(n):", "Once upon a time", "# Größe – 日本語\n", "Question: how many apples? Answer:"]
+PROMPTS = ["def fibonacci(n):", "Once upon a time", "# Größe, 日本語\n", "Question: how many apples? Answer:"]
 
 
 def test_generation(llm: LLM) -> None:
@@ -38,11 +39,14 @@ def test_greedy_text_is_the_argmax_of_forward(llm: LLM) -> None:
     assert logits.argmax(axis=1)[len(prompt) - 1 : -1].tolist() == out.tokens
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_stream_is_generate_in_pieces(llm: LLM, prompt: str, temperature: float) -> None:
-    out = llm.generate(prompt, max_tokens=80, temperature=temperature, seed=5, ignore_eos=True)
-    pieces = list(llm.stream(prompt, max_tokens=80, temperature=temperature, seed=5, ignore_eos=True))
+@pytest.mark.parametrize(
+    ("prompt", "options"),
+    [(PROMPTS[0], {}), (PROMPTS[2], {}), (PROMPTS[1], {"temperature": 1.5, "seed": 5, "draft": False})],
+    ids=["code", "unicode", "sampled"],  # sampled at random, the text has characters of several tokens
+)
+def test_stream_is_generate_in_pieces(llm: LLM, prompt: str, options: dict[str, Any]) -> None:
+    out = llm.generate(prompt, max_tokens=60, ignore_eos=True, **options)
+    pieces = list(llm.stream(prompt, max_tokens=60, ignore_eos=True, **options))
     assert "".join(pieces) == out.text
     assert len(pieces) > 3
     assert all(pieces)
@@ -75,8 +79,8 @@ def test_a_prompt_of_ids(llm: LLM) -> None:
 def test_end_of_generation(llm: LLM) -> None:
     """The engine stops where plain argmax decoding finds an end-of-generation token, which is not handed out."""
     for prompt in PROMPTS:
-        out = llm.generate(prompt, 120)
-        longer = llm.generate(prompt, 120, ignore_eos=True)
+        out = llm.generate(prompt, 100)
+        longer = llm.generate(prompt, 100, ignore_eos=True, draft=False)
         ends = [i for i, token in enumerate(longer.tokens) if llm.tokenizer.is_eog(token)]
         assert out.tokens == longer.tokens[: ends[0] if ends else None]
         assert out.finish_reason == ("stop" if ends else "length")
@@ -92,13 +96,13 @@ def test_context_ends_the_text(demo_target: Path, demo_drafter: Path) -> None:
 
 
 def test_two_engines_in_two_threads(demo_target: Path, demo_drafter: Path, llm: LLM) -> None:
-    expected = [llm.generate(prompt, 60, ignore_eos=True).tokens for prompt in PROMPTS[:2]]
+    expected = [llm.generate(prompt, 30, ignore_eos=True).tokens for prompt in PROMPTS[:2]]
     engines = [LLM(demo_target, drafter=demo_drafter, n_threads=1), LLM(demo_target, n_threads=2)]
     found: list[list[list[int]]] = [[], []]
 
     def work(i: int) -> None:
         for _ in range(3):
-            found[i].append(engines[i].generate(PROMPTS[i], 60, ignore_eos=True).tokens)
+            found[i].append(engines[i].generate(PROMPTS[i], 30, ignore_eos=True).tokens)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
     for thread in threads:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import struct
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -148,12 +149,37 @@ def write_once(tmp_path_factory: pytest.TempPathFactory) -> VocabularyWriter:
     return VocabularyWriter(tmp_path_factory.mktemp("vocabularies"))
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Keys and values of a GGUF file (version 3); the gguf package takes many seconds for a large vocabulary."""
+    data = path.read_bytes()
+    at = 16
+
+    def number(code: str) -> Any:
+        nonlocal at
+        (value,) = struct.unpack_from(f"<{code}", data, at)
+        at += struct.calcsize(code)
+        return value
+
+    def value(kind: int) -> Any:
+        nonlocal at
+        if kind == 8:
+            length = number("Q")
+            at += length
+            return data[at - length : at].decode()
+        if kind == 9:
+            element, count = number("I"), number("Q")
+            return [value(element) for _ in range(count)]
+        return number("BbHhIif?xxQqd"[kind])
+
+    return {value(8): value(number("I")) for _ in range(number("Q"))}
+
+
 def hf_from_gguf(path: Path) -> Tokenizer:
     """The vocabulary of a GGUF file as a Hugging Face tokenizer without special tokens."""
-    fields = gguf.GGUFReader(path).fields
-    tokens = fields["tokenizer.ggml.tokens"].contents()
-    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
-    pre = fields["tokenizer.ggml.pre"].contents()
+    metadata = read_metadata(path)
+    tokens = metadata["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
+    pre = metadata["tokenizer.ggml.pre"]
     model = models.BPE({text: i for i, text in enumerate(tokens)}, merges, ignore_merges=pre == "llama-bpe")
     tokenizer = Tokenizer(model)
     last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -186,7 +212,7 @@ def make_random_text() -> Callable[[random.Random], str]:
         assigned(0x1F300, 0x1F6FF),
         ["\u200d", "\ufe0f", "\U0001f3fd", "\U0001f468", "\U0001f469", "\U0001f466", "\U0001f1e9"],
         [chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) not in ("Cn", "Cs")],
-        [*"{}[]()<>=+-*/.,;:!?#@&|^~`$%\"\\"],
+        [*'{}[]()<>=+-*/.,;:!?#@&|^~`$%"\\'],
         ["the ", "Hello", " world", "def ", "return", "\n    ", "http://", "www.", "Fran\u00e7ais", " na\u00efve"],
     ]
 

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from frspec_cpp._core import pretokenize, pretokenizers
 from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import pre_tokenizers
 
 from frspec_cpp import Tokenizer
-from frspec_cpp._core import pretokenize, pretokenizers
 
 from .conftest import PATTERNS, VocabularyWriter, assigned, hf_from_gguf, hf_splits
 
@@ -69,9 +69,7 @@ def test_real_vocabularies(vocabularies: Path, name: str, random_texts: list[str
         assert ours.decode(ids) == text
 
 
-def test_tokenizer_of_the_demo_pair(
-    shared: Path, write_once: VocabularyWriter, random_texts: list[str]
-) -> None:
+def test_tokenizer_of_the_demo_pair(shared: Path, write_once: VocabularyWriter, random_texts: list[str]) -> None:
     source = shared / "data" / "pair" / "target" / "tokenizer.json"
     path = write_once.from_tokenizer_json(source, pre="smaug-bpe", bos_token_id=0, add_bos_token=True)
     ours, theirs = Tokenizer(path), HfTokenizer.from_file(str(source))
@@ -88,7 +86,7 @@ def test_vocabularies_like_sentencepiece(
     source = shared / "data" / "models" / folder / "tokenizer.json"
     path = write_once.from_tokenizer_json(source, bos_token_id=1, eos_token_id=2, unknown_token_id=0)
     ours, theirs = Tokenizer(path), HfTokenizer.from_file(str(source))
-    texts = [*random_texts, "Once upon a time, there was a little girl named Lily.\nShe said: \"Hi!\"  Bye."]
+    texts = [*random_texts, 'Once upon a time, there was a little girl named Lily.\nShe said: "Hi!"  Bye.']
     for text, encoding in zip(texts, theirs.encode_batch(texts), strict=True):
         assert ours.encode(text, parse_special=True) == encoding.ids, repr(text)
 

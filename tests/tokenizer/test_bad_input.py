@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from frspec_cpp._core import pretokenize
 
 from frspec_cpp import Tokenizer
-from frspec_cpp._core import pretokenize
 
 from .conftest import BYTE, CONTROL, NORMAL, UNUSED, USER_DEFINED, VocabularyWriter
 
@@ -87,7 +87,7 @@ def test_raw_texts_of_special_types_are_fine(write: VocabularyWriter) -> None:
 
 
 def test_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="none.gguf"):
+    with pytest.raises(FileNotFoundError, match=r"none\.gguf"):
         Tokenizer(tmp_path / "none.gguf")
 
 
@@ -141,6 +141,7 @@ def test_a_token_that_repeats_itself(write: VocabularyWriter) -> None:
     tokens = ["a", *("a" * n for n in range(2, 65))]
     merges = [f"{'a' * left} {'a' * (n - left)}" for n in range(2, 65) for left in range(1, n)]
     path = write("gpt2", tokens, merges=merges, pre="gpt-2")
-    assert Tokenizer(path).encode("a" * 128) == [1] * 64 or sum(
-        len(tokens[i]) for i in Tokenizer(path).encode("a" * 128)
-    ) == 128
+    assert (
+        Tokenizer(path).encode("a" * 128) == [1] * 64
+        or sum(len(tokens[i]) for i in Tokenizer(path).encode("a" * 128)) == 128
+    )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
+from frspec_cpp._core import TokenType
 
 from frspec_cpp import Tokenizer
-from frspec_cpp._core import TokenType
 
 from .conftest import CONTROL, NORMAL, UNUSED, USER_DEFINED, VocabularyWriter, byte_level
 

@@ -6,12 +6,11 @@ import itertools
 import random
 from pathlib import Path
 
-import gguf
 import pytest
 
 from frspec_cpp import Tokenizer
 
-from .conftest import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, VocabularyWriter
+from .conftest import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, VocabularyWriter, read_metadata
 
 SPACE = "\u2581"
 
@@ -20,14 +19,13 @@ class Reference:
     """SentencePiece's BPE as its definition reads: look at all neighbours, merge the best, begin again."""
 
     def __init__(self, path: Path) -> None:
-        fields = gguf.GGUFReader(path).fields
-        tokens = fields["tokenizer.ggml.tokens"].contents()
-        scores = fields["tokenizer.ggml.scores"].contents()
-        types = fields["tokenizer.ggml.token_type"].contents()
+        metadata = read_metadata(path)
+        tokens, scores, types = (metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type"))
         self.ids = {text: i for i, text in enumerate(tokens)}
         self.scores = {text: scores[i] for i, text in enumerate(tokens) if types[i] == NORMAL}
 
     def encode(self, text: str) -> list[int]:
+        """The tokens of a text, without BOS."""
         pieces = list((" " + text).replace(" ", SPACE))
         while True:
             pairs = [left + right for left, right in itertools.pairwise(pieces)]
@@ -95,7 +93,7 @@ def test_unknown_characters_without_byte_tokens(write: VocabularyWriter) -> None
     assert tokenizer.encode("a\u00e9\u00e8b\u00e9") == [1, 7, 0, 5, 0]
     assert tokenizer.encode("zz", add_special=False) == [3, 0]  # unused tokens never come out
     without = write("llama", tokens[1:], scores=[0.0] * 9, token_type=types[1:], bos_token_id=0)
-    with pytest.raises(ValueError, match="no token for .*unknown"):
+    with pytest.raises(ValueError, match=r"no token for .*unknown"):
         Tokenizer(without).encode("\u00e9")
 
 
@@ -111,9 +109,7 @@ def test_spaces_around_special_tokens(write: VocabularyWriter) -> None:
     assert tokenizer.decode([1, 7], special=True) == "<s> a"
     assert tokenizer.token_bytes(7) == b" a"
 
-    bare = Tokenizer(
-        write("llama", tokens, scores=[0.0] * len(tokens), token_type=types, add_space_prefix=False)
-    )
+    bare = Tokenizer(write("llama", tokens, scores=[0.0] * len(tokens), token_type=types, add_space_prefix=False))
     assert bare.encode("a a", add_special=False) == [4, 7]
     assert bare.decode([7]) == " a"
 

@@ -17,8 +17,7 @@ def test_vectors(vocabularies: Path, name: str) -> None:
     with Path(f"{path}.inp").open(encoding="utf-8", newline="") as file:
         texts = file.read().split("\n__ggml_vocab_test__\n")
     expected = [
-        [int(number) for number in line.split()]
-        for line in Path(f"{path}.out").read_text(encoding="utf-8").split("\n")
+        [int(number) for number in line.split()] for line in Path(f"{path}.out").read_text(encoding="utf-8").split("\n")
     ][: len(texts)]
     tokenizer = Tokenizer(path)
     assert len(texts) == len(expected) >= 40

@@ -1,0 +1,18 @@
+"""A conversation with a model that has a chat template: chat.py TARGET.gguf [DRAFTER.gguf]."""
+
+import sys
+
+import frspec_cpp
+
+if len(sys.argv) < 2:
+    sys.exit("usage: chat.py TARGET.gguf [DRAFTER.gguf]")
+llm = frspec_cpp.LLM(sys.argv[1], drafter=sys.argv[2] if len(sys.argv) > 2 else None)
+messages: list[dict[str, str]] = []
+try:
+    while True:
+        messages.append({"role": "user", "content": input("> ")})
+        answer = llm.chat(messages, max_tokens=512)
+        print(answer.text)
+        messages.append({"role": "assistant", "content": answer.text})
+except (EOFError, KeyboardInterrupt):
+    print()

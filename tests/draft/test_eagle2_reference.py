@@ -1,0 +1,192 @@
+"""The engine drafts what an independent EAGLE-2 in torch drafts: the same tokens accepted, step by step.
+
+The engine keeps keys and values in half precision and the reference does not, so a near-tie may fall the other way.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from eagle2_reference import Drafter, Shape, Text, continue_greedily, load_target, steps_along
+from frspec_cpp import _core
+from frspec_cpp.tools.convert import convert
+from frspec_cpp.tools.fingerprint import vocabulary_fingerprint
+from frspec_cpp.tools.ranks_file import Ranks, write_ranks
+from tiny_pair import make_tiny_pair
+
+import gguf
+
+Steps = list[tuple[int, int]]  # (tokens before the step, tokens it gave)
+LARGE = Shape(depth=5, branch=10, size=60)
+SMALL = Shape(depth=3, branch=8, size=30)
+NEAR_TIE = 1e-3  # difference of two logits that half precision in the cache may turn around
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> Iterator[None]:
+    """The matrices are small: more threads would spend their time waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def engine_steps(engine: _core.Engine, text: Text) -> tuple[list[int], Steps]:
+    """What the engine writes behind the prompt of `text`, and its steps after the prompt's own."""
+    generation = engine.begin(text.tokens[: text.prompt], max_tokens=len(text.continuation), ignore_eos=True)
+    tokens, steps = [token for token, _ in generation.step()], []
+    assert len(tokens) == 1
+    while generation.finish_reason is None:
+        given = generation.step()
+        # All but the last are accepted drafts; the last one is, too, where the text ends before the bonus token.
+        assert all(drafted for _, drafted in given[:-1])
+        steps.append((text.prompt + len(tokens), len(given)))
+        tokens += [token for token, _ in given]
+    assert generation.stats.steps == len(steps)
+    return tokens, steps
+
+
+def compare(engine: _core.Engine, drafter: Drafter, texts: Sequence[Text], shape: Shape) -> float:
+    """Compares the engine's steps with the reference's; returns the mean of tokens per step."""
+    found: Steps = []
+    expected: Steps = []
+    compared = 0
+    for number, text in enumerate(texts):
+        tokens, steps = engine_steps(engine, text)
+        same = [a == b for a, b in zip(tokens, text.continuation, strict=True)]
+        length = same.index(False) if False in same else len(same)
+        assert length == len(same) or text.margins[length] < NEAR_TIE, (number, length)
+        compared += length
+        end = text.prompt + length
+        reference = [(step.start, step.given) for step in steps_along(drafter, text, shape)]
+        # Positions that no other text shares, so that all texts can be compared as one.
+        found += [(number * 10000 + start, given) for start, given in steps if start + given <= end]
+        expected += [(number * 10000 + start, given) for start, given in reference if start + given <= end]
+    assert compared >= 0.9 * sum(len(text.continuation) for text in texts), "near-ties are rare"
+    common = len(set(found) & set(expected))
+    assert common >= 0.95 * max(len(found), len(expected)), (found, expected)
+    mean, reference_mean = (sum(given for _, given in steps) / len(steps) for steps in (found, expected))
+    assert mean == pytest.approx(reference_mean, rel=0.02)
+    return mean
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The demo pair from its checkpoints, in full precision, with ranks that it was not trained with."""
+
+    folder: Path
+    target: Any
+    texts: list[Text]
+    order: np.ndarray  # token ids by rank
+    control: list[int]
+
+
+@pytest.fixture(scope="session")
+def demo(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    torch.set_num_threads(1)
+    pair, folder = shared / "data/pair", tmp_path_factory.mktemp("demo_f32")
+    convert(pair / "target", folder / "target.gguf", "f32", quiet=True)
+    convert(pair / "eagle2", folder / "drafter.gguf", "f32", target=folder / "target.gguf", quiet=True)
+    tokenizer = json.loads((pair / "target/tokenizer.json").read_text(encoding="utf-8"))
+    control = [token["id"] for token in tokenizer["added_tokens"] if token["special"]]
+    # Merges are learned in order of frequency, so ids are ranks of a kind; the noise makes them no mere prefix.
+    noise = np.random.default_rng(0).lognormal(sigma=0.7, size=65536)
+    order = np.argsort((1 + np.arange(65536)) * noise).astype(np.int32)
+    write_vocabulary_ranks(folder / "ranks.gguf", folder / "target.gguf", order)
+    target = load_target(pair / "target")
+    encode = tokenizers.Tokenizer.from_file(str(pair / "target/tokenizer.json")).encode
+    texts = [continue_greedily(target, encode(prompt).ids, 48) for prompt in mixed_prompts(shared / "data/prompts")]
+    return Demo(folder, target, texts, order, control)
+
+
+def mixed_prompts(folder: Path) -> list[str]:
+    """Python, arithmetic, a short question, a request for code."""
+    code = json.loads((folder / "human_eval.jsonl").open(encoding="utf-8").readline())["prompt"]
+    rows = [json.loads(line) for line in (folder / "spec_bench.jsonl").open(encoding="utf-8")]
+    first = {row["category"]: row["turns"][0] for row in reversed(rows)}
+    return [code, first["math_reasoning"], first["qa"], first["coding"]]
+
+
+def write_vocabulary_ranks(path: Path, target: Path, order: np.ndarray) -> None:
+    tokens = gguf.GGUFReader(target).fields["tokenizer.ggml.tokens"].contents()
+    write_ranks(path, Ranks(order, len(tokens), vocabulary_fingerprint(tokens)))
+
+
+@pytest.mark.parametrize("shape", [LARGE, SMALL], ids=["5-10-60", "3-8-30"])
+@pytest.mark.parametrize("rows", [65536, 4096])
+def test_demo_pair(demo: Demo, shared: Path, shape: Shape, rows: int) -> None:
+    kept = None
+    options: dict[str, Any] = {}
+    if rows < 65536:
+        kept = demo.control + [token for token in demo.order.tolist() if token not in demo.control]
+        kept = kept[:rows]
+        options = {"head": f"ranked:{rows}", "ranks": str(demo.folder / "ranks.gguf")}
+    engine = make_engine(demo.folder / "target.gguf", demo.folder / "drafter.gguf", shape, **options)
+    drafter = Drafter(shared / "data/pair/eagle2", demo.target, kept)
+    mean = compare(engine, drafter, demo.texts, shape)
+    assert mean > 1.5  # the pair is trained: a comparison of nothing but rejected drafts would say little
+
+
+def make_engine(target: Path, drafter: Path, shape: Shape, **options: Any) -> _core.Engine:
+    return _core.Engine(
+        str(target),
+        drafter=str(drafter),
+        tree_depth=shape.depth,
+        tree_branch=shape.branch,
+        tree_size=shape.size,
+        **options,
+    )
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "biases": {"bias": True, "qkv_bias": True},
+    "own embedding": {"own_embedding": True},
+    "2 layers, own rope": {"num_hidden_layers": 2, "rope_theta": 300.0},
+    "all": {"bias": True, "qkv_bias": True, "own_embedding": True, "num_hidden_layers": 3, "rope_theta": 300.0},
+}
+TREES = [Shape(0, 1, 2), Shape(3, 1, 4), Shape(3, 4, 12), Shape(4, 3, 100), Shape(6, 12, 80), Shape(1, 40, 30)]
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(v, marks=[pytest.mark.every_isa] if v == "all" else []) for v in VARIANTS]
+)
+def test_random_pair(tmp_path: Path, variant: str) -> None:
+    """Every optional part of the network, many tree shapes and prompts, with chunks that divide no prompt."""
+    pair = make_tiny_pair(tmp_path, disturbance=0.3, **VARIANTS[variant])
+    target = load_target(pair.target)
+    drafter = Drafter(pair.drafter, target)
+    rng = random.Random(variant)
+    prompts = [[rng.randrange(400) for _ in range(rng.randrange(1, 20))] for _ in range(6)]
+    texts = [continue_greedily(target, prompt, 20) for prompt in prompts]
+    means = []
+    for shape in TREES:
+        engine = make_engine(pair.target_gguf, pair.drafter_gguf, shape, n_batch=7)
+        means.append(compare(engine, drafter, texts, shape))
+    assert 1.1 < min(means) < max(means) - 0.3, "some drafts are accepted and some are not, and trees matter"
+
+
+def test_ranked_head_of_a_random_pair(tmp_path: Path) -> None:
+    """Ids of a subset are mapped back to the vocabulary, probabilities are those within the subset."""
+    pair = make_tiny_pair(tmp_path, disturbance=0.3)
+    target = load_target(pair.target)
+    rng = random.Random(1)
+    texts = [continue_greedily(target, [rng.randrange(400) for _ in range(5)], 32) for _ in range(12)]
+    order = np.random.default_rng(2).permutation(400).astype(np.int32)
+    write_vocabulary_ranks(tmp_path / "ranks.gguf", pair.target_gguf, order)
+    ranked = [0, 1] + [token for token in order.tolist() if token > 1]  # 0 and 1 are control tokens
+    means = []
+    for rows in (40, 200, 399):
+        options = {"head": f"ranked:{rows}", "ranks": str(tmp_path / "ranks.gguf")}
+        engine = make_engine(pair.target_gguf, pair.drafter_gguf, SMALL, **options)
+        means.append(compare(engine, Drafter(pair.drafter, target, ranked[:rows]), texts, SMALL))
+    assert means[0] < means[1] < means[2]
