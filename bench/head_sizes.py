@@ -4,9 +4,9 @@ Usage:
     python bench/head_sizes.py PROMPTS.jsonl... [-m TARGET -d DRAFTER] [--heads full,ranked:16384,...]
 
 Reads Spec-Bench or MT-Bench questions (`turns`: the first is taken), HumanEval tasks (`prompt`) or plain `text` from
-JSONL, takes `--count` prompts spread evenly over the files, and writes `--tokens` tokens after each: plainly, then with
-each head in turn, so that drift of the machine hits all alike. The first difference from the plain text ends the run with
-an error that names prompt and position. Prints a Markdown table.
+JSONL and takes `--count` prompts, spread evenly over the files. After each it writes `--tokens` tokens: plainly, then
+with each head in turn, so that drift of the machine hits all alike. The first difference from the plain text ends the
+run with an error that names prompt and position. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import frspec_cpp
 from tqdm import tqdm
+
+import frspec_cpp
 
 
 def read_prompts(path: Path) -> Iterator[tuple[str, str]]:

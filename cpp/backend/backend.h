@@ -24,7 +24,7 @@ struct Rows {
   const std::int32_t* prefix = nullptr;  // committed tokens in the cache
   std::int32_t first_slot = 0;           // row r is stored in cache slot *prefix + first_slot + r
   const std::int32_t* depth = nullptr;   // (count); null: a chain, depth = r (and first_slot is 0)
-  const std::int32_t* path = nullptr;    // (count, path_stride): slots behind the prefix, entries 0..depth; null: a chain
+  const std::int32_t* path = nullptr;  // (count, path_stride): slots behind the prefix, entries 0..depth; null: a chain
   int path_stride = 0;
 };
 
@@ -34,7 +34,7 @@ struct KvLayer {
   std::uint16_t* values = nullptr;  // (capacity, heads * head_dim)
   int heads = 0;
   int head_dim = 0;
-  int capacity = 0;                 // slots
+  int capacity = 0;  // slots
 };
 
 // Rotary embedding: precomputed angles. Pairs are (2i, 2i + 1) where interleaved (Llama in GGUF), else (i, i + half).
@@ -63,7 +63,7 @@ struct Sampling {
 // The growing side of a draft tree (EAGLE-2): every candidate of every level. Candidates of level 0 come first
 // (branch of them), then branch * branch for each further level; parents are candidate indices, -1 for the root.
 struct CandidatePool {
-  int branch = 0;                           // k: frontier nodes per level, children per node
+  int branch = 0;  // k: frontier nodes per level, children per node
   int levels = 0;
   std::int32_t* tokens = nullptr;           // (capacity)
   std::int32_t* parents = nullptr;          // (capacity)
@@ -71,9 +71,9 @@ struct CandidatePool {
   std::int32_t* frontier = nullptr;         // (branch) candidate indices
   std::int32_t* frontier_tokens = nullptr;  // (branch)
   std::int32_t* frontier_rows = nullptr;    // (branch) row of the parent in the previous frontier's pass
-  std::int32_t* frontier_path = nullptr;    // (branch, levels) draft cache slots behind the prefix, of each node's chain
-  std::int32_t* previous_path = nullptr;    // (branch, levels) the same of the previous frontier
-  std::int32_t* frontier_depth = nullptr;   // (branch)
+  std::int32_t* frontier_path = nullptr;   // (branch, levels) draft cache slots behind the prefix, of each node's chain
+  std::int32_t* previous_path = nullptr;   // (branch, levels) the same of the previous frontier
+  std::int32_t* frontier_depth = nullptr;  // (branch)
 
   int capacity() const { return levels > 0 ? branch + branch * branch * (levels - 1) : 0; }
   int base(int level) const { return level == 0 ? 0 : branch + branch * branch * (level - 1); }
@@ -101,8 +101,8 @@ class Backend {
   virtual ~Backend() = default;
 
   // --- Set-up and transfer ---
-  virtual std::string description() const = 0;              // "cpu (avx2, 8 threads)"
-  virtual Buffer allocate(std::size_t bytes) = 0;           // zeroed, 64-byte aligned; throws OutOfMemory
+  virtual std::string description() const = 0;     // "cpu (avx2, 8 threads)"
+  virtual Buffer allocate(std::size_t bytes) = 0;  // zeroed, 64-byte aligned; throws OutOfMemory
   virtual void upload(void* to, const void* from_host, std::size_t bytes) = 0;
   virtual void download(void* to_host, const void* from, std::size_t bytes) = 0;  // waits for what was called before
   // Keeps a weight in the form the matmuls want. Values that are not finite are an error that names the tensor.
@@ -115,18 +115,19 @@ class Backend {
   // --- Layers ---
   virtual void embed(Tensor out, const Weight& table, const std::int32_t* ids) = 0;
   virtual void copy(Tensor out, Tensor x) = 0;
-  virtual void gather_rows(Tensor out, Tensor x, const std::int32_t* rows) = 0;  // out[i] = x[rows[i]]
+  virtual void gather_rows(Tensor out, Tensor x, const std::int32_t* rows) = 0;         // out[i] = x[rows[i]]
   virtual void rms_norm(Tensor out, Tensor x, const float* weight, float epsilon) = 0;  // out may be x
   virtual void matmul(Tensor x, std::span<const Projection> projections) = 0;
   virtual void swiglu(Tensor gate, Tensor up) = 0;  // gate = silu(gate) * up
   // Rotates the heads of q and k in place by each row's position and stores k and v in the cache.
-  virtual void rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope, const KvLayer& cache, const Rows& rows) = 0;
+  virtual void rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope, const KvLayer& cache,
+                               const Rows& rows) = 0;
   // out[r] = softmax(scale q[r] K^T) V per head, over the logical sequence of row r; query heads share K/V heads.
   virtual void attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, float scale) = 0;
   // Moves the accepted rows of a tree pass to their place: slot prefix + nodes[i] -> prefix + i. The caller advances
   // *prefix afterwards.
   virtual void compact(std::span<const KvLayer> layers, const std::int32_t* prefix, const VerdictView& verdict) = 0;
-  virtual void advance(std::int32_t* prefix, const std::int32_t* count) = 0;     // *prefix += *count
+  virtual void advance(std::int32_t* prefix, const std::int32_t* count) = 0;  // *prefix += *count
 
   // --- Choosing tokens ---
   // The k best columns of each row, best first, ties to the lower column: ids (rows, k), log-softmax (rows, k), never

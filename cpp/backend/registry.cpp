@@ -1,6 +1,6 @@
 // Which backends there are, by name.
-#include "backend/backend.h"
 #include "backend/registry.h"
+#include "backend/backend.h"
 #include "base/error.h"
 
 namespace frspec {

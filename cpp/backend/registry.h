@@ -1,4 +1,5 @@
-// The factories of the backends. Each is defined in its backend's folder, or by a linked stub that says what is missing.
+// The factories of the backends. Each is defined in its backend's folder, or by a linked stub that says what is
+// missing.
 #pragma once
 
 #include <memory>

@@ -57,9 +57,9 @@ class ThreadPool {
   void stop();
 
   Job job_;
-  std::atomic<std::int64_t> next_{0};          // first index that nobody has taken
-  std::atomic<int> busy_{0};                   // workers that have not finished the current job
-  std::atomic<std::uint32_t> generation_{0};   // counts jobs; workers wait for it to change
+  std::atomic<std::int64_t> next_{0};         // first index that nobody has taken
+  std::atomic<int> busy_{0};                  // workers that have not finished the current job
+  std::atomic<std::uint32_t> generation_{0};  // counts jobs; workers wait for it to change
   std::atomic<bool> stopping_{false};
   std::mutex error_mutex_;
   std::exception_ptr error_;

@@ -2,7 +2,8 @@
 // device, gets the same number. That is what makes speculative sampling equal to plain sampling (contract 2).
 //
 // Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11), then Gumbel noise by
-// -log(-log u). Only IEEE additions, multiplications and divisions are used, unfused, so the bits are the same everywhere.
+// -log(-log u). Only IEEE additions, multiplications and divisions are used, unfused, so the bits are the same
+// everywhere.
 #pragma once
 
 #include <array>

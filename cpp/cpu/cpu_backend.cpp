@@ -27,8 +27,10 @@ bool is_loadable(DType type) {
     case DType::F16:
     case DType::BF16:
     case DType::Q8_0:
-    case DType::Q4_0: return true;
-    default: return false;
+    case DType::Q4_0:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -58,11 +60,13 @@ std::string CpuBackend::description() const {
 
 Buffer CpuBackend::allocate(std::size_t bytes) {
   // Fresh pages cost nothing until they are touched, so an absurd size must fail here, by what the machine has.
-  const auto physical = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  const auto physical =
+      static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   const std::size_t before = allocated_->load();
   void* memory = bytes <= physical && before <= physical - bytes ? std::calloc(bytes + kAlignment, 1) : nullptr;
   if (memory == nullptr) {
-    throw OutOfMemory(concat("cannot allocate ", bytes, " bytes beside ", before, " in use: this machine has ", physical));
+    throw OutOfMemory(
+        concat("cannot allocate ", bytes, " bytes beside ", before, " in use: this machine has ", physical));
   }
   allocated_->fetch_add(bytes);
   const auto address = reinterpret_cast<std::uintptr_t>(memory);

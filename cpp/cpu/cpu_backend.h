@@ -68,8 +68,8 @@ class CpuBackend final : public Backend {
 
   const Kernels& kernels_;
   ThreadPool pool_;
-  std::vector<std::vector<float>> scratch_;  // per worker; grows on first use only
-  std::vector<std::int32_t> order_;          // tree_select and tree_expand
+  std::vector<std::vector<float>> scratch_;              // per worker; grows on first use only
+  std::vector<std::int32_t> order_;                      // tree_select and tree_expand
   std::shared_ptr<std::atomic<std::size_t>> allocated_;  // bytes of all living buffers, which may outlive the backend
 };
 

@@ -37,11 +37,12 @@ const Kernels& choose_kernels() {
   std::string names;
   for (const Choice& choice : kChoices) {
     if (!choice.runs_here()) continue;
-    if (wanted == nullptr || *wanted == '\0' || std::string_view(wanted) == choice.kernels->name) return *choice.kernels;
+    if (wanted == nullptr || *wanted == '\0' || std::string_view(wanted) == choice.kernels->name)
+      return *choice.kernels;
     names += concat(names.empty() ? "" : ", ", choice.kernels->name);
   }
-  fail("environment variable FRSPEC_CPU: found '", wanted, "', expected one of the instruction sets of this machine: ",
-       names);
+  fail("environment variable FRSPEC_CPU: found '", wanted,
+       "', expected one of the instruction sets of this machine: ", names);
 }
 
 }  // namespace cpu

@@ -36,14 +36,14 @@ struct AttendGroup {
   float* out = nullptr;      // (group, head_dim)
   int group = 0;
   int head_dim = 0;
-  const std::uint16_t* keys = nullptr;    // of this K/V head: f16, slot s at keys + s * slot_stride
+  const std::uint16_t* keys = nullptr;  // of this K/V head: f16, slot s at keys + s * slot_stride
   const std::uint16_t* values = nullptr;
   std::int64_t slot_stride = 0;
-  std::int32_t prefix = 0;               // logical positions below it are slots of the same number,
-  const std::int32_t* path = nullptr;    // the others slots prefix + path[p - prefix]; null: slot p throughout
-  std::int32_t length = 0;               // logical positions
+  std::int32_t prefix = 0;             // logical positions below it are slots of the same number,
+  const std::int32_t* path = nullptr;  // the others slots prefix + path[p - prefix]; null: slot p throughout
+  std::int32_t length = 0;             // logical positions
   float scale = 0.0f;
-  float* scratch = nullptr;              // attend_scratch(head_dim, group) floats
+  float* scratch = nullptr;  // attend_scratch(head_dim, group) floats
 };
 
 constexpr std::int64_t attend_scratch(std::int64_t head_dim, std::int64_t group) {
@@ -59,8 +59,8 @@ struct Kernels {
   void (*rms_norm)(float* out, const float* x, const float* weight, std::int64_t n, float epsilon);
   void (*swiglu)(float* gate, const float* up, std::int64_t n);
   void (*to_half)(std::uint16_t* out, const float* x, std::int64_t n);
-  float (*maximum)(const float* x, std::int64_t n);                       // NaN counts as -infinity
-  float (*sum_exp)(const float* x, std::int64_t n, float subtract);       // sum of exp(x - subtract)
+  float (*maximum)(const float* x, std::int64_t n);                  // NaN counts as -infinity
+  float (*sum_exp)(const float* x, std::int64_t n, float subtract);  // sum of exp(x - subtract)
 };
 
 extern const Kernels kGenericKernels;

@@ -129,12 +129,23 @@ void dequantize_q4_0(const void* row, float* out, std::int64_t cols) {
 
 void dequantize(DType type, const void* row, float* out, std::int64_t cols) {
   switch (type) {
-    case DType::F32: __builtin_memcpy(out, row, static_cast<std::size_t>(cols) * sizeof(float)); break;
-    case DType::F16: dequantize_f16(row, out, cols); break;
-    case DType::BF16: dequantize_bf16(row, out, cols); break;
-    case DType::Q8_0: dequantize_q8_0(row, out, cols); break;
-    case DType::Q4_0: dequantize_q4_0(row, out, cols); break;
-    default: break;  // the backend admits no other type
+    case DType::F32:
+      __builtin_memcpy(out, row, static_cast<std::size_t>(cols) * sizeof(float));
+      break;
+    case DType::F16:
+      dequantize_f16(row, out, cols);
+      break;
+    case DType::BF16:
+      dequantize_bf16(row, out, cols);
+      break;
+    case DType::Q8_0:
+      dequantize_q8_0(row, out, cols);
+      break;
+    case DType::Q4_0:
+      dequantize_q4_0(row, out, cols);
+      break;
+    default:
+      break;  // the backend admits no other type
   }
 }
 
@@ -153,12 +164,18 @@ bool finite_bits(const void* first, std::int64_t count, std::int64_t step, Bits 
 
 bool all_finite(DType type, const void* row, std::int64_t cols) {
   switch (type) {
-    case DType::F32: return finite_bits<std::uint32_t>(row, cols, 4, 0x7F800000u);
-    case DType::F16: return finite_bits<std::uint16_t>(row, cols, 2, 0x7C00u);
-    case DType::BF16: return finite_bits<std::uint16_t>(row, cols, 2, 0x7F80u);
-    case DType::Q8_0: return finite_bits<std::uint16_t>(row, cols / kQuantBlock, sizeof(BlockQ8_0), 0x7C00u);
-    case DType::Q4_0: return finite_bits<std::uint16_t>(row, cols / kQuantBlock, sizeof(BlockQ4_0), 0x7C00u);
-    default: return false;
+    case DType::F32:
+      return finite_bits<std::uint32_t>(row, cols, 4, 0x7F800000u);
+    case DType::F16:
+      return finite_bits<std::uint16_t>(row, cols, 2, 0x7C00u);
+    case DType::BF16:
+      return finite_bits<std::uint16_t>(row, cols, 2, 0x7F80u);
+    case DType::Q8_0:
+      return finite_bits<std::uint16_t>(row, cols / kQuantBlock, sizeof(BlockQ8_0), 0x7C00u);
+    case DType::Q4_0:
+      return finite_bits<std::uint16_t>(row, cols / kQuantBlock, sizeof(BlockQ4_0), 0x7C00u);
+    default:
+      return false;
   }
 }
 

@@ -10,7 +10,7 @@ namespace frspec {
 
 // Tokens that the target has processed for good since the last call, and what it made of them (device memory).
 struct Committed {
-  int rows = 0;                        // how many; the host's copy of *count
+  int rows = 0;  // how many; the host's copy of *count
   const std::int32_t* count = nullptr;
   Tensor hidden;                       // (rows, dim) the target's states after its final norm
   const std::int32_t* next = nullptr;  // (rows) the token that follows each of them in the text

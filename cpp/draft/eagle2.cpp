@@ -27,7 +27,8 @@ void check_fit(const GgufFile& file, const ModelConfig& drafter, const ModelConf
 int checked_branch(const TreeShape& shape, const DraftHead& head) {
   check_tree_shape(shape);
   if (shape.branch > head.size()) {
-    fail("tree shape: branch: found ", shape.branch, ", expected at most ", head.size(), ", the rows of the draft head");
+    fail("tree shape: branch: found ", shape.branch, ", expected at most ", head.size(),
+         ", the rows of the draft head");
   }
   return shape.branch;
 }
@@ -57,8 +58,8 @@ Eagle2Drafter::Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& back
   const int behind = pool.levels * pool.branch;  // slots and, more than, positions behind the text
   rope_ = std::make_unique<RopeTable>(backend_, config_.rope, factors.value_or(std::vector<float>{}),
                                       limits_.context + pool.levels + 1);
-  cache_ = std::make_unique<KvCache>(backend_, config_.layers, config_.kv_heads, config_.head_dim,
-                                     limits_.context + behind);
+  cache_ =
+      std::make_unique<KvCache>(backend_, config_.layers, config_.kv_heads, config_.head_dim, limits_.context + behind);
   limits_.rows = std::max(limits_.rows, pool.branch);
   scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);
   const auto floats = [&](std::int64_t rows, std::int64_t cols) {

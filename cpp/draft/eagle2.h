@@ -1,4 +1,5 @@
-// EAGLE-1/2 (Li et al., 2401.15077 and 2406.16858): one transformer block that continues the target's own hidden states.
+// EAGLE-1/2 (Li et al., 2401.15077 and 2406.16858): one transformer block that continues the target's own hidden
+// states.
 //
 //   x = fc(concat(embed(token_{i+1}), hidden_i))   at position i, then the block(s), without a final norm;
 //   the result goes through the target's head (or a subset of it) and is the hidden state of the next level.
@@ -35,7 +36,9 @@ class Eagle2Drafter final : public Drafter {
   // Runs fc and the blocks over `rows` rows whose tokens and hidden states stand in input(rows); returns the states.
   Tensor forward(const Rows& rows);
   Tensor input_tokens(int rows) const { return input_.matrix(rows, 2 * config_.dim).col_range(0, config_.dim); }
-  Tensor input_hidden(int rows) const { return input_.matrix(rows, 2 * config_.dim).col_range(config_.dim, config_.dim); }
+  Tensor input_hidden(int rows) const {
+    return input_.matrix(rows, 2 * config_.dim).col_range(config_.dim, config_.dim);
+  }
 
   std::shared_ptr<const GgufFile> file_;
   Backend& backend_;
@@ -44,17 +47,17 @@ class Eagle2Drafter final : public Drafter {
   std::unique_ptr<DraftHead> head_;
   std::unique_ptr<Weight> own_embedding_;  // null: the target's
   const Weight* embedding_;
-  Linear fc_;                              // 2 dim -> dim
+  Linear fc_;  // 2 dim -> dim
   std::vector<BlockWeights> blocks_;
   DraftTree tree_;
   std::unique_ptr<RopeTable> rope_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<BlockScratch> scratch_;
-  Buffer input_;        // (rows, 2 dim): token embeddings left, hidden states right
-  Buffer stream_;       // (rows, dim)
-  Buffer last_hidden_;  // (1, dim) the state after the text's last pair
-  Buffer child_ids_;    // (branch, branch)
-  Buffer child_scores_; // (branch, branch) log-probabilities
+  Buffer input_;         // (rows, 2 dim): token embeddings left, hidden states right
+  Buffer stream_;        // (rows, dim)
+  Buffer last_hidden_;   // (1, dim) the state after the text's last pair
+  Buffer child_ids_;     // (branch, branch)
+  Buffer child_scores_;  // (branch, branch) log-probabilities
 };
 
 }  // namespace frspec

@@ -7,7 +7,8 @@ namespace frspec {
 
 class NoDrafter final : public Drafter {
  public:
-  explicit NoDrafter(Backend& backend) : backend_(backend), tree_(backend, TreeShape{.depth = 0, .branch = 1, .size = 1}) {}
+  explicit NoDrafter(Backend& backend)
+      : backend_(backend), tree_(backend, TreeShape{.depth = 0, .branch = 1, .size = 1}) {}
 
   void begin() override {}
   void accept(const Committed&) override {}

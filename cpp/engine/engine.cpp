@@ -63,9 +63,12 @@ std::unique_ptr<DraftHead> make_head(const HeadSpec& spec, const EngineOptions& 
 
 const char* finish_reason_name(FinishReason reason) {
   switch (reason) {
-    case FinishReason::Stop: return "stop";
-    case FinishReason::Length: return "length";
-    case FinishReason::None: break;
+    case FinishReason::Stop:
+      return "stop";
+    case FinishReason::Length:
+      return "length";
+    case FinishReason::None:
+      break;
   }
   return "";
 }
@@ -91,7 +94,8 @@ Engine::Engine(const EngineOptions& options) : file_(GgufFile::open(options.targ
   const int max_size = drafts ? options.tree.size : 1;
   const int max_depth = drafts ? options.tree.levels() : 0;
   target_ = std::make_unique<TargetModel>(
-      file_, *backend_, TargetLimits{context_, std::max(batch_, max_size), std::max(max_size, kLogitRows), max_size, max_depth},
+      file_, *backend_,
+      TargetLimits{context_, std::max(batch_, max_size), std::max(max_size, kLogitRows), max_size, max_depth},
       options.taps);
   if (target_->config().vocab != tokenizer_->size()) {
     fail(file_->path().string(), ": tensor 'token_embd.weight': found ", target_->config().vocab,
@@ -107,7 +111,9 @@ Engine::Engine(const EngineOptions& options) : file_(GgufFile::open(options.targ
   }
   no_drafter_ = std::make_unique<NoDrafter>(*backend_);
   verifier_ = std::make_unique<Verifier>(*backend_, std::max(max_size, kLogitRows), max_depth);
-  const auto ints = [&](int count) { return backend_->allocate(sizeof(std::int32_t) * static_cast<std::size_t>(count)); };
+  const auto ints = [&](int count) {
+    return backend_->allocate(sizeof(std::int32_t) * static_cast<std::size_t>(count));
+  };
   ids_ = ints(batch_);
   next_ids_ = ints(batch_);
   root_ = ints(1);
@@ -228,8 +234,9 @@ Engine::Forward Engine::forward(std::span<const TokenId> tokens) {
   reset();
   const auto vocab = static_cast<std::size_t>(target_->config().vocab);
   const auto dim = static_cast<std::size_t>(target_->config().dim);
-  Forward result{std::vector<float>(tokens.size() * vocab),
-                 std::vector<std::vector<float>>(static_cast<std::size_t>(taps_), std::vector<float>(tokens.size() * dim))};
+  Forward result{
+      std::vector<float>(tokens.size() * vocab),
+      std::vector<std::vector<float>>(static_cast<std::size_t>(taps_), std::vector<float>(tokens.size() * dim))};
   const auto batch = static_cast<std::size_t>(batch_);
   for (std::size_t first = 0; first < tokens.size(); first += batch) {
     const auto chunk = tokens.subspan(first, std::min(batch, tokens.size() - first));
@@ -255,7 +262,8 @@ std::vector<float> Engine::forward_tree(std::span<const TokenId> prefix, std::sp
                                         std::span<const std::int32_t> parents) {
   check_tokens(prefix);
   check_tokens(tokens);
-  if (prefix.size() + tokens.size() > static_cast<std::size_t>(context_) || tokens.size() > static_cast<std::size_t>(batch_)) {
+  if (prefix.size() + tokens.size() > static_cast<std::size_t>(context_) ||
+      tokens.size() > static_cast<std::size_t>(batch_)) {
     fail("forward_tree: found ", prefix.size(), " + ", tokens.size(), " tokens, expected at most ", context_,
          ", the context, and at most ", batch_, " in the tree, the batch");
   }

@@ -109,14 +109,14 @@ class Engine {
   int batch_ = 0;
   int taps_ = 0;
   std::unique_ptr<TargetModel> target_;
-  std::unique_ptr<Drafter> drafter_;     // null without one
+  std::unique_ptr<Drafter> drafter_;  // null without one
   std::unique_ptr<Drafter> no_drafter_;
   std::unique_ptr<Verifier> verifier_;
-  Buffer ids_;         // (batch) tokens of a chunk
-  Buffer next_ids_;    // (batch) tokens that follow them
-  Buffer root_;        // (1) the text's last token
-  Buffer count_;       // (1) rows of a chunk
-  Buffer committed_;   // (max_depth + 1, dim) hidden states of an accepted path
+  Buffer ids_;        // (batch) tokens of a chunk
+  Buffer next_ids_;   // (batch) tokens that follow them
+  Buffer root_;       // (1) the text's last token
+  Buffer count_;      // (1) rows of a chunk
+  Buffer committed_;  // (max_depth + 1, dim) hidden states of an accepted path
   std::mutex mutex_;
   std::uint64_t ticket_ = 0;
 };

@@ -19,8 +19,8 @@ struct EngineOptions {
   std::optional<std::filesystem::path> ranks;    // a ranks file; none: those in the drafter
   std::string head = "full";                     // "full", "ranked:N"
   TreeShape tree;
-  int context = 0;   // tokens of prompt and text together; 0: the model's own, at most kDefaultContext
-  int batch = 512;   // prompt tokens per pass
+  int context = 0;  // tokens of prompt and text together; 0: the model's own, at most kDefaultContext
+  int batch = 512;  // prompt tokens per pass
   BackendOptions backend;
   std::vector<int> taps;  // layers whose inputs Engine::forward hands out
 };

@@ -9,11 +9,11 @@ struct Stats {
   std::int64_t prompt_tokens = 0;
   std::int64_t generated_tokens = 0;  // as handed out: an end-of-generation token is not among them
   std::int64_t steps = 0;             // passes of the target after the prompt
-  std::int64_t step_tokens = 0;       // tokens that these passes gave (an end-of-generation token counts, what follows not)
-  double prefill_seconds = 0.0;       // prompt through target and drafter, and the first token
+  std::int64_t step_tokens = 0;  // tokens that these passes gave (an end-of-generation token counts, what follows not)
+  double prefill_seconds = 0.0;  // prompt through target and drafter, and the first token
   double draft_seconds = 0.0;
   double verify_seconds = 0.0;
-  double total_seconds = 0.0;         // all of the above and what lies between
+  double total_seconds = 0.0;  // all of the above and what lies between
 
   // Tokens per pass: accepted drafts + 1 (EAGLE's tau). 0 where there was no pass.
   double accepted_length() const {

@@ -14,9 +14,7 @@ Linear load_linear(WeightLoader& loader, const std::string& name, std::int64_t o
 }
 
 // The rows of x seen as one row per head.
-Tensor per_head(Tensor x, int head_dim) {
-  return {x.data, x.rows * (x.cols / head_dim), head_dim, head_dim};
-}
+Tensor per_head(Tensor x, int head_dim) { return {x.data, x.rows * (x.cols / head_dim), head_dim, head_dim}; }
 
 std::size_t floats(std::int64_t rows, std::int64_t cols) {
   return sizeof(float) * static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
@@ -24,8 +22,7 @@ std::size_t floats(std::int64_t rows, std::int64_t cols) {
 
 }  // namespace
 
-BlockWeights load_block(WeightLoader& loader, const ModelConfig& config, int index,
-                        bool has_attention_norm) {
+BlockWeights load_block(WeightLoader& loader, const ModelConfig& config, int index, bool has_attention_norm) {
   const std::string prefix = concat("blk.", index, ".");
   const std::int64_t q_dim = std::int64_t{config.heads} * config.head_dim;
   const std::int64_t kv_dim = std::int64_t{config.kv_heads} * config.head_dim;

@@ -21,17 +21,16 @@ struct Linear {
 };
 
 struct BlockWeights {
-  Buffer attention_norm;   // (dim); empty in the first block of an EAGLE-1/2 drafter
-  Linear q, k, v;          // dim -> heads * head_dim, kv_heads * head_dim twice
-  Buffer q_norm, k_norm;   // (head_dim), where the architecture has them
-  Linear output;           // heads * head_dim -> dim
-  Buffer ff_norm;          // (dim)
-  Linear gate, up, down;   // dim -> ff, dim -> ff, ff -> dim
+  Buffer attention_norm;  // (dim); empty in the first block of an EAGLE-1/2 drafter
+  Linear q, k, v;         // dim -> heads * head_dim, kv_heads * head_dim twice
+  Buffer q_norm, k_norm;  // (head_dim), where the architecture has them
+  Linear output;          // heads * head_dim -> dim
+  Buffer ff_norm;         // (dim)
+  Linear gate, up, down;  // dim -> ff, dim -> ff, ff -> dim
 };
 
 // Reads block `index` ("blk.INDEX.*").
-BlockWeights load_block(WeightLoader& loader, const ModelConfig& config, int index,
-                        bool has_attention_norm = true);
+BlockWeights load_block(WeightLoader& loader, const ModelConfig& config, int index, bool has_attention_norm = true);
 
 // Room for what happens between the residual stream's two ends, for up to `rows` rows.
 class BlockScratch {

@@ -144,7 +144,8 @@ ModelConfig read_target_config(const GgufFile& file) {
 ModelConfig read_eagle2_config(const GgufFile& file) {
   const std::string_view architecture = file.get_string("general.architecture");
   if (architecture != "eagle2") {
-    fail(file.path().string(), ": key 'general.architecture': found '", architecture, "', expected a drafter, 'eagle2'");
+    fail(file.path().string(), ": key 'general.architecture': found '", architecture,
+         "', expected a drafter, 'eagle2'");
   }
   ModelConfig config = read_config(file, "eagle2", true);
   const Reader reader(file, "eagle2");

@@ -9,32 +9,32 @@
 namespace frspec {
 
 struct RopeConfig {
-  bool interleaved = true;     // a property of the architecture: Llama's Q/K are permuted at conversion
+  bool interleaved = true;  // a property of the architecture: Llama's Q/K are permuted at conversion
   double base = 10000.0;
-  int dims = 0;                // rotated dimensions per head
+  int dims = 0;  // rotated dimensions per head
   enum class Scaling { None, Linear, Yarn } scaling = Scaling::None;
-  double factor = 1.0;         // of Linear and Yarn: context is stretched by it
-  int original_context = 0;    // Yarn
+  double factor = 1.0;            // of Linear and Yarn: context is stretched by it
+  int original_context = 0;       // Yarn
   double attention_factor = 1.0;  // Yarn: extra factor on cos and sin beside 0.1 ln(factor) + 1
-  double beta_fast = 32.0;     // Yarn
-  double beta_slow = 1.0;      // Yarn
+  double beta_fast = 32.0;        // Yarn
+  double beta_slow = 1.0;         // Yarn
 };
 
 struct ModelConfig {
   std::string architecture;  // "llama", "qwen2", "qwen3", "eagle2"
   std::string name;          // general.name, or empty
   int layers = 0;
-  int dim = 0;        // embedding width
-  int ff = 0;         // feed-forward width
+  int dim = 0;  // embedding width
+  int ff = 0;   // feed-forward width
   int heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
   int vocab = 0;
-  int context = 0;    // tokens the model was trained for
+  int context = 0;  // tokens the model was trained for
   float epsilon = 1e-5f;
   RopeConfig rope;
-  bool qk_norm = false;        // qwen3: RMS norm of every query and key head
-  int target_dim = 0;          // drafters: width of the target's hidden states
+  bool qk_norm = false;  // qwen3: RMS norm of every query and key head
+  int target_dim = 0;    // drafters: width of the target's hidden states
 };
 
 // Reads and checks the configuration of a target model ("llama", "qwen2", "qwen3").

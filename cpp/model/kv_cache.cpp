@@ -22,9 +22,7 @@ std::size_t KvCache::bytes() const {
   return total;
 }
 
-void KvCache::set_length(std::int32_t length) {
-  backend_.upload(length_.as<void>(), &length, sizeof length);
-}
+void KvCache::set_length(std::int32_t length) { backend_.upload(length_.as<void>(), &length, sizeof length); }
 
 void KvCache::commit(const VerdictView& verdict) {
   backend_.compact(layers_, length(), verdict);

@@ -27,11 +27,7 @@ ModelConfig read_config(const GgufFile& file) {
 
 TargetModel::TargetModel(std::shared_ptr<const GgufFile> file, Backend& backend, const TargetLimits& limits,
                          std::vector<int> taps)
-    : file_(std::move(file)),
-      backend_(backend),
-      config_(read_config(*file_)),
-      limits_(limits),
-      taps_(std::move(taps)) {
+    : file_(std::move(file)), backend_(backend), config_(read_config(*file_)), limits_(limits), taps_(std::move(taps)) {
   WeightLoader loader(file_, backend_);
   embedding_ = loader.matrix("token_embd.weight", config_.vocab, config_.dim);
   final_norm_ = loader.vector("output_norm.weight", config_.dim);
@@ -72,7 +68,8 @@ void TargetModel::forward(const std::int32_t* tokens, const Rows& rows) {
   backend_.embed(x, *embedding_, tokens);
   for (int i = 0; i < config_.layers; ++i) {
     keep_taps(i);
-    run_block(backend_, config_, blocks_[static_cast<std::size_t>(i)], *scratch_, rope_->view(), cache_->layer(i), rows, x);
+    run_block(backend_, config_, blocks_[static_cast<std::size_t>(i)], *scratch_, rope_->view(), cache_->layer(i), rows,
+              x);
   }
   keep_taps(config_.layers);
   backend_.rms_norm(hidden(rows.count), x, final_norm_.as<float>(), config_.epsilon);

@@ -35,7 +35,9 @@ class TargetModel {
   // cache().length(). Their K and V are stored; hidden() and tap() then hold their states.
   void forward(const std::int32_t* tokens, const Rows& rows);
   Tensor hidden(int rows) const { return hidden_.matrix(rows, config_.dim); }  // after the final norm
-  Tensor tap(int index, int rows) const { return taps_memory_[static_cast<std::size_t>(index)].matrix(rows, config_.dim); }
+  Tensor tap(int index, int rows) const {
+    return taps_memory_[static_cast<std::size_t>(index)].matrix(rows, config_.dim);
+  }
 
   // Logits of the given hidden states: (hidden.rows, vocab), at most limits.logit_rows of them.
   Tensor logits(Tensor hidden);
@@ -53,16 +55,16 @@ class TargetModel {
   std::unique_ptr<Weight> embedding_;  // (vocab, dim)
   std::unique_ptr<Weight> head_;       // (vocab, dim); null: tied to the embedding
   WeightSource head_source_;
-  Buffer final_norm_;                  // (dim)
+  Buffer final_norm_;  // (dim)
   std::vector<BlockWeights> blocks_;
   std::unique_ptr<RopeTable> rope_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<BlockScratch> scratch_;
-  Buffer stream_;                      // (rows, dim) residual stream
-  Buffer hidden_;                      // (rows, dim)
-  Buffer logits_;                      // (logit_rows, vocab)
+  Buffer stream_;  // (rows, dim) residual stream
+  Buffer hidden_;  // (rows, dim)
+  Buffer logits_;  // (logit_rows, vocab)
   std::vector<int> taps_;
-  std::vector<Buffer> taps_memory_;    // (rows, dim) each
+  std::vector<Buffer> taps_memory_;  // (rows, dim) each
 };
 
 }  // namespace frspec

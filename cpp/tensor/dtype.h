@@ -7,6 +7,7 @@
 
 namespace frspec {
 
+// clang-format off
 enum class DType : std::uint32_t {
   F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q8_1 = 9,
   Q2_K = 10, Q3_K = 11, Q4_K = 12, Q5_K = 13, Q6_K = 14, Q8_K = 15,
@@ -14,12 +15,13 @@ enum class DType : std::uint32_t {
   IQ4_XS = 23, I8 = 24, I16 = 25, I32 = 26, I64 = 27, F64 = 28, IQ1_M = 29, BF16 = 30,
   TQ1_0 = 34, TQ2_0 = 35, MXFP4 = 39,
 };
+// clang-format on
 
 struct DTypeInfo {
   DType type;
-  std::string_view name;     // as llama.cpp prints it: "Q8_0"
-  std::size_t block_size;    // elements per block, along a row
-  std::size_t block_bytes;   // bytes per block
+  std::string_view name;    // as llama.cpp prints it: "Q8_0"
+  std::size_t block_size;   // elements per block, along a row
+  std::size_t block_bytes;  // bytes per block
 };
 
 // The entry for a type number of a GGUF file, or null where no such type is known.

@@ -70,7 +70,9 @@ class Weight {
   DType type() const { return type_; }
   std::int64_t rows() const { return rows_; }
   std::int64_t cols() const { return cols_; }
-  std::size_t bytes() const { return static_cast<std::size_t>(rows_) * row_bytes(type_, static_cast<std::size_t>(cols_)); }
+  std::size_t bytes() const {
+    return static_cast<std::size_t>(rows_) * row_bytes(type_, static_cast<std::size_t>(cols_));
+  }
 
  private:
   DType type_;

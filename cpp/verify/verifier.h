@@ -34,8 +34,8 @@ class Verifier {
  private:
   Backend& backend_;
   int max_path_;
-  Buffer sampled_;             // (max_size)
-  Buffer record_;              // count, nodes (max_path), tokens (max_path)
+  Buffer sampled_;  // (max_size)
+  Buffer record_;   // count, nodes (max_path), tokens (max_path)
   VerdictView view_;
   std::vector<std::int32_t> host_;
   Verdict verdict_;

@@ -42,7 +42,8 @@ std::optional<TokenRanks> read_ranks(const GgufFile& file, const Tokenizer& targ
     if (id < 0 || id >= target.size()) {
       fail(path, ": tensor 'token_ranks', entry ", i, ": found id ", id, ", expected 0 to ", target.size() - 1);
     }
-    if (seen[static_cast<std::size_t>(id)]) fail(path, ": tensor 'token_ranks', entry ", i, ": id ", id, " stands twice");
+    if (seen[static_cast<std::size_t>(id)])
+      fail(path, ": tensor 'token_ranks', entry ", i, ": id ", id, " stands twice");
     seen[static_cast<std::size_t>(id)] = true;
   }
   return ranks;
@@ -72,7 +73,8 @@ std::vector<TokenId> ranked_subset(const TokenRanks& ranks, int size, const Toke
     if (target.token_type(id) != TokenType::Control) subset.push_back(id);
   }
   if (static_cast<int>(subset.size()) < size) {
-    fail("head: found ranked:", size, ", expected at most ", subset.size(), " rows: ", ranks.file, " ranks no more tokens");
+    fail("head: found ranked:", size, ", expected at most ", subset.size(), " rows: ", ranks.file,
+         " ranks no more tokens");
   }
   std::sort(subset.begin(), subset.end());  // so that ties go to the lower id, as in the full head
   return subset;

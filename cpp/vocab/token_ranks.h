@@ -12,8 +12,8 @@
 namespace frspec {
 
 struct TokenRanks {
-  std::string file;            // for messages
-  std::vector<TokenId> ids;    // most frequent first, each once
+  std::string file;          // for messages
+  std::vector<TokenId> ids;  // most frequent first, each once
 };
 
 // The tensor 'token_ranks' of a file, checked against the target's vocabulary; nothing where there is none.

@@ -238,7 +238,8 @@ void bind_texts(nb::class_<Tokenizer>& tokenizer) {
             return to_str(decode(self, ids, special));
           },
           nb::arg("ids"), nb::arg("special") = false,
-          nb::sig("def decode(self, ids: collections.abc.Iterable[int], special: bool = False) -> str"),
+          nb::sig("def decode(self, ids: collections.abc.Sequence[int] | numpy.typing.NDArray[numpy.int32], "
+                  "special: bool = False) -> str"),
           "The text that the tokens spell; bytes that are not UTF-8 become U+FFFD.\n\n"
           "Args:\n"
           "    ids: Token ids.\n"
@@ -251,7 +252,8 @@ void bind_texts(nb::class_<Tokenizer>& tokenizer) {
             return to_bytes(decode(self, ids, special));
           },
           nb::arg("ids"), nb::arg("special") = false,
-          nb::sig("def decode_bytes(self, ids: collections.abc.Iterable[int], special: bool = False) -> bytes"),
+          nb::sig("def decode_bytes(self, ids: collections.abc.Sequence[int] | numpy.typing.NDArray[numpy.int32], "
+                  "special: bool = False) -> bytes"),
           "The bytes that the tokens spell.");
 }
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frspec_cpp import _core
 from gguf_edit import GgufEditor, Type
 from tiny_pair import TinyPair, make_tiny_pair
+
+from frspec_cpp import _core
 
 WIDTH, VOCAB = 64, 400
 Edit = Callable[[GgufEditor], None]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from frspec_cpp import LLM
 
 TOKENS = 48
@@ -99,9 +100,7 @@ def test_the_text_is_the_same_up_to_any_length(demo_target: Path, demo_drafter: 
 @pytest.mark.parametrize("n_ctx", [20, 33, 64])
 def test_the_end_of_the_context(demo_target: Path, demo_drafter: Path, n_ctx: int) -> None:
     plain = LLM(demo_target, n_ctx=n_ctx).generate(PROMPTS[0], max_tokens=500, ignore_eos=True)
-    drafted = LLM(demo_target, drafter=demo_drafter, n_ctx=n_ctx).generate(
-        PROMPTS[0], max_tokens=500, ignore_eos=True
-    )
+    drafted = LLM(demo_target, drafter=demo_drafter, n_ctx=n_ctx).generate(PROMPTS[0], max_tokens=500, ignore_eos=True)
     assert drafted.tokens == plain.tokens
     assert plain.stats.prompt_tokens + len(plain.tokens) == n_ctx
     assert plain.finish_reason == drafted.finish_reason == "length"

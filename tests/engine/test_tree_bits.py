@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from frspec_cpp import _core
 
 pytestmark = pytest.mark.every_isa

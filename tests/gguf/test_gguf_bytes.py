@@ -9,11 +9,10 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from frspec_cpp._core import GgufFile
-
-import gguf
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, STR, ARR, U64, I64, F64 = range(13)
 FORMATS = ["<B", "<b", "<H", "<h", "<I", "<i", "<f", "<B", "", "", "<Q", "<q", "<d"]
@@ -42,9 +41,7 @@ def array(kind: int, count: int, data: bytes = b"") -> bytes:
     return struct.pack("<IQ", kind, count) + data
 
 
-def tensor(
-    name: str | bytes, shape: list[int], kind: int = 0, offset: int = 0, dims: int | None = None
-) -> bytes:
+def tensor(name: str | bytes, shape: list[int], kind: int = 0, offset: int = 0, dims: int | None = None) -> bytes:
     head = string(name) + struct.pack("<I", len(shape) if dims is None else dims)
     return head + struct.pack(f"<{len(shape)}q", *shape) + struct.pack("<IQ", kind, offset)
 
@@ -152,9 +149,7 @@ def test_block_layout_of_every_type(tmp_path: Path, kind: gguf.GGMLQuantizationT
     assert (item.type, item.shape, item.nbytes) == (kind.name, (3 * block, 2), 6 * size)
     if block > 1:
         write(path, build(None, [tensor("t", [3 * block + 1, 2], kind)], bytes(9 * size)))
-        with pytest.raises(
-            ValueError, match=f"rows of {3 * block + 1} elements, expected a multiple of {block}"
-        ):
+        with pytest.raises(ValueError, match=f"rows of {3 * block + 1} elements, expected a multiple of {block}"):
             GgufFile(path)
 
 
@@ -220,9 +215,7 @@ def test_missing_part(tmp_path: Path) -> None:
 
 def test_only_the_first_part_can_be_opened(tmp_path: Path) -> None:
     write_parts(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"m-00002-of.*is part 2 of 3, expected the first part, m-00001-of-00003"
-    ):
+    with pytest.raises(ValueError, match=r"m-00002-of.*is part 2 of 3, expected the first part, m-00001-of-00003"):
         GgufFile(tmp_path / "m-00002-of-00003.gguf")
 
 

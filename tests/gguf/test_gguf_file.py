@@ -6,11 +6,10 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from frspec_cpp._core import GgufFile
-
-import gguf
 
 
 def test_every_metadata_type_is_read_back(tmp_path: Path) -> None:
@@ -69,9 +68,7 @@ def test_tensors_of_the_reference_writer(tmp_path: Path, version: int, alignment
     }
     for name, values in written.items():
         writer.add_tensor(name, values)
-    quantized = gguf.quants.quantize(
-        rng.standard_normal((4, 64)).astype(np.float32), gguf.GGMLQuantizationType.Q8_0
-    )
+    quantized = gguf.quants.quantize(rng.standard_normal((4, 64)).astype(np.float32), gguf.GGMLQuantizationType.Q8_0)
     writer.add_tensor("q8", quantized, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
     for finish in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
         finish()
@@ -96,9 +93,7 @@ def test_tensors_of_the_reference_writer(tmp_path: Path, version: int, alignment
 def test_real_vocabularies(shared: Path, name: str) -> None:
     path = shared / "data" / "vocabularies" / f"{name}.gguf"
     reference = {
-        key: field.contents()
-        for key, field in gguf.GGUFReader(path).fields.items()
-        if not key.startswith("GGUF.")
+        key: field.contents() for key, field in gguf.GGUFReader(path).fields.items() if not key.startswith("GGUF.")
     }
     assert GgufFile(path).metadata == reference
     assert len(reference["tokenizer.ggml.tokens"]) >= 32000
@@ -113,7 +108,5 @@ def test_split_file_of_the_reference_writer(tmp_path: Path) -> None:
         finish()
     writer.close()
     file = GgufFile(tmp_path / "model-00001-of-00003.gguf")
-    assert {item.name: bytes(item.data) for item in file.tensors} == {
-        k: v.tobytes() for k, v in written.items()
-    }
+    assert {item.name: bytes(item.data) for item in file.tensors} == {k: v.tobytes() for k, v in written.items()}
     assert file.metadata["general.architecture"] == "test"

@@ -8,10 +8,9 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
-
-import gguf
 
 LONG = 'a "quoted" back\\slash, line\nbreak, größe, \x1b[2J ' + "x" * 100
 

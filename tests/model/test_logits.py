@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import make_checkpoint
-from frspec_cpp import _core
 from frspec_cpp.tools.convert import main as convert
+
+from frspec_cpp import _core
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

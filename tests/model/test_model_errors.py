@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import make_checkpoint
-from frspec_cpp import _core
 from frspec_cpp.tools.convert import convert
 from gguf_edit import GgufEditor, Type
+
+from frspec_cpp import _core
 
 WIDTH, FEED_FORWARD, VOCAB, CONTEXT = 64, 96, 400, 512  # of the tiny checkpoints
 Edit = Callable[[GgufEditor], None]
@@ -67,7 +68,7 @@ METADATA: dict[str, tuple[Edit, tuple[str, ...]]] = {
         key("general.architecture", "mamba"),
         ("general.architecture", "'mamba'", "'llama'", "'qwen2'", "'qwen3'"),
     ),
-    "no architecture name": (key("general.architecture", ""), ("general.architecture", "''", "'llama'")),
+    "no architecture name": (key("general.architecture", ""), ("general.architecture",)),
     "experts": (key("llama.expert_count", 8), ("llama.expert_count", "8", "0")),
     "head counts that differ": (
         key("llama.attention.head_count", [4, 2]),
@@ -97,7 +98,7 @@ METADATA: dict[str, tuple[Edit, tuple[str, ...]]] = {
         ("llama.attention.value_length", "8", "16"),
     ),
     "2^31 layers": (key("llama.block_count", 2**31), ("llama.block_count", str(2**31), "1 to 4096")),
-    "2^64 - 1 layers": (key("llama.block_count", 2**64 - 1), ("llama.block_count", "1 to 4096")),
+    "2^64 - 1 layers": (key("llama.block_count", 2**64 - 1), ("llama.block_count", str(2**64 - 1))),
     "0 layers": (key("llama.block_count", 0), ("llama.block_count", "0", "1 to 4096")),
     "layers that are not there": (key("llama.block_count", 4096), ("blk.2.attn_norm.weight",)),
     "width of 2^40": (key("llama.embedding_length", 2**40), ("llama.embedding_length", str(2**40))),

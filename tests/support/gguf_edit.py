@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import gguf
+import numpy as np
 
 Value = gguf.GGUFValueType
 Type = gguf.GGMLQuantizationType

@@ -44,9 +44,7 @@ def make_tiny_pair(
     weights["model.embed_tokens.weight"] = embedding
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
 
-    drafter = make_eagle2(
-        folder / "drafter", target, own_embedding=own_embedding, seed=seed + 1, **drafter_config
-    )
+    drafter = make_eagle2(folder / "drafter", target, own_embedding=own_embedding, seed=seed + 1, **drafter_config)
     weights = _edit(drafter, disturbance)
     width = embedding.shape[1]
     weights["fc.weight"] *= disturbance

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frspec_cpp import _core
 from frspec_cpp.tools.fingerprint import vocabulary_fingerprint
 from frspec_cpp.tools.ranks_file import Ranks, write_ranks
 from gguf_edit import GgufEditor
 from tiny_pair import TinyPair, make_tiny_pair
+
+from frspec_cpp import _core
 
 pytestmark = pytest.mark.every_isa
 
@@ -70,9 +71,7 @@ def test_all_rows_are_the_full_head(pair: TinyPair, tmp_path: Path, order: str) 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("rows", [5, 37, 200, 399])
-def test_the_text_is_that_of_plain_decoding(
-    pair: TinyPair, tmp_path: Path, rows: int, temperature: float
-) -> None:
+def test_the_text_is_that_of_plain_decoding(pair: TinyPair, tmp_path: Path, rows: int, temperature: float) -> None:
     ranks = write_order(tmp_path / "r.gguf", pair.target_gguf, np.random.default_rng(1).permutation(VOCAB))
     ranked = make_engine(pair, head=f"ranked:{rows}", ranks=ranks)
     plain = _core.Engine(str(pair.target_gguf))
