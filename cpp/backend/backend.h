@@ -133,7 +133,8 @@ class Backend {
   // The k best columns of each row, best first, ties to the lower column: ids (rows, k), log-softmax (rows, k), never
   // above 0. `column_ids` maps columns to token ids (null: they are the ids); it must be ascending.
   virtual void top_k(std::int32_t* ids, float* log_probs, int k, Tensor logits, const std::int32_t* column_ids) = 0;
-  // tokens[r] = the token after row r, at position *prefix + depth + 1; ties go to the lower id.
+  // tokens[r] = the token after row r, at position *prefix + depth + 1; ties go to the lower id. It is -1 where the
+  // best value is not finite: overflow in the model, which the caller must report.
   virtual void sample(std::int32_t* tokens, Tensor logits, const Rows& rows, const Sampling& sampling) = 0;
 
   // --- Draft trees ---

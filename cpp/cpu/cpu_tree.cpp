@@ -65,7 +65,7 @@ void CpuBackend::sample(std::int32_t* tokens, Tensor logits, const Rows& rows, c
       const float* x = logits.row(r);
       const std::int64_t depth = rows.depth != nullptr ? rows.depth[r] : r;
       const auto position = static_cast<std::uint64_t>(*rows.prefix + depth + 1);
-      std::int64_t best = 0;
+      std::int64_t best = -1;
       float best_value = kLowest;
       for (std::int64_t first = 0; first < logits.cols; first += 4) {
         PhiloxBlock bits{};
@@ -84,7 +84,7 @@ void CpuBackend::sample(std::int32_t* tokens, Tensor logits, const Rows& rows, c
           }
         }
       }
-      tokens[r] = static_cast<std::int32_t>(best);
+      tokens[r] = best_value < -kLowest ? static_cast<std::int32_t>(best) : -1;
     }
   });
 }

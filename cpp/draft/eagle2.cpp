@@ -10,7 +10,7 @@
 namespace frspec {
 namespace {
 
-constexpr std::array<std::string_view, 3> kIgnored = {"token_ranks", "token_counts", "rope_freqs.weight"};
+constexpr std::array<std::string_view, 2> kIgnored = {"token_ranks", "token_counts"};  // read by vocab/
 
 void check_fit(const GgufFile& file, const ModelConfig& drafter, const ModelConfig& target) {
   const auto check = [&](const char* key, int found, int expected, const char* what) {
@@ -51,13 +51,12 @@ Eagle2Drafter::Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& back
   fc_ = {loader.matrix("fc.weight", config_.dim, 2 * std::int64_t{config_.dim}),
          loader.find_vector("fc.bias", config_.dim)};
   for (int i = 0; i < config_.layers; ++i) blocks_.push_back(load_block(loader, config_, i, i > 0));
-  const auto factors = loader.find_host_vector("rope_freqs.weight", config_.rope.dims / 2);
+  const auto factors = loader.rope_factors(config_.rope.dims / 2);
   loader.expect_all_read(kIgnored);
 
   const CandidatePool& pool = tree_.pool();
   const int behind = pool.levels * pool.branch;  // slots and, more than, positions behind the text
-  rope_ = std::make_unique<RopeTable>(backend_, config_.rope, factors.value_or(std::vector<float>{}),
-                                      limits_.context + pool.levels + 1);
+  rope_ = std::make_unique<RopeTable>(backend_, config_.rope, factors, limits_.context + pool.levels + 1);
   cache_ =
       std::make_unique<KvCache>(backend_, config_.layers, config_.kv_heads, config_.head_dim, limits_.context + behind);
   limits_.rows = std::max(limits_.rows, pool.branch);

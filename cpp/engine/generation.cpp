@@ -33,6 +33,12 @@ std::span<const GeneratedToken> Generation::step() {
 
 void Generation::take(std::span<const TokenId> tokens) {
   for (std::size_t i = 0; i < tokens.size() && finish_ == FinishReason::None; ++i) {
+    if (tokens[i] < 0) {
+      ++engine_.ticket_;  // nothing can follow
+      throw Error(concat(engine_.file_->path().string(), ": the logits after token ",
+                         stats_.prompt_tokens + stats_.generated_tokens,
+                         " are not finite: the weights make the model overflow"));
+    }
     if (!options_.ignore_eos && engine_.tokenizer_->is_end_of_generation(tokens[i])) {
       finish_ = FinishReason::Stop;
       return;

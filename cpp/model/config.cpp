@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <string_view>
 
 #include "base/error.h"
@@ -35,8 +36,9 @@ class Reader {
     return in_range(name, file_.find_int(key(name)).value_or(fallback), most);
   }
 
-  double positive(std::string_view name, double fallback) const {
-    const double value = file_.find_float(key(name)).value_or(fallback);
+  double positive(std::string_view name, std::optional<double> fallback = {}) const {
+    const auto found = file_.find_float(key(name));
+    const double value = found ? *found : fallback ? *fallback : file_.get_float(key(name));
     if (!(value > 0.0)) bad(name, value, "a number above 0");
     return value;
   }
@@ -80,9 +82,13 @@ RopeConfig read_rope(const GgufFile& file, const Reader& reader, const ModelConf
   rope.base = reader.positive("rope.freq_base", 10000.0);
   rope.dims = reader.size_or("rope.dimension_count", config.head_dim, config.head_dim);
   if (rope.dims % 2 != 0) reader.bad("rope.dimension_count", rope.dims, "an even number");
-  const std::string_view scaling = file.find_string(reader.key("rope.scaling.type")).value_or("none");
+  // As llama.cpp reads them: a factor without a type is linear, and old files call it rope.scale_linear.
+  const char* factor_key =
+      file.find(reader.key("rope.scaling.factor")) != nullptr ? "rope.scaling.factor" : "rope.scale_linear";
+  const char* default_type = file.find(reader.key(factor_key)) != nullptr ? "linear" : "none";
+  const std::string_view scaling = file.find_string(reader.key("rope.scaling.type")).value_or(default_type);
   if (scaling == "none") return rope;
-  rope.factor = reader.positive("rope.scaling.factor", 1.0);
+  rope.factor = reader.positive(factor_key, 1.0);
   if (scaling == "linear") {
     rope.scaling = RopeConfig::Scaling::Linear;
   } else if (scaling == "yarn") {
@@ -108,7 +114,7 @@ ModelConfig read_config(const GgufFile& file, const std::string& architecture, b
   config.context = reader.size("context_length", 1 << 30);
   config.heads = reader.head_count("attention.head_count", 0);
   config.kv_heads = reader.head_count("attention.head_count_kv", config.heads);
-  config.epsilon = static_cast<float>(reader.positive("attention.layer_norm_rms_epsilon", 1e-5));
+  config.epsilon = static_cast<float>(reader.positive("attention.layer_norm_rms_epsilon"));
   config.head_dim = reader.size_or("attention.key_length", 1 << 14, std::max(1, config.dim / config.heads));
   const int value_dim = reader.size_or("attention.value_length", 1 << 14, config.head_dim);
   if (value_dim != config.head_dim) {

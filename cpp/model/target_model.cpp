@@ -9,8 +9,8 @@
 namespace frspec {
 namespace {
 
-// Tensors that say nothing new: rope_freqs is read by name below, the others are ours and belong to drafters.
-constexpr std::array<std::string_view, 3> kIgnored = {"rope_freqs.weight", "token_ranks", "token_counts"};
+// Ours, and meant for drafters.
+constexpr std::array<std::string_view, 2> kIgnored = {"token_ranks", "token_counts"};
 
 ModelConfig read_config(const GgufFile& file) {
   ModelConfig config = read_target_config(file);
@@ -35,15 +35,14 @@ TargetModel::TargetModel(std::shared_ptr<const GgufFile> file, Backend& backend,
   head_source_ = loader.source(head_name, config_.vocab, config_.dim);
   if (loader.has("output.weight")) head_ = backend_.load(head_source_);
   for (int i = 0; i < config_.layers; ++i) blocks_.push_back(load_block(loader, config_, i));
-  const auto factors = loader.find_host_vector("rope_freqs.weight", config_.rope.dims / 2);
+  const auto factors = loader.rope_factors(config_.rope.dims / 2);
   loader.expect_all_read(kIgnored);
 
   // Only now: the shapes of the tensors have vouched for the sizes that the metadata states.
   cache_ = std::make_unique<KvCache>(backend_, config_.layers, config_.kv_heads, config_.head_dim,
                                      limits_.context + limits_.tree);
   scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);
-  rope_ = std::make_unique<RopeTable>(backend_, config_.rope, factors.value_or(std::vector<float>{}),
-                                      limits_.context + limits_.depth + 1);
+  rope_ = std::make_unique<RopeTable>(backend_, config_.rope, factors, limits_.context + limits_.depth + 1);
   const auto bytes = [](std::int64_t rows, std::int64_t cols) {
     return sizeof(float) * static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
   };

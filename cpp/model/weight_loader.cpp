@@ -50,9 +50,18 @@ Buffer WeightLoader::find_vector(const std::string& name, std::int64_t size) {
   return has(name) ? vector(name, size) : Buffer();
 }
 
-std::optional<std::vector<float>> WeightLoader::find_host_vector(const std::string& name, std::int64_t size) {
-  if (!has(name)) return std::nullopt;
-  return host_vector(name, size);
+std::vector<float> WeightLoader::rope_factors(std::int64_t size) {
+  const std::string name = "rope_freqs.weight";
+  if (!has(name)) return {};
+  std::vector<float> factors = host_vector(name, size);
+  for (std::size_t i = 0; i < factors.size(); ++i) {
+    // Frequencies are divided by them.
+    if (!(factors[i] > 0.0f)) {
+      fail(file_->path().string(), ": tensor '", name, "', entry ", i, ": found ", factors[i],
+           ", expected a number above 0");
+    }
+  }
+  return factors;
 }
 
 void WeightLoader::expect_all_read(std::span<const std::string_view> ignored) const {

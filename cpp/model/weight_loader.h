@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -27,8 +26,8 @@ class WeightLoader {
   // A vector as f32; find_vector gives an empty buffer where it is absent.
   Buffer vector(const std::string& name, std::int64_t size);
   Buffer find_vector(const std::string& name, std::int64_t size);
-  // The same in host memory.
-  std::optional<std::vector<float>> find_host_vector(const std::string& name, std::int64_t size);
+  // Llama 3's rope factors, one per rotated pair, all above 0; empty where there are none.
+  std::vector<float> rope_factors(std::int64_t size);
 
   bool has(std::string_view name) const { return file_->find_tensor(name) != nullptr; }
   const GgufFile& file() const { return *file_; }

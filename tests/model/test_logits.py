@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import main as convert
+from gguf_edit import GgufEditor
 
 from frspec_cpp import _core
 
@@ -76,3 +77,21 @@ def test_weight_types(tmp_path: Path, kind: str, tolerance: float) -> None:
     difference = np.abs(outputs[kind] - outputs["f32"])
     assert 0 < float(difference.mean()) < tolerance * spread
     assert float(difference.max()) < 8 * tolerance * spread
+
+
+def test_rope_scaling_as_old_files_write_it(tmp_path: Path) -> None:
+    """A factor without a type is linear, and its older key means the same, as in llama.cpp."""
+    folder = make_checkpoint(tmp_path / "hf", "llama", rope_parameters=LINEAR_ROPE)
+    convert([str(folder), "-o", str(tmp_path / "new.gguf"), "--type", "f32"])
+    tokens = list(range(3, 90))
+    expected = _core.Engine(str(tmp_path / "new.gguf")).forward(tokens)
+    file = GgufEditor(tmp_path / "new.gguf")
+    del file.entries["llama.rope.scaling.type"]
+    untyped = _core.Engine(str(file.write(tmp_path / "untyped.gguf"))).forward(tokens)
+    del file.entries["llama.rope.scaling.factor"]
+    unscaled = _core.Engine(str(file.write(tmp_path / "unscaled.gguf"))).forward(tokens)
+    file.set("llama.rope.scale_linear", LINEAR_ROPE["factor"])
+    old = _core.Engine(str(file.write(tmp_path / "old.gguf"))).forward(tokens)
+    assert np.array_equal(untyped, expected)
+    assert np.array_equal(old, expected)
+    assert not np.array_equal(unscaled, expected)

@@ -1,7 +1,7 @@
 """EAGLE-2 from the papers, in plain torch: the drafter (2401.15077) and its dynamic tree (2406.16858).
 
-It reads the Hugging Face checkpoint folders, computes in float32 and keeps no cache: the text is run through the drafter
-again at every step. Clear rather than fast, and independent of the engine, which it is there to check.
+It reads the Hugging Face checkpoint folders, computes in float32 and keeps no cache: at every step the text is run
+through the drafter again. Clear rather than fast, and independent of the engine, which it is there to check.
 
 With greedy decoding the target's text is known before anything is drafted. A draft is accepted as long as it continues
 that text, so a run along the text gives the accepted length of every step.
