@@ -355,15 +355,21 @@ float maximum(const float* x, std::int64_t n) {
 }
 
 float sum_exp(const float* x, std::int64_t n, float subtract) {
-  Floats total = {};
-  std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) total += exponential(load(x + i) - subtract);
-  float rest = 0.0f;
-  if (i < n) {
-    const Floats last = exponential(load_part(x + i, n - i) - subtract);
-    for (int lane = 0; lane < n - i; ++lane) rest += last[lane];
+  // Vocabularies are long: the sums of short stretches are added in double precision.
+  constexpr std::int64_t kStretch = 1024;
+  double total = 0.0;
+  for (std::int64_t begin = 0; begin < n; begin += kStretch) {
+    const std::int64_t end = begin + kStretch < n ? begin + kStretch : n;
+    Floats stretch = {};
+    std::int64_t i = begin;
+    for (; i + kLanes <= end; i += kLanes) stretch += exponential(load(x + i) - subtract);
+    if (i < end) {
+      const Floats last = exponential(load_part(x + i, end - i) - subtract);
+      for (int lane = 0; lane < end - i; ++lane) total += static_cast<double>(last[lane]);
+    }
+    total += static_cast<double>(sum(stretch));
   }
-  return sum(total) + rest;
+  return static_cast<float>(total);
 }
 
 }  // namespace
