@@ -38,7 +38,7 @@ class Engine;
 class Generation {
  public:
   // The tokens that one pass of the target gave: at least one, unless the text has ended. The first call reads the
-  // prompt. Throws Error if the engine began another text since.
+  // prompt. Throws Error if an earlier step failed or the engine began another text since.
   std::span<const GeneratedToken> step();
   // Asked between the passes over a long prompt; returning false abandons the prompt, and step() then gives nothing.
   void on_progress(std::function<bool()> keep_going) { keep_going_ = std::move(keep_going); }
@@ -53,7 +53,7 @@ class Generation {
   void take(std::span<const TokenId> tokens);  // into fresh_, up to the end of the text
 
   Engine& engine_;
-  std::uint64_t ticket_;  // the engine's count of texts when this one began
+  std::uint64_t ticket_;  // the engine's when its caches were last left whole for this text
   std::vector<TokenId> prompt_;
   GenerateOptions options_;
   Sampling sampling_;
@@ -118,7 +118,7 @@ class Engine {
   Buffer count_;      // (1) rows of a chunk
   Buffer committed_;  // (max_depth + 1, dim) hidden states of an accepted path
   std::mutex mutex_;
-  std::uint64_t ticket_ = 0;
+  std::uint64_t ticket_ = 0;  // changes whenever the caches do
 };
 
 }  // namespace frspec

@@ -16,15 +16,21 @@ std::span<const GeneratedToken> Generation::step() {
   fresh_.clear();
   if (finish_ != FinishReason::None) return fresh_;
   const std::scoped_lock lock(engine_.mutex_);
-  if (ticket_ != engine_.ticket_) throw Error("this generation has ended: its engine began another text");
+  if (ticket_ != engine_.ticket_) {
+    throw Error("this generation cannot go on: it was interrupted, or its engine began another text");
+  }
   const auto start = std::chrono::steady_clock::now();
-  Drafter& drafter = options_.draft && engine_.drafter_ ? *engine_.drafter_ : *engine_.no_drafter_;
   const bool reads_prompt = !std::exchange(started_, true);
+  // Invalid until the step is whole: after an error, or half a prompt, the caches are of no use.
+  ++engine_.ticket_;
+  Drafter& drafter = options_.draft && engine_.drafter_ ? *engine_.drafter_ : *engine_.no_drafter_;
+  bool whole = true;
   if (reads_prompt) {
-    if (!engine_.read_prompt(*this, drafter)) ++engine_.ticket_;  // abandoned: half a prompt is of no use
+    whole = engine_.read_prompt(*this, drafter);
   } else {
     engine_.run_step(*this, drafter);
   }
+  if (whole) ticket_ = engine_.ticket_;
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (reads_prompt) stats_.prefill_seconds = seconds;
   stats_.total_seconds += seconds;
@@ -34,7 +40,6 @@ std::span<const GeneratedToken> Generation::step() {
 void Generation::take(std::span<const TokenId> tokens) {
   for (std::size_t i = 0; i < tokens.size() && finish_ == FinishReason::None; ++i) {
     if (tokens[i] < 0) {
-      ++engine_.ticket_;  // nothing can follow
       throw Error(concat(engine_.file_->path().string(), ": the logits after token ",
                          stats_.prompt_tokens + stats_.generated_tokens,
                          " are not finite: the weights make the model overflow"));

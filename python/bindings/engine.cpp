@@ -182,9 +182,10 @@ void init_generation(nb::module_& m) {
       .def("step", &PyGeneration::step, nb::sig("def step(self) -> list[tuple[int, bool]]"),
            "The tokens of one pass of the target, each with whether a draft had foreseen it; none where the text has "
            "ended. The first call reads the prompt.\n\n"
-           "Raises:\n    RuntimeError: The engine began another text since.")
+           "Raises:\n    RuntimeError: An earlier step was interrupted, or the engine began another text since.")
       .def("run", &PyGeneration::run, nb::sig("def run(self) -> list[tuple[int, bool]]"),
-           "All steps that are left.\n\nRaises:\n    RuntimeError: The engine began another text since.")
+           "All steps that are left.\n\nRaises:\n    RuntimeError: An earlier step was interrupted, or the engine "
+           "began another text since.")
       .def_prop_ro("finish_reason", &PyGeneration::finish_reason,
                    "``\"stop\"`` (an end-of-generation token), ``\"length\"``, or None while it runs.")
       .def_prop_ro("stats", &PyGeneration::stats, "A copy of the statistics so far.");

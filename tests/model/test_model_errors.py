@@ -451,5 +451,8 @@ def test_weights_that_overflow(models: dict[str, Path], tmp_path: Path) -> None:
     file.set_floats("output.weight", np.full((VOCAB, WIDTH), 3e38, dtype=np.float32))
     engine = _core.Engine(str(file.write(tmp_path / "huge.gguf")))
     for _ in range(2):
+        text = engine.begin([5, 6, 7], max_tokens=4)
         with pytest.raises(RuntimeError, match=r"huge\.gguf.*token 3 are not finite"):
-            engine.begin([5, 6, 7], max_tokens=4).run()
+            text.run()
+        with pytest.raises(RuntimeError, match="cannot go on"):
+            text.step()
