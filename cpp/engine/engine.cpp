@@ -82,6 +82,10 @@ Engine::Engine(const EngineOptions& options) : file_(GgufFile::open(options.targ
   if (!options.drafter && (options.ranks || head.kind != HeadSpec::Kind::Full)) {
     fail("head: found ", options.ranks ? "a ranks file" : head.text(), ", but there is no drafter to use it");
   }
+  if (options.ranks && head.kind == HeadSpec::Kind::Full) {
+    fail("head: found a ranks file, ", options.ranks->string(),
+         ", and head 'full', which uses none; expected 'ranked:N'");
+  }
   const ModelConfig config = read_target_config(*file_);
   context_ = choose_context(options, config);
   batch_ = std::min(options.batch, context_);
