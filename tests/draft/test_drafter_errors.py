@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from gguf_edit import GgufEditor, Type
+from refused import Edit, engine_error, expect_parts, key, without_key
 from tiny_pair import TinyPair, make_tiny_pair
 
 from frspec_cpp import _core
 
 WIDTH, VOCAB = 64, 400
-Edit = Callable[[GgufEditor], None]
 
 
 @pytest.fixture(scope="module")
@@ -29,39 +27,12 @@ def fingerprint(pair: TinyPair) -> str:
     return str(_core.Tokenizer(str(pair.target_gguf)).fingerprint)
 
 
-def engine_error(target: Path, **options: Any) -> str:
-    """The message of the ValueError that making the engine raises: one line."""
-    with pytest.raises(ValueError, match=r"\S") as caught:
-        _core.Engine(str(target), **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def expect_parts(message: str, parts: tuple[str, ...]) -> None:
-    """Each part stands in the message, outside folder names and not within a longer number or word."""
-    message = re.sub(r"/\S*/", "", message)
-    for part in parts:
-        assert re.search(rf"(?<![\w.]){re.escape(part)}(?![\w])", message), (part, message)
-
-
 # ---- the drafter's file
-
-
-def key(name: str, value: Any) -> Edit:
-    return lambda file: file.set(name, value)
 
 
 def without_tensor(name: str) -> Edit:
     def edit(file: GgufEditor) -> None:
         del file.tensors[name]
-
-    return edit
-
-
-def without_key(name: str) -> Edit:
-    def edit(file: GgufEditor) -> None:
-        del file.entries[name]
 
     return edit
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,11 @@ import pytest
 from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import convert
 from gguf_edit import GgufEditor, Type
+from refused import Edit, engine_error, expect_parts, key, without_key
 
 from frspec_cpp import _core
 
 WIDTH, FEED_FORWARD, VOCAB, CONTEXT = 64, 96, 400, 512  # of the tiny checkpoints
-Edit = Callable[[GgufEditor], None]
 
 
 @pytest.fixture(scope="module")
@@ -33,34 +31,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
-def engine_error(path: Path, **options: Any) -> str:
-    """The message of the ValueError that making the engine raises: one line."""
-    with pytest.raises(ValueError, match=r"\S") as caught:
-        _core.Engine(str(path), **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def expect_parts(message: str, parts: tuple[str, ...]) -> None:
-    """Each part stands in the message, outside folder names and not within a longer number or word."""
-    message = re.sub(r"/\S*/", "", message)
-    for part in parts:
-        assert re.search(rf"(?<![\w.]){re.escape(part)}(?![\w])", message), (part, message)
-
-
 # ---- metadata
-
-
-def key(name: str, value: Any) -> Edit:
-    return lambda file: file.set(name, value)
-
-
-def without_key(name: str) -> Edit:
-    def edit(file: GgufEditor) -> None:
-        del file.entries[name]
-
-    return edit
 
 
 METADATA: dict[str, tuple[Edit, tuple[str, ...]]] = {
