@@ -111,10 +111,7 @@ std::unique_ptr<Weight> CpuBackend::load(const WeightSource& source) {
   for (int worker = 0; worker < pool_.size(); ++worker) {
     scratch(worker, static_cast<std::size_t>(kPanel * source.cols));
   }
-  if (reinterpret_cast<std::uintptr_t>(source.data) % alignof(float) == 0) return std::make_unique<CpuWeight>(source);
-  // A file may ask for a smaller alignment than floats need.
-  return std::make_unique<CpuWeight>(source.type, source.rows, source.cols,
-                                     std::vector<std::byte>(source.data, source.data + source.rows * bytes));
+  return std::make_unique<CpuWeight>(source);
 }
 
 std::unique_ptr<Weight> CpuBackend::load_rows(const WeightSource& source, std::span<const std::int32_t> rows) {

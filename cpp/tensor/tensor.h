@@ -55,7 +55,7 @@ struct WeightSource {
   DType type = DType::F32;
   std::int64_t rows = 0;
   std::int64_t cols = 0;
-  const std::byte* data = nullptr;
+  const std::byte* data = nullptr;    // aligned for its elements: GGUF promises 8 bytes at least
   std::shared_ptr<const void> owner;  // keeps `data` alive
 };
 
