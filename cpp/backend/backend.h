@@ -28,13 +28,21 @@ struct Rows {
   int path_stride = 0;
 };
 
-// One layer of a key/value cache: f16 rows, one per slot.
-struct KvLayer {
-  std::uint16_t* keys = nullptr;    // (capacity, heads * head_dim)
-  std::uint16_t* values = nullptr;  // (capacity, heads * head_dim)
+// How keys and values are stored: f16, or int8 with an f16 scale per 32 elements of a head (as Q8_0).
+enum class KvType : std::uint8_t { F16, Q8_0 };
+
+struct KvShape {
+  KvType type = KvType::F16;
   int heads = 0;
   int head_dim = 0;
   int capacity = 0;  // slots
+};
+
+// One layer of a key/value cache: two pieces of Backend::kv_bytes, laid out as the backend likes.
+struct KvLayer {
+  void* keys = nullptr;
+  void* values = nullptr;
+  KvShape shape;
 };
 
 // Rotary embedding: precomputed angles. Pairs are (2i, 2i + 1) where interleaved (Llama in GGUF), else (i, i + half).
@@ -44,6 +52,15 @@ struct Rope {
   int dims = 0;                // rotated dimensions of each head, even; the rest pass unchanged
   int positions = 0;
   bool interleaved = false;
+};
+
+// The left side of a matmul: x, or RMS-normed x, or silu(x) * up. Made while x is brought into the form that the
+// weights want, so it never passes through memory.
+struct Operand {
+  Tensor x;
+  const float* norm = nullptr;  // (x.cols) weights: x / sqrt(mean(x^2) + epsilon) * norm
+  float epsilon = 0.0f;
+  const float* up = nullptr;  // as x, with its stride: silu(x) * up
 };
 
 // out = x weight^T + bias, or out += that.
@@ -107,8 +124,12 @@ class Backend {
   virtual void download(void* to_host, const void* from, std::size_t bytes) = 0;  // waits for what was called before
   // Keeps a weight in the form the matmuls want. Values that are not finite are an error that names the tensor.
   virtual std::unique_ptr<Weight> load(const WeightSource& source) = 0;
+  // The same for a table of which embed() looks up rows and that no matmul reads: it may stay where it is.
+  virtual std::unique_ptr<Weight> load_table(const WeightSource& source) = 0;
   // The given rows of a source, in the given order, in the same format: a head subset.
   virtual std::unique_ptr<Weight> load_rows(const WeightSource& source, std::span<const std::int32_t> rows) = 0;
+  // Bytes that the keys (or the values) of a layer take.
+  virtual std::size_t kv_bytes(const KvShape& shape) const = 0;
   // Row `row` of a source of any loadable type as f32, into host memory.
   virtual void dequantize(float* to_host, const WeightSource& source, std::int64_t row) = 0;
 
@@ -117,8 +138,7 @@ class Backend {
   virtual void copy(Tensor out, Tensor x) = 0;
   virtual void gather_rows(Tensor out, Tensor x, const std::int32_t* rows) = 0;         // out[i] = x[rows[i]]
   virtual void rms_norm(Tensor out, Tensor x, const float* weight, float epsilon) = 0;  // out may be x
-  virtual void matmul(Tensor x, std::span<const Projection> projections) = 0;
-  virtual void swiglu(Tensor gate, Tensor up) = 0;  // gate = silu(gate) * up
+  virtual void matmul(const Operand& x, std::span<const Projection> projections) = 0;
   // Rotates the heads of q and k in place by each row's position and stores k and v in the cache.
   virtual void rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope, const KvLayer& cache,
                                const Rows& rows) = 0;
@@ -136,6 +156,12 @@ class Backend {
   // tokens[r] = the token after row r, at position *prefix + depth + 1; ties go to the lower id. It is -1 where the
   // best value is not finite: overflow in the model, which the caller must report.
   virtual void sample(std::int32_t* tokens, Tensor logits, const Rows& rows, const Sampling& sampling) = 0;
+
+  // The same two for the logits hidden weight^T, which are not kept.
+  virtual void head_top_k(std::int32_t* ids, float* log_probs, int k, Tensor hidden, const Weight& weight,
+                          const std::int32_t* column_ids) = 0;
+  virtual void head_sample(std::int32_t* tokens, Tensor hidden, const Weight& weight, const Rows& rows,
+                           const Sampling& sampling) = 0;
 
   // --- Draft trees ---
   // Adds the children (rows, branch) of the frontier (level 0: of the root) as candidates of `level` and makes the best

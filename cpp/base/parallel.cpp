@@ -42,6 +42,7 @@ ThreadPool::ThreadPool(int threads) {
     fail("threads: found ", threads, ", expected 1 to ", kMaxThreads, ", or 0 for one per core");
   }
   const int total = threads > 0 ? threads : available_cores();
+  shares_ = std::vector<Share>(static_cast<std::size_t>(total));
   workers_.reserve(static_cast<std::size_t>(total - 1));
   try {
     for (int i = 1; i < total; ++i) workers_.emplace_back([this, i] { worker_loop(i); });
@@ -62,21 +63,34 @@ void ThreadPool::stop() {
 }
 
 void ThreadPool::work_on(const Job& job, int worker) {
-  for (;;) {
-    const std::int64_t begin = next_.fetch_add(job.grain, std::memory_order_relaxed);
-    if (begin >= job.count) return;
-    try {
-      job.call(job.context, begin, std::min(begin + job.grain, job.count), worker);
-    } catch (...) {
-      const std::scoped_lock lock(error_mutex_);
-      if (!error_) error_ = std::current_exception();
+  const auto count = static_cast<int>(shares_.size());
+  for (int i = 0; i < count; ++i) {
+    Share& share = shares_[static_cast<std::size_t>((worker + i) % count)];
+    for (;;) {
+      // Looking first keeps the line shared while others are still at work on it.
+      if (share.next.load(std::memory_order_relaxed) >= share.end) break;
+      const std::int64_t piece = share.next.fetch_add(1, std::memory_order_relaxed);
+      if (piece >= share.end) break;
+      const std::int64_t begin = piece * job.grain;
+      try {
+        job.call(job.context, begin, std::min(begin + job.grain, job.count), worker);
+      } catch (...) {
+        const std::scoped_lock lock(error_mutex_);
+        if (!error_) error_ = std::current_exception();
+      }
     }
   }
 }
 
 void ThreadPool::run(const Job& job) {
   job_ = job;
-  next_.store(0, std::memory_order_relaxed);
+  const std::int64_t pieces = (job.count + job.grain - 1) / job.grain;
+  const auto count = static_cast<std::int64_t>(shares_.size());
+  for (std::int64_t i = 0; i < count; ++i) {
+    Share& share = shares_[static_cast<std::size_t>(i)];
+    share.next.store(i * pieces / count, std::memory_order_relaxed);
+    share.end = (i + 1) * pieces / count;
+  }
   busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();

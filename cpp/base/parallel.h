@@ -44,6 +44,13 @@ class ThreadPool {
   }
 
  private:
+  // Pieces of the current job that one worker owns: a contiguous run, so that a worker meets the same part of a weight
+  // in every pass. Whoever has finished takes pieces from the others.
+  struct alignas(64) Share {
+    std::atomic<std::int64_t> next{0};
+    std::int64_t end = 0;
+  };
+
   struct Job {
     void (*call)(void* context, std::int64_t begin, std::int64_t end, int worker) = nullptr;
     void* context = nullptr;
@@ -57,7 +64,7 @@ class ThreadPool {
   void stop();
 
   Job job_;
-  std::atomic<std::int64_t> next_{0};         // first index that nobody has taken
+  std::vector<Share> shares_;                 // by worker
   std::atomic<int> busy_{0};                  // workers that have not finished the current job
   std::atomic<std::uint32_t> generation_{0};  // counts jobs; workers wait for it to change
   std::atomic<bool> stopping_{false};

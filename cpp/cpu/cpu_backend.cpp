@@ -1,14 +1,18 @@
 // CPU backend: memory and weights.
 #include "cpu/cpu_backend.h"
 
-#include <unistd.h>
-
+#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include "backend/registry.h"
 #include "base/error.h"
+#include "cpu/packing.h"
+#include "tensor/dequantize.h"
 
 namespace frspec {
 
@@ -19,43 +23,63 @@ std::unique_ptr<Backend> make_cpu_backend(const BackendOptions& options) {
 namespace cpu {
 namespace {
 
-constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kAlignment = kLine;
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
-bool is_loadable(DType type) {
-  switch (type) {
-    case DType::F32:
-    case DType::F16:
-    case DType::BF16:
-    case DType::Q8_0:
-    case DType::Q4_0:
-      return true;
-    default:
-      return false;
-  }
+struct Memory {
+  void* address;
+  std::size_t bytes;  // as mapped
+};
+
+// Zeroed memory whose pages exist only once they are touched. Large pieces ask for large pages: a pass reads all of
+// a model, and page tables are part of that traffic.
+Memory map_memory(std::size_t bytes) {
+  const std::size_t whole = (bytes + kAlignment + kHugePage - 1) / kHugePage * kHugePage;
+  void* address = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (address == MAP_FAILED) return {nullptr, 0};
+#ifdef MADV_HUGEPAGE
+  madvise(address, whole, MADV_HUGEPAGE);  // a wish: without it all works, a little slower
+#endif
+  return {address, whole};
 }
 
 }  // namespace
 
-CpuWeight::CpuWeight(const WeightSource& source)
-    : Weight(source.type, source.rows, source.cols),
-      owner_(source.owner),
-      data_(source.data),
-      row_bytes_(static_cast<std::int64_t>(frspec::row_bytes(source.type, static_cast<std::size_t>(source.cols)))) {}
-
-CpuWeight::CpuWeight(DType type, std::int64_t rows, std::int64_t cols, std::vector<std::byte> bytes)
+CpuWeight::CpuWeight(DType type, std::int64_t rows, std::int64_t cols, Buffer memory)
     : Weight(type, rows, cols),
-      owned_(std::move(bytes)),
-      data_(owned_.data()),
-      row_bytes_(static_cast<std::int64_t>(frspec::row_bytes(type, static_cast<std::size_t>(cols)))) {}
+      memory_(std::move(memory)),
+      panels_(memory_.as<std::byte>()),
+      panel_bytes_(cpu::panel_bytes(type, cols)) {}
+
+CpuWeight::CpuWeight(const WeightSource& source)
+    : Weight(source.type, source.rows, source.cols), owner_(source.owner), table_(source.data) {}
+
+void CpuWeight::dequantize(std::int64_t r, float* out) const {
+  const std::size_t bytes = row_bytes(type(), static_cast<std::size_t>(cols()));
+  if (table_ != nullptr) {
+    dequantize_row(type(), table_ + static_cast<std::size_t>(r) * bytes, out, cols());
+    return;
+  }
+  std::vector<std::byte> row(bytes);
+  unpack_row(type(), panel(r / kPanel), static_cast<int>(r % kPanel), row.data(), cols());
+  dequantize_row(type(), row.data(), out, cols());
+}
 
 CpuBackend::CpuBackend(const Kernels& kernels, int threads)
     : kernels_(kernels),
       pool_(threads),
-      scratch_(static_cast<std::size_t>(pool_.size())),
+      product_scratch_(static_cast<std::size_t>(pool_.size())),
+      row_scratch_(static_cast<std::size_t>(pool_.size())),
       allocated_(std::make_shared<std::atomic<std::size_t>>(0)) {}
 
 std::string CpuBackend::description() const {
   return concat("cpu (", kernels_.name, ", ", pool_.size(), pool_.size() == 1 ? " thread)" : " threads)");
+}
+
+std::byte* CpuBackend::Scratch::bytes(std::size_t count) {
+  if (memory_.size() < count + kAlignment) memory_.resize(count + kAlignment);
+  const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
+  return memory_.data() + ((kAlignment - address % kAlignment) % kAlignment);
 }
 
 Buffer CpuBackend::allocate(std::size_t bytes) {
@@ -63,11 +87,22 @@ Buffer CpuBackend::allocate(std::size_t bytes) {
   const auto physical =
       static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   const std::size_t before = allocated_->load();
-  void* memory = bytes <= physical && before <= physical - bytes ? std::calloc(bytes + kAlignment, 1) : nullptr;
-  if (memory == nullptr) {
-    throw OutOfMemory(
+  const auto out_of_memory = [&]() -> OutOfMemory {
+    return OutOfMemory(
         concat("cannot allocate ", bytes, " bytes beside ", before, " in use: this machine has ", physical));
+  };
+  if (bytes > physical || before > physical - bytes) throw out_of_memory();
+  if (bytes >= kHugePage) {
+    const Memory memory = map_memory(bytes);
+    if (memory.address == nullptr) throw out_of_memory();
+    allocated_->fetch_add(bytes);
+    return Buffer(memory.address, bytes, [memory, bytes, allocated = allocated_](void*) {
+      munmap(memory.address, memory.bytes);
+      allocated->fetch_sub(bytes);
+    });
   }
+  void* memory = std::calloc(bytes + kAlignment, 1);
+  if (memory == nullptr) throw out_of_memory();
   allocated_->fetch_add(bytes);
   const auto address = reinterpret_cast<std::uintptr_t>(memory);
   void* aligned = reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
@@ -85,49 +120,61 @@ void CpuBackend::download(void* to_host, const void* from, std::size_t bytes) {
   if (bytes > 0) std::memcpy(to_host, from, bytes);
 }
 
-float* CpuBackend::scratch(int worker, std::size_t floats) {
-  std::vector<float>& memory = scratch_[static_cast<std::size_t>(worker)];
-  if (memory.size() < floats) memory.resize(floats);
-  return memory.data();
-}
-
-void CpuBackend::check_source(const WeightSource& source) {
-  if (!is_loadable(source.type)) {
+void CpuBackend::check_source(const WeightSource& source) const {
+  if (!is_weight_type(source.type)) {
     fail(source.file, ": tensor '", source.name, "' has type ", dtype_name(source.type),
-         ", expected one of F32, F16, BF16, Q8_0, Q4_0");
+         ", expected one of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K");
   }
 }
 
-std::unique_ptr<Weight> CpuBackend::load(const WeightSource& source) {
+// Rows `order` (null: all, in order) of a source as panels. Workers pack what they will multiply: the pages of a panel
+// then lie near its worker where memory is not uniform.
+std::unique_ptr<Weight> CpuBackend::pack(const WeightSource& source, std::int64_t rows, const std::int32_t* order) {
+  check_source(source);
+  const auto bytes = static_cast<std::int64_t>(row_bytes(source.type, static_cast<std::size_t>(source.cols)));
+  const std::int64_t panels = (rows + kPanel - 1) / kPanel, panel_size = panel_bytes(source.type, source.cols);
+  Buffer memory = allocate(static_cast<std::size_t>(panels * panel_size));
+  auto* packed = memory.as<std::byte>();
+  pool_.parallel_for(panels, kMaxPanels, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t panel = begin; panel < end; ++panel) {
+      std::array<const std::byte*, kPanel> lanes{};
+      for (std::int64_t lane = 0; lane < kPanel && panel * kPanel + lane < rows; ++lane) {
+        const std::int64_t r = order != nullptr ? order[panel * kPanel + lane] : panel * kPanel + lane;
+        const std::byte* row = source.data + r * bytes;
+        if (!is_finite_row(source.type, row, source.cols)) {
+          fail(source.file, ": tensor '", source.name, "', row ", r, ": found a value that is NaN or infinite");
+        }
+        lanes[static_cast<std::size_t>(lane)] = row;
+      }
+      pack_panel(source.type, packed + panel * panel_size, lanes, source.cols);
+    }
+  });
+  return std::make_unique<CpuWeight>(source.type, rows, source.cols, std::move(memory));
+}
+
+std::unique_ptr<Weight> CpuBackend::load(const WeightSource& source) { return pack(source, source.rows, nullptr); }
+
+std::unique_ptr<Weight> CpuBackend::load_rows(const WeightSource& source, std::span<const std::int32_t> rows) {
+  return pack(source, static_cast<std::int64_t>(rows.size()), rows.data());
+}
+
+std::unique_ptr<Weight> CpuBackend::load_table(const WeightSource& source) {
   check_source(source);
   const auto bytes = static_cast<std::int64_t>(row_bytes(source.type, static_cast<std::size_t>(source.cols)));
   pool_.parallel_for(source.rows, 256, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t r = begin; r < end; ++r) {
-      if (!kernels_.all_finite(source.type, source.data + r * bytes, source.cols)) {
+      if (!is_finite_row(source.type, source.data + r * bytes, source.cols)) {
         fail(source.file, ": tensor '", source.name, "', row ", r, ": found a value that is NaN or infinite");
       }
     }
   });
-  for (int worker = 0; worker < pool_.size(); ++worker) {
-    scratch(worker, static_cast<std::size_t>(kPanel * source.cols));
-  }
   return std::make_unique<CpuWeight>(source);
-}
-
-std::unique_ptr<Weight> CpuBackend::load_rows(const WeightSource& source, std::span<const std::int32_t> rows) {
-  check_source(source);
-  const std::size_t bytes = row_bytes(source.type, static_cast<std::size_t>(source.cols));
-  std::vector<std::byte> copy(rows.size() * bytes);
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    std::memcpy(copy.data() + i * bytes, source.data + static_cast<std::size_t>(rows[i]) * bytes, bytes);
-  }
-  return std::make_unique<CpuWeight>(source.type, static_cast<std::int64_t>(rows.size()), source.cols, std::move(copy));
 }
 
 void CpuBackend::dequantize(float* to_host, const WeightSource& source, std::int64_t row) {
   check_source(source);
   const std::size_t bytes = row_bytes(source.type, static_cast<std::size_t>(source.cols));
-  kernels_.dequantize(source.type, source.data + static_cast<std::size_t>(row) * bytes, to_host, source.cols);
+  dequantize_row(source.type, source.data + static_cast<std::size_t>(row) * bytes, to_host, source.cols);
 }
 
 }  // namespace cpu

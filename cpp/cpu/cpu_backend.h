@@ -1,4 +1,4 @@
-// The CPU backend: weights stay in GGUF rows; 16 of them at a time are dequantized into cache, shared by all rows of x.
+// The CPU backend: weights packed into panels (panel.h), kernels chosen at run time (kernels.h).
 #pragma once
 
 #include <atomic>
@@ -11,21 +11,25 @@
 
 namespace frspec::cpu {
 
-// Rows in GGUF format, inside the mapped file where possible.
+// A packed matrix, or a table that stays in the file's form.
 class CpuWeight final : public Weight {
  public:
+  // Panels in `memory`, one after the other.
+  CpuWeight(DType type, std::int64_t rows, std::int64_t cols, Buffer memory);
   // Rows inside `source`.
   explicit CpuWeight(const WeightSource& source);
-  // Rows of its own.
-  CpuWeight(DType type, std::int64_t rows, std::int64_t cols, std::vector<std::byte> bytes);
 
-  const std::byte* row(std::int64_t r) const { return data_ + r * row_bytes_; }
+  std::int64_t panels() const { return (rows() + kPanel - 1) / kPanel; }
+  const std::byte* panel(std::int64_t index) const { return panels_ + index * panel_bytes_; }
+  // Row `r` as f32.
+  void dequantize(std::int64_t r, float* out) const;
 
  private:
-  std::vector<std::byte> owned_;
+  Buffer memory_;
+  const std::byte* panels_ = nullptr;
+  std::int64_t panel_bytes_ = 0;
   std::shared_ptr<const void> owner_;
-  const std::byte* data_;
-  std::int64_t row_bytes_;
+  const std::byte* table_ = nullptr;
 };
 
 class CpuBackend final : public Backend {
@@ -38,6 +42,7 @@ class CpuBackend final : public Backend {
   void upload(void* to, const void* from_host, std::size_t bytes) override;
   void download(void* to_host, const void* from, std::size_t bytes) override;
   std::unique_ptr<Weight> load(const WeightSource& source) override;
+  std::unique_ptr<Weight> load_table(const WeightSource& source) override;
   std::unique_ptr<Weight> load_rows(const WeightSource& source, std::span<const std::int32_t> rows) override;
   void dequantize(float* to_host, const WeightSource& source, std::int64_t row) override;
 
@@ -46,29 +51,71 @@ class CpuBackend final : public Backend {
   void copy(Tensor out, Tensor x) override;
   void gather_rows(Tensor out, Tensor x, const std::int32_t* rows) override;
   void rms_norm(Tensor out, Tensor x, const float* weight, float epsilon) override;
-  void matmul(Tensor x, std::span<const Projection> projections) override;
-  void swiglu(Tensor gate, Tensor up) override;
+
+  // cpu_matmul.cpp
+  void matmul(const Operand& x, std::span<const Projection> projections) override;
+
+  // cpu_attention.cpp
+  std::size_t kv_bytes(const KvShape& shape) const override;
   void rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope, const KvLayer& cache, const Rows& rows) override;
   void attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, float scale) override;
   void compact(std::span<const KvLayer> layers, const std::int32_t* prefix, const VerdictView& verdict) override;
   void advance(std::int32_t* prefix, const std::int32_t* count) override;
 
-  // cpu_tree.cpp: choosing tokens, draft trees
+  // cpu_heads.cpp: choosing tokens
   void top_k(std::int32_t* ids, float* log_probs, int k, Tensor logits, const std::int32_t* column_ids) override;
   void sample(std::int32_t* tokens, Tensor logits, const Rows& rows, const Sampling& sampling) override;
+  void head_top_k(std::int32_t* ids, float* log_probs, int k, Tensor hidden, const Weight& weight,
+                  const std::int32_t* column_ids) override;
+  void head_sample(std::int32_t* tokens, Tensor hidden, const Weight& weight, const Rows& rows,
+                   const Sampling& sampling) override;
+
+  // cpu_tree.cpp: draft trees
   void tree_expand(const CandidatePool& pool, int level, const std::int32_t* ids, const float* log_probs) override;
   void tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) override;
   void verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) override;
   void take_last(std::int32_t* token, const VerdictView& verdict) override;
 
  private:
-  // Scratch of worker `worker`: at least what the largest loaded weight and 256-wide heads need.
-  float* scratch(int worker, std::size_t floats);
-  void check_source(const WeightSource& source);
+  // Memory that grows on first use only.
+  class Scratch {
+   public:
+    std::byte* bytes(std::size_t count);
+    float* floats(std::size_t count) { return reinterpret_cast<float*>(bytes(count * sizeof(float))); }
+    std::byte* data() { return bytes(0); }
+
+   private:
+    std::vector<std::byte> memory_;
+  };
+
+  void check_source(const WeightSource& source) const;
+  std::unique_ptr<Weight> pack(const WeightSource& source, std::int64_t rows, const std::int32_t* order);
+  // x in the given form, in the form's scratch memory; valid until the next call for that form.
+  Activations prepare(const Operand& x, Form form);
+  // Columns [first, first + count) of hidden weight^T, for any number of rows; `first` is a multiple of kPanel.
+  void logits_of(const Activations& x, const CpuWeight& weight, std::int64_t first, std::int64_t count, float* out,
+                 std::int64_t out_stride, int worker);
+  // Runs reduce(logits, stride, first column, count, chunk) for every chunk of the columns of hidden weight^T.
+  template <class Reduce>
+  void for_each_chunk_of_head(Tensor hidden, const Weight& weight, Reduce&& reduce);
+  template <class Reduce>
+  void for_each_chunk_of_logits(Tensor logits, Reduce&& reduce);
+  // What top_k and sample share with their fused forms.
+  void keep_best(const float* logits, std::int64_t stride, std::int64_t rows, std::int64_t first, std::int64_t count,
+                 std::int64_t chunk, int k);
+  void merge_best(std::int32_t* ids, float* log_probs, int k, std::int64_t rows, std::int64_t cols,
+                  const std::int32_t* column_ids);
+  void keep_choice(const float* logits, std::int64_t stride, std::int64_t first, std::int64_t count,
+                   std::int64_t chunk, const Rows& rows, const Sampling& sampling);
+  void merge_choices(std::int32_t* tokens, std::int64_t rows, std::int64_t cols);
 
   const Kernels& kernels_;
   ThreadPool pool_;
-  std::vector<std::vector<float>> scratch_;              // per worker; grows on first use only
+  Scratch forms_[3];                                     // by Form: the rows of x of a matmul
+  std::vector<Scratch> product_scratch_;                 // by worker: PanelProduct::scratch
+  std::vector<Scratch> row_scratch_;                     // by worker: a normed row, a chunk of logits, attention
+  Scratch partial_;                                      // what pieces of an operation hand to its end
+  Scratch lengths_;                                      // (rows) of attend
   std::vector<std::int32_t> order_;                      // tree_select and tree_expand
   std::shared_ptr<std::atomic<std::size_t>> allocated_;  // bytes of all living buffers, which may outlive the backend
 };

@@ -1,32 +1,11 @@
-// CPU backend: choosing tokens, growing and verifying draft trees.
+// CPU backend: growing and verifying draft trees.
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <numeric>
 
-#include "base/random.h"
 #include "cpu/cpu_backend.h"
 
 namespace frspec::cpu {
 namespace {
-
-constexpr float kLowest = -std::numeric_limits<float>::infinity();
-
-// The k best of n values into columns/values, best first, ties to the lower column; NaN counts as -infinity.
-void best_columns(const float* x, std::int64_t n, int k, std::int32_t* columns, float* values) {
-  int kept = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
-    const float value = std::isnan(x[i]) ? kLowest : x[i];
-    if (kept == k && !(value > values[k - 1])) continue;
-    int at = kept < k ? kept++ : k - 1;
-    for (; at > 0 && value > values[at - 1]; --at) {
-      values[at] = values[at - 1];
-      columns[at] = columns[at - 1];
-    }
-    values[at] = value;
-    columns[at] = static_cast<std::int32_t>(i);
-  }
-}
 
 // Puts the `count` candidates with the highest scores among [first, last) into order[0, count), earlier ones first
 // where scores are equal.
@@ -40,54 +19,6 @@ void best_candidates(const float* scores, std::int32_t first, std::int32_t last,
 }
 
 }  // namespace
-
-void CpuBackend::top_k(std::int32_t* ids, float* log_probs, int k, Tensor logits, const std::int32_t* column_ids) {
-  pool_.parallel_for(logits.rows, 1, [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t r = begin; r < end; ++r) {
-      const float* x = logits.row(r);
-      const float top = kernels_.maximum(x, logits.cols);
-      const float log_sum = top + std::log(kernels_.sum_exp(x, logits.cols, top));
-      best_columns(x, logits.cols, k, ids + r * k, log_probs + r * k);
-      for (int i = 0; i < k; ++i) {
-        const float log_prob = log_probs[r * k + i] - log_sum;
-        // Rounding may lift it above 0; logits that are not finite may leave no number at all.
-        log_probs[r * k + i] = log_prob < 0.0f ? log_prob : (log_prob >= 0.0f ? 0.0f : -1e30f);
-        if (column_ids != nullptr) ids[r * k + i] = column_ids[ids[r * k + i]];
-      }
-    }
-  });
-}
-
-void CpuBackend::sample(std::int32_t* tokens, Tensor logits, const Rows& rows, const Sampling& sampling) {
-  const bool noisy = sampling.temperature > 0.0f;
-  pool_.parallel_for(rows.count, 1, [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t r = begin; r < end; ++r) {
-      const float* x = logits.row(r);
-      const std::int64_t depth = rows.depth != nullptr ? rows.depth[r] : r;
-      const auto position = static_cast<std::uint64_t>(*rows.prefix + depth + 1);
-      std::int64_t best = -1;
-      float best_value = kLowest;
-      for (std::int64_t first = 0; first < logits.cols; first += 4) {
-        PhiloxBlock bits{};
-        if (noisy) {
-          bits = philox({static_cast<std::uint32_t>(first >> 2), static_cast<std::uint32_t>(position),
-                         static_cast<std::uint32_t>(position >> 32), 0},
-                        sampling.seed);
-        }
-        const std::int64_t last = std::min(first + 4, logits.cols);
-        for (std::int64_t v = first; v < last; ++v) {
-          const float value =
-              noisy ? x[v] / sampling.temperature + gumbel_from_bits(bits[static_cast<std::size_t>(v - first)]) : x[v];
-          if (value > best_value) {
-            best_value = value;
-            best = v;
-          }
-        }
-      }
-      tokens[r] = best_value < -kLowest ? static_cast<std::int32_t>(best) : -1;
-    }
-  });
-}
 
 void CpuBackend::tree_expand(const CandidatePool& pool, int level, const std::int32_t* ids, const float* log_probs) {
   const int k = pool.branch;

@@ -17,14 +17,20 @@ struct Choice {
 };
 
 #ifdef FRSPEC_X86
-bool has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
-const std::array kChoices = {Choice{&kAvx512Kernels, has_avx512}, Choice{&kAvx2Kernels, has_avx2},
+bool has_avx2vnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+
+// The best first.
+const std::array kChoices = {Choice{&kAvx512Bf16Kernels, has_avx512bf16}, Choice{&kAvx512Kernels, has_avx512},
+                             Choice{&kAvx2VnniKernels, has_avx2vnni}, Choice{&kAvx2Kernels, has_avx2},
                              Choice{&kGenericKernels, [] { return true; }}};
 #else
 const std::array kChoices = {Choice{&kGenericKernels, [] { return true; }}};

@@ -1,63 +1,74 @@
 // The inner loops of the CPU backend, once per instruction set.
 //
-// kernels.inl holds the code; kernels_generic.cpp, kernels_avx2.cpp and kernels_avx512.cpp compile it with their own
-// compiler flags. Those files must not use inline functions of shared headers: the linker would keep one copy for all,
-// perhaps the one that an older processor cannot run. Hence plain pointers and numbers here.
+// kernels.inl and the *.inl files it includes hold the code; kernels_generic.cpp, kernels_avx2.cpp and so on compile it
+// with their own compiler flags. Those files must not use inline functions of shared headers: the linker would keep one
+// copy for all, perhaps the one that an older processor cannot run. Hence plain pointers and numbers here.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
+#include "cpu/attention.h"
+#include "cpu/panel.h"
 #include "tensor/dtype.h"
 
 namespace frspec::cpu {
 
-constexpr int kPanel = 16;           // output rows that are dequantized together
-constexpr int kAttentionChunk = 64;  // keys per step of the running softmax, at absolute logical positions
+constexpr int kMaxPanels = 2;        // panels that are multiplied together
+constexpr int kRowBlock = 64;        // rows of x that share one unpacking of a panel
+constexpr int kActivationBlock = 128;  // elements of k that share a scale of the activations
 
-// out[m][n] = sum_k x[m][k] w[n][k] (+ bias[n]), or added to what is there. The sum runs over k in one order,
-// whatever m_count and n_count are.
-struct DotBlock {
-  const float* x = nullptr;  // (m_count, k)
-  std::int64_t x_stride = 0;
-  std::int64_t m_count = 0;
-  const float* w = nullptr;  // (n_count, k)
-  std::int64_t w_stride = 0;
-  std::int64_t n_count = 0;
-  std::int64_t k = 0;
-  float* out = nullptr;  // (m_count, n_count)
+// The forms in which the rows of x meet a weight. Each weight type has one (Kernels::form).
+enum class Form : std::uint8_t { Int8, Bf16, F32 };
+
+// Int8: 256 elements of k of one row, code = round(x / scale), |code| <= 127. Where x is not finite its scale is not,
+// either, and so neither is any result. Sums are exact: whole numbers.
+struct alignas(64) ActivationGroup {
+  std::int8_t codes[kGroup];
+  std::int32_t offset16[kGroup / 16];  // -128 times the sum of 16 codes
+  std::int32_t offset32[kGroup / 32];  // -128 times the sum of 32 codes
+  float sums[kGroup / 32];             // of 32 codes
+  float scales[kGroup / kActivationBlock];
+};
+
+// Rows of x in one of the forms. Element k of row m lies, by form: Int8 at group m, k / 256 (ActivationGroup); Bf16 and
+// F32 at m * row_stride + k * its size. Behind the last element stands at least one zero.
+struct Activations {
+  const std::byte* data = nullptr;
+  std::int64_t row_stride = 0;    // bytes from row to row
+  std::int64_t group_stride = 0;  // bytes from one group of 256 elements to the next
+  std::int64_t rows = 0;
+};
+
+// out[m][n] = sum_k x[m][k] w[n][k] (+ bias[n]), or added to what is there; n counts the rows of the panels. The sum
+// runs over k in one order, whatever the numbers of rows and panels.
+struct PanelProduct {
+  DType type = DType::F32;
+  std::int64_t cols = 0;  // elements of k
+  const std::byte* panels[kMaxPanels] = {};
+  int panel_count = 0;
+  int n_count = 0;  // rows of the panels that exist
+  Activations x;    // in form(type)
+  float* out = nullptr;
   std::int64_t out_stride = 0;
   const float* bias = nullptr;
   bool accumulate = false;
+  std::byte* scratch = nullptr;  // kProductScratch bytes, line-aligned
 };
-
-// The query heads of one row that share a K/V head, attending over the row's logical sequence.
-struct AttendGroup {
-  const float* q = nullptr;  // (group, head_dim)
-  float* out = nullptr;      // (group, head_dim)
-  int group = 0;
-  int head_dim = 0;
-  const std::uint16_t* keys = nullptr;  // of this K/V head: f16, slot s at keys + s * slot_stride
-  const std::uint16_t* values = nullptr;
-  std::int64_t slot_stride = 0;
-  std::int32_t prefix = 0;             // logical positions below it are slots of the same number,
-  const std::int32_t* path = nullptr;  // the others slots prefix + path[p - prefix]; null: slot p throughout
-  std::int32_t length = 0;             // logical positions
-  float scale = 0.0f;
-  float* scratch = nullptr;  // attend_scratch(head_dim, group) floats
-};
-
-constexpr std::int64_t attend_scratch(std::int64_t head_dim, std::int64_t group) {
-  return kAttentionChunk * (head_dim + group) + 2 * group;
-}
+constexpr std::size_t kProductScratch = 96 * 1024;
 
 struct Kernels {
   const char* name;
-  void (*dequantize)(DType type, const void* row, float* out, std::int64_t cols);
-  bool (*all_finite)(DType type, const void* row, std::int64_t cols);  // false: a value or a scale is NaN or infinite
-  void (*dot_block)(const DotBlock& block);
-  void (*attend_group)(const AttendGroup& group);
+  Form (*form)(DType type);
+  // One row of `cols` floats to a form; `out` is where the row begins.
+  void (*to_int8)(std::byte* out, std::int64_t group_stride, const float* x, std::int64_t cols);
+  void (*to_bf16)(std::uint16_t* out, const float* x, std::int64_t cols);
+  void (*multiply)(const PanelProduct& product);
+  void (*attend)(const AttentionTask& task);
+  // The partial states of a line, one per segment and `stride` floats apart, to its result.
+  void (*merge_segments)(float* out, const float* partial, std::int64_t stride, int segments, std::int64_t head_dim);
   void (*rms_norm)(float* out, const float* x, const float* weight, std::int64_t n, float epsilon);
-  void (*swiglu)(float* gate, const float* up, std::int64_t n);
+  void (*swiglu)(float* out, const float* gate, const float* up, std::int64_t n);
   void (*to_half)(std::uint16_t* out, const float* x, std::int64_t n);
   float (*maximum)(const float* x, std::int64_t n);                  // NaN counts as -infinity
   float (*sum_exp)(const float* x, std::int64_t n, float subtract);  // sum of exp(x - subtract)
@@ -66,7 +77,9 @@ struct Kernels {
 extern const Kernels kGenericKernels;
 #ifdef FRSPEC_X86
 extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx2VnniKernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512Bf16Kernels;
 #endif
 
 // The best kernels this machine can run, or those that the environment variable FRSPEC_CPU names; an unknown name, or

@@ -3,29 +3,32 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu/kernels.h"
-#include "tensor/quant.h"
 
 namespace frspec::cpu {
+
+#include "cpu/avx2.inl"
+
 namespace {
 
-constexpr int kLanes = 8;
-constexpr int kTileRows = 3;
-using Floats = float __attribute__((vector_size(4 * kLanes)));
+constexpr bool kUnsignedCodes = false;
 
-inline Floats multiply_add(Floats a, Floats b, Floats c) { return reinterpret_cast<Floats>(_mm256_fmadd_ps(a, b, c)); }
-
-inline Floats load_half(const void* p) { return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
-
-inline void store_half(std::uint16_t* p, Floats v) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+// Both signed. The instruction wants one unsigned operand: |w| * (x with the sign of w) is the same product, and two of
+// them (at most 2 * 128 * 127) just fit 16 bits.
+inline Ints dot_bytes(Ints sum, Ints w, Ints x) {
+  const auto weights = reinterpret_cast<__m256i>(w);
+  const __m256i pairs =
+      _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(reinterpret_cast<__m256i>(x), weights));
+  return sum + reinterpret_cast<Ints>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
 }  // namespace
 
 #define FRSPEC_KERNELS kAvx2Kernels
 #define FRSPEC_ISA_NAME "avx2"
+#define FRSPEC_BF16 0
 #include "cpu/kernels.inl"
 
 }  // namespace frspec::cpu

@@ -1,25 +1,59 @@
 // Kernels for any processor: 16-byte vectors, which every compiler target has or imitates; no fused multiply-add.
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
+
+#if defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
+#endif
 
 #include "cpu/kernels.h"
-#include "tensor/quant.h"
 
 namespace frspec::cpu {
 namespace {
 
 constexpr int kLanes = 4;
-constexpr int kTileRows = 3;
+constexpr int kTileRows = 2;
+constexpr int kTilePanels = 1;
+constexpr bool kUnsignedCodes = false;
 using Floats = float __attribute__((vector_size(4 * kLanes)));
+using Ints = std::int32_t __attribute__((vector_size(4 * kLanes)));
 
 inline Floats multiply_add(Floats a, Floats b, Floats c) { return a * b + c; }
 
-float half_to_float(std::uint16_t h);
+// The f16 in the low half of each lane. Denormals are scaled as whole numbers: as floats they would be slow.
+inline Floats low_half(Ints v) {
+  const Ints sign = (v & 0x8000) << 16, exponent = v & 0x7C00, mantissa = v & 0x3FF;
+  const Floats small = __builtin_convertvector(mantissa, Floats) * 5.9604644775390625e-8f;  // 2^-24
+  Ints small_bits;
+  __builtin_memcpy(&small_bits, &small, sizeof small_bits);
+  const Ints large_bits = ((v & 0x7FFF) << 13) + (exponent == 0x7C00 ? Ints{} + (224 << 23) : Ints{} + (112 << 23));
+  const Ints bits = sign | (exponent == 0 ? small_bits : large_bits);
+  Floats value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
 
 inline Floats load_half(const void* p) {
   std::uint16_t h[kLanes];
   __builtin_memcpy(h, p, sizeof h);
-  return Floats{half_to_float(h[0]), half_to_float(h[1]), half_to_float(h[2]), half_to_float(h[3])};
+  return low_half(Ints{h[0], h[1], h[2], h[3]});
+}
+
+inline float one_half(std::uint16_t bits) { return low_half(Ints{bits, 0, 0, 0})[0]; }
+
+// Both signed.
+inline Ints dot_bytes(Ints sum, Ints w, Ints x) {
+#if defined(__ARM_FEATURE_DOTPROD)
+  return vdotq_s32(sum, reinterpret_cast<int8x16_t>(w), reinterpret_cast<int8x16_t>(x));
+#else
+  // Bytes of a lane, sign-extended by shifting them to the top and back.
+  for (int byte = 0; byte < 4; ++byte) {
+    const int up = 24 - 8 * byte;
+    sum += (w << up >> 24) * (x << up >> 24);
+  }
+  return sum;
+#endif
 }
 
 // Round to nearest, ties to even; too large becomes infinity.
@@ -49,6 +83,7 @@ inline void store_half(std::uint16_t* p, Floats v) {
 
 #define FRSPEC_KERNELS kGenericKernels
 #define FRSPEC_ISA_NAME "generic"
+#define FRSPEC_BF16 0
 #include "cpu/kernels.inl"
 
 }  // namespace frspec::cpu

@@ -36,7 +36,8 @@ int checked_branch(const TreeShape& shape, const DraftHead& head) {
 }  // namespace
 
 Eagle2Drafter::Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& backend, const TargetModel& target,
-                             std::unique_ptr<DraftHead> head, const TreeShape& shape, const Eagle2Limits& limits)
+                             std::unique_ptr<DraftHead> head, const TreeShape& shape, const Eagle2Limits& limits,
+                             std::function<void(std::size_t)> on_bytes)
     : file_(std::move(file)),
       backend_(backend),
       config_(read_eagle2_config(*file_)),
@@ -45,9 +46,11 @@ Eagle2Drafter::Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& back
       embedding_(&target.embedding()),
       tree_(backend, TreeShape{shape.depth, checked_branch(shape, *head_), shape.size}) {
   check_fit(*file_, config_, target.config());
-  WeightLoader loader(file_, backend_);
-  own_embedding_ = loader.find_matrix("token_embd.weight", config_.vocab, config_.dim);
-  if (own_embedding_) embedding_ = own_embedding_.get();
+  WeightLoader loader(file_, backend_, std::move(on_bytes));
+  if (loader.has("token_embd.weight")) {
+    own_embedding_ = loader.table("token_embd.weight", config_.vocab, config_.dim);
+    embedding_ = own_embedding_.get();
+  }
   fc_ = {loader.matrix("fc.weight", config_.dim, 2 * std::int64_t{config_.dim}),
          loader.find_vector("fc.bias", config_.dim)};
   for (int i = 0; i < config_.layers; ++i) blocks_.push_back(load_block(loader, config_, i, i > 0));
@@ -57,8 +60,9 @@ Eagle2Drafter::Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& back
   const CandidatePool& pool = tree_.pool();
   const int behind = pool.levels * pool.branch;  // slots and, more than, positions behind the text
   rope_ = std::make_unique<RopeTable>(backend_, config_.rope, factors, limits_.context + pool.levels + 1);
-  cache_ =
-      std::make_unique<KvCache>(backend_, config_.layers, config_.kv_heads, config_.head_dim, limits_.context + behind);
+  cache_ = std::make_unique<KvCache>(
+      backend_, config_.layers,
+      KvShape{limits_.kv, config_.kv_heads, config_.head_dim, limits_.context + behind});
   limits_.rows = std::max(limits_.rows, pool.branch);
   scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);
   const auto floats = [&](std::int64_t rows, std::int64_t cols) {
@@ -75,7 +79,7 @@ void Eagle2Drafter::begin() { cache_->set_length(0); }
 
 Tensor Eagle2Drafter::forward(const Rows& rows) {
   const Tensor x = stream_.matrix(rows.count, config_.dim);
-  backend_.matmul(input_.matrix(rows.count, 2 * config_.dim), std::array{fc_.onto(x)});
+  backend_.matmul({input_.matrix(rows.count, 2 * config_.dim)}, std::array{fc_.onto(x)});
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     run_block(backend_, config_, blocks_[i], *scratch_, rope_->view(), cache_->layer(static_cast<int>(i)), rows, x);
   }

@@ -5,6 +5,7 @@
 //   the result goes through the target's head (or a subset of it) and is the hidden state of the next level.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -18,13 +19,15 @@ namespace frspec {
 struct Eagle2Limits {
   int context = 0;  // tokens of the text, at most
   int rows = 0;     // rows of one accept() that are processed at once
+  KvType kv = KvType::F16;
 };
 
 class Eagle2Drafter final : public Drafter {
  public:
   // Reads the drafter and checks that it fits the target: hidden size, vocabulary, every tensor.
   Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& backend, const TargetModel& target,
-                std::unique_ptr<DraftHead> head, const TreeShape& shape, const Eagle2Limits& limits);
+                std::unique_ptr<DraftHead> head, const TreeShape& shape, const Eagle2Limits& limits,
+                std::function<void(std::size_t)> on_bytes = nullptr);
 
   void begin() override;
   void accept(const Committed& committed) override;

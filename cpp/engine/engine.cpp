@@ -49,14 +49,20 @@ void check_same_vocabulary(const GgufFile& drafter, const Tokenizer& target) {
 
 std::unique_ptr<DraftHead> make_head(const HeadSpec& spec, const EngineOptions& options, const GgufFile& drafter,
                                      const Tokenizer& tokenizer, Backend& backend, const TargetModel& target) {
-  const int rows = options.tree.branch;
-  if (spec.kind == HeadSpec::Kind::Full) return make_full_head(backend, target.head(), rows);
+  if (spec.kind == HeadSpec::Kind::Full) return make_full_head(backend, target.head());
   const auto ranks = options.ranks ? load_ranks(*options.ranks, tokenizer) : read_ranks(drafter, tokenizer);
   if (!ranks) {
     fail("head: found ", spec.text(), ", but ", drafter.path().string(),
          " has no tensor 'token_ranks' and no ranks file is given");
   }
-  return make_listed_head(backend, target.head_source(), ranked_subset(*ranks, spec.size, tokenizer), rows);
+  return make_listed_head(backend, target.head_source(), ranked_subset(*ranks, spec.size, tokenizer));
+}
+
+// Of all tensors: what loading will report in the end.
+std::size_t weight_bytes(const GgufFile& file) {
+  std::size_t total = 0;
+  for (const GgufTensor& tensor : file.tensors()) total += tensor.bytes;
+  return total;
 }
 
 }  // namespace
@@ -94,24 +100,36 @@ Engine::Engine(const EngineOptions& options) : file_(GgufFile::open(options.targ
   tokenizer_ = Tokenizer::load(*file_);
 
   const bool drafts = options.drafter.has_value();
+  const auto drafter_file = drafts ? GgufFile::open(*options.drafter) : nullptr;
+  const std::size_t total = weight_bytes(*file_) + (drafts ? weight_bytes(*drafter_file) : 0);
+  std::size_t done = 0;
+  const auto on_bytes = [&](std::size_t bytes) {
+    done += bytes;
+    if (options.on_load) options.on_load(done, total);
+  };
   // The drafter proposes no more nodes than its candidates; these bounds hold for every tree of this shape.
   const int max_size = drafts ? options.tree.size : 1;
   const int max_depth = drafts ? options.tree.levels() : 0;
   target_ = std::make_unique<TargetModel>(
       file_, *backend_,
-      TargetLimits{context_, std::max(batch_, max_size), std::max(max_size, kLogitRows), max_size, max_depth},
-      options.taps);
+      TargetLimits{.context = context_,
+                   .rows = std::max(batch_, max_size),
+                   .logit_rows = kLogitRows,
+                   .tree = max_size,
+                   .depth = max_depth,
+                   .kv = options.kv_type},
+      options.taps, on_bytes);
   if (target_->config().vocab != tokenizer_->size()) {
     fail(file_->path().string(), ": tensor 'token_embd.weight': found ", target_->config().vocab,
          " rows, expected one per token, ", tokenizer_->size());
   }
   if (drafts) {
-    const auto drafter_file = GgufFile::open(*options.drafter);
     (void)read_eagle2_config(*drafter_file);  // says what the file is before its vocabulary is looked at
     check_same_vocabulary(*drafter_file, *tokenizer_);
     auto draft_head = make_head(head, options, *drafter_file, *tokenizer_, *backend_, *target_);
     drafter_ = std::make_unique<Eagle2Drafter>(drafter_file, *backend_, *target_, std::move(draft_head), options.tree,
-                                               Eagle2Limits{context_, std::max(batch_, max_depth + 1)});
+                                               Eagle2Limits{context_, std::max(batch_, max_depth + 1), options.kv_type},
+                                               on_bytes);
   }
   no_drafter_ = std::make_unique<NoDrafter>(*backend_);
   verifier_ = std::make_unique<Verifier>(*backend_, std::max(max_size, kLogitRows), max_depth);
@@ -183,8 +201,8 @@ bool Engine::read_prompt(Generation& text, Drafter& drafter) {
       const std::int32_t depth = rows - 1;
       backend_->upload(count_.as<void>(), &depth, sizeof depth);
       const Rows last{.count = 1, .prefix = target_->cache().length(), .depth = count_.as<std::int32_t>()};
-      const Tensor logits = target_->logits(target_->hidden(rows).row_range(rows - 1, 1));
-      const std::int32_t* sampled = verifier_->sample(last, logits, text.sampling_);
+      const Tensor hidden = target_->hidden(rows).row_range(rows - 1, 1);
+      const std::int32_t* sampled = verifier_->sample(last, hidden, target_->head(), text.sampling_);
       TokenId token = 0;
       backend_->download(&token, sampled, sizeof token);
       next.push_back(token);
@@ -212,8 +230,8 @@ void Engine::run_step(Generation& text, Drafter& drafter) {
   {
     const Timer timer(stats.verify_seconds);
     target_->forward(tree->view().tokens, tree->rows(prefix));
-    const Tensor logits = target_->logits(target_->hidden(tree->size()));
-    verdict = &verifier_->verify(tree->view(), tree->rows(prefix), logits, text.sampling_);
+    verdict = &verifier_->verify(tree->view(), tree->rows(prefix), target_->hidden(tree->size()), target_->head(),
+                                 text.sampling_);
     target_->cache().commit(*verdict);
     backend_->take_last(root_.as<std::int32_t>(), *verdict);
     const Verdict& read = verifier_->read();

@@ -1,8 +1,10 @@
 // What a user may choose when an engine is made, and for each text.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -22,6 +24,8 @@ struct EngineOptions {
   int context = 0;  // tokens of prompt and text together; 0: the model's own, at most kDefaultContext
   int batch = 512;  // prompt tokens per pass
   BackendOptions backend;
+  KvType kv_type = KvType::F16;  // of the target's and the drafter's cache
+  std::function<void(std::size_t done, std::size_t total)> on_load;  // bytes of weights; throwing ends the loading
   std::vector<int> taps;  // layers whose inputs Engine::forward hands out
 };
 

@@ -270,4 +270,10 @@ const GgufTensor& GgufFile::tensor(std::string_view name) const {
   return *found;
 }
 
+void GgufFile::release_pages(const std::byte* data, std::size_t bytes) const {
+  for (const MappedFile& mapping : mappings_) {
+    if (data >= mapping.data() && data + bytes <= mapping.data() + mapping.bytes()) mapping.release(data, bytes);
+  }
+}
+
 }  // namespace frspec

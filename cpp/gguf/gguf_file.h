@@ -114,6 +114,8 @@ class GgufFile {
   std::span<const GgufTensor> tensors() const { return tensors_; }
   const GgufTensor* find_tensor(std::string_view name) const;
   const GgufTensor& tensor(std::string_view name) const;
+  // Gives back the memory that reading this part of a tensor took; it can be read again.
+  void release_pages(const std::byte* data, std::size_t bytes) const;
 
  private:
   GgufFile() = default;

@@ -19,6 +19,8 @@ class MappedFile {
   const std::string& name() const { return name_; }  // the path as it stands in messages
   const std::byte* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
+  // Gives back the memory of the pages that lie wholly inside a piece of the file. Reading them again brings them back.
+  void release(const std::byte* piece, std::size_t bytes) const;
 
  private:
   std::string name_;

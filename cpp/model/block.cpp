@@ -44,11 +44,9 @@ BlockWeights load_block(WeightLoader& loader, const ModelConfig& config, int ind
 }
 
 BlockScratch::BlockScratch(Backend& backend, const ModelConfig& config, int rows)
-    : dim_(config.dim),
-      q_dim_(std::int64_t{config.heads} * config.head_dim),
+    : q_dim_(std::int64_t{config.heads} * config.head_dim),
       kv_dim_(std::int64_t{config.kv_heads} * config.head_dim),
       ff_(config.ff),
-      normed_(backend.allocate(floats(rows, dim_))),
       q_(backend.allocate(floats(rows, q_dim_))),
       k_(backend.allocate(floats(rows, kv_dim_))),
       v_(backend.allocate(floats(rows, kv_dim_))),
@@ -59,15 +57,11 @@ BlockScratch::BlockScratch(Backend& backend, const ModelConfig& config, int rows
 void run_block(Backend& backend, const ModelConfig& config, const BlockWeights& w, const BlockScratch& scratch,
                const Rope& rope, const KvLayer& cache, const Rows& rows, Tensor x) {
   const int n = rows.count;
-  const Tensor normed = scratch.normed(n), q = scratch.q(n), k = scratch.k(n), v = scratch.v(n);
+  const Tensor q = scratch.q(n), k = scratch.k(n), v = scratch.v(n);
   const Tensor attended = scratch.attended(n), gate = scratch.gate(n), up = scratch.up(n);
 
-  Tensor input = x;
-  if (w.attention_norm) {
-    backend.rms_norm(normed, x, w.attention_norm.as<float>(), config.epsilon);
-    input = normed;
-  }
-  backend.matmul(input, std::array{w.q.onto(q), w.k.onto(k), w.v.onto(v)});
+  const float* attention_norm = w.attention_norm ? w.attention_norm.as<float>() : nullptr;
+  backend.matmul({x, attention_norm, config.epsilon}, std::array{w.q.onto(q), w.k.onto(k), w.v.onto(v)});
   if (w.q_norm) {
     const Tensor queries = per_head(q, config.head_dim), keys = per_head(k, config.head_dim);
     backend.rms_norm(queries, queries, w.q_norm.as<float>(), config.epsilon);
@@ -75,12 +69,10 @@ void run_block(Backend& backend, const ModelConfig& config, const BlockWeights& 
   }
   backend.rope_and_append(q, k, v, rope, cache, rows);
   backend.attend(attended, q, cache, rows, 1.0f / std::sqrt(static_cast<float>(config.head_dim)));
-  backend.matmul(attended, std::array{w.output.onto(x, true)});
+  backend.matmul({attended}, std::array{w.output.onto(x, true)});
 
-  backend.rms_norm(normed, x, w.ff_norm.as<float>(), config.epsilon);
-  backend.matmul(normed, std::array{w.gate.onto(gate), w.up.onto(up)});
-  backend.swiglu(gate, up);
-  backend.matmul(gate, std::array{w.down.onto(x, true)});
+  backend.matmul({x, w.ff_norm.as<float>(), config.epsilon}, std::array{w.gate.onto(gate), w.up.onto(up)});
+  backend.matmul({.x = gate, .up = up.data}, std::array{w.down.onto(x, true)});
 }
 
 }  // namespace frspec

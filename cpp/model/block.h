@@ -37,7 +37,6 @@ class BlockScratch {
  public:
   BlockScratch(Backend& backend, const ModelConfig& config, int rows);
 
-  Tensor normed(int rows) const { return normed_.matrix(rows, dim_); }
   Tensor q(int rows) const { return q_.matrix(rows, q_dim_); }
   Tensor k(int rows) const { return k_.matrix(rows, kv_dim_); }
   Tensor v(int rows) const { return v_.matrix(rows, kv_dim_); }
@@ -46,8 +45,8 @@ class BlockScratch {
   Tensor up(int rows) const { return up_.matrix(rows, ff_); }
 
  private:
-  std::int64_t dim_, q_dim_, kv_dim_, ff_;
-  Buffer normed_, q_, k_, v_, attended_, gate_, up_;
+  std::int64_t q_dim_, kv_dim_, ff_;
+  Buffer q_, k_, v_, attended_, gate_, up_;
 };
 
 // x (rows.count, dim) is the residual stream, changed in place; K and V of its rows go to `cache`.

@@ -3,16 +3,14 @@
 
 namespace frspec {
 
-KvCache::KvCache(Backend& backend, int layers, int heads, int head_dim, int capacity)
-    : backend_(backend), capacity_(capacity), length_(backend.allocate(sizeof(std::int32_t))) {
-  const std::size_t bytes = sizeof(std::uint16_t) * static_cast<std::size_t>(capacity) *
-                            static_cast<std::size_t>(heads) * static_cast<std::size_t>(head_dim);
+KvCache::KvCache(Backend& backend, int layers, const KvShape& shape)
+    : backend_(backend), length_(backend.allocate(sizeof(std::int32_t))) {
+  const std::size_t bytes = backend.kv_bytes(shape);
   for (int i = 0; i < layers; ++i) {
     memory_.push_back(backend.allocate(bytes));
-    std::uint16_t* keys = memory_.back().as<std::uint16_t>();
+    void* keys = memory_.back().as<void>();
     memory_.push_back(backend.allocate(bytes));
-    std::uint16_t* values = memory_.back().as<std::uint16_t>();
-    layers_.push_back(KvLayer{keys, values, heads, head_dim, capacity});
+    layers_.push_back(KvLayer{keys, memory_.back().as<void>(), shape});
   }
 }
 

@@ -9,11 +9,10 @@ namespace frspec {
 
 class KvCache {
  public:
-  // `capacity` slots of f16 keys and values for each of `layers` layers.
-  KvCache(Backend& backend, int layers, int heads, int head_dim, int capacity);
+  // Keys and values of the given shape for each of `layers` layers.
+  KvCache(Backend& backend, int layers, const KvShape& shape);
 
   const KvLayer& layer(int index) const { return layers_[static_cast<std::size_t>(index)]; }
-  int capacity() const { return capacity_; }
   std::size_t bytes() const;
 
   // Device scalar: tokens committed so far.
@@ -26,7 +25,6 @@ class KvCache {
 
  private:
   Backend& backend_;
-  int capacity_;
   std::vector<Buffer> memory_;
   std::vector<KvLayer> layers_;
   Buffer length_;

@@ -26,21 +26,24 @@ ModelConfig read_config(const GgufFile& file) {
 }  // namespace
 
 TargetModel::TargetModel(std::shared_ptr<const GgufFile> file, Backend& backend, const TargetLimits& limits,
-                         std::vector<int> taps)
+                         std::vector<int> taps, std::function<void(std::size_t)> on_bytes)
     : file_(std::move(file)), backend_(backend), config_(read_config(*file_)), limits_(limits), taps_(std::move(taps)) {
-  WeightLoader loader(file_, backend_);
-  embedding_ = loader.matrix("token_embd.weight", config_.vocab, config_.dim);
+  WeightLoader loader(file_, backend_, std::move(on_bytes));
+  const bool tied = !loader.has("output.weight");
+  embedding_ = tied ? loader.matrix("token_embd.weight", config_.vocab, config_.dim)
+                    : loader.table("token_embd.weight", config_.vocab, config_.dim);
   final_norm_ = loader.vector("output_norm.weight", config_.dim);
-  const char* head_name = loader.has("output.weight") ? "output.weight" : "token_embd.weight";
+  const char* head_name = tied ? "token_embd.weight" : "output.weight";
   head_source_ = loader.source(head_name, config_.vocab, config_.dim);
-  if (loader.has("output.weight")) head_ = backend_.load(head_source_);
+  if (!tied) head_ = loader.matrix(head_name, config_.vocab, config_.dim);
   for (int i = 0; i < config_.layers; ++i) blocks_.push_back(load_block(loader, config_, i));
   const auto factors = loader.rope_factors(config_.rope.dims / 2);
   loader.expect_all_read(kIgnored);
 
   // Only now: the shapes of the tensors have vouched for the sizes that the metadata states.
-  cache_ = std::make_unique<KvCache>(backend_, config_.layers, config_.kv_heads, config_.head_dim,
-                                     limits_.context + limits_.tree);
+  cache_ = std::make_unique<KvCache>(
+      backend_, config_.layers,
+      KvShape{limits_.kv, config_.kv_heads, config_.head_dim, limits_.context + limits_.tree});
   scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);
   rope_ = std::make_unique<RopeTable>(backend_, config_.rope, factors, limits_.context + limits_.depth + 1);
   const auto bytes = [](std::int64_t rows, std::int64_t cols) {
@@ -76,7 +79,7 @@ void TargetModel::forward(const std::int32_t* tokens, const Rows& rows) {
 
 Tensor TargetModel::logits(Tensor hidden) {
   const Tensor out = logits_.matrix(hidden.rows, config_.vocab);
-  backend_.matmul(hidden, std::array{Projection{out, &head()}});
+  backend_.matmul({hidden}, std::array{Projection{out, &head()}});
   return out;
 }
 

@@ -1,6 +1,7 @@
 // The model whose words count: a decoder-only transformer read from GGUF (Llama, Qwen2, Qwen3 and their kin).
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -19,14 +20,15 @@ struct TargetLimits {
   int logit_rows = 0;  // rows of logits at once, at most
   int tree = 0;        // largest tree, for the cache's slack behind the context
   int depth = 0;       // deepest tree, for positions behind the context
+  KvType kv = KvType::F16;
 };
 
 class TargetModel {
  public:
   // Reads all weights. Throws InvalidInput for tensors that are missing, misshapen, left over or not finite.
-  // `taps`: layers whose inputs are kept (0 to layers; `layers` is the last block's output before the final norm).
+  // `on_bytes` follows the loading (WeightLoader). `taps`: layers whose inputs are kept (0 to layers; `layers` is the last block's output before the final norm).
   TargetModel(std::shared_ptr<const GgufFile> file, Backend& backend, const TargetLimits& limits,
-              std::vector<int> taps = {});
+              std::vector<int> taps = {}, std::function<void(std::size_t)> on_bytes = nullptr);
 
   const ModelConfig& config() const { return config_; }
   KvCache& cache() { return *cache_; }

@@ -23,7 +23,24 @@ WeightSource WeightLoader::source(const std::string& name, std::int64_t rows, st
 }
 
 std::unique_ptr<Weight> WeightLoader::matrix(const std::string& name, std::int64_t rows, std::int64_t cols) {
-  return backend_.load(source(name, rows, cols));
+  const WeightSource from = source(name, rows, cols);
+  auto weight = backend_.load(from);
+  has_read(from);
+  return weight;
+}
+
+std::unique_ptr<Weight> WeightLoader::table(const std::string& name, std::int64_t rows, std::int64_t cols) {
+  const WeightSource from = source(name, rows, cols);
+  auto weight = backend_.load_table(from);
+  has_read(from);
+  return weight;
+}
+
+void WeightLoader::has_read(const WeightSource& source) {
+  const std::size_t bytes =
+      static_cast<std::size_t>(source.rows) * row_bytes(source.type, static_cast<std::size_t>(source.cols));
+  file_->release_pages(source.data, bytes);
+  if (on_bytes_) on_bytes_(bytes);
 }
 
 std::unique_ptr<Weight> WeightLoader::find_matrix(const std::string& name, std::int64_t rows, std::int64_t cols) {

@@ -1,6 +1,7 @@
 // Reads a model's tensors into a backend, checking every name and shape, and that nothing in the file was left unread.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <set>
 #include <span>
@@ -15,11 +16,16 @@ namespace frspec {
 
 class WeightLoader {
  public:
-  WeightLoader(std::shared_ptr<const GgufFile> file, Backend& backend) : file_(std::move(file)), backend_(backend) {}
+  // `on_bytes` hears how many bytes of the file each tensor took, once it is read; what it throws ends the loading.
+  WeightLoader(std::shared_ptr<const GgufFile> file, Backend& backend,
+               std::function<void(std::size_t)> on_bytes = nullptr)
+      : file_(std::move(file)), backend_(backend), on_bytes_(std::move(on_bytes)) {}
 
   // A matrix (rows, cols); rows are outputs. Throws InvalidInput naming file, tensor, found and expected shape.
   std::unique_ptr<Weight> matrix(const std::string& name, std::int64_t rows, std::int64_t cols);
   std::unique_ptr<Weight> find_matrix(const std::string& name, std::int64_t rows, std::int64_t cols);  // null if absent
+  // A matrix whose rows are only looked up.
+  std::unique_ptr<Weight> table(const std::string& name, std::int64_t rows, std::int64_t cols);
   // The same, not loaded yet: for head subsets.
   WeightSource source(const std::string& name, std::int64_t rows, std::int64_t cols);
 
@@ -36,10 +42,13 @@ class WeightLoader {
   void expect_all_read(std::span<const std::string_view> ignored) const;
 
  private:
+  // Tells the listener, and gives the mapped pages back: the backend has what it wants of them.
+  void has_read(const WeightSource& source);
   std::vector<float> host_vector(const std::string& name, std::int64_t size);
 
   std::shared_ptr<const GgufFile> file_;
   Backend& backend_;
+  std::function<void(std::size_t)> on_bytes_;
   std::set<std::string, std::less<>> read_;
 };
 

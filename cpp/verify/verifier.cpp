@@ -15,13 +15,14 @@ Verifier::Verifier(Backend& backend, int max_size, int max_depth)
   verdict_.tokens.reserve(static_cast<std::size_t>(max_path_));
 }
 
-const std::int32_t* Verifier::sample(const Rows& rows, Tensor logits, const Sampling& sampling) {
-  backend_.sample(sampled_.as<std::int32_t>(), logits, rows, sampling);
+const std::int32_t* Verifier::sample(const Rows& rows, Tensor hidden, const Weight& head, const Sampling& sampling) {
+  backend_.head_sample(sampled_.as<std::int32_t>(), hidden, head, rows, sampling);
   return sampled_.as<std::int32_t>();
 }
 
-const VerdictView& Verifier::verify(const TreeView& tree, const Rows& rows, Tensor logits, const Sampling& sampling) {
-  backend_.verify(view_, tree, sample(rows, logits, sampling));
+const VerdictView& Verifier::verify(const TreeView& tree, const Rows& rows, Tensor hidden, const Weight& head,
+                                    const Sampling& sampling) {
+  backend_.verify(view_, tree, sample(rows, hidden, head, sampling));
   return view_;
 }
 

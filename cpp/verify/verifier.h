@@ -24,12 +24,14 @@ class Verifier {
   // Room for trees of up to `max_size` nodes and `max_depth` levels below the root.
   Verifier(Backend& backend, int max_size, int max_depth);
 
-  // Decides on device; `logits` (tree.size, V) belong to the nodes of `tree`, which are `rows` of the target's pass.
-  const VerdictView& verify(const TreeView& tree, const Rows& rows, Tensor logits, const Sampling& sampling);
+  // Decides on device; `hidden` (tree.size, dim), after the final norm, belongs to the nodes of `tree`, which are
+  // `rows` of the target's pass. `head` (V, dim) is the target's.
+  const VerdictView& verify(const TreeView& tree, const Rows& rows, Tensor hidden, const Weight& head,
+                            const Sampling& sampling);
   // The last verdict, copied to the host: the one copy of a step.
   const Verdict& read();
   // The tokens chosen after each row of a pass that is no tree (device).
-  const std::int32_t* sample(const Rows& rows, Tensor logits, const Sampling& sampling);
+  const std::int32_t* sample(const Rows& rows, Tensor hidden, const Weight& head, const Sampling& sampling);
 
  private:
   Backend& backend_;

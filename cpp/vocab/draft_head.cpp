@@ -1,7 +1,6 @@
 // Head policies.
 #include "vocab/draft_head.h"
 
-#include <array>
 #include <charconv>
 
 #include "base/error.h"
@@ -9,54 +8,36 @@
 namespace frspec {
 namespace {
 
-Buffer allocate_logits(Backend& backend, int rows, std::int64_t cols) {
-  return backend.allocate(sizeof(float) * static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols));
-}
-
-// Shared by both policies: a matmul over the rows of `weight`, then the best columns, mapped by `ids` if not null.
-void best_of(Backend& backend, const Weight& weight, const Buffer& logits, const std::int32_t* column_ids,
-             Tensor hidden, int k, std::int32_t* ids, float* log_probs) {
-  const Tensor out = logits.matrix(hidden.rows, weight.rows());
-  backend.matmul(hidden, std::array{Projection{out, &weight}});
-  backend.top_k(ids, log_probs, k, out, column_ids);
-}
-
 class FullHead final : public DraftHead {
  public:
-  FullHead(Backend& backend, const Weight& head, int max_rows)
-      : backend_(backend), head_(head), logits_(allocate_logits(backend, max_rows, head.rows())) {}
+  FullHead(Backend& backend, const Weight& head) : backend_(backend), head_(head) {}
 
   int size() const override { return static_cast<int>(head_.rows()); }
   void top_k(Tensor hidden, int k, std::int32_t* ids, float* log_probs) override {
-    best_of(backend_, head_, logits_, nullptr, hidden, k, ids, log_probs);
+    backend_.head_top_k(ids, log_probs, k, hidden, head_, nullptr);
   }
 
  private:
   Backend& backend_;
   const Weight& head_;
-  Buffer logits_;  // (max_rows, V)
 };
 
 class ListedHead final : public DraftHead {
  public:
-  ListedHead(Backend& backend, const WeightSource& head, std::span<const TokenId> ids, int max_rows)
-      : backend_(backend),
-        rows_(backend.load_rows(head, ids)),
-        ids_(backend.allocate(ids.size_bytes())),
-        logits_(allocate_logits(backend, max_rows, rows_->rows())) {
+  ListedHead(Backend& backend, const WeightSource& head, std::span<const TokenId> ids)
+      : backend_(backend), rows_(backend.load_rows(head, ids)), ids_(backend.allocate(ids.size_bytes())) {
     backend.upload(ids_.as<void>(), ids.data(), ids.size_bytes());
   }
 
   int size() const override { return static_cast<int>(rows_->rows()); }
   void top_k(Tensor hidden, int k, std::int32_t* ids, float* log_probs) override {
-    best_of(backend_, *rows_, logits_, ids_.as<std::int32_t>(), hidden, k, ids, log_probs);
+    backend_.head_top_k(ids, log_probs, k, hidden, *rows_, ids_.as<std::int32_t>());
   }
 
  private:
   Backend& backend_;
   std::unique_ptr<Weight> rows_;  // (size, dim)
   Buffer ids_;                    // (size) ascending
-  Buffer logits_;                 // (max_rows, size)
 };
 
 }  // namespace
@@ -75,13 +56,12 @@ HeadSpec parse_head_spec(std::string_view text) {
   fail("head: found '", text, "', expected 'full' or 'ranked:N' with a number of rows N");
 }
 
-std::unique_ptr<DraftHead> make_full_head(Backend& backend, const Weight& head, int max_rows) {
-  return std::make_unique<FullHead>(backend, head, max_rows);
+std::unique_ptr<DraftHead> make_full_head(Backend& backend, const Weight& head) {
+  return std::make_unique<FullHead>(backend, head);
 }
 
-std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const WeightSource& head, std::span<const TokenId> ids,
-                                            int max_rows) {
-  return std::make_unique<ListedHead>(backend, head, ids, max_rows);
+std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const WeightSource& head, std::span<const TokenId> ids) {
+  return std::make_unique<ListedHead>(backend, head, ids);
 }
 
 }  // namespace frspec

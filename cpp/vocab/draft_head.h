@@ -32,9 +32,8 @@ class DraftHead {
 };
 
 // All rows of `head`, which is the target's.
-std::unique_ptr<DraftHead> make_full_head(Backend& backend, const Weight& head, int max_rows);
+std::unique_ptr<DraftHead> make_full_head(Backend& backend, const Weight& head);
 // The given rows of `head` (ascending token ids), packed once: FR-Spec's subset, 2502.14856, section 3.2.
-std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const WeightSource& head, std::span<const TokenId> ids,
-                                            int max_rows);
+std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const WeightSource& head, std::span<const TokenId> ids);
 
 }  // namespace frspec

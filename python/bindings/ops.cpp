@@ -99,8 +99,23 @@ OutputMatrix<float> matmul(const std::filesystem::path& path, const std::string&
   const Buffer out = backend->allocate(input.rows * static_cast<std::size_t>(weight->rows()) * sizeof(float));
   const Projection projection{.out = out.matrix(static_cast<std::int64_t>(input.rows), weight->rows()),
                               .weight = weight.get()};
-  backend->matmul(input.view(), {&projection, 1});
+  backend->matmul({input.view()}, {&projection, 1});
   return to_host<OutputMatrix<float>, float>(*backend, out, {input.rows, static_cast<std::size_t>(weight->rows())});
+}
+
+OutputMatrix<float> embed(const std::filesystem::path& path, const std::string& tensor, const Ints& ids, bool packed,
+                          const std::string& device) {
+  const auto backend = make_backend({device, 1});
+  const WeightSource source = open_source(path, tensor);
+  for (const std::int32_t id : ids) {
+    if (id < 0 || id >= source.rows) fail("ids: found ", id, ", expected 0 to ", source.rows - 1);
+  }
+  const auto table = packed ? backend->load(source) : backend->load_table(source);
+  const Buffer wanted = to_device(*backend, ids.data(), ids.size());
+  const auto cols = static_cast<std::size_t>(source.cols);
+  const Buffer out = backend->allocate(ids.size() * cols * sizeof(float));
+  backend->embed(out.matrix(static_cast<std::int64_t>(ids.size()), source.cols), *table, wanted.as<std::int32_t>());
+  return to_host<OutputMatrix<float>, float>(*backend, out, {ids.size(), cols});
 }
 
 OutputMatrix<float> rms_norm(const InputMatrix& x, const InputVector& weight, float epsilon,
@@ -177,6 +192,11 @@ void init_ops(nb::module_& m) {
   nb::class_<Ops>(m, "ops", "Single operations of a backend, for tests of the kernels.")
       .def_static("dequantize", &dequantize, "path"_a, "tensor"_a, "device"_a = "cpu",
                   "The values of a tensor of a GGUF file: (rows, cols) float32.")
+      .def_static(
+          "device", [](const std::string& device) { return make_backend({device, 1})->description(); },
+          "device"_a = "cpu", "The backend's description, with the instruction set.")
+      .def_static("embed", &embed, "path"_a, "tensor"_a, "ids"_a, "packed"_a = true, "device"_a = "cpu",
+                  "The given rows of a tensor, looked up in its packed form or in the file: (len(ids), cols) float32.")
       .def_static("matmul", &matmul, "path"_a, "tensor"_a, "x"_a, "rows"_a = nb::none(), "n_threads"_a = 0,
                   "device"_a = "cpu",
                   "x W^T for a tensor W of a GGUF file, or for the given rows of it: (m, k) float32 -> (m, n) float32.")

@@ -13,22 +13,48 @@ gguf = pytest.importorskip("gguf")
 
 pytestmark = pytest.mark.every_isa
 
-TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0"]
+FLOATS = ["F32", "F16", "BF16"]
+QUANTIZED = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
+TYPES = [*FLOATS, *QUANTIZED]
+BLOCK = 128  # activations that share a scale where they meet quantized weights
+
+# Widths: whole groups of 256, a shorter last group (not for K-quants, whose blocks are 256 long), an odd number.
+WIDTHS = {"": 512, ".short": 352, ".odd": 37}
+# Names of all tensors of the file.
+ALL = [
+    name + suffix
+    for name in TYPES
+    for suffix in WIDTHS
+    if name in FLOATS or (suffix != ".odd" and not (suffix and name.endswith("_K")))
+]
+
+
+def random_blocks(kind: gguf.GGMLQuantizationType, rows: int, cols: int, rng: np.random.Generator) -> np.ndarray:
+    """Blocks of random bits with sane scales: every bit pattern of the quants and packed scales occurs."""
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    data = rng.integers(0, 256, (rows, cols // block, size), dtype=np.uint8)
+    halves = {"Q6_K": [208], "Q8_0": [0], "Q4_0": [0], "Q5_0": [0]}.get(kind.name, [0, 2])
+    for at in halves:
+        scale = rng.uniform(-0.01, 0.01, data.shape[:2]).astype(np.float16)
+        data[:, :, at : at + 2] = scale[..., None].view(np.uint8)
+    return data.reshape(rows, -1)
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with one random matrix (53, 96) of every type, and F32/F16/BF16 ones of an odd width (21, 37)."""
+    """A file with random matrices of every type: 53 rows in each width that the type can have."""
     path = tmp_path_factory.mktemp("weights") / "weights.gguf"
     writer = gguf.GGUFWriter(path, "test")
     rng = np.random.default_rng(0)
-    for name in TYPES:
-        kind = gguf.GGMLQuantizationType[name]
-        for suffix, shape in {"": (53, 96), ".odd": (21, 37)}.items():
-            if suffix and name.startswith("Q"):
-                continue
-            values = rng.standard_normal(shape, dtype=np.float32) * rng.uniform(0.01, 10)
-            writer.add_tensor(name + suffix, gguf.quants.quantize(values, kind), raw_dtype=kind)
+    for name in ALL:
+        kind = gguf.GGMLQuantizationType[name.split(".")[0]]
+        cols = WIDTHS["." + name.split(".")[1] if "." in name else ""]
+        if kind.name in FLOATS:
+            values = rng.standard_normal((53, cols), dtype=np.float32) * rng.uniform(0.01, 10)
+            data = gguf.quants.quantize(values, kind)
+        else:
+            data = random_blocks(kind, 53, cols, rng)
+        writer.add_tensor(name, data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -43,7 +69,21 @@ def reference(path: Path, name: str) -> np.ndarray:
     raise KeyError(name)
 
 
-ALL = [*TYPES, "F32.odd", "F16.odd", "BF16.odd"]
+def seen_by(name: str, x: np.ndarray, device_name: str) -> np.ndarray:
+    """The activations as the weight's type meets them: rounded to 8 bits, to bf16, or as they are (float64)."""
+    if name.split(".")[0] in QUANTIZED:
+        rows, cols = x.shape
+        padded = np.zeros((rows, -(-cols // BLOCK) * BLOCK), dtype=np.float32)
+        padded[:, :cols] = x
+        blocks = padded.reshape(rows, -1, BLOCK)
+        largest = np.abs(blocks).max(2, keepdims=True)
+        codes = np.rint(blocks * (np.float32(127) / largest))
+        return (codes.astype(np.float64) * (largest / np.float32(127))).reshape(rows, -1)[:, :cols]
+    if name.startswith("BF16") and "bf16" in device_name:
+        return gguf.quants.dequantize(
+            gguf.quants.quantize(x, gguf.GGMLQuantizationType.BF16), gguf.GGMLQuantizationType.BF16
+        ).astype(np.float64)
+    return x.astype(np.float64)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -52,12 +92,21 @@ def test_dequantize_equals_gguf(weights: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_embed_equals_gguf(weights: Path, name: str) -> None:
+    """Rows looked up in the packed form are the file's, to the bit."""
+    ids = [52, 0, 17, 16, 15, 31, 32, 17]
+    expected = reference(weights, name)[ids]
+    assert np.array_equal(_core.ops.embed(str(weights), name, ids), expected)
+    assert np.array_equal(_core.ops.embed(str(weights), name, ids, packed=False), expected)
+
+
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("rows", [1, 2, 5, 64, 131])
 def test_matmul(weights: Path, name: str, rows: int) -> None:
     weight = reference(weights, name)
     x = np.random.default_rng(rows).standard_normal((rows, weight.shape[1]), dtype=np.float32)
     found = _core.ops.matmul(str(weights), name, x)
-    expected = x.astype(np.float64) @ weight.T.astype(np.float64)
+    expected = seen_by(name, x, _core.ops.device()) @ weight.T.astype(np.float64)
     scale = np.abs(x).astype(np.float64) @ np.abs(weight.T).astype(np.float64)
     assert found.shape == expected.shape
     assert (np.abs(found - expected) <= 1e-6 * scale + 1e-30).all()
@@ -77,7 +126,7 @@ def test_matmul_rows_are_independent(weights: Path, name: str) -> None:
 @pytest.mark.parametrize("name", TYPES)
 def test_matmul_of_a_subset_of_rows(weights: Path, name: str) -> None:
     """A packed subset of a head gives the bits of the same columns of the full head."""
-    x = np.random.default_rng(2).standard_normal((10, 96), dtype=np.float32)
+    x = np.random.default_rng(2).standard_normal((10, 512), dtype=np.float32)
     full = _core.ops.matmul(str(weights), name, x)
     chosen = [0, 1, 5, 17, 18, 19, 40, 52]
     assert np.array_equal(_core.ops.matmul(str(weights), name, x, rows=chosen), full[:, chosen])

@@ -1,0 +1,27 @@
+// What the kernels of every AVX2 variant share: AVX2, FMA and F16C. The including file has read <immintrin.h>.
+
+namespace {
+
+constexpr int kLanes = 8;
+constexpr int kTileRows = 3;
+constexpr int kTilePanels = 1;
+using Floats = float __attribute__((vector_size(4 * kLanes)));
+using Ints = std::int32_t __attribute__((vector_size(4 * kLanes)));
+
+inline Floats multiply_add(Floats a, Floats b, Floats c) { return reinterpret_cast<Floats>(_mm256_fmadd_ps(a, b, c)); }
+
+inline Floats load_half(const void* p) { return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
+
+inline void store_half(std::uint16_t* p, Floats v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+inline float one_half(std::uint16_t bits) { return _cvtsh_ss(bits); }
+
+inline Floats low_half(Ints v) {
+  const __m256i low = _mm256_and_si256(reinterpret_cast<__m256i>(v), _mm256_set1_epi32(0xFFFF));
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0xD8);
+  return _mm256_cvtph_ps(_mm256_castsi256_si128(packed));
+}
+
+}  // namespace

@@ -1,0 +1,30 @@
+// What the kernels of every AVX-512 variant share: F, BW, DQ, VL and VNNI. The including file has read <immintrin.h>.
+
+namespace {
+
+constexpr int kLanes = 16;
+constexpr int kTileRows = 6;
+constexpr int kTilePanels = 2;
+constexpr bool kUnsignedCodes = true;
+using Floats = float __attribute__((vector_size(4 * kLanes)));
+using Ints = std::int32_t __attribute__((vector_size(4 * kLanes)));
+
+inline Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+
+inline Floats load_half(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+
+inline void store_half(std::uint16_t* p, Floats v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+inline float one_half(std::uint16_t bits) { return _cvtsh_ss(bits); }
+
+inline Floats low_half(Ints v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(v))); }
+
+// w: unsigned bytes, x: signed ones.
+inline Ints dot_bytes(Ints sum, Ints w, Ints x) {
+  return reinterpret_cast<Ints>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(w),
+                                                    reinterpret_cast<__m512i>(x)));
+}
+
+}  // namespace

@@ -1,0 +1,125 @@
+// CPU backend: matrix products.
+#include <algorithm>
+
+#include "cpu/cpu_backend.h"
+
+namespace frspec::cpu {
+namespace {
+
+constexpr std::int64_t kPair = kMaxPanels * kPanel;  // outputs that are computed together
+
+std::int64_t pairs_of(const Weight& weight) { return (weight.rows() + kPair - 1) / kPair; }
+
+// The geometry of `rows` rows of `cols` elements in a form: rows one after the other, or for Int8 group after group.
+Activations shape_of(Form form, std::int64_t rows, std::int64_t cols) {
+  const std::int64_t groups = (cols + kGroup - 1) / kGroup;
+  switch (form) {
+    case Form::Int8:
+      return {nullptr, sizeof(ActivationGroup), rows * static_cast<std::int64_t>(sizeof(ActivationGroup)), rows};
+    case Form::Bf16:
+      return {nullptr, groups * kGroup * 2 + kLine, kGroup * 2, rows};
+    case Form::F32:
+      break;
+  }
+  return {nullptr, groups * kGroup * 4 + kLine, kGroup * 4, rows};
+}
+
+std::size_t bytes_of(const Activations& x, Form form, std::int64_t cols) {
+  const std::int64_t groups = (cols + kGroup - 1) / kGroup;
+  return static_cast<std::size_t>(form == Form::Int8 ? groups * x.group_stride : x.rows * x.row_stride);
+}
+
+// The product of x with the pair of panels that begins at row `first` of a weight.
+PanelProduct product_of(const CpuWeight& weight, std::int64_t first, const Activations& x) {
+  PanelProduct product;
+  product.type = weight.type();
+  product.cols = weight.cols();
+  product.n_count = static_cast<int>(std::min(kPair, weight.rows() - first));
+  product.panel_count = (product.n_count + kPanel - 1) / kPanel;
+  for (int i = 0; i < product.panel_count; ++i) product.panels[i] = weight.panel(first / kPanel + i);
+  product.x = x;
+  return product;
+}
+
+}  // namespace
+
+Activations CpuBackend::prepare(const Operand& operand, Form form) {
+  const Tensor& x = operand.x;
+  Activations result = shape_of(form, x.rows, x.cols);
+  std::byte* memory = forms_[static_cast<int>(form)].bytes(bytes_of(result, form, x.cols));
+  result.data = memory;
+  const auto width = static_cast<std::size_t>(x.cols);
+  pool_.parallel_for(x.rows, 2, [&](std::int64_t begin, std::int64_t end, int worker) {
+    float* made = row_scratch_[static_cast<std::size_t>(worker)].floats(width);
+    for (std::int64_t r = begin; r < end; ++r) {
+      const float* row = x.row(r);
+      if (operand.norm != nullptr) {
+        kernels_.rms_norm(made, row, operand.norm, x.cols, operand.epsilon);
+        row = made;
+      } else if (operand.up != nullptr) {
+        kernels_.swiglu(made, row, operand.up + r * x.stride, x.cols);
+        row = made;
+      }
+      std::byte* to = memory + r * result.row_stride;
+      switch (form) {
+        case Form::Int8:
+          kernels_.to_int8(to, result.group_stride, row, x.cols);
+          break;
+        case Form::Bf16: {
+          auto* halves = reinterpret_cast<std::uint16_t*>(to);
+          kernels_.to_bf16(halves, row, x.cols);
+          halves[x.cols] = 0;
+          break;
+        }
+        case Form::F32: {
+          auto* floats = reinterpret_cast<float*>(to);
+          std::copy_n(row, x.cols, floats);
+          floats[x.cols] = 0.0f;
+          break;
+        }
+      }
+    }
+  });
+  return result;
+}
+
+void CpuBackend::matmul(const Operand& x, std::span<const Projection> projections) {
+  Activations forms[3];
+  std::int64_t pairs = 0;
+  for (const Projection& p : projections) {
+    const Form form = kernels_.form(p.weight->type());
+    Activations& prepared = forms[static_cast<int>(form)];
+    if (prepared.data == nullptr) prepared = prepare(x, form);
+    pairs += pairs_of(*p.weight);
+  }
+  // Panels of all projections in one loop, so that a small one does not leave threads idle.
+  pool_.parallel_for(pairs, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
+    for (std::int64_t at = begin; at < end; ++at) {
+      const Projection* p = projections.data();
+      std::int64_t pair = at;
+      for (std::int64_t count; pair >= (count = pairs_of(*p->weight)); ++p) pair -= count;
+      const auto& weight = static_cast<const CpuWeight&>(*p->weight);
+      const std::int64_t first = pair * kPair;
+      PanelProduct product = product_of(weight, first, forms[static_cast<int>(kernels_.form(weight.type()))]);
+      product.out = p->out.data + first;
+      product.out_stride = p->out.stride;
+      product.bias = p->bias != nullptr ? p->bias + first : nullptr;
+      product.accumulate = p->accumulate;
+      product.scratch = product_scratch_[static_cast<std::size_t>(worker)].bytes(kProductScratch);
+      kernels_.multiply(product);
+    }
+  });
+}
+
+void CpuBackend::logits_of(const Activations& x, const CpuWeight& weight, std::int64_t first, std::int64_t count,
+                           float* out, std::int64_t out_stride, int worker) {
+  for (std::int64_t done = 0; done < count; done += kPair) {
+    PanelProduct product = product_of(weight, first + done, x);
+    product.out = out + done;
+    product.out_stride = out_stride;
+    product.scratch = product_scratch_[static_cast<std::size_t>(worker)].bytes(kProductScratch);
+    kernels_.multiply(product);
+  }
+}
+
+}  // namespace frspec::cpu

@@ -1,0 +1,29 @@
+// Kernels for x86-64 with AVX-512 as in kernels_avx512.cpp, and AVX512_BF16 (Sapphire Rapids, Zen 4 and later).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "cpu/kernels.h"
+
+namespace frspec::cpu {
+
+#include "cpu/avx512.inl"
+
+namespace {
+
+// Each lane adds the products of two pairs.
+inline Floats dot_bf16(Floats sum, Ints w, Ints x) {
+  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
+}
+
+}  // namespace
+
+#define FRSPEC_KERNELS kAvx512Bf16Kernels
+#define FRSPEC_ISA_NAME "avx512bf16"
+#define FRSPEC_BF16 1
+#include "cpu/kernels.inl"
+
+}  // namespace frspec::cpu

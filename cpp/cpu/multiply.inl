@@ -1,0 +1,404 @@
+// The matrix product over panels: `multiply`, and the forms of x it wants.
+//
+// Integer products are exact, so their order does not matter; what is added in f32 is added per output in one order:
+// block after block of k within kActivationBlock, then one such sum after the other. Tiles differ in their number of
+// rows only by how many outputs are in flight.
+
+namespace {
+
+// --- Forms of x ---
+
+inline Ints round_to_int(Floats v) {
+  // Adding 1.5 * 2^23 leaves the nearest whole number, ties to even, in the low bits.
+  const Floats shifted = v + 12582912.0f;
+  Ints bits;
+  __builtin_memcpy(&bits, &shifted, sizeof bits);
+  return bits - 0x4B400000;
+}
+
+// The largest magnitude as bits: NaN is above infinity is above all numbers.
+inline std::uint32_t largest_bits(const float* x, std::int64_t n) {
+  using Unsigned = std::uint32_t __attribute__((vector_size(4 * kLanes)));
+  Unsigned best = {};
+  for (std::int64_t i = 0; i < n; i += kLanes) {
+    const Floats value = i + kLanes <= n ? load(x + i) : load_part(x + i, n - i);
+    Unsigned bits;
+    __builtin_memcpy(&bits, &value, sizeof bits);
+    bits &= 0x7FFFFFFFu;
+    best = bits > best ? bits : best;
+  }
+  std::uint32_t result = 0;
+  for (int lane = 0; lane < kLanes; ++lane) result = best[lane] > result ? best[lane] : result;
+  return result;
+}
+
+inline float from_bits(std::uint32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// One block of activations that share a scale, n <= kActivationBlock of them, the rest zero.
+inline float to_codes(std::int8_t* codes, const float* x, std::int64_t n) {
+  const float largest = from_bits(largest_bits(x, n));
+  const float inverse = largest > 0.0f && largest < __builtin_inff() ? 127.0f / largest : 0.0f;
+  for (int i = 0; i < kActivationBlock; i += kLanes) {
+    Floats value = {};
+    if (i + kLanes <= n) {
+      value = load(x + i);
+    } else if (i < n) {
+      value = load_part(x + i, n - i);
+    }
+    const Ints rounded = round_to_int(value * inverse);
+    const auto narrow = __builtin_convertvector(rounded, SmallInts);
+    __builtin_memcpy(codes + i, &narrow, sizeof narrow);
+  }
+  return largest / 127.0f;
+}
+
+void to_int8(std::byte* out, std::int64_t group_stride, const float* x, std::int64_t cols) {
+  for (std::int64_t first = 0; first < cols; first += kGroup, out += group_stride) {
+    auto& group = *reinterpret_cast<ActivationGroup*>(out);
+    for (int b = 0; b < kGroup / kActivationBlock; ++b) {
+      const std::int64_t at = first + b * kActivationBlock;
+      const std::int64_t left = cols - at;
+      group.scales[b] = to_codes(group.codes + b * kActivationBlock, x + (left > 0 ? at : 0),
+                                 left < 0 ? 0 : left < kActivationBlock ? left : kActivationBlock);
+    }
+    for (int b = 0; b < kGroup / 16; ++b) {
+      std::int32_t total = 0;
+      for (int i = 0; i < 16; ++i) total += group.codes[16 * b + i];
+      group.offset16[b] = -128 * total;
+    }
+    for (int b = 0; b < kGroup / 32; ++b) {
+      group.offset32[b] = group.offset16[2 * b] + group.offset16[2 * b + 1];
+      group.sums[b] = static_cast<float>(group.offset32[b]) * (-1.0f / 128.0f);
+    }
+  }
+}
+
+// Round to nearest, ties to even; NaN stays NaN.
+void to_bf16(std::uint16_t* out, const float* x, std::int64_t cols) {
+  for (std::int64_t i = 0; i < cols; ++i) {
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, x + i, sizeof bits);
+    const std::uint32_t rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+    out[i] = static_cast<std::uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC0u : rounded);
+  }
+}
+
+// --- Tiles: M rows of x times V vectors of outputs ---
+
+constexpr int kPanelVectors = kPanel / kLanes;
+constexpr int kSumStride = kMaxPanels * kPanel;  // floats from row to row of the running sums
+
+inline Ints load_ints(const std::byte* p) {
+  Ints v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+inline Ints splat_ints(std::int32_t x) { return x - Ints{}; }
+
+inline std::int32_t word_at(const std::int8_t* p) {
+  std::int32_t word;
+  __builtin_memcpy(&word, p, sizeof word);
+  return word;
+}
+
+template <DType kType, int M, int V>
+void int8_tile(const Unpacked* panels, const std::byte* x, std::int64_t row_stride, std::int64_t blocks, float* sums) {
+  using F = Format<kType>;
+  constexpr bool kOffset = kUnsignedCodes && !F::kMinima;
+  constexpr int kParts = F::kHalfBlocks ? 2 : 1;
+  constexpr int kSteps = kBlockSteps / kParts;
+  constexpr int kPerScale = kActivationBlock / 32;
+  const ActivationGroup* rows[M];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) rows[m] = reinterpret_cast<const ActivationGroup*>(x + m * row_stride);
+  for (std::int64_t first = 0; first < blocks; first += kPerScale) {
+    const std::int64_t last = first + kPerScale < blocks ? first + kPerScale : blocks;
+    Floats partial[M][V] = {};
+    for (std::int64_t b = first * kParts; b < last * kParts; ++b) {
+      Ints dots[M][V];
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) {
+          dots[m][v] = kOffset ? splat_ints(F::kHalfBlocks ? rows[m]->offset16[b] : rows[m]->offset32[b]) : Ints{};
+        }
+      }
+#pragma GCC unroll 8
+      for (int s = 0; s < kSteps; ++s) {
+        Ints w[V];
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) {
+          w[v] = load_ints(panels[v / kPanelVectors].codes + (b * kSteps + s) * kLine +
+                           v % kPanelVectors * static_cast<int>(sizeof(Ints)));
+        }
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) {
+          const Ints four = splat_ints(word_at(rows[m]->codes + 4 * (b * kSteps + s)));
+#pragma GCC unroll 8
+          for (int v = 0; v < V; ++v) dots[m][v] = dot_bytes(dots[m][v], w[v], four);
+        }
+      }
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const std::int64_t at = b * kPanel + v % kPanelVectors * kLanes;
+        const Floats scale = load(panels[v / kPanelVectors].scales + at);
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) {
+          partial[m][v] = multiply_add(__builtin_convertvector(dots[m][v], Floats), scale, partial[m][v]);
+        }
+        if constexpr (F::kMinima) {
+          const Floats minimum = load(panels[v / kPanelVectors].minima + at);
+#pragma GCC unroll 8
+          for (int m = 0; m < M; ++m) partial[m][v] = multiply_add(minimum, splat(rows[m]->sums[b]), partial[m][v]);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+      const Floats scale = splat(rows[m]->scales[first / kPerScale]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        float* sum = sums + m * kSumStride + v * kLanes;
+        store(sum, multiply_add(partial[m][v], scale, load(sum)));
+      }
+    }
+  }
+}
+
+// `steps` lines of panels that are 64 bytes apart; `Step` adds what one line and 4 bytes of x give to a sum.
+template <class Step, int M, int V>
+void float_tile(const std::byte* const* panels, const std::byte* x, std::int64_t row_stride, std::int64_t steps,
+                float* sums) {
+  Floats totals[M][V];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) totals[m][v] = load(sums + m * kSumStride + v * kLanes);
+  }
+  for (std::int64_t s = 0; s < steps; ++s) {
+    Ints w[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      w[v] = load_ints(panels[v / kPanelVectors] + s * kLine + v % kPanelVectors * static_cast<int>(sizeof(Ints)));
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+      std::int32_t word;
+      __builtin_memcpy(&word, x + m * row_stride + 4 * s, sizeof word);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) totals[m][v] = Step::add(totals[m][v], w[v], splat_ints(word));
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) store(sums + m * kSumStride + v * kLanes, totals[m][v]);
+  }
+}
+
+inline Floats as_floats(Ints v) {
+  Floats f;
+  __builtin_memcpy(&f, &v, sizeof f);
+  return f;
+}
+
+struct F32Step {
+  static Floats add(Floats sum, Ints w, Ints x) { return multiply_add(as_floats(w), as_floats(x), sum); }
+};
+
+#if FRSPEC_BF16
+struct Bf16Step {
+  static Floats add(Floats sum, Ints w, Ints x) { return dot_bf16(sum, w, x); }
+};
+#else
+using Bf16Step = F32Step;  // of weights widened to f32
+#endif
+
+// Splits `rows` rows into tiles of nearly equal height, at most kTileRows, and calls tile.operator()<M>(first row).
+template <int M = kTileRows, class Tile>
+inline void call_tile(int rows, std::int64_t first, Tile&& tile) {
+  if constexpr (M > 0) {
+    if (rows == M) {
+      tile.template operator()<M>(first);
+    } else {
+      call_tile<M - 1>(rows, first, tile);
+    }
+  }
+}
+
+template <class Tile>
+inline void for_each_tile(std::int64_t rows, Tile&& tile) {
+  const std::int64_t count = (rows + kTileRows - 1) / kTileRows;
+  std::int64_t first = 0;
+  for (std::int64_t t = 0; t < count; ++t) {
+    const std::int64_t last = (t + 1) * rows / count;
+    call_tile(static_cast<int>(last - first), first, tile);
+    first = last;
+  }
+}
+
+// --- A block of rows times one or two panels ---
+
+// How the scratch of a product is divided.
+struct ProductScratch {
+  explicit ProductScratch(std::byte* memory)
+      : sums(reinterpret_cast<float*>(memory)),
+        scales(sums + kRowBlock * kSumStride),
+        minima(scales + kMaxPanels * 16 * kPanel),
+        codes(reinterpret_cast<std::byte*>(minima + kMaxPanels * 8 * kPanel)) {}
+
+  float* sums;       // (kRowBlock, kSumStride)
+  float* scales;     // (kMaxPanels, 16, 16)
+  float* minima;     // (kMaxPanels, 8, 16)
+  std::byte* codes;  // (kMaxPanels, kGroup / 4, line); as f32 (kMaxPanels, kGroup, line)
+};
+static_assert(sizeof(float) * (kRowBlock * kSumStride + kMaxPanels * 24 * kPanel) + kMaxPanels * kGroup * kLine <=
+              kProductScratch);
+
+template <DType kType, int kPanels>
+void int8_block(const PanelProduct& p, const Activations& x, const ProductScratch& scratch) {
+  constexpr std::int64_t kFull = kGroup / 32;
+  const std::int64_t group_bytes = group_layout(kType, kFull).bytes;
+  const std::int64_t blocks = p.cols / 32;
+  for (std::int64_t g = 0; g * kFull < blocks; ++g) {
+    const std::int64_t count = blocks - g * kFull < kFull ? blocks - g * kFull : kFull;
+    Unpacked panels[kPanels];
+    for (int i = 0; i < kPanels; ++i) {
+      panels[i] =
+          unpack_group<kType>(p.panels[i] + g * group_bytes, count, scratch.codes + i * (kGroup / 4) * kLine,
+                              scratch.scales + i * 16 * kPanel, scratch.minima + i * 8 * kPanel);
+    }
+    const std::byte* rows = x.data + g * x.group_stride;
+    for_each_tile(x.rows, [&]<int M>(std::int64_t m) {
+      int8_tile<kType, M, kPanels * kPanelVectors>(panels, rows + m * x.row_stride, x.row_stride, count,
+                                                   scratch.sums + m * kSumStride);
+    });
+  }
+}
+
+// Lines of F16 or BF16 to lines of f32, two for one.
+template <DType kType>
+inline void widen(std::byte* to, const std::byte* lines, std::int64_t count) {
+  for (std::int64_t s = 0; s < count; ++s) {
+    for (int at = 0; at < kLine; at += static_cast<int>(sizeof(Ints))) {
+      const Ints pair = load_ints(lines + s * kLine + at);
+      Floats even, odd;
+      if constexpr (kType == DType::F16) {
+        even = low_half(pair);
+        odd = low_half(pair >> 16);
+      } else {
+        even = as_floats(pair << 16);
+        odd = as_floats(pair & static_cast<std::int32_t>(0xFFFF0000u));
+      }
+      store(reinterpret_cast<float*>(to + 2 * s * kLine + at), even);
+      store(reinterpret_cast<float*>(to + (2 * s + 1) * kLine + at), odd);
+    }
+  }
+}
+
+template <DType kType, class Step, int kPanels>
+void float_block(const PanelProduct& p, const Activations& x, const ProductScratch& scratch) {
+  constexpr bool kWiden = kType != DType::F32 && std::is_same_v<Step, F32Step>;
+  constexpr std::int64_t kLinesPerGroup = kGroup / elements_per_line(kType);
+  const std::int64_t all = panel_bytes(kType, p.cols) / kLine;
+  for (std::int64_t first = 0, g = 0; first < all; first += kLinesPerGroup, ++g) {
+    const std::int64_t count = all - first < kLinesPerGroup ? all - first : kLinesPerGroup;
+    const std::byte* panels[kPanels];
+    for (int i = 0; i < kPanels; ++i) {
+      panels[i] = p.panels[i] + first * kLine;
+      if constexpr (kWiden) {
+        std::byte* wide = scratch.codes + i * kGroup * kLine;
+        widen<kType>(wide, panels[i], count);
+        panels[i] = wide;
+      }
+    }
+    const std::byte* rows = x.data + g * x.group_stride;
+    for_each_tile(x.rows, [&]<int M>(std::int64_t m) {
+      float_tile<Step, M, kPanels * kPanelVectors>(panels, rows + m * x.row_stride, x.row_stride,
+                                                   kWiden ? 2 * count : count, scratch.sums + m * kSumStride);
+    });
+  }
+}
+
+template <int kPanels>
+void multiply_block(const PanelProduct& p, const Activations& x, const ProductScratch& scratch) {
+  switch (p.type) {
+    case DType::F32:
+      return float_block<DType::F32, F32Step, kPanels>(p, x, scratch);
+    case DType::F16:
+      return float_block<DType::F16, F32Step, kPanels>(p, x, scratch);
+    case DType::BF16:
+      return float_block<DType::BF16, Bf16Step, kPanels>(p, x, scratch);
+    case DType::Q8_0:
+      return int8_block<DType::Q8_0, kPanels>(p, x, scratch);
+    case DType::Q4_0:
+      return int8_block<DType::Q4_0, kPanels>(p, x, scratch);
+    case DType::Q4_1:
+      return int8_block<DType::Q4_1, kPanels>(p, x, scratch);
+    case DType::Q5_0:
+      return int8_block<DType::Q5_0, kPanels>(p, x, scratch);
+    case DType::Q5_1:
+      return int8_block<DType::Q5_1, kPanels>(p, x, scratch);
+    case DType::Q4_K:
+      return int8_block<DType::Q4_K, kPanels>(p, x, scratch);
+    case DType::Q5_K:
+      return int8_block<DType::Q5_K, kPanels>(p, x, scratch);
+    case DType::Q6_K:
+      return int8_block<DType::Q6_K, kPanels>(p, x, scratch);
+    default:
+      return;  // the backend admits no other type
+  }
+}
+
+void store_sums(const PanelProduct& p, std::int64_t first, std::int64_t rows, const float* sums) {
+  for (std::int64_t m = 0; m < rows; ++m, sums += kSumStride) {
+    float* out = p.out + (first + m) * p.out_stride;
+    for (int n = 0; n < p.n_count; ++n) {
+      float total = sums[n];
+      if (p.bias != nullptr) total += p.bias[n];
+      out[n] = p.accumulate ? out[n] + total : total;
+    }
+  }
+}
+
+void multiply(const PanelProduct& p) {
+  const ProductScratch scratch(p.scratch);
+  for (std::int64_t first = 0; first < p.x.rows; first += kRowBlock) {
+    Activations x = p.x;
+    x.data += first * x.row_stride;
+    x.rows = p.x.rows - first < kRowBlock ? p.x.rows - first : kRowBlock;
+    __builtin_memset(scratch.sums, 0, static_cast<std::size_t>(x.rows) * kSumStride * sizeof(float));
+    if constexpr (kTilePanels == 2) {
+      p.panel_count == 2 ? multiply_block<2>(p, x, scratch) : multiply_block<1>(p, x, scratch);
+    } else {
+      // Narrow vectors: one panel's sums fill the registers.
+      PanelProduct one = p;
+      ProductScratch half = scratch;
+      for (int i = 0; i < p.panel_count; ++i) {
+        one.panels[0] = p.panels[i];
+        half.sums = scratch.sums + i * kPanel;
+        multiply_block<1>(one, x, half);
+      }
+    }
+    store_sums(p, first, x.rows, scratch.sums);
+  }
+}
+
+Form form(DType type) {
+  switch (type) {
+    case DType::F32:
+    case DType::F16:
+      return Form::F32;
+    case DType::BF16:
+      return FRSPEC_BF16 ? Form::Bf16 : Form::F32;
+    default:
+      return Form::Int8;
+  }
+}
+
+}  // namespace

@@ -1,0 +1,198 @@
+// Packing and its inverse, from one description of where each byte goes.
+#include "cpu/packing.h"
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+#include "tensor/quant.h"
+
+namespace frspec::cpu {
+namespace {
+
+// One row of a panel being written (kPacking) or read back. Row and panel pointers are const on the side that is read.
+template <bool kPacking>
+class Lane {
+ public:
+  using PanelByte = std::conditional_t<kPacking, std::byte, const std::byte>;
+  using RowByte = std::conditional_t<kPacking, const std::byte, std::byte>;
+  template <class Block>
+  using Of = std::conditional_t<kPacking, const Block, Block>;
+
+  explicit Lane(int lane) : lane_(lane) {}
+
+  // `bytes` of the row, dword by dword, one line apart; a last dword may be incomplete.
+  void dwords(PanelByte* panel, void const* row, std::int64_t bytes) const {
+    auto* at = panel + 4 * lane_;
+    auto* from = static_cast<RowByte*>(const_cast<void*>(row));
+    for (std::int64_t i = 0; i < bytes / 4; ++i) copy(at + i * kLine, from + 4 * i, 4);
+    if (bytes % 4 != 0) copy(at + bytes / 4 * kLine, from + bytes / 4 * 4, static_cast<std::size_t>(bytes % 4));
+  }
+
+  // Value `index` of a header whose values are `size` bytes wide, runs of 16.
+  void value(PanelByte* runs, int index, const void* row, std::size_t size) const {
+    copy(runs + (index * kPanel + lane_) * static_cast<std::int64_t>(size),
+         static_cast<RowByte*>(const_cast<void*>(row)), size);
+  }
+
+  void q8_0(PanelByte* group, const GroupLayout& layout, Of<BlockQ8_0>* blocks, int count) const {
+    for (int b = 0; b < count; ++b) {
+      value(group, b, &blocks[b].scale, 2);
+      auto* at = group + layout.quants + b * kBlockSteps * kLine + 4 * lane_;
+      for (int i = 0; i < kBlockSteps; ++i) {
+        std::uint32_t word;
+        if constexpr (kPacking) {
+          std::memcpy(&word, blocks[b].quants + 4 * i, 4);
+          word ^= 0x80808080u;
+          std::memcpy(at + i * kLine, &word, 4);
+        } else {
+          std::memcpy(&word, at + i * kLine, 4);
+          word ^= 0x80808080u;
+          std::memcpy(blocks[b].quants + 4 * i, &word, 4);
+        }
+      }
+    }
+  }
+
+  // Q4_0, Q4_1, Q5_0, Q5_1
+  template <class Block>
+  void nibbles(PanelByte* group, const GroupLayout& layout, Block* blocks, int count) const {
+    for (int b = 0; b < count; ++b) {
+      value(group, b, &blocks[b].scale, 2);
+      if constexpr (requires { blocks->minimum; }) value(group, count + b, &blocks[b].minimum, 2);
+      dwords(group + layout.quants + b * 4 * kLine, blocks[b].quants, 16);
+      if constexpr (requires { blocks->high; }) fifth_bits(group + layout.high + b * kLine + 4 * lane_, blocks[b].high);
+    }
+  }
+
+  template <class Block>
+  void q4_q5_k(PanelByte* group, const GroupLayout& layout, Block& block) const {
+    value(group, 0, &block.scale, 2);
+    value(group, 1, &block.minimum, 2);
+    auto* runs = group + 4 * kPanel;
+    if constexpr (kPacking) {
+      for (int b = 0; b < 8; ++b) {
+        runs[b * kPanel + lane_] = std::byte{packed_scale(block.packed, b)};
+        runs[(8 + b) * kPanel + lane_] = std::byte{packed_minimum(block.packed, b)};
+      }
+    } else {
+      std::array<unsigned, 16> v;  // scales, minima
+      for (int i = 0; i < 16; ++i) v[static_cast<std::size_t>(i)] = std::to_integer<unsigned>(runs[i * kPanel + lane_]);
+      for (std::size_t b = 0; b < 4; ++b) {
+        block.packed[b] = static_cast<std::uint8_t>(v[b] | v[b + 4] >> 4 << 6);
+        block.packed[b + 4] = static_cast<std::uint8_t>(v[b + 8] | v[b + 12] >> 4 << 6);
+        block.packed[b + 8] = static_cast<std::uint8_t>((v[b + 4] & 0xF) | (v[b + 12] & 0xF) << 4);
+      }
+    }
+    dwords(group + layout.quants, block.quants, sizeof block.quants);
+    if constexpr (requires { block.high; }) dwords(group + layout.high, block.high, sizeof block.high);
+  }
+
+  void q6_k(PanelByte* group, const GroupLayout& layout, Of<BlockQ6_K>& block) const {
+    value(group, 0, &block.scale, 2);
+    for (int b = 0; b < 16; ++b) value(group + 2 * kPanel, b, &block.scales[b], 1);
+    dwords(group + layout.quants, block.low, sizeof block.low);
+    dwords(group + layout.high, block.high, sizeof block.high);
+  }
+
+ private:
+  static void copy(PanelByte* panel, RowByte* row, std::size_t bytes) {
+    if constexpr (kPacking) {
+      std::memcpy(panel, row, bytes);
+    } else {
+      std::memcpy(row, panel, bytes);
+    }
+  }
+
+  // Bit 4 s + i of the row's word <-> bit s of byte i of the lane's dword.
+  template <class Bits>
+  static void fifth_bits(PanelByte* panel, Bits* high) {
+    std::uint32_t from, to = 0;
+    std::memcpy(&from, kPacking ? static_cast<const void*>(high) : static_cast<const void*>(panel), 4);
+    for (int s = 0; s < 8; ++s) {
+      for (int i = 0; i < 4; ++i) {
+        const int row_bit = 4 * s + i, panel_bit = 8 * i + s;
+        to |= (from >> (kPacking ? row_bit : panel_bit) & 1u) << (kPacking ? panel_bit : row_bit);
+      }
+    }
+    if constexpr (kPacking) {
+      std::memcpy(panel, &to, 4);
+    } else {
+      std::memcpy(high, &to, 4);
+    }
+  }
+
+  int lane_;
+};
+
+// Group `g` of a quantized row.
+template <bool kPacking, class Panel, class Row>
+void move_group(DType type, const Lane<kPacking>& lane, Panel* panel, Row* row, std::int64_t g, std::int64_t cols) {
+  constexpr int kFull = kGroup / kQuantBlock;
+  const auto count = static_cast<int>(std::min<std::int64_t>(kFull, cols / kQuantBlock - g * kFull));
+  const GroupLayout layout = group_layout(type, count);
+  auto* group = panel + g * group_layout(type, kFull).bytes;
+  const auto blocks = [&]<class Block>(Block*) {
+    using Access = std::conditional_t<kPacking, const Block, Block>;
+    return reinterpret_cast<Access*>(row) + g * (kGroup / (sizeof(Block) > 100 ? kSuperBlock : kQuantBlock));
+  };
+  switch (type) {
+    case DType::Q8_0:
+      return lane.q8_0(group, layout, blocks(static_cast<BlockQ8_0*>(nullptr)), count);
+    case DType::Q4_0:
+      return lane.nibbles(group, layout, blocks(static_cast<BlockQ4_0*>(nullptr)), count);
+    case DType::Q4_1:
+      return lane.nibbles(group, layout, blocks(static_cast<BlockQ4_1*>(nullptr)), count);
+    case DType::Q5_0:
+      return lane.nibbles(group, layout, blocks(static_cast<BlockQ5_0*>(nullptr)), count);
+    case DType::Q5_1:
+      return lane.nibbles(group, layout, blocks(static_cast<BlockQ5_1*>(nullptr)), count);
+    case DType::Q4_K:
+      return lane.q4_q5_k(group, layout, *blocks(static_cast<BlockQ4_K*>(nullptr)));
+    case DType::Q5_K:
+      return lane.q4_q5_k(group, layout, *blocks(static_cast<BlockQ5_K*>(nullptr)));
+    case DType::Q6_K:
+      return lane.q6_k(group, layout, *blocks(static_cast<BlockQ6_K*>(nullptr)));
+    default:
+      return;
+  }
+}
+
+std::int64_t group_count(std::int64_t cols) { return (cols + kGroup - 1) / kGroup; }
+
+}  // namespace
+
+void pack_panel(DType type, std::byte* panel, const std::array<const std::byte*, kPanel>& rows, std::int64_t cols) {
+  const bool whole = std::none_of(rows.begin(), rows.end(), [](const std::byte* row) { return row == nullptr; });
+  if (!whole) std::memset(panel, 0, static_cast<std::size_t>(panel_bytes(type, cols)));
+  if (elements_per_line(type) > 0) {
+    const auto bytes = static_cast<std::int64_t>(row_bytes(type, static_cast<std::size_t>(cols)));
+    if (bytes % 4 != 0) std::memset(panel + bytes / 4 * kLine, 0, kLine);
+    // A stretch of every row at a time, so that its lines stay in cache while they fill.
+    for (std::int64_t first = 0; first < bytes; first += 4 * kGroup) {
+      for (int lane = 0; lane < kPanel; ++lane) {
+        const std::byte* row = rows[static_cast<std::size_t>(lane)];
+        if (row == nullptr) continue;
+        Lane<true>(lane).dwords(panel + first / 4 * kLine, row + first, std::min<std::int64_t>(4 * kGroup, bytes - first));
+      }
+    }
+    return;
+  }
+  for (std::int64_t g = 0; g < group_count(cols); ++g) {
+    for (int lane = 0; lane < kPanel; ++lane) {
+      const std::byte* row = rows[static_cast<std::size_t>(lane)];
+      if (row != nullptr) move_group(type, Lane<true>(lane), panel, row, g, cols);
+    }
+  }
+}
+
+void unpack_row(DType type, const std::byte* panel, int lane, std::byte* row, std::int64_t cols) {
+  const Lane<false> reader(lane);
+  if (elements_per_line(type) > 0) {
+    reader.dwords(panel, row, static_cast<std::int64_t>(row_bytes(type, static_cast<std::size_t>(cols))));
+    return;
+  }
+  for (std::int64_t g = 0; g < group_count(cols); ++g) move_group(type, reader, panel, row, g, cols);
+}
+
+}  // namespace frspec::cpu
