@@ -72,18 +72,33 @@ def array(key: str, values: Sequence[Any], element: str) -> Entry:
 
 
 @dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A tensor that is made in its GGUF type: `make` gives its bytes, (rows, bytes per row) uint8."""
+
+    kind: str  # name of the GGUF type
+    shape: tuple[int, ...]
+    make: Callable[[], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
 class OutputTensor:
-    """A tensor to write: weights of a checkpoint, converted to the type asked for, or finished `values`."""
+    """A tensor to write.
+
+    One of: `weights` of a checkpoint, converted to the type asked for; finished `values`; an `encoded` tensor.
+    """
 
     name: str
     weights: SourceTensor | None = None
     values: np.ndarray | None = None
+    encoded: Encoded | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The size of each dimension, slowest first."""
         if self.weights is not None:
             return self.weights.shape
+        if self.encoded is not None:
+            return self.encoded.shape
         assert self.values is not None
         return tuple(int(n) for n in self.values.shape)
 
@@ -110,7 +125,7 @@ def write_gguf(
 ) -> list[str]:
     """Writes the file at `path`, whole or not at all; returns the names of the weights that fell back to F16.
 
-    `asked` is a key of FILE_TYPES, needed where there are weights. `advance` is told the source bytes done.
+    `asked` is a key of FILE_TYPES, needed where there are weights. `advance` is told the source bytes done (of encoded tensors: the bytes made).
     Raises ValueError for weights that the type cannot hold, OSError where the file cannot be written.
     """
     gguf = require("gguf", "writing GGUF files")
@@ -138,8 +153,11 @@ def _add_info(gguf: Any, writer: Any, tensor: OutputTensor, asked: str | None) -
     if tensor.values is not None:
         writer.add_tensor_info(tensor.name, tensor.shape, tensor.values.dtype, tensor.values.nbytes)
         return None
-    assert asked is not None, "weights need a type"
-    kind = gguf.GGMLQuantizationType[tensor_type(tensor.name, tensor.shape, asked)]
+    if tensor.encoded is not None:
+        kind = gguf.GGMLQuantizationType[tensor.encoded.kind]
+    else:
+        assert asked is not None, "weights need a type"
+        kind = gguf.GGMLQuantizationType[tensor_type(tensor.name, tensor.shape, asked)]
     block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     nbytes = math.prod(tensor.shape) // block * block_bytes
     writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), nbytes, raw_dtype=kind)
@@ -148,6 +166,10 @@ def _add_info(gguf: Any, writer: Any, tensor: OutputTensor, asked: str | None) -
 
 def _encode(gguf: Any, tensor: OutputTensor, kind: Any, advance: Callable[[int], None]) -> np.ndarray:
     """The bytes of a tensor in its GGUF type."""
+    if tensor.encoded is not None:
+        data = tensor.encoded.make()
+        advance(data.nbytes)
+        return data
     if tensor.weights is None:
         assert tensor.values is not None
         return tensor.values

@@ -113,6 +113,16 @@ struct VerdictView {
   std::int32_t* tokens = nullptr;  // (max_depth + 1) the target's token after each of these nodes
 };
 
+// The arithmetic in which a weight type is multiplied.
+enum class Arithmetic : std::uint8_t { Int8, Bf16, F32 };
+inline constexpr int kArithmetics = 3;
+
+// What the machine can do at best, measured: the two sides of a roofline.
+struct Ceilings {
+  double bytes_per_second = 0.0;                 // read from memory by all threads
+  double macs_per_second[kArithmetics] = {};     // multiply-adds by all threads, by arithmetic
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -132,6 +142,9 @@ class Backend {
   virtual std::size_t kv_bytes(const KvShape& shape) const = 0;
   // Row `row` of a source of any loadable type as f32, into host memory.
   virtual void dequantize(float* to_host, const WeightSource& source, std::int64_t row) = 0;
+
+  virtual Arithmetic arithmetic(DType type) const = 0;
+  virtual Ceilings measure_ceilings() = 0;  // takes about a second
 
   // --- Layers ---
   virtual void embed(Tensor out, const Weight& table, const std::int32_t* ids) = 0;
@@ -171,6 +184,10 @@ class Backend {
   virtual void tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) = 0;
   // Walks down from the root while the target's token after a node (`sampled`, one per node) is one of its children.
   virtual void verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) = 0;
+  // For timing with models that agree on nothing: replaces `sampled` so that, independently at every node, the token is
+  // that of the node's best child with the given probability, else none of its children's. Keyed by seed and position.
+  virtual void pretend_acceptance(std::int32_t* sampled, const TreeView& tree, const Rows& rows, float probability,
+                                  std::uint64_t seed) = 0;
   // *token = the last of verdict.tokens: the root of the next tree.
   virtual void take_last(std::int32_t* token, const VerdictView& verdict) = 0;
 };

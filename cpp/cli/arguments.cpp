@@ -30,6 +30,28 @@ std::string expected_number() {
   return concat("a whole number from ", std::numeric_limits<T>::min(), " to ", std::numeric_limits<T>::max());
 }
 
+template <class T>
+T parse_number(std::string_view names, std::string_view value) {
+  const char* end = value.data() + value.size();
+  T number{};
+  const auto [rest, error] = std::from_chars(value.data(), end, number);
+  if (error != std::errc() || rest != end) {
+    fail(names, ": found ", quoted(value), ", expected ", expected_number<T>());
+  }
+  return number;
+}
+
+// "a,b" holds "a" and "b"; an empty text holds nothing.
+std::vector<std::string_view> split_commas(std::string_view text) {
+  std::vector<std::string_view> parts;
+  while (!text.empty()) {
+    const std::size_t comma = text.find(',');
+    parts.push_back(text.substr(0, comma));
+    text.remove_prefix(comma == std::string_view::npos ? text.size() : comma + 1);
+  }
+  return parts;
+}
+
 }  // namespace
 
 void Arguments::add(std::string names, std::string placeholder, std::string help,
@@ -51,14 +73,27 @@ void Arguments::text(std::string names, std::string placeholder, std::optional<s
 
 template <class T>
 void Arguments::add_number(std::string names, std::string placeholder, T& target, std::string help) {
+  auto set = [&target, names](std::string_view value) { target = parse_number<T>(names, value); };
+  add(std::move(names), std::move(placeholder), std::move(help), std::move(set));
+}
+
+void Arguments::numbers(std::string names, std::string placeholder, std::vector<int>& target, std::string help) {
   auto set = [&target, names](std::string_view value) {
-    const char* end = value.data() + value.size();
-    T number{};
-    const auto [rest, error] = std::from_chars(value.data(), end, number);
-    if (error != std::errc() || rest != end)
-      fail(names, ": found ", quoted(value), ", expected ", expected_number<T>());
-    target = number;
+    target.clear();
+    for (const std::string_view part : split_commas(value)) target.push_back(parse_number<int>(names, part));
   };
+  add(std::move(names), std::move(placeholder), std::move(help), std::move(set));
+}
+
+void Arguments::texts(std::string names, std::string placeholder, std::vector<std::string>& target, std::string help) {
+  add(std::move(names), std::move(placeholder), std::move(help), [&target](std::string_view value) {
+    target.clear();
+    for (const std::string_view part : split_commas(value)) target.emplace_back(part);
+  });
+}
+
+void Arguments::number(std::string names, std::string placeholder, std::optional<float>& target, std::string help) {
+  auto set = [&target, names](std::string_view value) { target = parse_number<float>(names, value); };
   add(std::move(names), std::move(placeholder), std::move(help), std::move(set));
 }
 

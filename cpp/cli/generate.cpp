@@ -27,6 +27,7 @@ struct Request {
   std::optional<std::string> model, drafter, ranks, prompt, file;
   EngineOptions engine;
   GenerateOptions generate;
+  std::string cache = "f16";
   bool no_draft = false;
   bool json = false;
   bool show_drafts = false;
@@ -57,6 +58,7 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   options.number("--temp, --temperature", "T", request.generate.sampling.temperature,
                  "temperature of sampling; default: 0, the most probable token");
   options.number("-s, --seed", "S", request.generate.sampling.seed, "seed of sampling; default: 0");
+  options.text("--cache-type", "f16|q8_0", request.cache, "type of the K/V cache; default: f16");
   options.text("--device", "DEVICE", request.engine.backend.device, "cpu or cuda; default: cpu");
   options.flag("--no-draft", request.no_draft, "plain decoding: the same tokens, without drafts");
   options.flag("--ignore-eos", request.generate.ignore_eos, "go on after an end-of-generation token");
@@ -67,6 +69,7 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
     return false;
   }
   if (request.json && request.show_drafts) fail("--json and --show-drafts: found both, expected one of them");
+  request.engine.kv_type = parse_kv_type(request.cache);
   request.generate.draft = !request.no_draft;
   if (request.model) {
     request.engine.target = *request.model;
@@ -174,7 +177,12 @@ int generate_command(std::span<char* const> arguments) {
   Request request;
   if (!read_arguments(request, arguments)) return 0;
   const std::string prompt = read_prompt(request.prompt, request.file);
+  ProgressLine progress;
+  request.engine.on_load = [&](std::size_t done, std::size_t total) {
+    progress.show(concat("loading: ", 100 * done / total, " %"));
+  };
   Engine engine(request.engine);
+  progress.clear();
   const std::unique_ptr<Generation> generation = engine.begin(engine.tokenizer().encode(prompt), request.generate);
   if (request.show_drafts) {
     write_note(concat(kDraftedColor, "coloured", kPlainColor, ": tokens that were drafted and accepted"));

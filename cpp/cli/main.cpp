@@ -1,4 +1,4 @@
-// The `frspec` binary: generate, tokenize, inspect.
+// The `frspec` binary: generate, bench, tokenize, inspect.
 #include <exception>
 #include <new>
 #include <span>
@@ -18,6 +18,7 @@ constexpr std::string_view kHelp =
     "Lossless speculative decoding for GGUF language models.\n"
     "\n"
     "  generate   continue a prompt\n"
+    "  bench      time a model on this machine\n"
     "  tokenize   token ids of a text\n"
     "  inspect    what a GGUF file holds\n"
     "\n"
@@ -25,10 +26,11 @@ constexpr std::string_view kHelp =
     "  --help     show this help; frspec COMMAND --help shows a command's options\n";
 
 int run(std::span<char* const> arguments) {
-  if (arguments.empty()) fail("missing command, expected generate, tokenize or inspect (see frspec --help)");
+  if (arguments.empty()) fail("missing command, expected generate, bench, tokenize or inspect (see frspec --help)");
   const std::string_view command = arguments[0];
   const auto rest = arguments.subspan(1);
   if (command == "generate") return generate_command(rest);
+  if (command == "bench") return bench_command(rest);
   if (command == "tokenize") return tokenize_command(rest);
   if (command == "inspect") return inspect_command(rest);
   if (command == "--help" || command == "-h") {
@@ -36,7 +38,7 @@ int run(std::span<char* const> arguments) {
   } else if (command == "--version") {
     write_output("frspec " FRSPEC_VERSION "\n");
   } else {
-    fail("unknown command ", quoted(command), ", expected generate, tokenize or inspect (see frspec --help)");
+    fail("unknown command ", quoted(command), ", expected generate, bench, tokenize or inspect (see frspec --help)");
   }
   return 0;
 }

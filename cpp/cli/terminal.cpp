@@ -91,4 +91,24 @@ void catch_interrupt() {
 
 bool interrupted() { return interrupt_seen != 0; }
 
+namespace {
+
+// Progress is decoration: where it cannot be written, nothing is lost.
+void decorate(std::string_view text) { (void)!::write(STDERR_FILENO, text.data(), text.size()); }
+
+}  // namespace
+
+ProgressLine::ProgressLine() : on_terminal_(isatty(STDERR_FILENO) != 0) {}
+
+void ProgressLine::show(std::string_view line) {
+  if (!on_terminal_) return;
+  decorate(concat("\r\x1b[K", line));
+  shown_ = true;
+}
+
+void ProgressLine::clear() {
+  if (shown_) decorate("\r\x1b[K");
+  shown_ = false;
+}
+
 }  // namespace frspec

@@ -28,6 +28,23 @@ void ignore_broken_pipe();
 // Error.
 std::string read_prompt(const std::optional<std::string>& prompt, const std::optional<std::string>& file);
 
+// A line on standard error that is written over and over while something takes long; nothing where standard error is no
+// terminal.
+class ProgressLine {
+ public:
+  ProgressLine();
+  ~ProgressLine() { clear(); }
+  ProgressLine(const ProgressLine&) = delete;
+  ProgressLine& operator=(const ProgressLine&) = delete;
+
+  void show(std::string_view line);
+  void clear();
+
+ private:
+  bool on_terminal_;
+  bool shown_ = false;
+};
+
 // From now on the first Ctrl-C sets a flag; a second one ends the process.
 void catch_interrupt();
 bool interrupted();

@@ -46,6 +46,10 @@ class CpuBackend final : public Backend {
   std::unique_ptr<Weight> load_rows(const WeightSource& source, std::span<const std::int32_t> rows) override;
   void dequantize(float* to_host, const WeightSource& source, std::int64_t row) override;
 
+  // cpu_ceilings.cpp
+  Arithmetic arithmetic(DType type) const override;
+  Ceilings measure_ceilings() override;
+
   // cpu_layers.cpp
   void embed(Tensor out, const Weight& table, const std::int32_t* ids) override;
   void copy(Tensor out, Tensor x) override;
@@ -74,6 +78,8 @@ class CpuBackend final : public Backend {
   void tree_expand(const CandidatePool& pool, int level, const std::int32_t* ids, const float* log_probs) override;
   void tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) override;
   void verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) override;
+  void pretend_acceptance(std::int32_t* sampled, const TreeView& tree, const Rows& rows, float probability,
+                          std::uint64_t seed) override;
   void take_last(std::int32_t* token, const VerdictView& verdict) override;
 
  private:

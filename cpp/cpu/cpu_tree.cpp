@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "base/random.h"
 #include "cpu/cpu_backend.h"
 
 namespace frspec::cpu {
@@ -89,6 +90,38 @@ void CpuBackend::verify(const VerdictView& verdict, const TreeView& tree, const 
     node = child;
   }
   *verdict.count = count;
+}
+
+void CpuBackend::pretend_acceptance(std::int32_t* sampled, const TreeView& tree, const Rows& rows, float probability,
+                                    std::uint64_t seed) {
+  for (int node = 0; node < tree.size; ++node) {
+    const auto position = static_cast<std::uint32_t>(*rows.prefix + tree.depth[node]);
+    const std::uint32_t bits = philox({position, 0, 0, 0}, seed)[0];
+    const bool agrees = static_cast<float>(bits) * 2.3283064365386963e-10f < probability;
+    // The children of a node stand in the order of their scores within a level; the first is the best.
+    std::int32_t best = -1;
+    bool drafted = false;
+    for (int child = node + 1; child < tree.size; ++child) {
+      if (tree.parents[child] != node) continue;
+      if (best < 0) best = tree.tokens[child];
+      drafted |= tree.tokens[child] == sampled[node];
+    }
+    if (agrees && best >= 0) {
+      sampled[node] = best;
+    } else if (drafted) {
+      // Another token that is nobody's child: the lowest such id.
+      for (std::int32_t token = 0;; ++token) {
+        bool taken = false;
+        for (int child = node + 1; child < tree.size; ++child) {
+          taken |= tree.parents[child] == node && tree.tokens[child] == token;
+        }
+        if (!taken) {
+          sampled[node] = token;
+          break;
+        }
+      }
+    }
+  }
 }
 
 void CpuBackend::take_last(std::int32_t* token, const VerdictView& verdict) {

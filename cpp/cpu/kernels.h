@@ -19,7 +19,7 @@ constexpr int kRowBlock = 64;        // rows of x that share one unpacking of a 
 constexpr int kActivationBlock = 128;  // elements of k that share a scale of the activations
 
 // The forms in which the rows of x meet a weight. Each weight type has one (Kernels::form).
-enum class Form : std::uint8_t { Int8, Bf16, F32 };
+enum class Form : std::uint8_t { Int8, Bf16, F32 };  // in the order of backend.h's Arithmetic
 
 // Int8: 256 elements of k of one row, code = round(x / scale), |code| <= 127. Where x is not finite its scale is not,
 // either, and so neither is any result. Sums are exact: whole numbers.
@@ -72,6 +72,10 @@ struct Kernels {
   void (*to_half)(std::uint16_t* out, const float* x, std::int64_t n);
   float (*maximum)(const float* x, std::int64_t n);                  // NaN counts as -infinity
   float (*sum_exp)(const float* x, std::int64_t n, float subtract);  // sum of exp(x - subtract)
+  // For the ceilings: reads whole lines and returns a digest of them; does `rounds` rounds of nothing but multiply-adds
+  // in the arithmetic of a form and returns how many multiply-adds those were.
+  std::int32_t (*read)(const std::byte* memory, std::int64_t bytes);
+  double (*burn)(Form form, std::int64_t rounds);
 };
 
 extern const Kernels kGenericKernels;

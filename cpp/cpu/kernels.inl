@@ -138,9 +138,11 @@ float sum_exp(const float* x, std::int64_t n, float subtract) {
 
 #include "cpu/multiply.inl"
 
+#include "cpu/ceilings.inl"
+
 #ifndef FRSPEC_MULTIPLY
 #define FRSPEC_MULTIPLY multiply
 #endif
 
 const Kernels FRSPEC_KERNELS = {FRSPEC_ISA_NAME, form,     to_int8, to_bf16, FRSPEC_MULTIPLY, attend, merge_segments,
-                                rms_norm,        swiglu,  to_half, maximum, sum_exp};
+                                rms_norm,        swiglu,  to_half, maximum, sum_exp, read, burn};

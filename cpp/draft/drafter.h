@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "backend/backend.h"
 #include "tree/draft_tree.h"
@@ -27,6 +28,8 @@ class Drafter {
   // A tree whose root is the text's last token, `*root` (device), the one that the target has not processed yet.
   virtual const DraftTree& propose(const std::int32_t* root) = 0;
   // Nodes and depth of the largest tree it proposes.
+  // Every matrix that growing one level of a tree multiplies with, the head's rows included.
+  virtual std::vector<const Weight*> matrices() const = 0;
   virtual int max_tree_size() const = 0;
   virtual int max_tree_depth() const = 0;
 };

@@ -75,6 +75,13 @@ Eagle2Drafter::Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& back
   child_scores_ = floats(pool.branch, pool.branch);
 }
 
+std::vector<const Weight*> Eagle2Drafter::matrices() const {
+  std::vector<const Weight*> result{fc_.weight.get()};
+  for (const BlockWeights& block : blocks_) for_each_matrix(block, [&](const Weight& w) { result.push_back(&w); });
+  result.push_back(&head_->rows());
+  return result;
+}
+
 void Eagle2Drafter::begin() { cache_->set_length(0); }
 
 Tensor Eagle2Drafter::forward(const Rows& rows) {

@@ -32,6 +32,7 @@ class Eagle2Drafter final : public Drafter {
   void begin() override;
   void accept(const Committed& committed) override;
   const DraftTree& propose(const std::int32_t* root) override;
+  std::vector<const Weight*> matrices() const override;
   int max_tree_size() const override { return tree_.size(); }
   int max_tree_depth() const override { return tree_.view().max_depth; }
 

@@ -67,6 +67,12 @@ std::size_t weight_bytes(const GgufFile& file) {
 
 }  // namespace
 
+KvType parse_kv_type(std::string_view name) {
+  if (name == "f16") return KvType::F16;
+  if (name == "q8_0") return KvType::Q8_0;
+  fail("type of the K/V cache: found '", name, "', expected f16 or q8_0");
+}
+
 const char* finish_reason_name(FinishReason reason) {
   switch (reason) {
     case FinishReason::Stop:
@@ -79,7 +85,7 @@ const char* finish_reason_name(FinishReason reason) {
   return "";
 }
 
-Engine::Engine(const EngineOptions& options) : file_(GgufFile::open(options.target)) {
+Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile::open(options.target)) {
   const HeadSpec head = parse_head_spec(options.head);
   check_tree_shape(options.tree);
   if (options.batch < 1 || options.batch > 1 << 16) {
@@ -100,8 +106,8 @@ Engine::Engine(const EngineOptions& options) : file_(GgufFile::open(options.targ
   tokenizer_ = Tokenizer::load(*file_);
 
   const bool drafts = options.drafter.has_value();
-  const auto drafter_file = drafts ? GgufFile::open(*options.drafter) : nullptr;
-  const std::size_t total = weight_bytes(*file_) + (drafts ? weight_bytes(*drafter_file) : 0);
+  if (drafts) drafter_file_ = GgufFile::open(*options.drafter);
+  const std::size_t total = weight_bytes(*file_) + (drafts ? weight_bytes(*drafter_file_) : 0);
   std::size_t done = 0;
   const auto on_bytes = [&](std::size_t bytes) {
     done += bytes;
@@ -124,15 +130,13 @@ Engine::Engine(const EngineOptions& options) : file_(GgufFile::open(options.targ
          " rows, expected one per token, ", tokenizer_->size());
   }
   if (drafts) {
-    (void)read_eagle2_config(*drafter_file);  // says what the file is before its vocabulary is looked at
-    check_same_vocabulary(*drafter_file, *tokenizer_);
-    auto draft_head = make_head(head, options, *drafter_file, *tokenizer_, *backend_, *target_);
-    drafter_ = std::make_unique<Eagle2Drafter>(drafter_file, *backend_, *target_, std::move(draft_head), options.tree,
-                                               Eagle2Limits{context_, std::max(batch_, max_depth + 1), options.kv_type},
-                                               on_bytes);
+    (void)read_eagle2_config(*drafter_file_);  // says what the file is before its vocabulary is looked at
+    check_same_vocabulary(*drafter_file_, *tokenizer_);
+    make_drafter(on_bytes);
   }
   no_drafter_ = std::make_unique<NoDrafter>(*backend_);
-  verifier_ = std::make_unique<Verifier>(*backend_, std::max(max_size, kLogitRows), max_depth);
+  // Room, too, for trees that are only timed: any that fits a pass, as deep as a binary tree of that many nodes.
+  verifier_ = std::make_unique<Verifier>(*backend_, std::max(max_size, batch_), std::max(max_depth, 32));
   const auto ints = [&](int count) {
     return backend_->allocate(sizeof(std::int32_t) * static_cast<std::size_t>(count));
   };
@@ -145,6 +149,22 @@ Engine::Engine(const EngineOptions& options) : file_(GgufFile::open(options.targ
 }
 
 Engine::~Engine() = default;
+
+void Engine::make_drafter(const std::function<void(std::size_t)>& on_bytes) {
+  auto head = make_head(parse_head_spec(options_.head), options_, *drafter_file_, *tokenizer_, *backend_, *target_);
+  drafter_ = std::make_unique<Eagle2Drafter>(
+      drafter_file_, *backend_, *target_, std::move(head), options_.tree,
+      Eagle2Limits{context_, std::max(batch_, options_.tree.levels() + 1), options_.kv_type}, on_bytes);
+}
+
+void Engine::set_head(const std::string& head) {
+  if (!drafter_) fail("head: found ", head, ", but there is no drafter to use it");
+  (void)parse_head_spec(head);
+  const std::scoped_lock lock(mutex_);
+  ++ticket_;  // the new drafter knows nothing of a text that is being written
+  options_.head = head;
+  make_drafter({});
+}
 
 void Engine::check_tokens(std::span<const TokenId> tokens) const {
   for (std::size_t i = 0; i < tokens.size(); ++i) {
@@ -245,6 +265,40 @@ void Engine::run_step(Generation& text, Drafter& drafter) {
   const Tensor hidden = committed_.matrix(rows, target_->config().dim);
   backend_->gather_rows(hidden, target_->hidden(tree->size()), verdict->nodes);
   drafter.accept({rows, verdict->count, hidden, verdict->tokens});
+}
+
+void Engine::time_prompt(std::int32_t prefix, std::span<const TokenId> tokens) {
+  const std::scoped_lock lock(mutex_);
+  reset();
+  target_->cache().set_length(prefix);
+  for (std::size_t first = 0; first < tokens.size(); first += static_cast<std::size_t>(batch_)) {
+    const auto chunk = tokens.subspan(first, std::min(static_cast<std::size_t>(batch_), tokens.size() - first));
+    const int rows = static_cast<int>(chunk.size());
+    run_chunk(chunk);
+    if (first + chunk.size() == tokens.size()) {
+      const Rows last{.count = 1, .prefix = target_->cache().length()};
+      verifier_->sample(last, target_->hidden(rows).row_range(rows - 1, 1), target_->head(), Sampling{});
+    }
+    set_count(rows);
+    target_->cache().advance(count_.as<std::int32_t>());
+  }
+}
+
+void Engine::time_tree(std::int32_t prefix, std::span<const TokenId> tokens, std::span<const std::int32_t> parents) {
+  const std::scoped_lock lock(mutex_);
+  reset();
+  target_->cache().set_length(prefix);
+  const DraftTree tree(*backend_, tokens, parents);
+  const Rows rows = tree.rows(target_->cache().length());
+  target_->forward(tree.view().tokens, rows);
+  verifier_->verify(tree.view(), rows, target_->hidden(tree.size()), target_->head(), Sampling{});
+  (void)verifier_->read();
+}
+
+void Engine::time_draft() {
+  const std::scoped_lock lock(mutex_);
+  ++ticket_;
+  (void)drafter_->propose(root_.as<std::int32_t>());
 }
 
 Engine::Forward Engine::forward(std::span<const TokenId> tokens) {

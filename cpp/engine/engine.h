@@ -76,6 +76,19 @@ class Engine {
   int context() const { return context_; }
   std::string device() const { return backend_->description(); }
   bool has_drafter() const { return drafter_ != nullptr; }
+  // Another head policy for the drafter, as in EngineOptions::head. A running generation can go on no more.
+  void set_head(const std::string& head);
+
+  // The parts, for measurements (bench.h).
+  Backend& backend() { return *backend_; }
+  TargetModel& target() { return *target_; }
+  Drafter* drafter() { return drafter_.get(); }
+  Verifier& verifier() { return *verifier_; }
+  // One pass behind the first `prefix` cached tokens, whatever they are: a prompt with its next token, or a tree with
+  // its verdict. And one tree of the drafter, after a text's first step. They end a running generation.
+  void time_prompt(std::int32_t prefix, std::span<const TokenId> tokens);
+  void time_tree(std::int32_t prefix, std::span<const TokenId> tokens, std::span<const std::int32_t> parents);
+  void time_draft();
 
   // Begins a text after `prompt` (at least one token, room for one more in the context, ids of the vocabulary).
   // A generation that was running before can go on no more.
@@ -97,12 +110,15 @@ class Engine {
 
   void check_tokens(std::span<const TokenId> tokens) const;
   void reset();
+  void make_drafter(const std::function<void(std::size_t)>& on_bytes);
   void run_chunk(std::span<const TokenId> tokens);  // one pass over at most batch_ tokens behind the prefix
   void set_count(std::int32_t count);
   bool read_prompt(Generation& text, Drafter& drafter);  // false: abandoned
   void run_step(Generation& text, Drafter& drafter);
 
+  EngineOptions options_;
   std::shared_ptr<const GgufFile> file_;
+  std::shared_ptr<const GgufFile> drafter_file_;  // null without a drafter
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<Backend> backend_;
   int context_ = 0;

@@ -7,6 +7,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "backend/backend.h"
@@ -29,6 +30,8 @@ struct EngineOptions {
   std::vector<int> taps;  // layers whose inputs Engine::forward hands out
 };
 
+KvType parse_kv_type(std::string_view name);  // "f16" or "q8_0"; throws InvalidInput for others
+
 inline constexpr int kDefaultContext = 4096;
 inline constexpr int kLogitRows = 16;  // rows of logits that Engine::forward computes at once
 
@@ -36,7 +39,7 @@ struct GenerateOptions {
   int max_tokens = 128;
   bool ignore_eos = false;  // go on after an end-of-generation token
   bool draft = true;        // false: plain decoding, although the engine has a drafter
-  SamplingOptions sampling;
+  SamplingOptions sampling = {};
 };
 
 }  // namespace frspec

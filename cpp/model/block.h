@@ -29,6 +29,12 @@ struct BlockWeights {
   Linear gate, up, down;  // dim -> ff, dim -> ff, ff -> dim
 };
 
+// Calls use(weight) for every matrix of a block.
+template <class Use>
+void for_each_matrix(const BlockWeights& w, Use&& use) {
+  for (const Linear* linear : {&w.q, &w.k, &w.v, &w.output, &w.gate, &w.up, &w.down}) use(*linear->weight);
+}
+
 // Reads block `index` ("blk.INDEX.*").
 BlockWeights load_block(WeightLoader& loader, const ModelConfig& config, int index, bool has_attention_norm = true);
 

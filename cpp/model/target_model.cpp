@@ -77,6 +77,13 @@ void TargetModel::forward(const std::int32_t* tokens, const Rows& rows) {
   backend_.rms_norm(hidden(rows.count), x, final_norm_.as<float>(), config_.epsilon);
 }
 
+std::vector<const Weight*> TargetModel::matrices() const {
+  std::vector<const Weight*> result;
+  for (const BlockWeights& block : blocks_) for_each_matrix(block, [&](const Weight& w) { result.push_back(&w); });
+  result.push_back(&head());
+  return result;
+}
+
 Tensor TargetModel::logits(Tensor hidden) {
   const Tensor out = logits_.matrix(hidden.rows, config_.vocab);
   backend_.matmul({hidden}, std::array{Projection{out, &head()}});

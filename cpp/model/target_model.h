@@ -44,6 +44,9 @@ class TargetModel {
   // Logits of the given hidden states: (hidden.rows, vocab), at most limits.logit_rows of them.
   Tensor logits(Tensor hidden);
 
+  // Every matrix that a pass multiplies with, the head included.
+  std::vector<const Weight*> matrices() const;
+
   // For drafters, which share the embedding and take rows of the head.
   const Weight& embedding() const { return *embedding_; }
   const Weight& head() const { return head_ ? *head_ : *embedding_; }

@@ -22,7 +22,10 @@ const std::int32_t* Verifier::sample(const Rows& rows, Tensor hidden, const Weig
 
 const VerdictView& Verifier::verify(const TreeView& tree, const Rows& rows, Tensor hidden, const Weight& head,
                                     const Sampling& sampling) {
-  backend_.verify(view_, tree, sample(rows, hidden, head, sampling));
+  sample(rows, hidden, head, sampling);
+  auto* sampled = sampled_.as<std::int32_t>();
+  if (pretended_ >= 0.0f) backend_.pretend_acceptance(sampled, tree, rows, pretended_, sampling.seed);
+  backend_.verify(view_, tree, sampled);
   return view_;
 }
 

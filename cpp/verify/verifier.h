@@ -28,6 +28,8 @@ class Verifier {
   // `rows` of the target's pass. `head` (V, dim) is the target's.
   const VerdictView& verify(const TreeView& tree, const Rows& rows, Tensor hidden, const Weight& head,
                             const Sampling& sampling);
+  // From now on verdicts are made up (Backend::pretend_acceptance): timing only. A probability below 0: honest again.
+  void pretend(float probability) { pretended_ = probability; }
   // The last verdict, copied to the host: the one copy of a step.
   const Verdict& read();
   // The tokens chosen after each row of a pass that is no tree (device).
@@ -41,6 +43,7 @@ class Verifier {
   VerdictView view_;
   std::vector<std::int32_t> host_;
   Verdict verdict_;
+  float pretended_ = -1.0f;
 };
 
 }  // namespace frspec

@@ -12,7 +12,7 @@ class FullHead final : public DraftHead {
  public:
   FullHead(Backend& backend, const Weight& head) : backend_(backend), head_(head) {}
 
-  int size() const override { return static_cast<int>(head_.rows()); }
+  const Weight& rows() const override { return head_; }
   void top_k(Tensor hidden, int k, std::int32_t* ids, float* log_probs) override {
     backend_.head_top_k(ids, log_probs, k, hidden, head_, nullptr);
   }
@@ -29,7 +29,7 @@ class ListedHead final : public DraftHead {
     backend.upload(ids_.as<void>(), ids.data(), ids.size_bytes());
   }
 
-  int size() const override { return static_cast<int>(rows_->rows()); }
+  const Weight& rows() const override { return *rows_; }
   void top_k(Tensor hidden, int k, std::int32_t* ids, float* log_probs) override {
     backend_.head_top_k(ids, log_probs, k, hidden, *rows_, ids_.as<std::int32_t>());
   }

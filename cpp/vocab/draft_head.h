@@ -25,7 +25,8 @@ HeadSpec parse_head_spec(std::string_view text);
 class DraftHead {
  public:
   virtual ~DraftHead() = default;
-  virtual int size() const = 0;  // rows; k may not exceed it
+  virtual const Weight& rows() const = 0;  // (size, dim): what a step multiplies with
+  int size() const { return static_cast<int>(rows().rows()); }  // k may not exceed it
   // The k best tokens after each row of `hidden` (rows, dim): ids (rows, k), log-probabilities within the subset
   // (rows, k), best first, never above 0.
   virtual void top_k(Tensor hidden, int k, std::int32_t* ids, float* log_probs) = 0;

@@ -1,0 +1,68 @@
+// `frspec bench`.
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "base/error.h"
+#include "cli/arguments.h"
+#include "cli/commands.h"
+#include "cli/demo_pair.h"
+#include "cli/terminal.h"
+#include "engine/bench.h"
+#include "engine/bench_report.h"
+
+namespace frspec {
+
+int bench_command(std::span<char* const> arguments) {
+  BenchOptions bench;
+  std::optional<std::string> model, drafter, ranks;
+  std::string format = "md", cache = "f16";
+  Arguments options("frspec bench [-m TARGET] [-d DRAFTER] [OPTION...]",
+                    "Times passes of a model beside what the machine can do at best. Without -m: the demo pair.\n"
+                    "pp: tokens of a prompt; tg: tokens of a plain text; verify: nodes of a draft tree.");
+  options.text("-m, --model", "TARGET", model, "GGUF file of the target model");
+  options.text("-d, --drafter", "DRAFTER", drafter, "GGUF file of its drafter: times levels of its tree, too");
+  options.text("--ranks", "FILE", ranks, "token ranks; default: those in the drafter's file");
+  options.texts("--head", "POLICY,...", bench.heads, "heads of the drafter; default: full");
+  options.numbers("-p, --n-prompt", "N,...", bench.prompts, "pp: default 512");
+  options.numbers("-n, --n-gen", "N,...", bench.texts, "tg: default 128");
+  options.numbers("--n-verify", "N,...", bench.trees, "verify: default 1,2,4,8,16,32,64,128");
+  options.number("--n-depth", "N", bench.context, "tokens of context that stand before; default: 0");
+  options.number("-r, --repetitions", "N", bench.repetitions, "repetitions of each test; default: 5");
+  options.number("--synthetic-acceptance", "P", bench.synthetic_acceptance,
+                 "time whole texts in which a drafted node's best child is accepted with probability P");
+  options.number("-t, --threads", "THREADS", bench.engine.backend.threads, "CPU threads; default: one per core");
+  options.number("--tree-depth", "D", bench.engine.tree.depth, "depth of the draft tree");
+  options.number("--tree-branch", "K", bench.engine.tree.branch, "nodes expanded per level, and their children");
+  options.number("--tree-size", "N", bench.engine.tree.size, "nodes that are verified at once");
+  options.text("--cache-type", "f16|q8_0", cache, "type of the K/V cache; default: f16");
+  options.text("--device", "DEVICE", bench.engine.backend.device, "cpu or cuda; default: cpu");
+  options.text("-o, --output", "md|csv|json", format, "default: md");
+  if (!options.parse(arguments)) {
+    write_output(options.help());
+    return 0;
+  }
+  const BenchFormat as = parse_bench_format(format);
+  bench.engine.kv_type = parse_kv_type(cache);
+  if (model) {
+    bench.engine.target = *model;
+    bench.engine.drafter = drafter;
+  } else {
+    const DemoPair demo = find_demo_pair();
+    bench.engine.target = demo.target;
+    bench.engine.drafter = drafter ? std::filesystem::path(*drafter) : demo.drafter;
+  }
+  bench.engine.ranks = ranks;
+  catch_interrupt();
+  ProgressLine progress;
+  bench.on_test = [&](const std::string& test, int done, int total) {
+    if (interrupted()) throw Error("interrupted");
+    progress.show(concat("[", done + 1, "/", total, "] ", test));
+  };
+  const BenchReport report = run_bench(bench);
+  progress.clear();
+  write_output(format_bench(report, as));
+  return 0;
+}
+
+}  // namespace frspec

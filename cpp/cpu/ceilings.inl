@@ -1,0 +1,52 @@
+// What the machine can do at best: plain reading, and multiply-adds that wait for nothing.
+
+namespace {
+
+std::int32_t read(const std::byte* memory, std::int64_t bytes) {
+  Ints digest[4] = {};
+  constexpr std::int64_t kStep = 4 * static_cast<std::int64_t>(sizeof(Ints));
+  for (std::int64_t at = 0; at + kStep <= bytes; at += kStep) {
+    for (int i = 0; i < 4; ++i) digest[i] |= load_ints(memory + at + i * static_cast<std::int64_t>(sizeof(Ints)));
+  }
+  const Ints all = digest[0] | digest[1] | digest[2] | digest[3];
+  std::int32_t result = 0;
+  for (int lane = 0; lane < kLanes; ++lane) result |= all[lane];
+  return result;
+}
+
+// Twelve sums are in flight, enough to hide the latency of any of the instructions.
+template <int kMacsPerLane, class Vector, class Add>
+inline double burn_with(std::int64_t rounds, Vector start, Add&& add) {
+  constexpr int kSums = 12;
+  Vector sums[kSums];
+  for (int i = 0; i < kSums; ++i) sums[i] = start;
+  // Weights come from L1, one line for several sums, as in a product; the compiler cannot know them.
+  alignas(kLine) std::byte lines[4 * kLine] = {};
+  for (std::int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 4
+    for (int step = 0; step < 4; ++step) {
+      const Ints w = load_ints(lines + step * kLine);
+#pragma GCC unroll 12
+      for (int i = 0; i < kSums; ++i) sums[i] = add(sums[i], w);
+    }
+    asm volatile("" : : "r"(lines), "r"(sums) : "memory");
+  }
+  return static_cast<double>(rounds) * 4 * kSums * kLanes * kMacsPerLane;
+}
+
+double burn(Form form, std::int64_t rounds) {
+  const Ints x = splat_ints(0x01010101);
+  switch (form) {
+    case Form::Int8:
+      return burn_with<4>(rounds, Ints{}, [&](Ints sum, Ints w) { return dot_bytes(sum, w, x); });
+#if FRSPEC_BF16
+    case Form::Bf16:
+      return burn_with<2>(rounds, Floats{}, [&](Floats sum, Ints w) { return dot_bf16(sum, w, x); });
+#endif
+    default:
+      return burn_with<1>(rounds, Floats{},
+                          [&](Floats sum, Ints w) { return multiply_add(as_floats(w), as_floats(x), sum); });
+  }
+}
+
+}  // namespace

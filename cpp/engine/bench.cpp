@@ -1,0 +1,246 @@
+// Timing.
+#include "engine/bench.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <map>
+#include <numeric>
+
+#include "base/error.h"
+
+namespace frspec {
+namespace {
+
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::string processor_name() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.starts_with("model name")) return line.substr(std::min(line.size(), line.find(':') + 2));
+  }
+  return "unknown processor";
+}
+
+// Tokens without meaning: the time of a pass does not depend on them.
+std::vector<TokenId> some_tokens(int count, int vocab) {
+  std::vector<TokenId> tokens(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    tokens[i] = static_cast<TokenId>((i * 7919 + 104729) % static_cast<std::size_t>(vocab));
+  }
+  return tokens;
+}
+
+class Bench {
+ public:
+  explicit Bench(const BenchOptions& options)
+      : options_(options), engine_(engine_options(options)), backend_(engine_.backend()), target_(engine_.target()) {}
+
+  BenchReport run() {
+    BenchReport report;
+    describe(report);
+    announce("ceilings");
+    ceilings_ = report.ceilings = backend_.measure_ceilings();
+    fill_context();
+    for (const int tokens : options_.prompts) report.rows.push_back(prompt(tokens));
+    for (const int tokens : options_.texts) report.rows.push_back(text(tokens));
+    for (const int nodes : options_.trees) report.rows.push_back(verify(nodes));
+    if (engine_.has_drafter()) {
+      for (const std::string& head : options_.heads) {
+        engine_.set_head(head);
+        report.rows.push_back(level(head));
+        if (options_.synthetic_acceptance) report.rows.push_back(loop(head));
+      }
+    }
+    return report;
+  }
+
+  static int count_tests(const BenchOptions& o) {
+    const std::size_t heads = o.engine.drafter ? o.heads.size() * (o.synthetic_acceptance ? 2 : 1) : 0;
+    return static_cast<int>(1 + o.prompts.size() + o.texts.size() + o.trees.size() + heads);
+  }
+
+ private:
+  static EngineOptions engine_options(const BenchOptions& o) {
+    EngineOptions result = o.engine;
+    const auto largest = [](const std::vector<int>& v) { return v.empty() ? 1 : *std::max_element(v.begin(), v.end()); };
+    const int behind = std::max({largest(o.prompts), largest(o.texts), largest(o.trees)});
+    result.head = "full";
+    result.context = o.context + behind + 2;
+    // Every tree must fit a pass, as every prompt chunk does.
+    result.batch = std::max(result.batch, largest(o.trees));
+    return result;
+  }
+
+  void announce(const std::string& test) {
+    if (options_.on_test) options_.on_test(test, done_++, count_tests(options_));
+  }
+
+  void describe(BenchReport& report) const {
+    report.machine = processor_name();
+    report.device = backend_.description();
+    const auto file = GgufFile::open(options_.engine.target);
+    report.model = file->find("general.name") != nullptr ? std::string(file->get_string("general.name"))
+                                                         : options_.engine.target.filename().string();
+    report.context = options_.context;
+    report.synthetic_acceptance = options_.synthetic_acceptance;
+    std::map<std::string_view, std::size_t> bytes;
+    for (const Weight* w : target_.matrices()) {
+      bytes[dtype_name(w->type())] += w->bytes();
+      report.model_bytes += static_cast<std::int64_t>(w->bytes());
+      report.parameters += w->rows() * w->cols();
+    }
+    for (const auto& [type, size] : bytes) {
+      const auto share = static_cast<int>(std::lround(100.0 * static_cast<double>(size) / static_cast<double>(report.model_bytes)));
+      report.types += concat(report.types.empty() ? "" : ", ", type, " ", share, " %");
+    }
+  }
+
+  // The prefix that all tests stand behind.
+  void fill_context() {
+    const auto tokens = some_tokens(std::max(options_.context, 1), engine_.config().vocab);
+    (void)engine_.forward_tree(tokens, std::array<TokenId, 1>{0}, std::array<std::int32_t, 1>{-1});
+    prefix_ = static_cast<std::int32_t>(tokens.size());
+  }
+
+  template <class Work>
+  BenchRow timed(const std::string& test, int rows, int count, Work&& work) {
+    announce(test);
+    work();  // warm
+    std::vector<double> times;
+    for (int i = 0; i < options_.repetitions; ++i) times.push_back(1e3 * seconds_of(work) / count);
+    BenchRow row;
+    row.test = test;
+    row.rows = rows;
+    std::sort(times.begin(), times.end());
+    row.milliseconds = (times[(times.size() - 1) / 2] + times[times.size() / 2]) / 2;
+    const double mean = std::accumulate(times.begin(), times.end(), 0.0) / static_cast<double>(times.size());
+    for (const double t : times) row.deviation += (t - mean) * (t - mean) / static_cast<double>(times.size());
+    row.deviation = std::sqrt(row.deviation);
+    row.tokens_per_second = 1e3 * rows / row.milliseconds;
+    return row;
+  }
+
+  // The cost of a pass of `rows` rows through `weights`; `head_rows` of them reach the last one, the head.
+  void add_cost(BenchRow& row, const std::vector<const Weight*>& weights, int rows, int head_rows) const {
+    double seconds = 0.0;
+    for (const Weight* w : weights) {
+      const int count = w == weights.back() ? head_rows : rows;
+      const double macs = static_cast<double>(w->rows()) * static_cast<double>(w->cols()) * count;
+      row.bytes += static_cast<double>(w->bytes());
+      row.macs += macs;
+      seconds += macs / ceilings_.macs_per_second[static_cast<int>(backend_.arithmetic(w->type()))];
+    }
+    const double reading = row.bytes / ceilings_.bytes_per_second;
+    row.memory_bound = reading >= seconds;
+    row.floor_milliseconds = 1e3 * std::max(reading, seconds);
+  }
+
+  BenchRow prompt(int tokens) {
+    const auto ids = some_tokens(tokens, engine_.config().vocab);
+    BenchRow row = timed(concat("pp", tokens), tokens, 1, [&] { engine_.time_prompt(prefix_, ids); });
+    add_cost(row, target_.matrices(), tokens, 1);
+    return row;
+  }
+
+  BenchRow text(int tokens) {
+    BenchRow row = timed(concat("tg", tokens), 1, tokens, [&] {
+      for (int i = 0; i < tokens; ++i) engine_.time_tree(prefix_ + i, some_tokens(1, 2), std::array<std::int32_t, 1>{-1});
+    });
+    add_cost(row, target_.matrices(), 1, 1);
+    return row;
+  }
+
+  BenchRow verify(int nodes) {
+    const auto tokens = some_tokens(nodes, engine_.config().vocab);
+    std::vector<std::int32_t> parents(static_cast<std::size_t>(nodes), -1);
+    for (int i = 1; i < nodes; ++i) parents[static_cast<std::size_t>(i)] = (i - 1) / 2;
+    BenchRow row = timed(concat("verify ", nodes), nodes, 1, [&] { engine_.time_tree(prefix_, tokens, parents); });
+    add_cost(row, target_.matrices(), nodes, nodes);
+    return row;
+  }
+
+  BenchRow level(const std::string& head) {
+    const TreeShape& shape = options_.engine.tree;
+    const auto prompt = some_tokens(2, engine_.config().vocab);
+    const auto generation = engine_.begin(prompt, {.max_tokens = 1, .ignore_eos = true});
+    (void)generation->step();
+    BenchRow row = timed(concat("draft level, ", head), shape.branch, shape.levels(), [&] { engine_.time_draft(); });
+    add_cost(row, engine_.drafter()->matrices(), shape.branch, shape.branch);
+    return row;
+  }
+
+  // A text of the engine's own loop, plain and drafted, each behind the same prompt.
+  BenchRow loop(const std::string& head) {
+    const std::string test = concat("loop, ", head);
+    announce(test);
+    const int tokens = options_.texts.empty() ? 128 : options_.texts.front();
+    const auto prompt = some_tokens(std::max(options_.context, 2), engine_.config().vocab);
+    engine_.verifier().pretend(*options_.synthetic_acceptance);
+    std::vector<double> speeds, plain_speeds;
+    BenchRow row;
+    for (int i = 0; i <= options_.repetitions; ++i) {
+      for (const bool draft : {false, true}) {
+        GenerateOptions generate{.max_tokens = tokens, .ignore_eos = true, .draft = draft};
+        generate.sampling.seed = static_cast<std::uint64_t>(i);
+        const auto generation = engine_.begin(prompt, generate);
+        while (generation->finish_reason() == FinishReason::None) (void)generation->step();
+        if (i == 0) continue;  // warm
+        const Stats& stats = generation->stats();
+        (draft ? speeds : plain_speeds).push_back(stats.tokens_per_second());
+        if (draft) row.accepted_length += stats.accepted_length() / options_.repetitions;
+      }
+    }
+    engine_.verifier().pretend(-1.0f);
+    const auto median = [](std::vector<double> v) {
+      std::sort(v.begin(), v.end());
+      return (v[(v.size() - 1) / 2] + v[v.size() / 2]) / 2;
+    };
+    row.test = test;
+    row.rows = engine_.drafter()->max_tree_size();
+    row.tokens_per_second = median(speeds);
+    row.milliseconds = 1e3 * row.accepted_length / row.tokens_per_second;
+    row.speedup = row.tokens_per_second / median(plain_speeds);
+    return row;
+  }
+
+  const BenchOptions& options_;
+  Engine engine_;
+  Backend& backend_;
+  TargetModel& target_;
+  Ceilings ceilings_;
+  std::int32_t prefix_ = 0;
+  int done_ = 0;
+};
+
+void check(const BenchOptions& o) {
+  const auto positive = [](const char* what, const std::vector<int>& values, int most) {
+    for (const int v : values) {
+      if (v < 1 || v > most) fail(what, ": found ", v, ", expected 1 to ", most);
+    }
+  };
+  positive("prompt tokens", o.prompts, 1 << 20);
+  positive("generated tokens", o.texts, 1 << 20);
+  positive("tree nodes", o.trees, 4096);
+  positive("repetitions", {o.repetitions}, 1000);
+  if (o.context < 0) fail("context: found ", o.context, ", expected 0 or more");
+  if (o.synthetic_acceptance && !(*o.synthetic_acceptance >= 0.0f && *o.synthetic_acceptance <= 1.0f)) {
+    fail("synthetic acceptance: found ", *o.synthetic_acceptance, ", expected 0 to 1");
+  }
+  if (o.synthetic_acceptance && !o.engine.drafter) fail("synthetic acceptance: there is no drafter to accept from");
+}
+
+}  // namespace
+
+BenchReport run_bench(const BenchOptions& options) {
+  check(options);
+  return Bench(options).run();
+}
+
+}  // namespace frspec

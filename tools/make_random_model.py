@@ -1,0 +1,347 @@
+"""frspec-make-random-model: GGUF files of any shape and type with random weights, for timing.
+
+Such a model says nothing sensible, but it takes as long as a real one of its shape.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from .console import note, progress_bar, require, run
+from .eagle import ARCHITECTURE as EAGLE2
+from .fingerprint import vocabulary_fingerprint
+from .gguf_output import Encoded, Entry, OutputTensor, array, f32, string, u32, write_gguf
+from .random_blocks import block_elements, random_weights
+from .ranks_file import RANKS, Ranks
+from .target import open_gguf
+
+PROGRAM = "frspec-make-random-model"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The hyper-parameters of a published model."""
+
+    architecture: str
+    layers: int
+    hidden: int
+    feed_forward: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    context: int
+    rope_base: float
+    tied: bool = False
+    epsilon: float = 1e-5
+    rope_factors: bool = False  # Llama 3.1's and later: a tensor rope_freqs
+    qkv_bias: bool = False
+    qk_norm: bool = False
+
+
+# fmt: off
+SHAPES = {
+    "tiny": Shape("llama", 2, 256, 512, 4, 2, 64, 2048, 1e4),
+    "llama3.2-1b": Shape("llama", 16, 2048, 8192, 32, 8, 64, 131072, 5e5, tied=True, rope_factors=True),
+    "llama3.2-3b": Shape("llama", 28, 3072, 8192, 24, 8, 128, 131072, 5e5, tied=True, rope_factors=True),
+    "llama3-8b": Shape("llama", 32, 4096, 14336, 32, 8, 128, 8192, 5e5),
+    "mistral-7b": Shape("llama", 32, 4096, 14336, 32, 8, 128, 32768, 1e6),
+    "qwen2.5-0.5b": Shape("qwen2", 24, 896, 4864, 14, 2, 64, 32768, 1e6, tied=True, epsilon=1e-6, qkv_bias=True),
+    "qwen2.5-7b": Shape("qwen2", 28, 3584, 18944, 28, 4, 128, 32768, 1e6, epsilon=1e-6, qkv_bias=True),
+    "qwen3-0.6b": Shape("qwen3", 28, 1024, 3072, 16, 8, 128, 40960, 1e6, tied=True, epsilon=1e-6, qk_norm=True),
+    "qwen3-4b": Shape("qwen3", 36, 2560, 9728, 32, 8, 128, 40960, 1e6, tied=True, epsilon=1e-6, qk_norm=True),
+    "qwen3-8b": Shape("qwen3", 36, 4096, 12288, 32, 8, 128, 40960, 1e6, epsilon=1e-6, qk_norm=True),
+}
+# Option -> the type of most matrices, llama.cpp's number of such a file (general.file_type).
+TYPES = {
+    "f32": ("F32", 0), "f16": ("F16", 1), "bf16": ("BF16", 32), "q8_0": ("Q8_0", 7),
+    "q4_0": ("Q4_0", 2), "q4_1": ("Q4_1", 3), "q5_0": ("Q5_0", 8), "q5_1": ("Q5_1", 9),
+    "q4_k": ("Q4_K", 14), "q5_k": ("Q5_K", 16), "q6_k": ("Q6_K", 18),
+    "q4_k_m": ("Q4_K", 15), "q5_k_m": ("Q5_K", 17),
+}
+# fmt: on
+# Those whose head llama.cpp's quantizer stores in Q6_K.
+_BETTER_HEAD = ("q4_0", "q4_1", "q5_0", "q5_1", "q4_k_m", "q5_k_m")
+# What llama.cpp's quantizer takes for rows that are no multiple of a type's block.
+_FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+
+
+def use_more_bits(layer: int, layers: int) -> bool:
+    """llama.cpp's rule for the layers whose attn_v and ffn_down a mix stores in Q6_K."""
+    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+
+
+def matrix_type(option: str, name: str, cols: int, shape: Shape) -> str:
+    """The GGUF type of a matrix, as llama.cpp's quantizer chooses it for a file of type `option`."""
+    kind = TYPES[option][0]
+    part = name.split(".")[-2]
+    if option in _BETTER_HEAD and part == ("token_embd" if shape.tied else "output"):
+        kind = "Q6_K"
+    mixed = option in ("q4_k_m", "q5_k_m") and part in ("attn_v", "ffn_down")
+    if mixed and use_more_bits(int(name.split(".")[1]), shape.layers):
+        kind = "Q6_K"
+    if cols % block_elements(kind):
+        kind = _FALLBACK.get(kind, "F16")
+    return "F16" if cols % block_elements(kind) else kind
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """The tokenizer's metadata and the number of its tokens."""
+
+    entries: list[Entry]
+    tokens: list[str]
+
+
+def read_vocabulary(path: Path, size: int | None = None) -> Vocabulary:
+    """The tokenizer of a GGUF file, padded with unused tokens to `size`; raises ValueError naming the file."""
+    entries = []
+    for name, field in open_gguf(path).fields.items():
+        if name.startswith("tokenizer."):
+            kinds = [kind.name for kind in field.types]
+            entries.append(Entry(name, field.contents(), kinds[0], kinds[-1] if kinds[0] == "ARRAY" else None))
+    by_key = {entry.key: entry for entry in entries}
+    found = by_key.get("tokenizer.ggml.tokens")
+    if found is None or not found.value:
+        raise ValueError(f"{path}: has no tokenizer (key 'tokenizer.ggml.tokens')")
+    tokens = list(found.value)
+    missing = (size or len(tokens)) - len(tokens)
+    if missing < 0:
+        raise ValueError(f"--vocab-size: found {size}, expected at least {len(tokens)}, the tokens of {path}")
+    padding: dict[str, list[object]] = {
+        "tokenizer.ggml.tokens": [f"[PAD{len(tokens) + i}]" for i in range(missing)],
+        "tokenizer.ggml.scores": [0.0] * missing,
+        "tokenizer.ggml.token_type": [5] * missing,  # unused
+    }
+    for key, more in padding.items():
+        if key in by_key:
+            entry = by_key[key]
+            entries[entries.index(entry)] = dataclasses.replace(entry, value=[*entry.value, *more])
+    return Vocabulary(entries, [*tokens, *(str(token) for token in padding["tokenizer.ggml.tokens"])])
+
+
+def _sizes(shape: Shape, arch: str, vocabulary: int) -> list[Entry]:
+    return [
+        u32(f"{arch}.block_count", shape.layers),
+        u32(f"{arch}.context_length", shape.context),
+        u32(f"{arch}.embedding_length", shape.hidden),
+        u32(f"{arch}.feed_forward_length", shape.feed_forward),
+        u32(f"{arch}.attention.head_count", shape.heads),
+        u32(f"{arch}.attention.head_count_kv", shape.kv_heads),
+        u32(f"{arch}.attention.key_length", shape.head_dim),
+        u32(f"{arch}.attention.value_length", shape.head_dim),
+        f32(f"{arch}.attention.layer_norm_rms_epsilon", shape.epsilon),
+        f32(f"{arch}.rope.freq_base", shape.rope_base),
+        u32(f"{arch}.rope.dimension_count", shape.head_dim),
+        u32(f"{arch}.vocab_size", vocabulary),
+    ]
+
+
+class _Maker:
+    """Makes the tensors of one file, in order, from one generator."""
+
+    def __init__(self, shape: Shape, option: str, seed: int) -> None:
+        self.shape, self.option = shape, option
+        self.rng = np.random.default_rng(seed)
+
+    def matrix(self, name: str, rows: int, cols: int, gain: float = 1.0) -> OutputTensor:
+        kind = matrix_type(self.option, name, cols, self.shape)
+        make = partial(random_weights, kind, rows, cols, gain / math.sqrt(cols), self.rng)
+        return OutputTensor(name, encoded=Encoded(kind, (rows, cols), make))
+
+    def vector(self, name: str, size: int, sigma: float = 0.0) -> OutputTensor:
+        """Ones, or, given `sigma`, a bias."""
+        values = self.rng.standard_normal(size) * sigma if sigma else np.ones(size)
+        return OutputTensor(name, values=values.astype(np.float32))
+
+    def layer(self, index: int, attention_norm: bool = True) -> Iterator[OutputTensor]:
+        s, name = self.shape, f"blk.{index}."
+        q_rows, kv_rows = s.heads * s.head_dim, s.kv_heads * s.head_dim
+        back = 1 / math.sqrt(2 * s.layers)  # what returns to the residual stream, so that it does not explode
+        if attention_norm:
+            yield self.vector(f"{name}attn_norm.weight", s.hidden)
+        for part, rows in (("attn_q", q_rows), ("attn_k", kv_rows), ("attn_v", kv_rows)):
+            yield self.matrix(f"{name}{part}.weight", rows, s.hidden)
+            if s.qkv_bias:
+                yield self.vector(f"{name}{part}.bias", rows, 0.1)
+        if s.qk_norm:
+            yield self.vector(f"{name}attn_q_norm.weight", s.head_dim)
+            yield self.vector(f"{name}attn_k_norm.weight", s.head_dim)
+        yield self.matrix(f"{name}attn_output.weight", s.hidden, q_rows, back)
+        yield self.vector(f"{name}ffn_norm.weight", s.hidden)
+        yield self.matrix(f"{name}ffn_gate.weight", s.feed_forward, s.hidden)
+        yield self.matrix(f"{name}ffn_up.weight", s.feed_forward, s.hidden)
+        yield self.matrix(f"{name}ffn_down.weight", s.hidden, s.feed_forward, back)
+
+    def rope_factors(self) -> Iterator[OutputTensor]:
+        """Llama 3.2's, by its published rule: factor 32, between 1 and 4 turns within 8192 positions."""
+        if not self.shape.rope_factors:
+            return
+        half = self.shape.head_dim // 2
+        lengths = 2 * np.pi * self.shape.rope_base ** (np.arange(half) / half)
+        turns = 8192 / lengths
+        smooth = np.clip((turns - 1) / 3, 0, 1)
+        yield OutputTensor("rope_freqs.weight", values=(1 / ((1 - smooth) / 32 + smooth)).astype(np.float32))
+
+
+def _target_tensors(shape: Shape, option: str, vocabulary: int, seed: int) -> Iterator[OutputTensor]:
+    maker = _Maker(shape, option, seed)
+    yield maker.matrix("token_embd.weight", vocabulary, shape.hidden)
+    yield from maker.rope_factors()
+    for layer in range(shape.layers):
+        yield from maker.layer(layer)
+    yield maker.vector("output_norm.weight", shape.hidden)
+    if not shape.tied:
+        yield maker.matrix("output.weight", vocabulary, shape.hidden)
+
+
+def _drafter_tensors(shape: Shape, option: str, ranks: np.ndarray, seed: int) -> Iterator[OutputTensor]:
+    maker = _Maker(dataclasses.replace(shape, layers=1, tied=False), option, seed + 1)
+    yield maker.matrix("fc.weight", shape.hidden, 2 * shape.hidden)
+    yield from maker.rope_factors()
+    yield from maker.layer(0, attention_norm=False)
+    yield OutputTensor(RANKS, values=ranks.astype("<i4"))
+
+
+def _general(name: str, option: str) -> list[Entry]:
+    gguf = require("gguf", PROGRAM)
+    return [
+        string("general.type", "model"),
+        string("general.name", name),
+        u32("general.file_type", TYPES[option][1]),
+        u32("general.quantization_version", gguf.GGML_QUANT_VERSION),
+        array("general.tags", ["random-weights"], "STRING"),
+    ]
+
+
+def _write(
+    path: Path, arch: str, entries: list[Entry], make: Callable[[], Iterator[OutputTensor]], quiet: bool
+) -> None:
+    gguf = require("gguf", PROGRAM)
+    tensors = list(make())
+    total = 0
+    for tensor in tensors:
+        if tensor.encoded is not None:
+            elements, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[tensor.encoded.kind]]
+            total += math.prod(tensor.shape) // elements * size
+    with progress_bar(total, path.name, quiet) as bar:
+        write_gguf(path, arch, entries, tensors, advance=bar.update)
+
+
+def make_random_model(
+    output: Path,
+    shape: str | Shape,
+    type: str,  # noqa: A002 - named as the option
+    vocab: Path,
+    vocab_size: int | None = None,
+    eagle2: Path | None = None,
+    drafter_type: str | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> None:
+    """Writes a model with random weights to `output`, and with `eagle2` a drafter for it.
+
+    Args:
+        output: the GGUF file to write; an existing one is replaced once the new one is complete.
+        shape: a key of SHAPES, or a Shape.
+        type: a key of TYPES: one type for all matrices, or one of llama.cpp's mixes.
+        vocab: a GGUF file whose tokenizer the model takes; its tokens make the size of the vocabulary.
+        vocab_size: pads the vocabulary with unused tokens.
+        eagle2: where to write an EAGLE-2 drafter of the same shape, with token ranks in the order of ids.
+        drafter_type: its type; default: `type`.
+        seed: the same seed gives the same files.
+        quiet: show no progress bar.
+
+    Raises:
+        FileNotFoundError: the vocabulary is missing.
+        ValueError: an argument does not fit, or a file is damaged; the message names it.
+        OSError: a file cannot be written. Nothing is left behind then.
+    """
+    name = shape if isinstance(shape, str) else "custom"
+    if isinstance(shape, str):
+        if shape not in SHAPES:
+            raise ValueError(f"found shape {shape!r}, expected one of {', '.join(SHAPES)}")
+        shape = SHAPES[shape]
+    for option in (type, drafter_type or type):
+        if option not in TYPES:
+            raise ValueError(f"found type {option!r}, expected one of {', '.join(TYPES)}")
+    for path in filter(None, (output, eagle2)):
+        if path.exists() and vocab.exists() and path.samefile(vocab):
+            raise ValueError(f"{path}: is the vocabulary's file, expected another one to write")
+    if eagle2 is not None and eagle2.resolve() == output.resolve():
+        raise ValueError(f"{eagle2}: is the model's own file, expected another one for the drafter")
+    vocabulary = read_vocabulary(vocab, vocab_size)
+    size = len(vocabulary.tokens)
+    entries = [*_general(f"{name} {type} random", type), *_sizes(shape, shape.architecture, size), *vocabulary.entries]
+    _write(output, shape.architecture, entries, partial(_target_tensors, shape, type, size, seed), quiet)
+    if eagle2 is None:
+        return
+    of_drafter = drafter_type or type
+    ranks = Ranks(np.arange(size), size, vocabulary_fingerprint(vocabulary.tokens), source="random")
+    single = dataclasses.replace(shape, layers=1)
+    entries = [
+        *_general(f"{name} EAGLE-2 {of_drafter} random", of_drafter),
+        *_sizes(single, EAGLE2, size),
+        u32(f"{EAGLE2}.target_hidden_size", shape.hidden),
+        *vocabulary.entries,
+        *ranks.entries(),
+    ]
+    # The drafter is a Llama block, whatever the target is.
+    plain = dataclasses.replace(single, qkv_bias=False, qk_norm=False)
+    _write(eagle2, EAGLE2, entries, partial(_drafter_tensors, plain, of_drafter, ranks.tokens, seed), quiet)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of frspec-make-random-model."""
+    result = argparse.ArgumentParser(
+        prog=PROGRAM, description="Write a GGUF model of any shape and type with random weights, for timing."
+    )
+    result.add_argument("output", type=Path, metavar="OUTPUT.gguf", help="the file to write")
+    result.add_argument("--shape", choices=list(SHAPES), required=True, help="the model whose shape is taken")
+    result.add_argument("--type", choices=list(TYPES), default="q8_0", help="type of matrices (default: q8_0)")
+    result.add_argument("--vocab", type=Path, required=True, metavar="FILE.gguf", help="GGUF file with a tokenizer")
+    result.add_argument("--vocab-size", type=int, metavar="N", help="pad the vocabulary with unused tokens")
+    result.add_argument("--layers", type=int, metavar="N", help="other than the shape's number of layers")
+    result.add_argument("--eagle2", type=Path, metavar="DRAFTER.gguf", help="write an EAGLE-2 drafter, too")
+    result.add_argument("--drafter-type", choices=list(TYPES), help="type of the drafter (default: that of the model)")
+    result.add_argument("--seed", type=int, default=0, help="of the random weights (default: 0)")
+    result.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the tool; returns the exit code: 0, 1 for an error, 130 for Ctrl-C."""
+    options = parser().parse_args(arguments)
+
+    def command() -> None:
+        shape = SHAPES[options.shape]
+        if options.layers is not None:
+            if options.layers < 1:
+                raise ValueError(f"--layers: found {options.layers}, expected at least 1")
+            shape = dataclasses.replace(shape, layers=options.layers)
+        make_random_model(
+            options.output,
+            shape,
+            options.type,
+            options.vocab,
+            options.vocab_size,
+            options.eagle2,
+            options.drafter_type,
+            options.seed,
+            options.quiet,
+        )
+        if not options.quiet:
+            note(f"{PROGRAM}: wrote {options.output}{f' and {options.eagle2}' if options.eagle2 else ''}")
+
+    return run(PROGRAM, command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
