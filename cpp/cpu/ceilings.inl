@@ -29,8 +29,12 @@ inline double burn_with(std::int64_t rounds, Vector start, Add&& add) {
 #pragma GCC unroll 12
       for (int i = 0; i < kSums; ++i) sums[i] = add(sums[i], w);
     }
-    asm volatile("" : : "r"(lines), "r"(sums) : "memory");
+    asm volatile("" : "+m"(lines));
   }
+  Vector all = sums[0];
+#pragma GCC unroll 12
+  for (int i = 1; i < kSums; ++i) all += sums[i];
+  asm volatile("" : : "m"(all));
   return static_cast<double>(rounds) * 4 * kSums * kLanes * kMacsPerLane;
 }
 

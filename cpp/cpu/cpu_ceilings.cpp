@@ -1,5 +1,7 @@
 // CPU backend: measuring what the machine can do.
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <chrono>
 #include <functional>
 
@@ -9,12 +11,17 @@ namespace frspec::cpu {
 namespace {
 
 constexpr std::int64_t kReadBytes = std::int64_t{1} << 30;  // far more than caches hold
-constexpr int kRepeats = 5;                                 // the best one counts: what disturbs only slows down
+constexpr int kRepeats = 9;                                 // the median counts, as it does for what is compared
 
-double seconds_of(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+double median_seconds(const std::function<void()>& work) {
+  std::array<double, kRepeats> times;
+  for (double& time : times) {
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    time = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  std::sort(times.begin(), times.end());
+  return times[kRepeats / 2];
 }
 
 }  // namespace
@@ -32,27 +39,21 @@ Ceilings CpuBackend::measure_ceilings() {
     std::fill(bytes + begin * kPiece, bytes + end * kPiece, std::byte{1});  // pages exist once they are written
   });
   std::atomic<std::int32_t> digest{0};
-  for (int repeat = 0; repeat < kRepeats; ++repeat) {
-    const double seconds = seconds_of([&] {
-      pool_.parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end, int) {
-        digest.fetch_or(kernels_.read(bytes + begin * kPiece, (end - begin) * kPiece), std::memory_order_relaxed);
-      });
+  result.bytes_per_second = static_cast<double>(kReadBytes) / median_seconds([&] {
+    pool_.parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end, int) {
+      digest.fetch_or(kernels_.read(bytes + begin * kPiece, (end - begin) * kPiece), std::memory_order_relaxed);
     });
-    result.bytes_per_second = std::max(result.bytes_per_second, static_cast<double>(kReadBytes) / seconds);
-  }
+  });
   for (const Form form : {Form::Int8, Form::Bf16, Form::F32}) {
     constexpr std::int64_t kRounds = 200000;
-    double& best = result.macs_per_second[static_cast<int>(form)];
-    for (int repeat = 0; repeat < kRepeats; ++repeat) {
-      double macs = 0.0;
-      const double seconds = seconds_of([&] {
-        pool_.parallel_for(threads, 1, [&](std::int64_t, std::int64_t, int worker) {
-          const double done = kernels_.burn(form, kRounds);
-          if (worker == 0) macs = done;
-        });
+    double macs = 0.0;  // of the caller's share; the others do as much
+    const double seconds = median_seconds([&] {
+      pool_.parallel_for(threads, 1, [&](std::int64_t, std::int64_t, int worker) {
+        const double done = kernels_.burn(form, kRounds);
+        if (worker == 0) macs = done;
       });
-      best = std::max(best, macs * static_cast<double>(threads) / seconds);
-    }
+    });
+    result.macs_per_second[static_cast<int>(form)] = macs * static_cast<double>(threads) / seconds;
   }
   return result;
 }

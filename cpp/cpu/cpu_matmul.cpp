@@ -36,7 +36,10 @@ PanelProduct product_of(const CpuWeight& weight, std::int64_t first, const Activ
   product.cols = weight.cols();
   product.n_count = static_cast<int>(std::min(kPair, weight.rows() - first));
   product.panel_count = (product.n_count + kPanel - 1) / kPanel;
-  for (int i = 0; i < product.panel_count; ++i) product.panels[i] = weight.panel(first / kPanel + i);
+  for (int i = 0; i < product.panel_count; ++i) {
+    product.panels[i] = weight.panel(first / kPanel + i);
+    product.next[i] = weight.panel(first / kPanel + kMaxPanels + i);
+  }
   product.x = x;
   return product;
 }

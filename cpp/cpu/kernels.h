@@ -46,6 +46,7 @@ struct PanelProduct {
   DType type = DType::F32;
   std::int64_t cols = 0;  // elements of k
   const std::byte* panels[kMaxPanels] = {};
+  const std::byte* next[kMaxPanels] = {};  // what will be multiplied next, perhaps: only fetched into cache
   int panel_count = 0;
   int n_count = 0;  // rows of the panels that exist
   Activations x;    // in form(type)

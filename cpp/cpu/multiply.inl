@@ -106,8 +106,23 @@ inline std::int32_t word_at(const std::int8_t* p) {
   return word;
 }
 
+// What the next group of a panel is: fetched into cache while this one is multiplied, a part with each tile, so that
+// memory is busy all the time and not only while the first tile waits for it.
+struct Ahead {
+  const std::byte* at[kMaxPanels];
+  std::int64_t lines;  // per piece of a tile: a block of 32 elements, or 16 lines of floats
+
+  template <int kPanels>
+  void fetch(std::int64_t piece) const {
+    for (std::int64_t line = piece * lines; line < (piece + 1) * lines; ++line) {
+      for (int p = 0; p < kPanels; ++p) __builtin_prefetch(at[p] + line * kLine, 0, 3);
+    }
+  }
+};
+
 template <DType kType, int M, int V>
-void int8_tile(const Unpacked* panels, const std::byte* x, std::int64_t row_stride, std::int64_t blocks, float* sums) {
+void int8_tile(const Unpacked* panels, const std::byte* x, std::int64_t row_stride, std::int64_t blocks, float* sums,
+               const Ahead& ahead) {
   using F = Format<kType>;
   constexpr bool kOffset = kUnsignedCodes && !F::kMinima;
   constexpr int kParts = F::kHalfBlocks ? 2 : 1;
@@ -120,6 +135,7 @@ void int8_tile(const Unpacked* panels, const std::byte* x, std::int64_t row_stri
     const std::int64_t last = first + kPerScale < blocks ? first + kPerScale : blocks;
     Floats partial[M][V] = {};
     for (std::int64_t b = first * kParts; b < last * kParts; ++b) {
+      if (b % kParts == 0) ahead.fetch<V / kPanelVectors>(b / kParts);
       Ints dots[M][V];
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
@@ -170,10 +186,12 @@ void int8_tile(const Unpacked* panels, const std::byte* x, std::int64_t row_stri
   }
 }
 
+constexpr std::int64_t kStepsPerPiece = 16;
+
 // `steps` lines of panels that are 64 bytes apart; `Step` adds what one line and 4 bytes of x give to a sum.
 template <class Step, int M, int V>
 void float_tile(const std::byte* const* panels, const std::byte* x, std::int64_t row_stride, std::int64_t steps,
-                float* sums) {
+                float* sums, const Ahead& ahead) {
   Floats totals[M][V];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
@@ -181,6 +199,7 @@ void float_tile(const std::byte* const* panels, const std::byte* x, std::int64_t
     for (int v = 0; v < V; ++v) totals[m][v] = load(sums + m * kSumStride + v * kLanes);
   }
   for (std::int64_t s = 0; s < steps; ++s) {
+    if (s % kStepsPerPiece == 0) ahead.fetch<V / kPanelVectors>(s / kStepsPerPiece);
     Ints w[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
@@ -221,23 +240,28 @@ using Bf16Step = F32Step;  // of weights widened to f32
 
 // Splits `rows` rows into tiles of nearly equal height, at most kTileRows, and calls tile.operator()<M>(first row).
 template <int M = kTileRows, class Tile>
-inline void call_tile(int rows, std::int64_t first, Tile&& tile) {
+inline void call_tile(int rows, std::int64_t first, const Ahead& ahead, Tile&& tile) {
   if constexpr (M > 0) {
     if (rows == M) {
-      tile.template operator()<M>(first);
+      tile.template operator()<M>(first, ahead);
     } else {
-      call_tile<M - 1>(rows, first, tile);
+      call_tile<M - 1>(rows, first, ahead, tile);
     }
   }
 }
 
+// `next` is where the next group of each panel begins, `lines` how long it is, `pieces` those of one tile.
 template <class Tile>
-inline void for_each_tile(std::int64_t rows, Tile&& tile) {
+inline void for_each_tile(std::int64_t rows, const std::byte* const* next, std::int64_t lines, std::int64_t pieces,
+                          Tile&& tile) {
   const std::int64_t count = (rows + kTileRows - 1) / kTileRows;
+  // Rounded up: the last tiles may fetch a little of what comes after.
+  const std::int64_t per_piece = (lines + count * pieces - 1) / (count * pieces);
   std::int64_t first = 0;
   for (std::int64_t t = 0; t < count; ++t) {
-    const std::int64_t last = (t + 1) * rows / count;
-    call_tile(static_cast<int>(last - first), first, tile);
+    const std::int64_t last = (t + 1) * rows / count, skipped = t * pieces * per_piece * kLine;
+    const Ahead ahead{{next[0] + skipped, next[1] + skipped}, per_piece};
+    call_tile(static_cast<int>(last - first), first, ahead, tile);
     first = last;
   }
 }
@@ -274,9 +298,12 @@ void int8_block(const PanelProduct& p, const Activations& x, const ProductScratc
                               scratch.scales + i * 16 * kPanel, scratch.minima + i * 8 * kPanel);
     }
     const std::byte* rows = x.data + g * x.group_stride;
-    for_each_tile(x.rows, [&]<int M>(std::int64_t m) {
+    const bool is_last = (g + 1) * kFull >= blocks;
+    const std::byte* next[kMaxPanels] = {};
+    for (int i = 0; i < kPanels; ++i) next[i] = is_last ? p.next[i] : p.panels[i] + (g + 1) * group_bytes;
+    for_each_tile(x.rows, next, group_bytes / kLine, kFull, [&]<int M>(std::int64_t m, const Ahead& part) {
       int8_tile<kType, M, kPanels * kPanelVectors>(panels, rows + m * x.row_stride, x.row_stride, count,
-                                                   scratch.sums + m * kSumStride);
+                                                   scratch.sums + m * kSumStride, part);
     });
   }
 }
@@ -318,9 +345,15 @@ void float_block(const PanelProduct& p, const Activations& x, const ProductScrat
       }
     }
     const std::byte* rows = x.data + g * x.group_stride;
-    for_each_tile(x.rows, [&]<int M>(std::int64_t m) {
+    const bool is_last = first + kLinesPerGroup >= all;
+    const std::byte* next[kMaxPanels] = {};
+    for (int i = 0; i < kPanels; ++i) {
+      next[i] = is_last ? p.next[i] : p.panels[i] + (first + kLinesPerGroup) * kLine;
+    }
+    const std::int64_t steps = kWiden ? 2 * count : count;
+    for_each_tile(x.rows, next, kLinesPerGroup, (steps + kStepsPerPiece - 1) / kStepsPerPiece, [&]<int M>(std::int64_t m, const Ahead& part) {
       float_tile<Step, M, kPanels * kPanelVectors>(panels, rows + m * x.row_stride, x.row_stride,
-                                                   kWiden ? 2 * count : count, scratch.sums + m * kSumStride);
+                                                   steps, scratch.sums + m * kSumStride, part);
     });
   }
 }
@@ -381,6 +414,7 @@ void multiply(const PanelProduct& p) {
       ProductScratch half = scratch;
       for (int i = 0; i < p.panel_count; ++i) {
         one.panels[0] = p.panels[i];
+        one.next[0] = p.next[i];
         half.sums = scratch.sums + i * kPanel;
         multiply_block<1>(one, x, half);
       }

@@ -78,8 +78,14 @@ inline void unrolled(Step&& step) {
   }
 }
 
-inline void load_halves(float* out, const std::byte* halves) {
-  for (int i = 0; i < kPanel; i += kLanes) store(out + i, load_half(halves + 2 * i));
+using SmallUnsigned = std::uint8_t __attribute__((vector_size(kLanes)));
+
+// kLanes whole numbers of 8 bits: Narrow is SmallInts or SmallUnsigned.
+template <class Narrow>
+inline Floats load_numbers(const std::byte* p) {
+  Narrow v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(__builtin_convertvector(v, Ints), Floats);
 }
 
 // Q4_0, Q4_1, Q5_0, Q5_1: low nibbles are the first four dwords of a block, high nibbles the last four.
@@ -129,33 +135,25 @@ template <DType kType>
 inline void unpack_scales(const std::byte* header, std::int64_t blocks, float* scales, float* minima) {
   using F = Format<kType>;
   constexpr float kUnshift = 1.0f / (1 << F::kShift);
-  if constexpr (!F::kSuper) {
-    for (std::int64_t b = 0; b < blocks; ++b) {
-      load_halves(scales + b * kPanel, header + 2 * b * kPanel);
-      if constexpr (F::kShift != 0) {
-        for (int i = 0; i < kPanel; ++i) scales[b * kPanel + i] *= kUnshift;
+  for (int i = 0; i < kPanel; i += kLanes) {
+    const auto halves = [&](std::int64_t run) { return load_half(header + 2 * (run * kPanel + i)); };
+    if constexpr (!F::kSuper) {
+      for (std::int64_t b = 0; b < blocks; ++b) {
+        store(scales + b * kPanel + i, halves(b) * kUnshift);
+        if constexpr (F::kMinima) store(minima + b * kPanel + i, halves(blocks + b));
       }
-      if constexpr (F::kMinima) load_halves(minima + b * kPanel, header + 2 * (blocks + b) * kPanel);
-    }
-  } else {
-    float scale[kPanel], minimum[kPanel];
-    load_halves(scale, header);
-    if constexpr (F::kMinima) {
-      load_halves(minimum, header + 2 * kPanel);
-      const auto* whole = reinterpret_cast<const std::uint8_t*>(header + 4 * kPanel);
+    } else if constexpr (F::kMinima) {
+      const Floats scale = halves(0), minimum = -halves(1);
+      const std::byte* whole = header + 4 * kPanel + i;
       for (int b = 0; b < 8; ++b) {
-        for (int i = 0; i < kPanel; ++i) {
-          scales[b * kPanel + i] = scale[i] * static_cast<float>(whole[b * kPanel + i]);
-          minima[b * kPanel + i] = -minimum[i] * static_cast<float>(whole[(8 + b) * kPanel + i]);
-        }
+        store(scales + b * kPanel + i, scale * load_numbers<SmallUnsigned>(whole + b * kPanel));
+        store(minima + b * kPanel + i, minimum * load_numbers<SmallUnsigned>(whole + (8 + b) * kPanel));
       }
     } else {
-      const auto* whole = reinterpret_cast<const std::int8_t*>(header + 2 * kPanel);
-      for (int i = 0; i < kPanel; ++i) scale[i] *= kUnshift;
+      const Floats scale = halves(0) * kUnshift;
+      const std::byte* whole = header + 2 * kPanel + i;
       for (int b = 0; b < 16; ++b) {
-        for (int i = 0; i < kPanel; ++i) {
-          scales[b * kPanel + i] = scale[i] * static_cast<float>(whole[b * kPanel + i]);
-        }
+        store(scales + b * kPanel + i, scale * load_numbers<SmallInts>(whole + b * kPanel));
       }
     }
   }
