@@ -16,10 +16,10 @@ template <bool kInt8>
 inline void load_key_run(float* out, const HeadCache& keys, std::int64_t panel, int head_dim, int d) {
   if constexpr (kInt8) {
     const auto* codes = reinterpret_cast<const std::int8_t*>(keys.data) + (panel * head_dim + d) * kPanel;
-    float scale[kPanel];
     const std::int64_t block = panel * (head_dim / kKvBlock) + d / kKvBlock;
-    for (int i = 0; i < kPanel; i += kLanes) store(scale + i, load_half(keys.scales + 2 * (block * kPanel + i)));
-    for (int i = 0; i < kPanel; ++i) out[i] = scale[i] * static_cast<float>(codes[i]);
+    for (int i = 0; i < kPanel; i += kLanes) {
+      store(out + i, load_half(keys.scales + 2 * (block * kPanel + i)) * load_signed(codes + i));
+    }
   } else {
     const std::byte* run = keys.data + 2 * (panel * head_dim + d) * kPanel;
     for (int i = 0; i < kPanel; i += kLanes) store(out + i, load_half(run + 2 * i));
@@ -63,7 +63,7 @@ inline void load_value(float* out, const HeadCache& values, std::int64_t slot, i
       std::uint16_t half;
       __builtin_memcpy(&half, values.scales + 2 * ((slot * head_dim + first) / kKvBlock), 2);
       const float scale = one_half(half);
-      for (int i = 0; i < kKvBlock; ++i) out[first + i] = scale * static_cast<float>(codes[first + i]);
+      for (int i = 0; i < kKvBlock; i += kLanes) store(out + first + i, load_signed(codes + first + i) * scale);
     }
   } else {
     const std::byte* row = values.data + 2 * slot * head_dim;

@@ -24,4 +24,20 @@ inline Floats low_half(Ints v) {
   return _mm256_cvtph_ps(_mm256_castsi256_si128(packed));
 }
 
+inline Floats load_unsigned(const void* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))));
+}
+
+inline Floats load_signed(const void* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))));
+}
+
+// Of numbers that fit.
+inline void store_signed(void* p, Ints v) {
+  const __m256i words = _mm256_packs_epi32(reinterpret_cast<__m256i>(v), reinterpret_cast<__m256i>(v));
+  const __m256i bytes = _mm256_packs_epi16(words, words);
+  const __m128i both = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+  _mm_storel_epi64(static_cast<__m128i*>(p), both);
+}
+
 }  // namespace

@@ -21,6 +21,18 @@ inline float one_half(std::uint16_t bits) { return _cvtsh_ss(bits); }
 
 inline Floats low_half(Ints v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(v))); }
 
+inline Floats load_unsigned(const void* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
+}
+
+inline Floats load_signed(const void* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
+}
+
+inline void store_signed(void* p, Ints v) {
+  _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(v)));
+}
+
 // w: unsigned bytes, x: signed ones.
 inline Ints dot_bytes(Ints sum, Ints w, Ints x) {
   return reinterpret_cast<Ints>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(w),

@@ -19,7 +19,8 @@ template <int kMacsPerLane, class Vector, class Add>
 inline double burn_with(std::int64_t rounds, Vector start, Add&& add) {
   constexpr int kSums = 12;
   Vector sums[kSums];
-  for (int i = 0; i < kSums; ++i) sums[i] = start;
+#pragma GCC unroll 12
+  for (int i = 0; i < kSums; ++i) sums[i] = start + static_cast<decltype(start[0] + 0)>(i);  // else all are one
   // Weights come from L1, one line for several sums, as in a product; the compiler cannot know them.
   alignas(kLine) std::byte lines[4 * kLine] = {};
   for (std::int64_t round = 0; round < rounds; ++round) {

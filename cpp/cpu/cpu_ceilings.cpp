@@ -45,7 +45,7 @@ Ceilings CpuBackend::measure_ceilings() {
     });
   });
   for (const Form form : {Form::Int8, Form::Bf16, Form::F32}) {
-    constexpr std::int64_t kRounds = 200000;
+    constexpr std::int64_t kRounds = 1000000;
     double macs = 0.0;  // of the caller's share; the others do as much
     const double seconds = median_seconds([&] {
       pool_.parallel_for(threads, 1, [&](std::int64_t, std::int64_t, int worker) {

@@ -3,12 +3,12 @@
 //   kLanes           floats per vector register       Floats, multiply_add(a, b, c), load_half, store_half, one_half
 //   kTileRows        rows of x per tile of kTilePanels panels: as many sums as fit the registers
 //   kUnsignedCodes   whether dot_bytes takes unsigned weights; dot_bytes(sum, w, x): each lane adds four products
+//   load_unsigned, load_signed, store_signed: bytes to floats, and back from ints
 //   FRSPEC_BF16      1 where there is dot_bf16(sum, w, x), which adds two; low_half(v): f16 in the low half of lanes
 // Everything else is static, so each instruction set has its own copy (see kernels.h).
 
 namespace {
 
-using SmallInts = std::int8_t __attribute__((vector_size(kLanes)));
 
 inline Floats load(const float* p) {
   Floats v;

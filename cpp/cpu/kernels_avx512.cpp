@@ -1,6 +1,7 @@
 // Kernels for x86-64 with AVX-512 F, BW, DQ, VL and VNNI (Cascade Lake, Ice Lake and later).
 // GCC 12's own header initialises "undefined" registers with themselves, and warns of it.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
 #include <cstddef>

@@ -1,5 +1,6 @@
 // Kernels for x86-64 with AVX-512 as in kernels_avx512.cpp, and AVX512_BF16 (Sapphire Rapids, Zen 4 and later).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
 #include <cstddef>

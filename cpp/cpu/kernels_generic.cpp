@@ -40,6 +40,22 @@ inline Floats load_half(const void* p) {
   return low_half(Ints{h[0], h[1], h[2], h[3]});
 }
 
+template <class Byte>
+inline Floats load_bytes(const void* p) {
+  Byte v[kLanes];
+  __builtin_memcpy(v, p, sizeof v);
+  return Floats{static_cast<float>(v[0]), static_cast<float>(v[1]), static_cast<float>(v[2]), static_cast<float>(v[3])};
+}
+
+inline Floats load_unsigned(const void* p) { return load_bytes<std::uint8_t>(p); }
+inline Floats load_signed(const void* p) { return load_bytes<std::int8_t>(p); }
+
+inline void store_signed(void* p, Ints v) {
+  const std::int8_t bytes[kLanes] = {static_cast<std::int8_t>(v[0]), static_cast<std::int8_t>(v[1]),
+                                     static_cast<std::int8_t>(v[2]), static_cast<std::int8_t>(v[3])};
+  __builtin_memcpy(p, bytes, sizeof bytes);
+}
+
 inline float one_half(std::uint16_t bits) { return low_half(Ints{bits, 0, 0, 0})[0]; }
 
 // Both signed.

@@ -50,8 +50,7 @@ inline float to_codes(std::int8_t* codes, const float* x, std::int64_t n) {
       value = load_part(x + i, n - i);
     }
     const Ints rounded = round_to_int(value * inverse);
-    const auto narrow = __builtin_convertvector(rounded, SmallInts);
-    __builtin_memcpy(codes + i, &narrow, sizeof narrow);
+    store_signed(codes + i, rounded);
   }
   return largest / 127.0f;
 }
@@ -186,6 +185,53 @@ void int8_tile(const Unpacked* panels, const std::byte* x, std::int64_t row_stri
   }
 }
 
+inline Ints as_ints(Words v) {
+  Ints bits;
+  __builtin_memcpy(&bits, &v, sizeof bits);
+  return bits;
+}
+
+// A single row, as int8_tile would, but straight from the packed form: with nobody to share it, unpacking to memory
+// and reading it again would cost more than the product.
+template <DType kType, int kPanels>
+void int8_row(const std::byte* const* groups, const std::byte* x, std::int64_t blocks, float* sums,
+              const Ahead& ahead) {
+  using F = Format<kType>;
+  constexpr bool kOffset = kUnsignedCodes && !F::kMinima;
+  constexpr int kParts = F::kHalfBlocks ? 2 : 1;
+  constexpr int kSteps = kBlockSteps / kParts;
+  constexpr int kPerScale = kActivationBlock / 32;
+  const auto& row = *reinterpret_cast<const ActivationGroup*>(x);
+  const GroupLayout layout = group_layout(kType, blocks);
+  for (int i = 0; i < kPanel; i += kLanes) {
+    Floats partial[kPanels] = {};
+    for_each_block<kType>(blocks, [&]<int kBlock>(std::int64_t b) {
+      if (i == 0) ahead.fetch<kPanels>(b);
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) {
+        const GroupScales<kType> of(groups[p], blocks, i);
+        const std::byte *quants = groups[p] + layout.quants, *high = groups[p] + layout.high;
+        unrolled<kParts>([&]<int kPart>() {
+          const std::int64_t scale = b * kParts + kPart;
+          Ints dots = kOffset ? splat_ints(F::kHalfBlocks ? row.offset16[scale] : row.offset32[scale]) : Ints{};
+          unrolled<kSteps>([&]<int kStep>() {
+            constexpr int kAt = kPart * kSteps + kStep;
+            const Words codes = codes_at<kType, kBlock, kAt>(quants, high, b, kAt, i * 4);
+            dots = dot_bytes(dots, as_ints(codes), splat_ints(word_at(row.codes + 4 * (b * kBlockSteps + kAt))));
+          });
+          partial[p] = multiply_add(__builtin_convertvector(dots, Floats), of.scale(scale), partial[p]);
+        });
+        if constexpr (F::kMinima) partial[p] = multiply_add(of.minimum(b), splat(row.sums[b]), partial[p]);
+        if ((b + 1) % kPerScale == 0 || b + 1 == blocks) {
+          float* sum = sums + p * kPanel + i;
+          store(sum, multiply_add(partial[p], splat(row.scales[b / kPerScale]), load(sum)));
+          partial[p] = Floats{};
+        }
+      }
+    });
+  }
+}
+
 constexpr std::int64_t kStepsPerPiece = 16;
 
 // `steps` lines of panels that are 64 bytes apart; `Step` adds what one line and 4 bytes of x give to a sum.
@@ -291,16 +337,24 @@ void int8_block(const PanelProduct& p, const Activations& x, const ProductScratc
   const std::int64_t blocks = p.cols / 32;
   for (std::int64_t g = 0; g * kFull < blocks; ++g) {
     const std::int64_t count = blocks - g * kFull < kFull ? blocks - g * kFull : kFull;
+    const bool is_last = (g + 1) * kFull >= blocks;
+    const std::byte *now[kMaxPanels] = {}, *next[kMaxPanels] = {};
+    for (int i = 0; i < kPanels; ++i) {
+      now[i] = p.panels[i] + g * group_bytes;
+      next[i] = is_last ? p.next[i] : now[i] + group_bytes;
+    }
+    if (x.rows == 1) {
+      const Ahead ahead{{next[0], next[1]}, (group_bytes / kLine + kFull - 1) / kFull};
+      int8_row<kType, kPanels>(now, x.data + g * x.group_stride, count, scratch.sums, ahead);
+      continue;
+    }
     Unpacked panels[kPanels];
     for (int i = 0; i < kPanels; ++i) {
       panels[i] =
-          unpack_group<kType>(p.panels[i] + g * group_bytes, count, scratch.codes + i * (kGroup / 4) * kLine,
+          unpack_group<kType>(now[i], count, scratch.codes + i * (kGroup / 4) * kLine,
                               scratch.scales + i * 16 * kPanel, scratch.minima + i * 8 * kPanel);
     }
     const std::byte* rows = x.data + g * x.group_stride;
-    const bool is_last = (g + 1) * kFull >= blocks;
-    const std::byte* next[kMaxPanels] = {};
-    for (int i = 0; i < kPanels; ++i) next[i] = is_last ? p.next[i] : p.panels[i] + (g + 1) * group_bytes;
     for_each_tile(x.rows, next, group_bytes / kLine, kFull, [&]<int M>(std::int64_t m, const Ahead& part) {
       int8_tile<kType, M, kPanels * kPanelVectors>(panels, rows + m * x.row_stride, x.row_stride, count,
                                                    scratch.sums + m * kSumStride, part);

@@ -47,28 +47,6 @@ inline Words move_bits(Words v, int mask) {
   }
 }
 
-template <int kZero>
-inline void store_codes(std::byte* to, Words codes) {
-  Bytes bytes;
-  __builtin_memcpy(&bytes, &codes, sizeof bytes);
-  if constexpr (kZero != 0) bytes -= static_cast<std::int8_t>(kZero);
-  __builtin_memcpy(to, &bytes, sizeof bytes);
-}
-
-// The nibbles of a line, low or high, with `kBits - 4` more bits of `more` from position `kFrom` on.
-template <DType kType, bool kHigh, int kFrom>
-inline void unpack_line(std::byte* to, const std::byte* line, const std::byte* more) {
-  using F = Format<kType>;
-  for (int at = 0; at < kLine; at += static_cast<int>(sizeof(Words))) {
-    Words codes = move_bits<kHigh ? 4 : 0, F::kShift>(load_words(line + at), 0xF << F::kShift);
-    if constexpr (F::kBits > 4) {
-      constexpr int kMask = ((1 << (F::kBits - 4)) - 1) << (4 + F::kShift);
-      codes |= move_bits<kFrom, 4 + F::kShift>(load_words(more + at), kMask);
-    }
-    store_codes<F::kZero>(to + at, codes);
-  }
-}
-
 // Calls step.template operator()<0>(), <1>, ... : the compiler needs the shifts as constants.
 template <int kCount, int kFirst = 0, class Step>
 inline void unrolled(Step&& step) {
@@ -78,84 +56,79 @@ inline void unrolled(Step&& step) {
   }
 }
 
-using SmallUnsigned = std::uint8_t __attribute__((vector_size(kLanes)));
-
-// kLanes whole numbers of 8 bits: Narrow is SmallInts or SmallUnsigned.
-template <class Narrow>
-inline Floats load_numbers(const std::byte* p) {
-  Narrow v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return __builtin_convertvector(__builtin_convertvector(v, Ints), Floats);
-}
-
-// Q4_0, Q4_1, Q5_0, Q5_1: low nibbles are the first four dwords of a block, high nibbles the last four.
-template <DType kType>
-inline void unpack_small_codes(std::byte* codes, const std::byte* quants, const std::byte* high, std::int64_t blocks) {
-  for (std::int64_t b = 0; b < blocks; ++b) {
-    std::byte* to = codes + b * kBlockSteps * kLine;
-    const std::byte* more = high + b * kLine;
-    unrolled<4>([&]<int kStep>() {
-      const std::byte* line = quants + (4 * b + kStep) * kLine;
-      unpack_line<kType, false, kStep>(to + kStep * kLine, line, more);
-      unpack_line<kType, true, kStep + 4>(to + (kStep + 4) * kLine, line, more);
-    });
-  }
-}
-
-// Q4_K, Q5_K: 8 lines hold block 2 c in their low nibbles and block 2 c + 1 in their high ones.
-template <DType kType>
-inline void unpack_k_codes(std::byte* codes, const std::byte* quants, const std::byte* high) {
-  unrolled<4>([&]<int kPair>() {
-    for (int s = 0; s < kBlockSteps; ++s) {
-      const std::byte* line = quants + (8 * kPair + s) * kLine;
-      std::byte* to = codes + (16 * kPair + s) * kLine;
-      unpack_line<kType, false, 2 * kPair>(to, line, high + s * kLine);
-      unpack_line<kType, true, 2 * kPair + 1>(to + kBlockSteps * kLine, line, high + s * kLine);
-    }
-  });
-}
-
-// Q6_K: of each half, lines 0-7 hold blocks 0 and 2, lines 8-15 blocks 1 and 3; bits 2 q of `high` are block q's.
-inline void unpack_q6_codes(std::byte* codes, const std::byte* quants, const std::byte* high) {
-  for (int half = 0; half < 2; ++half) {
-    std::byte* to = codes + half * 32 * kLine;
-    for (int s = 0; s < kBlockSteps; ++s) {
-      const std::byte* line = quants + (16 * half + s) * kLine;
-      const std::byte* more = high + (8 * half + s) * kLine;
-      unpack_line<DType::Q6_K, false, 0>(to + s * kLine, line, more);
-      unpack_line<DType::Q6_K, false, 2>(to + (8 + s) * kLine, line + 8 * kLine, more);
-      unpack_line<DType::Q6_K, true, 4>(to + (16 + s) * kLine, line, more);
-      unpack_line<DType::Q6_K, true, 6>(to + (24 + s) * kLine, line + 8 * kLine, more);
-    }
-  }
-}
-
-// The scales of a group; a shift of the codes is undone here.
-template <DType kType>
-inline void unpack_scales(const std::byte* header, std::int64_t blocks, float* scales, float* minima) {
+// The codes of one dword of k: step `s` of block `b` of a group, `at` bytes into the line. What decides on shifts is a
+// constant: of K-quants the block (kBlock == b, kStep is not looked at), of the others the step (kStep == s).
+template <DType kType, int kBlock, int kStep>
+inline Words codes_at(const std::byte* quants, const std::byte* high, std::int64_t b, int s, int at) {
   using F = Format<kType>;
-  constexpr float kUnshift = 1.0f / (1 << F::kShift);
-  for (int i = 0; i < kPanel; i += kLanes) {
-    const auto halves = [&](std::int64_t run) { return load_half(header + 2 * (run * kPanel + i)); };
-    if constexpr (!F::kSuper) {
-      for (std::int64_t b = 0; b < blocks; ++b) {
-        store(scales + b * kPanel + i, halves(b) * kUnshift);
-        if constexpr (F::kMinima) store(minima + b * kPanel + i, halves(blocks + b));
-      }
-    } else if constexpr (F::kMinima) {
-      const Floats scale = halves(0), minimum = -halves(1);
-      const std::byte* whole = header + 4 * kPanel + i;
-      for (int b = 0; b < 8; ++b) {
-        store(scales + b * kPanel + i, scale * load_numbers<SmallUnsigned>(whole + b * kPanel));
-        store(minima + b * kPanel + i, minimum * load_numbers<SmallUnsigned>(whole + (8 + b) * kPanel));
-      }
-    } else {
-      const Floats scale = halves(0) * kUnshift;
-      const std::byte* whole = header + 2 * kPanel + i;
-      for (int b = 0; b < 16; ++b) {
-        store(scales + b * kPanel + i, scale * load_numbers<SmallInts>(whole + b * kPanel));
-      }
+  if constexpr (kType == DType::Q8_0) {
+    const Words codes = load_words(quants + (b * kBlockSteps + s) * kLine + at);
+    return kUnsignedCodes ? codes : codes ^ std::uint16_t{0x8080};
+  } else {
+    constexpr int kQuarter = kBlock % 4, kHalf = kBlock / 4;
+    // Which line, whether its high nibbles, and where the bits above the nibble are: see quant.h and panel.h.
+    constexpr bool kHigh = !F::kSuper ? kStep >= 4 : kType == DType::Q6_K ? kQuarter >= 2 : kBlock % 2 == 1;
+    constexpr int kFrom = !F::kSuper ? kStep : kType == DType::Q6_K ? 2 * kQuarter : kBlock;
+    const std::int64_t line = !F::kSuper             ? 4 * b + s % 4
+                              : kType == DType::Q6_K ? 16 * kHalf + 8 * (kQuarter % 2) + s
+                                                     : 8 * (kBlock / 2) + s;
+    Words codes = move_bits<kHigh ? 4 : 0, F::kShift>(load_words(quants + line * kLine + at), 0xF << F::kShift);
+    if constexpr (F::kBits > 4) {
+      constexpr int kMask = ((1 << (F::kBits - 4)) - 1) << (4 + F::kShift);
+      const std::int64_t more = !F::kSuper ? b : kType == DType::Q6_K ? 8 * kHalf + s : s;
+      codes |= move_bits<kFrom, 4 + F::kShift>(load_words(high + more * kLine + at), kMask);
     }
+    if constexpr (F::kZero != 0) {
+      Bytes bytes;
+      __builtin_memcpy(&bytes, &codes, sizeof bytes);
+      bytes -= static_cast<std::int8_t>(F::kZero);
+      __builtin_memcpy(&codes, &bytes, sizeof codes);
+    }
+    return codes;
+  }
+}
+
+// Scales and minima of lanes [i, i + kLanes) of a group. A shift of the codes is undone here.
+template <DType kType>
+class GroupScales {
+ public:
+  GroupScales(const std::byte* header, std::int64_t blocks, int i) : header_(header), blocks_(blocks), lane_(i) {
+    if constexpr (F::kSuper) super_ = halves(0) * kUnshift;
+    if constexpr (F::kSuper && F::kMinima) super_minimum_ = -halves(1);
+  }
+
+  // Of block b; of Q6_K: of half block b.
+  Floats scale(std::int64_t b) const {
+    if constexpr (!F::kSuper) return halves(b) * kUnshift;
+    if constexpr (F::kMinima) return super_ * load_unsigned(header_ + (4 + b) * kPanel + lane_);
+    return super_ * load_signed(header_ + (2 + b) * kPanel + lane_);
+  }
+  // What is to be added per unit of x; of formats that have it.
+  Floats minimum(std::int64_t b) const {
+    if constexpr (!F::kSuper) return halves(blocks_ + b);
+    return super_minimum_ * load_unsigned(header_ + (4 + 8 + b) * kPanel + lane_);
+  }
+
+ private:
+  using F = Format<kType>;
+  static constexpr float kUnshift = 1.0f / (1 << F::kShift);
+
+  Floats halves(std::int64_t run) const { return load_half(header_ + 2 * (run * kPanel + lane_)); }
+
+  const std::byte* header_;
+  std::int64_t blocks_;
+  int lane_;
+  Floats super_ = {}, super_minimum_ = {};
+};
+
+// Calls use.operator()<kBlock>(b) for each block: with constants where the format wants them, and then for whole
+// groups only, of which K-quants consist.
+template <DType kType, class Use>
+inline void for_each_block(std::int64_t blocks, Use&& use) {
+  if constexpr (Format<kType>::kSuper) {
+    unrolled<kGroup / 32>([&]<int kBlock>() { use.template operator()<kBlock>(std::int64_t{kBlock}); });
+  } else {
+    for (std::int64_t b = 0; b < blocks; ++b) use.template operator()<0>(b);
   }
 }
 
@@ -163,22 +136,31 @@ inline void unpack_scales(const std::byte* header, std::int64_t blocks, float* s
 template <DType kType>
 inline Unpacked unpack_group(const std::byte* group, std::int64_t blocks, std::byte* codes, float* scales,
                              float* minima) {
+  using F = Format<kType>;
+  constexpr int kWidth = static_cast<int>(sizeof(Words));
   const GroupLayout layout = group_layout(kType, blocks);
-  const std::byte* quants = group + layout.quants;
-  const std::byte* high = group + layout.high;
-  unpack_scales<kType>(group, blocks, scales, minima);
-  if constexpr (kType == DType::Q8_0) {
-    if constexpr (kUnsignedCodes) return {quants, scales, minima};
-    for (std::int64_t at = 0; at < blocks * kBlockSteps * kLine; at += static_cast<std::int64_t>(sizeof(Words))) {
-      store_codes<0>(codes + at, load_words(quants + at) ^ std::uint16_t{0x8080});
+  for (int i = 0; i < kPanel; i += kLanes) {
+    const GroupScales<kType> of(group, blocks, i);
+    for (std::int64_t b = 0; b < blocks * (F::kHalfBlocks ? 2 : 1); ++b) store(scales + b * kPanel + i, of.scale(b));
+    if constexpr (F::kMinima) {
+      for (std::int64_t b = 0; b < blocks; ++b) store(minima + b * kPanel + i, of.minimum(b));
     }
-  } else if constexpr (kType == DType::Q6_K) {
-    unpack_q6_codes(codes, quants, high);
-  } else if constexpr (Format<kType>::kSuper) {
-    unpack_k_codes<kType>(codes, quants, high);
-  } else {
-    unpack_small_codes<kType>(codes, quants, high, blocks);
   }
+  if constexpr (kType == DType::Q8_0 && kUnsignedCodes) return {group + layout.quants, scales, minima};
+  for_each_block<kType>(blocks, [&]<int kBlock>(std::int64_t b) {
+    const auto step = [&]<int kStep>(int s) {
+      std::byte* to = codes + (b * kBlockSteps + s) * kLine;
+      for (int at = 0; at < kLine; at += kWidth) {
+        const Words v = codes_at<kType, kBlock, kStep>(group + layout.quants, group + layout.high, b, s, at);
+        __builtin_memcpy(to + at, &v, sizeof v);
+      }
+    };
+    if constexpr (F::kSuper) {
+      for (int s = 0; s < kBlockSteps; ++s) step.template operator()<0>(s);
+    } else {
+      unrolled<kBlockSteps>([&]<int kStep>() { step.template operator()<kStep>(kStep); });
+    }
+  });
   return {codes, scales, minima};
 }
 
