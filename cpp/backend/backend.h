@@ -119,8 +119,8 @@ inline constexpr int kArithmetics = 3;
 
 // What the machine can do at best, measured: the two sides of a roofline.
 struct Ceilings {
-  double bytes_per_second = 0.0;                 // read from memory by all threads
-  double macs_per_second[kArithmetics] = {};     // multiply-adds by all threads, by arithmetic
+  double bytes_per_second = 0.0;              // read by all threads
+  double macs_per_second[kArithmetics] = {};  // multiply-adds by all threads, by arithmetic
 };
 
 class Backend {
@@ -144,7 +144,8 @@ class Backend {
   virtual void dequantize(float* to_host, const WeightSource& source, std::int64_t row) = 0;
 
   virtual Arithmetic arithmetic(DType type) const = 0;
-  virtual Ceilings measure_ceilings() = 0;  // takes about a second
+  // Reads the given weights where they lie, since not all memory is equally near. Takes about a second.
+  virtual Ceilings measure_ceilings(std::span<const Weight* const> weights) = 0;
 
   // --- Layers ---
   virtual void embed(Tensor out, const Weight& table, const std::int32_t* ids) = 0;

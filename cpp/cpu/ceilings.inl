@@ -4,8 +4,10 @@ namespace {
 
 std::int32_t read(const std::byte* memory, std::int64_t bytes) {
   Ints digest[4] = {};
+  constexpr std::int64_t kAhead = 4096;
   constexpr std::int64_t kStep = 4 * static_cast<std::int64_t>(sizeof(Ints));
   for (std::int64_t at = 0; at + kStep <= bytes; at += kStep) {
+    for (std::int64_t line = 0; line < kStep; line += kLine) __builtin_prefetch(memory + at + kAhead + line, 0, 3);
     for (int i = 0; i < 4; ++i) digest[i] |= load_ints(memory + at + i * static_cast<std::int64_t>(sizeof(Ints)));
   }
   const Ints all = digest[0] | digest[1] | digest[2] | digest[3];

@@ -135,7 +135,7 @@ std::unique_ptr<Weight> CpuBackend::pack(const WeightSource& source, std::int64_
   const std::int64_t panels = (rows + kPanel - 1) / kPanel, panel_size = panel_bytes(source.type, source.cols);
   Buffer memory = allocate(static_cast<std::size_t>(panels * panel_size));
   auto* packed = memory.as<std::byte>();
-  pool_.parallel_for(panels, kMaxPanels, [&](std::int64_t begin, std::int64_t end, int) {
+  pool_.parallel_for(panels, kPair, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t panel = begin; panel < end; ++panel) {
       std::array<const std::byte*, kPanel> lanes{};
       for (std::int64_t lane = 0; lane < kPanel && panel * kPanel + lane < rows; ++lane) {

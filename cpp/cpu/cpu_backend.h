@@ -21,6 +21,7 @@ class CpuWeight final : public Weight {
 
   std::int64_t panels() const { return (rows() + kPanel - 1) / kPanel; }
   const std::byte* panel(std::int64_t index) const { return panels_ + index * panel_bytes_; }
+  std::int64_t panel_bytes() const { return panel_bytes_; }
   // Row `r` as f32.
   void dequantize(std::int64_t r, float* out) const;
 
@@ -48,7 +49,7 @@ class CpuBackend final : public Backend {
 
   // cpu_ceilings.cpp
   Arithmetic arithmetic(DType type) const override;
-  Ceilings measure_ceilings() override;
+  Ceilings measure_ceilings(std::span<const Weight* const> weights) override;
 
   // cpu_layers.cpp
   void embed(Tensor out, const Weight& table, const std::int32_t* ids) override;

@@ -6,9 +6,10 @@
 namespace frspec::cpu {
 namespace {
 
-constexpr std::int64_t kPair = kMaxPanels * kPanel;  // outputs that are computed together
+// Outputs that are computed together. Where x outgrows the cache, several pairs of panels share each part of it.
+std::int64_t piece_of(std::int64_t rows) { return (rows > kRowBlock ? kMaxPanels : kPair) * kPanel; }
 
-std::int64_t pairs_of(const Weight& weight) { return (weight.rows() + kPair - 1) / kPair; }
+std::int64_t pieces_of(const Weight& weight, std::int64_t piece) { return (weight.rows() + piece - 1) / piece; }
 
 // The geometry of `rows` rows of `cols` elements in a form: rows one after the other, or for Int8 group after group.
 Activations shape_of(Form form, std::int64_t rows, std::int64_t cols) {
@@ -29,17 +30,15 @@ std::size_t bytes_of(const Activations& x, Form form, std::int64_t cols) {
   return static_cast<std::size_t>(form == Form::Int8 ? groups * x.group_stride : x.rows * x.row_stride);
 }
 
-// The product of x with the pair of panels that begins at row `first` of a weight.
-PanelProduct product_of(const CpuWeight& weight, std::int64_t first, const Activations& x) {
+// The product of x with the `count` rows of a weight, a multiple of kPanel unless it ends there, from `first` on.
+PanelProduct product_of(const CpuWeight& weight, std::int64_t first, std::int64_t count, const Activations& x) {
   PanelProduct product;
   product.type = weight.type();
   product.cols = weight.cols();
-  product.n_count = static_cast<int>(std::min(kPair, weight.rows() - first));
+  product.n_count = static_cast<int>(std::min(count, weight.rows() - first));
   product.panel_count = (product.n_count + kPanel - 1) / kPanel;
-  for (int i = 0; i < product.panel_count; ++i) {
-    product.panels[i] = weight.panel(first / kPanel + i);
-    product.next[i] = weight.panel(first / kPanel + kMaxPanels + i);
-  }
+  for (int i = 0; i < product.panel_count; ++i) product.panels[i] = weight.panel(first / kPanel + i);
+  for (int i = 0; i < kPair; ++i) product.next[i] = weight.panel(first / kPanel + product.panel_count + i);
   product.x = x;
   return product;
 }
@@ -88,22 +87,23 @@ Activations CpuBackend::prepare(const Operand& operand, Form form) {
 
 void CpuBackend::matmul(const Operand& x, std::span<const Projection> projections) {
   Activations forms[3];
-  std::int64_t pairs = 0;
+  const std::int64_t piece = piece_of(x.x.rows);
+  std::int64_t pieces = 0;
   for (const Projection& p : projections) {
     const Form form = kernels_.form(p.weight->type());
     Activations& prepared = forms[static_cast<int>(form)];
     if (prepared.data == nullptr) prepared = prepare(x, form);
-    pairs += pairs_of(*p.weight);
+    pieces += pieces_of(*p.weight, piece);
   }
   // Panels of all projections in one loop, so that a small one does not leave threads idle.
-  pool_.parallel_for(pairs, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
+  pool_.parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
     for (std::int64_t at = begin; at < end; ++at) {
       const Projection* p = projections.data();
-      std::int64_t pair = at;
-      for (std::int64_t count; pair >= (count = pairs_of(*p->weight)); ++p) pair -= count;
+      std::int64_t index = at;
+      for (std::int64_t count; index >= (count = pieces_of(*p->weight, piece)); ++p) index -= count;
       const auto& weight = static_cast<const CpuWeight&>(*p->weight);
-      const std::int64_t first = pair * kPair;
-      PanelProduct product = product_of(weight, first, forms[static_cast<int>(kernels_.form(weight.type()))]);
+      const std::int64_t first = index * piece;
+      PanelProduct product = product_of(weight, first, piece, forms[static_cast<int>(kernels_.form(weight.type()))]);
       product.out = p->out.data + first;
       product.out_stride = p->out.stride;
       product.bias = p->bias != nullptr ? p->bias + first : nullptr;
@@ -116,8 +116,9 @@ void CpuBackend::matmul(const Operand& x, std::span<const Projection> projection
 
 void CpuBackend::logits_of(const Activations& x, const CpuWeight& weight, std::int64_t first, std::int64_t count,
                            float* out, std::int64_t out_stride, int worker) {
-  for (std::int64_t done = 0; done < count; done += kPair) {
-    PanelProduct product = product_of(weight, first + done, x);
+  const std::int64_t piece = piece_of(x.rows);
+  for (std::int64_t done = 0; done < count; done += piece) {
+    PanelProduct product = product_of(weight, first + done, std::min(piece, count - done), x);
     product.out = out + done;
     product.out_stride = out_stride;
     product.scratch = product_scratch_[static_cast<std::size_t>(worker)].bytes(kProductScratch);

@@ -14,7 +14,8 @@
 
 namespace frspec::cpu {
 
-constexpr int kMaxPanels = 2;        // panels that are multiplied together
+constexpr int kPair = 2;             // panels that are multiplied together
+constexpr int kMaxPanels = 8;        // panels of a product: as many pairs share what x brings into cache
 constexpr int kRowBlock = 64;        // rows of x that share one unpacking of a panel
 constexpr int kActivationBlock = 128;  // elements of k that share a scale of the activations
 
@@ -46,7 +47,7 @@ struct PanelProduct {
   DType type = DType::F32;
   std::int64_t cols = 0;  // elements of k
   const std::byte* panels[kMaxPanels] = {};
-  const std::byte* next[kMaxPanels] = {};  // what will be multiplied next, perhaps: only fetched into cache
+  const std::byte* next[kPair] = {};  // what will be multiplied next, perhaps: only fetched into cache
   int panel_count = 0;
   int n_count = 0;  // rows of the panels that exist
   Activations x;    // in form(type)
@@ -56,7 +57,7 @@ struct PanelProduct {
   bool accumulate = false;
   std::byte* scratch = nullptr;  // kProductScratch bytes, line-aligned
 };
-constexpr std::size_t kProductScratch = 96 * 1024;
+constexpr std::size_t kProductScratch = 80 * 1024;
 
 struct Kernels {
   const char* name;

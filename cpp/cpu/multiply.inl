@@ -38,19 +38,30 @@ inline float from_bits(std::uint32_t bits) {
   return value;
 }
 
-// One block of activations that share a scale, n <= kActivationBlock of them, the rest zero.
-inline float to_codes(std::int8_t* codes, const float* x, std::int64_t n) {
+inline std::int32_t sum_ints(Ints v) {
+  std::int32_t total = 0;
+  for (int lane = 0; lane < kLanes; ++lane) total += v[lane];
+  return total;
+}
+
+// One block of activations that share a scale: n <= kActivationBlock of them, the rest are zero. Returns the scale.
+inline float to_codes(std::int8_t* codes, std::int32_t* offset16, const float* x, std::int64_t n) {
   const float largest = from_bits(largest_bits(x, n));
   const float inverse = largest > 0.0f && largest < __builtin_inff() ? 127.0f / largest : 0.0f;
-  for (int i = 0; i < kActivationBlock; i += kLanes) {
-    Floats value = {};
-    if (i + kLanes <= n) {
-      value = load(x + i);
-    } else if (i < n) {
-      value = load_part(x + i, n - i);
+  for (int block = 0; block < kActivationBlock / 16; ++block) {
+    Ints total = {};
+    for (int i = 16 * block; i < 16 * (block + 1); i += kLanes) {
+      Floats value = {};
+      if (i + kLanes <= n) {
+        value = load(x + i);
+      } else if (i < n) {
+        value = load_part(x + i, n - i);
+      }
+      const Ints rounded = round_to_int(value * inverse);
+      store_signed(codes + i, rounded);
+      total += rounded;
     }
-    const Ints rounded = round_to_int(value * inverse);
-    store_signed(codes + i, rounded);
+    offset16[block] = -128 * sum_ints(total);
   }
   return largest / 127.0f;
 }
@@ -59,15 +70,10 @@ void to_int8(std::byte* out, std::int64_t group_stride, const float* x, std::int
   for (std::int64_t first = 0; first < cols; first += kGroup, out += group_stride) {
     auto& group = *reinterpret_cast<ActivationGroup*>(out);
     for (int b = 0; b < kGroup / kActivationBlock; ++b) {
-      const std::int64_t at = first + b * kActivationBlock;
-      const std::int64_t left = cols - at;
-      group.scales[b] = to_codes(group.codes + b * kActivationBlock, x + (left > 0 ? at : 0),
+      const std::int64_t at = first + b * kActivationBlock, left = cols - at;
+      group.scales[b] = to_codes(group.codes + b * kActivationBlock, group.offset16 + b * (kActivationBlock / 16),
+                                 x + (left > 0 ? at : 0),
                                  left < 0 ? 0 : left < kActivationBlock ? left : kActivationBlock);
-    }
-    for (int b = 0; b < kGroup / 16; ++b) {
-      std::int32_t total = 0;
-      for (int i = 0; i < 16; ++i) total += group.codes[16 * b + i];
-      group.offset16[b] = -128 * total;
     }
     for (int b = 0; b < kGroup / 32; ++b) {
       group.offset32[b] = group.offset16[2 * b] + group.offset16[2 * b + 1];
@@ -108,7 +114,7 @@ inline std::int32_t word_at(const std::int8_t* p) {
 // What the next group of a panel is: fetched into cache while this one is multiplied, a part with each tile, so that
 // memory is busy all the time and not only while the first tile waits for it.
 struct Ahead {
-  const std::byte* at[kMaxPanels];
+  const std::byte* at[kPair];
   std::int64_t lines;  // per piece of a tile: a block of 32 elements, or 16 lines of floats
 
   template <int kPanels>
@@ -319,47 +325,37 @@ struct ProductScratch {
   explicit ProductScratch(std::byte* memory)
       : sums(reinterpret_cast<float*>(memory)),
         scales(sums + kRowBlock * kSumStride),
-        minima(scales + kMaxPanels * 16 * kPanel),
-        codes(reinterpret_cast<std::byte*>(minima + kMaxPanels * 8 * kPanel)) {}
+        minima(scales + kPair * 16 * kPanel),
+        codes(reinterpret_cast<std::byte*>(minima + kPair * 8 * kPanel)) {}
 
   float* sums;       // (kRowBlock, kSumStride)
-  float* scales;     // (kMaxPanels, 16, 16)
-  float* minima;     // (kMaxPanels, 8, 16)
-  std::byte* codes;  // (kMaxPanels, kGroup / 4, line); as f32 (kMaxPanels, kGroup, line)
+  float* scales;     // (kPair, 16, 16)
+  float* minima;     // (kPair, 8, 16)
+  std::byte* codes;  // (kPair, kGroup / 4, line); as f32 (kPair, kGroup, line)
 };
-static_assert(sizeof(float) * (kRowBlock * kSumStride + kMaxPanels * 24 * kPanel) + kMaxPanels * kGroup * kLine <=
+static_assert(sizeof(float) * (kRowBlock * kSumStride + kPair * 24 * kPanel) + kPair * kGroup * kLine <=
               kProductScratch);
 
+// One group of one or two panels, `first` and behind, that lie at `now`; `next` is only fetched.
 template <DType kType, int kPanels>
-void int8_block(const PanelProduct& p, const Activations& x, const ProductScratch& scratch) {
+void int8_group(const std::byte* const* now, const std::byte* const* next, std::int64_t blocks, const Activations& x,
+                const ProductScratch& scratch) {
   constexpr std::int64_t kFull = kGroup / 32;
-  const std::int64_t group_bytes = group_layout(kType, kFull).bytes;
-  const std::int64_t blocks = p.cols / 32;
-  for (std::int64_t g = 0; g * kFull < blocks; ++g) {
-    const std::int64_t count = blocks - g * kFull < kFull ? blocks - g * kFull : kFull;
-    const bool is_last = (g + 1) * kFull >= blocks;
-    const std::byte *now[kMaxPanels] = {}, *next[kMaxPanels] = {};
-    for (int i = 0; i < kPanels; ++i) {
-      now[i] = p.panels[i] + g * group_bytes;
-      next[i] = is_last ? p.next[i] : now[i] + group_bytes;
-    }
-    if (x.rows == 1) {
-      const Ahead ahead{{next[0], next[1]}, (group_bytes / kLine + kFull - 1) / kFull};
-      int8_row<kType, kPanels>(now, x.data + g * x.group_stride, count, scratch.sums, ahead);
-      continue;
-    }
-    Unpacked panels[kPanels];
-    for (int i = 0; i < kPanels; ++i) {
-      panels[i] =
-          unpack_group<kType>(now[i], count, scratch.codes + i * (kGroup / 4) * kLine,
-                              scratch.scales + i * 16 * kPanel, scratch.minima + i * 8 * kPanel);
-    }
-    const std::byte* rows = x.data + g * x.group_stride;
-    for_each_tile(x.rows, next, group_bytes / kLine, kFull, [&]<int M>(std::int64_t m, const Ahead& part) {
-      int8_tile<kType, M, kPanels * kPanelVectors>(panels, rows + m * x.row_stride, x.row_stride, count,
-                                                   scratch.sums + m * kSumStride, part);
-    });
+  const std::int64_t lines = group_layout(kType, kFull).bytes / kLine;
+  if (x.rows == 1) {
+    const Ahead ahead{{next[0], next[1]}, (lines + kFull - 1) / kFull};
+    int8_row<kType, kPanels>(now, x.data, blocks, scratch.sums, ahead);
+    return;
   }
+  Unpacked panels[kPanels];
+  for (int i = 0; i < kPanels; ++i) {
+    panels[i] = unpack_group<kType>(now[i], blocks, scratch.codes + i * (kGroup / 4) * kLine,
+                                    scratch.scales + i * 16 * kPanel, scratch.minima + i * 8 * kPanel);
+  }
+  for_each_tile(x.rows, next, lines, kFull, [&]<int M>(std::int64_t m, const Ahead& part) {
+    int8_tile<kType, M, kPanels * kPanelVectors>(panels, x.data + m * x.row_stride, x.row_stride, blocks,
+                                                 scratch.sums + m * kSumStride, part);
+  });
 }
 
 // Lines of F16 or BF16 to lines of f32, two for one.
@@ -383,32 +379,62 @@ inline void widen(std::byte* to, const std::byte* lines, std::int64_t count) {
 }
 
 template <DType kType, class Step, int kPanels>
-void float_block(const PanelProduct& p, const Activations& x, const ProductScratch& scratch) {
+void float_group(const std::byte* const* now, const std::byte* const* next, std::int64_t lines, const Activations& x,
+                 const ProductScratch& scratch) {
   constexpr bool kWiden = kType != DType::F32 && std::is_same_v<Step, F32Step>;
-  constexpr std::int64_t kLinesPerGroup = kGroup / elements_per_line(kType);
-  const std::int64_t all = panel_bytes(kType, p.cols) / kLine;
-  for (std::int64_t first = 0, g = 0; first < all; first += kLinesPerGroup, ++g) {
-    const std::int64_t count = all - first < kLinesPerGroup ? all - first : kLinesPerGroup;
-    const std::byte* panels[kPanels];
-    for (int i = 0; i < kPanels; ++i) {
-      panels[i] = p.panels[i] + first * kLine;
-      if constexpr (kWiden) {
-        std::byte* wide = scratch.codes + i * kGroup * kLine;
-        widen<kType>(wide, panels[i], count);
-        panels[i] = wide;
+  const std::byte* panels[kPanels];
+  for (int i = 0; i < kPanels; ++i) {
+    panels[i] = now[i];
+    if constexpr (kWiden) {
+      std::byte* wide = scratch.codes + i * kGroup * kLine;
+      widen<kType>(wide, panels[i], lines);
+      panels[i] = wide;
+    }
+  }
+  const std::int64_t steps = kWiden ? 2 * lines : lines;
+  for_each_tile(x.rows, next, kGroup / elements_per_line(kType), (steps + kStepsPerPiece - 1) / kStepsPerPiece,
+                [&]<int M>(std::int64_t m, const Ahead& part) {
+                  float_tile<Step, M, kPanels * kPanelVectors>(panels, x.data + m * x.row_stride, x.row_stride, steps,
+                                                               scratch.sums + m * kSumStride, part);
+                });
+}
+
+// Group after group, and for each pair after pair, so that x's part of a group is brought into cache once.
+template <DType kType, int kPanels>
+void multiply_groups(const PanelProduct& p, const Activations& x, const ProductScratch& scratch) {
+  constexpr bool kFloat = elements_per_line(kType) > 0;
+  std::int64_t units, full, group_bytes;  // of a panel, and of a whole group: blocks of 32, or lines
+  if constexpr (kFloat) {
+    units = panel_bytes(kType, p.cols) / kLine;
+    full = kGroup / elements_per_line(kType);
+    group_bytes = full * kLine;
+  } else {
+    units = p.cols / 32;
+    full = kGroup / 32;
+    group_bytes = group_layout(kType, full).bytes;
+  }
+  for (std::int64_t g = 0; g * full < units; ++g) {
+    const std::int64_t count = units - g * full < full ? units - g * full : full;
+    Activations rows = x;
+    rows.data += g * x.group_stride;
+    for (int first = 0; first < p.panel_count; first += kPanels) {
+      const bool last_pair = first + kPanels >= p.panel_count, last_group = (g + 1) * full >= units;
+      const std::byte *now[kPair] = {}, *next[kPair] = {};
+      for (int i = 0; i < kPanels; ++i) {
+        now[i] = p.panels[first + i] + g * group_bytes;
+        next[i] = !last_pair    ? p.panels[first + kPanels + i] + g * group_bytes
+                  : !last_group ? p.panels[i] + (g + 1) * group_bytes
+                                : p.next[i];
+      }
+      ProductScratch part = scratch;
+      part.sums += first * kPanel;
+      if constexpr (kFloat) {
+        float_group<kType, std::conditional_t<kType == DType::BF16, Bf16Step, F32Step>, kPanels>(now, next, count, rows,
+                                                                                                part);
+      } else {
+        int8_group<kType, kPanels>(now, next, count, rows, part);
       }
     }
-    const std::byte* rows = x.data + g * x.group_stride;
-    const bool is_last = first + kLinesPerGroup >= all;
-    const std::byte* next[kMaxPanels] = {};
-    for (int i = 0; i < kPanels; ++i) {
-      next[i] = is_last ? p.next[i] : p.panels[i] + (first + kLinesPerGroup) * kLine;
-    }
-    const std::int64_t steps = kWiden ? 2 * count : count;
-    for_each_tile(x.rows, next, kLinesPerGroup, (steps + kStepsPerPiece - 1) / kStepsPerPiece, [&]<int M>(std::int64_t m, const Ahead& part) {
-      float_tile<Step, M, kPanels * kPanelVectors>(panels, rows + m * x.row_stride, x.row_stride,
-                                                   steps, scratch.sums + m * kSumStride, part);
-    });
   }
 }
 
@@ -416,27 +442,27 @@ template <int kPanels>
 void multiply_block(const PanelProduct& p, const Activations& x, const ProductScratch& scratch) {
   switch (p.type) {
     case DType::F32:
-      return float_block<DType::F32, F32Step, kPanels>(p, x, scratch);
+      return multiply_groups<DType::F32, kPanels>(p, x, scratch);
     case DType::F16:
-      return float_block<DType::F16, F32Step, kPanels>(p, x, scratch);
+      return multiply_groups<DType::F16, kPanels>(p, x, scratch);
     case DType::BF16:
-      return float_block<DType::BF16, Bf16Step, kPanels>(p, x, scratch);
+      return multiply_groups<DType::BF16, kPanels>(p, x, scratch);
     case DType::Q8_0:
-      return int8_block<DType::Q8_0, kPanels>(p, x, scratch);
+      return multiply_groups<DType::Q8_0, kPanels>(p, x, scratch);
     case DType::Q4_0:
-      return int8_block<DType::Q4_0, kPanels>(p, x, scratch);
+      return multiply_groups<DType::Q4_0, kPanels>(p, x, scratch);
     case DType::Q4_1:
-      return int8_block<DType::Q4_1, kPanels>(p, x, scratch);
+      return multiply_groups<DType::Q4_1, kPanels>(p, x, scratch);
     case DType::Q5_0:
-      return int8_block<DType::Q5_0, kPanels>(p, x, scratch);
+      return multiply_groups<DType::Q5_0, kPanels>(p, x, scratch);
     case DType::Q5_1:
-      return int8_block<DType::Q5_1, kPanels>(p, x, scratch);
+      return multiply_groups<DType::Q5_1, kPanels>(p, x, scratch);
     case DType::Q4_K:
-      return int8_block<DType::Q4_K, kPanels>(p, x, scratch);
+      return multiply_groups<DType::Q4_K, kPanels>(p, x, scratch);
     case DType::Q5_K:
-      return int8_block<DType::Q5_K, kPanels>(p, x, scratch);
+      return multiply_groups<DType::Q5_K, kPanels>(p, x, scratch);
     case DType::Q6_K:
-      return int8_block<DType::Q6_K, kPanels>(p, x, scratch);
+      return multiply_groups<DType::Q6_K, kPanels>(p, x, scratch);
     default:
       return;  // the backend admits no other type
   }
@@ -445,33 +471,35 @@ void multiply_block(const PanelProduct& p, const Activations& x, const ProductSc
 void store_sums(const PanelProduct& p, std::int64_t first, std::int64_t rows, const float* sums) {
   for (std::int64_t m = 0; m < rows; ++m, sums += kSumStride) {
     float* out = p.out + (first + m) * p.out_stride;
-    for (int n = 0; n < p.n_count; ++n) {
+    int n = 0;
+    for (; n + kLanes <= p.n_count; n += kLanes) {
+      Floats total = load(sums + n);
+      if (p.bias != nullptr) total += load(p.bias + n);
+      if (p.accumulate) total += load(out + n);
+      store(out + n, total);
+    }
+    for (; n < p.n_count; ++n) {
       float total = sums[n];
       if (p.bias != nullptr) total += p.bias[n];
-      out[n] = p.accumulate ? out[n] + total : total;
+      if (p.accumulate) total += out[n];
+      out[n] = total;
     }
   }
 }
 
 void multiply(const PanelProduct& p) {
   const ProductScratch scratch(p.scratch);
+  const auto width = static_cast<std::size_t>(p.panel_count) * kPanel * sizeof(float);
   for (std::int64_t first = 0; first < p.x.rows; first += kRowBlock) {
     Activations x = p.x;
     x.data += first * x.row_stride;
     x.rows = p.x.rows - first < kRowBlock ? p.x.rows - first : kRowBlock;
-    __builtin_memset(scratch.sums, 0, static_cast<std::size_t>(x.rows) * kSumStride * sizeof(float));
-    if constexpr (kTilePanels == 2) {
-      p.panel_count == 2 ? multiply_block<2>(p, x, scratch) : multiply_block<1>(p, x, scratch);
+    for (std::int64_t m = 0; m < x.rows; ++m) __builtin_memset(scratch.sums + m * kSumStride, 0, width);
+    // Narrow vectors: one panel's sums fill the registers. And an odd panel stays alone.
+    if (kTilePanels == 2 && p.panel_count % 2 == 0) {
+      multiply_block<2>(p, x, scratch);
     } else {
-      // Narrow vectors: one panel's sums fill the registers.
-      PanelProduct one = p;
-      ProductScratch half = scratch;
-      for (int i = 0; i < p.panel_count; ++i) {
-        one.panels[0] = p.panels[i];
-        one.next[0] = p.next[i];
-        half.sums = scratch.sums + i * kPanel;
-        multiply_block<1>(one, x, half);
-      }
+      multiply_block<1>(p, x, scratch);
     }
     store_sums(p, first, x.rows, scratch.sums);
   }

@@ -46,7 +46,7 @@ class Bench {
     BenchReport report;
     describe(report);
     announce("ceilings");
-    ceilings_ = report.ceilings = backend_.measure_ceilings();
+    ceilings_ = report.ceilings = backend_.measure_ceilings(target_.matrices());
     fill_context();
     for (const int tokens : options_.prompts) report.rows.push_back(prompt(tokens));
     for (const int tokens : options_.texts) report.rows.push_back(text(tokens));
