@@ -117,12 +117,6 @@ struct VerdictView {
 enum class Arithmetic : std::uint8_t { Int8, Bf16, F32 };
 inline constexpr int kArithmetics = 3;
 
-// What the machine can do at best, measured: the two sides of a roofline.
-struct Ceilings {
-  double bytes_per_second = 0.0;              // read by all threads
-  double macs_per_second[kArithmetics] = {};  // multiply-adds by all threads, by arithmetic
-};
-
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -144,8 +138,10 @@ class Backend {
   virtual void dequantize(float* to_host, const WeightSource& source, std::int64_t row) = 0;
 
   virtual Arithmetic arithmetic(DType type) const = 0;
-  // Reads the given weights where they lie, since not all memory is equally near. Takes about a second.
-  virtual Ceilings measure_ceilings(std::span<const Weight* const> weights) = 0;
+  // The two ceilings, measured: reads the given weights once, by all threads (bytes per second); and multiply-adds per
+  // second in each arithmetic (kArithmetics of them), which takes about a second.
+  virtual double measure_reading(std::span<const Weight* const> weights) = 0;
+  virtual void measure_arithmetic(double* macs_per_second) = 0;
 
   // --- Layers ---
   virtual void embed(Tensor out, const Weight& table, const std::int32_t* ids) = 0;

@@ -49,7 +49,8 @@ class CpuBackend final : public Backend {
 
   // cpu_ceilings.cpp
   Arithmetic arithmetic(DType type) const override;
-  Ceilings measure_ceilings(std::span<const Weight* const> weights) override;
+  double measure_reading(std::span<const Weight* const> weights) override;
+  void measure_arithmetic(double* macs_per_second) override;
 
   // cpu_layers.cpp
   void embed(Tensor out, const Weight& table, const std::int32_t* ids) override;

@@ -10,31 +10,21 @@
 namespace frspec::cpu {
 namespace {
 
-constexpr int kRepeats = 9;  // the median counts, as it does for what is compared
-
-double median_seconds(const std::function<void()>& work) {
-  std::array<double, kRepeats> times;
-  for (double& time : times) {
-    const auto start = std::chrono::steady_clock::now();
-    work();
-    time = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  }
-  std::sort(times.begin(), times.end());
-  return times[kRepeats / 2];
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace
 
 Arithmetic CpuBackend::arithmetic(DType type) const { return static_cast<Arithmetic>(kernels_.form(type)); }
 
-Ceilings CpuBackend::measure_ceilings(std::span<const Weight* const> weights) {
-  Ceilings result;
-  const auto threads = static_cast<std::int64_t>(pool_.size());
+double CpuBackend::measure_reading(std::span<const Weight* const> weights) {
   std::atomic<std::int32_t> digest{0};
   std::int64_t bytes = 0;
   // As a pass does: weight after weight, each shared out by pairs of panels.
-  const double seconds = median_seconds([&] {
-    bytes = 0;
+  const double seconds = seconds_of([&] {
     for (const Weight* weight : weights) {
       const auto& packed = static_cast<const CpuWeight&>(*weight);
       pool_.parallel_for(packed.panels(), kPair, [&](std::int64_t begin, std::int64_t end, int) {
@@ -44,19 +34,28 @@ Ceilings CpuBackend::measure_ceilings(std::span<const Weight* const> weights) {
       bytes += packed.panels() * packed.panel_bytes();
     }
   });
-  result.bytes_per_second = static_cast<double>(bytes) / seconds;
+  return static_cast<double>(bytes) / seconds;
+}
+
+void CpuBackend::measure_arithmetic(double* macs_per_second) {
+  constexpr std::int64_t kRounds = 1000000;
+  constexpr int kRepeats = 9;  // the median counts, as it does for what is compared with it
+  const auto threads = static_cast<std::int64_t>(pool_.size());
   for (const Form form : {Form::Int8, Form::Bf16, Form::F32}) {
-    constexpr std::int64_t kRounds = 1000000;
-    double macs = 0.0;  // of the caller's share; the others do as much
-    const double burning = median_seconds([&] {
-      pool_.parallel_for(threads, 1, [&](std::int64_t, std::int64_t, int worker) {
-        const double done = kernels_.burn(form, kRounds);
-        if (worker == 0) macs = done;
+    std::array<double, kRepeats> speeds;
+    for (double& speed : speeds) {
+      double macs = 0.0;  // of the caller's share; the others do as much
+      const double seconds = seconds_of([&] {
+        pool_.parallel_for(threads, 1, [&](std::int64_t, std::int64_t, int worker) {
+          const double done = kernels_.burn(form, kRounds);
+          if (worker == 0) macs = done;
+        });
       });
-    });
-    result.macs_per_second[static_cast<int>(form)] = macs * static_cast<double>(threads) / burning;
+      speed = macs * static_cast<double>(threads) / seconds;
+    }
+    std::sort(speeds.begin(), speeds.end());
+    macs_per_second[static_cast<int>(form)] = speeds[kRepeats / 2];
   }
-  return result;
 }
 
 }  // namespace frspec::cpu

@@ -7,6 +7,10 @@
 //   FRSPEC_BF16      1 where there is dot_bf16(sum, w, x), which adds two; low_half(v): f16 in the low half of lanes
 // Everything else is static, so each instruction set has its own copy (see kernels.h).
 
+// Unrolled code must be one piece: closures that live in memory would be read again after every store.
+#define FRSPEC_INLINED __attribute__((always_inline))
+#define FRSPEC_INLINE inline FRSPEC_INLINED
+
 namespace {
 
 

@@ -179,6 +179,7 @@ void int8_tile(const Unpacked* panels, const std::byte* x, std::int64_t row_stri
         }
       }
     }
+    asm volatile("" : : : "memory");  // or the compiler loads the sums early, and spills them
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       const Floats scale = splat(rows[m]->scales[first / kPerScale]);
@@ -211,16 +212,16 @@ void int8_row(const std::byte* const* groups, const std::byte* x, std::int64_t b
   const GroupLayout layout = group_layout(kType, blocks);
   for (int i = 0; i < kPanel; i += kLanes) {
     Floats partial[kPanels] = {};
-    for_each_block<kType>(blocks, [&]<int kBlock>(std::int64_t b) {
+    for_each_block<kType>(blocks, [&]<int kBlock>(std::int64_t b) FRSPEC_INLINED {
       if (i == 0) ahead.fetch<kPanels>(b);
 #pragma GCC unroll 2
       for (int p = 0; p < kPanels; ++p) {
         const GroupScales<kType> of(groups[p], blocks, i);
         const std::byte *quants = groups[p] + layout.quants, *high = groups[p] + layout.high;
-        unrolled<kParts>([&]<int kPart>() {
+        unrolled<kParts>([&]<int kPart>() FRSPEC_INLINED {
           const std::int64_t scale = b * kParts + kPart;
           Ints dots = kOffset ? splat_ints(F::kHalfBlocks ? row.offset16[scale] : row.offset32[scale]) : Ints{};
-          unrolled<kSteps>([&]<int kStep>() {
+          unrolled<kSteps>([&]<int kStep>() FRSPEC_INLINED {
             constexpr int kAt = kPart * kSteps + kStep;
             const Words codes = codes_at<kType, kBlock, kAt>(quants, high, b, kAt, i * 4);
             dots = dot_bytes(dots, as_ints(codes), splat_ints(word_at(row.codes + 4 * (b * kBlockSteps + kAt))));

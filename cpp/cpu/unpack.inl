@@ -49,7 +49,7 @@ inline Words move_bits(Words v, int mask) {
 
 // Calls step.template operator()<0>(), <1>, ... : the compiler needs the shifts as constants.
 template <int kCount, int kFirst = 0, class Step>
-inline void unrolled(Step&& step) {
+FRSPEC_INLINE void unrolled(Step&& step) {
   if constexpr (kFirst < kCount) {
     step.template operator()<kFirst>();
     unrolled<kCount, kFirst + 1>(step);
@@ -59,7 +59,7 @@ inline void unrolled(Step&& step) {
 // The codes of one dword of k: step `s` of block `b` of a group, `at` bytes into the line. What decides on shifts is a
 // constant: of K-quants the block (kBlock == b, kStep is not looked at), of the others the step (kStep == s).
 template <DType kType, int kBlock, int kStep>
-inline Words codes_at(const std::byte* quants, const std::byte* high, std::int64_t b, int s, int at) {
+FRSPEC_INLINE Words codes_at(const std::byte* quants, const std::byte* high, std::int64_t b, int s, int at) {
   using F = Format<kType>;
   if constexpr (kType == DType::Q8_0) {
     const Words codes = load_words(quants + (b * kBlockSteps + s) * kLine + at);
@@ -124,9 +124,9 @@ class GroupScales {
 // Calls use.operator()<kBlock>(b) for each block: with constants where the format wants them, and then for whole
 // groups only, of which K-quants consist.
 template <DType kType, class Use>
-inline void for_each_block(std::int64_t blocks, Use&& use) {
+FRSPEC_INLINE void for_each_block(std::int64_t blocks, Use&& use) {
   if constexpr (Format<kType>::kSuper) {
-    unrolled<kGroup / 32>([&]<int kBlock>() { use.template operator()<kBlock>(std::int64_t{kBlock}); });
+    unrolled<kGroup / 32>([&]<int kBlock>() FRSPEC_INLINED { use.template operator()<kBlock>(std::int64_t{kBlock}); });
   } else {
     for (std::int64_t b = 0; b < blocks; ++b) use.template operator()<0>(b);
   }
@@ -147,8 +147,8 @@ inline Unpacked unpack_group(const std::byte* group, std::int64_t blocks, std::b
     }
   }
   if constexpr (kType == DType::Q8_0 && kUnsignedCodes) return {group + layout.quants, scales, minima};
-  for_each_block<kType>(blocks, [&]<int kBlock>(std::int64_t b) {
-    const auto step = [&]<int kStep>(int s) {
+  for_each_block<kType>(blocks, [&]<int kBlock>(std::int64_t b) FRSPEC_INLINED {
+    const auto step = [&]<int kStep>(int s) FRSPEC_INLINED {
       std::byte* to = codes + (b * kBlockSteps + s) * kLine;
       for (int at = 0; at < kLine; at += kWidth) {
         const Words v = codes_at<kType, kBlock, kStep>(group + layout.quants, group + layout.high, b, s, at);
@@ -158,7 +158,7 @@ inline Unpacked unpack_group(const std::byte* group, std::int64_t blocks, std::b
     if constexpr (F::kSuper) {
       for (int s = 0; s < kBlockSteps; ++s) step.template operator()<0>(s);
     } else {
-      unrolled<kBlockSteps>([&]<int kStep>() { step.template operator()<kStep>(kStep); });
+      unrolled<kBlockSteps>([&]<int kStep>() FRSPEC_INLINED { step.template operator()<kStep>(kStep); });
     }
   });
   return {codes, scales, minima};

@@ -20,6 +20,12 @@ double seconds_of(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+double median(std::vector<double> v) {
+  if (v.empty()) return 0.0;
+  std::sort(v.begin(), v.end());
+  return (v[(v.size() - 1) / 2] + v[v.size() / 2]) / 2;
+}
+
 std::string processor_name() {
   std::ifstream info("/proc/cpuinfo");
   for (std::string line; std::getline(info, line);) {
@@ -45,8 +51,9 @@ class Bench {
   BenchReport run() {
     BenchReport report;
     describe(report);
-    announce("ceilings");
-    ceilings_ = report.ceilings = backend_.measure_ceilings(target_.matrices());
+    announce("arithmetic");
+    backend_.measure_arithmetic(macs_per_second_);
+    std::copy_n(macs_per_second_, kArithmetics, report.macs_per_second);
     fill_context();
     for (const int tokens : options_.prompts) report.rows.push_back(prompt(tokens));
     for (const int tokens : options_.texts) report.rows.push_back(text(tokens));
@@ -58,6 +65,7 @@ class Bench {
         if (options_.synthetic_acceptance) report.rows.push_back(loop(head));
       }
     }
+    report.bytes_per_second = median(readings_);
     return report;
   }
 
@@ -113,13 +121,18 @@ class Bench {
   BenchRow timed(const std::string& test, int rows, int count, Work&& work) {
     announce(test);
     work();  // warm
-    std::vector<double> times;
-    for (int i = 0; i < options_.repetitions; ++i) times.push_back(1e3 * seconds_of(work) / count);
+    const auto weights = target_.matrices();
+    std::vector<double> times, readings;
+    for (int i = 0; i < options_.repetitions; ++i) {
+      readings.push_back(backend_.measure_reading(weights));
+      times.push_back(1e3 * seconds_of(work) / count);
+    }
+    readings_.insert(readings_.end(), readings.begin(), readings.end());
     BenchRow row;
     row.test = test;
     row.rows = rows;
-    std::sort(times.begin(), times.end());
-    row.milliseconds = (times[(times.size() - 1) / 2] + times[times.size() / 2]) / 2;
+    row.bytes_per_second = median(readings);
+    row.milliseconds = median(times);
     const double mean = std::accumulate(times.begin(), times.end(), 0.0) / static_cast<double>(times.size());
     for (const double t : times) row.deviation += (t - mean) * (t - mean) / static_cast<double>(times.size());
     row.deviation = std::sqrt(row.deviation);
@@ -135,9 +148,9 @@ class Bench {
       const double macs = static_cast<double>(w->rows()) * static_cast<double>(w->cols()) * count;
       row.bytes += static_cast<double>(w->bytes());
       row.macs += macs;
-      seconds += macs / ceilings_.macs_per_second[static_cast<int>(backend_.arithmetic(w->type()))];
+      seconds += macs / macs_per_second_[static_cast<int>(backend_.arithmetic(w->type()))];
     }
-    const double reading = row.bytes / ceilings_.bytes_per_second;
+    const double reading = row.bytes / row.bytes_per_second;
     row.memory_bound = reading >= seconds;
     row.floor_milliseconds = 1e3 * std::max(reading, seconds);
   }
@@ -198,10 +211,6 @@ class Bench {
       }
     }
     engine_.verifier().pretend(-1.0f);
-    const auto median = [](std::vector<double> v) {
-      std::sort(v.begin(), v.end());
-      return (v[(v.size() - 1) / 2] + v[v.size() / 2]) / 2;
-    };
     row.test = test;
     row.rows = engine_.drafter()->max_tree_size();
     row.tokens_per_second = median(speeds);
@@ -214,7 +223,8 @@ class Bench {
   Engine engine_;
   Backend& backend_;
   TargetModel& target_;
-  Ceilings ceilings_;
+  double macs_per_second_[kArithmetics] = {};
+  std::vector<double> readings_;  // bytes per second
   std::int32_t prefix_ = 0;
   int done_ = 0;
 };

@@ -32,8 +32,10 @@ struct BenchRow {
   double tokens_per_second = 0.0;
   double bytes = 0.0;          // of weights read by a pass, as the file stores them
   double macs = 0.0;           // multiply-adds with weights
-  double floor_milliseconds = 0.0;     // the larger of bytes / bandwidth and multiply-adds / peak
-  bool memory_bound = true;            // which of the two it is
+  // Bandwidth changes with what else the machine does, so it is measured between the repetitions of each test.
+  double bytes_per_second = 0.0;     // of plain reading of the target's weights, then
+  double floor_milliseconds = 0.0;   // the larger of bytes / bandwidth and multiply-adds / peak
+  bool memory_bound = true;          // which of the two it is
   double accepted_length = 0.0;        // loops only
   double speedup = 0.0;                // loops only: over plain decoding of the same length
 };
@@ -47,7 +49,8 @@ struct BenchReport {
   std::int64_t parameters = 0;  // in the matrices of a pass
   int context = 0;
   std::optional<float> synthetic_acceptance;
-  Ceilings ceilings;
+  double bytes_per_second = 0.0;              // of plain reading: median over the run
+  double macs_per_second[kArithmetics] = {};  // in each arithmetic
   std::vector<BenchRow> rows;
 };
 

@@ -22,8 +22,8 @@ std::string fixed(double value, int digits) {
 // Bytes per second that a pass moved, and the share of the measured bandwidth.
 double gigabytes_per_second(const BenchRow& row) { return row.bytes / (row.milliseconds * 1e-3) / kGiga; }
 
-double share_of_bandwidth(const BenchReport& report, const BenchRow& row) {
-  return gigabytes_per_second(row) * kGiga / report.ceilings.bytes_per_second;
+double share_of_bandwidth(const BenchRow& row) {
+  return gigabytes_per_second(row) * kGiga / row.bytes_per_second;
 }
 
 double over_floor(const BenchRow& row) { return row.milliseconds / row.floor_milliseconds; }
@@ -34,9 +34,9 @@ std::string as_markdown(const BenchReport& r) {
       << r.model << ": " << fixed(static_cast<double>(r.parameters) / kGiga, 3) << "G parameters and "
       << fixed(static_cast<double>(r.model_bytes) / kGiga, 3) << " GB per pass (" << r.types << "); " << r.context
       << " tokens of context\n\n"
-      << "Ceilings measured in this run: " << fixed(r.ceilings.bytes_per_second / kGiga, 1) << " GB/s read; "
-      << fixed(r.ceilings.macs_per_second[0] / kGiga, 0) << " / " << fixed(r.ceilings.macs_per_second[1] / kGiga, 0)
-      << " / " << fixed(r.ceilings.macs_per_second[2] / kGiga, 0) << " GMAC/s int8 / bf16 / f32\n\n";
+      << "Ceilings measured in this run: " << fixed(r.bytes_per_second / kGiga, 1) << " GB/s read; "
+      << fixed(r.macs_per_second[0] / kGiga, 0) << " / " << fixed(r.macs_per_second[1] / kGiga, 0)
+      << " / " << fixed(r.macs_per_second[2] / kGiga, 0) << " GMAC/s int8 / bf16 / f32\n\n";
   if (r.synthetic_acceptance) {
     out << "**The loops are synthetic**: a node's best child is accepted with probability "
         << fixed(static_cast<double>(*r.synthetic_acceptance), 3)
@@ -48,7 +48,7 @@ std::string as_markdown(const BenchReport& r) {
     if (row.accepted_length > 0.0) continue;
     out << "| " << row.test << " | " << fixed(row.milliseconds, 2) << " | " << fixed(row.deviation, 2) << " | "
         << fixed(row.tokens_per_second, 1) << " | " << fixed(gigabytes_per_second(row), 1) << " | "
-        << fixed(100 * share_of_bandwidth(r, row), 0) << " % | " << (row.memory_bound ? "memory" : "arithmetic")
+        << fixed(100 * share_of_bandwidth(row), 0) << " % | " << (row.memory_bound ? "memory" : "arithmetic")
         << " | " << fixed(over_floor(row), 2) << "x |\n";
   }
   bool first = true;
@@ -81,7 +81,7 @@ std::string as_csv(const BenchReport& r) {
           << ',' << row.speedup << '\n';
     } else {
       out << row.bytes << ',' << row.macs << ',' << gigabytes_per_second(row) << ','
-          << r.ceilings.bytes_per_second / kGiga << ',' << row.floor_milliseconds << ','
+          << row.bytes_per_second / kGiga << ',' << row.floor_milliseconds << ','
           << (row.memory_bound ? "memory" : "arithmetic") << ",,,\n";
     }
   }
@@ -101,10 +101,10 @@ std::string as_json(const BenchReport& r) {
   json.member("context", r.context);
   json.key("ceilings");
   json.begin_object();
-  json.member("bytes_per_second", r.ceilings.bytes_per_second);
-  json.member("int8_macs_per_second", r.ceilings.macs_per_second[0]);
-  json.member("bf16_macs_per_second", r.ceilings.macs_per_second[1]);
-  json.member("f32_macs_per_second", r.ceilings.macs_per_second[2]);
+  json.member("bytes_per_second", r.bytes_per_second);
+  json.member("int8_macs_per_second", r.macs_per_second[0]);
+  json.member("bf16_macs_per_second", r.macs_per_second[1]);
+  json.member("f32_macs_per_second", r.macs_per_second[2]);
   json.end_object();
   if (r.synthetic_acceptance) json.member("synthetic_acceptance", static_cast<double>(*r.synthetic_acceptance));
   json.key("rows");
@@ -123,7 +123,8 @@ std::string as_json(const BenchReport& r) {
       json.member("bytes", row.bytes);
       json.member("macs", row.macs);
       json.member("gb_per_second", gigabytes_per_second(row));
-      json.member("share_of_bandwidth", share_of_bandwidth(r, row));
+      json.member("bytes_per_second_then", row.bytes_per_second);
+      json.member("share_of_bandwidth", share_of_bandwidth(row));
       json.member("floor_ms", row.floor_milliseconds);
       json.member("over_floor", over_floor(row));
       json.member("bound_by", row.memory_bound ? "memory" : "arithmetic");
