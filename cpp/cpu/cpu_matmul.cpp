@@ -11,12 +11,15 @@ std::int64_t piece_of(std::int64_t rows) { return (rows > kRowBlock ? kMaxPanels
 
 std::int64_t pieces_of(const Weight& weight, std::int64_t piece) { return (weight.rows() + piece - 1) / piece; }
 
+std::int64_t whole_tiles(std::int64_t rows) { return (rows + kMatrixRows - 1) / kMatrixRows * kMatrixRows; }
+
 // The geometry of `rows` rows of `cols` elements in a form: rows one after the other, or for Int8 group after group.
 Activations shape_of(Form form, std::int64_t rows, std::int64_t cols) {
   const std::int64_t groups = (cols + kGroup - 1) / kGroup;
+  constexpr std::int64_t kSize = sizeof(ActivationGroup);
   switch (form) {
     case Form::Int8:
-      return {nullptr, sizeof(ActivationGroup), rows * static_cast<std::int64_t>(sizeof(ActivationGroup)), rows};
+      return {nullptr, kSize, whole_tiles(rows) * kSize, rows};
     case Form::Bf16:
       return {nullptr, groups * kGroup * 2 + kLine, kGroup * 2, rows};
     case Form::F32:
@@ -27,7 +30,7 @@ Activations shape_of(Form form, std::int64_t rows, std::int64_t cols) {
 
 std::size_t bytes_of(const Activations& x, Form form, std::int64_t cols) {
   const std::int64_t groups = (cols + kGroup - 1) / kGroup;
-  return static_cast<std::size_t>(form == Form::Int8 ? groups * x.group_stride : x.rows * x.row_stride);
+  return static_cast<std::size_t>(form == Form::Int8 ? groups * x.group_stride : whole_tiles(x.rows) * x.row_stride);
 }
 
 // The product of x with the `count` rows of a weight, a multiple of kPanel unless it ends there, from `first` on.
@@ -50,9 +53,9 @@ Activations CpuBackend::prepare(const Operand& operand, Form form) {
   Activations result = shape_of(form, x.rows, x.cols);
   std::byte* memory = forms_[static_cast<int>(form)].bytes(bytes_of(result, form, x.cols));
   result.data = memory;
-  const auto width = static_cast<std::size_t>(x.cols);
+  const std::int64_t width = (x.cols + kGroup - 1) / kGroup * kGroup;
   pool_.parallel_for(x.rows, 2, [&](std::int64_t begin, std::int64_t end, int worker) {
-    float* made = row_scratch_[static_cast<std::size_t>(worker)].floats(width);
+    float* made = row_scratch_[static_cast<std::size_t>(worker)].floats(static_cast<std::size_t>(x.cols));
     for (std::int64_t r = begin; r < end; ++r) {
       const float* row = x.row(r);
       if (operand.norm != nullptr) {
@@ -70,13 +73,13 @@ Activations CpuBackend::prepare(const Operand& operand, Form form) {
         case Form::Bf16: {
           auto* halves = reinterpret_cast<std::uint16_t*>(to);
           kernels_.to_bf16(halves, row, x.cols);
-          halves[x.cols] = 0;
+          std::fill(halves + x.cols, halves + width, std::uint16_t{0});
           break;
         }
         case Form::F32: {
           auto* floats = reinterpret_cast<float*>(to);
           std::copy_n(row, x.cols, floats);
-          floats[x.cols] = 0.0f;
+          std::fill(floats + x.cols, floats + width, 0.0f);
           break;
         }
       }

@@ -3,6 +3,14 @@
 #include <cstdlib>
 #include <string_view>
 
+#ifdef FRSPEC_X86
+#include <cpuid.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
+
 #include "backend/registry.h"
 #include "base/error.h"
 #include "cpu/kernels.h"
@@ -27,11 +35,29 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vnni");
 }
 bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+// The processor may have tiles and the system still not let a process use them: it has to ask, once, before it starts
+// threads that use them.
+bool has_amx() {
+#ifdef __linux__
+  static const bool granted = [] {
+    constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+  }();
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!has_avx512bf16() || __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25;
+  return (edx & (kBf16 | kTile | kInt8)) == (kBf16 | kTile | kInt8) && granted;
+#else
+  return false;
+#endif
+}
 
-// The best first.
-const std::array kChoices = {Choice{&kAvx512Bf16Kernels, has_avx512bf16}, Choice{&kAvx512Kernels, has_avx512},
+// The best first; what comes after the generic kernels is chosen by name only.
+const std::array kChoices = {Choice{&kAmxKernels, has_amx},
+                             Choice{&kAvx512Bf16Kernels, has_avx512bf16}, Choice{&kAvx512Kernels, has_avx512},
                              Choice{&kAvx2VnniKernels, has_avx2vnni}, Choice{&kAvx2Kernels, has_avx2},
-                             Choice{&kGenericKernels, [] { return true; }}};
+                             Choice{&kGenericKernels, [] { return true; }},
+                             Choice{&kAmxEmulatedKernels, has_avx512bf16}};
 #else
 const std::array kChoices = {Choice{&kGenericKernels, [] { return true; }}};
 #endif

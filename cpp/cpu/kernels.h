@@ -32,8 +32,11 @@ struct alignas(64) ActivationGroup {
   float scales[kGroup / kActivationBlock];
 };
 
+constexpr int kMatrixRows = 16;  // rows are there in multiples of it, whatever is in those behind the last
+
 // Rows of x in one of the forms. Element k of row m lies, by form: Int8 at group m, k / 256 (ActivationGroup); Bf16 and
-// F32 at m * row_stride + k * its size. Behind the last element stands at least one zero.
+// F32 at m * row_stride + k * its size. Bf16 and F32 rows are zero from their end to
+// that of the group.
 struct Activations {
   const std::byte* data = nullptr;
   std::int64_t row_stride = 0;    // bytes from row to row
@@ -86,6 +89,8 @@ extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx2VnniKernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAvx512Bf16Kernels;
+extern const Kernels kAmxKernels;
+extern const Kernels kAmxEmulatedKernels;
 #endif
 
 // The best kernels this machine can run, or those that the environment variable FRSPEC_CPU names; an unknown name, or

@@ -4,6 +4,7 @@
 //   kTileRows        rows of x per tile of kTilePanels panels: as many sums as fit the registers
 //   kUnsignedCodes   whether dot_bytes takes unsigned weights; dot_bytes(sum, w, x): each lane adds four products
 //   load_unsigned, load_signed, store_signed: bytes to floats, and back from ints
+//   FRSPEC_AMX       1 where there are tiles (amx_tiles.h)
 //   FRSPEC_BF16      1 where there is dot_bf16(sum, w, x), which adds two; low_half(v): f16 in the low half of lanes
 // Everything else is static, so each instruction set has its own copy (see kernels.h).
 
@@ -144,9 +145,5 @@ float sum_exp(const float* x, std::int64_t n, float subtract) {
 
 #include "cpu/ceilings.inl"
 
-#ifndef FRSPEC_MULTIPLY
-#define FRSPEC_MULTIPLY multiply
-#endif
-
-const Kernels FRSPEC_KERNELS = {FRSPEC_ISA_NAME, form,     to_int8, to_bf16, FRSPEC_MULTIPLY, attend, merge_segments,
+const Kernels FRSPEC_KERNELS = {FRSPEC_ISA_NAME, form,     to_int8, to_bf16, multiply, attend, merge_segments,
                                 rms_norm,        swiglu,  to_half, maximum, sum_exp, read, burn};

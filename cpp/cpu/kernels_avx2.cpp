@@ -29,6 +29,7 @@ inline Ints dot_bytes(Ints sum, Ints w, Ints x) {
 #define FRSPEC_KERNELS kAvx2Kernels
 #define FRSPEC_ISA_NAME "avx2"
 #define FRSPEC_BF16 0
+#define FRSPEC_AMX 0
 #include "cpu/kernels.inl"
 
 }  // namespace frspec::cpu

@@ -13,18 +13,12 @@ namespace frspec::cpu {
 
 #include "cpu/avx512.inl"
 
-namespace {
-
-// Each lane adds the products of two pairs.
-inline Floats dot_bf16(Floats sum, Ints w, Ints x) {
-  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
-}
-
-}  // namespace
+#include "cpu/avx512bf16.inl"
 
 #define FRSPEC_KERNELS kAvx512Bf16Kernels
 #define FRSPEC_ISA_NAME "avx512bf16"
 #define FRSPEC_BF16 1
+#define FRSPEC_AMX 0
 #include "cpu/kernels.inl"
 
 }  // namespace frspec::cpu

@@ -100,6 +100,7 @@ inline void store_half(std::uint16_t* p, Floats v) {
 #define FRSPEC_KERNELS kGenericKernels
 #define FRSPEC_ISA_NAME "generic"
 #define FRSPEC_BF16 0
+#define FRSPEC_AMX 0
 #include "cpu/kernels.inl"
 
 }  // namespace frspec::cpu

@@ -337,7 +337,11 @@ struct ProductScratch {
 static_assert(sizeof(float) * (kRowBlock * kSumStride + kPair * 24 * kPanel) + kPair * kGroup * kLine <=
               kProductScratch);
 
-// One group of one or two panels, `first` and behind, that lie at `now`; `next` is only fetched.
+#if FRSPEC_AMX
+#include "cpu/multiply_amx.inl"
+#endif
+
+// One group of one or two panels that lie at `now`; `next` is only fetched.
 template <DType kType, int kPanels>
 void int8_group(const std::byte* const* now, const std::byte* const* next, std::int64_t blocks, const Activations& x,
                 const ProductScratch& scratch) {
@@ -348,6 +352,9 @@ void int8_group(const std::byte* const* now, const std::byte* const* next, std::
     int8_row<kType, kPanels>(now, x.data, blocks, scratch.sums, ahead);
     return;
   }
+#if FRSPEC_AMX
+  if (x.rows >= kMatrixRows) return matrix_int8_group<kType, kPanels>(now, next, blocks, x, scratch);
+#endif
   Unpacked panels[kPanels];
   for (int i = 0; i < kPanels; ++i) {
     panels[i] = unpack_group<kType>(now[i], blocks, scratch.codes + i * (kGroup / 4) * kLine,
@@ -429,6 +436,12 @@ void multiply_groups(const PanelProduct& p, const Activations& x, const ProductS
       }
       ProductScratch part = scratch;
       part.sums += first * kPanel;
+#if FRSPEC_AMX
+      if constexpr (kType == DType::BF16) {
+        matrix_bf16_group<kPanels>(now, next, count, rows, part);
+        continue;
+      }
+#endif
       if constexpr (kFloat) {
         float_group<kType, std::conditional_t<kType == DType::BF16, Bf16Step, F32Step>, kPanels>(now, next, count, rows,
                                                                                                 part);

@@ -1,6 +1,6 @@
 // A group of a panel, ready to multiply: byte codes, f32 scales and minima, in cache and shared by all rows of x.
 //
-// Where kUnsignedCodes, a format with an offset (w = scale * (q - zero)) gives unsigned codes moved so that the offset
+// Where codes are unsigned (kUnsignedCodes says what dot_bytes wants), a format with an offset (w = scale * (q - zero)) gives unsigned codes moved so that the offset
 // is 128: the product subtracts 128 times the sum of x's codes instead. Elsewhere codes are q - zero, signed. Both are
 // whole numbers, and scales differ by powers of two: the results have the same bits.
 
@@ -15,7 +15,7 @@ struct Unpacked {
   float* minima;           // (blocks, 16), to be added; where the format has them
 };
 
-template <DType kType>
+template <DType kType, bool kUnsigned = kUnsignedCodes>
 struct Format {
   static constexpr bool kHalfBlocks = kType == DType::Q6_K;  // 16 elements share a scale
   static constexpr bool kMinima =
@@ -26,8 +26,8 @@ struct Format {
                                : kType == DType::Q4_0 || kType == DType::Q4_1 || kType == DType::Q4_K ? 4
                                                                                                       : 5;
   // Formats without minima are centred: zero is half the range.
-  static constexpr int kShift = kUnsignedCodes && !kMinima ? 8 - kBits : 0;
-  static constexpr int kZero = kUnsignedCodes || kMinima ? 0 : 1 << (kBits - 1);
+  static constexpr int kShift = kUnsigned && !kMinima ? 8 - kBits : 0;
+  static constexpr int kZero = kUnsigned || kMinima ? 0 : 1 << (kBits - 1);
 };
 
 inline Words load_words(const std::byte* p) {
@@ -58,12 +58,12 @@ FRSPEC_INLINE void unrolled(Step&& step) {
 
 // The codes of one dword of k: step `s` of block `b` of a group, `at` bytes into the line. What decides on shifts is a
 // constant: of K-quants the block (kBlock == b, kStep is not looked at), of the others the step (kStep == s).
-template <DType kType, int kBlock, int kStep>
+template <DType kType, int kBlock, int kStep, bool kUnsigned = kUnsignedCodes>
 FRSPEC_INLINE Words codes_at(const std::byte* quants, const std::byte* high, std::int64_t b, int s, int at) {
-  using F = Format<kType>;
+  using F = Format<kType, kUnsigned>;
   if constexpr (kType == DType::Q8_0) {
     const Words codes = load_words(quants + (b * kBlockSteps + s) * kLine + at);
-    return kUnsignedCodes ? codes : codes ^ std::uint16_t{0x8080};
+    return kUnsigned ? codes : codes ^ std::uint16_t{0x8080};
   } else {
     constexpr int kQuarter = kBlock % 4, kHalf = kBlock / 4;
     // Which line, whether its high nibbles, and where the bits above the nibble are: see quant.h and panel.h.
@@ -89,7 +89,7 @@ FRSPEC_INLINE Words codes_at(const std::byte* quants, const std::byte* high, std
 }
 
 // Scales and minima of lanes [i, i + kLanes) of a group. A shift of the codes is undone here.
-template <DType kType>
+template <DType kType, bool kUnsigned = kUnsignedCodes>
 class GroupScales {
  public:
   GroupScales(const std::byte* header, std::int64_t blocks, int i) : header_(header), blocks_(blocks), lane_(i) {
@@ -110,7 +110,7 @@ class GroupScales {
   }
 
  private:
-  using F = Format<kType>;
+  using F = Format<kType, kUnsigned>;
   static constexpr float kUnshift = 1.0f / (1 << F::kShift);
 
   Floats halves(std::int64_t run) const { return load_half(header_ + 2 * (run * kPanel + lane_)); }
@@ -133,25 +133,25 @@ FRSPEC_INLINE void for_each_block(std::int64_t blocks, Use&& use) {
 }
 
 // `codes` is room for the codes of a group; Q8_0 needs it only where codes are signed.
-template <DType kType>
+template <DType kType, bool kUnsigned = kUnsignedCodes>
 inline Unpacked unpack_group(const std::byte* group, std::int64_t blocks, std::byte* codes, float* scales,
                              float* minima) {
-  using F = Format<kType>;
+  using F = Format<kType, kUnsigned>;
   constexpr int kWidth = static_cast<int>(sizeof(Words));
   const GroupLayout layout = group_layout(kType, blocks);
   for (int i = 0; i < kPanel; i += kLanes) {
-    const GroupScales<kType> of(group, blocks, i);
+    const GroupScales<kType, kUnsigned> of(group, blocks, i);
     for (std::int64_t b = 0; b < blocks * (F::kHalfBlocks ? 2 : 1); ++b) store(scales + b * kPanel + i, of.scale(b));
     if constexpr (F::kMinima) {
       for (std::int64_t b = 0; b < blocks; ++b) store(minima + b * kPanel + i, of.minimum(b));
     }
   }
-  if constexpr (kType == DType::Q8_0 && kUnsignedCodes) return {group + layout.quants, scales, minima};
+  if constexpr (kType == DType::Q8_0 && kUnsigned) return {group + layout.quants, scales, minima};
   for_each_block<kType>(blocks, [&]<int kBlock>(std::int64_t b) FRSPEC_INLINED {
     const auto step = [&]<int kStep>(int s) FRSPEC_INLINED {
       std::byte* to = codes + (b * kBlockSteps + s) * kLine;
       for (int at = 0; at < kLine; at += kWidth) {
-        const Words v = codes_at<kType, kBlock, kStep>(group + layout.quants, group + layout.high, b, s, at);
+        const Words v = codes_at<kType, kBlock, kStep, kUnsigned>(group + layout.quants, group + layout.high, b, s, at);
         __builtin_memcpy(to + at, &v, sizeof v);
       }
     };

@@ -79,7 +79,7 @@ def seen_by(name: str, x: np.ndarray, device_name: str) -> np.ndarray:
         largest = np.abs(blocks).max(2, keepdims=True)
         codes = np.rint(blocks * (np.float32(127) / largest))
         return (codes.astype(np.float64) * (largest / np.float32(127))).reshape(rows, -1)[:, :cols]
-    if name.startswith("BF16") and "bf16" in device_name:
+    if name.startswith("BF16") and ("bf16" in device_name or "amx" in device_name):
         return gguf.quants.dequantize(
             gguf.quants.quantize(x, gguf.GGMLQuantizationType.BF16), gguf.GGMLQuantizationType.BF16
         ).astype(np.float64)
