@@ -90,7 +90,6 @@ class CpuBackend final : public Backend {
    public:
     std::byte* bytes(std::size_t count);
     float* floats(std::size_t count) { return reinterpret_cast<float*>(bytes(count * sizeof(float))); }
-    std::byte* data() { return bytes(0); }
 
    private:
     std::vector<std::byte> memory_;
@@ -103,19 +102,18 @@ class CpuBackend final : public Backend {
   // Columns [first, first + count) of hidden weight^T, for any number of rows; `first` is a multiple of kPanel.
   void logits_of(const Activations& x, const CpuWeight& weight, std::int64_t first, std::int64_t count, float* out,
                  std::int64_t out_stride, int worker);
-  // Runs reduce(logits, stride, first column, count, chunk) for every chunk of the columns of hidden weight^T.
+  // Runs reduce(logits, stride, first column, count, chunk, worker) for every chunk of the columns of hidden weight^T,
+  // or of logits that are there.
   template <class Reduce>
   void for_each_chunk_of_head(Tensor hidden, const Weight& weight, Reduce&& reduce);
   template <class Reduce>
   void for_each_chunk_of_logits(Tensor logits, Reduce&& reduce);
-  // What top_k and sample share with their fused forms.
-  void keep_best(const float* logits, std::int64_t stride, std::int64_t rows, std::int64_t first, std::int64_t count,
-                 std::int64_t chunk, int k);
-  void merge_best(std::int32_t* ids, float* log_probs, int k, std::int64_t rows, std::int64_t cols,
-                  const std::int32_t* column_ids);
-  void keep_choice(const float* logits, std::int64_t stride, std::int64_t first, std::int64_t count,
-                   std::int64_t chunk, const Rows& rows, const Sampling& sampling);
-  void merge_choices(std::int32_t* tokens, std::int64_t rows, std::int64_t cols);
+  // What top_k and sample share with their fused forms; `for_each_chunk` is one of the two above.
+  template <class ForEachChunk>
+  void find_best(std::int32_t* ids, float* log_probs, int k, std::int64_t rows, std::int64_t cols,
+                 const std::int32_t* column_ids, ForEachChunk&& for_each_chunk);
+  template <class ForEachChunk>
+  void choose(std::int32_t* tokens, const Rows& rows, const Sampling& sampling, ForEachChunk&& for_each_chunk);
 
   const Kernels& kernels_;
   ThreadPool pool_;
