@@ -22,6 +22,7 @@ inline void load_key_run(float* out, const HeadCache& keys, std::int64_t panel, 
     }
   } else {
     const std::byte* run = keys.data + 2 * (panel * head_dim + d) * kPanel;
+    __builtin_prefetch(run + 2 * kAttentionChunk * head_dim, 0, 3);  // the same of the next chunk
     for (int i = 0; i < kPanel; i += kLanes) store(out + i, load_half(run + 2 * i));
   }
 }
@@ -68,7 +69,10 @@ inline void load_value(float* out, const HeadCache& values, std::int64_t slot, i
   } else {
     const std::byte* row = values.data + 2 * slot * head_dim;
     int d = 0;
-    for (; d + kLanes <= head_dim; d += kLanes) store(out + d, load_half(row + 2 * d));
+    for (; d + kLanes <= head_dim; d += kLanes) {
+      __builtin_prefetch(row + 2 * (d + kAttentionChunk * head_dim), 0, 3);
+      store(out + d, load_half(row + 2 * d));
+    }
     for (; d < head_dim; ++d) {
       std::uint16_t half;
       __builtin_memcpy(&half, row + 2 * d, 2);
@@ -163,7 +167,7 @@ inline float soften(float* scores, int count, float& maximum, float& total) {
     const Floats value = load(scores + j);
     best = value > best ? value : best;
   }
-  for (int lane = 0; lane < kLanes; ++lane) top = best[lane] > top ? best[lane] : top;
+  top = largest(best);
   Floats added = {};
   for (int j = 0; j < kAttentionChunk; j += kLanes) {
     Floats weight = exponential(load(scores + j) - top);

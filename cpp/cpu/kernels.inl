@@ -50,6 +50,23 @@ inline float sum(V v) {
   }
 }
 
+// The largest element; all must be numbers.
+template <class V>
+inline float largest(V v) {
+  if constexpr (sizeof(V) == 64) {
+    const auto a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+    const auto b = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    return largest(a > b ? a : b);
+  } else if constexpr (sizeof(V) == 32) {
+    const auto a = __builtin_shufflevector(v, v, 0, 1, 2, 3), b = __builtin_shufflevector(v, v, 4, 5, 6, 7);
+    return largest(a > b ? a : b);
+  } else {
+    const V other = __builtin_shufflevector(v, v, 2, 3, 0, 1);
+    v = v > other ? v : other;
+    return v[0] > v[1] ? v[0] : v[1];
+  }
+}
+
 // e^x (Cephes expf), about 1 ulp; arguments below -87 give about 1e-38 instead of a denormal or zero.
 inline Floats exponential(Floats x) {
   x = x > splat(88.0f) ? splat(88.0f) : x;
@@ -112,8 +129,7 @@ float maximum(const float* x, std::int64_t n) {
     const Floats value = load(x + i);
     best = value > best ? value : best;
   }
-  float top = -__builtin_inff();
-  for (int lane = 0; lane < kLanes; ++lane) top = best[lane] > top ? best[lane] : top;
+  float top = largest(best);
   for (; i < n; ++i) top = x[i] > top ? x[i] : top;
   return top;
 }

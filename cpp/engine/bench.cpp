@@ -142,23 +142,38 @@ class Bench {
 
   // The cost of a pass of `rows` rows through `weights`; `head_rows` of them reach the last one, the head.
   void add_cost(BenchRow& row, const std::vector<const Weight*>& weights, int rows, int head_rows) const {
-    double seconds = 0.0;
     for (const Weight* w : weights) {
       const int count = w == weights.back() ? head_rows : rows;
       const double macs = static_cast<double>(w->rows()) * static_cast<double>(w->cols()) * count;
       row.bytes += static_cast<double>(w->bytes());
       row.macs += macs;
-      seconds += macs / macs_per_second_[static_cast<int>(backend_.arithmetic(w->type()))];
+      row.arithmetic_seconds += macs / macs_per_second_[static_cast<int>(backend_.arithmetic(w->type()))];
     }
+  }
+
+  // What attention adds: keys and values of the context, once per pass, and their products with every row in f32.
+  void add_attention(BenchRow& row, int rows) const {
+    const ModelConfig& config = engine_.config();
+    const KvShape shape{options_.engine.kv_type, config.kv_heads, config.head_dim, prefix_ + rows};
+    row.bytes += 2.0 * static_cast<double>(backend_.kv_bytes(shape)) * config.layers;
+    const double length = prefix_ + (rows + 1) / 2.0;
+    const double macs = 2.0 * length * rows * config.heads * config.head_dim * config.layers;
+    row.macs += macs;
+    row.arithmetic_seconds += macs / macs_per_second_[static_cast<int>(Arithmetic::F32)];
+  }
+
+  void set_floor(BenchRow& row) const {
     const double reading = row.bytes / row.bytes_per_second;
-    row.memory_bound = reading >= seconds;
-    row.floor_milliseconds = 1e3 * std::max(reading, seconds);
+    row.memory_bound = reading >= row.arithmetic_seconds;
+    row.floor_milliseconds = 1e3 * std::max(reading, row.arithmetic_seconds);
   }
 
   BenchRow prompt(int tokens) {
     const auto ids = some_tokens(tokens, engine_.config().vocab);
     BenchRow row = timed(concat("pp", tokens), tokens, 1, [&] { engine_.time_prompt(prefix_, ids); });
     add_cost(row, target_.matrices(), tokens, 1);
+    add_attention(row, tokens);
+    set_floor(row);
     return row;
   }
 
@@ -167,6 +182,8 @@ class Bench {
       for (int i = 0; i < tokens; ++i) engine_.time_tree(prefix_ + i, some_tokens(1, 2), std::array<std::int32_t, 1>{-1});
     });
     add_cost(row, target_.matrices(), 1, 1);
+    add_attention(row, 1);
+    set_floor(row);
     return row;
   }
 
@@ -176,6 +193,8 @@ class Bench {
     for (int i = 1; i < nodes; ++i) parents[static_cast<std::size_t>(i)] = (i - 1) / 2;
     BenchRow row = timed(concat("verify ", nodes), nodes, 1, [&] { engine_.time_tree(prefix_, tokens, parents); });
     add_cost(row, target_.matrices(), nodes, nodes);
+    add_attention(row, nodes);
+    set_floor(row);
     return row;
   }
 
@@ -186,6 +205,7 @@ class Bench {
     (void)generation->step();
     BenchRow row = timed(concat("draft level, ", head), shape.branch, shape.levels(), [&] { engine_.time_draft(); });
     add_cost(row, engine_.drafter()->matrices(), shape.branch, shape.branch);
+    set_floor(row);
     return row;
   }
 

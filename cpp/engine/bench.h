@@ -30,8 +30,9 @@ struct BenchRow {
   double milliseconds = 0.0;   // of a pass, a level or a step: median over repetitions
   double deviation = 0.0;      // their standard deviation
   double tokens_per_second = 0.0;
-  double bytes = 0.0;          // of weights read by a pass, as the file stores them
-  double macs = 0.0;           // multiply-adds with weights
+  double bytes = 0.0;               // of weights, as the file stores them, and of keys and values that a pass reads
+  double macs = 0.0;                // its multiply-adds
+  double arithmetic_seconds = 0.0;  // that these would take at the measured peaks
   // Bandwidth changes with what else the machine does, so it is measured between the repetitions of each test.
   double bytes_per_second = 0.0;     // of plain reading of the target's weights, then
   double floor_milliseconds = 0.0;   // the larger of bytes / bandwidth and multiply-adds / peak
