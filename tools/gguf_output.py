@@ -125,7 +125,8 @@ def write_gguf(
 ) -> list[str]:
     """Writes the file at `path`, whole or not at all; returns the names of the weights that fell back to F16.
 
-    `asked` is a key of FILE_TYPES, needed where there are weights. `advance` is told the source bytes done (of encoded tensors: the bytes made).
+    `asked` is a key of FILE_TYPES, needed where there are weights. `advance` is told the source bytes done (of encoded
+    tensors: the bytes made).
     Raises ValueError for weights that the type cannot hold, OSError where the file cannot be written.
     """
     gguf = require("gguf", "writing GGUF files")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 # Type -> elements per block, standard deviation of uniformly random codes in units of their scale.
@@ -37,7 +39,7 @@ def random_weights(kind: str, rows: int, cols: int, sigma: float, rng: np.random
     if kind in ("Q4_K", "Q5_K", "Q6_K"):
         scale /= (_SCALES[0] + _SCALES[1] - 1) / 2
     minimum = scale * _HALF_RANGE.get(kind, 0)
-    parts = {
+    parts: dict[str, Callable[[], list[np.ndarray]]] = {
         "Q8_0": lambda: [_half(scale), _bits(count, 32, rng)],
         "Q4_0": lambda: [_half(scale), _bits(count, 16, rng)],
         "Q4_1": lambda: [_half(scale), _half(-minimum), _bits(count, 16, rng)],
@@ -46,8 +48,8 @@ def random_weights(kind: str, rows: int, cols: int, sigma: float, rng: np.random
         "Q4_K": lambda: [_half(scale), _half(minimum), _packed_scales(count, rng), _bits(count, 128, rng)],
         "Q5_K": lambda: [_half(scale), _half(minimum), _packed_scales(count, rng), _bits(count, 160, rng)],
         "Q6_K": lambda: [_bits(count, 192, rng), rng.integers(*_SCALES, (count, 16), dtype=np.uint8), _half(scale)],
-    }[kind]()
-    return np.concatenate(parts, axis=1).reshape(rows, -1)
+    }
+    return np.concatenate(parts[kind](), axis=1).reshape(rows, -1)
 
 
 def _floats(kind: str, rows: int, cols: int, sigma: float, rng: np.random.Generator) -> np.ndarray:

@@ -55,9 +55,16 @@ int bench_command(std::span<char* const> arguments) {
   bench.engine.ranks = ranks;
   catch_interrupt();
   ProgressLine progress;
-  bench.on_test = [&](const std::string& test, int done, int total) {
-    if (interrupted()) throw Error("interrupted");
-    progress.show(concat("[", done + 1, "/", total, "] ", test));
+  const auto check = [] {
+    if (interrupted()) throw Interrupted();
+  };
+  bench.engine.on_load = [&](std::size_t done, std::size_t total) {
+    check();
+    progress.show(concat("loading: ", 100 * done / total, " %"));
+  };
+  bench.on_progress = [&](const std::string& test, int done, int total) {
+    check();
+    progress.show(concat(100 * done / total, " %: ", test));
   };
   const BenchReport report = run_bench(bench);
   progress.clear();

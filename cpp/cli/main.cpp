@@ -52,6 +52,9 @@ int main(int argc, char** argv) {
     return frspec::run({argv + (argc > 0 ? 1 : 0), argv + argc});
   } catch (const frspec::OutputClosed&) {
     return 0;
+  } catch (const frspec::Interrupted&) {
+    frspec::write_note("interrupted");
+    return frspec::kInterruptedExit;
   } catch (const std::bad_alloc&) {
     frspec::write_note("error: out of memory");
   } catch (const std::exception& error) {

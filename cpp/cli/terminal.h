@@ -14,6 +14,12 @@ class OutputClosed : public std::exception {
   const char* what() const noexcept override { return "standard output was closed"; }
 };
 
+// Thrown where Ctrl-C ends work that leaves nothing to show.
+class Interrupted : public std::exception {
+ public:
+  const char* what() const noexcept override { return "interrupted"; }
+};
+
 // Writes all of `text` at once. Throws OutputClosed, or Error where the text cannot be written (a full disk).
 // ignore_broken_pipe must have been called.
 void write_output(std::string_view text);

@@ -10,10 +10,10 @@
 
 namespace frspec::cpu {
 
-constexpr int kAttentionChunk = 64;       // keys per step of the running softmax, at absolute logical positions
-constexpr int kAttentionSegment = 1024;   // keys whose partial result is made alone, then merged in order
-constexpr int kAttentionRows = 16;        // query rows per task
-constexpr int kKvBlock = 32;              // elements that share a scale
+constexpr int kAttentionChunk = 64;      // keys per step of the running softmax, at absolute logical positions
+constexpr int kAttentionSegment = 1024;  // keys whose partial result is made alone, then merged in order
+constexpr int kAttentionRows = 16;       // query rows per task
+constexpr int kKvBlock = 32;             // elements that share a scale
 
 // The keys or values of one head: `codes`, and where they are int8, their scales.
 struct HeadCache {
@@ -32,11 +32,11 @@ struct AttentionTask {
   int head_dim = 0;
   HeadCache keys;
   HeadCache values;
-  std::int32_t prefix = 0;              // logical positions below it are slots of the same number;
-  const std::int32_t* path = nullptr;   // row r's others are slots prefix + path[r * path_stride + p - prefix];
-  int path_stride = 0;                  // null: slot p throughout
+  std::int32_t prefix = 0;               // logical positions below it are slots of the same number;
+  const std::int32_t* path = nullptr;    // row r's others are slots prefix + path[r * path_stride + p - prefix];
+  int path_stride = 0;                   // null: slot p throughout
   const std::int32_t* length = nullptr;  // (rows) logical positions that each row sees
-  std::int32_t first_segment = 0;       // segments to work on
+  std::int32_t first_segment = 0;        // segments to work on
   std::int32_t last_segment = 0;
   float scale = 0.0f;
   float* partial = nullptr;  // null: write `out`; else the segments' (there is one) state: (lines, head_dim + 2)

@@ -6,7 +6,7 @@
 
 namespace {
 
-constexpr int kWide = kLanes == 16 ? 4 : 2;       // vectors of a tile
+constexpr int kWide = kLanes == 16 ? 4 : 2;        // vectors of a tile
 constexpr int kAttendRows = kLanes == 16 ? 6 : 4;  // rows of a tile
 
 // --- Cache to f32 ---

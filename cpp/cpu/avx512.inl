@@ -35,8 +35,8 @@ inline void store_signed(void* p, Ints v) {
 
 // w: unsigned bytes, x: signed ones.
 inline Ints dot_bytes(Ints sum, Ints w, Ints x) {
-  return reinterpret_cast<Ints>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(w),
-                                                    reinterpret_cast<__m512i>(x)));
+  return reinterpret_cast<Ints>(
+      _mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(w), reinterpret_cast<__m512i>(x)));
 }
 
 }  // namespace

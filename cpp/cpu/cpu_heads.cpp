@@ -61,8 +61,10 @@ struct BestList {
 class BestMemory {
  public:
   BestMemory(std::byte* memory, std::int64_t chunks, std::int64_t rows, int k)
-      : sums_(reinterpret_cast<ChunkSum*>(memory)), lists_(reinterpret_cast<std::int32_t*>(sums_ + chunks * rows)),
-        rows_(rows), k_(k) {}
+      : sums_(reinterpret_cast<ChunkSum*>(memory)),
+        lists_(reinterpret_cast<std::int32_t*>(sums_ + chunks * rows)),
+        rows_(rows),
+        k_(k) {}
 
   static std::size_t bytes(std::int64_t chunks, std::int64_t rows, int k, std::int64_t workers) {
     return static_cast<std::size_t>(chunks * rows) * sizeof(ChunkSum) +
@@ -89,8 +91,8 @@ void CpuBackend::for_each_chunk_of_head(Tensor hidden, const Weight& weight, Red
   const auto& head = static_cast<const CpuWeight&>(weight);
   const Activations x = prepare({hidden}, kernels_.form(weight.type()));
   pool_.parallel_for(chunks_of(weight.rows()), 1, [&](std::int64_t begin, std::int64_t end, int worker) {
-    float* logits = row_scratch_[static_cast<std::size_t>(worker)].floats(
-        static_cast<std::size_t>(hidden.rows * kChunk));
+    float* logits =
+        row_scratch_[static_cast<std::size_t>(worker)].floats(static_cast<std::size_t>(hidden.rows * kChunk));
     for (std::int64_t chunk = begin; chunk < end; ++chunk) {
       const std::int64_t first = chunk * kChunk, count = std::min(kChunk, weight.rows() - first);
       logits_of(x, head, first, count, logits, kChunk, worker);
@@ -171,41 +173,41 @@ void CpuBackend::choose(std::int32_t* tokens, const Rows& rows, const Sampling& 
   auto* choices = reinterpret_cast<Choice*>(
       partial_.bytes(static_cast<std::size_t>(workers * rows.count) * sizeof(Choice)));  // by worker and row
   std::fill_n(choices, workers * rows.count, Choice{kLowest, -1});
-  for_each_chunk([&](const float* logits, std::int64_t stride, std::int64_t first, std::int64_t count, std::int64_t,
-                     int worker) {
-    for (std::int64_t r = 0; r < rows.count; ++r) {
-      const float* x = logits + r * stride;
-      Choice& best = choices[worker * rows.count + r];
-      const auto offer = [&](float value, std::int64_t column) {
-        const auto token = static_cast<std::int32_t>(first + column);
-        if (value > kLowest && is_better(value, token, best.value, best.token)) best = {value, token};
-      };
-      for (std::int64_t block = 0; block < count; block += kBlock) {
-        const std::int64_t end = std::min(block + kBlock, count);
-        const float most = kernels_.maximum(x + block, end - block);
-        if (!noisy) {
-          if (!(most >= best.value)) continue;
-          for (std::int64_t i = block; i < end; ++i) offer(x[i], i);
-          continue;
-        }
-        // Most tokens are too unlikely for any noise to lift them: these cost no random numbers.
-        const std::int64_t depth = rows.depth != nullptr ? rows.depth[r] : r;
-        const auto position = static_cast<std::uint64_t>(*rows.prefix + depth + 1);
-        if (!(most / sampling.temperature + kMostNoise >= best.value)) continue;
-        for (std::int64_t i = block; i < end; i += 4) {
-          const std::int64_t last = std::min(i + 4, end);
-          if (!(kernels_.maximum(x + i, last - i) / sampling.temperature + kMostNoise >= best.value)) continue;
-          const PhiloxBlock bits =
-              philox({static_cast<std::uint32_t>((first + i) >> 2), static_cast<std::uint32_t>(position),
-                      static_cast<std::uint32_t>(position >> 32), 0},
-                     sampling.seed);
-          for (std::int64_t v = i; v < last; ++v) {
-            offer(x[v] / sampling.temperature + gumbel_from_bits(bits[static_cast<std::size_t>(v - i)]), v);
+  for_each_chunk(
+      [&](const float* logits, std::int64_t stride, std::int64_t first, std::int64_t count, std::int64_t, int worker) {
+        for (std::int64_t r = 0; r < rows.count; ++r) {
+          const float* x = logits + r * stride;
+          Choice& best = choices[worker * rows.count + r];
+          const auto offer = [&](float value, std::int64_t column) {
+            const auto token = static_cast<std::int32_t>(first + column);
+            if (value > kLowest && is_better(value, token, best.value, best.token)) best = {value, token};
+          };
+          for (std::int64_t block = 0; block < count; block += kBlock) {
+            const std::int64_t end = std::min(block + kBlock, count);
+            const float most = kernels_.maximum(x + block, end - block);
+            if (!noisy) {
+              if (!(most >= best.value)) continue;
+              for (std::int64_t i = block; i < end; ++i) offer(x[i], i);
+              continue;
+            }
+            // Most tokens are too unlikely for any noise to lift them: these cost no random numbers.
+            const std::int64_t depth = rows.depth != nullptr ? rows.depth[r] : r;
+            const auto position = static_cast<std::uint64_t>(*rows.prefix + depth + 1);
+            if (!(most / sampling.temperature + kMostNoise >= best.value)) continue;
+            for (std::int64_t i = block; i < end; i += 4) {
+              const std::int64_t last = std::min(i + 4, end);
+              if (!(kernels_.maximum(x + i, last - i) / sampling.temperature + kMostNoise >= best.value)) continue;
+              const PhiloxBlock bits =
+                  philox({static_cast<std::uint32_t>((first + i) >> 2), static_cast<std::uint32_t>(position),
+                          static_cast<std::uint32_t>(position >> 32), 0},
+                         sampling.seed);
+              for (std::int64_t v = i; v < last; ++v) {
+                offer(x[v] / sampling.temperature + gumbel_from_bits(bits[static_cast<std::size_t>(v - i)]), v);
+              }
+            }
           }
         }
-      }
-    }
-  });
+      });
   for (std::int64_t r = 0; r < rows.count; ++r) {
     Choice best{kLowest, -1};
     for (std::int64_t w = 0; w < workers; ++w) {

@@ -14,9 +14,9 @@
 
 namespace frspec::cpu {
 
-constexpr int kPair = 2;             // panels that are multiplied together
-constexpr int kMaxPanels = 8;        // panels of a product: as many pairs share what x brings into cache
-constexpr int kRowBlock = 64;        // rows of x that share one unpacking of a panel
+constexpr int kPair = 2;               // panels that are multiplied together
+constexpr int kMaxPanels = 8;          // panels of a product: as many pairs share what x brings into cache
+constexpr int kRowBlock = 64;          // rows of x that share one unpacking of a panel
 constexpr int kActivationBlock = 128;  // elements of k that share a scale of the activations
 
 // The forms in which the rows of x meet a weight. Each weight type has one (Kernels::form).

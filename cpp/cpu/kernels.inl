@@ -14,7 +14,6 @@
 
 namespace {
 
-
 inline Floats load(const float* p) {
   Floats v;
   __builtin_memcpy(&v, p, sizeof v);
@@ -161,5 +160,5 @@ float sum_exp(const float* x, std::int64_t n, float subtract) {
 
 #include "cpu/ceilings.inl"
 
-const Kernels FRSPEC_KERNELS = {FRSPEC_ISA_NAME, form,     to_int8, to_bf16, multiply, attend, merge_segments,
-                                rms_norm,        swiglu,  to_half, maximum, sum_exp, read, burn};
+const Kernels FRSPEC_KERNELS = {FRSPEC_ISA_NAME, form,   to_int8, to_bf16, multiply, attend, merge_segments,
+                                rms_norm,        swiglu, to_half, maximum, sum_exp,  read,   burn};

@@ -73,7 +73,9 @@ void to_int8(std::byte* out, std::int64_t group_stride, const float* x, std::int
       const std::int64_t at = first + b * kActivationBlock, left = cols - at;
       group.scales[b] = to_codes(group.codes + b * kActivationBlock, group.offset16 + b * (kActivationBlock / 16),
                                  x + (left > 0 ? at : 0),
-                                 left < 0 ? 0 : left < kActivationBlock ? left : kActivationBlock);
+                                 left < 0                  ? 0
+                                 : left < kActivationBlock ? left
+                                                           : kActivationBlock);
     }
     for (int b = 0; b < kGroup / 32; ++b) {
       group.offset32[b] = group.offset16[2 * b] + group.offset16[2 * b + 1];
@@ -444,7 +446,7 @@ void multiply_groups(const PanelProduct& p, const Activations& x, const ProductS
 #endif
       if constexpr (kFloat) {
         float_group<kType, std::conditional_t<kType == DType::BF16, Bf16Step, F32Step>, kPanels>(now, next, count, rows,
-                                                                                                part);
+                                                                                                 part);
       } else {
         int8_group<kType, kPanels>(now, next, count, rows, part);
       }

@@ -66,8 +66,9 @@ void matrix_int8_group(const std::byte* const* now, const std::byte* const* next
   const std::int64_t count = (x.rows + kMatrixRows - 1) / kMatrixRows, pieces = kGroup / 32;
   const std::int64_t per_piece = (lines + count * pieces - 1) / (count * pieces);
   for (int i = 0; i < kPanels; ++i) {
-    const Unpacked panel = unpack_group<kType, false>(now[i], blocks, scratch.codes + i * (kGroup / 4) * kLine,
-                                                      scratch.scales + i * 16 * kPanel, scratch.minima + i * 8 * kPanel);
+    const Unpacked panel =
+        unpack_group<kType, false>(now[i], blocks, scratch.codes + i * (kGroup / 4) * kLine,
+                                   scratch.scales + i * 16 * kPanel, scratch.minima + i * 8 * kPanel);
     for (std::int64_t t = 0; t < count; ++t) {
       const Ahead ahead{{next[i] + t * pieces * per_piece * kLine, nullptr}, per_piece};
       matrix_int8_tile<kType>(panel, x.data + t * kMatrixRows * x.row_stride, x.row_stride, blocks,

@@ -173,7 +173,8 @@ void pack_panel(DType type, std::byte* panel, const std::array<const std::byte*,
       for (int lane = 0; lane < kPanel; ++lane) {
         const std::byte* row = rows[static_cast<std::size_t>(lane)];
         if (row == nullptr) continue;
-        Lane<true>(lane).dwords(panel + first / 4 * kLine, row + first, std::min<std::int64_t>(4 * kGroup, bytes - first));
+        Lane<true>(lane).dwords(panel + first / 4 * kLine, row + first,
+                                std::min<std::int64_t>(4 * kGroup, bytes - first));
       }
     }
     return;

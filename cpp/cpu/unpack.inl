@@ -1,8 +1,9 @@
 // A group of a panel, ready to multiply: byte codes, f32 scales and minima, in cache and shared by all rows of x.
 //
-// Where codes are unsigned (kUnsignedCodes says what dot_bytes wants), a format with an offset (w = scale * (q - zero)) gives unsigned codes moved so that the offset
-// is 128: the product subtracts 128 times the sum of x's codes instead. Elsewhere codes are q - zero, signed. Both are
-// whole numbers, and scales differ by powers of two: the results have the same bits.
+// Where codes are unsigned (kUnsignedCodes says what dot_bytes wants), a format with an offset (w = scale * (q - zero))
+// gives unsigned codes moved so that the offset is 128: the product subtracts 128 times the sum of x's codes instead.
+// Elsewhere codes are q - zero, signed. Both are whole numbers, and scales differ by powers of two: the results have
+// the same bits.
 
 namespace {
 
@@ -21,8 +22,8 @@ struct Format {
   static constexpr bool kMinima =
       kType == DType::Q4_1 || kType == DType::Q5_1 || kType == DType::Q4_K || kType == DType::Q5_K;
   static constexpr bool kSuper = kType == DType::Q4_K || kType == DType::Q5_K || kType == DType::Q6_K;
-  static constexpr int kBits = kType == DType::Q8_0   ? 8
-                               : kType == DType::Q6_K ? 6
+  static constexpr int kBits = kType == DType::Q8_0                                                   ? 8
+                               : kType == DType::Q6_K                                                 ? 6
                                : kType == DType::Q4_0 || kType == DType::Q4_1 || kType == DType::Q4_K ? 4
                                                                                                       : 5;
   // Formats without minima are centred: zero is half the range.

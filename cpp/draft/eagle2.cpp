@@ -60,9 +60,8 @@ Eagle2Drafter::Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& back
   const CandidatePool& pool = tree_.pool();
   const int behind = pool.levels * pool.branch;  // slots and, more than, positions behind the text
   rope_ = std::make_unique<RopeTable>(backend_, config_.rope, factors, limits_.context + pool.levels + 1);
-  cache_ = std::make_unique<KvCache>(
-      backend_, config_.layers,
-      KvShape{limits_.kv, config_.kv_heads, config_.head_dim, limits_.context + behind});
+  cache_ = std::make_unique<KvCache>(backend_, config_.layers,
+                                     KvShape{limits_.kv, config_.kv_heads, config_.head_dim, limits_.context + behind});
   limits_.rows = std::max(limits_.rows, pool.branch);
   scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);
   const auto floats = [&](std::int64_t rows, std::int64_t cols) {

@@ -51,7 +51,6 @@ class Bench {
   BenchReport run() {
     BenchReport report;
     describe(report);
-    announce("arithmetic");
     backend_.measure_arithmetic(macs_per_second_);
     std::copy_n(macs_per_second_, kArithmetics, report.macs_per_second);
     fill_context();
@@ -69,17 +68,22 @@ class Bench {
     return report;
   }
 
-  static int count_tests(const BenchOptions& o) {
+  // All repetitions, of which every test has one more, to warm up.
+  static int count_repetitions(const BenchOptions& o) {
     const std::size_t heads = o.engine.drafter ? o.heads.size() * (o.synthetic_acceptance ? 2 : 1) : 0;
-    return static_cast<int>(1 + o.prompts.size() + o.texts.size() + o.trees.size() + heads);
+    return static_cast<int>(o.prompts.size() + o.texts.size() + o.trees.size() + heads) * (o.repetitions + 1);
   }
 
  private:
   static EngineOptions engine_options(const BenchOptions& o) {
     EngineOptions result = o.engine;
-    const auto largest = [](const std::vector<int>& v) { return v.empty() ? 1 : *std::max_element(v.begin(), v.end()); };
+    const auto largest = [](const std::vector<int>& v) {
+      return v.empty() ? 1 : *std::max_element(v.begin(), v.end());
+    };
     const int behind = std::max({largest(o.prompts), largest(o.texts), largest(o.trees)});
-    result.head = "full";
+    // The first that uses the ranks, so that a ranks file without a use is an error.
+    const auto ranked = std::find_if(o.heads.begin(), o.heads.end(), [](const auto& head) { return head != "full"; });
+    result.head = o.engine.drafter && ranked != o.heads.end() ? *ranked : "full";
     result.context = o.context + behind + 2;
     // Every tree must fit a pass, as every prompt chunk does.
     result.batch = std::max(result.batch, largest(o.trees));
@@ -87,7 +91,7 @@ class Bench {
   }
 
   void announce(const std::string& test) {
-    if (options_.on_test) options_.on_test(test, done_++, count_tests(options_));
+    if (options_.on_progress) options_.on_progress(test, done_++, count_repetitions(options_));
   }
 
   void describe(BenchReport& report) const {
@@ -105,7 +109,8 @@ class Bench {
       report.parameters += w->rows() * w->cols();
     }
     for (const auto& [type, size] : bytes) {
-      const auto share = static_cast<int>(std::lround(100.0 * static_cast<double>(size) / static_cast<double>(report.model_bytes)));
+      const auto share =
+          static_cast<int>(std::lround(100.0 * static_cast<double>(size) / static_cast<double>(report.model_bytes)));
       report.types += concat(report.types.empty() ? "" : ", ", type, " ", share, " %");
     }
   }
@@ -120,10 +125,11 @@ class Bench {
   template <class Work>
   BenchRow timed(const std::string& test, int rows, int count, Work&& work) {
     announce(test);
-    work();  // warm
+    work();
     const auto weights = target_.matrices();
     std::vector<double> times, readings;
     for (int i = 0; i < options_.repetitions; ++i) {
+      announce(test);
       readings.push_back(backend_.measure_reading(weights));
       times.push_back(1e3 * seconds_of(work) / count);
     }
@@ -179,7 +185,8 @@ class Bench {
 
   BenchRow text(int tokens) {
     BenchRow row = timed(concat("tg", tokens), 1, tokens, [&] {
-      for (int i = 0; i < tokens; ++i) engine_.time_tree(prefix_ + i, some_tokens(1, 2), std::array<std::int32_t, 1>{-1});
+      for (int i = 0; i < tokens; ++i)
+        engine_.time_tree(prefix_ + i, some_tokens(1, 2), std::array<std::int32_t, 1>{-1});
     });
     add_cost(row, target_.matrices(), 1, 1);
     add_attention(row, 1);
@@ -212,19 +219,19 @@ class Bench {
   // A text of the engine's own loop, plain and drafted, each behind the same prompt.
   BenchRow loop(const std::string& head) {
     const std::string test = concat("loop, ", head);
-    announce(test);
     const int tokens = options_.texts.empty() ? 128 : options_.texts.front();
     const auto prompt = some_tokens(std::max(options_.context, 2), engine_.config().vocab);
     engine_.verifier().pretend(*options_.synthetic_acceptance);
     std::vector<double> speeds, plain_speeds;
     BenchRow row;
     for (int i = 0; i <= options_.repetitions; ++i) {
+      announce(test);
       for (const bool draft : {false, true}) {
         GenerateOptions generate{.max_tokens = tokens, .ignore_eos = true, .draft = draft};
         generate.sampling.seed = static_cast<std::uint64_t>(i);
         const auto generation = engine_.begin(prompt, generate);
         while (generation->finish_reason() == FinishReason::None) (void)generation->step();
-        if (i == 0) continue;  // warm
+        if (i == 0) continue;  // the first one warms up
         const Stats& stats = generation->stats();
         (draft ? speeds : plain_speeds).push_back(stats.tokens_per_second());
         if (draft) row.accepted_length += stats.accepted_length() / options_.repetitions;
@@ -262,6 +269,9 @@ void check(const BenchOptions& o) {
   if (o.context < 0) fail("context: found ", o.context, ", expected 0 or more");
   if (o.synthetic_acceptance && !(*o.synthetic_acceptance >= 0.0f && *o.synthetic_acceptance <= 1.0f)) {
     fail("synthetic acceptance: found ", *o.synthetic_acceptance, ", expected 0 to 1");
+  }
+  if (!o.engine.drafter && o.heads != std::vector<std::string>{"full"}) {
+    fail("head: found ", o.heads.empty() ? "none" : o.heads.front(), ", but there is no drafter to use it");
   }
   if (o.synthetic_acceptance && !o.engine.drafter) fail("synthetic acceptance: there is no drafter to accept from");
 }

@@ -22,9 +22,7 @@ std::string fixed(double value, int digits) {
 // Bytes per second that a pass moved, and the share of the measured bandwidth.
 double gigabytes_per_second(const BenchRow& row) { return row.bytes / (row.milliseconds * 1e-3) / kGiga; }
 
-double share_of_bandwidth(const BenchRow& row) {
-  return gigabytes_per_second(row) * kGiga / row.bytes_per_second;
-}
+double share_of_bandwidth(const BenchRow& row) { return gigabytes_per_second(row) * kGiga / row.bytes_per_second; }
 
 double over_floor(const BenchRow& row) { return row.milliseconds / row.floor_milliseconds; }
 
@@ -35,8 +33,8 @@ std::string as_markdown(const BenchReport& r) {
       << fixed(static_cast<double>(r.model_bytes) / kGiga, 3) << " GB per pass (" << r.types << "); " << r.context
       << " tokens of context\n\n"
       << "Ceilings measured in this run: " << fixed(r.bytes_per_second / kGiga, 1) << " GB/s read; "
-      << fixed(r.macs_per_second[0] / kGiga, 0) << " / " << fixed(r.macs_per_second[1] / kGiga, 0)
-      << " / " << fixed(r.macs_per_second[2] / kGiga, 0) << " GMAC/s int8 / bf16 / f32\n\n";
+      << fixed(r.macs_per_second[0] / kGiga, 0) << " / " << fixed(r.macs_per_second[1] / kGiga, 0) << " / "
+      << fixed(r.macs_per_second[2] / kGiga, 0) << " GMAC/s int8 / bf16 / f32\n\n";
   if (r.synthetic_acceptance) {
     out << "**The loops are synthetic**: a node's best child is accepted with probability "
         << fixed(static_cast<double>(*r.synthetic_acceptance), 3)
@@ -48,8 +46,8 @@ std::string as_markdown(const BenchReport& r) {
     if (row.accepted_length > 0.0) continue;
     out << "| " << row.test << " | " << fixed(row.milliseconds, 2) << " | " << fixed(row.deviation, 2) << " | "
         << fixed(row.tokens_per_second, 1) << " | " << fixed(gigabytes_per_second(row), 1) << " | "
-        << fixed(100 * share_of_bandwidth(row), 0) << " % | " << (row.memory_bound ? "memory" : "arithmetic")
-        << " | " << fixed(over_floor(row), 2) << "x |\n";
+        << fixed(100 * share_of_bandwidth(row), 0) << " % | " << (row.memory_bound ? "memory" : "arithmetic") << " | "
+        << fixed(over_floor(row), 2) << "x |\n";
   }
   bool first = true;
   for (const BenchRow& row : r.rows) {
@@ -80,9 +78,8 @@ std::string as_csv(const BenchReport& r) {
       out << ",,,,,," << (r.synthetic_acceptance ? concat(*r.synthetic_acceptance) : "") << ',' << row.accepted_length
           << ',' << row.speedup << '\n';
     } else {
-      out << row.bytes << ',' << row.macs << ',' << gigabytes_per_second(row) << ','
-          << row.bytes_per_second / kGiga << ',' << row.floor_milliseconds << ','
-          << (row.memory_bound ? "memory" : "arithmetic") << ",,,\n";
+      out << row.bytes << ',' << row.macs << ',' << gigabytes_per_second(row) << ',' << row.bytes_per_second / kGiga
+          << ',' << row.floor_milliseconds << ',' << (row.memory_bound ? "memory" : "arithmetic") << ",,,\n";
     }
   }
   return out.str();

@@ -116,15 +116,14 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   // The drafter proposes no more nodes than its candidates; these bounds hold for every tree of this shape.
   const int max_size = drafts ? options.tree.size : 1;
   const int max_depth = drafts ? options.tree.levels() : 0;
-  target_ = std::make_unique<TargetModel>(
-      file_, *backend_,
-      TargetLimits{.context = context_,
-                   .rows = std::max(batch_, max_size),
-                   .logit_rows = kLogitRows,
-                   .tree = max_size,
-                   .depth = max_depth,
-                   .kv = options.kv_type},
-      options.taps, on_bytes);
+  target_ = std::make_unique<TargetModel>(file_, *backend_,
+                                          TargetLimits{.context = context_,
+                                                       .rows = std::max(batch_, max_size),
+                                                       .logit_rows = kLogitRows,
+                                                       .tree = max_size,
+                                                       .depth = max_depth,
+                                                       .kv = options.kv_type},
+                                          options.taps, on_bytes);
   if (target_->config().vocab != tokenizer_->size()) {
     fail(file_->path().string(), ": tensor 'token_embd.weight': found ", target_->config().vocab,
          " rows, expected one per token, ", tokenizer_->size());
@@ -132,8 +131,9 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   if (drafts) {
     (void)read_eagle2_config(*drafter_file_);  // says what the file is before its vocabulary is looked at
     check_same_vocabulary(*drafter_file_, *tokenizer_);
-    make_drafter(on_bytes);
+    make_drafter(head, on_bytes);
   }
+  on_bytes(total - done);  // of what is not a weight
   no_drafter_ = std::make_unique<NoDrafter>(*backend_);
   // Room, too, for trees that are only timed: any that fits a pass, as deep as a binary tree of that many nodes.
   verifier_ = std::make_unique<Verifier>(*backend_, std::max(max_size, batch_), std::max(max_depth, 32));
@@ -150,8 +150,8 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
 
 Engine::~Engine() = default;
 
-void Engine::make_drafter(const std::function<void(std::size_t)>& on_bytes) {
-  auto head = make_head(parse_head_spec(options_.head), options_, *drafter_file_, *tokenizer_, *backend_, *target_);
+void Engine::make_drafter(const HeadSpec& spec, const std::function<void(std::size_t)>& on_bytes) {
+  auto head = make_head(spec, options_, *drafter_file_, *tokenizer_, *backend_, *target_);
   drafter_ = std::make_unique<Eagle2Drafter>(
       drafter_file_, *backend_, *target_, std::move(head), options_.tree,
       Eagle2Limits{context_, std::max(batch_, options_.tree.levels() + 1), options_.kv_type}, on_bytes);
@@ -159,11 +159,10 @@ void Engine::make_drafter(const std::function<void(std::size_t)>& on_bytes) {
 
 void Engine::set_head(const std::string& head) {
   if (!drafter_) fail("head: found ", head, ", but there is no drafter to use it");
-  (void)parse_head_spec(head);
+  const HeadSpec spec = parse_head_spec(head);
   const std::scoped_lock lock(mutex_);
+  make_drafter(spec, {});
   ++ticket_;  // the new drafter knows nothing of a text that is being written
-  options_.head = head;
-  make_drafter({});
 }
 
 void Engine::check_tokens(std::span<const TokenId> tokens) const {

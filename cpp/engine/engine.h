@@ -16,6 +16,7 @@
 #include "model/target_model.h"
 #include "tokenizer/tokenizer.h"
 #include "verify/verifier.h"
+#include "vocab/draft_head.h"
 
 namespace frspec {
 
@@ -110,7 +111,7 @@ class Engine {
 
   void check_tokens(std::span<const TokenId> tokens) const;
   void reset();
-  void make_drafter(const std::function<void(std::size_t)>& on_bytes);
+  void make_drafter(const HeadSpec& spec, const std::function<void(std::size_t)>& on_bytes);
   void run_chunk(std::span<const TokenId> tokens);  // one pass over at most batch_ tokens behind the prefix
   void set_count(std::int32_t count);
   bool read_prompt(Generation& text, Drafter& drafter);  // false: abandoned

@@ -25,9 +25,9 @@ struct EngineOptions {
   int context = 0;  // tokens of prompt and text together; 0: the model's own, at most kDefaultContext
   int batch = 512;  // prompt tokens per pass
   BackendOptions backend;
-  KvType kv_type = KvType::F16;  // of the target's and the drafter's cache
+  KvType kv_type = KvType::F16;                                      // of the target's and the drafter's cache
   std::function<void(std::size_t done, std::size_t total)> on_load;  // bytes of weights; throwing ends the loading
-  std::vector<int> taps;  // layers whose inputs Engine::forward hands out
+  std::vector<int> taps;                                             // layers whose inputs Engine::forward hands out
 };
 
 KvType parse_kv_type(std::string_view name);  // "f16" or "q8_0"; throws InvalidInput for others

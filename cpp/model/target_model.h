@@ -26,7 +26,8 @@ struct TargetLimits {
 class TargetModel {
  public:
   // Reads all weights. Throws InvalidInput for tensors that are missing, misshapen, left over or not finite.
-  // `on_bytes` follows the loading (WeightLoader). `taps`: layers whose inputs are kept (0 to layers; `layers` is the last block's output before the final norm).
+  // `on_bytes` follows the loading (WeightLoader). `taps`: layers whose inputs are kept (0 to layers; `layers` is the
+  // last block's output before the final norm).
   TargetModel(std::shared_ptr<const GgufFile> file, Backend& backend, const TargetLimits& limits,
               std::vector<int> taps = {}, std::function<void(std::size_t)> on_bytes = nullptr);
 

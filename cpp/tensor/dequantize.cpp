@@ -77,8 +77,7 @@ void values_of(const BlockQ6_K& block, float* y) {
   for (int i = 0; i < kSuperBlock; ++i) {
     const int half = i / 128, quarter = i % 128 / 32, lane = i % 32;
     const std::uint8_t low = block.low[64 * half + 32 * (quarter % 2) + lane];
-    const int q =
-        (quarter < 2 ? low & 0xF : low >> 4) | (block.high[32 * half + lane] >> (2 * quarter) & 3) << 4;
+    const int q = (quarter < 2 ? low & 0xF : low >> 4) | (block.high[32 * half + lane] >> (2 * quarter) & 3) << 4;
     y[i] = half_to_float(block.scale) * block.scales[i / 16] * static_cast<float>(q - 32);
   }
 }
@@ -154,7 +153,8 @@ bool is_weight_type(DType type) {
 }
 
 void dequantize_row(DType type, const std::byte* row, float* out, std::int64_t cols) {
-  if (for_each_block(type, row, cols, [out](const auto& block, std::int64_t at) { values_of(block, out + at); })) return;
+  if (for_each_block(type, row, cols, [out](const auto& block, std::int64_t at) { values_of(block, out + at); }))
+    return;
   for_each_float(type, row, cols, [out](float value, std::int64_t i) { out[i] = value; });
 }
 

@@ -25,7 +25,7 @@ HeadSpec parse_head_spec(std::string_view text);
 class DraftHead {
  public:
   virtual ~DraftHead() = default;
-  virtual const Weight& rows() const = 0;  // (size, dim): what a step multiplies with
+  virtual const Weight& rows() const = 0;                       // (size, dim): what a step multiplies with
   int size() const { return static_cast<int>(rows().rows()); }  // k may not exceed it
   // The k best tokens after each row of `hidden` (rows, dim): ids (rows, k), log-probabilities within the subset
   // (rows, k), best first, never above 0.

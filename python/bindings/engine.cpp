@@ -21,6 +21,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "arrays.h"
+#include "callbacks.h"
 #include "engine/engine.h"
 
 namespace nb = nanobind;
@@ -106,8 +107,8 @@ class PyGeneration {
 
 void make_engine(Engine* self, const std::filesystem::path& target, const std::optional<std::filesystem::path>& drafter,
                  const std::optional<std::filesystem::path>& ranks, const std::string& head, int tree_depth,
-                 int tree_branch, int tree_size, int n_ctx, int n_batch, int n_threads, const std::string& device,
-                 const std::vector<int>& taps) {
+                 int tree_branch, int tree_size, int n_ctx, int n_batch, int n_threads, const std::string& cache_type,
+                 const std::string& device, const std::vector<int>& taps, const nb::object& progress) {
   const nb::gil_scoped_release release;
   EngineOptions options;
   options.target = target;
@@ -118,7 +119,9 @@ void make_engine(Engine* self, const std::filesystem::path& target, const std::o
   options.context = n_ctx;
   options.batch = n_batch;
   options.backend = {device, n_threads};
+  options.kv_type = parse_kv_type(cache_type);
   options.taps = taps;
+  options.on_load = [&](std::size_t done, std::size_t total) { call_python(progress, done, total); };
   new (self) Engine(options);
 }
 
@@ -201,12 +204,21 @@ void init_engine(nb::module_& m) {
                      "other; engines are independent of each other.")
       .def("__init__", &make_engine, "target"_a, "drafter"_a = nb::none(), "ranks"_a = nb::none(), "head"_a = "full",
            "tree_depth"_a = TreeShape{}.depth, "tree_branch"_a = TreeShape{}.branch, "tree_size"_a = TreeShape{}.size,
-           "n_ctx"_a = 0, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0, "device"_a = "cpu",
-           "taps"_a = std::vector<int>{},
+           "n_ctx"_a = 0, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0, "cache_type"_a = "f16",
+           "device"_a = "cpu", "taps"_a = std::vector<int>{}, "progress"_a = nb::none(),
            nb::sig("def __init__(self, target: str | os.PathLike[str], drafter: str | os.PathLike[str] | None = None, "
                    "ranks: str | os.PathLike[str] | None = None, head: str = 'full', tree_depth: int = 5, "
                    "tree_branch: int = 10, tree_size: int = 60, n_ctx: int = 0, n_batch: int = 512, "
-                   "n_threads: int = 0, device: str = 'cpu', taps: Sequence[int] = ()) -> None"))
+                   "n_threads: int = 0, cache_type: str = 'f16', device: str = 'cpu', taps: Sequence[int] = (), "
+                   "progress: collections.abc.Callable[[int, int], object] | None = None) -> None"),
+           "``progress`` is called with the bytes of weights that are ready and those of all.")
+      .def(
+          "set_head",
+          [](Engine& self, const std::string& head) {
+            const nb::gil_scoped_release release;
+            self.set_head(head);
+          },
+          "head"_a, "Another head policy for the drafter. A running generation can go on no more.")
       .def("begin", &begin, "tokens"_a, "max_tokens"_a = GenerateOptions{}.max_tokens, "temperature"_a = 0.0F,
            "seed"_a = 0, "ignore_eos"_a = false, "draft"_a = true, nb::keep_alive<0, 1>(),
            "Begins a text after a prompt of at least one token; one that was running before can go on no more.")

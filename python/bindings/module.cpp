@@ -19,6 +19,7 @@ namespace frspec {
 void init_gguf(nb::module_& m);
 void init_tokenizer(nb::module_& m);
 void init_engine(nb::module_& m);
+void init_bench(nb::module_& m);
 void init_ops(nb::module_& m);
 
 namespace {
@@ -54,10 +55,13 @@ NB_MODULE(_core, m) {
   m.attr("version") = FRSPEC_VERSION;
   nb::register_exception_translator(frspec::translate);
   m.def("cpu_instruction_sets", &frspec::cpu_instruction_sets,
-        "Instruction sets that the CPU backend can use on this machine, best first: ``\"avx512\"``, ``\"avx2\"``, "
-        "``\"generic\"``.\n\nThe environment variable ``FRSPEC_CPU`` chooses another one than the first.");
+        "Instruction sets that the CPU backend can use on this machine, best first: ``\"amx\"``, "
+        "``\"avx512bf16\"``, ``\"avx512\"``, ``\"avx2vnni\"``, ``\"avx2\"``, ``\"generic\"``; "
+        "``\"amx-emulated\"``, which is for tests, comes last.\n\nThe environment variable ``FRSPEC_CPU`` chooses "
+        "another one than the first.");
   frspec::init_gguf(m);
   frspec::init_tokenizer(m);
   frspec::init_engine(m);
+  frspec::init_bench(m);
   frspec::init_ops(m);
 }

@@ -8,6 +8,7 @@
 
 from frspec_cpp._core import GgufFile, GgufTensor, Tokenizer, cpu_instruction_sets
 from frspec_cpp._core import version as __version__
+from frspec_cpp.bench import bench
 from frspec_cpp.demo import demo_paths, generate
 from frspec_cpp.generation import Generation, Stats
 from frspec_cpp.llm import LLM
@@ -20,6 +21,7 @@ __all__ = [
     "Stats",
     "Tokenizer",
     "__version__",
+    "bench",
     "cpu_instruction_sets",
     "demo_paths",
     "generate",

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from frspec_cpp import _core
 from frspec_cpp.chat import ChatTemplate
 from frspec_cpp.generation import Generation
+from frspec_cpp.progress import Report, reporting
 
 _INT32_MAX = 2**31 - 1
 
@@ -61,7 +62,11 @@ class LLM:
             4096.
         n_batch: Prompt tokens per pass.
         n_threads: CPU threads; 0: one per available core.
+        cache_type: How keys and values are kept: ``"f16"``, or ``"q8_0"`` in about half the memory, which changes the
+            text a little (with and without a drafter alike).
         device: ``"cpu"``.
+        progress: Show a bar while the weights are loaded (where tqdm is installed and standard error is a terminal),
+            or a function that is called with ``"loading"``, the bytes that are ready and those of all.
 
     Raises:
         FileNotFoundError: A file is not there.
@@ -82,23 +87,28 @@ class LLM:
         n_ctx: int = 0,
         n_batch: int = 512,
         n_threads: int = 0,
+        cache_type: str = "f16",
         device: str = "cpu",
+        progress: bool | Report = False,
     ) -> None:
         self._path = os.fspath(model_path)
         self._lock = threading.Lock()
-        self._engine = _core.Engine(
-            self._path,
-            None if drafter is None else os.fspath(drafter),
-            None if ranks is None else os.fspath(ranks),
-            head=head,
-            tree_depth=tree_depth,
-            tree_branch=tree_branch,
-            tree_size=tree_size,
-            n_ctx=n_ctx,
-            n_batch=n_batch,
-            n_threads=n_threads,
-            device=device,
-        )
+        with reporting(progress) as report:
+            self._engine = _core.Engine(
+                self._path,
+                None if drafter is None else os.fspath(drafter),
+                None if ranks is None else os.fspath(ranks),
+                head=head,
+                tree_depth=tree_depth,
+                tree_branch=tree_branch,
+                tree_size=tree_size,
+                n_ctx=n_ctx,
+                n_batch=n_batch,
+                n_threads=n_threads,
+                cache_type=cache_type,
+                device=device,
+                progress=None if report is None else functools.partial(report, "loading"),
+            )
         self._tokenizer = self._engine.tokenizer
 
     def __repr__(self) -> str:
@@ -133,6 +143,15 @@ class LLM:
     def has_drafter(self) -> bool:
         """Whether it has a drafter."""
         return self._engine.has_drafter
+
+    def set_head(self, head: str) -> None:
+        """Another head policy for the drafter, as ``head`` of the constructor. Streams that are open end with an error.
+
+        Raises:
+            ValueError: There is no drafter, or the head is unknown or not possible; the old one stays then.
+        """
+        with self._lock:
+            self._engine.set_head(head)
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of ``text``.
