@@ -20,7 +20,9 @@
 #include "backend/backend.h"
 #include "base/error.h"
 #include "base/random.h"
+#include "engine/options.h"
 #include "gguf/gguf_file.h"
+#include "tree/draft_tree.h"
 #include "verify/sampler.h"
 
 namespace nb = nanobind;
@@ -30,6 +32,7 @@ namespace frspec {
 namespace {
 
 using Ints = std::vector<std::int32_t>;
+using Best = std::pair<OutputMatrix<std::int32_t>, OutputMatrix<float>>;  // ids and log-probabilities
 
 struct Ops {};
 
@@ -130,9 +133,8 @@ OutputMatrix<float> rms_norm(const InputMatrix& x, const InputVector& weight, fl
   return to_host<OutputMatrix<float>, float>(*backend, out, {input.rows, input.cols});
 }
 
-std::pair<OutputMatrix<std::int32_t>, OutputMatrix<float>> top_k(const InputMatrix& logits, int k,
-                                                                 const std::optional<Ints>& column_ids, int n_threads,
-                                                                 const std::string& device) {
+Best top_k(const InputMatrix& logits, int k, const std::optional<Ints>& column_ids, int n_threads,
+           const std::string& device) {
   const auto backend = make_backend({device, n_threads});
   const DeviceMatrix input(*backend, logits);
   if (k < 1 || static_cast<std::size_t>(k) > input.cols) fail("k: found ", k, ", expected 1 to ", input.cols);
@@ -146,6 +148,37 @@ std::pair<OutputMatrix<std::int32_t>, OutputMatrix<float>> top_k(const InputMatr
   backend->top_k(ids.as<std::int32_t>(), log_probs.as<float>(), k, input.view(), columns.as<std::int32_t>());
   return {to_host<OutputMatrix<std::int32_t>, std::int32_t>(*backend, ids, {input.rows, width}),
           to_host<OutputMatrix<float>, float>(*backend, log_probs, {input.rows, width})};
+}
+
+// A weight of a file and rows to multiply it with.
+struct Head {
+  Head(const std::filesystem::path& path, const std::string& tensor, const InputMatrix& x, int n_threads,
+       const std::string& device)
+      : backend(make_backend({device, n_threads})) {
+    const WeightSource source = open_source(path, tensor);
+    if (x.shape(1) != static_cast<std::size_t>(source.cols)) {
+      fail("hidden: found ", x.shape(1), " columns, expected ", source.cols, ", those of tensor '", tensor, "'");
+    }
+    weight = backend->load(source);
+    hidden = std::make_unique<DeviceMatrix>(*backend, x);
+  }
+
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Weight> weight;
+  std::unique_ptr<DeviceMatrix> hidden;
+};
+
+Best head_top_k(const std::filesystem::path& path, const std::string& tensor, const InputMatrix& hidden, int k,
+                int n_threads, const std::string& device) {
+  const Head head(path, tensor, hidden, n_threads, device);
+  if (k < 1 || k > head.weight->rows()) fail("k: found ", k, ", expected 1 to ", head.weight->rows());
+  const std::size_t rows = head.hidden->rows, width = static_cast<std::size_t>(k);
+  const Buffer ids = head.backend->allocate(rows * width * sizeof(std::int32_t));
+  const Buffer log_probs = head.backend->allocate(rows * width * sizeof(float));
+  head.backend->head_top_k(ids.as<std::int32_t>(), log_probs.as<float>(), k, head.hidden->view(), *head.weight,
+                           nullptr);
+  return {to_host<OutputMatrix<std::int32_t>, std::int32_t>(*head.backend, ids, {rows, width}),
+          to_host<OutputMatrix<float>, float>(*head.backend, log_probs, {rows, width})};
 }
 
 // The position before the one that each row chooses a token for; without positions the rows are a chain from 0 on.
@@ -163,20 +196,80 @@ Ints row_depths(const std::optional<Ints>& positions, std::size_t rows) {
   return depths;
 }
 
+// Calls choose(tokens, rows) for rows of a chain, or of the given positions.
+template <class Choose>
+OutputVector<std::int32_t> choose_tokens(Backend& backend, std::size_t count, const std::optional<Ints>& positions,
+                                         Choose&& choose) {
+  const Ints depths = row_depths(positions, count);
+  const std::int32_t zero = 0;
+  const Buffer prefix = to_device(backend, &zero, 1);
+  const Buffer depth = to_device(backend, depths.data(), depths.size());
+  const Buffer tokens = backend.allocate(count * sizeof(std::int32_t));
+  choose(
+      tokens.as<std::int32_t>(),
+      Rows{.count = static_cast<int>(count), .prefix = prefix.as<std::int32_t>(), .depth = depth.as<std::int32_t>()});
+  return to_host<OutputVector<std::int32_t>, std::int32_t>(backend, tokens, {count});
+}
+
 OutputVector<std::int32_t> sample(const InputMatrix& logits, float temperature, std::uint64_t seed,
                                   const std::optional<Ints>& positions, int n_threads, const std::string& device) {
   const auto backend = make_backend({device, n_threads});
   const DeviceMatrix input(*backend, logits);
   positive(input.cols, "columns of logits");
-  const Ints depths = row_depths(positions, input.rows);
+  return choose_tokens(*backend, input.rows, positions, [&](std::int32_t* tokens, const Rows& rows) {
+    backend->sample(tokens, input.view(), rows, make_sampling({temperature, seed}));
+  });
+}
+
+OutputVector<std::int32_t> head_sample(const std::filesystem::path& path, const std::string& tensor,
+                                       const InputMatrix& hidden, float temperature, std::uint64_t seed,
+                                       const std::optional<Ints>& positions, int n_threads, const std::string& device) {
+  const Head head(path, tensor, hidden, n_threads, device);
+  return choose_tokens(*head.backend, head.hidden->rows, positions, [&](std::int32_t* tokens, const Rows& rows) {
+    head.backend->head_sample(tokens, head.hidden->view(), *head.weight, rows, make_sampling({temperature, seed}));
+  });
+}
+
+// The keys and values go into a cache, the last ones as a tree if there are parents; then q's rows attend.
+OutputMatrix<float> attend(const InputMatrix& q, const InputMatrix& keys, const InputMatrix& values, int head_dim,
+                           float scale, const std::optional<Ints>& parents, const std::string& cache_type,
+                           int n_threads, const std::string& device) {
+  const auto backend = make_backend({device, n_threads});
+  const std::size_t rows = q.shape(0), length = keys.shape(0);
+  if (rows == 0 || rows > length || values.shape(0) != length || keys.shape(1) != values.shape(1)) {
+    fail("attend: found ", rows, " queries, ", length, " keys and ", values.shape(0), " values");
+  }
+  if (head_dim < 1 || keys.shape(1) % static_cast<std::size_t>(head_dim) != 0 || q.shape(1) % keys.shape(1) != 0) {
+    fail("head_dim: found ", head_dim, ", expected a divisor of the columns of keys and queries");
+  }
+  if (parents && parents->size() != rows) fail("parents: found ", parents->size(), ", expected ", rows);
+  const KvShape shape{parse_kv_type(cache_type), static_cast<int>(keys.shape(1)) / head_dim, head_dim,
+                      static_cast<int>(length)};
+  const Buffer key_memory = backend->allocate(backend->kv_bytes(shape));
+  const Buffer value_memory = backend->allocate(backend->kv_bytes(shape));
+  const KvLayer cache{key_memory.as<void>(), value_memory.as<void>(), shape};
+  const DeviceMatrix k(*backend, keys), v(*backend, values), query(*backend, q);
+  const auto prefix_length = static_cast<std::int32_t>(length - rows);
   const std::int32_t zero = 0;
-  const Buffer prefix = to_device(*backend, &zero, 1);
-  const Buffer depth = to_device(*backend, depths.data(), depths.size());
-  const Buffer tokens = backend->allocate(depths.size() * sizeof(std::int32_t));
-  const Rows rows{
-      .count = static_cast<int>(input.rows), .prefix = prefix.as<std::int32_t>(), .depth = depth.as<std::int32_t>()};
-  backend->sample(tokens.as<std::int32_t>(), input.view(), rows, make_sampling({temperature, seed}));
-  return to_host<OutputVector<std::int32_t>, std::int32_t>(*backend, tokens, {input.rows});
+  const Buffer start = to_device(*backend, &zero, 1), prefix = to_device(*backend, &prefix_length, 1);
+  backend->rope_and_append(k.view().row_range(0, 0), k.view().row_range(0, prefix_length),
+                           v.view().row_range(0, prefix_length), Rope{}, cache,
+                           Rows{.count = static_cast<int>(prefix_length), .prefix = start.as<std::int32_t>()});
+  const TreeLayout tree = parents ? derive_layout(*parents) : TreeLayout{};
+  const Buffer depth = to_device(*backend, tree.depth.data(), tree.depth.size());
+  const Buffer path = to_device(*backend, tree.path.data(), tree.path.size());
+  const Rows nodes{.count = static_cast<int>(rows),
+                   .prefix = prefix.as<std::int32_t>(),
+                   .depth = parents ? depth.as<std::int32_t>() : nullptr,
+                   .path = parents ? path.as<std::int32_t>() : nullptr,
+                   .path_stride = tree.max_depth + 1};
+  const auto count = static_cast<std::int64_t>(rows);
+  backend->rope_and_append(query.view(), k.view().row_range(prefix_length, count),
+                           v.view().row_range(prefix_length, count), Rope{}, cache, nodes);
+  const Buffer out = backend->allocate(query.buffer.bytes());
+  const Tensor result = out.matrix(count, static_cast<std::int64_t>(q.shape(1)));
+  backend->attend(result, query.view(), cache, nodes, scale);
+  return to_host<OutputMatrix<float>, float>(*backend, out, {rows, q.shape(1)});
 }
 
 OutputVector<float> gumbel_noise(std::uint64_t seed, std::uint64_t position, const std::vector<std::uint32_t>& tokens) {
@@ -210,6 +303,15 @@ void init_ops(nb::module_& m) {
                   "n_threads"_a = 0, "device"_a = "cpu",
                   "The token that each row (m, V) chooses by argmax(logits / temperature + noise): (m,) int32.\n\n"
                   "``positions`` are those that the tokens would take; default: 1, 2, ... m.")
+      .def_static("head_top_k", &head_top_k, "path"_a, "tensor"_a, "hidden"_a, "k"_a, "n_threads"_a = 0,
+                  "device"_a = "cpu", "``top_k`` of the logits x W^T, which are never stored.")
+      .def_static("head_sample", &head_sample, "path"_a, "tensor"_a, "hidden"_a, "temperature"_a = 0.0F, "seed"_a = 0,
+                  "positions"_a = nb::none(), "n_threads"_a = 0, "device"_a = "cpu",
+                  "``sample`` of the logits x W^T, which are never stored.")
+      .def_static("attend", &attend, "q"_a, "keys"_a, "values"_a, "head_dim"_a, "scale"_a, "parents"_a = nb::none(),
+                  "cache_type"_a = "f16", "n_threads"_a = 0, "device"_a = "cpu",
+                  "Attention of the last rows of a text, or of a tree behind it: q (m, heads * head_dim), keys and "
+                  "values (n, kv_heads * head_dim) float32 -> as q. The last m keys are those of q's rows.")
       .def_static("gumbel", &gumbel_noise, "seed"_a, "position"_a, "tokens"_a,
                   "The noise of tokens at an absolute position: (len(tokens),) float32.");
 }

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
+from matrices import FLOATS, QUANTIZED, random_matrix, write_matrices
 
 from frspec_cpp import _core
 
-gguf = pytest.importorskip("gguf")
-
 pytestmark = pytest.mark.every_isa
 
-FLOATS = ["F32", "F16", "BF16"]
-QUANTIZED = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
 TYPES = [*FLOATS, *QUANTIZED]
 BLOCK = 128  # activations that share a scale where they meet quantized weights
 
@@ -29,36 +27,16 @@ ALL = [
 ]
 
 
-def random_blocks(kind: gguf.GGMLQuantizationType, rows: int, cols: int, rng: np.random.Generator) -> np.ndarray:
-    """Blocks of random bits with sane scales: every bit pattern of the quants and packed scales occurs."""
-    block, size = gguf.GGML_QUANT_SIZES[kind]
-    data = rng.integers(0, 256, (rows, cols // block, size), dtype=np.uint8)
-    halves = {"Q6_K": [208], "Q8_0": [0], "Q4_0": [0], "Q5_0": [0]}.get(kind.name, [0, 2])
-    for at in halves:
-        scale = rng.uniform(-0.01, 0.01, data.shape[:2]).astype(np.float16)
-        data[:, :, at : at + 2] = scale[..., None].view(np.uint8)
-    return data.reshape(rows, -1)
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with random matrices of every type: 53 rows in each width that the type can have."""
     path = tmp_path_factory.mktemp("weights") / "weights.gguf"
-    writer = gguf.GGUFWriter(path, "test")
     rng = np.random.default_rng(0)
+    matrices = {}
     for name in ALL:
-        kind = gguf.GGMLQuantizationType[name.split(".")[0]]
-        cols = WIDTHS["." + name.split(".")[1] if "." in name else ""]
-        if kind.name in FLOATS:
-            values = rng.standard_normal((53, cols), dtype=np.float32) * rng.uniform(0.01, 10)
-            data = gguf.quants.quantize(values, kind)
-        else:
-            data = random_blocks(kind, 53, cols, rng)
-        writer.add_tensor(name, data, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+        kind, _, width = name.partition(".")
+        matrices[name] = kind, random_matrix(kind, 53, WIDTHS[f".{width}" if width else ""], rng)
+    write_matrices(path, matrices)
     return path
 
 
