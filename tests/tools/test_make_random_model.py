@@ -1,0 +1,186 @@
+"""frspec-make-random-model: files of published shapes that load, with the types llama.cpp would choose."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from frspec_cpp.tools import random_blocks
+from frspec_cpp.tools.make_random_model import SHAPES, TYPES, main, make_random_model, matrix_type, use_more_bits
+
+from frspec_cpp import LLM, GgufFile, _core
+
+PROMPT = "def f(x): return x"
+
+
+def types_of(path: Path) -> dict[str, str]:
+    return {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_type_loads_and_drafts(demo_target: Path, tmp_path: Path, kind: str) -> None:
+    """Plain and drafted texts of a pair in each type are equal."""
+    target, drafter = tmp_path / "target.gguf", tmp_path / "drafter.gguf"
+    make_random_model(target, "tiny", kind, demo_target, eagle2=drafter, quiet=True)
+    llm = LLM(target, drafter=drafter, head="ranked:4096", tree_depth=2, tree_branch=3, tree_size=10, n_ctx=128)
+    for temperature in (0.0, 0.8):
+        options = {"max_tokens": 24, "temperature": temperature, "seed": 1, "ignore_eos": True}
+        assert llm.generate(PROMPT, **options).tokens == llm.generate(PROMPT, draft=False, **options).tokens
+    logits = llm.forward(llm.tokenize(PROMPT))
+    assert np.isfinite(logits).all()
+    assert 0.1 < logits.std() < 30
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_have_the_sizes_of_their_models(demo_target: Path, tmp_path: Path, shape: str) -> None:
+    """One layer of each shape with few tokens: every key and tensor that the engine wants is there."""
+    published = SHAPES[shape]
+    model = dataclasses.replace(published, layers=1, feed_forward=512)
+    path = tmp_path / "model.gguf"
+    make_random_model(path, model, "q4_0", demo_target, quiet=True)
+    llm = LLM(path, n_ctx=16)
+    assert llm.architecture == published.architecture
+    assert len(llm.generate([5, 6], max_tokens=3, ignore_eos=True).tokens) == 3
+    file = GgufFile(path)
+    names = {tensor.name for tensor in file.tensors}
+    assert ("output.weight" in names) != published.tied
+    assert ("rope_freqs.weight" in names) == published.rope_factors
+    assert ("blk.0.attn_q.bias" in names) == published.qkv_bias
+    assert ("blk.0.attn_q_norm.weight" in names) == published.qk_norm
+
+
+PARAMETERS = {  # as published, in billions, with the published vocabulary
+    "llama3.2-1b": (128256, 1.24), "llama3.2-3b": (128256, 3.21), "llama3-8b": (128256, 8.03),
+    "mistral-7b": (32768, 7.25), "qwen2.5-0.5b": (151936, 0.49), "qwen2.5-7b": (152064, 7.62),
+    "qwen3-0.6b": (151936, 0.60), "qwen3-4b": (151936, 4.02), "qwen3-8b": (151936, 8.19),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_those_published(name: str) -> None:
+    vocab, expected = PARAMETERS[name]
+    s = SHAPES[name]
+    attention = s.hidden * s.head_dim * (2 * s.heads + 2 * s.kv_heads)
+    total = s.layers * (attention + 3 * s.hidden * s.feed_forward) + vocab * s.hidden * (1 if s.tied else 2)
+    assert total / 1e9 == pytest.approx(expected, abs=0.0051)
+
+
+def test_mixes_are_those_of_llama_cpp(demo_target: Path, tmp_path: Path) -> None:
+    """Q4_K_M as llama.cpp's quantizer makes it for Llama-3.2-1B: these 8 of 16 layers, and the tied head, in Q6_K."""
+    better = [layer for layer in range(16) if use_more_bits(layer, 16)]
+    assert better == [0, 1, 4, 7, 10, 13, 14, 15]
+    model = dataclasses.replace(SHAPES["tiny"], layers=16, tied=True)
+    for option, base in (("q4_k_m", "Q4_K"), ("q5_k_m", "Q5_K")):
+        path = tmp_path / f"{option}.gguf"
+        make_random_model(path, model, option, demo_target, quiet=True)
+        types = types_of(path)
+        assert types["token_embd.weight"] == "Q6_K"
+        assert types["blk.0.attn_norm.weight"] == types["output_norm.weight"] == "F32"
+        for layer in range(16):
+            for part in ("attn_v", "ffn_down"):
+                assert types[f"blk.{layer}.{part}.weight"] == ("Q6_K" if layer in better else base)
+            for part in ("attn_q", "attn_k", "attn_output", "ffn_gate", "ffn_up"):
+                assert types[f"blk.{layer}.{part}.weight"] == base
+        assert gguf.GGUFReader(path).fields["general.file_type"].contents() == TYPES[option][1]
+
+
+def test_rows_that_fit_no_block_fall_back() -> None:
+    """As llama.cpp's quantizer does for the 896 columns of Qwen2.5-0.5B, and where not even 32 divides."""
+    shape = SHAPES["qwen2.5-0.5b"]
+    assert matrix_type("q4_k_m", "blk.3.attn_q.weight", 896, shape) == "Q5_0"
+    assert matrix_type("q4_k_m", "token_embd.weight", 896, shape) == "Q8_0"
+    assert matrix_type("q5_k_m", "blk.3.attn_q.weight", 896, shape) == "Q5_1"
+    assert matrix_type("q8_0", "blk.3.attn_q.weight", 40, shape) == "F16"
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"])
+def test_weights_have_the_wanted_size(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    data = random_blocks.random_weights(kind, 64, 1024, 0.05, rng)
+    values = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[kind])
+    assert values.shape == (64, 1024)
+    assert values.std() == pytest.approx(0.05, rel=0.15)
+    assert abs(values.mean()) < 0.006
+
+
+def test_the_same_seed_gives_the_same_files(demo_target: Path, tmp_path: Path) -> None:
+    files = []
+    for seed in (1, 1, 2):
+        target, drafter = tmp_path / f"{len(files)}.gguf", tmp_path / f"{len(files)}-eagle2.gguf"
+        make_random_model(target, "tiny", "q4_k_m", demo_target, eagle2=drafter, seed=seed, quiet=True)
+        files.append((target.read_bytes(), drafter.read_bytes()))
+    assert files[0] == files[1]
+    assert files[0][0] != files[2][0]
+    assert files[0][1] != files[2][1]
+
+
+def test_vocabularies(demo_target: Path, tmp_path: Path) -> None:
+    """The tokenizer is the given one, padded if asked."""
+    path = tmp_path / "model.gguf"
+    make_random_model(path, "tiny", "q8_0", demo_target, vocab_size=65600, quiet=True)
+    mine, theirs = _core.Tokenizer(str(path)), _core.Tokenizer(str(demo_target))
+    assert (mine.vocab_size, theirs.vocab_size) == (65600, 65536)
+    assert mine.encode(PROMPT) == theirs.encode(PROMPT)
+    assert mine.token_text(65599) == "[PAD65599]"
+    assert LLM(path, n_ctx=32).forward([65599]).shape == (1, 65600)
+
+
+def test_command_line(demo_target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target, drafter = tmp_path / "a.gguf", tmp_path / "b.gguf"
+    arguments = ["--shape", "tiny", "--layers", "3", "--type", "q4_0", "--vocab", str(demo_target)]
+    arguments += ["--eagle2", str(drafter), "--drafter-type", "f16"]
+    assert main([str(target), *arguments]) == 0
+    assert capsys.readouterr().err == f"frspec-make-random-model: wrote {target} and {drafter}\n"
+    assert types_of(target)["blk.2.ffn_up.weight"] == "Q4_0"
+    assert types_of(drafter)["fc.weight"] == "F16"
+    assert GgufFile(target).metadata["general.tags"] == ["random-weights"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layers", "0"], "--layers: found 0, expected at least 1"),
+        (["--vocab-size", "100"], "--vocab-size: found 100, expected at least 65536"),
+        (["--vocab", "nowhere.gguf"], "nowhere.gguf"),
+        (["--eagle2", "OUTPUT"], "is the model's own file"),
+        (["--eagle2", "nowhere/drafter.gguf"], "nowhere"),
+        (["--vocab", "OUTPUT"], "expected another one to write"),
+    ],
+)
+def test_errors(
+    demo_target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    output = tmp_path / "model.gguf"
+    if arguments == ["--vocab", "OUTPUT"]:
+        output.write_bytes(demo_target.read_bytes())
+    before = output.read_bytes() if output.exists() else None
+    given = [str(output) if value == "OUTPUT" else value for value in arguments]
+    assert main([str(output), "--shape", "tiny", "--vocab", str(demo_target), "-q", *given]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    if before is not None:
+        assert output.read_bytes() == before
+
+
+def test_unknown_names_are_errors(demo_target: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="found shape 'llama9', expected one of tiny, "):
+        make_random_model(tmp_path / "m.gguf", "llama9", "q8_0", demo_target)
+    with pytest.raises(ValueError, match="found type 'q3_k', expected one of f32, "):
+        make_random_model(tmp_path / "m.gguf", "tiny", "q3_k", demo_target)
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        make_random_model(tmp_path / "m.gguf", "tiny", "q8_0", _without_tokenizer(tmp_path))
+    assert not (tmp_path / "m.gguf").exists()
+
+
+def _without_tokenizer(folder: Path) -> Path:
+    path = folder / "empty.gguf"
+    writer = gguf.GGUFWriter(path, "test")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
