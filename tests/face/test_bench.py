@@ -91,7 +91,8 @@ def test_csv(run: Runner) -> None:
     loops = ["loop, full", "loop, ranked:2048"]
     assert [row["test"] for row in rows] == [*TESTS[:5], loops[0], TESTS[5], loops[1]]
     for row in rows:
-        assert None not in row and None not in row.values()  # as many cells as the header has
+        assert None not in row  # as many cells as the header has
+        assert None not in row.values()
         if row["test"] in loops:
             assert float(row["synthetic_acceptance"]) == 0.5
             assert float(row["accepted_length"]) > 1

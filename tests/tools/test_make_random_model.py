@@ -8,7 +8,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from checkpoints import make_checkpoint
 from frspec_cpp.tools import random_blocks
+from frspec_cpp.tools.convert import convert
 from frspec_cpp.tools.make_random_model import SHAPES, TYPES, main, make_random_model, matrix_type, use_more_bits
 
 from frspec_cpp import LLM, GgufFile, _core
@@ -20,12 +22,22 @@ def types_of(path: Path) -> dict[str, str]:
     return {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
 
 
+@pytest.fixture(scope="module")
+def vocab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a small vocabulary: 400 tokens."""
+    folder = tmp_path_factory.mktemp("vocab")
+    path = folder / "vocab.gguf"
+    convert(make_checkpoint(folder / "checkpoint", "llama"), path, "f32", quiet=True)
+    return path
+
+
+@pytest.mark.every_isa
 @pytest.mark.parametrize("kind", TYPES)
-def test_every_type_loads_and_drafts(demo_target: Path, tmp_path: Path, kind: str) -> None:
+def test_every_type_loads_and_drafts(vocab: Path, tmp_path: Path, kind: str) -> None:
     """Plain and drafted texts of a pair in each type are equal."""
     target, drafter = tmp_path / "target.gguf", tmp_path / "drafter.gguf"
-    make_random_model(target, "tiny", kind, demo_target, eagle2=drafter, quiet=True)
-    llm = LLM(target, drafter=drafter, head="ranked:4096", tree_depth=2, tree_branch=3, tree_size=10, n_ctx=128)
+    make_random_model(target, "tiny", kind, vocab, eagle2=drafter, quiet=True)
+    llm = LLM(target, drafter=drafter, head="ranked:100", tree_depth=2, tree_branch=3, tree_size=10, n_ctx=128)
     for temperature in (0.0, 0.8):
         options = {"max_tokens": 24, "temperature": temperature, "seed": 1, "ignore_eos": True}
         assert llm.generate(PROMPT, **options).tokens == llm.generate(PROMPT, draft=False, **options).tokens
@@ -35,12 +47,12 @@ def test_every_type_loads_and_drafts(demo_target: Path, tmp_path: Path, kind: st
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shapes_have_the_sizes_of_their_models(demo_target: Path, tmp_path: Path, shape: str) -> None:
+def test_shapes_have_the_sizes_of_their_models(vocab: Path, tmp_path: Path, shape: str) -> None:
     """One layer of each shape with few tokens: every key and tensor that the engine wants is there."""
     published = SHAPES[shape]
     model = dataclasses.replace(published, layers=1, feed_forward=512)
     path = tmp_path / "model.gguf"
-    make_random_model(path, model, "q4_0", demo_target, quiet=True)
+    make_random_model(path, model, "q4_0", vocab, quiet=True)
     llm = LLM(path, n_ctx=16)
     assert llm.architecture == published.architecture
     assert len(llm.generate([5, 6], max_tokens=3, ignore_eos=True).tokens) == 3
@@ -68,14 +80,14 @@ def test_parameters_are_those_published(name: str) -> None:
     assert total / 1e9 == pytest.approx(expected, abs=0.0051)
 
 
-def test_mixes_are_those_of_llama_cpp(demo_target: Path, tmp_path: Path) -> None:
+def test_mixes_are_those_of_llama_cpp(vocab: Path, tmp_path: Path) -> None:
     """Q4_K_M as llama.cpp's quantizer makes it for Llama-3.2-1B: these 8 of 16 layers, and the tied head, in Q6_K."""
     better = [layer for layer in range(16) if use_more_bits(layer, 16)]
     assert better == [0, 1, 4, 7, 10, 13, 14, 15]
     model = dataclasses.replace(SHAPES["tiny"], layers=16, tied=True)
     for option, base in (("q4_k_m", "Q4_K"), ("q5_k_m", "Q5_K")):
         path = tmp_path / f"{option}.gguf"
-        make_random_model(path, model, option, demo_target, quiet=True)
+        make_random_model(path, model, option, vocab, quiet=True)
         types = types_of(path)
         assert types["token_embd.weight"] == "Q6_K"
         assert types["blk.0.attn_norm.weight"] == types["output_norm.weight"] == "F32"
@@ -106,11 +118,11 @@ def test_weights_have_the_wanted_size(kind: str) -> None:
     assert abs(values.mean()) < 0.006
 
 
-def test_the_same_seed_gives_the_same_files(demo_target: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_files(vocab: Path, tmp_path: Path) -> None:
     files = []
     for seed in (1, 1, 2):
         target, drafter = tmp_path / f"{len(files)}.gguf", tmp_path / f"{len(files)}-eagle2.gguf"
-        make_random_model(target, "tiny", "q4_k_m", demo_target, eagle2=drafter, seed=seed, quiet=True)
+        make_random_model(target, "tiny", "q4_k_m", vocab, eagle2=drafter, seed=seed, quiet=True)
         files.append((target.read_bytes(), drafter.read_bytes()))
     assert files[0] == files[1]
     assert files[0][0] != files[2][0]
@@ -128,9 +140,9 @@ def test_vocabularies(demo_target: Path, tmp_path: Path) -> None:
     assert LLM(path, n_ctx=32).forward([65599]).shape == (1, 65600)
 
 
-def test_command_line(demo_target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(vocab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target, drafter = tmp_path / "a.gguf", tmp_path / "b.gguf"
-    arguments = ["--shape", "tiny", "--layers", "3", "--type", "q4_0", "--vocab", str(demo_target)]
+    arguments = ["--shape", "tiny", "--layers", "3", "--type", "q4_0", "--vocab", str(vocab)]
     arguments += ["--eagle2", str(drafter), "--drafter-type", "f16"]
     assert main([str(target), *arguments]) == 0
     assert capsys.readouterr().err == f"frspec-make-random-model: wrote {target} and {drafter}\n"
@@ -143,7 +155,7 @@ def test_command_line(demo_target: Path, tmp_path: Path, capsys: pytest.CaptureF
     ("arguments", "message"),
     [
         (["--layers", "0"], "--layers: found 0, expected at least 1"),
-        (["--vocab-size", "100"], "--vocab-size: found 100, expected at least 65536"),
+        (["--vocab-size", "100"], "--vocab-size: found 100, expected at least 400"),
         (["--vocab", "nowhere.gguf"], "nowhere.gguf"),
         (["--eagle2", "OUTPUT"], "is the model's own file"),
         (["--eagle2", "nowhere/drafter.gguf"], "nowhere"),
@@ -151,14 +163,14 @@ def test_command_line(demo_target: Path, tmp_path: Path, capsys: pytest.CaptureF
     ],
 )
 def test_errors(
-    demo_target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    vocab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     output = tmp_path / "model.gguf"
     if arguments == ["--vocab", "OUTPUT"]:
-        output.write_bytes(demo_target.read_bytes())
+        output.write_bytes(vocab.read_bytes())
     before = output.read_bytes() if output.exists() else None
     given = [str(output) if value == "OUTPUT" else value for value in arguments]
-    assert main([str(output), "--shape", "tiny", "--vocab", str(demo_target), "-q", *given]) == 1
+    assert main([str(output), "--shape", "tiny", "--vocab", str(vocab), "-q", *given]) == 1
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -166,11 +178,11 @@ def test_errors(
         assert output.read_bytes() == before
 
 
-def test_unknown_names_are_errors(demo_target: Path, tmp_path: Path) -> None:
+def test_unknown_names_are_errors(vocab: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="found shape 'llama9', expected one of tiny, "):
-        make_random_model(tmp_path / "m.gguf", "llama9", "q8_0", demo_target)
+        make_random_model(tmp_path / "m.gguf", "llama9", "q8_0", vocab)
     with pytest.raises(ValueError, match="found type 'q3_k', expected one of f32, "):
-        make_random_model(tmp_path / "m.gguf", "tiny", "q3_k", demo_target)
+        make_random_model(tmp_path / "m.gguf", "tiny", "q3_k", vocab)
     with pytest.raises(ValueError, match="has no tokenizer"):
         make_random_model(tmp_path / "m.gguf", "tiny", "q8_0", _without_tokenizer(tmp_path))
     assert not (tmp_path / "m.gguf").exists()
