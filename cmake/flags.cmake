@@ -15,22 +15,30 @@ if(FRSPEC_SANITIZE)
   target_link_options(frspec_flags INTERFACE -fsanitize=${sanitizers})
 endif()
 
-# Called from cpp/. The processor decides at run time which instruction set is used, so no file but these may be compiled for more than
-# the base instruction set. `sources` is the name of a list; on other processors these files are taken out of it.
+# Called from cpp/. The processor decides at run time which instruction set is used, so no file but these may be
+# compiled for more than the base instruction set. `sources` is the name of a list; files of other processors are taken
+# out of it.
 function(frspec_select_instruction_sets sources)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     target_compile_definitions(frspec_flags INTERFACE FRSPEC_X86=1)
     set(avx2 -mavx2 -mfma -mf16c)
     set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mprefer-vector-width=512)
+    set(avx512bf16 ${avx512} -mavx512bf16)
     set_source_files_properties(cpu/kernels_avx2.cpp PROPERTIES COMPILE_OPTIONS "${avx2}")
     set_source_files_properties(cpu/kernels_avx2vnni.cpp PROPERTIES COMPILE_OPTIONS "${avx2};-mavxvnni")
     set_source_files_properties(cpu/kernels_avx512.cpp PROPERTIES COMPILE_OPTIONS "${avx512}")
+    set_source_files_properties(cpu/kernels_avx512bf16.cpp PROPERTIES COMPILE_OPTIONS "${avx512bf16}")
     set_source_files_properties(cpu/kernels_amx.cpp PROPERTIES COMPILE_OPTIONS
-      "${avx512};-mavx512bf16;-mamx-tile;-mamx-int8;-mamx-bf16")
-    set_source_files_properties(cpu/kernels_amx_emulated.cpp PROPERTIES COMPILE_OPTIONS "${avx512};-mavx512bf16")
-    set_source_files_properties(cpu/kernels_avx512bf16.cpp PROPERTIES COMPILE_OPTIONS "${avx512};-mavx512bf16")
+      "${avx512bf16};-mamx-tile;-mamx-int8;-mamx-bf16")
+    set_source_files_properties(cpu/kernels_amx_emulated.cpp PROPERTIES COMPILE_OPTIONS "${avx512bf16}")
   else()
     list(FILTER ${sources} EXCLUDE REGEX "/cpp/cpu/kernels_a(vx|mx)[^/]*\\.cpp$")
-    set(${sources} ${${sources}} PARENT_SCOPE)
   endif()
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
+    target_compile_definitions(frspec_flags INTERFACE FRSPEC_ARM64=1)
+    set_source_files_properties(cpu/kernels_neon.cpp PROPERTIES COMPILE_OPTIONS "-march=armv8.2-a+dotprod")
+  else()
+    list(FILTER ${sources} EXCLUDE REGEX "/cpp/cpu/kernels_neon\\.cpp$")
+  endif()
+  set(${sources} ${${sources}} PARENT_SCOPE)
 endfunction()

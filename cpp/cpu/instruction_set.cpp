@@ -11,6 +11,11 @@
 #endif
 #endif
 
+#if defined(FRSPEC_ARM64) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include "backend/registry.h"
 #include "base/error.h"
 #include "cpu/kernels.h"
@@ -60,6 +65,15 @@ const std::array kChoices = {Choice{&kAmxKernels, has_amx},
                              Choice{&kAvx2Kernels, has_avx2},
                              Choice{&kGenericKernels, [] { return true; }},
                              Choice{&kAmxEmulatedKernels, has_avx512bf16}};
+#elif defined(FRSPEC_ARM64)
+bool has_neon() {
+#ifdef __linux__
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+  return true;  // every 64-bit ARM of Apple's
+#endif
+}
+const std::array kChoices = {Choice{&kNeonKernels, has_neon}, Choice{&kGenericKernels, [] { return true; }}};
 #else
 const std::array kChoices = {Choice{&kGenericKernels, [] { return true; }}};
 #endif

@@ -92,6 +92,9 @@ extern const Kernels kAvx512Bf16Kernels;
 extern const Kernels kAmxKernels;
 extern const Kernels kAmxEmulatedKernels;
 #endif
+#ifdef FRSPEC_ARM64
+extern const Kernels kNeonKernels;
+#endif
 
 // The best kernels this machine can run, or those that the environment variable FRSPEC_CPU names; an unknown name, or
 // one the machine lacks, is an error.

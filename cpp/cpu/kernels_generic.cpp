@@ -3,10 +3,6 @@
 #include <cstdint>
 #include <type_traits>
 
-#if defined(__ARM_FEATURE_DOTPROD)
-#include <arm_neon.h>
-#endif
-
 #include "cpu/kernels.h"
 
 namespace frspec::cpu {
@@ -60,16 +56,12 @@ inline float one_half(std::uint16_t bits) { return low_half(Ints{bits, 0, 0, 0})
 
 // Both signed.
 inline Ints dot_bytes(Ints sum, Ints w, Ints x) {
-#if defined(__ARM_FEATURE_DOTPROD)
-  return vdotq_s32(sum, reinterpret_cast<int8x16_t>(w), reinterpret_cast<int8x16_t>(x));
-#else
   // Bytes of a lane, sign-extended by shifting them to the top and back.
   for (int byte = 0; byte < 4; ++byte) {
     const int up = 24 - 8 * byte;
     sum += (w << up >> 24) * (x << up >> 24);
   }
   return sum;
-#endif
 }
 
 // Round to nearest, ties to even; too large becomes infinity.

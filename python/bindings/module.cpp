@@ -56,7 +56,7 @@ NB_MODULE(_core, m) {
   nb::register_exception_translator(frspec::translate);
   m.def("cpu_instruction_sets", &frspec::cpu_instruction_sets,
         "Instruction sets that the CPU backend can use on this machine, best first: ``\"amx\"``, "
-        "``\"avx512bf16\"``, ``\"avx512\"``, ``\"avx2vnni\"``, ``\"avx2\"``, ``\"generic\"``; "
+        "``\"avx512bf16\"``, ``\"avx512\"``, ``\"avx2vnni\"``, ``\"avx2\"``, ``\"neon\"``, ``\"generic\"``; "
         "``\"amx-emulated\"``, which is for tests, comes last.\n\nThe environment variable ``FRSPEC_CPU`` chooses "
         "another one than the first.");
   frspec::init_gguf(m);

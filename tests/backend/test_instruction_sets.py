@@ -13,7 +13,7 @@ from matrices import QUANTIZED, random_matrix, write_matrices
 import frspec_cpp
 
 SETS = frspec_cpp.cpu_instruction_sets()
-KNOWN = ["amx", "avx512bf16", "avx512", "avx2vnni", "avx2", "generic", "amx-emulated"]
+KNOWN = ["amx", "avx512bf16", "avx512", "avx2vnni", "avx2", "neon", "generic", "amx-emulated"]
 NAMES = [*QUANTIZED, "F32"]
 
 _PRODUCTS = """
