@@ -16,6 +16,7 @@ namespace frspec {
 namespace {
 
 constexpr int kMaxThreads = 1024;
+constexpr int kShareParts = 8;
 constexpr int kSpins = 4000;  // some tens of microseconds
 
 inline void pause_cpu() {
@@ -67,13 +68,15 @@ void ThreadPool::work_on(const Job& job, int worker) {
   for (int i = 0; i < count; ++i) {
     Share& share = shares_[static_cast<std::size_t>((worker + i) % count)];
     for (;;) {
-      // Looking first keeps the line shared while others are still at work on it.
-      if (share.next.load(std::memory_order_relaxed) >= share.end) break;
-      const std::int64_t piece = share.next.fetch_add(1, std::memory_order_relaxed);
+      const std::int64_t left = share.end - share.next.load(std::memory_order_relaxed);
+      if (left <= 0) break;
+      // Many at first, and few towards the end: the line of `next` travels between cores each time that two want it.
+      const std::int64_t several = std::max<std::int64_t>(1, left / kShareParts);
+      const std::int64_t piece = share.next.fetch_add(several, std::memory_order_relaxed);
       if (piece >= share.end) break;
-      const std::int64_t begin = piece * job.grain;
+      const std::int64_t end = std::min(piece + several, share.end) * job.grain;
       try {
-        job.call(job.context, begin, std::min(begin + job.grain, job.count), worker);
+        job.call(job.context, piece * job.grain, std::min(end, job.count), worker);
       } catch (...) {
         const std::scoped_lock lock(error_mutex_);
         if (!error_) error_ = std::current_exception();

@@ -27,7 +27,7 @@ class ThreadPool {
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls body(begin, end, worker) for pieces of at most `grain` that together cover [0, count), then returns. `worker`
+  // Calls body(begin, end, worker) for runs of pieces of `grain` that together cover [0, count), then returns. `worker`
   // (0 to size() - 1) tells pieces that may run at the same time apart: it chooses scratch memory, nothing else.
   // The first exception of a piece is rethrown here, after all pieces have ended. One caller at a time.
   template <class Body>

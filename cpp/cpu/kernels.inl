@@ -51,7 +51,7 @@ inline float sum(V v) {
 
 // The largest element; all must be numbers.
 template <class V>
-inline float largest(V v) {
+inline auto largest(V v) {
   if constexpr (sizeof(V) == 64) {
     const auto a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
     const auto b = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);

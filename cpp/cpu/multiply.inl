@@ -27,9 +27,7 @@ inline std::uint32_t largest_bits(const float* x, std::int64_t n) {
     bits &= 0x7FFFFFFFu;
     best = bits > best ? bits : best;
   }
-  std::uint32_t result = 0;
-  for (int lane = 0; lane < kLanes; ++lane) result = best[lane] > result ? best[lane] : result;
-  return result;
+  return largest(best);
 }
 
 inline float from_bits(std::uint32_t bits) {
@@ -38,48 +36,82 @@ inline float from_bits(std::uint32_t bits) {
   return value;
 }
 
-inline std::int32_t sum_ints(Ints v) {
-  std::int32_t total = 0;
-  for (int lane = 0; lane < kLanes; ++lane) total += v[lane];
-  return total;
+// Neighbouring lanes of a, then of b, added.
+template <class V>
+inline V add_neighbours(V a, V b) {
+  if constexpr (sizeof(V) == 64) {
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  } else if constexpr (sizeof(V) == 32) {
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+  } else {
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+  }
 }
 
-// One block of activations that share a scale: n <= kActivationBlock of them, the rest are zero. Returns the scale.
-inline float to_codes(std::int8_t* codes, std::int32_t* offset16, const float* x, std::int64_t n) {
-  const float largest = from_bits(largest_bits(x, n));
-  const float inverse = largest > 0.0f && largest < __builtin_inff() ? 127.0f / largest : 0.0f;
-  for (int block = 0; block < kActivationBlock / 16; ++block) {
-    Ints total = {};
-    for (int i = 16 * block; i < 16 * (block + 1); i += kLanes) {
-      Floats value = {};
-      if (i + kLanes <= n) {
-        value = load(x + i);
-      } else if (i < n) {
-        value = load_part(x + i, n - i);
-      }
-      const Ints rounded = round_to_int(value * inverse);
-      store_signed(codes + i, rounded);
-      total += rounded;
-    }
-    offset16[block] = -128 * sum_ints(total);
+// Sums of block `b` of a group, whose codes these are. They stay in registers: memory that was just written in other
+// pieces is slow to read.
+inline void store_sums_of_codes(ActivationGroup& group, int b, const Ints* codes) {
+  constexpr int kCount = kActivationBlock / 16, kEach = 16 / kLanes;
+  Ints sums[kCount];
+  for (int i = 0; i < kCount; ++i) {
+    sums[i] = codes[kEach * i];
+    for (int j = 1; j < kEach; ++j) sums[i] += codes[kEach * i + j];
   }
-  return largest / 127.0f;
+  int count = kCount;  // vectors: each 16 codes have kLanes sums, then half as many, at last one
+  for (int lanes = kLanes; lanes > 1; lanes /= 2, count = count > 1 ? count / 2 : 1) {
+    for (int i = 0; i < (count + 1) / 2; ++i)
+      sums[i] = add_neighbours(sums[2 * i], sums[count > 1 ? 2 * i + 1 : 2 * i]);
+  }
+  for (int i = 0; i < count; ++i) sums[i] *= -128;
+  __builtin_memcpy(group.offset16 + kCount * b, sums, kCount * sizeof(std::int32_t));
+  const Ints offset = add_neighbours(sums[0], sums[count - 1]);
+  const Floats sum = __builtin_convertvector(offset, Floats) * (-1.0f / 128.0f);
+  __builtin_memcpy(group.offset32 + kCount / 2 * b, &offset, kCount / 2 * sizeof(std::int32_t));
+  __builtin_memcpy(group.sums + kCount / 2 * b, &sum, kCount / 2 * sizeof(float));
+}
+
+// Block `b` of a group, which shares a scale: n <= kActivationBlock elements, the rest are zero.
+FRSPEC_INLINE void to_codes(ActivationGroup& group, int b, const float* x, std::int64_t n) {
+  const float magnitude = group.scales[b];
+  const float inverse = magnitude > 0.0f && magnitude < __builtin_inff() ? 127.0f / magnitude : 0.0f;
+  Ints rounded[kActivationBlock / kLanes];
+#pragma GCC unroll 32
+  for (int i = 0; i < kActivationBlock; i += kLanes) {
+    Floats value = {};
+    if (i + kLanes <= n) {
+      value = load(x + i);
+    } else if (i < n) {
+      value = load_part(x + i, n - i);
+    }
+    rounded[i / kLanes] = round_to_int(value * inverse);
+    store_signed(group.codes + b * kActivationBlock + i, rounded[i / kLanes]);
+  }
+  store_sums_of_codes(group, b, rounded);
+  group.scales[b] = magnitude / 127.0f;
 }
 
 void to_int8(std::byte* out, std::int64_t group_stride, const float* x, std::int64_t cols) {
-  for (std::int64_t first = 0; first < cols; first += kGroup, out += group_stride) {
-    auto& group = *reinterpret_cast<ActivationGroup*>(out);
-    for (int b = 0; b < kGroup / kActivationBlock; ++b) {
-      const std::int64_t at = first + b * kActivationBlock, left = cols - at;
-      group.scales[b] = to_codes(group.codes + b * kActivationBlock, group.offset16 + b * (kActivationBlock / 16),
-                                 x + (left > 0 ? at : 0),
-                                 left < 0                  ? 0
-                                 : left < kActivationBlock ? left
-                                                           : kActivationBlock);
-    }
-    for (int b = 0; b < kGroup / 32; ++b) {
-      group.offset32[b] = group.offset16[2 * b] + group.offset16[2 * b + 1];
-      group.sums[b] = static_cast<float>(group.offset32[b]) * (-1.0f / 128.0f);
+  constexpr int kBlocks = kGroup / kActivationBlock;
+  const auto group_of = [&](std::int64_t g) -> ActivationGroup& {
+    return *reinterpret_cast<ActivationGroup*>(out + g * group_stride);
+  };
+  const auto size_of = [&](std::int64_t block) {
+    const std::int64_t left = cols - block * kActivationBlock;
+    return left < 0 ? 0 : left < kActivationBlock ? left : kActivationBlock;
+  };
+  const std::int64_t groups = (cols + kGroup - 1) / kGroup;
+  // All magnitudes first: each takes a while, but they do not wait for each other.
+  for (std::int64_t b = 0; b < groups * kBlocks; ++b) {
+    const float* block = x + (size_of(b) > 0 ? b * kActivationBlock : 0);
+    group_of(b / kBlocks).scales[b % kBlocks] = from_bits(largest_bits(block, size_of(b)));
+  }
+  for (std::int64_t g = 0; g < groups; ++g) {
+    ActivationGroup& group = group_of(g);
+    for (int b = 0; b < kBlocks; ++b) {
+      const std::int64_t block = g * kBlocks + b, size = size_of(block);
+      to_codes(group, b, x + (size > 0 ? block * kActivationBlock : 0), size);
     }
   }
 }
@@ -423,18 +455,22 @@ void multiply_groups(const PanelProduct& p, const Activations& x, const ProductS
     full = kGroup / 32;
     group_bytes = group_layout(kType, full).bytes;
   }
-  for (std::int64_t g = 0; g * full < units; ++g) {
+  // A few rows take longer over a group than one, and still wait for memory: for them, fetching begins a group earlier.
+  const std::int64_t groups = (units + full - 1) / full,
+                     distance = !kFloat && x.rows > 1 && x.rows <= kMatrixRows ? 2 : 1;
+  for (std::int64_t g = 0; g < groups; ++g) {
     const std::int64_t count = units - g * full < full ? units - g * full : full;
     Activations rows = x;
     rows.data += g * x.group_stride;
     for (int first = 0; first < p.panel_count; first += kPanels) {
-      const bool last_pair = first + kPanels >= p.panel_count, last_group = (g + 1) * full >= units;
+      const bool last_pair = first + kPanels >= p.panel_count;
       const std::byte *now[kPair] = {}, *next[kPair] = {};
       for (int i = 0; i < kPanels; ++i) {
         now[i] = p.panels[first + i] + g * group_bytes;
-        next[i] = !last_pair    ? p.panels[first + kPanels + i] + g * group_bytes
-                  : !last_group ? p.panels[i] + (g + 1) * group_bytes
-                                : p.next[i];
+        const std::int64_t later = g + distance;
+        next[i] = !last_pair       ? p.panels[first + kPanels + i] + g * group_bytes
+                  : later < groups ? p.panels[i] + later * group_bytes
+                                   : p.next[i] + (later - groups) * group_bytes;
       }
       ProductScratch part = scratch;
       part.sums += first * kPanel;
@@ -510,7 +546,11 @@ void multiply(const PanelProduct& p) {
     Activations x = p.x;
     x.data += first * x.row_stride;
     x.rows = p.x.rows - first < kRowBlock ? p.x.rows - first : kRowBlock;
-    for (std::int64_t m = 0; m < x.rows; ++m) __builtin_memset(scratch.sums + m * kSumStride, 0, width);
+    for (std::int64_t m = 0; m < x.rows; ++m) {
+      __builtin_memset(scratch.sums + m * kSumStride, 0, width);
+      const float* out = p.out + (first + m) * p.out_stride;
+      for (int n = 0; n < p.n_count; n += kPanel) __builtin_prefetch(out + n, 1, 3);
+    }
     // Narrow vectors: one panel's sums fill the registers. And an odd panel stays alone.
     if (kTilePanels == 2 && p.panel_count % 2 == 0) {
       multiply_block<2>(p, x, scratch);
