@@ -61,7 +61,9 @@ void CpuWeight::dequantize(std::int64_t r, float* out) const {
     return;
   }
   std::vector<std::byte> row(bytes);
-  unpack_row(type(), panel(r / kPanel), static_cast<int>(r % kPanel), row.data(), cols());
+  const std::int64_t index = r / kPanel;
+  unpack_row(type(), pair(index / kPair * kPair), place_of(index, panels()), static_cast<int>(r % kPanel), row.data(),
+             cols());
   dequantize_row(type(), row.data(), out, cols());
 }
 
@@ -146,7 +148,7 @@ std::unique_ptr<Weight> CpuBackend::pack(const WeightSource& source, std::int64_
         }
         lanes[static_cast<std::size_t>(lane)] = row;
       }
-      pack_panel(source.type, packed + panel * panel_size, lanes, source.cols);
+      pack_panel(source.type, packed + panel / kPair * kPair * panel_size, place_of(panel, panels), lanes, source.cols);
     }
   });
   return std::make_unique<CpuWeight>(source.type, rows, source.cols, std::move(memory));

@@ -14,13 +14,14 @@ namespace frspec::cpu {
 // A packed matrix, or a table that stays in the file's form.
 class CpuWeight final : public Weight {
  public:
-  // Panels in `memory`, one after the other.
+  // Pairs of panels in `memory`, one after the other.
   CpuWeight(DType type, std::int64_t rows, std::int64_t cols, Buffer memory);
   // Rows inside `source`.
   explicit CpuWeight(const WeightSource& source);
 
   std::int64_t panels() const { return (rows() + kPanel - 1) / kPanel; }
-  const std::byte* panel(std::int64_t index) const { return panels_ + index * panel_bytes_; }
+  // The pair that begins with panel `first`, an even number.
+  const std::byte* pair(std::int64_t first) const { return panels_ + first * panel_bytes_; }
   std::int64_t panel_bytes() const { return panel_bytes_; }
   // Row `r` as f32.
   void dequantize(std::int64_t r, float* out) const;
@@ -99,7 +100,7 @@ class CpuBackend final : public Backend {
   std::unique_ptr<Weight> pack(const WeightSource& source, std::int64_t rows, const std::int32_t* order);
   // x in the given form, in the form's scratch memory; valid until the next call for that form.
   Activations prepare(const Operand& x, Form form);
-  // Columns [first, first + count) of hidden weight^T, for any number of rows; `first` is a multiple of kPanel.
+  // Columns [first, first + count) of hidden weight^T, for any number of rows; `first` is a multiple of a pair's.
   void logits_of(const Activations& x, const CpuWeight& weight, std::int64_t first, std::int64_t count, float* out,
                  std::int64_t out_stride, int worker);
   // Runs reduce(logits, stride, first column, count, chunk, worker) for every chunk of the columns of hidden weight^T,

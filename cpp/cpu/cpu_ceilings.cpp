@@ -29,7 +29,7 @@ double CpuBackend::measure_reading(std::span<const Weight* const> weights) {
       const auto& packed = static_cast<const CpuWeight&>(*weight);
       pool_.parallel_for(packed.panels(), kPair, [&](std::int64_t begin, std::int64_t end, int) {
         const std::int64_t size = (end - begin) * packed.panel_bytes();
-        digest.fetch_or(kernels_.read(packed.panel(begin), size), std::memory_order_relaxed);
+        digest.fetch_or(kernels_.read(packed.pair(begin), size), std::memory_order_relaxed);
       });
       bytes += packed.panels() * packed.panel_bytes();
     }

@@ -7,7 +7,7 @@ namespace frspec::cpu {
 namespace {
 
 // Outputs that are computed together. Where x outgrows the cache, several pairs of panels share each part of it.
-std::int64_t piece_of(std::int64_t rows) { return (rows > kRowBlock ? kMaxPanels : kPair) * kPanel; }
+std::int64_t piece_of(std::int64_t rows) { return (rows > kRowBlock ? kMaxPairs : 1) * kPair * kPanel; }
 
 std::int64_t pieces_of(const Weight& weight, std::int64_t piece) { return (weight.rows() + piece - 1) / piece; }
 
@@ -33,15 +33,15 @@ std::size_t bytes_of(const Activations& x, Form form, std::int64_t cols) {
   return static_cast<std::size_t>(form == Form::Int8 ? groups * x.group_stride : whole_tiles(x.rows) * x.row_stride);
 }
 
-// The product of x with the `count` rows of a weight, a multiple of kPanel unless it ends there, from `first` on.
+// The product of x with the `count` rows of a weight from `first` on; pairs of panels, unless the weight ends there.
 PanelProduct product_of(const CpuWeight& weight, std::int64_t first, std::int64_t count, const Activations& x) {
   PanelProduct product;
   product.type = weight.type();
   product.cols = weight.cols();
   product.n_count = static_cast<int>(std::min(count, weight.rows() - first));
   product.panel_count = (product.n_count + kPanel - 1) / kPanel;
-  for (int i = 0; i < product.panel_count; ++i) product.panels[i] = weight.panel(first / kPanel + i);
-  for (int i = 0; i < kPair; ++i) product.next[i] = weight.panel(first / kPanel + product.panel_count + i);
+  for (int i = 0; kPair * i < product.panel_count; ++i) product.pairs[i] = weight.pair(first / kPanel + kPair * i);
+  product.next = weight.pair(first / kPanel + product.panel_count);
   product.x = x;
   return product;
 }

@@ -14,8 +14,7 @@
 
 namespace frspec::cpu {
 
-constexpr int kPair = 2;               // panels that are multiplied together
-constexpr int kMaxPanels = 8;          // panels of a product: as many pairs share what x brings into cache
+constexpr int kMaxPairs = 4;           // pairs of panels of a product: they share what x brings into cache
 constexpr int kRowBlock = 64;          // rows of x that share one unpacking of a panel
 constexpr int kActivationBlock = 128;  // elements of k that share a scale of the activations
 
@@ -49,11 +48,11 @@ struct Activations {
 struct PanelProduct {
   DType type = DType::F32;
   std::int64_t cols = 0;  // elements of k
-  const std::byte* panels[kMaxPanels] = {};
-  const std::byte* next[kPair] = {};  // what will be multiplied next, perhaps: only fetched into cache
-  int panel_count = 0;
-  int n_count = 0;  // rows of the panels that exist
-  Activations x;    // in form(type)
+  const std::byte* pairs[kMaxPairs] = {};
+  const std::byte* next = nullptr;  // the pair that will be multiplied next, perhaps: only fetched into cache
+  int panel_count = 0;              // an odd last one is alone in its pair
+  int n_count = 0;                  // rows of the panels that exist
+  Activations x;                    // in form(type)
   float* out = nullptr;
   std::int64_t out_stride = 0;
   const float* bias = nullptr;

@@ -129,7 +129,7 @@ void to_bf16(std::uint16_t* out, const float* x, std::int64_t cols) {
 // --- Tiles: M rows of x times V vectors of outputs ---
 
 constexpr int kPanelVectors = kPanel / kLanes;
-constexpr int kSumStride = kMaxPanels * kPanel;  // floats from row to row of the running sums
+constexpr int kSumStride = kMaxPairs * kPair * kPanel;  // floats from row to row of the running sums
 
 inline Ints load_ints(const std::byte* p) {
   Ints v;
@@ -145,16 +145,15 @@ inline std::int32_t word_at(const std::int8_t* p) {
   return word;
 }
 
-// What the next group of a panel is: fetched into cache while this one is multiplied, a part with each tile, so that
-// memory is busy all the time and not only while the first tile waits for it.
+// What comes next in memory: fetched into cache while this group is multiplied, a part with each tile, so that memory
+// is busy all the time and not only while the first tile waits for it.
 struct Ahead {
-  const std::byte* at[kPair];
+  const std::byte* at;
   std::int64_t lines;  // per piece of a tile: a block of 32 elements, or 16 lines of floats
 
-  template <int kPanels>
   void fetch(std::int64_t piece) const {
     for (std::int64_t line = piece * lines; line < (piece + 1) * lines; ++line) {
-      for (int p = 0; p < kPanels; ++p) __builtin_prefetch(at[p] + line * kLine, 0, 3);
+      __builtin_prefetch(at + line * kLine, 0, 3);
     }
   }
 };
@@ -174,7 +173,7 @@ void int8_tile(const Unpacked* panels, const std::byte* x, std::int64_t row_stri
     const std::int64_t last = first + kPerScale < blocks ? first + kPerScale : blocks;
     Floats partial[M][V] = {};
     for (std::int64_t b = first * kParts; b < last * kParts; ++b) {
-      if (b % kParts == 0) ahead.fetch<V / kPanelVectors>(b / kParts);
+      if (b % kParts == 0) ahead.fetch(b / kParts);
       Ints dots[M][V];
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
@@ -247,7 +246,7 @@ void int8_row(const std::byte* const* groups, const std::byte* x, std::int64_t b
   for (int i = 0; i < kPanel; i += kLanes) {
     Floats partial[kPanels] = {};
     for_each_block<kType>(blocks, [&]<int kBlock>(std::int64_t b) FRSPEC_INLINED {
-      if (i == 0) ahead.fetch<kPanels>(b);
+      if (i == 0) ahead.fetch(b);
 #pragma GCC unroll 2
       for (int p = 0; p < kPanels; ++p) {
         const GroupScales<kType> of(groups[p], blocks, i);
@@ -286,7 +285,7 @@ void float_tile(const std::byte* const* panels, const std::byte* x, std::int64_t
     for (int v = 0; v < V; ++v) totals[m][v] = load(sums + m * kSumStride + v * kLanes);
   }
   for (std::int64_t s = 0; s < steps; ++s) {
-    if (s % kStepsPerPiece == 0) ahead.fetch<V / kPanelVectors>(s / kStepsPerPiece);
+    if (s % kStepsPerPiece == 0) ahead.fetch(s / kStepsPerPiece);
     Ints w[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
@@ -337,17 +336,17 @@ inline void call_tile(int rows, std::int64_t first, const Ahead& ahead, Tile&& t
   }
 }
 
-// `next` is where the next group of each panel begins, `lines` how long it is, `pieces` those of one tile.
+// `lines` lines from `next` on are fetched meanwhile; a tile has `pieces` pieces.
 template <class Tile>
-inline void for_each_tile(std::int64_t rows, const std::byte* const* next, std::int64_t lines, std::int64_t pieces,
+inline void for_each_tile(std::int64_t rows, const std::byte* next, std::int64_t lines, std::int64_t pieces,
                           Tile&& tile) {
   const std::int64_t count = (rows + kTileRows - 1) / kTileRows;
   // Rounded up: the last tiles may fetch a little of what comes after.
   const std::int64_t per_piece = (lines + count * pieces - 1) / (count * pieces);
   std::int64_t first = 0;
   for (std::int64_t t = 0; t < count; ++t) {
-    const std::int64_t last = (t + 1) * rows / count, skipped = t * pieces * per_piece * kLine;
-    const Ahead ahead{{next[0] + skipped, next[1] + skipped}, per_piece};
+    const std::int64_t last = (t + 1) * rows / count;
+    const Ahead ahead{next + t * pieces * per_piece * kLine, per_piece};
     call_tile(static_cast<int>(last - first), first, ahead, tile);
     first = last;
   }
@@ -377,12 +376,12 @@ static_assert(sizeof(float) * (kRowBlock * kSumStride + kPair * 24 * kPanel) + k
 
 // One group of one or two panels that lie at `now`; `next` is only fetched.
 template <DType kType, int kPanels>
-void int8_group(const std::byte* const* now, const std::byte* const* next, std::int64_t blocks, const Activations& x,
+void int8_group(const std::byte* const* now, const std::byte* next, std::int64_t blocks, const Activations& x,
                 const ProductScratch& scratch) {
   constexpr std::int64_t kFull = kGroup / 32;
-  const std::int64_t lines = group_layout(kType, kFull).bytes / kLine;
+  const std::int64_t lines = kPanels * group_layout(kType, kFull).bytes / kLine;
   if (x.rows == 1) {
-    const Ahead ahead{{next[0], next[1]}, (lines + kFull - 1) / kFull};
+    const Ahead ahead{next, (lines + kFull - 1) / kFull};
     int8_row<kType, kPanels>(now, x.data, blocks, scratch.sums, ahead);
     return;
   }
@@ -421,7 +420,7 @@ inline void widen(std::byte* to, const std::byte* lines, std::int64_t count) {
 }
 
 template <DType kType, class Step, int kPanels>
-void float_group(const std::byte* const* now, const std::byte* const* next, std::int64_t lines, const Activations& x,
+void float_group(const std::byte* const* now, const std::byte* next, std::int64_t lines, const Activations& x,
                  const ProductScratch& scratch) {
   constexpr bool kWiden = kType != DType::F32 && std::is_same_v<Step, F32Step>;
   const std::byte* panels[kPanels];
@@ -434,8 +433,8 @@ void float_group(const std::byte* const* now, const std::byte* const* next, std:
     }
   }
   const std::int64_t steps = kWiden ? 2 * lines : lines;
-  for_each_tile(x.rows, next, kGroup / elements_per_line(kType), (steps + kStepsPerPiece - 1) / kStepsPerPiece,
-                [&]<int M>(std::int64_t m, const Ahead& part) {
+  for_each_tile(x.rows, next, kPanels * kGroup / elements_per_line(kType),
+                (steps + kStepsPerPiece - 1) / kStepsPerPiece, [&]<int M>(std::int64_t m, const Ahead& part) {
                   float_tile<Step, M, kPanels * kPanelVectors>(panels, x.data + m * x.row_stride, x.row_stride, steps,
                                                                scratch.sums + m * kSumStride, part);
                 });
@@ -444,47 +443,38 @@ void float_group(const std::byte* const* now, const std::byte* const* next, std:
 // Group after group, and for each pair after pair, so that x's part of a group is brought into cache once.
 template <DType kType, int kPanels>
 void multiply_groups(const PanelProduct& p, const Activations& x, const ProductScratch& scratch) {
-  constexpr bool kFloat = elements_per_line(kType) > 0;
-  std::int64_t units, full, group_bytes;  // of a panel, and of a whole group: blocks of 32, or lines
-  if constexpr (kFloat) {
-    units = panel_bytes(kType, p.cols) / kLine;
-    full = kGroup / elements_per_line(kType);
-    group_bytes = full * kLine;
-  } else {
-    units = p.cols / 32;
-    full = kGroup / 32;
-    group_bytes = group_layout(kType, full).bytes;
-  }
+  constexpr std::int64_t kPerLine = elements_per_line(kType);
+  const std::int64_t groups = group_count(p.cols);
   // A few rows take longer over a group than one, and still wait for memory: for them, fetching begins a group earlier.
-  const std::int64_t groups = (units + full - 1) / full,
-                     distance = !kFloat && x.rows > 1 && x.rows <= kMatrixRows ? 2 : 1;
+  const std::int64_t distance = kPerLine == 0 && x.rows > 1 && x.rows <= kMatrixRows ? 2 : 1;
+  const auto place = [&](int panel, std::int64_t g) {
+    return p.pairs[panel / kPair] + group_offset(kType, p.cols, place_of(panel, p.panel_count), g);
+  };
   for (std::int64_t g = 0; g < groups; ++g) {
-    const std::int64_t count = units - g * full < full ? units - g * full : full;
+    const std::int64_t left = p.cols - g * kGroup, elements = left < kGroup ? left : kGroup;
     Activations rows = x;
     rows.data += g * x.group_stride;
     for (int first = 0; first < p.panel_count; first += kPanels) {
-      const bool last_pair = first + kPanels >= p.panel_count;
-      const std::byte *now[kPair] = {}, *next[kPair] = {};
-      for (int i = 0; i < kPanels; ++i) {
-        now[i] = p.panels[first + i] + g * group_bytes;
-        const std::int64_t later = g + distance;
-        next[i] = !last_pair       ? p.panels[first + kPanels + i] + g * group_bytes
-                  : later < groups ? p.panels[i] + later * group_bytes
-                                   : p.next[i] + (later - groups) * group_bytes;
-      }
+      const std::byte* now[kPair] = {};
+      for (int i = 0; i < kPanels; ++i) now[i] = place(first + i, g);
+      const std::int64_t later = g + distance;
+      const std::byte* next = first + kPanels < p.panel_count ? place(first + kPanels, g)
+                              : later < groups ? place(0, later)
+                                               : p.next + (later - groups) * kPair * group_bytes(kType, kGroup, 0);
       ProductScratch part = scratch;
       part.sums += first * kPanel;
-#if FRSPEC_AMX
-      if constexpr (kType == DType::BF16) {
-        matrix_bf16_group<kPanels>(now, next, count, rows, part);
-        continue;
-      }
-#endif
-      if constexpr (kFloat) {
-        float_group<kType, std::conditional_t<kType == DType::BF16, Bf16Step, F32Step>, kPanels>(now, next, count, rows,
-                                                                                                 part);
+      if constexpr (kPerLine == 0) {
+        int8_group<kType, kPanels>(now, next, elements / 32, rows, part);
       } else {
-        int8_group<kType, kPanels>(now, next, count, rows, part);
+        const std::int64_t lines = (elements + kPerLine - 1) / kPerLine;
+#if FRSPEC_AMX
+        if constexpr (kType == DType::BF16) {
+          matrix_bf16_group<kPanels>(now, next, lines, rows, part);
+          continue;
+        }
+#endif
+        float_group<kType, std::conditional_t<kType == DType::BF16, Bf16Step, F32Step>, kPanels>(now, next, lines, rows,
+                                                                                                 part);
       }
     }
   }

@@ -20,7 +20,7 @@ inline void matrix_int8_tile(const Unpacked& panel, const std::byte* x, std::int
     const std::int64_t last = first + kPerScale < blocks ? first + kPerScale : blocks;
     Floats partial[kMatrixRows] = {};
     for (std::int64_t b = first * kParts; b < last * kParts; ++b) {
-      if (b % kParts == 0) ahead.fetch<1>(b / kParts);
+      if (b % kParts == 0) ahead.fetch(b / kParts);
       // Two sets of tiles in turn, so that the next product need not wait until this one has been read.
       auto& now = dots[b % 2];
       const std::byte* lines = panel.codes + b * (kBytes / 4) * kLine;
@@ -59,8 +59,8 @@ inline void matrix_int8_tile(const Unpacked& panel, const std::byte* x, std::int
 }
 
 template <DType kType, int kPanels>
-void matrix_int8_group(const std::byte* const* now, const std::byte* const* next, std::int64_t blocks,
-                       const Activations& x, const ProductScratch& scratch) {
+void matrix_int8_group(const std::byte* const* now, const std::byte* next, std::int64_t blocks, const Activations& x,
+                       const ProductScratch& scratch) {
   shape_tiles(Format<kType>::kHalfBlocks ? TileShape::HalfBlock : TileShape::Block);
   const std::int64_t lines = group_layout(kType, kGroup / 32).bytes / kLine;
   const std::int64_t count = (x.rows + kMatrixRows - 1) / kMatrixRows, pieces = kGroup / 32;
@@ -70,7 +70,7 @@ void matrix_int8_group(const std::byte* const* now, const std::byte* const* next
         unpack_group<kType, false>(now[i], blocks, scratch.codes + i * (kGroup / 4) * kLine,
                                    scratch.scales + i * 16 * kPanel, scratch.minima + i * 8 * kPanel);
     for (std::int64_t t = 0; t < count; ++t) {
-      const Ahead ahead{{next[i] + t * pieces * per_piece * kLine, nullptr}, per_piece};
+      const Ahead ahead{next + i * lines * kLine + t * pieces * per_piece * kLine, per_piece};
       matrix_int8_tile<kType>(panel, x.data + t * kMatrixRows * x.row_stride, x.row_stride, blocks,
                               scratch.sums + t * kMatrixRows * kSumStride + i * kPanel, ahead);
     }
@@ -79,8 +79,8 @@ void matrix_int8_group(const std::byte* const* now, const std::byte* const* next
 
 // `lines` lines of one or two panels; a product takes 16.
 template <int kPanels>
-void matrix_bf16_group(const std::byte* const* now, const std::byte* const* next, std::int64_t lines,
-                       const Activations& x, const ProductScratch& scratch) {
+void matrix_bf16_group(const std::byte* const* now, const std::byte* next, std::int64_t lines, const Activations& x,
+                       const ProductScratch& scratch) {
   constexpr std::int64_t kLines = 16, kStride = kSumStride * static_cast<std::int64_t>(sizeof(float));
   shape_tiles(TileShape::Bf16);
   const std::byte* panels[kPair] = {};
@@ -107,9 +107,7 @@ void matrix_bf16_group(const std::byte* const* now, const std::byte* const* next
     }
     for (std::int64_t p = 0; p < products; ++p) {
       if (first == 0) {
-        for (std::int64_t line = p * kLines; line < (p + 1) * kLines; ++line) {
-          for (int i = 0; i < kPanels; ++i) __builtin_prefetch(next[i] + line * kLine, 0, 3);
-        }
+        Ahead{next, kPanels * kLines}.fetch(p);
       }
       tile_load<4>(rows + p * kLine, x.row_stride);
       tile_load<6>(panels[0] + p * kLines * kLine, kLine);

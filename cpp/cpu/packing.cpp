@@ -125,13 +125,16 @@ class Lane {
   int lane_;
 };
 
-// Group `g` of a quantized row.
-template <bool kPacking, class Panel, class Row>
-void move_group(DType type, const Lane<kPacking>& lane, Panel* panel, Row* row, std::int64_t g, std::int64_t cols) {
-  constexpr int kFull = kGroup / kQuantBlock;
-  const auto count = static_cast<int>(std::min<std::int64_t>(kFull, cols / kQuantBlock - g * kFull));
+// Group `g` of a row of `cols` elements.
+template <bool kPacking, class Group, class Row>
+void move_group(DType type, const Lane<kPacking>& lane, Group* group, Row* row, std::int64_t g, std::int64_t cols) {
+  const std::int64_t elements = std::min<std::int64_t>(kGroup, cols - g * kGroup);
+  if (const std::int64_t per_line = elements_per_line(type); per_line > 0) {
+    lane.dwords(group, row + g * kGroup * (4 / per_line), elements * (4 / per_line));
+    return;
+  }
+  const auto count = static_cast<int>(elements / kQuantBlock);
   const GroupLayout layout = group_layout(type, count);
-  auto* group = panel + g * group_layout(type, kFull).bytes;
   const auto blocks = [&]<class Block>(Block*) {
     using Access = std::conditional_t<kPacking, const Block, Block>;
     return reinterpret_cast<Access*>(row) + g * (kGroup / (sizeof(Block) > 100 ? kSuperBlock : kQuantBlock));
@@ -158,42 +161,29 @@ void move_group(DType type, const Lane<kPacking>& lane, Panel* panel, Row* row, 
   }
 }
 
-std::int64_t group_count(std::int64_t cols) { return (cols + kGroup - 1) / kGroup; }
-
 }  // namespace
 
-void pack_panel(DType type, std::byte* panel, const std::array<const std::byte*, kPanel>& rows, std::int64_t cols) {
+void pack_panel(DType type, std::byte* pair, PanelPlace place, const std::array<const std::byte*, kPanel>& rows,
+                std::int64_t cols) {
   const bool whole = std::none_of(rows.begin(), rows.end(), [](const std::byte* row) { return row == nullptr; });
-  if (!whole) std::memset(panel, 0, static_cast<std::size_t>(panel_bytes(type, cols)));
-  if (elements_per_line(type) > 0) {
-    const auto bytes = static_cast<std::int64_t>(row_bytes(type, static_cast<std::size_t>(cols)));
-    if (bytes % 4 != 0) std::memset(panel + bytes / 4 * kLine, 0, kLine);
-    // A stretch of every row at a time, so that its lines stay in cache while they fill.
-    for (std::int64_t first = 0; first < bytes; first += 4 * kGroup) {
-      for (int lane = 0; lane < kPanel; ++lane) {
-        const std::byte* row = rows[static_cast<std::size_t>(lane)];
-        if (row == nullptr) continue;
-        Lane<true>(lane).dwords(panel + first / 4 * kLine, row + first,
-                                std::min<std::int64_t>(4 * kGroup, bytes - first));
-      }
-    }
-    return;
-  }
   for (std::int64_t g = 0; g < group_count(cols); ++g) {
+    std::byte* group = pair + group_offset(type, cols, place, g);
+    const std::int64_t bytes = group_bytes(type, cols, g);
+    if (!whole) std::memset(group, 0, static_cast<std::size_t>(bytes));
+    // A last line that the rows do not fill.
+    if (cols % 2 != 0 && elements_per_line(type) == 2) std::memset(group + bytes - kLine, 0, kLine);
     for (int lane = 0; lane < kPanel; ++lane) {
       const std::byte* row = rows[static_cast<std::size_t>(lane)];
-      if (row != nullptr) move_group(type, Lane<true>(lane), panel, row, g, cols);
+      if (row != nullptr) move_group(type, Lane<true>(lane), group, row, g, cols);
     }
   }
 }
 
-void unpack_row(DType type, const std::byte* panel, int lane, std::byte* row, std::int64_t cols) {
+void unpack_row(DType type, const std::byte* pair, PanelPlace place, int lane, std::byte* row, std::int64_t cols) {
   const Lane<false> reader(lane);
-  if (elements_per_line(type) > 0) {
-    reader.dwords(panel, row, static_cast<std::int64_t>(row_bytes(type, static_cast<std::size_t>(cols))));
-    return;
+  for (std::int64_t g = 0; g < group_count(cols); ++g) {
+    move_group(type, reader, pair + group_offset(type, cols, place, g), row, g, cols);
   }
-  for (std::int64_t g = 0; g < group_count(cols); ++g) move_group(type, reader, panel, row, g, cols);
 }
 
 }  // namespace frspec::cpu

@@ -9,10 +9,11 @@
 
 namespace frspec::cpu {
 
-// Packs the rows (null: zeros) of `cols` elements into `panel`, panel_bytes(type, cols) bytes.
-void pack_panel(DType type, std::byte* panel, const std::array<const std::byte*, kPanel>& rows, std::int64_t cols);
+// Packs rows (null: zeros) of `cols` elements as the panel at `place` of the pair that begins at `pair`.
+void pack_panel(DType type, std::byte* pair, PanelPlace place, const std::array<const std::byte*, kPanel>& rows,
+                std::int64_t cols);
 
-// The bytes of row `lane` of a panel, as the file had them.
-void unpack_row(DType type, const std::byte* panel, int lane, std::byte* row, std::int64_t cols);
+// The bytes of row `lane` of that panel, as the file had them.
+void unpack_row(DType type, const std::byte* pair, PanelPlace place, int lane, std::byte* row, std::int64_t cols);
 
 }  // namespace frspec::cpu

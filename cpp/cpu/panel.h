@@ -14,6 +14,10 @@
 //   high     Q5_0, Q5_1   one line per block: bit s of byte i of a dword is the fifth bit of element 4 s + i
 //            Q5_K, Q6_K   the high bits' dwords in file order
 //
+// Panels lie in pairs, whose groups alternate: group 0 of the one, group 0 of the other, group 1 of the one ... So two
+// panels that are multiplied together are one stream of memory. Groups are 256 elements of unquantized formats, too. An
+// odd last panel has its groups one after the other.
+//
 // Rows beyond the matrix are zero. Nothing is lost: unpack_row (packing.h) gives back the bytes of the file.
 // Functions here are static: see kernels.h.
 #pragma once
@@ -26,6 +30,7 @@
 namespace frspec::cpu {
 
 constexpr int kPanel = 16;      // output rows
+constexpr int kPair = 2;        // panels whose groups alternate
 constexpr int kGroup = 256;     // elements of k in a group
 constexpr int kLine = 64;       // bytes: a dword of each row
 constexpr int kBlockSteps = 8;  // dwords of k, once unpacked to bytes, in a block of 32
@@ -89,13 +94,36 @@ static constexpr std::int64_t elements_per_line(DType type) {
   return type == DType::F32 ? 1 : type == DType::F16 || type == DType::BF16 ? 2 : 0;
 }
 
-// Bytes of a whole panel of `cols` elements of k.
-static constexpr std::int64_t panel_bytes(DType type, std::int64_t cols) {
+static constexpr std::int64_t group_count(std::int64_t cols) { return (cols + kGroup - 1) / kGroup; }
+
+// Bytes of group `g` of a panel of `cols` elements of k; the last one may be shorter.
+static constexpr std::int64_t group_bytes(DType type, std::int64_t cols, std::int64_t g) {
+  const std::int64_t left = cols - g * kGroup, elements = left < kGroup ? left : kGroup;
   if (const std::int64_t per_line = elements_per_line(type); per_line > 0) {
-    return (cols + per_line - 1) / per_line * kLine;
+    return (elements + per_line - 1) / per_line * kLine;
   }
-  const std::int64_t rest = cols % kGroup / 32;
-  return cols / kGroup * group_layout(type, kGroup / 32).bytes + (rest > 0 ? group_layout(type, rest).bytes : 0);
+  return group_layout(type, elements / 32).bytes;
+}
+
+// Bytes of a whole panel.
+static constexpr std::int64_t panel_bytes(DType type, std::int64_t cols) {
+  const std::int64_t last = group_count(cols) - 1;
+  return last * group_bytes(type, kGroup, 0) + group_bytes(type, cols, last);
+}
+
+// Which panel of its pair; `whole` where the pair has two.
+struct PanelPlace {
+  bool whole = false;
+  int which = 0;
+};
+
+static constexpr PanelPlace place_of(std::int64_t panel, std::int64_t panels) {
+  return {panel / kPair * kPair + 1 < panels, static_cast<int>(panel % kPair)};
+}
+
+// Where group `g` of a panel begins, from the begin of its pair.
+static constexpr std::int64_t group_offset(DType type, std::int64_t cols, PanelPlace place, std::int64_t g) {
+  return g * (place.whole ? kPair : 1) * group_bytes(type, kGroup, 0) + place.which * group_bytes(type, cols, g);
 }
 
 }  // namespace frspec::cpu
