@@ -232,7 +232,7 @@ inline Ints as_ints(Words v) {
 }
 
 // A single row, as int8_tile would, but straight from the packed form: with nobody to share it, unpacking to memory
-// and reading it again would cost more than the product.
+// and reading it again would cost more than the product. It reads in the order of memory, which is what it waits for.
 template <DType kType, int kPanels>
 void int8_row(const std::byte* const* groups, const std::byte* x, std::int64_t blocks, float* sums,
               const Ahead& ahead) {
@@ -244,13 +244,12 @@ void int8_row(const std::byte* const* groups, const std::byte* x, std::int64_t b
   const auto& row = *reinterpret_cast<const ActivationGroup*>(x);
   const GroupLayout layout = group_layout(kType, blocks);
   for (int i = 0; i < kPanel; i += kLanes) {
-    Floats partial[kPanels] = {};
-    for_each_block<kType>(blocks, [&]<int kBlock>(std::int64_t b) FRSPEC_INLINED {
-      if (i == 0) ahead.fetch(b);
-#pragma GCC unroll 2
-      for (int p = 0; p < kPanels; ++p) {
-        const GroupScales<kType> of(groups[p], blocks, i);
-        const std::byte *quants = groups[p] + layout.quants, *high = groups[p] + layout.high;
+    for (int p = 0; p < kPanels; ++p) {
+      const GroupScales<kType> of(groups[p], blocks, i);
+      const std::byte *quants = groups[p] + layout.quants, *high = groups[p] + layout.high;
+      Floats partial = {};
+      for_each_block<kType>(blocks, [&]<int kBlock>(std::int64_t b) FRSPEC_INLINED {
+        if (i == 0) ahead.fetch(p * blocks + b);
         unrolled<kParts>([&]<int kPart>() FRSPEC_INLINED {
           const std::int64_t scale = b * kParts + kPart;
           Ints dots = kOffset ? splat_ints(F::kHalfBlocks ? row.offset16[scale] : row.offset32[scale]) : Ints{};
@@ -259,16 +258,16 @@ void int8_row(const std::byte* const* groups, const std::byte* x, std::int64_t b
             const Words codes = codes_at<kType, kBlock, kAt>(quants, high, b, kAt, i * 4);
             dots = dot_bytes(dots, as_ints(codes), splat_ints(word_at(row.codes + 4 * (b * kBlockSteps + kAt))));
           });
-          partial[p] = multiply_add(__builtin_convertvector(dots, Floats), of.scale(scale), partial[p]);
+          partial = multiply_add(__builtin_convertvector(dots, Floats), of.scale(scale), partial);
         });
-        if constexpr (F::kMinima) partial[p] = multiply_add(of.minimum(b), splat(row.sums[b]), partial[p]);
+        if constexpr (F::kMinima) partial = multiply_add(of.minimum(b), splat(row.sums[b]), partial);
         if ((b + 1) % kPerScale == 0 || b + 1 == blocks) {
           float* sum = sums + p * kPanel + i;
-          store(sum, multiply_add(partial[p], splat(row.scales[b / kPerScale]), load(sum)));
-          partial[p] = Floats{};
+          store(sum, multiply_add(partial, splat(row.scales[b / kPerScale]), load(sum)));
+          partial = Floats{};
         }
-      }
-    });
+      });
+    }
   }
 }
 
@@ -381,7 +380,7 @@ void int8_group(const std::byte* const* now, const std::byte* next, std::int64_t
   constexpr std::int64_t kFull = kGroup / 32;
   const std::int64_t lines = kPanels * group_layout(kType, kFull).bytes / kLine;
   if (x.rows == 1) {
-    const Ahead ahead{next, (lines + kFull - 1) / kFull};
+    const Ahead ahead{next, (lines + kPanels * kFull - 1) / (kPanels * kFull)};
     int8_row<kType, kPanels>(now, x.data, blocks, scratch.sums, ahead);
     return;
   }
@@ -445,8 +444,9 @@ template <DType kType, int kPanels>
 void multiply_groups(const PanelProduct& p, const Activations& x, const ProductScratch& scratch) {
   constexpr std::int64_t kPerLine = elements_per_line(kType);
   const std::int64_t groups = group_count(p.cols);
-  // A few rows take longer over a group than one, and still wait for memory: for them, fetching begins a group earlier.
-  const std::int64_t distance = kPerLine == 0 && x.rows > 1 && x.rows <= kMatrixRows ? 2 : 1;
+  // Where a group takes long and memory is still what is waited for, fetching begins a group earlier: measured.
+  const bool early = kPerLine == 0 && (x.rows == 1 ? Format<kType>::kSuper : x.rows <= kMatrixRows);
+  const std::int64_t distance = early ? 2 : 1;
   const auto place = [&](int panel, std::int64_t g) {
     return p.pairs[panel / kPair] + group_offset(kType, p.cols, place_of(panel, p.panel_count), g);
   };
