@@ -83,19 +83,49 @@ inline void load_value(float* out, const HeadCache& values, std::int64_t slot, i
 
 // --- Small products: c[m][:] = c[m][:] * keep[m] + sum_i a[m][i] b[i][:] ---
 
+// Where b comes from: rows of f32 in scratch ...
+struct FloatRows {
+  const float* data;
+  std::int64_t stride;
+
+  Floats at(std::int64_t i, std::int64_t column) const { return load(data + i * stride + column); }
+};
+
+// ... or straight from the cache, for few lines, which could not share what conversion to scratch costs. Keys of whole
+// panels; values of heads that are whole vectors.
+struct HalfKeys {
+  const std::byte* data;
+  std::int64_t head_dim;
+
+  Floats at(std::int64_t i, std::int64_t column) const {
+    const std::byte* run = data + 2 * ((column / kPanel * head_dim + i) * kPanel + column % kPanel);
+    __builtin_prefetch(run + 2 * kAttentionChunk * head_dim, 0, 3);  // the same of the next chunk
+    return load_half(run);
+  }
+};
+
+struct HalfValues {
+  const std::byte* data;
+  std::int64_t head_dim;
+
+  Floats at(std::int64_t i, std::int64_t column) const {
+    const std::byte* run = data + 2 * (i * head_dim + column);
+    __builtin_prefetch(run + 2 * kAttentionChunk * head_dim, 0, 3);
+    return load_half(run);
+  }
+};
+
 struct SmallProduct {
   const float* a;
   std::int64_t a_stride;
-  const float* b;
-  std::int64_t b_stride;
   std::int64_t inner;
   float* c;
   std::int64_t c_stride;
   const float* keep;  // null: c is overwritten
 };
 
-template <int M>
-inline void small_tile(const SmallProduct& p, std::int64_t row, std::int64_t column) {
+template <int M, class Source>
+inline void small_tile(const SmallProduct& p, const Source& source, std::int64_t row, std::int64_t column) {
   Floats sums[M][kWide] = {};
   const float* a = p.a + row * p.a_stride;
   float* c = p.c + row * p.c_stride + column;
@@ -110,7 +140,7 @@ inline void small_tile(const SmallProduct& p, std::int64_t row, std::int64_t col
   for (std::int64_t i = 0; i < p.inner; ++i) {
     Floats b[kWide];
 #pragma GCC unroll 8
-    for (int v = 0; v < kWide; ++v) b[v] = load(p.b + i * p.b_stride + column + v * kLanes);
+    for (int v = 0; v < kWide; ++v) b[v] = source.at(i, column + v * kLanes);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       const Floats value = splat(a[m * p.a_stride + i]);
@@ -125,18 +155,20 @@ inline void small_tile(const SmallProduct& p, std::int64_t row, std::int64_t col
   }
 }
 
-template <int M = kAttendRows - 1>
-inline void small_last(const SmallProduct& p, std::int64_t row, std::int64_t column, std::int64_t rows) {
+template <class Source, int M = kAttendRows - 1>
+inline void small_last(const SmallProduct& p, const Source& source, std::int64_t row, std::int64_t column,
+                       std::int64_t rows) {
   if constexpr (M > 0) {
-    rows == M ? small_tile<M>(p, row, column) : small_last<M - 1>(p, row, column, rows);
+    rows == M ? small_tile<M>(p, source, row, column) : small_last<Source, M - 1>(p, source, row, column, rows);
   }
 }
 
-inline void small_product(const SmallProduct& p, std::int64_t rows, std::int64_t columns) {
+template <class Source>
+inline void small_product(const SmallProduct& p, const Source& source, std::int64_t rows, std::int64_t columns) {
   for (std::int64_t column = 0; column < columns; column += kWide * kLanes) {
     std::int64_t row = 0;
-    for (; row + kAttendRows <= rows; row += kAttendRows) small_tile<kAttendRows>(p, row, column);
-    if (row < rows) small_last(p, row, column, rows - row);
+    for (; row + kAttendRows <= rows; row += kAttendRows) small_tile<kAttendRows>(p, source, row, column);
+    if (row < rows) small_last(p, source, row, column, rows - row);
   }
 }
 
@@ -218,24 +250,23 @@ struct AttentionScratch {
   AttentionState running, segment;
 };
 
-// Lines [line, line + count) meet the first `seen` keys that lie in scratch.
-inline void attend_lines(const AttentionTask& t, const AttentionScratch& s, std::int64_t line, std::int64_t count,
-                         int seen) {
+// Lines [line, line + count) meet the first `seen` keys and values of a chunk.
+template <class Keys, class Values>
+inline void attend_lines(const AttentionTask& t, const AttentionScratch& s, const Keys& keys, const Values& values,
+                         std::int64_t line, std::int64_t count, int seen) {
   const std::int64_t width = padded_head(t.head_dim);
   float* scores = s.scores + line * kAttentionChunk;
-  small_product({s.queries + line * t.head_dim, t.head_dim, s.keys, kAttentionChunk, t.head_dim, scores,
-                 kAttentionChunk, nullptr},
-                count, kAttentionChunk);
+  small_product({s.queries + line * t.head_dim, t.head_dim, t.head_dim, scores, kAttentionChunk, nullptr}, keys, count,
+                kAttentionChunk);
   for (std::int64_t i = 0; i < count; ++i) {
     s.keep[i] = soften(scores + i * kAttentionChunk, seen, s.segment.maxima[line + i], s.segment.totals[line + i]);
   }
-  small_product({scores, kAttentionChunk, s.values, width, seen, s.segment.result + line * width, width, s.keep}, count,
-                width);
+  small_product({scores, kAttentionChunk, seen, s.segment.result + line * width, width, s.keep}, values, count, width);
 }
 
 template <bool kInt8>
 inline void attend_chunk(const AttentionTask& t, const AttentionScratch& s, std::int32_t begin) {
-  const std::int64_t width = padded_head(t.head_dim);
+  const std::int64_t width = padded_head(t.head_dim), lines = std::int64_t{t.rows} * t.group;
   std::int32_t shortest = t.length[0], longest = t.length[0];
   for (int r = 1; r < t.rows; ++r) {
     shortest = t.length[r] < shortest ? t.length[r] : shortest;
@@ -246,10 +277,18 @@ inline void attend_chunk(const AttentionTask& t, const AttentionScratch& s, std:
   std::int32_t common = end < longest ? end : longest;
   if (t.path != nullptr && t.prefix < common) common = t.prefix;
   const int shared = common > begin ? common - begin : 0;
+  const bool whole = shared == kAttentionChunk && shortest >= end;
+  if (!kInt8 && whole && lines <= kAttendRows && width == t.head_dim) {
+    const std::int64_t at = 2 * begin * std::int64_t{t.head_dim};
+    attend_lines(t, s, HalfKeys{t.keys.data + at, t.head_dim}, HalfValues{t.values.data + at, t.head_dim}, 0, lines,
+                 kAttentionChunk);
+    return;
+  }
+  const FloatRows keys{s.keys, kAttentionChunk}, values{s.values, width};
   load_keys<kInt8>(s.keys, t.keys, begin, shared, t.head_dim);
   for (int j = 0; j < shared; ++j) load_value<kInt8>(s.values + j * width, t.values, begin + j, t.head_dim);
-  if (shared == kAttentionChunk && shortest >= end) {
-    attend_lines(t, s, 0, std::int64_t{t.rows} * t.group, kAttentionChunk);
+  if (whole) {
+    attend_lines(t, s, keys, values, 0, lines, kAttentionChunk);
     return;
   }
   for (int r = 0; r < t.rows; ++r) {
@@ -260,7 +299,7 @@ inline void attend_chunk(const AttentionTask& t, const AttentionScratch& s, std:
       load_one_key<kInt8>(s.keys + j, t.keys, slot, t.head_dim);
       load_value<kInt8>(s.values + j * width, t.values, slot, t.head_dim);
     }
-    attend_lines(t, s, std::int64_t{r} * t.group, t.group, seen);
+    attend_lines(t, s, keys, values, std::int64_t{r} * t.group, t.group, seen);
   }
 }
 
