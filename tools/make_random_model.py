@@ -321,11 +321,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
 
     def command() -> None:
-        shape = SHAPES[options.shape]
+        shape: str | Shape = options.shape
         if options.layers is not None:
             if options.layers < 1:
                 raise ValueError(f"--layers: found {options.layers}, expected at least 1")
-            shape = dataclasses.replace(shape, layers=options.layers)
+            shape = dataclasses.replace(SHAPES[options.shape], layers=options.layers)
         make_random_model(
             options.output,
             shape,

@@ -96,7 +96,7 @@ def test_mixes_are_those_of_llama_cpp(vocab: Path, tmp_path: Path) -> None:
                 assert types[f"blk.{layer}.{part}.weight"] == ("Q6_K" if layer in better else base)
             for part in ("attn_q", "attn_k", "attn_output", "ffn_gate", "ffn_up"):
                 assert types[f"blk.{layer}.{part}.weight"] == base
-        assert gguf.GGUFReader(path).fields["general.file_type"].contents() == TYPES[option][1]
+        assert GgufFile(path).metadata["general.file_type"] == TYPES[option][1]
 
 
 def test_rows_that_fit_no_block_fall_back() -> None:
@@ -149,6 +149,9 @@ def test_command_line(vocab: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert types_of(target)["blk.2.ffn_up.weight"] == "Q4_0"
     assert types_of(drafter)["fc.weight"] == "F16"
     assert GgufFile(target).metadata["general.tags"] == ["random-weights"]
+    assert GgufFile(target).metadata["general.name"] == "custom q4_0 random"
+    assert main([str(target), "--shape", "tiny", "--vocab", str(vocab), "-q"]) == 0
+    assert GgufFile(target).metadata["general.name"] == "tiny q8_0 random"
 
 
 @pytest.mark.parametrize(
