@@ -91,28 +91,32 @@ Activations CpuBackend::prepare(const Operand& operand, Form form) {
 void CpuBackend::matmul(const Operand& x, std::span<const Projection> projections) {
   Activations forms[3];
   const std::int64_t piece = piece_of(x.x.rows);
-  std::int64_t pieces = 0;
+  std::int64_t count = 0;
   for (const Projection& p : projections) {
     const Form form = kernels_.form(p.weight->type());
     Activations& prepared = forms[static_cast<int>(form)];
     if (prepared.data == nullptr) prepared = prepare(x, form);
-    pieces += pieces_of(*p.weight, piece);
+    count = std::max(count, pieces_of(*p.weight, piece));
   }
-  // Panels of all projections in one loop, so that a small one does not leave threads idle.
-  pool_.parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
+  // All projections in one loop, so that a small one does not leave threads idle; and each in step with the others, so
+  // that a worker has the same part of every weight that it packed.
+  pool_.parallel_for(count, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
     for (std::int64_t at = begin; at < end; ++at) {
-      const Projection* p = projections.data();
-      std::int64_t index = at;
-      for (std::int64_t count; index >= (count = pieces_of(*p->weight, piece)); ++p) index -= count;
-      const auto& weight = static_cast<const CpuWeight&>(*p->weight);
-      const std::int64_t first = index * piece;
-      PanelProduct product = product_of(weight, first, piece, forms[static_cast<int>(kernels_.form(weight.type()))]);
-      product.out = p->out.data + first;
-      product.out_stride = p->out.stride;
-      product.bias = p->bias != nullptr ? p->bias + first : nullptr;
-      product.accumulate = p->accumulate;
-      product.scratch = product_scratch_[static_cast<std::size_t>(worker)].bytes(kProductScratch);
-      kernels_.multiply(product);
+      for (const Projection& p : projections) {
+        const auto& weight = static_cast<const CpuWeight&>(*p.weight);
+        const std::int64_t pieces = pieces_of(weight, piece);
+        for (std::int64_t i = at * pieces / count; i < (at + 1) * pieces / count; ++i) {
+          const std::int64_t first = i * piece;
+          PanelProduct product =
+              product_of(weight, first, piece, forms[static_cast<int>(kernels_.form(weight.type()))]);
+          product.out = p.out.data + first;
+          product.out_stride = p.out.stride;
+          product.bias = p.bias != nullptr ? p.bias + first : nullptr;
+          product.accumulate = p.accumulate;
+          product.scratch = product_scratch_[static_cast<std::size_t>(worker)].bytes(kProductScratch);
+          kernels_.multiply(product);
+        }
+      }
     }
   });
 }
