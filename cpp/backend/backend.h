@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/sampling.h"
 #include "tensor/tensor.h"
 
 namespace frspec {
@@ -23,9 +24,19 @@ struct Rows {
   int count = 0;
   const std::int32_t* prefix = nullptr;  // committed tokens in the cache
   std::int32_t first_slot = 0;           // row r is stored in cache slot *prefix + first_slot + r
-  const std::int32_t* depth = nullptr;   // (count); null: a chain, depth = r (and first_slot is 0)
+  const std::int32_t* depth = nullptr;   // (count); null: a chain, depth = r (and first_slot is 0). Where only tokens
+                                         // are chosen, -1 stands for the last token of the prefix itself
   const std::int32_t* path = nullptr;  // (count, path_stride): slots behind the prefix, entries 0..depth; null: a chain
   int path_stride = 0;
+
+  // Some of the rows. Not of a chain, but for its beginning.
+  Rows range(int first, int number) const {
+    Rows part = *this;
+    part.count = number;
+    if (depth != nullptr) part.depth += first;
+    if (path != nullptr) part.path += std::ptrdiff_t{first} * path_stride;
+    return part;
+  }
 };
 
 // How keys and values are stored: f16, or int8 with an f16 scale per 32 elements of a head (as Q8_0).
@@ -69,12 +80,6 @@ struct Projection {
   const Weight* weight = nullptr;
   const float* bias = nullptr;  // (weight.rows) or null
   bool accumulate = false;
-};
-
-// How a token is chosen: argmax over v of logits[v] / temperature + gumbel(seed, position, v); plain argmax at 0.
-struct Sampling {
-  float temperature = 0.0f;
-  std::uint64_t seed = 0;
 };
 
 // The growing side of a draft tree (EAGLE-2): every candidate of every level. Candidates of level 0 come first
@@ -167,7 +172,14 @@ class Backend {
   // best value is not finite: overflow in the model, which the caller must report.
   virtual void sample(std::int32_t* tokens, Tensor logits, const Rows& rows, const Sampling& sampling) = 0;
 
-  // The same two for the logits hidden weight^T, which are not kept.
+  // Changes logits (rows.count, V) as the chain says. `tokens`: the ids of the whole pass that the rows belong to,
+  // which their paths point into. A row whose best value is not finite is left alone, or holds nothing else than
+  // -infinity.
+  virtual void process(Tensor logits, const Rows& rows, const std::int32_t* tokens, const SamplerChain& chain) = 0;
+  // out[r] = log-softmax(logits[r])[tokens[r]].
+  virtual void log_probs(float* out, Tensor logits, const std::int32_t* tokens) = 0;
+
+  // top_k and sample for the logits hidden weight^T, which are not kept.
   virtual void head_top_k(std::int32_t* ids, float* log_probs, int k, Tensor hidden, const Weight& weight,
                           const std::int32_t* column_ids) = 0;
   virtual void head_sample(std::int32_t* tokens, Tensor hidden, const Weight& weight, const Rows& rows,
@@ -181,10 +193,17 @@ class Backend {
   virtual void tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) = 0;
   // Walks down from the root while the target's token after a node (`sampled`, one per node) is one of its children.
   virtual void verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) = 0;
+  // The same from the logits (tree.size, V) of the nodes, which are `rows`: the chain changes the rows that the
+  // walk reaches, at least, and each token is drawn by `draw`.
+  virtual void verify_logits(const VerdictView& verdict, const TreeView& tree, Tensor logits, const Rows& rows,
+                             const SamplerChain& chain, const Sampling& draw) = 0;
   // For timing with models that agree on nothing: replaces `sampled` so that, independently at every node, the token is
   // that of the node's best child with the given probability, else none of its children's. Keyed by seed and position.
   virtual void pretend_acceptance(std::int32_t* sampled, const TreeView& tree, const Rows& rows, float probability,
                                   std::uint64_t seed) = 0;
+  // history[*prefix + i] = the token of verdict.nodes[i]: the text as far as it has been processed.
+  virtual void record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
+                      const VerdictView& verdict) = 0;
   // *token = the last of verdict.tokens: the root of the next tree.
   virtual void take_last(std::int32_t* token, const VerdictView& verdict) = 0;
 };

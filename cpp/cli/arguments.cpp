@@ -97,6 +97,17 @@ void Arguments::number(std::string names, std::string placeholder, std::optional
   add(std::move(names), std::move(placeholder), std::move(help), std::move(set));
 }
 
+void Arguments::number(std::string names, std::string placeholder, std::optional<int>& target, std::string help) {
+  auto set = [&target, names](std::string_view value) { target = parse_number<int>(names, value); };
+  add(std::move(names), std::move(placeholder), std::move(help), std::move(set));
+}
+
+void Arguments::repeated(std::string names, std::string placeholder, std::vector<std::string>& target,
+                         std::string help) {
+  add(std::move(names), std::move(placeholder), std::move(help),
+      [&target](std::string_view value) { target.emplace_back(value); });
+}
+
 void Arguments::number(std::string names, std::string placeholder, int& target, std::string help) {
   add_number(std::move(names), std::move(placeholder), target, std::move(help));
 }

@@ -27,6 +27,9 @@ class Arguments {
   void numbers(std::string names, std::string placeholder, std::vector<int>& target, std::string help);  // "1,2,4"
   void texts(std::string names, std::string placeholder, std::vector<std::string>& target, std::string help);
   void number(std::string names, std::string placeholder, std::optional<float>& target, std::string help);
+  void number(std::string names, std::string placeholder, std::optional<int>& target, std::string help);
+  // An option that may be given several times.
+  void repeated(std::string names, std::string placeholder, std::vector<std::string>& target, std::string help);
   // The one argument that is no option; without it parse() fails.
   void positional(std::string name, std::string& target, std::string help);
 

@@ -2,11 +2,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <memory>
 #include <optional>
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -27,11 +29,49 @@ struct Request {
   std::optional<std::string> model, drafter, ranks, prompt, file;
   EngineOptions engine;
   GenerateOptions generate;
+  std::vector<std::string> biases;
   std::string cache = "f16";
   bool no_draft = false;
   bool json = false;
   bool show_drafts = false;
 };
+
+// "ID+BIAS" or "ID-BIAS", as llama.cpp writes it.
+std::pair<TokenId, float> parse_bias(const std::string& text) {
+  std::pair<TokenId, float> bias{};
+  const char* end = text.data() + text.size();
+  const auto [after_id, bad_id] = std::from_chars(text.data(), end, bias.first);
+  const bool plus = after_id != end && *after_id == '+';
+  const bool signed_value = plus || (after_id != end && *after_id == '-');
+  const auto [after, bad] = std::from_chars(plus ? after_id + 1 : after_id, end, bias.second);
+  if (bad_id != std::errc() || !signed_value || bad != std::errc() || after != end) {
+    fail("--logit-bias: found ", quoted(text), ", expected a token id, + or -, and a number: 15043+1 or 15043-1");
+  }
+  return bias;
+}
+
+void add_sampling(Arguments& options, Request& request) {
+  SamplingOptions& s = request.generate.sampling;
+  options.number("--temp, --temperature", "T", s.temperature, "temperature; default: 0, the most probable token");
+  options.number("--top-k", "K", s.top_k, concat("only the K most probable tokens, 0: all; default: ", s.top_k));
+  options.number("--top-p", "P", s.top_p, concat("only the most probable that hold P together; default: ", s.top_p));
+  options.number("--min-p", "P", s.min_p, concat("only those at least P times the best; default: ", s.min_p));
+  options.number("--typical, --typical-p", "P", s.typical_p,
+                 concat("locally typical sampling; default: ", s.typical_p));
+  options.number("--dynatemp-range", "R", s.dynatemp_range, "temperature +- R, by the entropy; default: 0");
+  options.number("--dynatemp-exp", "E", s.dynatemp_exponent, "exponent of the dynamic temperature; default: 1");
+  options.number("--repeat-penalty", "X", s.repeat_penalty, "divides the logits of recent tokens; default: 1");
+  options.number("--frequency-penalty", "X", s.frequency_penalty, "subtracted for each occurrence; default: 0");
+  options.number("--presence-penalty", "X", s.presence_penalty, "subtracted from recent tokens; default: 0");
+  options.number("--repeat-last-n", "N", s.repeat_last_n,
+                 concat("tokens that are recent, -1: all; default: ", s.repeat_last_n));
+  options.repeated("-l, --logit-bias", "ID+BIAS", request.biases, "adds to a token's logit: 15043+1, 29871-inf");
+  options.number("-s, --seed", "S", s.seed, "seed of sampling; default: 0");
+  options.repeated("-r, --reverse-prompt, --stop", "TEXT", request.generate.stop, "ends the text; may be repeated");
+  options.number("--min-tokens", "MIN", request.generate.min_tokens, "nothing ends the text before; default: 0");
+  options.number("--logprobs", "N", request.generate.logprobs,
+                 "with --json: log-probabilities of each token and of N best ones");
+}
 
 // Returns false where the help was asked for, and shown.
 bool read_arguments(Request& request, std::span<char* const> arguments) {
@@ -55,9 +95,7 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
                  concat("nodes expanded per level, and their children; default: ", request.engine.tree.branch));
   options.number("--tree-size", "N", request.engine.tree.size,
                  concat("nodes that are verified at once; default: ", request.engine.tree.size));
-  options.number("--temp, --temperature", "T", request.generate.sampling.temperature,
-                 "temperature of sampling; default: 0, the most probable token");
-  options.number("-s, --seed", "S", request.generate.sampling.seed, "seed of sampling; default: 0");
+  add_sampling(options, request);
   options.text("--cache-type", "f16|q8_0", request.cache, "type of the K/V cache; default: f16");
   options.text("--device", "DEVICE", request.engine.backend.device, "cpu or cuda; default: cpu");
   options.flag("--no-draft", request.no_draft, "plain decoding: the same tokens, without drafts");
@@ -68,6 +106,8 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
     write_output(options.help());
     return false;
   }
+  for (const std::string& bias : request.biases) request.generate.sampling.logit_bias.push_back(parse_bias(bias));
+  if (request.generate.logprobs && !request.json) fail("--logprobs: found no --json, expected both");
   if (request.json && request.show_drafts) fail("--json and --show-drafts: found both, expected one of them");
   request.engine.kv_type = parse_kv_type(request.cache);
   request.generate.draft = !request.no_draft;
@@ -86,19 +126,18 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
 // What has been generated so far, and its way to the terminal.
 class Transcript {
  public:
-  Transcript(const Tokenizer& tokenizer, const Request& request)
-      : decoder_(tokenizer), stream_(!request.json), color_(request.show_drafts) {}
+  explicit Transcript(const Request& request) : stream_(!request.json), color_(request.show_drafts) {}
 
   void add(std::span<const GeneratedToken> tokens) {
     for (const GeneratedToken& token : tokens) {
       tokens_.push_back(token.id);
-      append(decoder_.push(token.id), token.drafted);
+      append(token.text, token.drafted);
     }
     show();
   }
 
-  void finish() {
-    append(decoder_.finish(), false);
+  void finish(std::string_view closing) {
+    append(closing, false);
     if (stream_ && !text_.empty() && text_.back() != '\n' && isatty(STDOUT_FILENO) != 0) shown_ += '\n';
     show();
   }
@@ -128,7 +167,6 @@ class Transcript {
     shown_.clear();
   }
 
-  StreamDecoder decoder_;
   bool stream_, color_;
   bool colored_ = false;
   std::string shown_;  // to be written at the end of the step
@@ -136,7 +174,29 @@ class Transcript {
   std::vector<TokenId> tokens_;
 };
 
-void write_json(const Transcript& transcript, const Stats& stats, const char* finish_reason) {
+void write_logprobs(JsonWriter& json, const Transcript& transcript, std::span<const TokenLogprobs> logprobs) {
+  json.key("logprobs");
+  json.begin_array();
+  for (std::size_t i = 0; i < logprobs.size(); ++i) {
+    json.begin_object();
+    json.member("token", transcript.tokens()[i]);
+    json.member("logprob", static_cast<double>(logprobs[i].chosen));
+    json.key("top");
+    json.begin_array();
+    for (const auto& [id, value] : logprobs[i].best) {
+      json.begin_object();
+      json.member("token", id);
+      json.member("logprob", static_cast<double>(value));
+      json.end_object();
+    }
+    json.end_array();
+    json.end_object();
+  }
+  json.end_array();
+}
+
+void write_json(const Transcript& transcript, const Generation& generation, const char* finish_reason) {
+  const Stats& stats = generation.stats();
   std::ostringstream out;
   JsonWriter json(out);
   json.begin_object();
@@ -147,6 +207,7 @@ void write_json(const Transcript& transcript, const Stats& stats, const char* fi
   json.end_array();
   json.member("prompt_tokens", stats.prompt_tokens);
   json.member("finish_reason", finish_reason);
+  if (!generation.logprobs().empty()) write_logprobs(json, transcript, generation.logprobs());
   json.key("stats");
   json.begin_object();
   json.member("tokens_per_second", stats.tokens_per_second());
@@ -189,13 +250,13 @@ int generate_command(std::span<char* const> arguments) {
   }
   catch_interrupt();
   generation->on_progress([] { return !interrupted(); });
-  Transcript transcript(engine.tokenizer(), request);
+  Transcript transcript(request);
   while (generation->finish_reason() == FinishReason::None && !interrupted()) transcript.add(generation->step());
-  transcript.finish();
+  transcript.finish(generation->closing_text());
 
   const bool stopped = generation->finish_reason() == FinishReason::None;
   const char* reason = stopped ? "interrupted" : finish_reason_name(generation->finish_reason());
-  if (request.json) write_json(transcript, generation->stats(), reason);
+  if (request.json) write_json(transcript, *generation, reason);
   if (!request.json) write_statistics(generation->stats(), reason, engine.device());
   return stopped ? kInterruptedExit : 0;
 }

@@ -72,6 +72,7 @@ CpuBackend::CpuBackend(const Kernels& kernels, int threads)
       pool_(threads),
       product_scratch_(static_cast<std::size_t>(pool_.size())),
       row_scratch_(static_cast<std::size_t>(pool_.size())),
+      row_chains_(static_cast<std::size_t>(pool_.size())),
       allocated_(std::make_shared<std::atomic<std::size_t>>(0)) {}
 
 std::string CpuBackend::description() const {

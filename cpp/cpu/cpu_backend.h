@@ -8,6 +8,7 @@
 #include "backend/backend.h"
 #include "base/parallel.h"
 #include "cpu/kernels.h"
+#include "cpu/row_chain.h"
 
 namespace frspec::cpu {
 
@@ -77,12 +78,20 @@ class CpuBackend final : public Backend {
   void head_sample(std::int32_t* tokens, Tensor hidden, const Weight& weight, const Rows& rows,
                    const Sampling& sampling) override;
 
+  // cpu_sampling.cpp: from logits that are there
+  void process(Tensor logits, const Rows& rows, const std::int32_t* tokens, const SamplerChain& chain) override;
+  void log_probs(float* out, Tensor logits, const std::int32_t* tokens) override;
+
   // cpu_tree.cpp: draft trees
   void tree_expand(const CandidatePool& pool, int level, const std::int32_t* ids, const float* log_probs) override;
   void tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) override;
   void verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) override;
+  void verify_logits(const VerdictView& verdict, const TreeView& tree, Tensor logits, const Rows& rows,
+                     const SamplerChain& chain, const Sampling& draw) override;
   void pretend_acceptance(std::int32_t* sampled, const TreeView& tree, const Rows& rows, float probability,
                           std::uint64_t seed) override;
+  void record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
+              const VerdictView& verdict) override;
   void take_last(std::int32_t* token, const VerdictView& verdict) override;
 
  private:
@@ -123,6 +132,7 @@ class CpuBackend final : public Backend {
   std::vector<Scratch> row_scratch_;                     // by worker: a normed row, a chunk of logits, attention
   Scratch partial_;                                      // what pieces of an operation hand to its end
   Scratch lengths_;                                      // (rows) of attend
+  std::vector<RowChain> row_chains_;                     // by worker: process
   std::vector<std::int32_t> order_;                      // tree_select and tree_expand
   std::shared_ptr<std::atomic<std::size_t>> allocated_;  // bytes of all living buffers, which may outlive the backend
 };

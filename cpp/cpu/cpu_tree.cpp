@@ -76,11 +76,15 @@ void CpuBackend::tree_select(const TreeView& tree, const CandidatePool& pool, co
   }
 }
 
-void CpuBackend::verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) {
+namespace {
+
+// Walks down from the root, where token_after(node) is the target's token after a node.
+template <class TokenAfter>
+void walk_down(const VerdictView& verdict, const TreeView& tree, TokenAfter&& token_after) {
   int node = 0;
   int count = 0;
   for (;;) {
-    const std::int32_t token = sampled[node];
+    const std::int32_t token = token_after(node);
     verdict.nodes[count] = node;
     verdict.tokens[count] = token;
     ++count;
@@ -90,6 +94,24 @@ void CpuBackend::verify(const VerdictView& verdict, const TreeView& tree, const 
     node = child;
   }
   *verdict.count = count;
+}
+
+}  // namespace
+
+void CpuBackend::verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) {
+  walk_down(verdict, tree, [sampled](int node) { return sampled[node]; });
+}
+
+// Only the nodes on the accepted path are processed and drawn from: a handful of a tree's.
+void CpuBackend::verify_logits(const VerdictView& verdict, const TreeView& tree, Tensor logits, const Rows& rows,
+                               const SamplerChain& chain, const Sampling& draw) {
+  walk_down(verdict, tree, [&](int node) {
+    const Tensor row = logits.row_range(node, 1);
+    std::int32_t token = -1;
+    process(row, rows.range(node, 1), tree.tokens, chain);
+    sample(&token, row, rows.range(node, 1), draw);
+    return token;
+  });
 }
 
 void CpuBackend::pretend_acceptance(std::int32_t* sampled, const TreeView& tree, const Rows& rows, float probability,
@@ -122,6 +144,11 @@ void CpuBackend::pretend_acceptance(std::int32_t* sampled, const TreeView& tree,
       }
     }
   }
+}
+
+void CpuBackend::record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
+                        const VerdictView& verdict) {
+  for (int i = 0; i < *verdict.count; ++i) history[*prefix + i] = tree.tokens[verdict.nodes[i]];
 }
 
 void CpuBackend::take_last(std::int32_t* token, const VerdictView& verdict) {

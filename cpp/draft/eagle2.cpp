@@ -35,7 +35,7 @@ int checked_branch(const TreeShape& shape, const DraftHead& head) {
 
 }  // namespace
 
-Eagle2Drafter::Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& backend, const TargetModel& target,
+Eagle2Drafter::Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& backend, const CausalModel& target,
                              std::unique_ptr<DraftHead> head, const TreeShape& shape, const Eagle2Limits& limits,
                              std::function<void(std::size_t)> on_bytes)
     : file_(std::move(file)),

@@ -11,7 +11,7 @@
 
 #include "draft/drafter.h"
 #include "gguf/gguf_file.h"
-#include "model/target_model.h"
+#include "model/causal_model.h"
 #include "vocab/draft_head.h"
 
 namespace frspec {
@@ -25,7 +25,7 @@ struct Eagle2Limits {
 class Eagle2Drafter final : public Drafter {
  public:
   // Reads the drafter and checks that it fits the target: hidden size, vocabulary, every tensor.
-  Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& backend, const TargetModel& target,
+  Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& backend, const CausalModel& target,
                 std::unique_ptr<DraftHead> head, const TreeShape& shape, const Eagle2Limits& limits,
                 std::function<void(std::size_t)> on_bytes = nullptr);
 

@@ -249,7 +249,7 @@ class Bench {
   const BenchOptions& options_;
   Engine engine_;
   Backend& backend_;
-  TargetModel& target_;
+  CausalModel& target_;
   double macs_per_second_[kArithmetics] = {};
   std::vector<double> readings_;  // bytes per second
   std::int32_t prefix_ = 0;

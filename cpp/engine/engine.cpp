@@ -48,7 +48,7 @@ void check_same_vocabulary(const GgufFile& drafter, const Tokenizer& target) {
 }
 
 std::unique_ptr<DraftHead> make_head(const HeadSpec& spec, const EngineOptions& options, const GgufFile& drafter,
-                                     const Tokenizer& tokenizer, Backend& backend, const TargetModel& target) {
+                                     const Tokenizer& tokenizer, Backend& backend, const CausalModel& target) {
   if (spec.kind == HeadSpec::Kind::Full) return make_full_head(backend, target.head());
   const auto ranks = options.ranks ? load_ranks(*options.ranks, tokenizer) : read_ranks(drafter, tokenizer);
   if (!ranks) {
@@ -98,7 +98,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
     fail("head: found a ranks file, ", options.ranks->string(),
          ", and head 'full', which uses none; expected 'ranked:N'");
   }
-  const ModelConfig config = read_target_config(*file_);
+  const ModelConfig config = read_causal_config(*file_);
   context_ = choose_context(options, config);
   batch_ = std::min(options.batch, context_);
   taps_ = static_cast<int>(options.taps.size());
@@ -116,13 +116,13 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   // The drafter proposes no more nodes than its candidates; these bounds hold for every tree of this shape.
   const int max_size = drafts ? options.tree.size : 1;
   const int max_depth = drafts ? options.tree.levels() : 0;
-  target_ = std::make_unique<TargetModel>(file_, *backend_,
-                                          TargetLimits{.context = context_,
-                                                       .rows = std::max(batch_, max_size),
-                                                       .logit_rows = kLogitRows,
-                                                       .tree = max_size,
-                                                       .depth = max_depth,
-                                                       .kv = options.kv_type},
+  target_ = std::make_unique<CausalModel>(file_, *backend_,
+                                          ModelLimits{.context = context_,
+                                                      .rows = std::max(batch_, max_size),
+                                                      .logit_rows = std::clamp(max_size, kLogitRows, kMaxLogitRows),
+                                                      .tree = max_size,
+                                                      .depth = max_depth,
+                                                      .kv = options.kv_type},
                                           options.taps, on_bytes);
   if (target_->config().vocab != tokenizer_->size()) {
     fail(file_->path().string(), ": tensor 'token_embd.weight': found ", target_->config().vocab,
@@ -136,7 +136,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   on_bytes(total - done);  // of what is not a weight
   no_drafter_ = std::make_unique<NoDrafter>(*backend_);
   // Room, too, for trees that are only timed: any that fits a pass, as deep as a binary tree of that many nodes.
-  verifier_ = std::make_unique<Verifier>(*backend_, std::max(max_size, batch_), std::max(max_depth, 32));
+  verifier_ = std::make_unique<Verifier>(*backend_, *target_, std::max(max_size, batch_), std::max(max_depth, 32));
   const auto ints = [&](int count) {
     return backend_->allocate(sizeof(std::int32_t) * static_cast<std::size_t>(count));
   };
@@ -144,6 +144,8 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   next_ids_ = ints(batch_);
   root_ = ints(1);
   count_ = ints(1);
+  history_ = ints(context_ + max_depth + 1);
+  last_depth_ = ints(1);
   committed_ = backend_->allocate(sizeof(float) * static_cast<std::size_t>(max_depth + 1) *
                                   static_cast<std::size_t>(target_->config().dim));
 }
@@ -192,48 +194,109 @@ std::unique_ptr<Generation> Engine::begin(std::vector<TokenId> prompt, const Gen
     fail("prompt: found ", prompt.size(), " tokens, expected at most ", context_ - 1, ": the context holds ", context_);
   }
   if (options.max_tokens < 1) fail("max_tokens: found ", options.max_tokens, ", expected at least 1");
+  if (options.min_tokens < 0 || options.min_tokens > options.max_tokens) {
+    fail("min_tokens: found ", options.min_tokens, ", expected 0 to ", options.max_tokens, ", max_tokens");
+  }
+  if (options.logprobs && (*options.logprobs < 0 || *options.logprobs > kMaxLogprobs)) {
+    fail("logprobs: found ", *options.logprobs, ", expected 0 to ", kMaxLogprobs);
+  }
+  for (const TokenId id : options.stop_tokens) {
+    if (id < 0 || id >= tokenizer_->size()) {
+      fail("stop_token_ids: found id ", id, ", expected 0 to ", tokenizer_->size() - 1);
+    }
+  }
   check_tokens(prompt);
-  const Sampling sampling = make_sampling(options.sampling);
+  check_sampling(options.sampling);
   const std::scoped_lock lock(mutex_);
-  reset();
+  Sampler sampler(*backend_, options.sampling, target_->config().vocab, history_.as<std::int32_t>(), context_,
+                  held_tokens(options),
+                  options.min_tokens > 0 ? static_cast<std::int64_t>(prompt.size()) + options.min_tokens : 0);
   std::unique_ptr<Generation> text(new Generation(*this, std::move(prompt), options));
-  text->sampling_ = sampling;
+  text->sampler_ = std::move(sampler);
+  if (options.logprobs) {
+    text->best_memory_ = backend_->allocate(4 * (2 * static_cast<std::size_t>(*options.logprobs) + 1));
+  }
+  reset();
+  text->ticket_ = ticket_;
   return text;
+}
+
+// Tokens that would end the text, and are held back for its first min_tokens.
+std::vector<TokenId> Engine::held_tokens(const GenerateOptions& options) const {
+  std::vector<TokenId> held = options.stop_tokens;
+  for (TokenId id = 0; id < tokenizer_->size() && !options.ignore_eos; ++id) {
+    if (tokenizer_->is_end_of_generation(id)) held.push_back(id);
+  }
+  return held;
+}
+
+void Engine::add_logprobs(Generation& text, Tensor hidden, const std::int32_t* tokens) {
+  if (!text.options_.logprobs) return;
+  const int vocab = target_->config().vocab;
+  const auto k = static_cast<std::size_t>(std::min(*text.options_.logprobs, vocab));
+  auto* device_ids = text.best_memory_.as<std::int32_t>();
+  auto* device_values = text.best_memory_.as<float>() + k;
+  auto* device_chosen = device_values + k;
+  std::vector<std::int32_t> ids(k);
+  std::vector<float> values(k);
+  for (std::size_t row = 0; row < text.fresh_.size(); ++row) {
+    const Tensor logits = target_->logits(hidden.row_range(static_cast<std::int64_t>(row), 1));
+    TokenLogprobs found;
+    backend_->log_probs(device_chosen, logits, tokens + row);
+    backend_->download(&found.chosen, device_chosen, sizeof found.chosen);
+    if (k > 0) {
+      backend_->top_k(device_ids, device_values, static_cast<int>(k), logits, nullptr);
+      backend_->download(ids.data(), device_ids, k * sizeof ids[0]);
+      backend_->download(values.data(), device_values, k * sizeof values[0]);
+    }
+    for (std::size_t i = 0; i < k; ++i) found.best.emplace_back(ids[i], values[i]);
+    text.logprobs_.push_back(std::move(found));
+  }
 }
 
 // The prompt, chunk by chunk, through target and drafter. The drafter's pair at a position needs the token that
 // follows, which for the prompt's last position is the first token of the text.
 bool Engine::read_prompt(Generation& text, Drafter& drafter) {
-  const std::span<const TokenId> prompt = text.prompt_;
+  const std::vector<TokenId> prompt = text.tokens_;  // the text grows when its first token is taken
   const auto batch = static_cast<std::size_t>(batch_);
   drafter.begin();
+  backend_->upload(history_.as<void>(), prompt.data(), prompt.size() * sizeof(TokenId));
   for (std::size_t first = 0; first < prompt.size(); first += batch) {
     if (text.keep_going_ && !text.keep_going_()) return false;
-    const auto chunk = prompt.subspan(first, std::min(batch, prompt.size() - first));
+    const auto chunk = std::span(prompt).subspan(first, std::min(batch, prompt.size() - first));
     const int rows = static_cast<int>(chunk.size());
     run_chunk(chunk);
-    std::vector<TokenId> next(prompt.begin() + first + 1, prompt.begin() + first + chunk.size());
+    set_count(rows);
+    target_->cache().advance(count_.as<std::int32_t>());
+    std::vector<TokenId> next(prompt.begin() + static_cast<std::ptrdiff_t>(first) + 1,
+                              prompt.begin() + static_cast<std::ptrdiff_t>(first + chunk.size()));
     if (first + chunk.size() < prompt.size()) {
       next.push_back(prompt[first + chunk.size()]);
     } else {
-      // The last row alone: at position prefix + rows - 1, it chooses the token at prefix + rows.
-      const std::int32_t depth = rows - 1;
-      backend_->upload(count_.as<void>(), &depth, sizeof depth);
-      const Rows last{.count = 1, .prefix = target_->cache().length(), .depth = count_.as<std::int32_t>()};
-      const Tensor hidden = target_->hidden(rows).row_range(rows - 1, 1);
-      const std::int32_t* sampled = verifier_->sample(last, hidden, target_->head(), text.sampling_);
-      TokenId token = 0;
-      backend_->download(&token, sampled, sizeof token);
-      next.push_back(token);
-      backend_->upload(root_.as<void>(), &token, sizeof token);
-      text.take(std::array{token});
+      next.push_back(first_token(text, rows));
     }
-    set_count(rows);
-    target_->cache().advance(count_.as<std::int32_t>());
     backend_->upload(next_ids_.as<void>(), next.data(), next.size() * sizeof(TokenId));
     drafter.accept({rows, count_.as<std::int32_t>(), target_->hidden(rows), next_ids_.as<std::int32_t>()});
   }
   return true;
+}
+
+TokenId Engine::first_token(Generation& text, int rows) {
+  constexpr std::int32_t kLastOfPrefix = -1;
+  backend_->upload(last_depth_.as<void>(), &kLastOfPrefix, sizeof kLastOfPrefix);
+  const Rows last{.count = 1, .prefix = target_->cache().length(), .depth = last_depth_.as<std::int32_t>()};
+  TokenId token = -1;
+  if (text.options_.logits_processor) {
+    token = verifier_->sample_one(last, rows - 1, ids_.as<std::int32_t>(), text.sampler_,
+                                  text.options_.logits_processor, text.tokens_);
+  } else {
+    const std::int32_t* sampled = verifier_->sample(last, rows - 1, ids_.as<std::int32_t>(), text.sampler_);
+    backend_->download(&token, sampled, sizeof token);
+  }
+  backend_->upload(root_.as<void>(), &token, sizeof token);
+  text.take(std::array{token});
+  add_logprobs(text, target_->hidden(rows).row_range(rows - 1, 1), root_.as<std::int32_t>());
+  return token;
 }
 
 void Engine::run_step(Generation& text, Drafter& drafter) {
@@ -249,8 +312,10 @@ void Engine::run_step(Generation& text, Drafter& drafter) {
   {
     const Timer timer(stats.verify_seconds);
     target_->forward(tree->view().tokens, tree->rows(prefix));
-    verdict = &verifier_->verify(tree->view(), tree->rows(prefix), target_->hidden(tree->size()), target_->head(),
-                                 text.sampling_);
+    verdict = text.options_.logits_processor
+                  ? &verifier_->verify(*tree, text.sampler_, text.options_.logits_processor, text.tokens_)
+                  : &verifier_->verify(*tree, text.sampler_);
+    backend_->record(history_.as<std::int32_t>(), prefix, tree->view(), *verdict);
     target_->cache().commit(*verdict);
     backend_->take_last(root_.as<std::int32_t>(), *verdict);
     const Verdict& read = verifier_->read();
@@ -258,11 +323,14 @@ void Engine::run_step(Generation& text, Drafter& drafter) {
     text.take(read.tokens);
   }
   ++stats.steps;
-  stats.step_tokens += static_cast<std::int64_t>(text.fresh_.size()) + (text.finish_ == FinishReason::Stop ? 1 : 0);
+  stats.step_tokens += static_cast<std::int64_t>(text.fresh_.size()) + (text.ended_by_token_ ? 1 : 0);
+  const Tensor hidden = committed_.matrix(rows, target_->config().dim);
+  if (text.options_.logprobs || text.finish_ == FinishReason::None) {
+    backend_->gather_rows(hidden, target_->hidden(tree->size()), verdict->nodes);
+  }
+  add_logprobs(text, hidden, verdict->tokens);
   if (text.finish_ != FinishReason::None) return;
   const Timer timer(stats.draft_seconds);
-  const Tensor hidden = committed_.matrix(rows, target_->config().dim);
-  backend_->gather_rows(hidden, target_->hidden(tree->size()), verdict->nodes);
   drafter.accept({rows, verdict->count, hidden, verdict->tokens});
 }
 
@@ -276,7 +344,7 @@ void Engine::time_prompt(std::int32_t prefix, std::span<const TokenId> tokens) {
     run_chunk(chunk);
     if (first + chunk.size() == tokens.size()) {
       const Rows last{.count = 1, .prefix = target_->cache().length()};
-      verifier_->sample(last, target_->hidden(rows).row_range(rows - 1, 1), target_->head(), Sampling{});
+      verifier_->sample(last, rows - 1, ids_.as<std::int32_t>(), Sampler{});
     }
     set_count(rows);
     target_->cache().advance(count_.as<std::int32_t>());
@@ -288,9 +356,8 @@ void Engine::time_tree(std::int32_t prefix, std::span<const TokenId> tokens, std
   reset();
   target_->cache().set_length(prefix);
   const DraftTree tree(*backend_, tokens, parents);
-  const Rows rows = tree.rows(target_->cache().length());
-  target_->forward(tree.view().tokens, rows);
-  verifier_->verify(tree.view(), rows, target_->hidden(tree.size()), target_->head(), Sampling{});
+  target_->forward(tree.view().tokens, tree.rows(target_->cache().length()));
+  verifier_->verify(tree, Sampler{});
   (void)verifier_->read();
 }
 

@@ -12,8 +12,9 @@
 #include "draft/drafter.h"
 #include "engine/options.h"
 #include "engine/stats.h"
+#include "engine/stop_text.h"
 #include "gguf/gguf_file.h"
-#include "model/target_model.h"
+#include "model/causal_model.h"
 #include "tokenizer/tokenizer.h"
 #include "verify/verifier.h"
 #include "vocab/draft_head.h"
@@ -22,15 +23,23 @@ namespace frspec {
 
 enum class FinishReason {
   None,    // still running
-  Stop,    // an end-of-generation token
+  Stop,    // an end-of-generation token, a stop token or a stop string
   Length,  // max_tokens, or the context is full
 };
 const char* finish_reason_name(FinishReason reason);  // "stop", "length"; "" while running
 
-// A token of the text and whether a draft had foreseen it.
+// A token of the text, whether a draft had foreseen it, and what may be shown of the text since the token before: whole
+// characters, and nothing that might become part of a stop string.
 struct GeneratedToken {
   TokenId id;
   bool drafted;
+  std::string text;
+};
+
+// Log-probabilities under the target's own distribution, at temperature 1 and before the sampler chain.
+struct TokenLogprobs {
+  float chosen = 0.0f;                          // of the token itself
+  std::vector<std::pair<TokenId, float>> best;  // of the most probable tokens, best first
 };
 
 class Engine;
@@ -46,21 +55,35 @@ class Generation {
 
   FinishReason finish_reason() const { return finish_; }
   const Stats& stats() const { return stats_; }
+  // What was still held back when the text ended: it follows the last token's.
+  const std::string& closing_text() const { return closing_text_; }
+  // Of every token so far, where GenerateOptions::logprobs asked for them.
+  std::span<const TokenLogprobs> logprobs() const { return logprobs_; }
 
  private:
   friend class Engine;
   Generation(Engine& engine, std::vector<TokenId> prompt, const GenerateOptions& options);
 
   void take(std::span<const TokenId> tokens);  // into fresh_, up to the end of the text
+  void take_one(TokenId token, bool drafted);
+  bool ends_text(TokenId token) const;
+  void finish(FinishReason reason);
 
   Engine& engine_;
-  std::uint64_t ticket_;  // the engine's when its caches were last left whole for this text
-  std::vector<TokenId> prompt_;
+  std::uint64_t ticket_;         // the engine's when its caches were last left whole for this text
+  std::vector<TokenId> tokens_;  // of the prompt and of the text
+  std::size_t prompt_size_;
   GenerateOptions options_;
-  Sampling sampling_;
+  Sampler sampler_;
+  StreamDecoder decoder_;
+  StopText stop_text_;
   std::function<bool()> keep_going_;
   std::vector<GeneratedToken> fresh_;  // what the last step gave
+  std::vector<TokenLogprobs> logprobs_;
+  Buffer best_memory_;  // ids, log-probabilities, and the chosen token's
+  std::string closing_text_;
   bool started_ = false;
+  bool ended_by_token_ = false;  // one that the pass gave, but that is not part of the text
   FinishReason finish_ = FinishReason::None;
   Stats stats_;
 };
@@ -82,7 +105,7 @@ class Engine {
 
   // The parts, for measurements (bench.h).
   Backend& backend() { return *backend_; }
-  TargetModel& target() { return *target_; }
+  CausalModel& target() { return *target_; }
   Drafter* drafter() { return drafter_.get(); }
   Verifier& verifier() { return *verifier_; }
   // One pass behind the first `prefix` cached tokens, whatever they are: a prompt with its next token, or a tree with
@@ -115,6 +138,10 @@ class Engine {
   void run_chunk(std::span<const TokenId> tokens);  // one pass over at most batch_ tokens behind the prefix
   void set_count(std::int32_t count);
   bool read_prompt(Generation& text, Drafter& drafter);  // false: abandoned
+  // The log-probabilities of `tokens` (device, hidden.rows) after the given states, for as many as text.take() took.
+  void add_logprobs(Generation& text, Tensor hidden, const std::int32_t* tokens);
+  std::vector<TokenId> held_tokens(const GenerateOptions& options) const;
+  TokenId first_token(Generation& text, int rows);  // after the last of `rows` rows of the prompt
   void run_step(Generation& text, Drafter& drafter);
 
   EngineOptions options_;
@@ -125,15 +152,17 @@ class Engine {
   int context_ = 0;
   int batch_ = 0;
   int taps_ = 0;
-  std::unique_ptr<TargetModel> target_;
+  std::unique_ptr<CausalModel> target_;
   std::unique_ptr<Drafter> drafter_;  // null without one
   std::unique_ptr<Drafter> no_drafter_;
   std::unique_ptr<Verifier> verifier_;
-  Buffer ids_;        // (batch) tokens of a chunk
-  Buffer next_ids_;   // (batch) tokens that follow them
-  Buffer root_;       // (1) the text's last token
-  Buffer count_;      // (1) rows of a chunk
-  Buffer committed_;  // (max_depth + 1, dim) hidden states of an accepted path
+  Buffer ids_;         // (batch) tokens of a chunk
+  Buffer next_ids_;    // (batch) tokens that follow them
+  Buffer root_;        // (1) the text's last token
+  Buffer count_;       // (1) rows of a chunk
+  Buffer last_depth_;  // (1) -1: the row of the prefix's last token
+  Buffer history_;     // (context + depth) tokens of the text that the target has processed
+  Buffer committed_;   // (max_depth + 1, dim) hidden states of an accepted path
   std::mutex mutex_;
   std::uint64_t ticket_ = 0;  // changes whenever the caches do
 };

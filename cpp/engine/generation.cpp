@@ -1,4 +1,5 @@
 // One text being written.
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -8,8 +9,14 @@
 namespace frspec {
 
 Generation::Generation(Engine& engine, std::vector<TokenId> prompt, const GenerateOptions& options)
-    : engine_(engine), ticket_(engine.ticket_), prompt_(std::move(prompt)), options_(options) {
-  stats_.prompt_tokens = static_cast<std::int64_t>(prompt_.size());
+    : engine_(engine),
+      ticket_(engine.ticket_),
+      tokens_(std::move(prompt)),
+      prompt_size_(tokens_.size()),
+      options_(options),
+      decoder_(engine.tokenizer()),
+      stop_text_(options.stop) {
+  stats_.prompt_tokens = static_cast<std::int64_t>(prompt_size_);
 }
 
 std::span<const GeneratedToken> Generation::step() {
@@ -39,20 +46,44 @@ std::span<const GeneratedToken> Generation::step() {
 
 void Generation::take(std::span<const TokenId> tokens) {
   for (std::size_t i = 0; i < tokens.size() && finish_ == FinishReason::None; ++i) {
-    if (tokens[i] < 0) {
-      throw Error(concat(engine_.file_->path().string(), ": the logits after token ",
-                         stats_.prompt_tokens + stats_.generated_tokens,
-                         " are not finite: the weights make the model overflow"));
-    }
-    if (!options_.ignore_eos && engine_.tokenizer_->is_end_of_generation(tokens[i])) {
-      finish_ = FinishReason::Stop;
-      return;
-    }
-    fresh_.push_back({tokens[i], i + 1 < tokens.size()});
-    ++stats_.generated_tokens;
-    const std::int64_t length = stats_.prompt_tokens + stats_.generated_tokens;
-    if (stats_.generated_tokens == options_.max_tokens || length == engine_.context_) finish_ = FinishReason::Length;
+    take_one(tokens[i], i + 1 < tokens.size());
   }
+}
+
+bool Generation::ends_text(TokenId token) const {
+  if (std::find(options_.stop_tokens.begin(), options_.stop_tokens.end(), token) != options_.stop_tokens.end()) {
+    return true;
+  }
+  return !options_.ignore_eos && engine_.tokenizer_->is_end_of_generation(token);
+}
+
+void Generation::take_one(TokenId token, bool drafted) {
+  if (token < 0) {
+    throw Error(concat(engine_.file_->path().string(), ": the logits after token ", tokens_.size(),
+                       " are not finite: the weights make the model overflow, or the logit bias forbids every token"));
+  }
+  if (ends_text(token)) {
+    ended_by_token_ = true;
+    finish(FinishReason::Stop);
+    return;
+  }
+  tokens_.push_back(token);
+  ++stats_.generated_tokens;
+  fresh_.push_back(
+      {token, drafted, stop_text_.push(decoder_.push(token), stats_.generated_tokens >= options_.min_tokens)});
+  if (stop_text_.stopped()) {
+    finish(FinishReason::Stop);
+  } else if (stats_.generated_tokens == options_.max_tokens ||
+             static_cast<std::int64_t>(tokens_.size()) == engine_.context_) {
+    finish(FinishReason::Length);
+  }
+}
+
+void Generation::finish(FinishReason reason) {
+  finish_ = reason;
+  if (stop_text_.stopped()) return;
+  closing_text_ = stop_text_.push(decoder_.finish());
+  closing_text_ += stop_text_.finish();
 }
 
 }  // namespace frspec

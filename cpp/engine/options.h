@@ -33,13 +33,20 @@ struct EngineOptions {
 KvType parse_kv_type(std::string_view name);  // "f16" or "q8_0"; throws InvalidInput for others
 
 inline constexpr int kDefaultContext = 4096;
-inline constexpr int kLogitRows = 16;  // rows of logits that Engine::forward computes at once
+inline constexpr int kMaxLogprobs = 1000;
+// Rows of logits that exist at once: the nodes of a tree where tokens are drawn from them, at most so many.
+inline constexpr int kLogitRows = 16, kMaxLogitRows = 64;
 
 struct GenerateOptions {
   int max_tokens = 128;
+  int min_tokens = 0;       // before that many, neither a token nor a string ends the text
   bool ignore_eos = false;  // go on after an end-of-generation token
   bool draft = true;        // false: plain decoding, although the engine has a drafter
   SamplingOptions sampling = {};
+  std::vector<std::string> stop = {};     // strings that end the text, and are not part of it
+  std::vector<TokenId> stop_tokens = {};  // tokens that do
+  std::optional<int> logprobs = {};       // log-probabilities of each token, and of that many best ones beside it
+  LogitsProcessor logits_processor = {};  // none, or a function on the host that has the last word on logits
 };
 
 }  // namespace frspec

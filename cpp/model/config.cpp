@@ -132,7 +132,7 @@ ModelConfig read_config(const GgufFile& file, const std::string& architecture, b
 
 }  // namespace
 
-ModelConfig read_target_config(const GgufFile& file) {
+ModelConfig read_causal_config(const GgufFile& file) {
   const std::string architecture(file.get_string("general.architecture"));
   std::string known;
   for (const Architecture& candidate : kTargets) {

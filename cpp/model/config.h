@@ -40,7 +40,7 @@ struct ModelConfig {
 // Reads and checks the configuration of a target model ("llama", "qwen2", "qwen3").
 // Throws InvalidInput naming file, key, found and expected: an unknown architecture, absurd sizes, an unsupported
 // variant (experts, per-layer head counts, unknown rope scaling).
-ModelConfig read_target_config(const GgufFile& file);
+ModelConfig read_causal_config(const GgufFile& file);
 
 // The same for an EAGLE-1/2 drafter (docs/formats.md).
 ModelConfig read_eagle2_config(const GgufFile& file);

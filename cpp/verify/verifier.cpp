@@ -1,10 +1,15 @@
 // Verification.
 #include "verify/verifier.h"
 
+#include <algorithm>
+
+#include "base/error.h"
+
 namespace frspec {
 
-Verifier::Verifier(Backend& backend, int max_size, int max_depth)
+Verifier::Verifier(Backend& backend, CausalModel& target, int max_size, int max_depth)
     : backend_(backend),
+      target_(target),
       max_path_(max_depth + 1),
       sampled_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(max_size))),
       record_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(1 + 2 * max_path_))),
@@ -15,17 +20,87 @@ Verifier::Verifier(Backend& backend, int max_size, int max_depth)
   verdict_.tokens.reserve(static_cast<std::size_t>(max_path_));
 }
 
-const std::int32_t* Verifier::sample(const Rows& rows, Tensor hidden, const Weight& head, const Sampling& sampling) {
-  backend_.head_sample(sampled_.as<std::int32_t>(), hidden, head, rows, sampling);
-  return sampled_.as<std::int32_t>();
+const std::int32_t* Verifier::sample(const Rows& rows, int first, const std::int32_t* tokens, const Sampler& sampler) {
+  const Tensor hidden = target_.hidden(first + rows.count).row_range(first, rows.count);
+  auto* sampled = sampled_.as<std::int32_t>();
+  if (sampler.chain().is_plain()) {
+    backend_.head_sample(sampled, hidden, target_.head(), rows, sampler.draw());
+    return sampled;
+  }
+  const int block = target_.limits().logit_rows;
+  for (int row = 0; row < rows.count; row += block) {
+    const Rows some = rows.range(row, std::min(block, rows.count - row));
+    const Tensor logits = target_.logits(hidden.row_range(row, some.count));
+    backend_.process(logits, some, tokens, sampler.chain());
+    backend_.sample(sampled + row, logits, some, sampler.draw_after_chain());
+  }
+  return sampled;
 }
 
-const VerdictView& Verifier::verify(const TreeView& tree, const Rows& rows, Tensor hidden, const Weight& head,
-                                    const Sampling& sampling) {
-  sample(rows, hidden, head, sampling);
+const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sampler) {
+  const Rows rows = tree.rows(target_.cache().length());
+  const bool drawn = !sampler.chain().is_plain() || sampler.draw().temperature > 0.0f;
+  if (drawn && pretended_ < 0.0f && tree.size() <= target_.limits().logit_rows) {
+    const Tensor logits = target_.logits(target_.hidden(tree.size()));
+    backend_.verify_logits(view_, tree.view(), logits, rows, sampler.chain(), sampler.draw_after_chain());
+    return view_;
+  }
+  sample(rows, 0, tree.view().tokens, sampler);
   auto* sampled = sampled_.as<std::int32_t>();
-  if (pretended_ >= 0.0f) backend_.pretend_acceptance(sampled, tree, rows, pretended_, sampling.seed);
-  backend_.verify(view_, tree, sampled);
+  if (pretended_ >= 0.0f) backend_.pretend_acceptance(sampled, tree.view(), rows, pretended_, sampler.draw().seed);
+  backend_.verify(view_, tree.view(), sampled);
+  return view_;
+}
+
+TokenId Verifier::choose(Tensor logits, const Rows& row, const Sampler& sampler, const LogitsProcessor& processor,
+                         std::span<const TokenId> text) {
+  host_logits_.resize(static_cast<std::size_t>(logits.cols));
+  backend_.download(host_logits_.data(), logits.data, host_logits_.size() * sizeof(float));
+  const bool finite = std::any_of(host_logits_.begin(), host_logits_.end(), [](float x) { return x > -1e38f; });
+  processor(text, host_logits_);
+  backend_.upload(logits.data, host_logits_.data(), host_logits_.size() * sizeof(float));
+  auto* sampled = sampled_.as<std::int32_t>();
+  backend_.sample(sampled, logits, row, sampler.draw_after_chain());
+  TokenId token = -1;
+  backend_.download(&token, sampled, sizeof token);
+  if (token < 0 && finite) {
+    throw Error(concat("logits processor: after token ", text.size(),
+                       " of the text: found no finite largest value, expected at least one token that is left"));
+  }
+  return token;
+}
+
+TokenId Verifier::sample_one(const Rows& row, int index, const std::int32_t* tokens, const Sampler& sampler,
+                             const LogitsProcessor& processor, std::span<const TokenId> text) {
+  const Tensor logits = target_.logits(target_.hidden(index + 1).row_range(index, 1));
+  backend_.process(logits, row, tokens, sampler.chain());
+  return choose(logits, row, sampler, processor, text);
+}
+
+const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sampler, const LogitsProcessor& processor,
+                                    std::span<const TokenId> text) {
+  const auto size = static_cast<std::size_t>(tree.size());
+  std::vector<std::int32_t> tokens(size), parents(size);
+  backend_.download(tokens.data(), tree.view().tokens, size * sizeof(std::int32_t));
+  backend_.download(parents.data(), tree.view().parents, size * sizeof(std::int32_t));
+  // What the target would say after nodes that the walk does not reach is never asked.
+  std::vector<std::int32_t> sampled(size, -1);
+  std::vector<TokenId> sequence(text.begin(), text.end());
+  const Rows rows = tree.rows(target_.cache().length());
+  std::size_t node = 0;
+  for (bool walks = true; walks;) {
+    const int index = static_cast<int>(node);
+    const TokenId token = sample_one(rows.range(index, 1), index, tree.view().tokens, sampler, processor, sequence);
+    sampled[node] = token;
+    sequence.push_back(token);
+    walks = false;
+    for (std::size_t child = node + 1; child < size && !walks; ++child) {
+      walks = parents[child] == index && tokens[child] == token;
+      if (walks) node = child;
+    }
+  }
+  backend_.upload(sampled_.as<void>(), sampled.data(), size * sizeof(std::int32_t));
+  backend_.verify(view_, tree.view(), sampled_.as<std::int32_t>());
   return view_;
 }
 

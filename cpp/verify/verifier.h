@@ -1,12 +1,14 @@
 // Verification: one rule for every drafter (contract 2). The target's token after a node is
-//   argmax_v( logits(node)[v] / T + gumbel(seed, position, v) ),   plain argmax at T = 0.
+//   argmax_v( processed logits(node)[v] + gumbel(seed, position, v) ),   plain argmax at T = 0.
 // Walk down from the root while that token is a child of the node; the first that is not is the bonus token.
 // This is what plain sampling with the same seed would have said, whatever tree was proposed.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "backend/backend.h"
+#include "model/causal_model.h"
 #include "tokenizer/tokenizer.h"
 #include "tree/draft_tree.h"
 #include "verify/sampler.h"
@@ -22,26 +24,37 @@ struct Verdict {
 class Verifier {
  public:
   // Room for trees of up to `max_size` nodes and `max_depth` levels below the root.
-  Verifier(Backend& backend, int max_size, int max_depth);
+  Verifier(Backend& backend, CausalModel& target, int max_size, int max_depth);
 
-  // Decides on device; `hidden` (tree.size, dim), after the final norm, belongs to the nodes of `tree`, which are
-  // `rows` of the target's pass. `head` (V, dim) is the target's.
-  const VerdictView& verify(const TreeView& tree, const Rows& rows, Tensor hidden, const Weight& head,
-                            const Sampling& sampling);
+  // Decides on device about `tree`, whose nodes were the last pass of the target.
+  const VerdictView& verify(const DraftTree& tree, const Sampler& sampler);
+  // The same where a function on the host has a say. It is asked along the accepted path only; `text` is all tokens of
+  // the text, the root included.
+  const VerdictView& verify(const DraftTree& tree, const Sampler& sampler, const LogitsProcessor& processor,
+                            std::span<const TokenId> text);
   // From now on verdicts are made up (Backend::pretend_acceptance): timing only. A probability below 0: honest again.
   void pretend(float probability) { pretended_ = probability; }
   // The last verdict, copied to the host: the one copy of a step.
   const Verdict& read();
-  // The tokens chosen after each row of a pass that is no tree (device).
-  const std::int32_t* sample(const Rows& rows, Tensor hidden, const Weight& head, const Sampling& sampling);
+  // The tokens (device) chosen after `rows` of the target's last pass, which are its rows `first` and following.
+  // `tokens`: the ids of that pass.
+  const std::int32_t* sample(const Rows& rows, int first, const std::int32_t* tokens, const Sampler& sampler);
+  // The same for one row, and a function on the host.
+  TokenId sample_one(const Rows& row, int index, const std::int32_t* tokens, const Sampler& sampler,
+                     const LogitsProcessor& processor, std::span<const TokenId> text);
 
  private:
+  TokenId choose(Tensor logits, const Rows& row, const Sampler& sampler, const LogitsProcessor& processor,
+                 std::span<const TokenId> text);
+
   Backend& backend_;
+  CausalModel& target_;
   int max_path_;
   Buffer sampled_;  // (max_size)
   Buffer record_;   // count, nodes (max_path), tokens (max_path)
   VerdictView view_;
   std::vector<std::int32_t> host_;
+  std::vector<float> host_logits_;  // (V) for processors on the host
   Verdict verdict_;
   float pretended_ = -1.0f;
 };

@@ -23,6 +23,7 @@
 #include "arrays.h"
 #include "callbacks.h"
 #include "engine/engine.h"
+#include "text_options.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -34,7 +35,7 @@ using Tokens = std::vector<TokenId>;
 
 nb::list to_list(const std::vector<GeneratedToken>& tokens) {
   nb::list list;
-  for (const GeneratedToken& token : tokens) list.append(nb::make_tuple(token.id, token.drafted));
+  for (const GeneratedToken& token : tokens) list.append(nb::make_tuple(token.id, token.drafted, token.text));
   return list;
 }
 
@@ -55,6 +56,29 @@ class PyGeneration {
     const std::scoped_lock lock(mutex_);
     if (text_->finish_reason() == FinishReason::None) return std::nullopt;
     return finish_reason_name(text_->finish_reason());
+  }
+
+  // Of every token so far: its log-probability, and the best tokens with theirs.
+  nb::list logprobs() {
+    std::vector<TokenLogprobs> found;
+    {
+      const nb::gil_scoped_release release;
+      const std::scoped_lock lock(mutex_);
+      found.assign(text_->logprobs().begin(), text_->logprobs().end());
+    }
+    nb::list list;
+    for (const TokenLogprobs& token : found) {
+      nb::list best;
+      for (const auto& [id, value] : token.best) best.append(nb::make_tuple(id, value));
+      list.append(nb::make_tuple(token.chosen, best));
+    }
+    return list;
+  }
+
+  std::string closing_text() {
+    const nb::gil_scoped_release release;
+    const std::scoped_lock lock(mutex_);
+    return text_->closing_text();
   }
 
   Stats stats() {
@@ -125,11 +149,10 @@ void make_engine(Engine* self, const std::filesystem::path& target, const std::o
   new (self) Engine(options);
 }
 
-std::unique_ptr<PyGeneration> begin(Engine& self, Tokens tokens, int max_tokens, float temperature, std::uint64_t seed,
-                                    bool ignore_eos, bool draft) {
+std::unique_ptr<PyGeneration> begin(Engine& self, Tokens tokens, const nb::kwargs& keywords) {
+  const GenerateOptions options = read_options(keywords);
   const nb::gil_scoped_release release;
-  return std::make_unique<PyGeneration>(
-      self, std::move(tokens), GenerateOptions{max_tokens, ignore_eos, draft, SamplingOptions{temperature, seed}});
+  return std::make_unique<PyGeneration>(self, std::move(tokens), options);
 }
 
 OutputMatrix<float> forward(Engine& self, const Tokens& tokens) {
@@ -182,15 +205,21 @@ void init_stats(nb::module_& m) {
 
 void init_generation(nb::module_& m) {
   nb::class_<PyGeneration>(m, "Generation", "A text being written, made by ``Engine.begin``.")
-      .def("step", &PyGeneration::step, nb::sig("def step(self) -> list[tuple[int, bool]]"),
-           "The tokens of one pass of the target, each with whether a draft had foreseen it; none where the text has "
-           "ended. The first call reads the prompt.\n\n"
+      .def("step", &PyGeneration::step, nb::sig("def step(self) -> list[tuple[int, bool, str]]"),
+           "The tokens of one pass of the target: each with whether a draft had foreseen it and the text that can be "
+           "shown with it; none where the text has ended. The first call reads the prompt.\n\n"
            "Raises:\n    RuntimeError: An earlier step was interrupted, or the engine began another text since.")
-      .def("run", &PyGeneration::run, nb::sig("def run(self) -> list[tuple[int, bool]]"),
+      .def("run", &PyGeneration::run, nb::sig("def run(self) -> list[tuple[int, bool, str]]"),
            "All steps that are left.\n\nRaises:\n    RuntimeError: An earlier step was interrupted, or the engine "
            "began another text since.")
+      .def_prop_ro("closing_text", &PyGeneration::closing_text,
+                   "What follows the last token's text once it has ended: what had been held back until then.")
+      .def_prop_ro("logprobs", &PyGeneration::logprobs,
+                   nb::sig("def logprobs(self) -> list[tuple[float, list[tuple[int, float]]]]"),
+                   "Log-probability of every token so far, and the best tokens with theirs, where asked for.")
       .def_prop_ro("finish_reason", &PyGeneration::finish_reason,
-                   "``\"stop\"`` (an end-of-generation token), ``\"length\"``, or None while it runs.")
+                   "``\"stop\"`` (an end-of-generation token, a stop token or a stop string), ``\"length\"``, or None "
+                   "while it runs.")
       .def_prop_ro("stats", &PyGeneration::stats, "A copy of the statistics so far.");
 }
 
@@ -219,9 +248,10 @@ void init_engine(nb::module_& m) {
             self.set_head(head);
           },
           "head"_a, "Another head policy for the drafter. A running generation can go on no more.")
-      .def("begin", &begin, "tokens"_a, "max_tokens"_a = GenerateOptions{}.max_tokens, "temperature"_a = 0.0F,
-           "seed"_a = 0, "ignore_eos"_a = false, "draft"_a = true, nb::keep_alive<0, 1>(),
-           "Begins a text after a prompt of at least one token; one that was running before can go on no more.")
+      .def("begin", &begin, "tokens"_a, "options"_a, nb::keep_alive<0, 1>(),
+           nb::sig("def begin(self, tokens: Sequence[int], **options: object) -> Generation"),
+           "Begins a text after a prompt of at least one token; one that was running before can go on no more. "
+           "The options are those of ``frspec_cpp.options.Options``, in the form that ``native`` gives them.")
       .def("forward", &forward, "tokens"_a, "Logits after each token: (len(tokens), vocab_size) float32.")
       .def("forward_taps", &forward_taps, "tokens"_a,
            nb::sig("def forward_taps(self, tokens: Sequence[int]) -> "

@@ -22,6 +22,7 @@
 #include "base/random.h"
 #include "engine/options.h"
 #include "gguf/gguf_file.h"
+#include "text_options.h"
 #include "tree/draft_tree.h"
 #include "verify/sampler.h"
 
@@ -211,13 +212,40 @@ OutputVector<std::int32_t> choose_tokens(Backend& backend, std::size_t count, co
   return to_host<OutputVector<std::int32_t>, std::int32_t>(backend, tokens, {count});
 }
 
+Sampling checked_draw(float temperature, std::uint64_t seed) {
+  SamplingOptions options;
+  options.temperature = temperature;
+  check_sampling(options);
+  return {temperature, seed};
+}
+
+// Every row follows the tokens of `history`.
+OutputMatrix<float> process(const InputMatrix& logits, const Ints& history, const std::string& device,
+                            const nb::kwargs& keywords) {
+  const GenerateOptions options = read_options(keywords);
+  const auto backend = make_backend({device, 1});
+  const DeviceMatrix input(*backend, logits);
+  positive(input.cols, "columns of logits");
+  const auto length = static_cast<std::int32_t>(history.size());
+  const Buffer prefix = to_device(*backend, &length, 1);
+  const Buffer text = to_device(*backend, history.data(), history.size());
+  const Ints depths(input.rows, -1);
+  const Buffer depth = to_device(*backend, depths.data(), depths.size());
+  const Sampler sampler(*backend, options.sampling, static_cast<int>(input.cols), text.as<std::int32_t>(), length,
+                        options.stop_tokens, options.min_tokens);
+  const Rows rows{
+      .count = static_cast<int>(input.rows), .prefix = prefix.as<std::int32_t>(), .depth = depth.as<std::int32_t>()};
+  backend->process(input.view(), rows, nullptr, sampler.chain());
+  return to_host<OutputMatrix<float>, float>(*backend, input.buffer, {input.rows, input.cols});
+}
+
 OutputVector<std::int32_t> sample(const InputMatrix& logits, float temperature, std::uint64_t seed,
                                   const std::optional<Ints>& positions, int n_threads, const std::string& device) {
   const auto backend = make_backend({device, n_threads});
   const DeviceMatrix input(*backend, logits);
   positive(input.cols, "columns of logits");
   return choose_tokens(*backend, input.rows, positions, [&](std::int32_t* tokens, const Rows& rows) {
-    backend->sample(tokens, input.view(), rows, make_sampling({temperature, seed}));
+    backend->sample(tokens, input.view(), rows, checked_draw(temperature, seed));
   });
 }
 
@@ -226,7 +254,7 @@ OutputVector<std::int32_t> head_sample(const std::filesystem::path& path, const 
                                        const std::optional<Ints>& positions, int n_threads, const std::string& device) {
   const Head head(path, tensor, hidden, n_threads, device);
   return choose_tokens(*head.backend, head.hidden->rows, positions, [&](std::int32_t* tokens, const Rows& rows) {
-    head.backend->head_sample(tokens, head.hidden->view(), *head.weight, rows, make_sampling({temperature, seed}));
+    head.backend->head_sample(tokens, head.hidden->view(), *head.weight, rows, checked_draw(temperature, seed));
   });
 }
 
@@ -303,6 +331,12 @@ void init_ops(nb::module_& m) {
                   "n_threads"_a = 0, "device"_a = "cpu",
                   "The token that each row (m, V) chooses by argmax(logits / temperature + noise): (m,) int32.\n\n"
                   "``positions`` are those that the tokens would take; default: 1, 2, ... m.")
+      .def_static(
+          "process", &process, "logits"_a, "history"_a, "device"_a, "options"_a,
+          nb::sig("def process(logits: NDArray[numpy.float32], history: Sequence[int], device: str, "
+                  "**options: object) -> Annotated[NDArray[numpy.float32], dict(shape=(None, None))]"),
+          "The sampler chain: each row (m, V) as it is drawn from behind the tokens of ``history``; -inf where a "
+          "token is out. ``stop_token_ids`` may not stand below position ``min_tokens``.")
       .def_static("head_top_k", &head_top_k, "path"_a, "tensor"_a, "hidden"_a, "k"_a, "n_threads"_a = 0,
                   "device"_a = "cpu", "``top_k`` of the logits x W^T, which are never stored.")
       .def_static("head_sample", &head_sample, "path"_a, "tensor"_a, "hidden"_a, "temperature"_a = 0.0F, "seed"_a = 0,

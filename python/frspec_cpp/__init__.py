@@ -10,15 +10,19 @@ from frspec_cpp._core import GgufFile, GgufTensor, Tokenizer, cpu_instruction_se
 from frspec_cpp._core import version as __version__
 from frspec_cpp.bench import bench
 from frspec_cpp.demo import demo_paths, generate
-from frspec_cpp.generation import Generation, Stats
+from frspec_cpp.generation import Generation, Stats, TokenLogprobs
 from frspec_cpp.llm import LLM
+from frspec_cpp.options import LogitsProcessor, Options
 
 __all__ = [
     "LLM",
     "Generation",
     "GgufFile",
     "GgufTensor",
+    "LogitsProcessor",
+    "Options",
     "Stats",
+    "TokenLogprobs",
     "Tokenizer",
     "__version__",
     "bench",

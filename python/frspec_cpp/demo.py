@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from frspec_cpp.generation import Generation
 from frspec_cpp.llm import LLM
+from frspec_cpp.options import Options, takes_options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _lock = threading.Lock()
 _cached: dict[tuple[Path, Path], LLM] = {}
@@ -38,15 +43,8 @@ def _demo_llm() -> LLM:
         return _cached[paths]
 
 
-def generate(
-    prompt: str | list[int],
-    max_tokens: int = 128,
-    *,
-    temperature: float = 0.0,
-    seed: int = 0,
-    ignore_eos: bool = False,
-    draft: bool = True,
-) -> Generation:
+@takes_options
+def generate(prompt: str | list[int], max_tokens: int = 128, **options: Unpack[Options]) -> Generation:
     """Continues ``prompt`` with the bundled demo pair, which is loaded at the first call and kept.
 
     The arguments are those of :meth:`LLM.generate`.
@@ -55,6 +53,4 @@ def generate(
         FileNotFoundError: The demo pair is not there.
         ValueError: As :meth:`LLM.generate`.
     """
-    return _demo_llm().generate(
-        prompt, max_tokens, temperature=temperature, seed=seed, ignore_eos=ignore_eos, draft=draft
-    )
+    return _demo_llm().generate(prompt, max_tokens, **options)

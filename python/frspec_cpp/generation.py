@@ -54,17 +54,34 @@ class Stats:
 
 
 @dataclass(frozen=True)
+class TokenLogprobs:
+    """Natural logarithms of probabilities: the target's own, before the sampler chain and at temperature 1.
+
+    Attributes:
+        token: The token of the text.
+        logprob: Its own.
+        top: The most probable tokens, best first, and theirs.
+    """
+
+    token: int
+    logprob: float
+    top: dict[int, float]
+
+
+@dataclass(frozen=True)
 class Generation:
     """A generated text.
 
     Attributes:
         text: The text without the prompt. Bytes that are no UTF-8 are U+FFFD, as with ``errors="replace"``.
-        tokens: Its token ids, without the prompt's and without an end-of-generation token that ended it.
+        tokens: Its token ids, without the prompt's and without an end-of-generation or stop token that ended it; a
+            stop string's are among them.
         stats: What it has cost.
-        finish_reason: ``"stop"`` (an end-of-generation token) or ``"length"`` (max_tokens, or the context is
-            full).
+        finish_reason: ``"stop"`` (an end-of-generation token, a stop token or a stop string) or ``"length"``
+            (max_tokens, or the context is full).
         prompt_tokens: Number of tokens of the prompt.
         drafted: For each token whether a draft had foreseen it.
+        logprobs: For each token its log-probability and the best tokens'; None unless asked for.
     """
 
     text: str
@@ -73,16 +90,23 @@ class Generation:
     finish_reason: FinishReason
     prompt_tokens: int
     drafted: list[bool]
+    logprobs: list[TokenLogprobs] | None
 
     @classmethod
-    def from_native(cls, native: _core.Generation, tokens: list[tuple[int, bool]], text: str) -> Generation:
+    def from_native(cls, native: _core.Generation, tokens: list[tuple[int, bool, str]]) -> Generation:
         """The result of a native generation that has ended."""
         stats = Stats.from_native(native.stats)
+        found = native.logprobs
+        logprobs = [
+            TokenLogprobs(token, logprob, dict(top))
+            for (token, _, _), (logprob, top) in zip(tokens, found or (), strict=bool(found))
+        ]
         return cls(
-            text=text,
-            tokens=[token for token, _ in tokens],
+            text="".join([text for _, _, text in tokens]) + native.closing_text,
+            tokens=[token for token, _, _ in tokens],
             stats=stats,
             finish_reason=cast(FinishReason, native.finish_reason),
             prompt_tokens=stats.prompt_tokens,
-            drafted=[drafted for _, drafted in tokens],
+            drafted=[drafted for _, drafted, _ in tokens],
+            logprobs=logprobs or None,
         )

@@ -7,6 +7,7 @@ import operator
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,12 @@ import numpy.typing as npt
 from frspec_cpp import _core
 from frspec_cpp.chat import ChatTemplate
 from frspec_cpp.generation import Generation
+from frspec_cpp.options import Options, takes_options
+from frspec_cpp.options import native as native_options
 from frspec_cpp.progress import Report, reporting
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _INT32_MAX = 2**31 - 1
 
@@ -184,47 +190,26 @@ class LLM:
         with self._lock:
             return self._engine.forward(ids)
 
-    def generate(
-        self,
-        prompt: str | Sequence[int],
-        max_tokens: int = 128,
-        *,
-        temperature: float = 0.0,
-        seed: int = 0,
-        ignore_eos: bool = False,
-        draft: bool = True,
-    ) -> Generation:
+    @takes_options
+    def generate(self, prompt: str | Sequence[int], max_tokens: int = 128, **options: Unpack[Options]) -> Generation:
         """Continues ``prompt``. Ctrl-C stops it with KeyboardInterrupt; the LLM stays usable.
 
         Args:
             prompt: A text, or token ids, which are taken as they are.
             max_tokens: Tokens to generate at most; at least 1.
-            temperature: 0 takes the most probable token; above it, tokens are drawn with the given ``seed``.
-            seed: 0 to 2^64 - 1. The same seed gives the same text, with or without a drafter.
-            ignore_eos: Go on after an end-of-generation token.
-            draft: False decodes without drafts: the same tokens.
+            options: How tokens are chosen and where the text ends: see :class:`Options`.
 
         Raises:
             ValueError: The prompt is empty, does not leave room in the context or is not Unicode, or an argument
                 is out of its range.
         """
         with self._lock:
-            native = self._begin(prompt, max_tokens, temperature, seed, ignore_eos, draft)
+            native = self._begin(prompt, max_tokens, options)
             tokens = native.run()
-        decoder = _core.StreamDecoder(self._tokenizer)
-        text = "".join([decoder.push(token) for token, _ in tokens])
-        return Generation.from_native(native, tokens, text + decoder.finish())
+        return Generation.from_native(native, tokens)
 
-    def stream(
-        self,
-        prompt: str | Sequence[int],
-        max_tokens: int = 128,
-        *,
-        temperature: float = 0.0,
-        seed: int = 0,
-        ignore_eos: bool = False,
-        draft: bool = True,
-    ) -> Iterator[str]:
+    @takes_options
+    def stream(self, prompt: str | Sequence[int], max_tokens: int = 128, **options: Unpack[Options]) -> Iterator[str]:
         """Continues ``prompt`` and gives the text in pieces, as it comes. No piece ends inside a character.
 
         The pieces together are :meth:`generate`'s text, whose arguments these are. The iterator may be left
@@ -234,18 +219,12 @@ class LLM:
             ValueError: As :meth:`generate`, at once.
         """
         with self._lock:
-            native = self._begin(prompt, max_tokens, temperature, seed, ignore_eos, draft)
+            native = self._begin(prompt, max_tokens, options)
         return self._pieces(native)
 
+    @takes_options
     def chat(
-        self,
-        messages: Sequence[Mapping[str, str]],
-        max_tokens: int = 128,
-        *,
-        temperature: float = 0.0,
-        seed: int = 0,
-        ignore_eos: bool = False,
-        draft: bool = True,
+        self, messages: Sequence[Mapping[str, str]], max_tokens: int = 128, **options: Unpack[Options]
     ) -> Generation:
         """Answers ``messages``, dictionaries with ``role`` and ``content``, by the model's own chat template.
 
@@ -255,43 +234,23 @@ class LLM:
             ValueError: The model has no chat template, the messages are malformed or not what the template
                 accepts, or as :meth:`generate`.
         """
-        prompt = self._chat_prompt(messages)
-        return self.generate(prompt, max_tokens, temperature=temperature, seed=seed, ignore_eos=ignore_eos, draft=draft)
+        return self.generate(self._chat_prompt(messages), max_tokens, **options)
 
-    def _begin(
-        self,
-        prompt: str | Sequence[int],
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        ignore_eos: bool,
-        draft: bool,
-    ) -> _core.Generation:
+    def _begin(self, prompt: str | Sequence[int], max_tokens: int, options: Options) -> _core.Generation:
         ids = self.tokenize(prompt) if isinstance(prompt, str) else _check_ids(prompt, self.vocab_size)
         limit = operator.index(max_tokens)
         if limit < 1:
             raise ValueError(f"max_tokens: found {limit}, expected at least 1")
-        number = operator.index(seed)
-        if not 0 <= number < 2**64:
-            raise ValueError(f"seed: found {number}, expected 0 to {2**64 - 1}")
-        return self._engine.begin(
-            ids,
-            max_tokens=min(limit, _INT32_MAX),  # no context is longer
-            temperature=temperature,
-            seed=number,
-            ignore_eos=ignore_eos,
-            draft=draft,
-        )
+        # No context is longer than 32 bits can count.
+        return self._engine.begin(ids, max_tokens=min(limit, _INT32_MAX), **native_options(self.vocab_size, **options))
 
     def _pieces(self, native: _core.Generation) -> Iterator[str]:
-        decoder = _core.StreamDecoder(self._tokenizer)
         while native.finish_reason is None:
-            piece = "".join([decoder.push(token) for token, _ in native.step()])
+            piece = "".join([text for _, _, text in native.step()])
             if piece:
                 yield piece
-        rest = decoder.finish()
-        if rest:
-            yield rest
+        if native.closing_text:
+            yield native.closing_text
 
     @functools.cached_property
     def _chat_template(self) -> ChatTemplate:

@@ -43,14 +43,14 @@ def _one_torch_thread() -> Iterator[None]:
 def engine_steps(engine: _core.Engine, text: Text) -> tuple[list[int], Steps]:
     """What the engine writes behind the prompt of `text`, and its steps after the prompt's own."""
     generation = engine.begin(text.tokens[: text.prompt], max_tokens=len(text.continuation), ignore_eos=True)
-    tokens, steps = [token for token, _ in generation.step()], []
+    tokens, steps = [token for token, _, _ in generation.step()], []
     assert len(tokens) == 1
     while generation.finish_reason is None:
         given = generation.step()
         # All but the last are accepted drafts; the last one is, too, where the text ends before the bonus token.
-        assert all(drafted for _, drafted in given[:-1])
+        assert all(drafted for _, drafted, _ in given[:-1])
         steps.append((text.prompt + len(tokens), len(given)))
-        tokens += [token for token, _ in given]
+        tokens += [token for token, _, _ in given]
     assert generation.stats.steps == len(steps)
     return tokens, steps
 

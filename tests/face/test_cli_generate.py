@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,3 +154,22 @@ def test_a_full_disk_is_an_error(binary: str) -> None:
         )
     assert result.returncode == 1
     assert result.stderr == b"frspec: error: standard output: No space left on device\n"
+
+
+def test_sampling_options_are_those_of_python(run: Runner, llm: LLM) -> None:
+    expected = llm.generate(
+        PROMPT, 40, temperature=0.9, top_k=50, top_p=0.99, min_p=0.01, repeat_penalty=1.1, repeat_last_n=20,
+        logit_bias={10: -2.0, 649: float("-inf")}, seed=5, min_tokens=3, stop=["\n\n"], logprobs=2,
+    )  # fmt: skip
+    found: Any = generate_json(
+        run, "-p", PROMPT, "-n", "40", "--temp", "0.9", "--top-k", "50", "--top-p", "0.99", "--min-p", "0.01",
+        "--repeat-penalty", "1.1", "--repeat-last-n", "20", "-l", "10-2", "--logit-bias=649-inf", "-s", "5",
+        "--min-tokens", "3", "--stop", "\n\n", "-r", "not there", "--logprobs", "2",
+    )  # fmt: skip
+    assert found["tokens"] == expected.tokens
+    assert found["text"] == expected.text
+    assert expected.logprobs is not None
+    for entry, other in zip(found["logprobs"], expected.logprobs, strict=True):
+        assert entry["token"] == other.token
+        assert entry["logprob"] == pytest.approx(other.logprob)
+        assert {top["token"]: pytest.approx(top["logprob"]) for top in entry["top"]} == other.top

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.every_isa
 
 VOCAB = 400
 CONTROL = [0, 1]
-Steps = list[list[tuple[int, bool]]]
+Steps = list[list[tuple[int, bool, str]]]
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,8 @@ def test_the_text_is_that_of_plain_decoding(pair: TinyPair, tmp_path: Path, rows
     plain = _core.Engine(str(pair.target_gguf))
     for prompt in prompts():
         options = {"temperature": temperature, "seed": 5}
-        found = [token for step in steps(ranked, prompt, **options) for token, _ in step]
-        expected = [token for step in steps(plain, prompt, **options) for token, _ in step]
+        found = [token for step in steps(ranked, prompt, **options) for token, _, _ in step]
+        expected = [token for step in steps(plain, prompt, **options) for token, _, _ in step]
         assert found == expected
 
 
@@ -88,7 +88,7 @@ def test_only_tokens_of_the_subset_are_drafted(pair: TinyPair, tmp_path: Path, r
     ranks = write_order(tmp_path / "ranks.gguf", pair.target_gguf, order)
     engine = make_engine(pair, head=f"ranked:{rows}", ranks=ranks)
     kept = (CONTROL + [token for token in order.tolist() if token not in CONTROL])[:rows]
-    drafted = {token for prompt in prompts(30) for step in steps(engine, prompt) for token, was in step if was}
+    drafted = {token for prompt in prompts(30) for step in steps(engine, prompt) for token, was, _ in step if was}
     assert drafted <= set(kept)
     assert drafted or rows == 5
 
@@ -117,14 +117,14 @@ def pair_that_ends(pair: TinyPair, folder: Path) -> TinyPair:
 def test_control_tokens_are_kept(pair: TinyPair, tmp_path: Path) -> None:
     """A subset holds the control tokens although they are ranked last, or not at all."""
     ends = pair_that_ends(pair, tmp_path)
-    plain = [token for step in steps(_core.Engine(str(ends.target_gguf)), [7, 8, 9]) for token, _ in step]
+    plain = [token for step in steps(_core.Engine(str(ends.target_gguf)), [7, 8, 9]) for token, _, _ in step]
     assert plain == [1] * 24
     for number, order in enumerate([np.arange(VOCAB)[::-1], np.arange(50, 300)]):
         ranks = write_order(tmp_path / f"{number}.gguf", ends.target_gguf, order)
         engine = make_engine(ends, head="ranked:20", ranks=ranks)
         found = steps(engine, [7, 8, 9])
-        assert [token for step in found for token, _ in step] == plain
-        assert any(was for step in found for _, was in step), "the end-of-text token was never drafted"
+        assert [token for step in found for token, _, _ in step] == plain
+        assert any(was for step in found for _, was, _ in step), "the end-of-text token was never drafted"
 
 
 def test_ranks_inside_the_drafter_are_used(pair: TinyPair, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-// The model whose words count: a decoder-only transformer read from GGUF (Llama, Qwen2, Qwen3 and their kin).
+// A whole language model: a decoder-only transformer read from GGUF (Llama, Qwen2, Qwen3 and their kin). It is the
+// target, whose words count, or a drafter.
 #pragma once
 
 #include <functional>
@@ -14,7 +15,7 @@
 
 namespace frspec {
 
-struct TargetLimits {
+struct ModelLimits {
   int context = 0;     // tokens of prompt and text together
   int rows = 0;        // rows of one pass, at most
   int logit_rows = 0;  // rows of logits at once, at most
@@ -23,15 +24,16 @@ struct TargetLimits {
   KvType kv = KvType::F16;
 };
 
-class TargetModel {
+class CausalModel {
  public:
   // Reads all weights. Throws InvalidInput for tensors that are missing, misshapen, left over or not finite.
   // `on_bytes` follows the loading (WeightLoader). `taps`: layers whose inputs are kept (0 to layers; `layers` is the
   // last block's output before the final norm).
-  TargetModel(std::shared_ptr<const GgufFile> file, Backend& backend, const TargetLimits& limits,
+  CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend, const ModelLimits& limits,
               std::vector<int> taps = {}, std::function<void(std::size_t)> on_bytes = nullptr);
 
   const ModelConfig& config() const { return config_; }
+  const ModelLimits& limits() const { return limits_; }
   KvCache& cache() { return *cache_; }
 
   // Runs `rows.count` rows with the given token ids (device) behind the cache's prefix: rows.prefix must be
@@ -57,7 +59,7 @@ class TargetModel {
   std::shared_ptr<const GgufFile> file_;
   Backend& backend_;
   ModelConfig config_;
-  TargetLimits limits_;
+  ModelLimits limits_;
   std::unique_ptr<Weight> embedding_;  // (vocab, dim)
   std::unique_ptr<Weight> head_;       // (vocab, dim); null: tied to the embedding
   WeightSource head_source_;

@@ -1,5 +1,5 @@
 // Loading and running the target model.
-#include "model/target_model.h"
+#include "model/causal_model.h"
 
 #include <array>
 #include <string_view>
@@ -13,7 +13,7 @@ namespace {
 constexpr std::array<std::string_view, 2> kIgnored = {"token_ranks", "token_counts"};
 
 ModelConfig read_config(const GgufFile& file) {
-  ModelConfig config = read_target_config(file);
+  ModelConfig config = read_causal_config(file);
   const GgufTensor& embedding = file.tensor("token_embd.weight");
   if (embedding.shape[1] > (1 << 30)) {
     fail(file.path().string(), ": tensor 'token_embd.weight': found ", embedding.shape[1], " rows, expected at most ",
@@ -25,7 +25,7 @@ ModelConfig read_config(const GgufFile& file) {
 
 }  // namespace
 
-TargetModel::TargetModel(std::shared_ptr<const GgufFile> file, Backend& backend, const TargetLimits& limits,
+CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend, const ModelLimits& limits,
                          std::vector<int> taps, std::function<void(std::size_t)> on_bytes)
     : file_(std::move(file)), backend_(backend), config_(read_config(*file_)), limits_(limits), taps_(std::move(taps)) {
   WeightLoader loader(file_, backend_, std::move(on_bytes));
@@ -60,7 +60,7 @@ TargetModel::TargetModel(std::shared_ptr<const GgufFile> file, Backend& backend,
   }
 }
 
-void TargetModel::forward(const std::int32_t* tokens, const Rows& rows) {
+void CausalModel::forward(const std::int32_t* tokens, const Rows& rows) {
   const Tensor x = stream_.matrix(rows.count, config_.dim);
   const auto keep_taps = [&](int layer) {
     for (std::size_t t = 0; t < taps_.size(); ++t) {
@@ -77,14 +77,14 @@ void TargetModel::forward(const std::int32_t* tokens, const Rows& rows) {
   backend_.rms_norm(hidden(rows.count), x, final_norm_.as<float>(), config_.epsilon);
 }
 
-std::vector<const Weight*> TargetModel::matrices() const {
+std::vector<const Weight*> CausalModel::matrices() const {
   std::vector<const Weight*> result;
   for (const BlockWeights& block : blocks_) for_each_matrix(block, [&](const Weight& w) { result.push_back(&w); });
   result.push_back(&head());
   return result;
 }
 
-Tensor TargetModel::logits(Tensor hidden) {
+Tensor CausalModel::logits(Tensor hidden) {
   const Tensor out = logits_.matrix(hidden.rows, config_.vocab);
   backend_.matmul({hidden}, std::array{Projection{out, &head()}});
   return out;

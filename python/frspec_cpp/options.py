@@ -1,0 +1,169 @@
+"""The options of a text: how its tokens are chosen and where it ends."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_INT32_MAX = 2**31 - 1
+
+LogitsProcessor = Callable[[npt.NDArray[np.int32], npt.NDArray[np.float32]], "npt.NDArray[np.float32] | None"]
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of :meth:`LLM.generate`, :meth:`LLM.stream` and :meth:`LLM.chat`.
+
+    Names, order and defaults of the sampler chain are llama.cpp's (bias, penalties, top-k, typical-p, top-p, min-p,
+    temperature), but for the temperature, which is 0.
+
+    Attributes:
+        temperature: 0 (the default) takes the most probable token; above it, tokens are drawn.
+        top_k: Only the k most probable tokens; 0 or -1: all. Default 40.
+        top_p: Only the most probable tokens that hold this share together, above 0, at most 1. Default 0.95.
+        min_p: Only tokens that are at least this times as probable as the best, 0 to 1. Default 0.05.
+        typical_p: Only the tokens whose information is nearest to the entropy, and that hold this share together,
+            above 0, at most 1 (Meister et al., 2202.00666). Default 1.
+        dynatemp_range: The temperature moves by so much around its value, with the entropy. Default 0.
+        dynatemp_exponent: How: above 0. Default 1.
+        repeat_penalty: Divides positive logits of recent tokens (multiplies negative ones); above 0. Default 1.
+        frequency_penalty: Subtracted for each time a token stands among the recent ones. Default 0.
+        presence_penalty: Subtracted once for each recent token. Default 0.
+        repeat_last_n: How many tokens of prompt and text are recent; 0: none, -1: all. Default 64.
+        logit_bias: Token ids, and what is added to their logits; ``-inf`` forbids one. Default none.
+        logits_processor: A function of the token ids so far, int32 (n), and the processed logits, float32
+            (vocab_size), which are ``-inf`` where a token is out. It changes them in place or returns others, and has
+            the last word. It must depend on its arguments alone: then drafted and plain text are the same. It is
+            called for every token of the text, in order, and for no other. Default none.
+        seed: 0 to 2^64 - 1. The same seed gives the same text, with or without a drafter. Default 0.
+        stop: A string, or several, that end the text and are not part of it. Default none.
+        stop_token_ids: Token ids that do. Default none.
+        min_tokens: So many tokens are generated before anything ends the text. Default 0.
+        ignore_eos: Go on after an end-of-generation token. Default False.
+        logprobs: Give the log-probability of every token, and of so many best ones beside it (0: of none), before
+            the sampler chain and at temperature 1. Default None: no.
+        draft: False decodes without drafts: the same tokens. Default True.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    typical_p: float
+    dynatemp_range: float
+    dynatemp_exponent: float
+    repeat_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    repeat_last_n: int
+    logit_bias: Mapping[int, float] | None
+    logits_processor: LogitsProcessor | None
+    seed: int
+    stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
+    min_tokens: int
+    ignore_eos: bool
+    logprobs: int | None
+    draft: bool
+
+
+DEFAULTS = Options(
+    temperature=0.0,
+    top_k=40,
+    top_p=0.95,
+    min_p=0.05,
+    typical_p=1.0,
+    dynatemp_range=0.0,
+    dynatemp_exponent=1.0,
+    repeat_penalty=1.0,
+    frequency_penalty=0.0,
+    presence_penalty=0.0,
+    repeat_last_n=64,
+    logit_bias=None,
+    logits_processor=None,
+    seed=0,
+    stop=None,
+    stop_token_ids=None,
+    min_tokens=0,
+    ignore_eos=False,
+    logprobs=None,
+    draft=True,
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def takes_options(function: F) -> F:
+    """Shows every option with its default in the signature of ``function``, which takes ``**options: Unpack[Options]``.
+
+    An unknown name is a TypeError.
+    """
+    signature = inspect.signature(function)
+    parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    kinds = Options.__annotations__
+    parameters += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=str(kinds[name]))
+        for name, value in DEFAULTS.items()
+    ]
+
+    @functools.wraps(function)
+    def checked(*arguments: Any, **options: Any) -> Any:
+        for name in options.keys() - signature.parameters.keys() - DEFAULTS.keys():
+            message = f"{function.__name__}: found an unknown keyword argument {name!r}, expected one of "
+            raise TypeError(message + ", ".join(DEFAULTS))
+        return function(*arguments, **options)
+
+    checked.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return checked  # type: ignore[return-value]
+
+
+def _whole(name: str, value: object) -> int:
+    """``value`` as an int that fits 32 bits; larger ones mean the same as the largest."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name}: found {value!r} of type {type(value).__name__}, expected an int") from None
+    return max(-_INT32_MAX, min(number, _INT32_MAX))
+
+
+def native(vocab_size: int, **options: Unpack[Options]) -> dict[str, Any]:
+    """The options as the extension takes them.
+
+    Raises:
+        ValueError: A value is out of its range (the extension checks the rest).
+        TypeError: A value is of a wrong type.
+    """
+    values: dict[str, Any] = dict(options)
+    for name in ("top_k", "repeat_last_n", "min_tokens", "logprobs"):
+        if values.get(name) is not None:
+            values[name] = _whole(name, values[name])
+    if "seed" in values:
+        number = operator.index(values["seed"])
+        if not 0 <= number < 2**64:
+            raise ValueError(f"seed: found {number}, expected 0 to {2**64 - 1}")
+        values["seed"] = number
+    stop = values.get("stop")
+    values["stop"] = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
+    for text in values["stop"]:
+        if not isinstance(text, str):
+            raise TypeError(f"stop: found {text!r} of type {type(text).__name__}, expected str")
+    values["stop_token_ids"] = [_whole("stop_token_ids", token) for token in values.get("stop_token_ids") or ()]
+    bias = values.get("logit_bias") or {}
+    if not isinstance(bias, Mapping):
+        raise TypeError(f"logit_bias: found {type(bias).__name__}, expected a dictionary of token ids and numbers")
+    for token in bias:
+        if not 0 <= operator.index(token) < vocab_size:
+            raise ValueError(f"logit_bias: found token id {token}, expected 0 to {vocab_size - 1}")
+    values["logit_bias"] = [(operator.index(token), float(value)) for token, value in bias.items()]
+    processor = values.get("logits_processor")
+    if processor is not None and not callable(processor):
+        raise TypeError(f"logits_processor: found {type(processor).__name__}, expected a function")
+    return values
