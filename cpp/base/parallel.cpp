@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr int kShareParts = 8;
-constexpr int kSpins = 4000;  // some tens of microseconds
+constexpr int kSpins = 4000;  // 20 to 200 microseconds, by what the processor makes of a pause
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -94,10 +94,13 @@ void ThreadPool::run(const Job& job) {
     share.next.store(i * pieces / count, std::memory_order_relaxed);
     share.end = (i + 1) * pieces / count;
   }
-  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  open_.store(true);  // whoever comes from now on may join
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   work_on(job_, 0);
+  // Nothing is left to begin: only those are waited for that are still at something. A worker that wakes up too late,
+  // because another process has its core, holds nobody up.
+  open_.store(false);
   for (int spin = 0; busy_.load(std::memory_order_acquire) != 0; ++spin) {
     // More threads than cores: the one we wait for may need this core.
     spin < kSpins ? pause_cpu() : std::this_thread::yield();
@@ -112,7 +115,9 @@ void ThreadPool::worker_loop(int worker) {
     generation_.wait(seen, std::memory_order_acquire);
     seen = generation_.load(std::memory_order_acquire);
     if (stopping_.load()) return;
-    work_on(job_, worker);
+    // Registered before looking: either the caller sees this worker, or this worker sees that the job is closed.
+    busy_.fetch_add(1);
+    if (open_.load()) work_on(job_, worker);
     busy_.fetch_sub(1, std::memory_order_release);
   }
 }

@@ -65,7 +65,8 @@ class ThreadPool {
 
   Job job_;
   std::vector<Share> shares_;                 // by worker
-  std::atomic<int> busy_{0};                  // workers that have not finished the current job
+  std::atomic<bool> open_{false};             // whether a worker may join the current job
+  std::atomic<int> busy_{0};                  // workers that are at it, or about to see whether they may
   std::atomic<std::uint32_t> generation_{0};  // counts jobs; workers wait for it to change
   std::atomic<bool> stopping_{false};
   std::mutex error_mutex_;

@@ -41,7 +41,35 @@ inline double burn_with(std::int64_t rounds, Vector start, Add&& add) {
   return static_cast<double>(rounds) * 4 * kSums * kLanes * kMacsPerLane;
 }
 
+#if FRSPEC_AMX
+// Four sums of tiles in flight, 64 bytes deep.
+template <class Dot>
+inline double burn_tiles(std::int64_t rounds, std::int64_t macs_per_dot, Dot&& dot) {
+  alignas(kLine) static const std::byte zeros[16 * kLine] = {};
+  shape_tiles(TileShape::Bf16);
+  tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
+  tile_load<4>(zeros, kLine), tile_load<5>(zeros, kLine), tile_load<6>(zeros, kLine), tile_load<7>(zeros, kLine);
+#if FRSPEC_AMX_EMULATED
+  rounds = rounds / 50000 + 1;  // what the ceiling of software is interests nobody
+#endif
+  for (std::int64_t round = 0; round < rounds; ++round) dot();
+  return static_cast<double>(rounds) * 4.0 * static_cast<double>(macs_per_dot);
+}
+#endif
+
 double burn(Form form, std::int64_t rounds) {
+#if FRSPEC_AMX
+  if (form == Form::Int8) {
+    return burn_tiles(rounds, 16 * 16 * 64, [] {
+      tile_dot_bytes<0, 4, 6>(), tile_dot_bytes<1, 4, 7>(), tile_dot_bytes<2, 5, 6>(), tile_dot_bytes<3, 5, 7>();
+    });
+  }
+  if (form == Form::Bf16) {
+    return burn_tiles(rounds, 16 * 16 * 32, [] {
+      tile_dot_bf16<0, 4, 6>(), tile_dot_bf16<1, 4, 7>(), tile_dot_bf16<2, 5, 6>(), tile_dot_bf16<3, 5, 7>();
+    });
+  }
+#endif
   const Ints x = splat_ints(0x01010101);
   switch (form) {
     case Form::Int8:

@@ -146,7 +146,7 @@ void CpuBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& 
   const std::int32_t segments = (longest + kAttentionSegment - 1) / kAttentionSegment;
   const std::int64_t heads = row_blocks * shape.heads;
   // Few rows over a long text: segments are shared out, too. The bits are the same either way (attention.inl).
-  const bool split = segments > 1 && heads < std::int64_t{4} * pool_.size();
+  const bool split = segments > 1 && rows.count <= 4 * kAttentionRows && heads < std::int64_t{4} * pool_.size();
   const std::int64_t line = shape.head_dim + 2, lines = std::int64_t{kAttentionRows} * group;
   float* partial = split ? partial_.floats(static_cast<std::size_t>(heads * segments * lines * line)) : nullptr;
   const std::int64_t parts = split ? segments : 1;

@@ -60,7 +60,8 @@ void CpuWeight::dequantize(std::int64_t r, float* out) const {
     dequantize_row(type(), table_ + static_cast<std::size_t>(r) * bytes, out, cols());
     return;
   }
-  std::vector<std::byte> row(bytes);
+  thread_local std::vector<std::byte> row;  // grows on its first use
+  row.resize(bytes);
   const std::int64_t index = r / kPanel;
   unpack_row(type(), pair(index / kPair * kPair), place_of(index, panels()), static_cast<int>(r % kPanel), row.data(),
              cols());

@@ -44,14 +44,13 @@ void CpuBackend::measure_arithmetic(double* macs_per_second) {
   for (const Form form : {Form::Int8, Form::Bf16, Form::F32}) {
     std::array<double, kRepeats> speeds;
     for (double& speed : speeds) {
-      double macs = 0.0;  // of the caller's share; the others do as much
+      std::atomic<double> macs = 0.0;
       const double seconds = seconds_of([&] {
-        pool_.parallel_for(threads, 1, [&](std::int64_t, std::int64_t, int worker) {
-          const double done = kernels_.burn(form, kRounds);
-          if (worker == 0) macs = done;
+        pool_.parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t end, int) {
+          macs.fetch_add(kernels_.burn(form, (end - begin) * kRounds));
         });
       });
-      speed = macs * static_cast<double>(threads) / seconds;
+      speed = macs.load() / seconds;
     }
     std::sort(speeds.begin(), speeds.end());
     macs_per_second[static_cast<int>(form)] = speeds[kRepeats / 2];

@@ -75,7 +75,7 @@ inline void store_sums_of_codes(ActivationGroup& group, int b, const Ints* codes
 // Block `b` of a group, which shares a scale: n <= kActivationBlock elements, the rest are zero.
 FRSPEC_INLINE void to_codes(ActivationGroup& group, int b, const float* x, std::int64_t n) {
   const float magnitude = group.scales[b];
-  const float inverse = magnitude > 0.0f && magnitude < __builtin_inff() ? 127.0f / magnitude : 0.0f;
+  const float inverse = magnitude > 1e-36f && magnitude < __builtin_inff() ? 127.0f / magnitude : 0.0f;
   Ints rounded[kActivationBlock / kLanes];
 #pragma GCC unroll 32
   for (int i = 0; i < kActivationBlock; i += kLanes) {

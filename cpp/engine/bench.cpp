@@ -80,7 +80,7 @@ class Bench {
     const auto largest = [](const std::vector<int>& v) {
       return v.empty() ? 1 : *std::max_element(v.begin(), v.end());
     };
-    const int behind = std::max({largest(o.prompts), largest(o.texts), largest(o.trees)});
+    const int behind = std::max({largest(o.prompts), o.texts.empty() ? 128 : largest(o.texts), largest(o.trees)});
     // The first that uses the ranks, so that a ranks file without a use is an error.
     const auto ranked = std::find_if(o.heads.begin(), o.heads.end(), [](const auto& head) { return head != "full"; });
     result.head = o.engine.drafter && ranked != o.heads.end() ? *ranked : "full";
@@ -207,19 +207,27 @@ class Bench {
 
   BenchRow level(const std::string& head) {
     const TreeShape& shape = options_.engine.tree;
-    const auto prompt = some_tokens(2, engine_.config().vocab);
+    const auto prompt = some_tokens(std::max(options_.context, 2), engine_.config().vocab);
     const auto generation = engine_.begin(prompt, {.max_tokens = 1, .ignore_eos = true});
     (void)generation->step();
     BenchRow row = timed(concat("draft level, ", head), shape.branch, shape.levels(), [&] { engine_.time_draft(); });
-    add_cost(row, engine_.drafter()->matrices(), shape.branch, shape.branch);
+    // A tree has `levels` passes of the head, the first for a single row, and one pass less of everything else. (Keys
+    // and values of the drafter's layer are not counted.)
+    const auto weights = engine_.drafter()->matrices();
+    const std::vector<const Weight*> head_rows{weights.back()};
+    for (int i = 1; i < shape.levels(); ++i) add_cost(row, weights, shape.branch, shape.branch);
+    add_cost(row, head_rows, 1, 1);
+    for (double* cost : {&row.bytes, &row.macs, &row.arithmetic_seconds}) *cost /= shape.levels();
     set_floor(row);
     return row;
   }
 
+  int loop_tokens() const { return options_.texts.empty() ? 128 : options_.texts.front(); }
+
   // A text of the engine's own loop, plain and drafted, each behind the same prompt.
   BenchRow loop(const std::string& head) {
     const std::string test = concat("loop, ", head);
-    const int tokens = options_.texts.empty() ? 128 : options_.texts.front();
+    const int tokens = loop_tokens();
     const auto prompt = some_tokens(std::max(options_.context, 2), engine_.config().vocab);
     engine_.verifier().pretend(*options_.synthetic_acceptance);
     std::vector<double> speeds, plain_speeds;
@@ -239,10 +247,13 @@ class Bench {
     }
     engine_.verifier().pretend(-1.0f);
     row.test = test;
+    row.loop = true;
     row.rows = engine_.drafter()->max_tree_size();
     row.tokens_per_second = median(speeds);
-    row.milliseconds = 1e3 * row.accepted_length / row.tokens_per_second;
-    row.speedup = row.tokens_per_second / median(plain_speeds);
+    if (row.tokens_per_second > 0.0) {  // a text of one token has no step
+      row.milliseconds = 1e3 * row.accepted_length / row.tokens_per_second;
+      row.speedup = row.tokens_per_second / median(plain_speeds);
+    }
     return row;
   }
 

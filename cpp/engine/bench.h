@@ -38,6 +38,7 @@ struct BenchRow {
   double bytes_per_second = 0.0;    // of plain reading of the target's weights, then
   double floor_milliseconds = 0.0;  // the larger of bytes / bandwidth and multiply-adds / peak
   bool memory_bound = true;         // which of the two it is
+  bool loop = false;                // a whole text, not a pass: the fields of its cost are not set
   double accepted_length = 0.0;     // loops only
   double speedup = 0.0;             // loops only: over plain decoding of the same length
 };

@@ -43,7 +43,7 @@ std::string as_markdown(const BenchReport& r) {
   out << "| test | ms | ± | t/s | GB/s | of bandwidth | bound by | over the floor |\n"
          "|---|---|---|---|---|---|---|---|\n";
   for (const BenchRow& row : r.rows) {
-    if (row.accepted_length > 0.0) continue;
+    if (row.loop) continue;
     out << "| " << row.test << " | " << fixed(row.milliseconds, 2) << " | " << fixed(row.deviation, 2) << " | "
         << fixed(row.tokens_per_second, 1) << " | " << fixed(gigabytes_per_second(row), 1) << " | "
         << fixed(100 * share_of_bandwidth(row), 0) << " % | " << (row.memory_bound ? "memory" : "arithmetic") << " | "
@@ -51,7 +51,7 @@ std::string as_markdown(const BenchReport& r) {
   }
   bool first = true;
   for (const BenchRow& row : r.rows) {
-    if (row.accepted_length == 0.0) continue;
+    if (!row.loop) continue;
     if (first) out << "\n| test | accepted length | ms/step | t/s | over plain |\n|---|---|---|---|---|\n";
     first = false;
     out << "| " << row.test << " | " << fixed(row.accepted_length, 2) << " | " << fixed(row.milliseconds, 2) << " | "
@@ -70,7 +70,7 @@ std::string as_csv(const BenchReport& r) {
     return result + "\"";
   };
   for (const BenchRow& row : r.rows) {
-    const bool loop = row.accepted_length > 0.0;
+    const bool loop = row.loop;
     out << quote(r.machine) << ',' << quote(r.device) << ',' << quote(r.model) << ',' << r.context << ','
         << quote(row.test) << ',' << row.rows << ',' << row.milliseconds << ',' << row.deviation << ','
         << row.tokens_per_second << ',';
@@ -112,7 +112,7 @@ std::string as_json(const BenchReport& r) {
     json.member("rows", row.rows);
     json.member("ms", row.milliseconds);
     json.member("tokens_per_second", row.tokens_per_second);
-    if (row.accepted_length > 0.0) {
+    if (row.loop) {
       json.member("accepted_length", row.accepted_length);
       json.member("speedup", row.speedup);
     } else {
