@@ -82,6 +82,19 @@ struct Projection {
   bool accumulate = false;
 };
 
+// How a drafter looks at the noise that verification will draw with: its best tokens are those with the largest
+// logit / temperature + gumbel(seed, position, token), so that its children are what the target would say if it agreed.
+// The scores are the log-softmax of that over the best k.
+struct DraftNoise {
+  Sampling draw;                           // temperature > 0
+  const std::int32_t* position = nullptr;  // device: that of the tree's root
+  int offset = 1;                          // where the tokens would stand, behind it
+  // What the target's chain will do, approximately: only tokens among the top_k best (0: all), with top_p and min_p.
+  int top_k = 0;
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+};
+
 // The growing side of a draft tree (EAGLE-2): every candidate of every level. Candidates of level 0 come first
 // (branch of them), then branch * branch for each further level; parents are candidate indices, -1 for the root.
 struct CandidatePool {
@@ -182,6 +195,9 @@ class Backend {
   // top_k and sample for the logits hidden weight^T, which are not kept.
   virtual void head_top_k(std::int32_t* ids, float* log_probs, int k, Tensor hidden, const Weight& weight,
                           const std::int32_t* column_ids) = 0;
+  // The k best under the noise, best first, and their scores (DraftNoise).
+  virtual void head_noisy_top_k(std::int32_t* ids, float* scores, int k, Tensor hidden, const Weight& weight,
+                                const std::int32_t* column_ids, const DraftNoise& noise) = 0;
   virtual void head_sample(std::int32_t* tokens, Tensor hidden, const Weight& weight, const Rows& rows,
                            const Sampling& sampling) = 0;
 

@@ -40,4 +40,9 @@ inline void store_signed(void* p, Ints v) {
   _mm_storel_epi64(static_cast<__m128i*>(p), both);
 }
 
+using Quads = std::uint64_t __attribute__((vector_size(4 * kLanes)));
+inline Quads multiply_even(Quads a, Quads b) {
+  return reinterpret_cast<Quads>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+}
+
 }  // namespace

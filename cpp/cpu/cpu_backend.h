@@ -75,6 +75,8 @@ class CpuBackend final : public Backend {
   void sample(std::int32_t* tokens, Tensor logits, const Rows& rows, const Sampling& sampling) override;
   void head_top_k(std::int32_t* ids, float* log_probs, int k, Tensor hidden, const Weight& weight,
                   const std::int32_t* column_ids) override;
+  void head_noisy_top_k(std::int32_t* ids, float* scores, int k, Tensor hidden, const Weight& weight,
+                        const std::int32_t* column_ids, const DraftNoise& noise) override;
   void head_sample(std::int32_t* tokens, Tensor hidden, const Weight& weight, const Rows& rows,
                    const Sampling& sampling) override;
 
@@ -122,6 +124,8 @@ class CpuBackend final : public Backend {
   template <class ForEachChunk>
   void find_best(std::int32_t* ids, float* log_probs, int k, std::int64_t rows, std::int64_t cols,
                  const std::int32_t* column_ids, ForEachChunk&& for_each_chunk);
+  void find_noisy(std::int32_t* ids, float* values, float* largest, int wide, Tensor hidden, const Weight& weight,
+                  const std::int32_t* column_ids, const DraftNoise& noise);
   template <class ForEachChunk>
   void choose(std::int32_t* tokens, const Rows& rows, const Sampling& sampling, ForEachChunk&& for_each_chunk);
 
@@ -131,6 +135,7 @@ class CpuBackend final : public Backend {
   std::vector<Scratch> product_scratch_;                 // by worker: PanelProduct::scratch
   std::vector<Scratch> row_scratch_;                     // by worker: a normed row, a chunk of logits, attention
   Scratch partial_;                                      // what pieces of an operation hand to its end
+  Scratch candidates_;                                   // head_noisy_top_k
   Scratch lengths_;                                      // (rows) of attend
   std::vector<RowChain> row_chains_;                     // by worker: process
   std::vector<std::int32_t> order_;                      // tree_select and tree_expand

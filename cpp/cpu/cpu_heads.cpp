@@ -17,7 +17,9 @@ namespace {
 constexpr std::int64_t kChunk = 512;  // columns per record
 constexpr std::int64_t kBlock = 64;   // columns that are looked at together
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
-constexpr float kMostNoise = 23.0f;  // no gumbel_from_bits is larger: -log of half of 2^-32 is 22.9
+constexpr int kMostCandidates = 256;   // of head_noisy_top_k
+constexpr float kOutOfChain = 100.0f;  // what a token loses that the target's chain will take out: others come first
+constexpr float kMostNoise = 23.0f;    // no gumbel_from_bits is larger: -log of half of 2^-32 is 22.9
 
 std::int64_t chunks_of(std::int64_t cols) { return (cols + kChunk - 1) / kChunk; }
 
@@ -83,6 +85,27 @@ class BestMemory {
   std::int64_t rows_;
   int k_;
 };
+
+// values, best first, to their log-softmax.
+void normalize(float* values, int count) {
+  const auto best = static_cast<double>(values[0]);
+  double total = 0.0;
+  for (int i = 0; i < count; ++i) total += std::exp(static_cast<double>(values[i]) - best);
+  const double log_sum = best + std::log(total);
+  for (int i = 0; i < count; ++i) {
+    values[i] = static_cast<float>(std::min(0.0, static_cast<double>(values[i]) - log_sum));
+  }
+}
+
+// Calls offer(value, column) for every column that may be at least as good as `best`, which offer() raises.
+template <class Offer>
+void offer_best(const Kernels& kernels, const float* x, std::int64_t count, Offer&& offer, const float& best) {
+  for (std::int64_t block = 0; block < count; block += kBlock) {
+    const std::int64_t end = std::min(block + kBlock, count);
+    if (!(kernels.maximum(x + block, end - block) >= best)) continue;
+    for (std::int64_t i = block; i < end; ++i) offer(x[i], i);
+  }
+}
 
 }  // namespace
 
@@ -175,6 +198,9 @@ void CpuBackend::choose(std::int32_t* tokens, const Rows& rows, const Sampling& 
   std::fill_n(choices, workers * rows.count, Choice{kLowest, -1});
   for_each_chunk(
       [&](const float* logits, std::int64_t stride, std::int64_t first, std::int64_t count, std::int64_t, int worker) {
+        // Rows that stand at the same position, as the nodes of a level do, share their noise.
+        float noise[kChunk], noisy_logits[kChunk];
+        std::int64_t noise_position = -1;
         for (std::int64_t r = 0; r < rows.count; ++r) {
           const float* x = logits + r * stride;
           Choice& best = choices[worker * rows.count + r];
@@ -182,30 +208,21 @@ void CpuBackend::choose(std::int32_t* tokens, const Rows& rows, const Sampling& 
             const auto token = static_cast<std::int32_t>(first + column);
             if (value > kLowest && is_better(value, token, best.value, best.token)) best = {value, token};
           };
-          for (std::int64_t block = 0; block < count; block += kBlock) {
-            const std::int64_t end = std::min(block + kBlock, count);
-            const float most = kernels_.maximum(x + block, end - block);
-            if (!noisy) {
-              if (!(most >= best.value)) continue;
-              for (std::int64_t i = block; i < end; ++i) offer(x[i], i);
-              continue;
-            }
-            // Most tokens are too unlikely for any noise to lift them: these cost no random numbers.
-            const std::int64_t depth = rows.depth != nullptr ? rows.depth[r] : r;
-            const auto position = static_cast<std::uint64_t>(*rows.prefix + depth + 1);
-            if (!(most / sampling.temperature + kMostNoise >= best.value)) continue;
-            for (std::int64_t i = block; i < end; i += 4) {
-              const std::int64_t last = std::min(i + 4, end);
-              if (!(kernels_.maximum(x + i, last - i) / sampling.temperature + kMostNoise >= best.value)) continue;
-              const PhiloxBlock bits =
-                  philox({static_cast<std::uint32_t>((first + i) >> 2), static_cast<std::uint32_t>(position),
-                          static_cast<std::uint32_t>(position >> 32), 0},
-                         sampling.seed);
-              for (std::int64_t v = i; v < last; ++v) {
-                offer(x[v] / sampling.temperature + gumbel_from_bits(bits[static_cast<std::size_t>(v - i)]), v);
-              }
-            }
+          if (!noisy) {
+            offer_best(kernels_, x, count, offer, best.value);
+            continue;
           }
+          // Most chunks are too unlikely for any noise to lift them: these cost no random numbers.
+          if (!(kernels_.maximum(x, count) / sampling.temperature + kMostNoise >= best.value)) continue;
+          const std::int64_t depth = rows.depth != nullptr ? rows.depth[r] : r;
+          const std::int64_t position = *rows.prefix + depth + 1;
+          if (position != noise_position) {
+            kernels_.gumbel_run(noise, static_cast<std::uint32_t>(first), count, static_cast<std::uint64_t>(position),
+                                sampling.seed);
+            noise_position = position;
+          }
+          kernels_.add_noise(noisy_logits, x, sampling.temperature, noise, count);
+          offer_best(kernels_, noisy_logits, count, offer, best.value);
         }
       });
   for (std::int64_t r = 0; r < rows.count; ++r) {
@@ -227,6 +244,93 @@ void CpuBackend::head_top_k(std::int32_t* ids, float* log_probs, int k, Tensor h
                             const std::int32_t* column_ids) {
   find_best(ids, log_probs, k, hidden.rows, weight.rows(), column_ids,
             [&](auto&& reduce) { for_each_chunk_of_head(hidden, weight, reduce); });
+}
+
+// The best `wide` columns of each row under the noise, best first: token ids and noisy logits; and the largest logit
+// without noise. All rows choose tokens for one position, so they share its noise.
+void CpuBackend::find_noisy(std::int32_t* ids, float* values, float* largest, int wide, Tensor hidden,
+                            const Weight& weight, const std::int32_t* column_ids, const DraftNoise& noise) {
+  const std::int64_t rows = hidden.rows, workers = pool_.size();
+  const auto position = static_cast<std::uint64_t>(*noise.position + noise.offset);
+  const BestMemory memory(partial_.bytes(BestMemory::bytes(workers, rows, wide, workers)), workers, rows, wide);
+  for (std::int64_t i = 0; i < workers * rows; ++i) {
+    *memory.list(i / rows, i % rows).kept = 0;
+    memory.sum(i / rows, i % rows).maximum = kLowest;
+  }
+  for_each_chunk_of_head(
+      hidden, weight,
+      [&](const float* logits, std::int64_t stride, std::int64_t first, std::int64_t count, std::int64_t, int worker) {
+        float gumbel[kChunk], noisy[kChunk];
+        if (column_ids != nullptr) {
+          kernels_.gumbel_list(gumbel, column_ids + first, count, position, noise.draw.seed);
+        } else {
+          kernels_.gumbel_run(gumbel, static_cast<std::uint32_t>(first), count, position, noise.draw.seed);
+        }
+        for (std::int64_t r = 0; r < rows; ++r) {
+          const float* x = logits + r * stride;
+          float& most = memory.sum(worker, r).maximum;
+          most = std::max(most, kernels_.maximum(x, count));
+          kernels_.add_noise(noisy, x, noise.draw.temperature, gumbel, count);
+          const BestList list = memory.list(worker, r);
+          for (std::int64_t block = 0; block < count; block += kBlock) {
+            const std::int64_t end = std::min(block + kBlock, count);
+            if (*list.kept == wide && kernels_.maximum(noisy + block, end - block) < list.bar()) continue;
+            for (std::int64_t i = block; i < end; ++i) {
+              list.offer(std::isnan(noisy[i]) ? kLowest : noisy[i], static_cast<std::int32_t>(first + i));
+            }
+          }
+        }
+      });
+  for (std::int64_t r = 0; r < rows; ++r) {
+    std::int32_t kept = 0;
+    const BestList best{&kept, ids + r * wide, values + r * wide, wide};
+    largest[r] = kLowest;
+    for (std::int64_t w = 0; w < workers; ++w) {
+      const BestList list = memory.list(w, r);
+      for (int i = 0; i < *list.kept; ++i) best.offer(list.values[i], list.ids[i]);
+      largest[r] = std::max(largest[r], memory.sum(w, r).maximum);
+    }
+    for (int i = 0; i < wide && column_ids != nullptr; ++i) best.ids[i] = column_ids[best.ids[i]];
+  }
+}
+
+void CpuBackend::head_noisy_top_k(std::int32_t* ids, float* scores, int k, Tensor hidden, const Weight& weight,
+                                  const std::int32_t* column_ids, const DraftNoise& noise) {
+  // Where the chain takes all but a few tokens out, these few are found first and noise is drawn for them alone.
+  // Elsewhere every token gets its noise, and some more are kept than wanted, for min-p to choose from.
+  const auto cols = static_cast<int>(weight.rows());
+  const bool few = noise.top_k > 0 && noise.top_k <= kMostCandidates;
+  const int wide = few ? std::clamp(noise.top_k, k, cols) : std::min(noise.min_p > 0.0f ? 4 * k : k, cols);
+  const std::int64_t rows = hidden.rows;
+  const auto count = static_cast<std::size_t>(rows * wide);
+  auto* candidates =
+      reinterpret_cast<std::int32_t*>(candidates_.bytes((2 * count + static_cast<std::size_t>(rows)) * 4));
+  auto* values = reinterpret_cast<float*>(candidates + count);
+  auto* largest = values + count;
+  if (few) {
+    head_top_k(candidates, values, wide, hidden, weight, column_ids);
+  } else {
+    find_noisy(candidates, values, largest, wide, hidden, weight, column_ids, noise);
+  }
+  const float least = noise.min_p > 0.0f ? std::log(noise.min_p) : kLowest;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    std::int32_t kept = 0;
+    const BestList best{&kept, ids + r * k, scores + r * k, k};
+    const float* x = values + r * wide;
+    double sum = 0.0;
+    for (int i = 0; i < wide; ++i) {
+      const std::int32_t id = candidates[r * wide + i];
+      const float g = gumbel(noise.draw.seed, static_cast<std::uint64_t>(*noise.position + noise.offset),
+                             static_cast<std::uint32_t>(id));
+      const float noisy = few ? x[i] / noise.draw.temperature + g : x[i];
+      const float behind = few ? x[i] - x[0] : (x[i] - g) * noise.draw.temperature - largest[r];
+      // What the target's chain will take out comes last: a tree wants its children, all the same.
+      const bool out = behind < least || (few && sum >= static_cast<double>(noise.top_p));
+      if (few) sum += std::exp(static_cast<double>(x[i]));
+      best.offer(out ? noisy - kOutOfChain : noisy, id);
+    }
+    normalize(scores + r * k, k);
+  }
 }
 
 void CpuBackend::sample(std::int32_t* tokens, Tensor logits, const Rows& rows, const Sampling& sampling) {

@@ -76,6 +76,11 @@ struct Kernels {
   void (*to_half)(std::uint16_t* out, const float* x, std::int64_t n);
   float (*maximum)(const float* x, std::int64_t n);                  // NaN counts as -infinity
   float (*sum_exp)(const float* x, std::int64_t n, float subtract);  // sum of exp(x - subtract)
+  // The noise of n tokens at a position: of `first` (a multiple of 4) and those that follow it, or of a list of ids.
+  void (*gumbel_run)(float* out, std::uint32_t first, std::int64_t n, std::uint64_t position, std::uint64_t seed);
+  void (*gumbel_list)(float* out, const std::int32_t* ids, std::int64_t n, std::uint64_t position, std::uint64_t seed);
+  void (*add_noise)(float* out, const float* x, float temperature, const float* noise,
+                    std::int64_t n);  // x / T + noise
   // For the ceilings: reads whole lines and returns a digest of them; does `rounds` rounds of nothing but multiply-adds
   // in the arithmetic of a form and returns how many multiply-adds those were.
   std::int32_t (*read)(const std::byte* memory, std::int64_t bytes);

@@ -4,6 +4,7 @@
 //   kTileRows        rows of x per tile of kTilePanels panels: as many sums as fit the registers
 //   kUnsignedCodes   whether dot_bytes takes unsigned weights; dot_bytes(sum, w, x): each lane adds four products
 //   load_unsigned, load_signed, store_signed: bytes to floats, and back from ints
+//   multiply_even(a, b): products of the even 32-bit words of a with those of b, 64 bits wide
 //   FRSPEC_AMX       1 where there are tiles (amx_tiles.h)
 //   FRSPEC_BF16      1 where there is dot_bf16(sum, w, x), which adds two; low_half(v): f16 in the low half of lanes
 // Everything else is static, so each instruction set has its own copy (see kernels.h).
@@ -159,6 +160,8 @@ float sum_exp(const float* x, std::int64_t n, float subtract) {
 #include "cpu/multiply.inl"
 
 #include "cpu/ceilings.inl"
+#include "cpu/noise.inl"
 
-const Kernels FRSPEC_KERNELS = {FRSPEC_ISA_NAME, form,   to_int8, to_bf16, multiply, attend, merge_segments,
-                                rms_norm,        swiglu, to_half, maximum, sum_exp,  read,   burn};
+const Kernels FRSPEC_KERNELS = {FRSPEC_ISA_NAME, form,        to_int8,   to_bf16, multiply, attend,
+                                merge_segments,  rms_norm,    swiglu,    to_half, maximum,  sum_exp,
+                                gumbel_run,      gumbel_list, add_noise, read,    burn};

@@ -87,6 +87,9 @@ inline void store_half(std::uint16_t* p, Floats v) {
   for (int i = 0; i < kLanes; ++i) p[i] = float_to_half(v[i]);
 }
 
+using Quads = std::uint64_t __attribute__((vector_size(4 * kLanes)));
+inline Quads multiply_even(Quads a, Quads b) { return (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu); }
+
 }  // namespace
 
 #define FRSPEC_KERNELS kGenericKernels

@@ -57,6 +57,12 @@ inline Ints dot_bytes(Ints sum, Ints w, Ints x) {
       vdotq_s32(reinterpret_cast<int32x4_t>(sum), reinterpret_cast<int8x16_t>(w), reinterpret_cast<int8x16_t>(x)));
 }
 
+using Quads = std::uint64_t __attribute__((vector_size(4 * kLanes)));
+inline Quads multiply_even(Quads a, Quads b) {
+  return reinterpret_cast<Quads>(
+      vmull_u32(vmovn_u64(reinterpret_cast<uint64x2_t>(a)), vmovn_u64(reinterpret_cast<uint64x2_t>(b))));
+}
+
 }  // namespace
 
 #define FRSPEC_KERNELS kNeonKernels

@@ -27,7 +27,7 @@ class RowChain {
 
  private:
   void penalize(std::span<float> row, const SamplerChain& chain, std::span<const std::int32_t> recent);
-  // Fills kept_ with the best `count` columns, best first.
+  // Fills kept_ with the best `count` columns, in no order.
   void keep_best(std::span<const float> row, std::int64_t count);
   // Fills kept_ with the columns from the best down, until they hold `share` of what `total` is the sum of: of
   // exp(value - best).

@@ -17,12 +17,19 @@ struct Committed {
   const std::int32_t* next = nullptr;  // (rows) the token that follows each of them in the text
 };
 
+// What a drafter may know about a text.
+struct TextRules {
+  const SamplerChain* chain = nullptr;     // how its tokens are chosen; they outlive the text
+  Sampling draw;                           // at temperature 0 there is no noise
+  const std::int32_t* position = nullptr;  // device: where the root of the next tree stands
+};
+
 class Drafter {
  public:
   virtual ~Drafter() = default;
 
   // A new text begins.
-  virtual void begin() = 0;
+  virtual void begin(const TextRules& rules) = 0;
   // The text grew. Called for every chunk of the prompt and after every step, in order.
   virtual void accept(const Committed& committed) = 0;
   // A tree whose root is the text's last token, `*root` (device), the one that the target has not processed yet.

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "draft/keyed.h"
 
 namespace frspec {
 namespace {
@@ -81,7 +82,10 @@ std::vector<const Weight*> Eagle2Drafter::matrices() const {
   return result;
 }
 
-void Eagle2Drafter::begin() { cache_->set_length(0); }
+void Eagle2Drafter::begin(const TextRules& rules) {
+  rules_ = rules;
+  cache_->set_length(0);
+}
 
 Tensor Eagle2Drafter::forward(const Rows& rows) {
   const Tensor x = stream_.matrix(rows.count, config_.dim);
@@ -110,7 +114,8 @@ const DraftTree& Eagle2Drafter::propose(const std::int32_t* root) {
       backend_.gather_rows(input_hidden(pool.branch), hidden, pool.frontier_rows);
       hidden = forward(tree_.frontier_rows(cache_->length(), level - 1));
     }
-    head_->top_k(hidden, pool.branch, child_ids_.as<std::int32_t>(), child_scores_.as<float>());
+    head_->top_k(hidden, pool.branch, child_ids_.as<std::int32_t>(), child_scores_.as<float>(),
+                 noise_of(rules_, level));
     backend_.tree_expand(pool, level, child_ids_.as<std::int32_t>(), child_scores_.as<float>());
   }
   backend_.tree_select(tree_.view(), pool, root);

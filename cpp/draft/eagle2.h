@@ -29,7 +29,7 @@ class Eagle2Drafter final : public Drafter {
                 std::unique_ptr<DraftHead> head, const TreeShape& shape, const Eagle2Limits& limits,
                 std::function<void(std::size_t)> on_bytes = nullptr);
 
-  void begin() override;
+  void begin(const TextRules& rules) override;
   void accept(const Committed& committed) override;
   const DraftTree& propose(const std::int32_t* root) override;
   std::vector<const Weight*> matrices() const override;
@@ -46,6 +46,7 @@ class Eagle2Drafter final : public Drafter {
 
   std::shared_ptr<const GgufFile> file_;
   Backend& backend_;
+  TextRules rules_;
   ModelConfig config_;
   Eagle2Limits limits_;
   std::unique_ptr<DraftHead> head_;

@@ -10,7 +10,7 @@ class NoDrafter final : public Drafter {
   explicit NoDrafter(Backend& backend)
       : backend_(backend), tree_(backend, TreeShape{.depth = 0, .branch = 1, .size = 1}) {}
 
-  void begin() override {}
+  void begin(const TextRules&) override {}
   void accept(const Committed&) override {}
   const DraftTree& propose(const std::int32_t* root) override {
     backend_.tree_select(tree_.view(), tree_.pool(), root);

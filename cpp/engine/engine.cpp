@@ -259,7 +259,7 @@ void Engine::add_logprobs(Generation& text, Tensor hidden, const std::int32_t* t
 bool Engine::read_prompt(Generation& text, Drafter& drafter) {
   const std::vector<TokenId> prompt = text.tokens_;  // the text grows when its first token is taken
   const auto batch = static_cast<std::size_t>(batch_);
-  drafter.begin();
+  drafter.begin({&text.sampler_.chain(), text.sampler_.draw(), target_->cache().length()});
   backend_->upload(history_.as<void>(), prompt.data(), prompt.size() * sizeof(TokenId));
   for (std::size_t first = 0; first < prompt.size(); first += batch) {
     if (text.keep_going_ && !text.keep_going_()) return false;

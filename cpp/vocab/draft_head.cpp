@@ -8,13 +8,22 @@
 namespace frspec {
 namespace {
 
+void best_tokens(Backend& backend, Tensor hidden, int k, std::int32_t* ids, float* scores, const Weight& rows,
+                 const std::int32_t* column_ids, const std::optional<DraftNoise>& noise) {
+  if (noise) {
+    backend.head_noisy_top_k(ids, scores, k, hidden, rows, column_ids, *noise);
+  } else {
+    backend.head_top_k(ids, scores, k, hidden, rows, column_ids);
+  }
+}
+
 class FullHead final : public DraftHead {
  public:
   FullHead(Backend& backend, const Weight& head) : backend_(backend), head_(head) {}
 
   const Weight& rows() const override { return head_; }
-  void top_k(Tensor hidden, int k, std::int32_t* ids, float* log_probs) override {
-    backend_.head_top_k(ids, log_probs, k, hidden, head_, nullptr);
+  void top_k(Tensor hidden, int k, std::int32_t* ids, float* scores, const std::optional<DraftNoise>& noise) override {
+    best_tokens(backend_, hidden, k, ids, scores, head_, nullptr, noise);
   }
 
  private:
@@ -30,8 +39,8 @@ class ListedHead final : public DraftHead {
   }
 
   const Weight& rows() const override { return *rows_; }
-  void top_k(Tensor hidden, int k, std::int32_t* ids, float* log_probs) override {
-    backend_.head_top_k(ids, log_probs, k, hidden, *rows_, ids_.as<std::int32_t>());
+  void top_k(Tensor hidden, int k, std::int32_t* ids, float* scores, const std::optional<DraftNoise>& noise) override {
+    best_tokens(backend_, hidden, k, ids, scores, *rows_, ids_.as<std::int32_t>(), noise);
   }
 
  private:

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -28,8 +29,9 @@ class DraftHead {
   virtual const Weight& rows() const = 0;                       // (size, dim): what a step multiplies with
   int size() const { return static_cast<int>(rows().rows()); }  // k may not exceed it
   // The k best tokens after each row of `hidden` (rows, dim): ids (rows, k), log-probabilities within the subset
-  // (rows, k), best first, never above 0.
-  virtual void top_k(Tensor hidden, int k, std::int32_t* ids, float* log_probs) = 0;
+  // (rows, k), best first, never above 0. With noise: the best under it, and their scores.
+  virtual void top_k(Tensor hidden, int k, std::int32_t* ids, float* scores,
+                     const std::optional<DraftNoise>& noise) = 0;
 };
 
 // All rows of `head`, which is the target's.

@@ -1,0 +1,13 @@
+// Drafting with an eye on the noise that verification will draw with (contract 2).
+#pragma once
+
+#include <optional>
+
+#include "draft/drafter.h"
+
+namespace frspec {
+
+// The noise of the children of a tree's level `level` (0: of its root); none at temperature 0.
+std::optional<DraftNoise> noise_of(const TextRules& rules, int level);
+
+}  // namespace frspec
