@@ -89,6 +89,7 @@ struct DraftNoise {
   Sampling draw;                           // temperature > 0
   const std::int32_t* position = nullptr;  // device: that of the tree's root
   int offset = 1;                          // where the tokens would stand, behind it
+  const std::int32_t* token_of_id = nullptr;  // the target's token for each id of the head, where they differ
   // What the target's chain will do, approximately: only tokens among the top_k best (0: all), with top_p and min_p.
   int top_k = 0;
   float top_p = 1.0f;
@@ -205,6 +206,8 @@ class Backend {
   // Adds the children (rows, branch) of the frontier (level 0: of the root) as candidates of `level` and makes the best
   // `branch` of them the next frontier; its nodes will be stored in draft cache slots level * branch + 0, 1, ...
   virtual void tree_expand(const CandidatePool& pool, int level, const std::int32_t* ids, const float* log_probs) = 0;
+  // ids[i] = map[ids[i]].
+  virtual void map_ids(std::int32_t* ids, int count, const std::int32_t* map) = 0;
   // The root and the best size - 1 candidates, parents first; ties go to the earlier candidate.
   virtual void tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) = 0;
   // Walks down from the root while the target's token after a node (`sampled`, one per node) is one of its children.

@@ -82,6 +82,10 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   options.text("-d, --drafter", "DRAFTER", request.drafter, "GGUF file of its drafter; none with -m: plain decoding");
   options.text("--ranks", "FILE", request.ranks, "token ranks; default: those in the drafter's file");
   options.text("--head", "full|ranked:N", request.engine.head, "vocabulary that drafts are chosen from; default: full");
+  options.text("--translate", "auto|tli|slem", request.engine.translate,
+               "how a drafter of another vocabulary is understood; default: auto");
+  options.number("--ngram", "N", request.engine.ngram,
+                 "draft what followed the last N or fewer tokens before, too; default: 0, do not");
   options.text("-p, --prompt", "TEXT", request.prompt, "the prompt");
   options.text("-f, --file", "FILE", request.file, "a file that holds the prompt; - is standard input");
   options.number("-n, --max-tokens, --n-predict, --predict", "MAX", request.generate.max_tokens,

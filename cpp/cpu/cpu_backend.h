@@ -86,6 +86,7 @@ class CpuBackend final : public Backend {
 
   // cpu_tree.cpp: draft trees
   void tree_expand(const CandidatePool& pool, int level, const std::int32_t* ids, const float* log_probs) override;
+  void map_ids(std::int32_t* ids, int count, const std::int32_t* map) override;
   void tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) override;
   void verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) override;
   void verify_logits(const VerdictView& verdict, const TreeView& tree, Tensor logits, const Rows& rows,

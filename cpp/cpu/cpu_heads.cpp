@@ -261,7 +261,13 @@ void CpuBackend::find_noisy(std::int32_t* ids, float* values, float* largest, in
       hidden, weight,
       [&](const float* logits, std::int64_t stride, std::int64_t first, std::int64_t count, std::int64_t, int worker) {
         float gumbel[kChunk], noisy[kChunk];
-        if (column_ids != nullptr) {
+        if (noise.token_of_id != nullptr) {
+          std::int32_t tokens[kChunk];
+          for (std::int64_t i = 0; i < count; ++i) {
+            tokens[i] = noise.token_of_id[column_ids != nullptr ? column_ids[first + i] : first + i];
+          }
+          kernels_.gumbel_list(gumbel, tokens, count, position, noise.draw.seed);
+        } else if (column_ids != nullptr) {
           kernels_.gumbel_list(gumbel, column_ids + first, count, position, noise.draw.seed);
         } else {
           kernels_.gumbel_run(gumbel, static_cast<std::uint32_t>(first), count, position, noise.draw.seed);
@@ -321,7 +327,7 @@ void CpuBackend::head_noisy_top_k(std::int32_t* ids, float* scores, int k, Tenso
     for (int i = 0; i < wide; ++i) {
       const std::int32_t id = candidates[r * wide + i];
       const float g = gumbel(noise.draw.seed, static_cast<std::uint64_t>(*noise.position + noise.offset),
-                             static_cast<std::uint32_t>(id));
+                             static_cast<std::uint32_t>(noise.token_of_id != nullptr ? noise.token_of_id[id] : id));
       const float noisy = few ? x[i] / noise.draw.temperature + g : x[i];
       const float behind = few ? x[i] - x[0] : (x[i] - g) * noise.draw.temperature - largest[r];
       // What the target's chain will take out comes last: a tree wants its children, all the same.

@@ -51,6 +51,10 @@ void CpuBackend::tree_expand(const CandidatePool& pool, int level, const std::in
   }
 }
 
+void CpuBackend::map_ids(std::int32_t* ids, int count, const std::int32_t* map) {
+  for (int i = 0; i < count; ++i) ids[i] = map[ids[i]];
+}
+
 void CpuBackend::tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) {
   const int kept = tree.size - 1;
   const int stride = tree.max_depth + 1;

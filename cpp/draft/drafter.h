@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "backend/backend.h"
+#include "tokenizer/tokenizer.h"
 #include "tree/draft_tree.h"
 
 namespace frspec {
@@ -15,6 +17,9 @@ struct Committed {
   const std::int32_t* count = nullptr;
   Tensor hidden;                       // (rows, dim) the target's states after its final norm
   const std::int32_t* next = nullptr;  // (rows) the token that follows each of them in the text
+  // The same on the host, for drafters that look at text.
+  std::span<const TokenId> tokens;  // (rows) the processed tokens themselves
+  TokenId next_token = 0;           // that follows the last of them: the root of the next tree
 };
 
 // What a drafter may know about a text.
@@ -34,11 +39,8 @@ class Drafter {
   virtual void accept(const Committed& committed) = 0;
   // A tree whose root is the text's last token, `*root` (device), the one that the target has not processed yet.
   virtual const DraftTree& propose(const std::int32_t* root) = 0;
-  // Nodes and depth of the largest tree it proposes.
-  // Every matrix that growing one level of a tree multiplies with, the head's rows included.
-  virtual std::vector<const Weight*> matrices() const = 0;
-  virtual int max_tree_size() const = 0;
-  virtual int max_tree_depth() const = 0;
+  // Every matrix that growing one level of a tree multiplies with, the head's rows last.
+  virtual std::vector<const Weight*> matrices() const { return {}; }
 };
 
 }  // namespace frspec

@@ -6,7 +6,6 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "draft/keyed.h"
 
 namespace frspec {
 namespace {
@@ -25,15 +24,6 @@ void check_fit(const GgufFile& file, const ModelConfig& drafter, const ModelConf
   check("vocab_size", drafter.vocab, target.vocab, "vocabulary size");
 }
 
-int checked_branch(const TreeShape& shape, const DraftHead& head) {
-  check_tree_shape(shape);
-  if (shape.branch > head.size()) {
-    fail("tree shape: branch: found ", shape.branch, ", expected at most ", head.size(),
-         ", the rows of the draft head");
-  }
-  return shape.branch;
-}
-
 }  // namespace
 
 Eagle2Drafter::Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& backend, const CausalModel& target,
@@ -45,7 +35,7 @@ Eagle2Drafter::Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& back
       limits_(limits),
       head_(std::move(head)),
       embedding_(&target.embedding()),
-      tree_(backend, TreeShape{shape.depth, checked_branch(shape, *head_), shape.size}) {
+      grower_(backend, shape, *head_) {
   check_fit(*file_, config_, target.config());
   WeightLoader loader(file_, backend_, std::move(on_bytes));
   if (loader.has("token_embd.weight")) {
@@ -58,7 +48,7 @@ Eagle2Drafter::Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& back
   const auto factors = loader.rope_factors(config_.rope.dims / 2);
   loader.expect_all_read(kIgnored);
 
-  const CandidatePool& pool = tree_.pool();
+  const CandidatePool& pool = grower_.pool();
   const int behind = pool.levels * pool.branch;  // slots and, more than, positions behind the text
   rope_ = std::make_unique<RopeTable>(backend_, config_.rope, factors, limits_.context + pool.levels + 1);
   cache_ = std::make_unique<KvCache>(backend_, config_.layers,
@@ -71,8 +61,6 @@ Eagle2Drafter::Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& back
   input_ = floats(limits_.rows, 2 * std::int64_t{config_.dim});
   stream_ = floats(limits_.rows, config_.dim);
   last_hidden_ = floats(1, config_.dim);
-  child_ids_ = floats(pool.branch, pool.branch);
-  child_scores_ = floats(pool.branch, pool.branch);
 }
 
 std::vector<const Weight*> Eagle2Drafter::matrices() const {
@@ -106,20 +94,17 @@ void Eagle2Drafter::accept(const Committed& committed) {
 }
 
 const DraftTree& Eagle2Drafter::propose(const std::int32_t* root) {
-  const CandidatePool& pool = tree_.pool();
+  const CandidatePool& pool = grower_.pool();
   Tensor hidden = last_hidden_.matrix(1, config_.dim);
-  for (int level = 0; level < pool.levels; ++level) {
+  grower_.grow(*head_, noise_of(rules_), [&](int level) {
     if (level > 0) {
       backend_.embed(input_tokens(pool.branch), *embedding_, pool.frontier_tokens);
       backend_.gather_rows(input_hidden(pool.branch), hidden, pool.frontier_rows);
-      hidden = forward(tree_.frontier_rows(cache_->length(), level - 1));
+      hidden = forward(grower_.tree().frontier_rows(cache_->length(), level - 1));
     }
-    head_->top_k(hidden, pool.branch, child_ids_.as<std::int32_t>(), child_scores_.as<float>(),
-                 noise_of(rules_, level));
-    backend_.tree_expand(pool, level, child_ids_.as<std::int32_t>(), child_scores_.as<float>());
-  }
-  backend_.tree_select(tree_.view(), pool, root);
-  return tree_;
+    return hidden;
+  });
+  return grower_.select(root);
 }
 
 }  // namespace frspec

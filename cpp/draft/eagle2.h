@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "draft/drafter.h"
+#include "draft/tree_grower.h"
 #include "gguf/gguf_file.h"
 #include "model/causal_model.h"
 #include "vocab/draft_head.h"
@@ -33,8 +34,6 @@ class Eagle2Drafter final : public Drafter {
   void accept(const Committed& committed) override;
   const DraftTree& propose(const std::int32_t* root) override;
   std::vector<const Weight*> matrices() const override;
-  int max_tree_size() const override { return tree_.size(); }
-  int max_tree_depth() const override { return tree_.view().max_depth; }
 
  private:
   // Runs fc and the blocks over `rows` rows whose tokens and hidden states stand in input(rows); returns the states.
@@ -54,15 +53,13 @@ class Eagle2Drafter final : public Drafter {
   const Weight* embedding_;
   Linear fc_;  // 2 dim -> dim
   std::vector<BlockWeights> blocks_;
-  DraftTree tree_;
+  TreeGrower grower_;
   std::unique_ptr<RopeTable> rope_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<BlockScratch> scratch_;
   Buffer input_;         // (rows, 2 dim): token embeddings left, hidden states right
   Buffer stream_;        // (rows, dim)
   Buffer last_hidden_;   // (1, dim) the state after the text's last pair
-  Buffer child_ids_;     // (branch, branch)
-  Buffer child_scores_;  // (branch, branch) log-probabilities
 };
 
 }  // namespace frspec

@@ -7,7 +7,7 @@
 
 namespace frspec {
 
-// The noise of the children of a tree's level `level` (0: of its root); none at temperature 0.
-std::optional<DraftNoise> noise_of(const TextRules& rules, int level);
+// The noise of the root's children; none at temperature 0.
+std::optional<DraftNoise> noise_of(const TextRules& rules);
 
 }  // namespace frspec

@@ -16,9 +16,6 @@ class NoDrafter final : public Drafter {
     backend_.tree_select(tree_.view(), tree_.pool(), root);
     return tree_;
   }
-  std::vector<const Weight*> matrices() const override { return {}; }
-  int max_tree_size() const override { return 1; }
-  int max_tree_depth() const override { return 0; }
 
  private:
   Backend& backend_;

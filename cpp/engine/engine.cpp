@@ -6,10 +6,7 @@
 #include <chrono>
 
 #include "base/error.h"
-#include "draft/eagle2.h"
 #include "draft/no_drafter.h"
-#include "vocab/draft_head.h"
-#include "vocab/token_ranks.h"
 
 namespace frspec {
 namespace {
@@ -35,27 +32,6 @@ int choose_context(const EngineOptions& options, const ModelConfig& config) {
          options.target.string(), " was trained for");
   }
   return options.context;
-}
-
-void check_same_vocabulary(const GgufFile& drafter, const Tokenizer& target) {
-  if (drafter.find("tokenizer.ggml.tokens") == nullptr) return;
-  const auto own = Tokenizer::load(drafter);
-  if (own->fingerprint() != target.fingerprint()) {
-    fail(drafter.path().string(), ": key 'tokenizer.ggml.tokens': found a vocabulary of ", own->size(),
-         " tokens with fingerprint ", own->fingerprint(), ", expected the target's, ", target.size(),
-         " tokens with fingerprint ", target.fingerprint());
-  }
-}
-
-std::unique_ptr<DraftHead> make_head(const HeadSpec& spec, const EngineOptions& options, const GgufFile& drafter,
-                                     const Tokenizer& tokenizer, Backend& backend, const CausalModel& target) {
-  if (spec.kind == HeadSpec::Kind::Full) return make_full_head(backend, target.head());
-  const auto ranks = options.ranks ? load_ranks(*options.ranks, tokenizer) : read_ranks(drafter, tokenizer);
-  if (!ranks) {
-    fail("head: found ", spec.text(), ", but ", drafter.path().string(),
-         " has no tensor 'token_ranks' and no ranks file is given");
-  }
-  return make_listed_head(backend, target.head_source(), ranked_subset(*ranks, spec.size, tokenizer));
 }
 
 // Of all tensors: what loading will report in the end.
@@ -86,17 +62,9 @@ const char* finish_reason_name(FinishReason reason) {
 }
 
 Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile::open(options.target)) {
-  const HeadSpec head = parse_head_spec(options.head);
-  check_tree_shape(options.tree);
+  check_drafter_options(options);
   if (options.batch < 1 || options.batch > 1 << 16) {
     fail("batch: found ", options.batch, " tokens, expected 1 to ", 1 << 16);
-  }
-  if (!options.drafter && (options.ranks || head.kind != HeadSpec::Kind::Full)) {
-    fail("head: found ", options.ranks ? "a ranks file" : head.text(), ", but there is no drafter to use it");
-  }
-  if (options.ranks && head.kind == HeadSpec::Kind::Full) {
-    fail("head: found a ranks file, ", options.ranks->string(),
-         ", and head 'full', which uses none; expected 'ranked:N'");
   }
   const ModelConfig config = read_causal_config(*file_);
   context_ = choose_context(options, config);
@@ -113,9 +81,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
     done += bytes;
     if (options.on_load) options.on_load(done, total);
   };
-  // The drafter proposes no more nodes than its candidates; these bounds hold for every tree of this shape.
-  const int max_size = drafts ? options.tree.size : 1;
-  const int max_depth = drafts ? options.tree.levels() : 0;
+  const auto [max_size, max_depth] = tree_bounds(options);
   target_ = std::make_unique<CausalModel>(file_, *backend_,
                                           ModelLimits{.context = context_,
                                                       .rows = std::max(batch_, max_size),
@@ -128,11 +94,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
     fail(file_->path().string(), ": tensor 'token_embd.weight': found ", target_->config().vocab,
          " rows, expected one per token, ", tokenizer_->size());
   }
-  if (drafts) {
-    (void)read_eagle2_config(*drafter_file_);  // says what the file is before its vocabulary is looked at
-    check_same_vocabulary(*drafter_file_, *tokenizer_);
-    make_drafter(head, on_bytes);
-  }
+  if (drafts || options.ngram > 0) drafter_ = make_drafter(options_, options_.head, drafter_parts(on_bytes));
   on_bytes(total - done);  // of what is not a weight
   no_drafter_ = std::make_unique<NoDrafter>(*backend_);
   // Room, too, for trees that are only timed: any that fits a pass, as deep as a binary tree of that many nodes.
@@ -152,18 +114,14 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
 
 Engine::~Engine() = default;
 
-void Engine::make_drafter(const HeadSpec& spec, const std::function<void(std::size_t)>& on_bytes) {
-  auto head = make_head(spec, options_, *drafter_file_, *tokenizer_, *backend_, *target_);
-  drafter_ = std::make_unique<Eagle2Drafter>(
-      drafter_file_, *backend_, *target_, std::move(head), options_.tree,
-      Eagle2Limits{context_, std::max(batch_, options_.tree.levels() + 1), options_.kv_type}, on_bytes);
+DrafterParts Engine::drafter_parts(const std::function<void(std::size_t)>& on_bytes) const {
+  return {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes};
 }
 
 void Engine::set_head(const std::string& head) {
-  if (!drafter_) fail("head: found ", head, ", but there is no drafter to use it");
-  const HeadSpec spec = parse_head_spec(head);
+  if (!drafter_file_) fail("head: found ", head, ", but there is no drafter to use it");
   const std::scoped_lock lock(mutex_);
-  make_drafter(spec, {});
+  drafter_ = make_drafter(options_, head, drafter_parts({}));
   ++ticket_;  // the new drafter knows nothing of a text that is being written
 }
 
@@ -276,7 +234,8 @@ bool Engine::read_prompt(Generation& text, Drafter& drafter) {
       next.push_back(first_token(text, rows));
     }
     backend_->upload(next_ids_.as<void>(), next.data(), next.size() * sizeof(TokenId));
-    drafter.accept({rows, count_.as<std::int32_t>(), target_->hidden(rows), next_ids_.as<std::int32_t>()});
+    drafter.accept({rows, count_.as<std::int32_t>(), target_->hidden(rows), next_ids_.as<std::int32_t>(), chunk,
+                    next.back()});
   }
   return true;
 }
@@ -331,7 +290,9 @@ void Engine::run_step(Generation& text, Drafter& drafter) {
   add_logprobs(text, hidden, verdict->tokens);
   if (text.finish_ != FinishReason::None) return;
   const Timer timer(stats.draft_seconds);
-  drafter.accept({rows, verdict->count, hidden, verdict->tokens});
+  // The text ends with the token that the target has not processed yet: the next root.
+  const std::span<const TokenId> tokens = std::span(text.tokens_).last(text.fresh_.size() + 1);
+  drafter.accept({rows, verdict->count, hidden, verdict->tokens, tokens.first(tokens.size() - 1), tokens.back()});
 }
 
 void Engine::time_prompt(std::int32_t prefix, std::span<const TokenId> tokens) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "draft/drafter.h"
+#include "engine/make_drafter.h"
 #include "engine/options.h"
 #include "engine/stats.h"
 #include "engine/stop_text.h"
@@ -17,7 +18,6 @@
 #include "model/causal_model.h"
 #include "tokenizer/tokenizer.h"
 #include "verify/verifier.h"
-#include "vocab/draft_head.h"
 
 namespace frspec {
 
@@ -134,7 +134,7 @@ class Engine {
 
   void check_tokens(std::span<const TokenId> tokens) const;
   void reset();
-  void make_drafter(const HeadSpec& spec, const std::function<void(std::size_t)>& on_bytes);
+  DrafterParts drafter_parts(const std::function<void(std::size_t)>& on_bytes) const;
   void run_chunk(std::span<const TokenId> tokens);  // one pass over at most batch_ tokens behind the prefix
   void set_count(std::int32_t count);
   bool read_prompt(Generation& text, Drafter& drafter);  // false: abandoned

@@ -85,8 +85,24 @@ DraftTree::DraftTree(Backend& backend, std::span<const std::int32_t> tokens, std
   if (tokens.size() != parents.size() || tokens.empty()) {
     fail("draft tree: found ", tokens.size(), " tokens and ", parents.size(), " parents, expected as many, at least 1");
   }
+  allocate_view(backend, static_cast<int>(tokens.size()), derive_layout(parents).max_depth);
+  assign(backend, tokens, parents);
+}
+
+DraftTree DraftTree::with_room(Backend& backend, int size, int max_depth) {
+  DraftTree tree;
+  tree.allocate_view(backend, size, max_depth);
+  return tree;
+}
+
+void DraftTree::assign(Backend& backend, std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents) {
   const TreeLayout layout = derive_layout(parents);
-  allocate_view(backend, static_cast<int>(tokens.size()), layout.max_depth);
+  if (static_cast<int>(tokens.size()) > room_size_ || layout.max_depth > room_depth_) {
+    throw Error(concat("draft tree: found ", tokens.size(), " nodes and depth ", layout.max_depth, ", expected at most ",
+                       room_size_, " and ", room_depth_));
+  }
+  view_.size = static_cast<int>(tokens.size());
+  view_.max_depth = layout.max_depth;
   const std::size_t bytes = tokens.size() * sizeof(std::int32_t);
   backend.upload(view_.tokens, tokens.data(), bytes);
   backend.upload(view_.parents, parents.data(), bytes);
@@ -98,8 +114,8 @@ void DraftTree::allocate_view(Backend& backend, int size, int max_depth) {
   view_memory_ = backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(size) *
                                   static_cast<std::size_t>(3 + max_depth + 1));
   Carver carver(view_memory_);
-  view_.size = size;
-  view_.max_depth = max_depth;
+  room_size_ = view_.size = size;
+  room_depth_ = view_.max_depth = max_depth;
   view_.tokens = carver.ints(size);
   view_.parents = carver.ints(size);
   view_.depth = carver.ints(size);

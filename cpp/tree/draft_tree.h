@@ -38,6 +38,11 @@ class DraftTree {
   // A tree of the given tokens and parents (host).
   DraftTree(Backend& backend, std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents);
 
+  // Room for trees that are given one after the other: up to `size` nodes and `max_depth` levels below the root.
+  static DraftTree with_room(Backend& backend, int size, int max_depth);
+  // Another tree of the given tokens and parents (host); it must fit.
+  void assign(Backend& backend, std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents);
+
   const TreeView& view() const { return view_; }
   const CandidatePool& pool() const { return pool_; }
   int size() const { return view_.size; }
@@ -48,9 +53,11 @@ class DraftTree {
   Rows frontier_rows(const std::int32_t* prefix, int level) const;
 
  private:
+  DraftTree() = default;
   void allocate_view(Backend& backend, int size, int max_depth);
 
   Buffer view_memory_, pool_memory_;
+  int room_size_ = 0, room_depth_ = 0;
   TreeView view_;
   CandidatePool pool_;
 };

@@ -57,9 +57,15 @@ class LLM:
 
     Args:
         model_path: GGUF file of the target (the first part of a split one).
-        drafter: GGUF file of its EAGLE-1/2 drafter; None: plain decoding.
+        drafter: GGUF file of its EAGLE-1/2 drafter, or of a smaller language model, which may have another
+            vocabulary; None: plain decoding.
         head: The part of the vocabulary that drafts are chosen from: ``"full"``, or ``"ranked:N"`` for the N
             most frequent tokens.
+        translate: How a drafter of another vocabulary is understood: ``"tli"`` takes the tokens that both have,
+            ``"slem"`` tokenizes again what it writes; ``"auto"``: ``"tli"`` where both have at least half of the
+            target's tokens.
+        ngram: Draft from the text itself, too: what followed its last tokens, at most so many, when they stood
+            there before. 0: do not. Works with a drafter and without.
         ranks: GGUF file with token ranks; None: those in the drafter's file.
         tree_depth: Depth of the draft tree (EAGLE's d): it has one level of drafted tokens more.
         tree_branch: Nodes expanded per level, and children of each (EAGLE's k).
@@ -86,6 +92,8 @@ class LLM:
         model_path: str | os.PathLike[str],
         drafter: str | os.PathLike[str] | None = None,
         head: str = "full",
+        translate: str = "auto",
+        ngram: int = 0,
         ranks: str | os.PathLike[str] | None = None,
         tree_depth: int = 5,
         tree_branch: int = 10,
@@ -105,6 +113,8 @@ class LLM:
                 None if drafter is None else os.fspath(drafter),
                 None if ranks is None else os.fspath(ranks),
                 head=head,
+                translate=translate,
+                ngram=ngram,
                 tree_depth=tree_depth,
                 tree_branch=tree_branch,
                 tree_size=tree_size,

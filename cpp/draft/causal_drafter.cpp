@@ -1,0 +1,86 @@
+// A whole language model as drafter.
+#include "draft/causal_drafter.h"
+
+#include <algorithm>
+
+namespace frspec {
+
+ModelLimits TreeModel::limits(const TreeShape& shape, int context, int batch, KvType kv) {
+  return {.context = context + 1,  // the root is read before the target has processed it
+          .rows = std::max(batch, shape.branch),
+          .logit_rows = 1,
+          .tree = shape.levels() * shape.branch,
+          .depth = shape.levels() + 1,
+          .kv = kv};
+}
+
+TreeModel::TreeModel(Backend& backend, std::unique_ptr<CausalModel> model, std::unique_ptr<DraftHead> head,
+                     const TreeShape& shape, int context)
+    : backend_(backend),
+      model_(std::move(model)),
+      head_(std::move(head)),
+      grower_(backend, shape, *head_),
+      context_(context),
+      ids_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(model_->limits().rows))),
+      count_(backend.allocate(sizeof(std::int32_t))),
+      last_(backend.allocate(sizeof(float) * static_cast<std::size_t>(model_->config().dim))) {}
+
+std::vector<const Weight*> TreeModel::matrices() const {
+  std::vector<const Weight*> result = model_->matrices();
+  result.back() = &head_->rows();
+  return result;
+}
+
+void TreeModel::keep(std::size_t length) {
+  length_ = std::min(length, length_);
+  model_->cache().set_length(static_cast<std::int32_t>(length_));
+}
+
+void TreeModel::read(std::span<const TokenId> tokens) {
+  const auto most = static_cast<std::size_t>(model_->limits().rows);
+  for (std::size_t first = 0; first < tokens.size(); first += most) {
+    const auto some = tokens.subspan(first, std::min(most, tokens.size() - first));
+    const auto rows = static_cast<std::int32_t>(some.size());
+    backend_.upload(ids_.as<void>(), some.data(), some.size_bytes());
+    model_->forward(ids_.as<std::int32_t>(), Rows{.count = rows, .prefix = model_->cache().length()});
+    backend_.upload(count_.as<void>(), &rows, sizeof rows);
+    model_->cache().advance(count_.as<std::int32_t>());
+    last_rows_ = rows;
+    length_ += some.size();
+  }
+  if (tokens.empty()) return;
+  const int dim = model_->config().dim;
+  backend_.copy(last_.matrix(1, dim), model_->hidden(last_rows_).row_range(last_rows_ - 1, 1));
+}
+
+TreeGrower& TreeModel::grow(const std::optional<DraftNoise>& noise) {
+  const CandidatePool& pool = grower_.pool();
+  grower_.grow(*head_, noise, [&](int level) {
+    if (level == 0) return last_.matrix(1, model_->config().dim);
+    model_->forward(pool.frontier_tokens, grower_.tree().frontier_rows(model_->cache().length(), level - 1));
+    return model_->hidden(pool.branch);
+  });
+  return grower_;
+}
+
+void CausalDrafter::begin(const TextRules& rules) {
+  rules_ = rules;
+  text_.clear();
+  model_->keep(0);
+}
+
+void CausalDrafter::accept(const Committed& committed) {
+  if (!text_.empty()) text_.pop_back();  // the root was there before it was processed
+  text_.insert(text_.end(), committed.tokens.begin(), committed.tokens.end());
+  // A long prompt is read as it comes; what a step adds is read with the next root.
+  const std::span<const TokenId> unread = std::span(text_).subspan(model_->length());
+  if (unread.size() >= static_cast<std::size_t>(model_->model().limits().rows)) model_->read(unread);
+  text_.push_back(committed.next_token);
+}
+
+const DraftTree& CausalDrafter::propose(const std::int32_t* root) {
+  model_->read(std::span(text_).subspan(model_->length()));
+  return model_->grow(noise_of(rules_)).select(root);
+}
+
+}  // namespace frspec

@@ -1,0 +1,63 @@
+// A whole language model as drafter, with the target's vocabulary: it reads the text itself and keeps its own cache.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "draft/drafter.h"
+#include "draft/tree_grower.h"
+#include "model/causal_model.h"
+
+namespace frspec {
+
+// A causal model that follows a text and grows trees behind it, in its own token ids.
+class TreeModel {
+ public:
+  // `head` chooses among rows of the model's head. `context`: tokens of its text at most.
+  TreeModel(Backend& backend, std::unique_ptr<CausalModel> model, std::unique_ptr<DraftHead> head,
+            const TreeShape& shape, int context);
+  // What the model must have room for, so that it can grow such trees.
+  static ModelLimits limits(const TreeShape& shape, int context, int batch, KvType kv);
+
+  const CausalModel& model() const { return *model_; }
+  std::vector<const Weight*> matrices() const;
+  bool has_room(std::size_t tokens) const { return tokens <= static_cast<std::size_t>(context_); }
+
+  // Makes the cache hold the first `keep` tokens of what it held.
+  void keep(std::size_t length);
+  std::size_t length() const { return length_; }
+  // Reads tokens behind those it has.
+  void read(std::span<const TokenId> tokens);
+  // Grows a tree behind the last token that was read (at least one since keep()): its candidates, in the model's ids.
+  TreeGrower& grow(const std::optional<DraftNoise>& noise);
+
+ private:
+  Backend& backend_;
+  std::unique_ptr<CausalModel> model_;
+  std::unique_ptr<DraftHead> head_;
+  TreeGrower grower_;
+  int context_;
+  std::size_t length_ = 0;
+  int last_rows_ = 0;  // of the last pass of read()
+  Buffer ids_;         // (rows) tokens of a pass
+  Buffer count_;       // (1)
+  Buffer last_;        // (1, dim) the state after the last token
+};
+
+class CausalDrafter final : public Drafter {
+ public:
+  CausalDrafter(Backend& backend, std::unique_ptr<TreeModel> model) : backend_(backend), model_(std::move(model)) {}
+
+  void begin(const TextRules& rules) override;
+  void accept(const Committed& committed) override;
+  const DraftTree& propose(const std::int32_t* root) override;
+  std::vector<const Weight*> matrices() const override { return model_->matrices(); }
+
+ private:
+  Backend& backend_;
+  std::unique_ptr<TreeModel> model_;
+  TextRules rules_;
+  std::vector<TokenId> text_;  // all tokens, the next root included; the model has read a beginning of it
+};
+
+}  // namespace frspec

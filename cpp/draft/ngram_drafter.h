@@ -1,0 +1,77 @@
+// Drafting from the text itself: what followed the last tokens when they stood there before (prompt lookup). No weights,
+// and nothing proposed where nothing is repeated. Alone, or filling the tree of another drafter.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "draft/drafter.h"
+
+namespace frspec {
+
+// Where the n-grams of a growing text stand.
+class NgramIndex {
+ public:
+  // Looks up the last `longest` tokens, then fewer, down to kShortest (or `longest`, if that is less).
+  explicit NgramIndex(int longest) : longest_(longest) {}
+  static constexpr int kShortest = 2;
+
+  void clear();
+  void push(std::span<const TokenId> tokens);
+  void pop() { text_.pop_back(); }  // only a token that was just pushed and not indexed: see index_up_to
+  const std::vector<TokenId>& text() const { return text_; }
+
+  // Continuations of the text, each at most `length` tokens, the longest match and the latest place first.
+  std::vector<std::span<const TokenId>> continuations(int length, std::size_t most);
+
+ private:
+  std::uint64_t hash(std::size_t end, int n) const;  // of the n tokens before `end`
+  void index();
+
+  int longest_;
+  std::vector<TokenId> text_;
+  std::size_t indexed_ = 0;                                                     // ends of n-grams up to here are in
+  std::unordered_map<std::uint64_t, std::vector<std::uint32_t>> ends_by_hash_;  // the latest last
+};
+
+// A tree on the host, to which paths are added.
+class HostTree {
+ public:
+  void begin(TokenId root);
+  // Adds a path below the root as far as the tree has room, and no deeper than `max_depth`.
+  void add_path(std::span<const TokenId> path, std::size_t max_size, int max_depth);
+  void assign(std::vector<std::int32_t> tokens, std::vector<std::int32_t> parents);
+
+  const std::vector<std::int32_t>& tokens() const { return tokens_; }
+  const std::vector<std::int32_t>& parents() const { return parents_; }
+
+ private:
+  std::vector<std::int32_t> tokens_, parents_;
+};
+
+class NgramDrafter final : public Drafter {
+ public:
+  // Adds up to `nodes` nodes, at most `depth` levels deep, to the trees of `inner` (null: to the root alone), which
+  // have at most `inner_size` nodes.
+  NgramDrafter(Backend& backend, std::unique_ptr<Drafter> inner, int longest, int nodes, int depth, int inner_size,
+               int inner_depth);
+
+  void begin(const TextRules& rules) override;
+  void accept(const Committed& committed) override;
+  const DraftTree& propose(const std::int32_t* root) override;
+  std::vector<const Weight*> matrices() const override {
+    return inner_ ? inner_->matrices() : std::vector<const Weight*>{};
+  }
+
+ private:
+  Backend& backend_;
+  std::unique_ptr<Drafter> inner_;
+  NgramIndex index_;
+  int nodes_, depth_;
+  HostTree host_;
+  DraftTree tree_;
+};
+
+}  // namespace frspec

@@ -1,0 +1,181 @@
+// Drafters of another vocabulary.
+#include "draft/translated_drafter.h"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+
+namespace frspec {
+
+TranslatedModel::TranslatedModel(std::unique_ptr<TreeModel> model, std::shared_ptr<const Tokenizer> target,
+                                 std::shared_ptr<const Tokenizer> drafter)
+    : model_(std::move(model)),
+      target_(std::move(target)),
+      drafter_(std::move(drafter)),
+      alignment_(*target_, *drafter_),
+      retokenizer_(*target_, *drafter_, alignment_) {}
+
+void TranslatedModel::begin() {
+  text_.clear();
+  pushed_ = 0;
+  retokenizer_.begin();
+  model_->keep(0);
+}
+
+void TranslatedModel::accept(const Committed& committed) {
+  if (!text_.empty()) text_.pop_back();  // the root was there before it was processed
+  text_.insert(text_.end(), committed.tokens.begin(), committed.tokens.end());
+  text_.push_back(committed.next_token);
+}
+
+bool TranslatedModel::read() {
+  const std::size_t kept = retokenizer_.push(std::span(text_).subspan(pushed_));
+  pushed_ = text_.size();
+  const std::vector<TokenId>& tokens = retokenizer_.tokens();
+  if (tokens.empty() || !retokenizer_.held().empty() || !model_->has_room(tokens.size())) {
+    model_->keep(kept);
+    return false;
+  }
+  // The last token is read in any case: its state is what the tree grows from.
+  model_->keep(std::min(kept, tokens.size() - 1));
+  model_->read(std::span(tokens).subspan(model_->length()));
+  return true;
+}
+
+TliDrafter::TliDrafter(Backend& backend, std::unique_ptr<TranslatedModel> model)
+    : backend_(backend), model_(std::move(model)), root_only_(DraftTree::with_room(backend, 1, 0)) {
+  // Ids that are in no tree of ours, because the head has no row for them, map to anything.
+  std::vector<TokenId> map = model_->alignment().to_target();
+  std::replace(map.begin(), map.end(), VocabularyAlignment::kNone, TokenId{0});
+  to_target_ = backend.allocate(map.size() * sizeof(TokenId));
+  backend.upload(to_target_.as<void>(), map.data(), map.size() * sizeof(TokenId));
+}
+
+void TliDrafter::begin(const TextRules& rules) {
+  rules_ = rules;
+  model_->begin();
+}
+
+const DraftTree& TliDrafter::propose(const std::int32_t* root) {
+  if (!model_->read()) {
+    root_only_.assign(backend_, std::array{model_->text().back()}, std::array<std::int32_t, 1>{-1});
+    return root_only_;
+  }
+  std::optional<DraftNoise> noise = noise_of(rules_);
+  if (noise) noise->token_of_id = to_target_.as<std::int32_t>();
+  TreeGrower& grower = model_->model().grow(noise);
+  backend_.map_ids(grower.pool().tokens, grower.pool().capacity(), to_target_.as<std::int32_t>());
+  return grower.select(root);
+}
+
+SlemDrafter::SlemDrafter(Backend& backend, std::unique_ptr<TranslatedModel> model, int size, int max_depth)
+    : backend_(backend),
+      model_(std::move(model)),
+      size_(static_cast<std::size_t>(size)),
+      max_depth_(max_depth),
+      tree_(DraftTree::with_room(backend, size, max_depth)) {}
+
+void SlemDrafter::begin(const TextRules& rules) {
+  rules_ = rules;
+  model_->begin();
+}
+
+const DraftTree& SlemDrafter::propose(const std::int32_t*) {
+  trie_.assign(1, {model_->text().back(), -1, 0, 0.0f});
+  if (model_->read()) translate_pool(model_->model().grow(std::nullopt).pool());
+  return best_tree();
+}
+
+// The paths of the best candidates, each with its score, as tokens of the target.
+void SlemDrafter::translate_pool(const CandidatePool& pool) {
+  const auto count = static_cast<std::size_t>(pool.capacity());
+  std::vector<TokenId> tokens(count);
+  std::vector<std::int32_t> parents(count);
+  std::vector<float> scores(count);
+  backend_.download(tokens.data(), pool.tokens, count * sizeof(TokenId));
+  backend_.download(parents.data(), pool.parents, count * sizeof(std::int32_t));
+  backend_.download(scores.data(), pool.scores, count * sizeof(float));
+  std::vector<std::int32_t> order(count);
+  std::iota(order.begin(), order.end(), 0);
+  // Several paths may become one: twice as many as the tree has nodes.
+  const std::size_t most = std::min(count, 2 * size_);
+  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(most), order.end(),
+                    [&](std::int32_t a, std::int32_t b) {
+                      const float left = scores[static_cast<std::size_t>(a)], right = scores[static_cast<std::size_t>(b)];
+                      return left != right ? left > right : a < b;
+                    });
+  // What stands before the drafted text decides where its first token begins.
+  const std::vector<TokenId>& text = model_->text();
+  std::size_t first = text.size();
+  context_.clear();
+  constexpr std::size_t kContextTokens = 8;
+  while (first > 0 && text.size() - first < kContextTokens &&
+         model_->target().token_type(text[first - 1]) != TokenType::Control) {
+    --first;
+  }
+  for (std::size_t i = first; i < text.size(); ++i) context_ += model_->target().token_bytes(text[i]);
+  // A window may begin inside a character.
+  std::size_t cut = 0;
+  while (cut < context_.size() && (static_cast<unsigned char>(context_[cut]) & 0xC0) == 0x80) ++cut;
+  context_.erase(0, cut);
+  if (whole_characters(context_) != context_.size()) context_.clear();
+
+  std::vector<TokenId> path;
+  for (std::size_t i = 0; i < most; ++i) {
+    path.clear();
+    for (std::int32_t c = order[i]; c >= 0; c = parents[static_cast<std::size_t>(c)]) {
+      path.push_back(tokens[static_cast<std::size_t>(c)]);
+    }
+    std::reverse(path.begin(), path.end());
+    insert(translate(path), scores[static_cast<std::size_t>(order[i])]);
+  }
+}
+
+std::vector<TokenId> SlemDrafter::translate(std::span<const TokenId> drafted) const {
+  const Tokenizer& drafter = model_->drafter();
+  std::string bytes;
+  TokenId closing = VocabularyAlignment::kNone;
+  for (const TokenId id : drafted) {
+    if (drafter.token_type(id) == TokenType::Control) {
+      closing = model_->alignment().to_target(id);  // and nothing behind it
+      break;
+    }
+    bytes += drafter.token_bytes(id);
+  }
+  const std::size_t whole = whole_characters(bytes);
+  if (whole != bytes.size()) closing = VocabularyAlignment::kNone;
+  std::vector<TokenId> result;
+  if (whole > 0) result = encode_behind(model_->target(), context_, std::string_view(bytes).substr(0, whole));
+  if (closing != VocabularyAlignment::kNone) result.push_back(closing);
+  return result;
+}
+
+void SlemDrafter::insert(std::span<const TokenId> tokens, float score) {
+  std::int32_t node = 0;
+  for (const TokenId token : tokens) {
+    if (trie_[static_cast<std::size_t>(node)].depth == max_depth_) return;
+    std::int32_t child = node + 1;
+    const auto end = static_cast<std::int32_t>(trie_.size());
+    while (child < end && !(trie_[static_cast<std::size_t>(child)].parent == node &&
+                            trie_[static_cast<std::size_t>(child)].token == token)) {
+      ++child;
+    }
+    // Paths come best first, so a node that is there has the better score.
+    if (child == end) trie_.push_back({token, node, trie_[static_cast<std::size_t>(node)].depth + 1, score});
+    node = child;
+  }
+}
+
+const DraftTree& SlemDrafter::best_tree() {
+  // Nodes were added best first, parents before their children: the first ones are the best.
+  const std::size_t count = std::min(size_, trie_.size());
+  std::vector<std::int32_t> tokens, parents;
+  for (std::size_t i = 0; i < count; ++i) {
+    tokens.push_back(trie_[i].token);
+    parents.push_back(trie_[i].parent);
+  }
+  tree_.assign(backend_, tokens, parents);
+  return tree_;
+}
+
+}  // namespace frspec

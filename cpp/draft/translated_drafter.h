@@ -1,0 +1,99 @@
+// Whole models of another vocabulary as drafters (Timor et al., 2502.05202).
+//
+// Both read the text as their own tokenizer has it (Retokenizer). Under the keyed rule no draft probabilities are
+// needed, so trees of translated tokens are as lossless as chains.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "draft/causal_drafter.h"
+#include "draft/retokenizer.h"
+
+namespace frspec {
+
+// What the two have in common: a model of another vocabulary that follows the target's text.
+class TranslatedModel {
+ public:
+  TranslatedModel(std::unique_ptr<TreeModel> model, std::shared_ptr<const Tokenizer> target,
+                  std::shared_ptr<const Tokenizer> drafter);
+
+  void begin();
+  void accept(const Committed& committed);
+  // Reads the text up to the root. False where nothing can be drafted: the text ends inside a character, or the
+  // drafter's context is full.
+  bool read();
+
+  TreeModel& model() { return *model_; }
+  const TreeModel& model() const { return *model_; }
+  const Tokenizer& target() const { return *target_; }
+  const Tokenizer& drafter() const { return *drafter_; }
+  const VocabularyAlignment& alignment() const { return alignment_; }
+  // The target's tokens so far, the root included.
+  const std::vector<TokenId>& text() const { return text_; }
+
+ private:
+  std::unique_ptr<TreeModel> model_;
+  std::shared_ptr<const Tokenizer> target_, drafter_;
+  VocabularyAlignment alignment_;
+  Retokenizer retokenizer_;
+  std::vector<TokenId> text_;
+  std::size_t pushed_ = 0;  // tokens of text_ that the retokenizer has
+};
+
+// TLI, token-level intersection (Algorithm 4): the drafter's head has the rows of T and D's intersection only, and its
+// tokens are taken for the target's one by one.
+class TliDrafter final : public Drafter {
+ public:
+  TliDrafter(Backend& backend, std::unique_ptr<TranslatedModel> model);
+
+  void begin(const TextRules& rules) override;
+  void accept(const Committed& committed) override { model_->accept(committed); }
+  const DraftTree& propose(const std::int32_t* root) override;
+  std::vector<const Weight*> matrices() const override { return model_->model().matrices(); }
+
+ private:
+  Backend& backend_;
+  std::unique_ptr<TranslatedModel> model_;
+  TextRules rules_;
+  Buffer to_target_;  // (D) ids of the target's vocabulary
+  DraftTree root_only_;
+};
+
+// SLEM, string-level exact match (Algorithm 2): what the drafter writes is tokenized again by the target's tokenizer.
+// Every path of its tree is, and all of them are merged into one trie of target tokens.
+class SlemDrafter final : public Drafter {
+ public:
+  // The tree has up to `size` nodes and `max_depth` levels below the root.
+  SlemDrafter(Backend& backend, std::unique_ptr<TranslatedModel> model, int size, int max_depth);
+
+  void begin(const TextRules& rules) override;
+  void accept(const Committed& committed) override { model_->accept(committed); }
+  const DraftTree& propose(const std::int32_t* root) override;
+  std::vector<const Weight*> matrices() const override { return model_->model().matrices(); }
+
+ private:
+  struct Node {
+    TokenId token;
+    std::int32_t parent;
+    int depth;
+    float score;  // the best of the drafter's paths that lead through it
+  };
+
+  void translate_pool(const CandidatePool& pool);
+  // The target's tokens after the root for what the drafter's tokens spell.
+  std::vector<TokenId> translate(std::span<const TokenId> drafted) const;
+  void insert(std::span<const TokenId> tokens, float score);
+  const DraftTree& best_tree();
+
+  Backend& backend_;
+  std::unique_ptr<TranslatedModel> model_;
+  TextRules rules_;
+  std::size_t size_;
+  int max_depth_;
+  DraftTree tree_;
+  std::string context_;      // the end of the text, for tokenizing what follows it
+  std::vector<Node> trie_;   // the root first
+};
+
+}  // namespace frspec

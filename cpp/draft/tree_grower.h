@@ -1,0 +1,44 @@
+// Growing a dynamic tree (EAGLE-2, 2406.16858, section 4) from a drafter that is run level by level.
+#pragma once
+
+#include "draft/keyed.h"
+#include "tree/draft_tree.h"
+#include "vocab/draft_head.h"
+
+namespace frspec {
+
+class TreeGrower {
+ public:
+  // Throws InvalidInput for a shape that no tree has, or that wants more children than the head has rows.
+  TreeGrower(Backend& backend, const TreeShape& shape, const DraftHead& head);
+
+  DraftTree& tree() { return tree_; }
+  const DraftTree& tree() const { return tree_; }
+  const CandidatePool& pool() const { return tree_.pool(); }
+
+  // Fills the pool. `states(level)` gives the hidden states that the children of a level are chosen from: of the root
+  // (one row) at level 0, of the frontier's nodes (branch rows) at the others.
+  template <class States>
+  void grow(DraftHead& head, const std::optional<DraftNoise>& noise, States&& states) {
+    for (int level = 0; level < pool().levels; ++level) {
+      const Tensor hidden = states(level);
+      std::optional<DraftNoise> here = noise;
+      if (here) here->offset = level + 1;
+      head.top_k(hidden, pool().branch, child_ids_.as<std::int32_t>(), child_scores_.as<float>(), here);
+      backend_.tree_expand(pool(), level, child_ids_.as<std::int32_t>(), child_scores_.as<float>());
+    }
+  }
+  // Makes the tree of the best candidates.
+  const DraftTree& select(const std::int32_t* root) {
+    backend_.tree_select(tree_.view(), pool(), root);
+    return tree_;
+  }
+
+ private:
+  Backend& backend_;
+  DraftTree tree_;
+  Buffer child_ids_;     // (branch, branch)
+  Buffer child_scores_;  // (branch, branch)
+};
+
+}  // namespace frspec

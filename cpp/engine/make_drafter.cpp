@@ -1,0 +1,176 @@
+// Making drafters.
+#include "engine/make_drafter.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "draft/causal_drafter.h"
+#include "draft/eagle2.h"
+#include "draft/ngram_drafter.h"
+#include "draft/translated_drafter.h"
+#include "vocab/alignment.h"
+#include "vocab/draft_head.h"
+#include "vocab/token_ranks.h"
+
+namespace frspec {
+namespace {
+
+constexpr int kMaxNgram = 64;
+constexpr int kTranslatedDepth = 2;  // a level of another vocabulary's tree may become so many of the target's
+constexpr std::array<std::string_view, 3> kTranslations = {"auto", "tli", "slem"};
+
+bool is_eagle2(const GgufFile& file) { return file.get_string("general.architecture") == "eagle2"; }
+
+void check_same_vocabulary(const GgufFile& drafter, const Tokenizer& target) {
+  if (drafter.find("tokenizer.ggml.tokens") == nullptr) return;
+  const auto own = Tokenizer::load(drafter);
+  if (own->fingerprint() != target.fingerprint()) {
+    fail(drafter.path().string(), ": key 'tokenizer.ggml.tokens': found a vocabulary of ", own->size(),
+         " tokens with fingerprint ", own->fingerprint(), ", expected the target's, ", target.size(),
+         " tokens with fingerprint ", target.fingerprint());
+  }
+}
+
+// The target's tokens that a ranked head keeps.
+std::vector<TokenId> ranked_tokens(const HeadSpec& spec, const EngineOptions& options, const DrafterParts& parts) {
+  const auto ranks =
+      options.ranks ? load_ranks(*options.ranks, *parts.tokenizer) : read_ranks(*parts.file, *parts.tokenizer);
+  if (!ranks) {
+    fail("head: found ", spec.text(), ", but ", parts.file->path().string(),
+         " has no tensor 'token_ranks' and no ranks file is given");
+  }
+  return ranked_subset(*ranks, spec.size, *parts.tokenizer);
+}
+
+// All rows of a head, or those of the given tokens.
+std::unique_ptr<DraftHead> head_of(Backend& backend, const CausalModel& model, const HeadSpec& spec,
+                                   const std::vector<TokenId>& tokens) {
+  if (spec.kind == HeadSpec::Kind::Full) return make_full_head(backend, model.head());
+  return make_listed_head(backend, model.head_source(), tokens);
+}
+
+std::unique_ptr<Drafter> make_eagle2(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
+  (void)read_eagle2_config(*parts.file);  // says what the file is before its vocabulary is looked at
+  check_same_vocabulary(*parts.file, *parts.tokenizer);
+  std::vector<TokenId> tokens;
+  if (spec.kind == HeadSpec::Kind::Ranked) tokens = ranked_tokens(spec, options, parts);
+  return std::make_unique<Eagle2Drafter>(
+      parts.file, parts.backend, parts.target, head_of(parts.backend, parts.target, spec, tokens), options.tree,
+      Eagle2Limits{parts.context, std::max(parts.batch, options.tree.levels() + 1), options.kv_type}, parts.on_bytes);
+}
+
+// The drafter's ids of the given target tokens, and of the end of a text where it has one; ascending.
+std::vector<TokenId> intersection(const VocabularyAlignment& alignment, const std::vector<TokenId>& tokens) {
+  std::vector<TokenId> ids;
+  for (const TokenId token : tokens) {
+    if (alignment.to_drafter(token) != VocabularyAlignment::kNone) ids.push_back(alignment.to_drafter(token));
+  }
+  std::sort(ids.begin(), ids.end());
+  return ids;
+}
+
+std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
+  const std::string path = parts.file->path().string();
+  const std::shared_ptr<const Tokenizer> own = Tokenizer::load(*parts.file);
+  const VocabularyAlignment alignment(*parts.tokenizer, *own);
+  const ModelLimits limits = TreeModel::limits(options.tree, parts.context, parts.batch, options.kv_type);
+  auto model =
+      std::make_unique<CausalModel>(parts.file, parts.backend, limits, std::vector<int>{}, parts.on_bytes);
+  if (model->config().vocab != own->size()) {
+    fail(path, ": tensor 'token_embd.weight': found ", model->config().vocab, " rows, expected one per token, ",
+         own->size());
+  }
+  // The same ids on both sides: nothing to translate. The drafter may have more rows than there are tokens.
+  const bool same = alignment.is_identity() && own->size() >= parts.tokenizer->size();
+  if (same && options.translate != "auto") {
+    fail("translate: found ", options.translate, ", but ", path,
+         " has the target's own vocabulary; expected 'auto'");
+  }
+  const bool string_level =
+      !same && (options.translate == "slem" ||
+                (options.translate == "auto" && 2 * alignment.size() < parts.tokenizer->size()));
+  std::vector<TokenId> tokens;
+  if (spec.kind == HeadSpec::Kind::Ranked) {
+    if (string_level) {
+      fail("head: found ", spec.text(), ", but ", path,
+           " is translated string by string (slem), where ranks of the target's tokens choose no rows of the drafter's "
+           "head; expected 'full'");
+    }
+    tokens = ranked_tokens(spec, options, parts);
+  }
+  if (!same && !string_level && tokens.empty()) {
+    for (TokenId id = 0; id < parts.tokenizer->size(); ++id) tokens.push_back(id);
+  }
+  std::vector<TokenId> ids = intersection(alignment, tokens);
+  if (!same && !string_level && ids.empty()) {
+    fail("translate: found tli, but the vocabularies of target and drafter (", path, ") have no token in common");
+  }
+  const bool all_rows = ids.empty() || static_cast<int>(ids.size()) == model->config().vocab;
+  const HeadSpec rows = all_rows ? HeadSpec{} : HeadSpec{HeadSpec::Kind::Ranked, static_cast<int>(ids.size())};
+  auto head = head_of(parts.backend, *model, rows, ids);
+  auto tree_model =
+      std::make_unique<TreeModel>(parts.backend, std::move(model), std::move(head), options.tree, limits.context);
+  if (same) return std::make_unique<CausalDrafter>(parts.backend, std::move(tree_model));
+  auto translated = std::make_unique<TranslatedModel>(std::move(tree_model), parts.tokenizer, own);
+  if (!string_level) return std::make_unique<TliDrafter>(parts.backend, std::move(translated));
+  return std::make_unique<SlemDrafter>(parts.backend, std::move(translated), options.tree.size,
+                                       kTranslatedDepth * options.tree.levels());
+}
+
+}  // namespace
+
+TreeBounds tree_bounds(const EngineOptions& options) {
+  TreeBounds bounds;
+  if (options.drafter) bounds = {options.tree.size, kTranslatedDepth * options.tree.levels()};
+  if (options.ngram > 0) {
+    bounds.size += options.tree.levels();
+    bounds.depth = std::max(bounds.depth, options.tree.levels());
+  }
+  return bounds;
+}
+
+void check_drafter_options(const EngineOptions& options) {
+  const HeadSpec head = parse_head_spec(options.head);
+  check_tree_shape(options.tree);
+  if (!options.drafter && (options.ranks || head.kind != HeadSpec::Kind::Full)) {
+    fail("head: found ", options.ranks ? "a ranks file" : head.text(), ", but there is no drafter to use it");
+  }
+  if (options.ranks && head.kind == HeadSpec::Kind::Full) {
+    fail("head: found a ranks file, ", options.ranks->string(),
+         ", and head 'full', which uses none; expected 'ranked:N'");
+  }
+  if (options.ngram < 0 || options.ngram > kMaxNgram) {
+    fail("ngram: found ", options.ngram, " tokens, expected 0 (none) to ", kMaxNgram);
+  }
+  if (std::find(kTranslations.begin(), kTranslations.end(), options.translate) == kTranslations.end()) {
+    fail("translate: found ", quoted(options.translate), ", expected 'auto', 'tli' or 'slem'");
+  }
+  if (options.translate != "auto" && !options.drafter) {
+    fail("translate: found ", options.translate, ", but there is no drafter to translate");
+  }
+}
+
+std::unique_ptr<Drafter> make_drafter(const EngineOptions& options, const std::string& head,
+                                      const DrafterParts& parts) {
+  std::unique_ptr<Drafter> drafter;
+  TreeBounds inner;
+  if (parts.file) {
+    const HeadSpec spec = parse_head_spec(head);
+    const bool eagle = is_eagle2(*parts.file);
+    if (eagle && options.translate != "auto") {
+      fail("translate: found ", options.translate, ", but ", parts.file->path().string(),
+           " is an EAGLE drafter, which works with its target's own vocabulary; expected 'auto'");
+    }
+    drafter = eagle ? make_eagle2(options, spec, parts) : make_causal(options, spec, parts);
+    inner = {options.tree.size, kTranslatedDepth * options.tree.levels()};
+  }
+  if (options.ngram == 0) return drafter;
+  const int levels = options.tree.levels();
+  return std::make_unique<NgramDrafter>(parts.backend, std::move(drafter), options.ngram, levels, levels, inner.size,
+                                        inner.depth);
+}
+
+}  // namespace frspec

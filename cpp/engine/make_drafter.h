@@ -1,0 +1,38 @@
+// The drafter that a user's options ask for.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "draft/drafter.h"
+#include "engine/options.h"
+#include "gguf/gguf_file.h"
+#include "model/causal_model.h"
+#include "tokenizer/tokenizer.h"
+
+namespace frspec {
+
+// How large the trees may be that the drafter of these options proposes: nodes, the root included, and levels below it.
+struct TreeBounds {
+  int size = 1;
+  int depth = 0;
+};
+TreeBounds tree_bounds(const EngineOptions& options);
+
+struct DrafterParts {
+  Backend& backend;
+  const CausalModel& target;
+  std::shared_ptr<const Tokenizer> tokenizer;  // the target's
+  std::shared_ptr<const GgufFile> file;        // the drafter's; null: n-grams alone
+  int context = 0;                             // tokens of a text, at most
+  int batch = 0;
+  std::function<void(std::size_t)> on_bytes;  // as WeightLoader's
+};
+
+// Throws InvalidInput for options that contradict each other, whatever the files hold.
+void check_drafter_options(const EngineOptions& options);
+// A drafter with the head that `head` names ("full", "ranked:N"). Throws InvalidInput for a file of an architecture that
+// drafts nothing, or one that does not fit the target.
+std::unique_ptr<Drafter> make_drafter(const EngineOptions& options, const std::string& head, const DrafterParts& parts);
+
+}  // namespace frspec
