@@ -86,9 +86,9 @@ struct Projection {
 // logit / temperature + gumbel(seed, position, token), so that its children are what the target would say if it agreed.
 // The scores are the log-softmax of that over the best k.
 struct DraftNoise {
-  Sampling draw;                           // temperature > 0
-  const std::int32_t* position = nullptr;  // device: that of the tree's root
-  int offset = 1;                          // where the tokens would stand, behind it
+  Sampling draw;                              // temperature > 0
+  const std::int32_t* position = nullptr;     // device: that of the tree's root
+  int offset = 1;                             // where the tokens would stand, behind it
   const std::int32_t* token_of_id = nullptr;  // the target's token for each id of the head, where they differ
   // What the target's chain will do, approximately: only tokens among the top_k best (0: all), with top_p and min_p.
   int top_k = 0;

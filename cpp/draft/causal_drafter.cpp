@@ -6,7 +6,7 @@
 namespace frspec {
 
 ModelLimits TreeModel::limits(const TreeShape& shape, int context, int batch, KvType kv) {
-  return {.context = context + 1,  // the root is read before the target has processed it
+  return {.context = context,
           .rows = std::max(batch, shape.branch),
           .logit_rows = 1,
           .tree = shape.levels() * shape.branch,
@@ -15,12 +15,11 @@ ModelLimits TreeModel::limits(const TreeShape& shape, int context, int batch, Kv
 }
 
 TreeModel::TreeModel(Backend& backend, std::unique_ptr<CausalModel> model, std::unique_ptr<DraftHead> head,
-                     const TreeShape& shape, int context)
+                     const TreeShape& shape)
     : backend_(backend),
       model_(std::move(model)),
       head_(std::move(head)),
       grower_(backend, shape, *head_),
-      context_(context),
       ids_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(model_->limits().rows))),
       count_(backend.allocate(sizeof(std::int32_t))),
       last_(backend.allocate(sizeof(float) * static_cast<std::size_t>(model_->config().dim))) {}
@@ -34,6 +33,17 @@ std::vector<const Weight*> TreeModel::matrices() const {
 void TreeModel::keep(std::size_t length) {
   length_ = std::min(length, length_);
   model_->cache().set_length(static_cast<std::int32_t>(length_));
+}
+
+void TreeModel::follow(std::span<const TokenId> text, std::size_t kept) {
+  const auto context = static_cast<std::size_t>(model_->limits().context);
+  if (text.size() - begin_ > context || kept < begin_) {
+    begin_ = text.size() > context ? text.size() - (context + 1) / 2 : 0;
+    keep(0);
+  }
+  // The last token is read in any case: its state is what a tree grows from.
+  keep(std::min(std::max(kept, begin_), text.size() - 1) - begin_);
+  read(text.subspan(length()));
 }
 
 void TreeModel::read(std::span<const TokenId> tokens) {
@@ -66,20 +76,21 @@ TreeGrower& TreeModel::grow(const std::optional<DraftNoise>& noise) {
 void CausalDrafter::begin(const TextRules& rules) {
   rules_ = rules;
   text_.clear();
-  model_->keep(0);
+  model_->clear();
 }
 
 void CausalDrafter::accept(const Committed& committed) {
   if (!text_.empty()) text_.pop_back();  // the root was there before it was processed
   text_.insert(text_.end(), committed.tokens.begin(), committed.tokens.end());
   // A long prompt is read as it comes; what a step adds is read with the next root.
-  const std::span<const TokenId> unread = std::span(text_).subspan(model_->length());
-  if (unread.size() >= static_cast<std::size_t>(model_->model().limits().rows)) model_->read(unread);
+  if (text_.size() - model_->length() >= static_cast<std::size_t>(model_->model().limits().rows)) {
+    model_->follow(text_, model_->length());
+  }
   text_.push_back(committed.next_token);
 }
 
 const DraftTree& CausalDrafter::propose(const std::int32_t* root) {
-  model_->read(std::span(text_).subspan(model_->length()));
+  model_->follow(text_, model_->length());
   return model_->grow(noise_of(rules_)).select(root);
 }
 

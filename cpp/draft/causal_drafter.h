@@ -13,35 +13,39 @@ namespace frspec {
 // A causal model that follows a text and grows trees behind it, in its own token ids.
 class TreeModel {
  public:
-  // `head` chooses among rows of the model's head. `context`: tokens of its text at most.
+  // `head` chooses among rows of the model's head.
   TreeModel(Backend& backend, std::unique_ptr<CausalModel> model, std::unique_ptr<DraftHead> head,
-            const TreeShape& shape, int context);
-  // What the model must have room for, so that it can grow such trees.
+            const TreeShape& shape);
+  // What the model must have room for, so that it can grow such trees behind `context` tokens.
   static ModelLimits limits(const TreeShape& shape, int context, int batch, KvType kv);
 
   const CausalModel& model() const { return *model_; }
   std::vector<const Weight*> matrices() const;
-  bool has_room(std::size_t tokens) const { return tokens <= static_cast<std::size_t>(context_); }
 
-  // Makes the cache hold the first `keep` tokens of what it held.
-  void keep(std::size_t length);
-  std::size_t length() const { return length_; }
-  // Reads tokens behind those it has.
-  void read(std::span<const TokenId> tokens);
-  // Grows a tree behind the last token that was read (at least one since keep()): its candidates, in the model's ids.
+  // Forgets the text.
+  void clear() { keep(0), begin_ = 0; }
+  // Reads a text (at least one token), of which the first `kept` tokens are what they were at the last call. Of a text
+  // that is longer than the context, only the end is read, anew whenever the context is full.
+  void follow(std::span<const TokenId> text, std::size_t kept);
+  // How much of the text was read.
+  std::size_t length() const { return begin_ + length_; }
+  // Grows a tree behind the text: its candidates, in the model's ids.
   TreeGrower& grow(const std::optional<DraftNoise>& noise);
 
  private:
+  void keep(std::size_t length);  // makes the cache hold the first `length` tokens of what it held
+  void read(std::span<const TokenId> tokens);
+
   Backend& backend_;
   std::unique_ptr<CausalModel> model_;
   std::unique_ptr<DraftHead> head_;
   TreeGrower grower_;
-  int context_;
-  std::size_t length_ = 0;
-  int last_rows_ = 0;  // of the last pass of read()
-  Buffer ids_;         // (rows) tokens of a pass
-  Buffer count_;       // (1)
-  Buffer last_;        // (1, dim) the state after the last token
+  std::size_t begin_ = 0;   // of the text is where the cache begins
+  std::size_t length_ = 0;  // tokens in the cache
+  int last_rows_ = 0;       // of the last pass of read()
+  Buffer ids_;              // (rows) tokens of a pass
+  Buffer count_;            // (1)
+  Buffer last_;             // (1, dim) the state after the last token
 };
 
 class CausalDrafter final : public Drafter {

@@ -57,9 +57,9 @@ class Eagle2Drafter final : public Drafter {
   std::unique_ptr<RopeTable> rope_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<BlockScratch> scratch_;
-  Buffer input_;         // (rows, 2 dim): token embeddings left, hidden states right
-  Buffer stream_;        // (rows, dim)
-  Buffer last_hidden_;   // (1, dim) the state after the text's last pair
+  Buffer input_;        // (rows, 2 dim): token embeddings left, hidden states right
+  Buffer stream_;       // (rows, dim)
+  Buffer last_hidden_;  // (1, dim) the state after the text's last pair
 };
 
 }  // namespace frspec

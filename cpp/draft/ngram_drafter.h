@@ -1,5 +1,5 @@
-// Drafting from the text itself: what followed the last tokens when they stood there before (prompt lookup). No weights,
-// and nothing proposed where nothing is repeated. Alone, or filling the tree of another drafter.
+// Drafting from the text itself: what followed the last tokens when they stood there before (prompt lookup). No
+// weights, and nothing proposed where nothing is repeated. Alone, or filling the tree of another drafter.
 #pragma once
 
 #include <cstdint>

@@ -19,7 +19,8 @@ void TranslatedModel::begin() {
   text_.clear();
   pushed_ = 0;
   retokenizer_.begin();
-  model_->keep(0);
+  model_->clear();
+  kept_ = 0;
 }
 
 void TranslatedModel::accept(const Committed& committed) {
@@ -29,16 +30,12 @@ void TranslatedModel::accept(const Committed& committed) {
 }
 
 bool TranslatedModel::read() {
-  const std::size_t kept = retokenizer_.push(std::span(text_).subspan(pushed_));
+  kept_ = std::min(kept_, retokenizer_.push(std::span(text_).subspan(pushed_)));
   pushed_ = text_.size();
   const std::vector<TokenId>& tokens = retokenizer_.tokens();
-  if (tokens.empty() || !retokenizer_.held().empty() || !model_->has_room(tokens.size())) {
-    model_->keep(kept);
-    return false;
-  }
-  // The last token is read in any case: its state is what the tree grows from.
-  model_->keep(std::min(kept, tokens.size() - 1));
-  model_->read(std::span(tokens).subspan(model_->length()));
+  if (tokens.empty() || !retokenizer_.held().empty()) return false;
+  model_->follow(tokens, kept_);
+  kept_ = tokens.size();
   return true;
 }
 
@@ -101,7 +98,8 @@ void SlemDrafter::translate_pool(const CandidatePool& pool) {
   const std::size_t most = std::min(count, 2 * size_);
   std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(most), order.end(),
                     [&](std::int32_t a, std::int32_t b) {
-                      const float left = scores[static_cast<std::size_t>(a)], right = scores[static_cast<std::size_t>(b)];
+                      const float left = scores[static_cast<std::size_t>(a)],
+                                  right = scores[static_cast<std::size_t>(b)];
                       return left != right ? left > right : a < b;
                     });
   // What stands before the drafted text decides where its first token begins.

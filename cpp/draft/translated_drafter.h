@@ -20,8 +20,7 @@ class TranslatedModel {
 
   void begin();
   void accept(const Committed& committed);
-  // Reads the text up to the root. False where nothing can be drafted: the text ends inside a character, or the
-  // drafter's context is full.
+  // Reads the text up to the root. False where nothing can be drafted: the text ends inside a character.
   bool read();
 
   TreeModel& model() { return *model_; }
@@ -39,6 +38,7 @@ class TranslatedModel {
   Retokenizer retokenizer_;
   std::vector<TokenId> text_;
   std::size_t pushed_ = 0;  // tokens of text_ that the retokenizer has
+  std::size_t kept_ = 0;    // tokens of the retokenizer that are what the model has read, as far as it has
 };
 
 // TLI, token-level intersection (Algorithm 4): the drafter's head has the rows of T and D's intersection only, and its
@@ -92,8 +92,8 @@ class SlemDrafter final : public Drafter {
   std::size_t size_;
   int max_depth_;
   DraftTree tree_;
-  std::string context_;      // the end of the text, for tokenizing what follows it
-  std::vector<Node> trie_;   // the root first
+  std::string context_;     // the end of the text, for tokenizing what follows it
+  std::vector<Node> trie_;  // the root first
 };
 
 }  // namespace frspec

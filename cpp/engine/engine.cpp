@@ -234,8 +234,8 @@ bool Engine::read_prompt(Generation& text, Drafter& drafter) {
       next.push_back(first_token(text, rows));
     }
     backend_->upload(next_ids_.as<void>(), next.data(), next.size() * sizeof(TokenId));
-    drafter.accept({rows, count_.as<std::int32_t>(), target_->hidden(rows), next_ids_.as<std::int32_t>(), chunk,
-                    next.back()});
+    drafter.accept(
+        {rows, count_.as<std::int32_t>(), target_->hidden(rows), next_ids_.as<std::int32_t>(), chunk, next.back()});
   }
   return true;
 }

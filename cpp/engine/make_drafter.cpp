@@ -19,7 +19,8 @@ namespace frspec {
 namespace {
 
 constexpr int kMaxNgram = 64;
-constexpr int kTranslatedDepth = 2;  // a level of another vocabulary's tree may become so many of the target's
+constexpr int kTranslatedDepth = 2;    // a level of another vocabulary's tree may become so many of the target's
+constexpr int kTranslatedContext = 4;  // and a token of the text so many of the drafter's
 constexpr std::array<std::string_view, 3> kTranslations = {"auto", "tli", "slem"};
 
 bool is_eagle2(const GgufFile& file) { return file.get_string("general.architecture") == "eagle2"; }
@@ -76,9 +77,12 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   const std::string path = parts.file->path().string();
   const std::shared_ptr<const Tokenizer> own = Tokenizer::load(*parts.file);
   const VocabularyAlignment alignment(*parts.tokenizer, *own);
-  const ModelLimits limits = TreeModel::limits(options.tree, parts.context, parts.batch, options.kv_type);
-  auto model =
-      std::make_unique<CausalModel>(parts.file, parts.backend, limits, std::vector<int>{}, parts.on_bytes);
+  const ModelConfig config = read_causal_config(*parts.file);
+  // The same text may be more tokens in another vocabulary.
+  const std::int64_t wanted = std::int64_t{parts.context} * (alignment.is_identity() ? 1 : kTranslatedContext);
+  const int context = static_cast<int>(std::min<std::int64_t>(wanted + 1, config.context));
+  const ModelLimits limits = TreeModel::limits(options.tree, context, parts.batch, options.kv_type);
+  auto model = std::make_unique<CausalModel>(parts.file, parts.backend, limits, std::vector<int>{}, parts.on_bytes);
   if (model->config().vocab != own->size()) {
     fail(path, ": tensor 'token_embd.weight': found ", model->config().vocab, " rows, expected one per token, ",
          own->size());
@@ -86,12 +90,10 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   // The same ids on both sides: nothing to translate. The drafter may have more rows than there are tokens.
   const bool same = alignment.is_identity() && own->size() >= parts.tokenizer->size();
   if (same && options.translate != "auto") {
-    fail("translate: found ", options.translate, ", but ", path,
-         " has the target's own vocabulary; expected 'auto'");
+    fail("translate: found ", options.translate, ", but ", path, " has the target's own vocabulary; expected 'auto'");
   }
-  const bool string_level =
-      !same && (options.translate == "slem" ||
-                (options.translate == "auto" && 2 * alignment.size() < parts.tokenizer->size()));
+  const bool string_level = !same && (options.translate == "slem" ||
+                                      (options.translate == "auto" && 2 * alignment.size() < parts.tokenizer->size()));
   std::vector<TokenId> tokens;
   if (spec.kind == HeadSpec::Kind::Ranked) {
     if (string_level) {
@@ -111,8 +113,7 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   const bool all_rows = ids.empty() || static_cast<int>(ids.size()) == model->config().vocab;
   const HeadSpec rows = all_rows ? HeadSpec{} : HeadSpec{HeadSpec::Kind::Ranked, static_cast<int>(ids.size())};
   auto head = head_of(parts.backend, *model, rows, ids);
-  auto tree_model =
-      std::make_unique<TreeModel>(parts.backend, std::move(model), std::move(head), options.tree, limits.context);
+  auto tree_model = std::make_unique<TreeModel>(parts.backend, std::move(model), std::move(head), options.tree);
   if (same) return std::make_unique<CausalDrafter>(parts.backend, std::move(tree_model));
   auto translated = std::make_unique<TranslatedModel>(std::move(tree_model), parts.tokenizer, own);
   if (!string_level) return std::make_unique<TliDrafter>(parts.backend, std::move(translated));

@@ -98,8 +98,8 @@ DraftTree DraftTree::with_room(Backend& backend, int size, int max_depth) {
 void DraftTree::assign(Backend& backend, std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents) {
   const TreeLayout layout = derive_layout(parents);
   if (static_cast<int>(tokens.size()) > room_size_ || layout.max_depth > room_depth_) {
-    throw Error(concat("draft tree: found ", tokens.size(), " nodes and depth ", layout.max_depth, ", expected at most ",
-                       room_size_, " and ", room_depth_));
+    throw Error(concat("draft tree: found ", tokens.size(), " nodes and depth ", layout.max_depth,
+                       ", expected at most ", room_size_, " and ", room_depth_));
   }
   view_.size = static_cast<int>(tokens.size());
   view_.max_depth = layout.max_depth;

@@ -53,9 +53,9 @@ VocabularyAlignment::VocabularyAlignment(const Tokenizer& target, const Tokenize
       }
     }
   }
-  // Control tokens: by their role, then by their text.
-  if (target.bos() && drafter.bos()) match(*target.bos(), *drafter.bos());
+  // Control tokens: by their role, then by their text. A token may have both roles; what ends a text comes first.
   if (target.eos() && drafter.eos()) match(*target.eos(), *drafter.eos());
+  if (target.bos() && drafter.bos()) match(*target.bos(), *drafter.bos());
   for (TokenId t = 0; t < target.size(); ++t) {
     if (target.token_type(t) != TokenType::Control) continue;
     const auto d = drafter.find(target.token_text(t));

@@ -130,10 +130,10 @@ class PyGeneration {
 };
 
 void make_engine(Engine* self, const std::filesystem::path& target, const std::optional<std::filesystem::path>& drafter,
-                 const std::optional<std::filesystem::path>& ranks, const std::string& head, const std::string& translate,
-                 int ngram, int tree_depth,
-                 int tree_branch, int tree_size, int n_ctx, int n_batch, int n_threads, const std::string& cache_type,
-                 const std::string& device, const std::vector<int>& taps, const nb::object& progress) {
+                 const std::optional<std::filesystem::path>& ranks, const std::string& head,
+                 const std::string& translate, int ngram, int tree_depth, int tree_branch, int tree_size, int n_ctx,
+                 int n_batch, int n_threads, const std::string& cache_type, const std::string& device,
+                 const std::vector<int>& taps, const nb::object& progress) {
   const nb::gil_scoped_release release;
   EngineOptions options;
   options.target = target;
@@ -235,12 +235,13 @@ void init_engine(nb::module_& m) {
                      "A target, perhaps its drafter, and their caches. Calls on one engine are taken one after the "
                      "other; engines are independent of each other.")
       .def("__init__", &make_engine, "target"_a, "drafter"_a = nb::none(), "ranks"_a = nb::none(), "head"_a = "full",
-           "translate"_a = "auto", "ngram"_a = 0,
-           "tree_depth"_a = TreeShape{}.depth, "tree_branch"_a = TreeShape{}.branch, "tree_size"_a = TreeShape{}.size,
-           "n_ctx"_a = 0, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0, "cache_type"_a = "f16",
-           "device"_a = "cpu", "taps"_a = std::vector<int>{}, "progress"_a = nb::none(),
+           "translate"_a = "auto", "ngram"_a = 0, "tree_depth"_a = TreeShape{}.depth,
+           "tree_branch"_a = TreeShape{}.branch, "tree_size"_a = TreeShape{}.size, "n_ctx"_a = 0,
+           "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0, "cache_type"_a = "f16", "device"_a = "cpu",
+           "taps"_a = std::vector<int>{}, "progress"_a = nb::none(),
            nb::sig("def __init__(self, target: str | os.PathLike[str], drafter: str | os.PathLike[str] | None = None, "
-                   "ranks: str | os.PathLike[str] | None = None, head: str = 'full', translate: str = 'auto', ngram: int = 0, tree_depth: int = 5, "
+                   "ranks: str | os.PathLike[str] | None = None, head: str = 'full', translate: str = 'auto', ngram: "
+                   "int = 0, tree_depth: int = 5, "
                    "tree_branch: int = 10, tree_size: int = 60, n_ctx: int = 0, n_batch: int = 512, "
                    "n_threads: int = 0, cache_type: str = 'f16', device: str = 'cpu', taps: Sequence[int] = (), "
                    "progress: collections.abc.Callable[[int, int], object] | None = None) -> None"),

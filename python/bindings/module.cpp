@@ -21,6 +21,7 @@ void init_tokenizer(nb::module_& m);
 void init_engine(nb::module_& m);
 void init_bench(nb::module_& m);
 void init_ops(nb::module_& m);
+void init_translation(nb::module_& m);
 
 namespace {
 
@@ -64,4 +65,5 @@ NB_MODULE(_core, m) {
   frspec::init_engine(m);
   frspec::init_bench(m);
   frspec::init_ops(m);
+  frspec::init_translation(m);
 }

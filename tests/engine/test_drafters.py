@@ -1,0 +1,159 @@
+"""Any model drafts for any model, and nothing changes: equality for every drafter, translation and temperature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import make_checkpoint
+from frspec_cpp.tools.convert import convert
+from frspec_cpp.tools.make_random_model import make_random_model
+
+from frspec_cpp import LLM
+
+SAMPLINGS: list[dict[str, Any]] = [
+    {"temperature": 0.0},
+    {"temperature": 0.7},
+    {"temperature": 1.0, "top_p": 0.9},
+    {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0},
+]
+PROMPTS = ["Once upon a time, there was a little girl named Lily.", "Tom and Sam went to the park. They", "The dog"]
+MODELS = ["stories260K", "llama2xs-279K", "TinyStories-656K", "babyllama105-936K"]
+
+
+@pytest.fixture(scope="module")
+def small(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The small real models as GGUF."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in MODELS:
+        convert(shared / "data/models" / name, folder / f"{name}.gguf", "f32", quiet=True)
+    return {name: folder / f"{name}.gguf" for name in MODELS}
+
+
+def accepted_lengths(llm: LLM, prompts: list[str], tokens: int) -> list[float]:
+    """Accepted length by sampling; every drafted text must be the plain one."""
+    lengths = []
+    for sampling in SAMPLINGS:
+        steps = given = 0
+        for prompt in prompts:
+            options: dict[str, Any] = {"max_tokens": tokens, "seed": 3, "ignore_eos": True, **sampling}
+            drafted = llm.generate(prompt, **options)
+            plain = llm.generate(prompt, draft=False, **options)
+            assert drafted.tokens == plain.tokens, (sampling, prompt)
+            steps += drafted.stats.steps
+            given += len(drafted.tokens) - 1
+        lengths.append(given / steps)
+    return lengths
+
+
+# Target, drafter, options, and the least accepted length at temperature 0 and at 1 (found: more by a tenth or two).
+PAIRS: list[tuple[str, str | None, dict[str, Any], float, float]] = [
+    ("stories260K", "llama2xs-279K", {}, 4.0, 3.5),
+    ("stories260K", "llama2xs-279K", {"tree_depth": 4, "tree_branch": 1, "tree_size": 6}, 2.5, 1.8),
+    ("stories260K", "llama2xs-279K", {"ngram": 4, "n_batch": 7, "tree_size": 20}, 3.5, 3.0),
+    ("llama2xs-279K", "stories260K", {"tree_depth": 3, "tree_branch": 5, "tree_size": 20, "n_threads": 1}, 3.0, 2.5),
+    ("stories260K", "TinyStories-656K", {"translate": "slem"}, 1.6, 1.2),
+    ("stories260K", "TinyStories-656K", {"translate": "slem", "tree_branch": 1, "tree_size": 7}, 1.2, 1.0),
+    ("stories260K", "TinyStories-656K", {"translate": "tli"}, 1.1, 1.1),
+    ("TinyStories-656K", "stories260K", {"translate": "slem", "ngram": 3}, 1.3, 1.2),
+    ("TinyStories-656K", "stories260K", {"translate": "tli"}, 1.0, 1.05),
+    ("TinyStories-656K", "babyllama105-936K", {"translate": "slem", "tree_depth": 9, "tree_branch": 3}, 1.2, 1.2),
+    ("TinyStories-656K", "babyllama105-936K", {"translate": "tli", "tree_depth": 2}, 1.0, 1.0),
+    ("babyllama105-936K", "TinyStories-656K", {"translate": "slem", "tree_size": 30}, 2.0, 1.5),
+    ("stories260K", None, {"ngram": 4}, 1.1, 1.0),
+]
+
+
+@pytest.mark.parametrize(("target", "drafter", "options", "greedy", "sampled"), PAIRS, ids=str)
+def test_real_models(
+    small: dict[str, Path], target: str, drafter: str | None, options: dict[str, Any], greedy: float, sampled: float
+) -> None:
+    llm = LLM(small[target], drafter=None if drafter is None else small[drafter], **options)
+    tokens = 100 if llm.n_ctx > 256 else 70
+    lengths = accepted_lengths(llm, PROMPTS, tokens)
+    assert lengths[0] >= greedy, lengths
+    assert lengths[3] >= sampled, lengths
+
+
+def test_the_demo_pair_keyed(demo_target: Path, demo_drafter: Path) -> None:
+    """Looking at the noise keeps the accepted length at temperature 1 near that at 0; blind it is 1.6."""
+    llm = LLM(demo_target, drafter=demo_drafter)
+    lengths = accepted_lengths(llm, ["def fibonacci(n):", "Question: How many apples are there?\nAnswer:"], 64)
+    assert min(lengths) > 2.4, lengths
+
+
+@pytest.mark.parametrize("options", [{"translate": "tli"}, {"translate": "slem"}, {"ngram": 3}], ids=str)
+def test_small_models_draft_for_the_demo_target(
+    small: dict[str, Path], demo_target: Path, options: dict[str, Any]
+) -> None:
+    llm = LLM(demo_target, drafter=small["TinyStories-656K"], tree_size=20, n_ctx=256, **options)
+    accepted_lengths(llm, ["The little dog", "def main():\n"], 40)
+
+
+def test_text_that_is_longer_than_the_drafters_context(small: dict[str, Path]) -> None:
+    """A drafter of 256 tokens goes on drafting behind 500: it reads the end of the text."""
+    llm = LLM(small["stories260K"], drafter=small["babyllama105-936K"], translate="slem", tree_size=20)
+    assert llm.n_ctx == 512
+    drafted = llm.generate(PROMPTS[0], 480, ignore_eos=True)
+    assert drafted.tokens == llm.generate(PROMPTS[0], 480, ignore_eos=True, draft=False).tokens
+    late = [was for was in drafted.drafted[300:]]
+    assert sum(late) > 20, "nothing was drafted behind the drafter's context"
+
+
+@pytest.mark.parametrize(("target_pad", "drafter_pad"), [(0, 64), (64, 0), (32, 64)])
+def test_padded_vocabularies(tmp_path: Path, target_pad: int, drafter_pad: int) -> None:
+    vocab = tmp_path / "vocab.gguf"
+    convert(make_checkpoint(tmp_path / "checkpoint", "llama"), vocab, "f32", quiet=True)
+    paths = {}
+    for name, pad in (("target", target_pad), ("drafter", drafter_pad)):
+        paths[name] = tmp_path / f"{name}.gguf"
+        make_random_model(paths[name], "tiny", "f32", vocab, vocab_size=400 + pad if pad else None, quiet=True)
+    llm = LLM(paths["target"], drafter=paths["drafter"], n_ctx=128, tree_depth=2, tree_branch=4, tree_size=20)
+    lengths = accepted_lengths(llm, ["hello world"], 40)
+    if target_pad <= drafter_pad == 0 or target_pad == drafter_pad:
+        assert lengths[0] > 3  # the same weights: everything is accepted
+
+
+@pytest.fixture(scope="module")
+def unlike(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny random models with real vocabularies."""
+    folder = tmp_path_factory.mktemp("unlike")
+    paths = {name: folder / f"{name}.gguf" for name in ("llama-spm", "gpt-2", "qwen2")}
+    for name, path in paths.items():
+        make_random_model(path, "tiny", "q8_0", shared / f"data/vocabularies/{name}.gguf", quiet=True)
+    return paths
+
+
+@pytest.mark.parametrize("names", [("llama-spm", "gpt-2"), ("qwen2", "llama-spm"), ("gpt-2", "qwen2")], ids=str)
+@pytest.mark.parametrize("translate", ["tli", "slem", "auto"])
+def test_random_models_of_unlike_tokenizers(unlike: dict[str, Path], names: tuple[str, str], translate: str) -> None:
+    target, drafter = (unlike[name] for name in names)
+    llm = LLM(target, drafter=drafter, n_ctx=256, translate=translate, tree_depth=2, tree_branch=4, tree_size=16)
+    accepted_lengths(llm, ["Hello 🐈 world", "x = [1, 2]"], 24)
+
+
+# Arguments, and what the message must say.
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("TinyStories-656K", {"translate": "best"}, "translate: found \"best\", expected 'auto', 'tli' or 'slem'"),
+    ("TinyStories-656K", {"translate": "slem", "head": "ranked:100"}, "expected 'full'"),
+    ("llama2xs-279K", {"translate": "tli"}, "has the target's own vocabulary"),
+    ("llama2xs-279K", {"ngram": -1}, "ngram: found -1"),
+    ("llama2xs-279K", {"ngram": 65}, "ngram: found 65"),
+    ("llama2xs-279K", {"head": "ranked:100"}, "has no tensor 'token_ranks'"),
+    ("llama2xs-279K", {"tree_branch": 200, "head": "ranked:600"}, "token_ranks"),
+]
+
+
+@pytest.mark.parametrize(("drafter", "options", "message"), REFUSED, ids=str)
+def test_refused(small: dict[str, Path], drafter: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match="found") as caught:
+        LLM(small["stories260K"], drafter=small[drafter], **options)
+    assert message in str(caught.value)
+
+
+def test_eagle_is_not_translated(demo_target: Path, demo_drafter: Path) -> None:
+    with pytest.raises(ValueError, match="is an EAGLE drafter"):
+        LLM(demo_target, drafter=demo_drafter, translate="slem")
+    with pytest.raises(ValueError, match="there is no drafter to translate"):
+        LLM(demo_target, translate="slem")
