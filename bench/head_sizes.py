@@ -88,7 +88,7 @@ def main() -> int:
         plain = first.generate(prompt, draft=False, **options)
         rows["plain"].append(plain.stats)
         for head, llm in models.items():
-            drafted = llm.generate(prompt, **options)
+            drafted = llm.generate(prompt, draft=True, **options)
             rows[head].append(drafted.stats)
             if drafted.tokens != plain.tokens:
                 pairs = zip(drafted.tokens, plain.tokens, strict=False)

@@ -26,7 +26,7 @@ constexpr std::string_view kDraftedColor = "\x1b[30;42m";  // black on green: re
 constexpr std::string_view kPlainColor = "\x1b[0m";
 
 struct Request {
-  std::optional<std::string> model, drafter, ranks, prompt, file;
+  std::optional<std::string> model, drafter, ranks, prompt, file, draft;
   EngineOptions engine;
   GenerateOptions generate;
   std::vector<std::string> biases;
@@ -85,7 +85,7 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   options.text("--translate", "auto|tli|slem", request.engine.translate,
                "how a drafter of another vocabulary is understood; default: auto");
   options.number("--ngram", "N", request.engine.ngram,
-                 "draft what followed the last N or fewer tokens before, too; default: 0, do not");
+                 "draft what followed the last N tokens before; default: 0, do not");
   options.text("-p, --prompt", "TEXT", request.prompt, "the prompt");
   options.text("-f, --file", "FILE", request.file, "a file that holds the prompt; - is standard input");
   options.number("-n, --max-tokens, --n-predict, --predict", "MAX", request.generate.max_tokens,
@@ -102,7 +102,8 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   add_sampling(options, request);
   options.text("--cache-type", "f16|q8_0", request.cache, "type of the K/V cache; default: f16");
   options.text("--device", "DEVICE", request.engine.backend.device, "cpu or cuda; default: cpu");
-  options.flag("--no-draft", request.no_draft, "plain decoding: the same tokens, without drafts");
+  options.text("--draft", "auto|always|never", request.draft, "auto: as long as it pays; default: auto");
+  options.flag("--no-draft", request.no_draft, "--draft never: the same tokens, without drafts");
   options.flag("--ignore-eos", request.generate.ignore_eos, "go on after an end-of-generation token");
   options.flag("--json", request.json, "one JSON object: text, tokens, prompt_tokens, finish_reason, stats");
   options.flag("--show-drafts", request.show_drafts, "colour the tokens that were drafted and accepted");
@@ -114,7 +115,12 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   if (request.generate.logprobs && !request.json) fail("--logprobs: found no --json, expected both");
   if (request.json && request.show_drafts) fail("--json and --show-drafts: found both, expected one of them");
   request.engine.kv_type = parse_kv_type(request.cache);
-  request.generate.draft = !request.no_draft;
+  if (request.draft && request.no_draft) fail("--draft and --no-draft: found both, expected one of them");
+  // Who wants to see drafts wants drafts.
+  request.generate.draft = request.draft         ? parse_draft_mode(*request.draft)
+                           : request.no_draft    ? DraftMode::Never
+                           : request.show_drafts ? DraftMode::Always
+                                                 : DraftMode::Auto;
   if (request.model) {
     request.engine.target = *request.model;
     request.engine.drafter = request.drafter;
@@ -217,6 +223,7 @@ void write_json(const Transcript& transcript, const Generation& generation, cons
   json.member("tokens_per_second", stats.tokens_per_second());
   json.member("accepted_length", stats.accepted_length());
   json.member("steps", stats.steps);
+  json.member("drafted_steps", stats.drafted_steps);
   json.member("draft_seconds", stats.draft_seconds);
   json.member("verify_seconds", stats.verify_seconds);
   json.member("prefill_seconds", stats.prefill_seconds);
@@ -234,6 +241,7 @@ void write_statistics(const Stats& stats, const char* finish_reason, const std::
        << stats.prompt_tokens << " tokens " << stats.prefill_seconds << " s, draft " << stats.draft_seconds
        << " s, verify " << stats.verify_seconds << " s; " << device;
   write_note(line.str());
+  if (!stats.drafter_error.empty()) write_note(concat("the drafter failed, and was left alone: ", stats.drafter_error));
 }
 
 }  // namespace

@@ -235,7 +235,8 @@ class Bench {
     for (int i = 0; i <= options_.repetitions; ++i) {
       announce(test);
       for (const bool draft : {false, true}) {
-        GenerateOptions generate{.max_tokens = tokens, .ignore_eos = true, .draft = draft};
+        GenerateOptions generate{.max_tokens = tokens, .ignore_eos = true};
+        generate.draft = draft ? DraftMode::Always : DraftMode::Never;
         generate.sampling.seed = static_cast<std::uint64_t>(i);
         const auto generation = engine_.begin(prompt, generate);
         while (generation->finish_reason() == FinishReason::None) (void)generation->step();

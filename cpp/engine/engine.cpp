@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "draft/no_drafter.h"
 
 namespace frspec {
@@ -49,6 +50,13 @@ KvType parse_kv_type(std::string_view name) {
   fail("type of the K/V cache: found '", name, "', expected f16 or q8_0");
 }
 
+DraftMode parse_draft_mode(std::string_view name) {
+  if (name == "auto") return DraftMode::Auto;
+  if (name == "always") return DraftMode::Always;
+  if (name == "never") return DraftMode::Never;
+  fail("draft: found ", quoted(name), ", expected auto, always or never");
+}
+
 const char* finish_reason_name(FinishReason reason) {
   switch (reason) {
     case FinishReason::Stop:
@@ -82,6 +90,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
     if (options.on_load) options.on_load(done, total);
   };
   const auto [max_size, max_depth] = tree_bounds(options);
+  max_depth_ = max_depth;
   target_ = std::make_unique<CausalModel>(file_, *backend_,
                                           ModelLimits{.context = context_,
                                                       .rows = std::max(batch_, max_size),
@@ -103,13 +112,17 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
     return backend_->allocate(sizeof(std::int32_t) * static_cast<std::size_t>(count));
   };
   ids_ = ints(batch_);
-  next_ids_ = ints(batch_);
+  next_ids_ = ints(lag_room());
   root_ = ints(1);
   count_ = ints(1);
   history_ = ints(context_ + max_depth + 1);
   last_depth_ = ints(1);
-  committed_ = backend_->allocate(sizeof(float) * static_cast<std::size_t>(max_depth + 1) *
-                                  static_cast<std::size_t>(target_->config().dim));
+  const auto states = [&](int rows) {
+    return backend_->allocate(sizeof(float) * static_cast<std::size_t>(rows) *
+                              static_cast<std::size_t>(target_->config().dim));
+  };
+  committed_ = states(max_depth + 1);
+  if (drafter_) lag_hidden_ = states(lag_room());
 }
 
 Engine::~Engine() = default;
@@ -212,12 +225,25 @@ void Engine::add_logprobs(Generation& text, Tensor hidden, const std::int32_t* t
   }
 }
 
+// A drafter may be slow or wrong, but it may not end a text: if it fails, the text goes on without.
+template <class Use>
+void Engine::with_drafter(Generation& text, Use&& use) {
+  if (text.options_.draft == DraftMode::Never || !drafter_ || !text.stats_.drafter_error.empty()) return;
+  try {
+    use(*drafter_);
+  } catch (const std::exception& error) {
+    text.stats_.drafter_error = error.what();
+  }
+}
+
 // The prompt, chunk by chunk, through target and drafter. The drafter's pair at a position needs the token that
 // follows, which for the prompt's last position is the first token of the text.
-bool Engine::read_prompt(Generation& text, Drafter& drafter) {
+bool Engine::read_prompt(Generation& text) {
   const std::vector<TokenId> prompt = text.tokens_;  // the text grows when its first token is taken
   const auto batch = static_cast<std::size_t>(batch_);
-  drafter.begin({&text.sampler_.chain(), text.sampler_.draw(), target_->cache().length()});
+  with_drafter(text, [&](Drafter& drafter) {
+    drafter.begin({&text.sampler_.chain(), text.sampler_.draw(), target_->cache().length()});
+  });
   backend_->upload(history_.as<void>(), prompt.data(), prompt.size() * sizeof(TokenId));
   for (std::size_t first = 0; first < prompt.size(); first += batch) {
     if (text.keep_going_ && !text.keep_going_()) return false;
@@ -234,10 +260,37 @@ bool Engine::read_prompt(Generation& text, Drafter& drafter) {
       next.push_back(first_token(text, rows));
     }
     backend_->upload(next_ids_.as<void>(), next.data(), next.size() * sizeof(TokenId));
-    drafter.accept(
-        {rows, count_.as<std::int32_t>(), target_->hidden(rows), next_ids_.as<std::int32_t>(), chunk, next.back()});
+    with_drafter(text, [&](Drafter& drafter) {
+      drafter.accept(
+          {rows, count_.as<std::int32_t>(), target_->hidden(rows), next_ids_.as<std::int32_t>(), chunk, next.back()});
+    });
   }
   return true;
+}
+
+// What the drafter has not been told yet, because it was not asked to draft: the last tokens, and the target's states.
+void Engine::tell_drafter(Generation& text) {
+  auto& lag = text.lag_;
+  if (lag.rows == 0) return;
+  backend_->upload(next_ids_.as<void>(), lag.next.data(), lag.next.size() * sizeof(TokenId));
+  set_count(lag.rows);
+  const Tensor hidden = lag_hidden_.matrix(lag.rows, target_->config().dim);
+  with_drafter(text, [&](Drafter& drafter) {
+    drafter.accept(
+        {lag.rows, count_.as<std::int32_t>(), hidden, next_ids_.as<std::int32_t>(), lag.tokens, lag.next.back()});
+  });
+  lag = {};
+}
+
+void Engine::remember_for_drafter(Generation& text, Tensor hidden, std::span<const TokenId> tokens) {
+  if (text.options_.draft == DraftMode::Never || !drafter_) return;
+  auto& lag = text.lag_;
+  const auto rows = static_cast<int>(hidden.rows);
+  if (lag.rows + rows > lag_room()) tell_drafter(text);
+  backend_->copy(lag_hidden_.matrix(lag_room(), hidden.cols).row_range(lag.rows, rows), hidden);
+  lag.rows += rows;
+  lag.tokens.insert(lag.tokens.end(), tokens.begin(), tokens.end() - 1);
+  lag.next.insert(lag.next.end(), tokens.begin() + 1, tokens.end());
 }
 
 TokenId Engine::first_token(Generation& text, int rows) {
@@ -258,14 +311,17 @@ TokenId Engine::first_token(Generation& text, int rows) {
   return token;
 }
 
-void Engine::run_step(Generation& text, Drafter& drafter) {
+void Engine::run_step(Generation& text) {
   Stats& stats = text.stats_;
   const std::int32_t* prefix = target_->cache().length();
   const DraftTree* tree = nullptr;
-  {
+  if (text.options_.draft == DraftMode::Always || text.pace_.drafts()) {
     const Timer timer(stats.draft_seconds);
-    tree = &drafter.propose(root_.as<std::int32_t>());
+    tell_drafter(text);
+    with_drafter(text, [&](Drafter& drafter) { tree = &drafter.propose(root_.as<std::int32_t>()); });
   }
+  const bool drafted = tree != nullptr;
+  if (!drafted) tree = &no_drafter_->propose(root_.as<std::int32_t>());
   const VerdictView* verdict = nullptr;
   int rows = 0;
   {
@@ -282,6 +338,7 @@ void Engine::run_step(Generation& text, Drafter& drafter) {
     text.take(read.tokens);
   }
   ++stats.steps;
+  stats.drafted_steps += drafted ? 1 : 0;
   stats.step_tokens += static_cast<std::int64_t>(text.fresh_.size()) + (text.ended_by_token_ ? 1 : 0);
   const Tensor hidden = committed_.matrix(rows, target_->config().dim);
   if (text.options_.logprobs || text.finish_ == FinishReason::None) {
@@ -289,10 +346,8 @@ void Engine::run_step(Generation& text, Drafter& drafter) {
   }
   add_logprobs(text, hidden, verdict->tokens);
   if (text.finish_ != FinishReason::None) return;
-  const Timer timer(stats.draft_seconds);
   // The text ends with the token that the target has not processed yet: the next root.
-  const std::span<const TokenId> tokens = std::span(text.tokens_).last(text.fresh_.size() + 1);
-  drafter.accept({rows, verdict->count, hidden, verdict->tokens, tokens.first(tokens.size() - 1), tokens.back()});
+  remember_for_drafter(text, hidden, std::span(text.tokens_).last(text.fresh_.size() + 1));
 }
 
 void Engine::time_prompt(std::int32_t prefix, std::span<const TokenId> tokens) {

@@ -3,6 +3,7 @@
 // Threads: calls on one engine are taken one after the other (a lock); engines are independent of each other.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -12,6 +13,7 @@
 #include "draft/drafter.h"
 #include "engine/make_drafter.h"
 #include "engine/options.h"
+#include "engine/pace.h"
 #include "engine/stats.h"
 #include "engine/stop_text.h"
 #include "gguf/gguf_file.h"
@@ -79,6 +81,13 @@ class Generation {
   StopText stop_text_;
   std::function<bool()> keep_going_;
   std::vector<GeneratedToken> fresh_;  // what the last step gave
+  // What the drafter has not been told yet, because it was not asked for drafts.
+  struct Lag {
+    int rows = 0;                       // hidden states in Engine::lag_hidden_
+    std::vector<TokenId> tokens, next;  // as Committed's
+  };
+  Lag lag_;
+  Pace pace_;
   std::vector<TokenLogprobs> logprobs_;
   Buffer best_memory_;  // ids, log-probabilities, and the chosen token's
   std::string closing_text_;
@@ -137,12 +146,18 @@ class Engine {
   DrafterParts drafter_parts(const std::function<void(std::size_t)>& on_bytes) const;
   void run_chunk(std::span<const TokenId> tokens);  // one pass over at most batch_ tokens behind the prefix
   void set_count(std::int32_t count);
-  bool read_prompt(Generation& text, Drafter& drafter);  // false: abandoned
+  bool read_prompt(Generation& text);  // false: abandoned
   // The log-probabilities of `tokens` (device, hidden.rows) after the given states, for as many as text.take() took.
   void add_logprobs(Generation& text, Tensor hidden, const std::int32_t* tokens);
   std::vector<TokenId> held_tokens(const GenerateOptions& options) const;
   TokenId first_token(Generation& text, int rows);  // after the last of `rows` rows of the prompt
-  void run_step(Generation& text, Drafter& drafter);
+  void run_step(Generation& text);
+  template <class Use>
+  void with_drafter(Generation& text, Use&& use);
+  void tell_drafter(Generation& text);
+  // `tokens`: those of the rows, and the one behind them.
+  void remember_for_drafter(Generation& text, Tensor hidden, std::span<const TokenId> tokens);
+  int lag_room() const { return std::max(batch_, max_depth_ + 1); }
 
   EngineOptions options_;
   std::shared_ptr<const GgufFile> file_;
@@ -152,6 +167,7 @@ class Engine {
   int context_ = 0;
   int batch_ = 0;
   int taps_ = 0;
+  int max_depth_ = 0;  // of a tree
   std::unique_ptr<CausalModel> target_;
   std::unique_ptr<Drafter> drafter_;  // null without one
   std::unique_ptr<Drafter> no_drafter_;
@@ -162,6 +178,7 @@ class Engine {
   Buffer count_;       // (1) rows of a chunk
   Buffer last_depth_;  // (1) -1: the row of the prefix's last token
   Buffer history_;     // (context + depth) tokens of the text that the target has processed
+  Buffer lag_hidden_;  // (lag_room, dim) states that the drafter has not been told of
   Buffer committed_;   // (max_depth + 1, dim) hidden states of an accepted path
   std::mutex mutex_;
   std::uint64_t ticket_ = 0;  // changes whenever the caches do

@@ -27,19 +27,24 @@ std::span<const GeneratedToken> Generation::step() {
     throw Error("this generation cannot go on: it was interrupted, or its engine began another text");
   }
   const auto start = std::chrono::steady_clock::now();
+  const std::int64_t drafted_before = stats_.drafted_steps, tokens_before = stats_.step_tokens;
   const bool reads_prompt = !std::exchange(started_, true);
   // Invalid until the step is whole: after an error, or half a prompt, the caches are of no use.
   ++engine_.ticket_;
-  Drafter& drafter = options_.draft && engine_.drafter_ ? *engine_.drafter_ : *engine_.no_drafter_;
   bool whole = true;
   if (reads_prompt) {
-    whole = engine_.read_prompt(*this, drafter);
+    whole = engine_.read_prompt(*this);
   } else {
-    engine_.run_step(*this, drafter);
+    engine_.run_step(*this);
   }
   if (whole) ticket_ = engine_.ticket_;
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  if (reads_prompt) stats_.prefill_seconds = seconds;
+  if (reads_prompt) {
+    stats_.prefill_seconds = seconds;
+  } else {
+    pace_.add_step(stats_.drafted_steps > drafted_before, seconds,
+                   static_cast<int>(stats_.step_tokens - tokens_before));
+  }
   stats_.total_seconds += seconds;
   return fresh_;
 }

@@ -23,8 +23,6 @@ constexpr int kTranslatedDepth = 2;    // a level of another vocabulary's tree m
 constexpr int kTranslatedContext = 4;  // and a token of the text so many of the drafter's
 constexpr std::array<std::string_view, 3> kTranslations = {"auto", "tli", "slem"};
 
-bool is_eagle2(const GgufFile& file) { return file.get_string("general.architecture") == "eagle2"; }
-
 void check_same_vocabulary(const GgufFile& drafter, const Tokenizer& target) {
   if (drafter.find("tokenizer.ggml.tokens") == nullptr) return;
   const auto own = Tokenizer::load(drafter);
@@ -60,7 +58,8 @@ std::unique_ptr<Drafter> make_eagle2(const EngineOptions& options, const HeadSpe
   if (spec.kind == HeadSpec::Kind::Ranked) tokens = ranked_tokens(spec, options, parts);
   return std::make_unique<Eagle2Drafter>(
       parts.file, parts.backend, parts.target, head_of(parts.backend, parts.target, spec, tokens), options.tree,
-      Eagle2Limits{parts.context, std::max(parts.batch, options.tree.levels() + 1), options.kv_type}, parts.on_bytes);
+      Eagle2Limits{parts.context, std::max(parts.batch, kTranslatedDepth * options.tree.levels() + 1), options.kv_type},
+      parts.on_bytes);
 }
 
 // The drafter's ids of the given target tokens, and of the end of a text where it has one; ascending.
@@ -160,7 +159,7 @@ std::unique_ptr<Drafter> make_drafter(const EngineOptions& options, const std::s
   TreeBounds inner;
   if (parts.file) {
     const HeadSpec spec = parse_head_spec(head);
-    const bool eagle = is_eagle2(*parts.file);
+    const bool eagle = !is_causal(*parts.file);
     if (eagle && options.translate != "auto") {
       fail("translate: found ", options.translate, ", but ", parts.file->path().string(),
            " is an EAGLE drafter, which works with its target's own vocabulary; expected 'auto'");

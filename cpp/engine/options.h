@@ -39,11 +39,19 @@ inline constexpr int kMaxLogprobs = 1000;
 // Rows of logits that exist at once: the nodes of a tree where tokens are drawn from them, at most so many.
 inline constexpr int kLogitRows = 16, kMaxLogitRows = 64;
 
+// Whether a text is drafted, where the engine has a drafter. The text is the same in any case.
+enum class DraftMode : std::uint8_t {
+  Auto,  // as long as it pays (pace.h)
+  Always,
+  Never,  // plain decoding
+};
+DraftMode parse_draft_mode(std::string_view name);  // "auto", "always" or "never"; throws InvalidInput for others
+
 struct GenerateOptions {
   int max_tokens = 128;
   int min_tokens = 0;       // before that many, neither a token nor a string ends the text
   bool ignore_eos = false;  // go on after an end-of-generation token
-  bool draft = true;        // false: plain decoding, although the engine has a drafter
+  DraftMode draft = DraftMode::Auto;
   SamplingOptions sampling = {};
   std::vector<std::string> stop = {};     // strings that end the text, and are not part of it
   std::vector<TokenId> stop_tokens = {};  // tokens that do

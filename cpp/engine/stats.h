@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace frspec {
 
@@ -10,7 +11,9 @@ struct Stats {
   std::int64_t generated_tokens = 0;  // as handed out: an end-of-generation token is not among them
   std::int64_t steps = 0;             // passes of the target after the prompt
   std::int64_t step_tokens = 0;  // tokens that these passes gave (an end-of-generation token counts, what follows not)
-  double prefill_seconds = 0.0;  // prompt through target and drafter, and the first token
+  std::int64_t drafted_steps = 0;  // of the steps: with a tree of drafts
+  std::string drafter_error;       // why the drafter gave up, and the text went on without it; empty: it did not
+  double prefill_seconds = 0.0;    // prompt through target and drafter, and the first token
   double draft_seconds = 0.0;
   double verify_seconds = 0.0;
   double total_seconds = 0.0;  // all of the above and what lies between

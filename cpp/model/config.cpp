@@ -132,6 +132,12 @@ ModelConfig read_config(const GgufFile& file, const std::string& architecture, b
 
 }  // namespace
 
+bool is_causal(const GgufFile& file) {
+  const std::string_view architecture = file.get_string("general.architecture");
+  return std::any_of(std::begin(kTargets), std::end(kTargets),
+                     [&](const Architecture& candidate) { return candidate.name == architecture; });
+}
+
 ModelConfig read_causal_config(const GgufFile& file) {
   const std::string architecture(file.get_string("general.architecture"));
   std::string known;
@@ -151,7 +157,7 @@ ModelConfig read_eagle2_config(const GgufFile& file) {
   const std::string_view architecture = file.get_string("general.architecture");
   if (architecture != "eagle2") {
     fail(file.path().string(), ": key 'general.architecture': found '", architecture,
-         "', expected a drafter, 'eagle2'");
+         "', expected a drafter: 'eagle2', or a language model, 'llama', 'qwen2' or 'qwen3'");
   }
   ModelConfig config = read_config(file, "eagle2", true);
   const Reader reader(file, "eagle2");

@@ -37,6 +37,9 @@ struct ModelConfig {
   int target_dim = 0;    // drafters: width of the target's hidden states
 };
 
+// Whether the file is a whole language model: a target, or a drafter that needs none.
+bool is_causal(const GgufFile& file);
+
 // Reads and checks the configuration of a target model ("llama", "qwen2", "qwen3").
 // Throws InvalidInput naming file, key, found and expected: an unknown architecture, absurd sizes, an unsupported
 // variant (experts, per-layer head counts, unknown rope scaling).

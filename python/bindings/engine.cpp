@@ -198,6 +198,8 @@ void init_stats(nb::module_& m) {
       .def_ro("prompt_tokens", &Stats::prompt_tokens, "Tokens of the prompt.")
       .def_ro("generated_tokens", &Stats::generated_tokens, "Tokens handed out.")
       .def_ro("steps", &Stats::steps, "Passes of the target after the prompt.")
+      .def_ro("drafted_steps", &Stats::drafted_steps, "Those of them that verified drafts.")
+      .def_ro("drafter_error", &Stats::drafter_error, "Why the drafter gave up, or an empty string.")
       .def_ro("prefill_seconds", &Stats::prefill_seconds, "The prompt and the first token, in seconds.")
       .def_ro("draft_seconds", &Stats::draft_seconds, "Drafting, in seconds.")
       .def_ro("verify_seconds", &Stats::verify_seconds, "Passes of the target, in seconds.")

@@ -95,7 +95,9 @@ GenerateOptions read_options(const nb::kwargs& values) {
   from.read("max_tokens", o.max_tokens);
   from.read("min_tokens", o.min_tokens);
   from.read("ignore_eos", o.ignore_eos);
-  from.read("draft", o.draft);
+  std::string draft = "auto";
+  from.read("draft", draft);
+  o.draft = parse_draft_mode(draft);
   from.read("stop", o.stop);
   from.read("stop_token_ids", o.stop_tokens);
   from.read("logprobs", o.logprobs);

@@ -19,6 +19,8 @@ class Stats:
         accepted_length: Mean tokens per pass of the target: accepted drafts + 1. 0 where there was no pass after
             the prompt.
         steps: Passes of the target after the prompt.
+        drafted_steps: Those of them that verified drafts.
+        drafter_error: Why the drafter gave up, and the text went on without it; None: it did not.
         draft_seconds: Time spent drafting.
         verify_seconds: Time spent in passes of the target.
         prefill_seconds: Time for the prompt and the first token.
@@ -30,6 +32,8 @@ class Stats:
     tokens_per_second: float
     accepted_length: float
     steps: int
+    drafted_steps: int
+    drafter_error: str | None
     draft_seconds: float
     verify_seconds: float
     prefill_seconds: float
@@ -44,6 +48,8 @@ class Stats:
             tokens_per_second=stats.tokens_per_second,
             accepted_length=stats.accepted_length,
             steps=stats.steps,
+            drafted_steps=stats.drafted_steps,
+            drafter_error=stats.drafter_error or None,
             draft_seconds=stats.draft_seconds,
             verify_seconds=stats.verify_seconds,
             prefill_seconds=stats.prefill_seconds,

@@ -6,7 +6,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,8 @@ class Options(TypedDict, total=False):
         ignore_eos: Go on after an end-of-generation token. Default False.
         logprobs: Give the log-probability of every token, and of so many best ones beside it (0: of none), before
             the sampler chain and at temperature 1. Default None: no.
-        draft: False decodes without drafts: the same tokens. Default True.
+        draft: ``"auto"`` drafts as long as it pays, True always, False never; the tokens are the same. Default
+            ``"auto"``.
     """
 
     temperature: float
@@ -72,7 +73,7 @@ class Options(TypedDict, total=False):
     min_tokens: int
     ignore_eos: bool
     logprobs: int | None
-    draft: bool
+    draft: Literal["auto"] | bool
 
 
 DEFAULTS = Options(
@@ -95,7 +96,7 @@ DEFAULTS = Options(
     min_tokens=0,
     ignore_eos=False,
     logprobs=None,
-    draft=True,
+    draft="auto",
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -163,6 +164,10 @@ def native(vocab_size: int, **options: Unpack[Options]) -> dict[str, Any]:
         if not 0 <= operator.index(token) < vocab_size:
             raise ValueError(f"logit_bias: found token id {token}, expected 0 to {vocab_size - 1}")
     values["logit_bias"] = [(operator.index(token), float(value)) for token, value in bias.items()]
+    draft = values.get("draft", "auto")
+    if draft not in (True, False, "auto"):
+        raise ValueError(f"draft: found {draft!r}, expected 'auto', True or False")
+    values["draft"] = "auto" if draft == "auto" else "always" if draft else "never"
     processor = values.get("logits_processor")
     if processor is not None and not callable(processor):
         raise TypeError(f"logits_processor: found {type(processor).__name__}, expected a function")

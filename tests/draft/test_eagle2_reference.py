@@ -42,7 +42,9 @@ def _one_torch_thread() -> Iterator[None]:
 
 def engine_steps(engine: _core.Engine, text: Text) -> tuple[list[int], Steps]:
     """What the engine writes behind the prompt of `text`, and its steps after the prompt's own."""
-    generation = engine.begin(text.tokens[: text.prompt], max_tokens=len(text.continuation), ignore_eos=True)
+    generation = engine.begin(
+        text.tokens[: text.prompt], max_tokens=len(text.continuation), ignore_eos=True, draft="always"
+    )
     tokens, steps = [token for token, _, _ in generation.step()], []
     assert len(tokens) == 1
     while generation.finish_reason is None:

@@ -38,7 +38,7 @@ def accepted_lengths(llm: LLM, prompts: list[str], tokens: int) -> list[float]:
         steps = given = 0
         for prompt in prompts:
             options: dict[str, Any] = {"max_tokens": tokens, "seed": 3, "ignore_eos": True, **sampling}
-            drafted = llm.generate(prompt, **options)
+            drafted = llm.generate(prompt, draft=True, **options)
             plain = llm.generate(prompt, draft=False, **options)
             assert drafted.tokens == plain.tokens, (sampling, prompt)
             steps += drafted.stats.steps
@@ -95,9 +95,9 @@ def test_text_that_is_longer_than_the_drafters_context(small: dict[str, Path]) -
     """A drafter of 256 tokens goes on drafting behind 500: it reads the end of the text."""
     llm = LLM(small["stories260K"], drafter=small["babyllama105-936K"], translate="slem", tree_size=20)
     assert llm.n_ctx == 512
-    drafted = llm.generate(PROMPTS[0], 480, ignore_eos=True)
+    drafted = llm.generate(PROMPTS[0], 480, ignore_eos=True, draft=True)
     assert drafted.tokens == llm.generate(PROMPTS[0], 480, ignore_eos=True, draft=False).tokens
-    late = [was for was in drafted.drafted[300:]]
+    late = drafted.drafted[300:]
     assert sum(late) > 20, "nothing was drafted behind the drafter's context"
 
 

@@ -36,7 +36,7 @@ def check_equality(
 ) -> None:
     llm = LLM(target, drafter=drafter, **options)
     for (prompt, temperature), expected in plain.items():
-        found = llm.generate(prompt, max_tokens=TOKENS, temperature=temperature, seed=11, ignore_eos=True)
+        found = llm.generate(prompt, max_tokens=TOKENS, temperature=temperature, seed=11, ignore_eos=True, draft=True)
         assert found.tokens == expected, (prompt, temperature)
         if temperature == 0.0:
             assert found.stats.accepted_length > 1.2  # drafts were accepted, so something was tested
@@ -92,7 +92,7 @@ def test_the_text_is_the_same_up_to_any_length(demo_target: Path, demo_drafter: 
     llm = LLM(demo_target, drafter=demo_drafter, head="ranked:2048", tree_size=16)
     whole = llm.generate(PROMPTS[0], max_tokens=24, ignore_eos=True).tokens
     for length in range(1, 14):
-        part = llm.generate(PROMPTS[0], max_tokens=length, ignore_eos=True)
+        part = llm.generate(PROMPTS[0], max_tokens=length, ignore_eos=True, draft=True)
         assert part.tokens == whole[:length]
         assert part.finish_reason == "length"
 
@@ -100,7 +100,9 @@ def test_the_text_is_the_same_up_to_any_length(demo_target: Path, demo_drafter: 
 @pytest.mark.parametrize("n_ctx", [20, 33, 64])
 def test_the_end_of_the_context(demo_target: Path, demo_drafter: Path, n_ctx: int) -> None:
     plain = LLM(demo_target, n_ctx=n_ctx).generate(PROMPTS[0], max_tokens=500, ignore_eos=True)
-    drafted = LLM(demo_target, drafter=demo_drafter, n_ctx=n_ctx).generate(PROMPTS[0], max_tokens=500, ignore_eos=True)
+    drafted = LLM(demo_target, drafter=demo_drafter, n_ctx=n_ctx).generate(
+        PROMPTS[0], max_tokens=500, ignore_eos=True, draft=True
+    )
     assert drafted.tokens == plain.tokens
     assert plain.stats.prompt_tokens + len(plain.tokens) == n_ctx
     assert plain.finish_reason == drafted.finish_reason == "length"
@@ -120,7 +122,7 @@ def test_spec_bench_prompts_with_end_of_generation(shared: Path, demo_target: Pa
     stops = 0
     for category, prompt in by_category.items():
         plain = llm.generate(prompt, max_tokens=64, draft=False)
-        drafted = llm.generate(prompt, max_tokens=64)
+        drafted = llm.generate(prompt, max_tokens=64, draft=True)
         assert drafted.tokens == plain.tokens, category
         assert drafted.finish_reason == plain.finish_reason
         stops += plain.finish_reason == "stop"

@@ -34,7 +34,7 @@ def llm(demo_target: Path, demo_drafter: Path) -> LLM:
 
 def both(llm: LLM, prompt: str = PROMPT, **options: Any) -> Generation:
     """The drafted text, which must be the plain one."""
-    drafted = llm.generate(prompt, **options)
+    drafted = llm.generate(prompt, draft=True, **options)
     plain = llm.generate(prompt, draft=False, **options)
     assert drafted.tokens == plain.tokens
     assert drafted.text == plain.text
@@ -105,7 +105,7 @@ def test_a_logits_processor_is_exact_under_speculation(llm: LLM, temperature: fl
     drafted, plain = Forbid(), Forbid()
     options = {"max_tokens": 40, "temperature": temperature, "ignore_eos": True, "repeat_penalty": 0.8}
     options |= {"top_k": 0, "top_p": 1.0, "min_p": 0.0}  # something must be left
-    with_drafts = llm.generate("a a a a", logits_processor=drafted, **options)
+    with_drafts = llm.generate("a a a a", logits_processor=drafted, draft=True, **options)
     without = llm.generate("a a a a", logits_processor=plain, draft=False, **options)
     assert with_drafts.tokens == without.tokens
     assert with_drafts.stats.steps < without.stats.steps  # drafts were accepted

@@ -91,10 +91,6 @@ def test_an_empty_prompt_without_bos_is_refused_by_name(run: Runner, demo_target
     assert run("generate", "-n", "2", "-p", "").returncode == 0
 
 
-def test_a_target_is_no_drafter(run: Runner, demo_target: Path) -> None:
-    check(run("generate", "-p", "x", "-d", str(demo_target)), (str(demo_target), "architecture"))
-
-
 def test_a_drafter_is_no_target(run: Runner, demo_drafter: Path) -> None:
     check(run("generate", "-p", "x", "-m", str(demo_drafter)), (str(demo_drafter), "architecture"))
 

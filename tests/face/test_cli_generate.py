@@ -44,6 +44,7 @@ def test_json_has_exactly_these_members(run: Runner, llm: LLM) -> None:
         "tokens_per_second",
         "accepted_length",
         "steps",
+        "drafted_steps",
         "draft_seconds",
         "verify_seconds",
         "prefill_seconds",

@@ -44,11 +44,6 @@ def test_no_such_model() -> None:
         LLM("/no/such.gguf")
 
 
-def test_the_drafter_must_be_one(demo_target: Path) -> None:
-    with pytest.raises(ValueError, match="architecture"):
-        LLM(demo_target, drafter=demo_target)
-
-
 # Arguments of generate, and what the message must say.
 GENERATE: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"max_tokens": 0}, ValueError, "max_tokens: found 0"),

@@ -40,7 +40,7 @@ def test_every_type_loads_and_drafts(vocab: Path, tmp_path: Path, kind: str) -> 
     llm = LLM(target, drafter=drafter, head="ranked:100", tree_depth=2, tree_branch=3, tree_size=10, n_ctx=128)
     for temperature in (0.0, 0.8):
         options = {"max_tokens": 24, "temperature": temperature, "seed": 1, "ignore_eos": True}
-        assert llm.generate(PROMPT, **options).tokens == llm.generate(PROMPT, draft=False, **options).tokens
+        assert llm.generate(PROMPT, draft=True, **options).tokens == llm.generate(PROMPT, draft=False, **options).tokens
     logits = llm.forward(llm.tokenize(PROMPT))
     assert np.isfinite(logits).all()
     assert 0.1 < logits.std() < 30

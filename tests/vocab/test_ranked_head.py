@@ -39,7 +39,7 @@ def write_order(path: Path, target: Path, order: Any) -> str:
 
 
 def steps(engine: _core.Engine, prompt: list[int], **options: Any) -> Steps:
-    generation = engine.begin(prompt, max_tokens=24, ignore_eos=True, **options)
+    generation = engine.begin(prompt, max_tokens=24, ignore_eos=True, draft="always", **options)
     result = []
     while generation.finish_reason is None:
         result.append(generation.step())

@@ -1,0 +1,61 @@
+"""Drafting is watched: it pauses where it costs more than it gives, and no drafter can end a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf_edit import GgufEditor
+
+from frspec_cpp import LLM
+
+PROMPT = "def fibonacci(n):\n"
+
+
+def test_a_drafter_that_does_not_pay_pauses(demo_target: Path, demo_drafter: Path) -> None:
+    """A tree of 300 nodes costs many times what it gives here: almost every step is plain."""
+    llm = LLM(demo_target, drafter=demo_drafter, tree_depth=6, tree_branch=16, tree_size=300, n_ctx=1024)
+    watched = llm.generate(PROMPT, 900, ignore_eos=True)
+    assert watched.tokens == llm.generate(PROMPT, 900, ignore_eos=True, draft=False).tokens
+    assert 6 <= watched.stats.drafted_steps < 0.2 * watched.stats.steps
+    # It comes back now and then: drafts are accepted in the second half, too.
+    assert any(watched.drafted[450:])
+
+
+def test_always_is_always(demo_target: Path) -> None:
+    llm = LLM(demo_target, ngram=8, n_ctx=1024, tree_depth=2, tree_branch=1)
+    prompt = "abc def ghi jkl " * 20
+    always = llm.generate(prompt, 300, ignore_eos=True, draft=True)
+    assert always.stats.drafted_steps == always.stats.steps
+    assert always.tokens == llm.generate(prompt, 300, ignore_eos=True).tokens
+    assert always.tokens == llm.generate(prompt, 300, ignore_eos=True, draft=False).tokens
+
+
+@pytest.mark.parametrize("mode", ["auto", True])
+def test_pauses_change_nothing_at_any_temperature(demo_target: Path, demo_drafter: Path, mode: str | bool) -> None:
+    """The drafter is told later what happened meanwhile, in one piece or several."""
+    llm = LLM(demo_target, drafter=demo_drafter, head="ranked:2048", n_batch=9, n_ctx=512)
+    for temperature in (0.0, 0.9):
+        options = {"max_tokens": 250, "temperature": temperature, "seed": 4, "ignore_eos": True}
+        plain = llm.generate(PROMPT, draft=False, **options)
+        assert plain.stats.drafted_steps == 0
+        found = llm.generate(PROMPT, draft=mode, **options)  # type: ignore[arg-type]
+        assert found.tokens == plain.tokens
+        assert found.stats.drafted_steps > 0
+
+
+def test_a_drafter_whose_numbers_overflow_ends_nothing(demo_target: Path, demo_drafter: Path, tmp_path: Path) -> None:
+    drafter = GgufEditor(demo_drafter)
+    drafter.set_floats("blk.0.ffn_norm.weight", np.full(256, 1e38, dtype=np.float32))
+    path = drafter.write(tmp_path / "huge.gguf")
+    llm = LLM(demo_target, drafter=path)
+    for temperature in (0.0, 1.0):
+        found = llm.generate(PROMPT, 40, temperature=temperature, ignore_eos=True, draft=True)
+        assert found.tokens == llm.generate(PROMPT, 40, temperature=temperature, ignore_eos=True, draft=False).tokens
+
+
+@pytest.mark.parametrize("draft", ["always", None, 2, "never"])
+def test_modes_that_do_not_exist(demo_target: Path, draft: object) -> None:
+    with pytest.raises(ValueError, match="draft: found"):
+        LLM(demo_target).generate(PROMPT, draft=draft)  # type: ignore[arg-type]
