@@ -206,6 +206,11 @@ class Backend {
   // Adds the children (rows, branch) of the frontier (level 0: of the root) as candidates of `level` and makes the best
   // `branch` of them the next frontier; its nodes will be stored in draft cache slots level * branch + 0, 1, ...
   virtual void tree_expand(const CandidatePool& pool, int level, const std::int32_t* ids, const float* log_probs) = 0;
+  // For rejection sampling: makes the distribution q of a level from `count` candidates (ids, log-probabilities; best
+  // first) by the chain's filters and temperature, and draws *token from it.
+  virtual void draw_proposal(std::int32_t* token, float* log_prob, const Proposals& proposals, int level,
+                             const std::int32_t* candidates, const float* log_probs, int count,
+                             const SamplerChain& chain, const RejectionDraw& draw, const std::int32_t* position) = 0;
   // ids[i] = map[ids[i]].
   virtual void map_ids(std::int32_t* ids, int count, const std::int32_t* map) = 0;
   // The root and the best size - 1 candidates, parents first; ties go to the earlier candidate.
@@ -216,6 +221,12 @@ class Backend {
   // walk reaches, at least, and each token is drawn by `draw`.
   virtual void verify_logits(const VerdictView& verdict, const TreeView& tree, Tensor logits, const Rows& rows,
                              const SamplerChain& chain, const Sampling& draw) = 0;
+  // Rejection sampling along a chain (parents[i] = i - 1) instead of the keyed rule: a draft x is kept with probability
+  // min(1, p[x] / q[x]), else the residual max(p - q, 0) gives the token. `block`: block verification (Sun et al.,
+  // 2403.10444, Algorithm 2), which judges the whole chain. p is the softmax of the processed logits.
+  virtual void verify_rejection(const VerdictView& verdict, const TreeView& tree, Tensor logits, const Rows& rows,
+                                const SamplerChain& chain, const Proposals* proposals, const RejectionDraw& draw,
+                                bool block) = 0;
   // For timing with models that agree on nothing: replaces `sampled` so that, independently at every node, the token is
   // that of the node's best child with the given probability, else none of its children's. Keyed by seed and position.
   virtual void pretend_acceptance(std::int32_t* sampled, const TreeView& tree, const Rows& rows, float probability,

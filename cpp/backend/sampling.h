@@ -51,4 +51,24 @@ struct SamplerChain {
   }
 };
 
+// Rejection sampling (Leviathan et al., 2211.17192; Chen et al., 2302.01318): what a chain of drafts was drawn from.
+// Level i is about the child of chain node i: up to `width` tokens of the target and their probabilities, 0 where
+// unused. A drafter that draws nothing has none: its token then has probability 1.
+struct Proposals {
+  int width = 0;
+  std::int32_t* ids = nullptr;  // (levels, width)
+  float* probs = nullptr;       // (levels, width)
+};
+
+// Random numbers of one step of rejection sampling. Verification may look at all drafts of a step, so no number may be
+// used in two steps.
+struct RejectionDraw {
+  std::uint64_t seed = 0;
+  std::uint32_t step = 0;
+
+  std::uint32_t drafts() const { return 4 * step + 1; }  // streams of base/random.h
+  std::uint32_t acceptance() const { return 4 * step + 2; }
+  std::uint32_t residual() const { return 4 * step + 3; }
+};
+
 }  // namespace frspec

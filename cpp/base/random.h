@@ -63,11 +63,19 @@ inline float gumbel_from_bits(std::uint32_t bits) {
   return -portable_log(exponential);
 }
 
-// The noise of token `token` at absolute position `position` (the position the token would take).
-inline float gumbel(std::uint64_t seed, std::uint64_t position, std::uint32_t token) {
-  const PhiloxBlock block =
-      philox({token >> 2, static_cast<std::uint32_t>(position), static_cast<std::uint32_t>(position >> 32), 0}, seed);
+// The noise of token `token` at absolute position `position` (the position the token would take). Streams other than 0
+// are independent of it and of each other.
+inline float gumbel(std::uint64_t seed, std::uint64_t position, std::uint32_t token, std::uint32_t stream = 0) {
+  const PhiloxBlock block = philox(
+      {token >> 2, static_cast<std::uint32_t>(position), static_cast<std::uint32_t>(position >> 32), stream}, seed);
   return gumbel_from_bits(block[token & 3]);
+}
+
+// A number in (0, 1).
+inline double uniform(std::uint64_t seed, std::uint64_t position, std::uint32_t stream) {
+  const PhiloxBlock block =
+      philox({0, static_cast<std::uint32_t>(position), static_cast<std::uint32_t>(position >> 32), stream}, seed);
+  return (static_cast<double>(block[0]) + 0.5) * 2.3283064365386963e-10;
 }
 
 }  // namespace frspec

@@ -30,6 +30,7 @@ struct Request {
   EngineOptions engine;
   GenerateOptions generate;
   std::vector<std::string> biases;
+  std::string verify = "keyed";
   std::string cache = "f16";
   bool no_draft = false;
   bool json = false;
@@ -103,6 +104,7 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   options.text("--cache-type", "f16|q8_0", request.cache, "type of the K/V cache; default: f16");
   options.text("--device", "DEVICE", request.engine.backend.device, "cpu or cuda; default: cpu");
   options.text("--draft", "auto|always|never", request.draft, "auto: as long as it pays; default: auto");
+  options.text("--verify", "keyed|rejection|block", request.verify, "how drafts are verified; default: keyed");
   options.flag("--no-draft", request.no_draft, "--draft never: the same tokens, without drafts");
   options.flag("--ignore-eos", request.generate.ignore_eos, "go on after an end-of-generation token");
   options.flag("--json", request.json, "one JSON object: text, tokens, prompt_tokens, finish_reason, stats");
@@ -115,6 +117,7 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   if (request.generate.logprobs && !request.json) fail("--logprobs: found no --json, expected both");
   if (request.json && request.show_drafts) fail("--json and --show-drafts: found both, expected one of them");
   request.engine.kv_type = parse_kv_type(request.cache);
+  request.generate.verify = parse_verify_mode(request.verify);
   if (request.draft && request.no_draft) fail("--draft and --no-draft: found both, expected one of them");
   // Who wants to see drafts wants drafts.
   request.generate.draft = request.draft         ? parse_draft_mode(*request.draft)

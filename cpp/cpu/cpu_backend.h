@@ -86,6 +86,12 @@ class CpuBackend final : public Backend {
 
   // cpu_tree.cpp: draft trees
   void tree_expand(const CandidatePool& pool, int level, const std::int32_t* ids, const float* log_probs) override;
+  void draw_proposal(std::int32_t* token, float* log_prob, const Proposals& proposals, int level,
+                     const std::int32_t* candidates, const float* log_probs, int count, const SamplerChain& chain,
+                     const RejectionDraw& draw, const std::int32_t* position) override;
+  void verify_rejection(const VerdictView& verdict, const TreeView& tree, Tensor logits, const Rows& rows,
+                        const SamplerChain& chain, const Proposals* proposals, const RejectionDraw& draw,
+                        bool block) override;
   void map_ids(std::int32_t* ids, int count, const std::int32_t* map) override;
   void tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) override;
   void verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) override;

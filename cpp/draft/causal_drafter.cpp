@@ -63,13 +63,14 @@ void TreeModel::read(std::span<const TokenId> tokens) {
   backend_.copy(last_.matrix(1, dim), model_->hidden(last_rows_).row_range(last_rows_ - 1, 1));
 }
 
-TreeGrower& TreeModel::grow(const std::optional<DraftNoise>& noise) {
+TreeGrower& TreeModel::grow(const TextRules& rules, const std::int32_t* token_of_id) {
   const CandidatePool& pool = grower_.pool();
-  grower_.grow(*head_, noise, [&](int level) {
+  const auto states = [&](int level) {
     if (level == 0) return last_.matrix(1, model_->config().dim);
     model_->forward(pool.frontier_tokens, grower_.tree().frontier_rows(model_->cache().length(), level - 1));
     return model_->hidden(pool.branch);
-  });
+  };
+  grower_.grow(*head_, rules, states, token_of_id);
   return grower_;
 }
 
@@ -91,7 +92,7 @@ void CausalDrafter::accept(const Committed& committed) {
 
 const DraftTree& CausalDrafter::propose(const std::int32_t* root) {
   model_->follow(text_, model_->length());
-  return model_->grow(noise_of(rules_)).select(root);
+  return model_->grow(rules_).select(root);
 }
 
 }  // namespace frspec

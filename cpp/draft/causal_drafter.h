@@ -29,8 +29,8 @@ class TreeModel {
   void follow(std::span<const TokenId> text, std::size_t kept);
   // How much of the text was read.
   std::size_t length() const { return begin_ + length_; }
-  // Grows a tree behind the text: its candidates, in the model's ids.
-  TreeGrower& grow(const std::optional<DraftNoise>& noise);
+  // Grows a tree behind the text. Its candidates are the model's ids, or what `token_of_id` (device) makes of them.
+  TreeGrower& grow(const TextRules& rules, const std::int32_t* token_of_id = nullptr);
 
  private:
   void keep(std::size_t length);  // makes the cache hold the first `length` tokens of what it held

@@ -27,6 +27,9 @@ struct TextRules {
   const SamplerChain* chain = nullptr;     // how its tokens are chosen; they outlive the text
   Sampling draw;                           // at temperature 0 there is no noise
   const std::int32_t* position = nullptr;  // device: where the root of the next tree stands
+  // Not null: the text is verified by rejection sampling. The trees must be chains then, drawn from with these numbers
+  // (they change with every step); what they were drawn from goes along (DraftTree::proposals).
+  const RejectionDraw* rejection = nullptr;
 };
 
 class Drafter {

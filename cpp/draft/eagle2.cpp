@@ -96,7 +96,7 @@ void Eagle2Drafter::accept(const Committed& committed) {
 const DraftTree& Eagle2Drafter::propose(const std::int32_t* root) {
   const CandidatePool& pool = grower_.pool();
   Tensor hidden = last_hidden_.matrix(1, config_.dim);
-  grower_.grow(*head_, noise_of(rules_), [&](int level) {
+  grower_.grow(*head_, rules_, [&](int level) {
     if (level > 0) {
       backend_.embed(input_tokens(pool.branch), *embedding_, pool.frontier_tokens);
       backend_.gather_rows(input_hidden(pool.branch), hidden, pool.frontier_rows);

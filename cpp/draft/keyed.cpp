@@ -4,7 +4,7 @@
 namespace frspec {
 
 std::optional<DraftNoise> noise_of(const TextRules& rules) {
-  if (rules.draw.temperature == 0.0f) return std::nullopt;
+  if (rules.draw.temperature == 0.0f || rules.rejection != nullptr) return std::nullopt;
   const SamplerChain& chain = *rules.chain;
   return DraftNoise{
       .draw = rules.draw, .position = rules.position, .top_k = chain.top_k, .top_p = chain.top_p, .min_p = chain.min_p};

@@ -7,7 +7,7 @@
 
 namespace frspec {
 
-// The noise of the root's children; none at temperature 0.
+// The noise of the root's children; none at temperature 0, and for rejection sampling.
 std::optional<DraftNoise> noise_of(const TextRules& rules);
 
 }  // namespace frspec

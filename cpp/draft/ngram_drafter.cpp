@@ -89,6 +89,7 @@ NgramDrafter::NgramDrafter(Backend& backend, std::unique_ptr<Drafter> inner, int
 
 void NgramDrafter::begin(const TextRules& rules) {
   index_.clear();
+  is_chain_ = rules.rejection != nullptr;
   if (inner_) inner_->begin(rules);
 }
 
@@ -100,7 +101,7 @@ void NgramDrafter::accept(const Committed& committed) {
 }
 
 const DraftTree& NgramDrafter::propose(const std::int32_t* root) {
-  const auto paths = index_.continuations(depth_, static_cast<std::size_t>(nodes_));
+  const auto paths = index_.continuations(depth_, is_chain_ ? 1 : static_cast<std::size_t>(nodes_));
   host_.begin(index_.text().back());
   if (inner_) {
     const DraftTree& inner = inner_->propose(root);

@@ -70,6 +70,7 @@ class NgramDrafter final : public Drafter {
   std::unique_ptr<Drafter> inner_;
   NgramIndex index_;
   int nodes_, depth_;
+  bool is_chain_ = false;  // for rejection sampling
   HostTree host_;
   DraftTree tree_;
 };

@@ -58,11 +58,7 @@ const DraftTree& TliDrafter::propose(const std::int32_t* root) {
     root_only_.assign(backend_, std::array{model_->text().back()}, std::array<std::int32_t, 1>{-1});
     return root_only_;
   }
-  std::optional<DraftNoise> noise = noise_of(rules_);
-  if (noise) noise->token_of_id = to_target_.as<std::int32_t>();
-  TreeGrower& grower = model_->model().grow(noise);
-  backend_.map_ids(grower.pool().tokens, grower.pool().capacity(), to_target_.as<std::int32_t>());
-  return grower.select(root);
+  return model_->model().grow(rules_, to_target_.as<std::int32_t>()).select(root);
 }
 
 SlemDrafter::SlemDrafter(Backend& backend, std::unique_ptr<TranslatedModel> model, int size, int max_depth)
@@ -79,7 +75,8 @@ void SlemDrafter::begin(const TextRules& rules) {
 
 const DraftTree& SlemDrafter::propose(const std::int32_t*) {
   trie_.assign(1, {model_->text().back(), -1, 0, 0.0f});
-  if (model_->read()) translate_pool(model_->model().grow(std::nullopt).pool());
+  // Blind: which tokens of the target the noise would favour is not known before they are spelled.
+  if (model_->read()) translate_pool(model_->model().grow(TextRules{}).pool());
   return best_tree();
 }
 
@@ -119,7 +116,8 @@ void SlemDrafter::translate_pool(const CandidatePool& pool) {
   if (whole_characters(context_) != context_.size()) context_.clear();
 
   std::vector<TokenId> path;
-  for (std::size_t i = 0; i < most; ++i) {
+  // For rejection sampling the whole path alone: its beginnings may read otherwise, and a chain is wanted.
+  for (std::size_t i = rules_.rejection != nullptr ? most - 1 : 0; i < most; ++i) {
     path.clear();
     for (std::int32_t c = order[i]; c >= 0; c = parents[static_cast<std::size_t>(c)]) {
       path.push_back(tokens[static_cast<std::size_t>(c)]);

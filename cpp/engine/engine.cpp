@@ -57,6 +57,13 @@ DraftMode parse_draft_mode(std::string_view name) {
   fail("draft: found ", quoted(name), ", expected auto, always or never");
 }
 
+VerifyMode parse_verify_mode(std::string_view name) {
+  if (name == "keyed") return VerifyMode::Keyed;
+  if (name == "rejection") return VerifyMode::Rejection;
+  if (name == "block") return VerifyMode::Block;
+  fail("verify: found ", quoted(name), ", expected keyed, rejection or block");
+}
+
 const char* finish_reason_name(FinishReason reason) {
   switch (reason) {
     case FinishReason::Stop:
@@ -178,6 +185,7 @@ std::unique_ptr<Generation> Engine::begin(std::vector<TokenId> prompt, const Gen
   }
   check_tokens(prompt);
   check_sampling(options.sampling);
+  check_verify_mode(options);
   const std::scoped_lock lock(mutex_);
   Sampler sampler(*backend_, options.sampling, target_->config().vocab, history_.as<std::int32_t>(), context_,
                   held_tokens(options),
@@ -190,6 +198,23 @@ std::unique_ptr<Generation> Engine::begin(std::vector<TokenId> prompt, const Gen
   reset();
   text->ticket_ = ticket_;
   return text;
+}
+
+// Rejection sampling is for chains that one drafter proposes.
+void Engine::check_verify_mode(const GenerateOptions& options) const {
+  if (options.verify == VerifyMode::Keyed) return;
+  if (options.logits_processor) fail("verify: found rejection sampling and a logits processor, expected 'keyed'");
+  if (!drafter_) return;
+  if (options_.drafter && options_.ngram > 0) {
+    fail("verify: found rejection sampling with n-grams beside a drafter, expected one of them alone, or 'keyed'");
+  }
+  if (options_.drafter && options_.tree.branch != 1) {
+    fail("verify: rejection sampling works on chains: found tree_branch ", options_.tree.branch, ", expected 1");
+  }
+  if (max_depth_ + 1 > target_->limits().logit_rows) {
+    fail("verify: rejection sampling: found trees of up to ", max_depth_, " levels, expected at most ",
+         target_->limits().logit_rows - 1, ": a smaller tree_depth or a larger tree_size");
+  }
 }
 
 // Tokens that would end the text, and are held back for its first min_tokens.
@@ -242,7 +267,8 @@ bool Engine::read_prompt(Generation& text) {
   const std::vector<TokenId> prompt = text.tokens_;  // the text grows when its first token is taken
   const auto batch = static_cast<std::size_t>(batch_);
   with_drafter(text, [&](Drafter& drafter) {
-    drafter.begin({&text.sampler_.chain(), text.sampler_.draw(), target_->cache().length()});
+    drafter.begin({&text.sampler_.chain(), text.sampler_.draw(), target_->cache().length(),
+                   text.options_.verify == VerifyMode::Keyed ? nullptr : &text.rejection_});
   });
   backend_->upload(history_.as<void>(), prompt.data(), prompt.size() * sizeof(TokenId));
   for (std::size_t first = 0; first < prompt.size(); first += batch) {
@@ -315,6 +341,7 @@ void Engine::run_step(Generation& text) {
   Stats& stats = text.stats_;
   const std::int32_t* prefix = target_->cache().length();
   const DraftTree* tree = nullptr;
+  text.rejection_ = {text.options_.sampling.seed, static_cast<std::uint32_t>(stats.steps)};
   if (text.options_.draft == DraftMode::Always || text.pace_.drafts()) {
     const Timer timer(stats.draft_seconds);
     tell_drafter(text);
@@ -327,7 +354,10 @@ void Engine::run_step(Generation& text) {
   {
     const Timer timer(stats.verify_seconds);
     target_->forward(tree->view().tokens, tree->rows(prefix));
-    verdict = text.options_.logits_processor
+    const bool by_rejection = drafted && text.options_.verify != VerifyMode::Keyed;
+    verdict = by_rejection ? &verifier_->verify_by_rejection(*tree, text.sampler_, text.rejection_,
+                                                             text.options_.verify == VerifyMode::Block)
+              : text.options_.logits_processor
                   ? &verifier_->verify(*tree, text.sampler_, text.options_.logits_processor, text.tokens_)
                   : &verifier_->verify(*tree, text.sampler_);
     backend_->record(history_.as<std::int32_t>(), prefix, tree->view(), *verdict);

@@ -88,6 +88,7 @@ class Generation {
   };
   Lag lag_;
   Pace pace_;
+  RejectionDraw rejection_;
   std::vector<TokenLogprobs> logprobs_;
   Buffer best_memory_;  // ids, log-probabilities, and the chosen token's
   std::string closing_text_;
@@ -150,6 +151,7 @@ class Engine {
   // The log-probabilities of `tokens` (device, hidden.rows) after the given states, for as many as text.take() took.
   void add_logprobs(Generation& text, Tensor hidden, const std::int32_t* tokens);
   std::vector<TokenId> held_tokens(const GenerateOptions& options) const;
+  void check_verify_mode(const GenerateOptions& options) const;
   TokenId first_token(Generation& text, int rows);  // after the last of `rows` rows of the prompt
   void run_step(Generation& text);
   template <class Use>

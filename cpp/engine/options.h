@@ -47,11 +47,20 @@ enum class DraftMode : std::uint8_t {
 };
 DraftMode parse_draft_mode(std::string_view name);  // "auto", "always" or "never"; throws InvalidInput for others
 
+// How drafts are verified.
+enum class VerifyMode : std::uint8_t {
+  Keyed,      // the text of a seed does not depend on drafts (contract 2)
+  Rejection,  // rejection sampling of chains: exact in distribution
+  Block,      // block verification of chains (2403.10444): likewise, and never accepts less
+};
+VerifyMode parse_verify_mode(std::string_view name);  // "keyed", "rejection", "block"; throws InvalidInput for others
+
 struct GenerateOptions {
   int max_tokens = 128;
   int min_tokens = 0;       // before that many, neither a token nor a string ends the text
   bool ignore_eos = false;  // go on after an end-of-generation token
   DraftMode draft = DraftMode::Auto;
+  VerifyMode verify = VerifyMode::Keyed;
   SamplingOptions sampling = {};
   std::vector<std::string> stop = {};     // strings that end the text, and are not part of it
   std::vector<TokenId> stop_tokens = {};  // tokens that do

@@ -46,6 +46,9 @@ class DraftTree {
   const TreeView& view() const { return view_; }
   const CandidatePool& pool() const { return pool_; }
   int size() const { return view_.size; }
+  // What a chain was drawn from, for rejection sampling; null: nothing was drawn.
+  const Proposals* proposals() const { return proposals_; }
+  void set_proposals(const Proposals* proposals) { proposals_ = proposals; }
 
   // The tree's nodes as the rows of a pass behind `prefix` committed tokens.
   Rows rows(const std::int32_t* prefix) const;
@@ -58,6 +61,7 @@ class DraftTree {
 
   Buffer view_memory_, pool_memory_;
   int room_size_ = 0, room_depth_ = 0;
+  const Proposals* proposals_ = nullptr;
   TreeView view_;
   CandidatePool pool_;
 };

@@ -104,6 +104,14 @@ const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sample
   return view_;
 }
 
+const VerdictView& Verifier::verify_by_rejection(const DraftTree& tree, const Sampler& sampler,
+                                                 const RejectionDraw& draw, bool block) {
+  const Tensor logits = target_.logits(target_.hidden(tree.size()));
+  backend_.verify_rejection(view_, tree.view(), logits, tree.rows(target_.cache().length()), sampler.chain(),
+                            tree.proposals(), draw, block);
+  return view_;
+}
+
 const Verdict& Verifier::read() {
   backend_.download(host_.data(), record_.as<void>(), host_.size() * sizeof(std::int32_t));
   const auto nodes = host_.begin() + 1;

@@ -32,6 +32,9 @@ class Verifier {
   // the text, the root included.
   const VerdictView& verify(const DraftTree& tree, const Sampler& sampler, const LogitsProcessor& processor,
                             std::span<const TokenId> text);
+  // The same for a chain, by rejection sampling (Backend::verify_rejection).
+  const VerdictView& verify_by_rejection(const DraftTree& tree, const Sampler& sampler, const RejectionDraw& draw,
+                                         bool block);
   // From now on verdicts are made up (Backend::pretend_acceptance): timing only. A probability below 0: honest again.
   void pretend(float probability) { pretended_ = probability; }
   // The last verdict, copied to the host: the one copy of a step.

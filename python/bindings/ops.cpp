@@ -258,6 +258,72 @@ OutputVector<std::int32_t> head_sample(const std::filesystem::path& path, const 
   });
 }
 
+// Texts of a Markov chain, written by rejection sampling from drafts of another: row t of `target` and `drafter` holds
+// the logits after token t. Counts how often each text of `length` tokens behind token 0 came out: (V^length).
+OutputVector<std::int64_t> simulate_rejection(const InputMatrix& target, const InputMatrix& drafter, int length,
+                                              int drafts, int width, int trials, bool block,
+                                              const nb::kwargs& keywords) {
+  const auto vocab = static_cast<std::int32_t>(target.shape(0));
+  if (target.shape(1) != target.shape(0) || drafter.shape(0) != target.shape(0) ||
+      drafter.shape(1) != target.shape(0) || vocab < 1) {
+    fail("simulate_rejection: expected two matrices (V, V)");
+  }
+  if (length < 1 || drafts < 1 || width < 1 || width > vocab) fail("simulate_rejection: found absurd sizes");
+  const GenerateOptions options = read_options(keywords);
+  const auto backend = make_backend({"cpu", 1});
+  const DeviceMatrix p(*backend, target), q(*backend, drafter);
+  const auto levels = static_cast<std::size_t>(drafts), count = static_cast<std::size_t>(width);
+  const Buffer best_ids = backend->allocate(4 * count * static_cast<std::size_t>(vocab));
+  const Buffer best_scores = backend->allocate(4 * count * static_cast<std::size_t>(vocab));
+  backend->top_k(best_ids.as<std::int32_t>(), best_scores.as<float>(), width, q.view(), nullptr);
+  const Buffer proposal_ids = backend->allocate(4 * count * levels), probs = backend->allocate(4 * count * levels);
+  const Proposals proposals{width, proposal_ids.as<std::int32_t>(), probs.as<float>()};
+  const Buffer memory = backend->allocate(sizeof(std::int32_t) * (3 + 2 * (levels + 1)));
+  auto* words = memory.as<std::int32_t>();
+  std::int32_t *position = words, *drawn = words + 1;
+  const VerdictView verdict{words + 2, words + 3, words + 3 + levels + 1};
+  const Buffer score = backend->allocate(sizeof(float));
+  const Buffer logits = backend->allocate(sizeof(float) * (levels + 1) * static_cast<std::size_t>(vocab));
+  const Sampler sampler(*backend, options.sampling, vocab, nullptr, 1);
+  DraftTree tree = DraftTree::with_room(*backend, drafts + 1, drafts);
+  Ints parents(levels + 1), tokens(levels + 1);
+  std::iota(parents.begin(), parents.end(), -1);
+  std::size_t outcomes = 1;
+  for (int i = 0; i < length; ++i) outcomes *= static_cast<std::size_t>(vocab);
+  std::vector<std::int64_t> counts(outcomes, 0);
+  for (int trial = 0; trial < trials; ++trial) {
+    std::vector<std::int32_t> text{0};
+    for (std::uint32_t step = 0; static_cast<int>(text.size()) <= length; ++step) {
+      const RejectionDraw draw{options.sampling.seed + static_cast<std::uint64_t>(trial), step};
+      const auto root = static_cast<std::int32_t>(text.size()) - 1;
+      backend->upload(position, &root, sizeof root);
+      tokens[0] = text.back();
+      for (int level = 0; level < drafts; ++level) {
+        const std::int64_t row = std::int64_t{tokens[static_cast<std::size_t>(level)]} * width;
+        backend->draw_proposal(drawn, score.as<float>(), proposals, level, best_ids.as<std::int32_t>() + row,
+                               best_scores.as<float>() + row, width, sampler.chain(), draw, position);
+        backend->download(&tokens[static_cast<std::size_t>(level) + 1], drawn, sizeof *drawn);
+      }
+      tree.assign(*backend, tokens, parents);
+      const Tensor rows = logits.matrix(drafts + 1, vocab);
+      backend->gather_rows(rows, p.view(), tree.view().tokens);
+      backend->verify_rejection(verdict, tree.view(), rows, tree.rows(position), sampler.chain(), &proposals, draw,
+                                block);
+      std::int32_t found = 0;
+      backend->download(&found, verdict.count, sizeof found);
+      Ints fresh(static_cast<std::size_t>(found));
+      backend->download(fresh.data(), verdict.tokens, fresh.size() * sizeof(std::int32_t));
+      text.insert(text.end(), fresh.begin(), fresh.end());
+    }
+    std::size_t index = 0;
+    for (int i = 1; i <= length; ++i) {
+      index = index * static_cast<std::size_t>(vocab) + static_cast<std::size_t>(text[static_cast<std::size_t>(i)]);
+    }
+    ++counts[index];
+  }
+  return to_array<OutputVector<std::int64_t>>(std::move(counts), {outcomes});
+}
+
 // The keys and values go into a cache, the last ones as a tree if there are parents; then q's rows attend.
 OutputMatrix<float> attend(const InputMatrix& q, const InputMatrix& keys, const InputMatrix& values, int head_dim,
                            float scale, const std::optional<Ints>& parents, const std::string& cache_type,
@@ -337,6 +403,14 @@ void init_ops(nb::module_& m) {
                   "**options: object) -> Annotated[NDArray[numpy.float32], dict(shape=(None, None))]"),
           "The sampler chain: each row (m, V) as it is drawn from behind the tokens of ``history``; -inf where a "
           "token is out. ``stop_token_ids`` may not stand below position ``min_tokens``.")
+      .def_static(
+          "simulate_rejection", &simulate_rejection, "target"_a, "drafter"_a, "length"_a, "drafts"_a, "width"_a,
+          "trials"_a, "block"_a, "options"_a,
+          nb::sig("def simulate_rejection(target: NDArray[numpy.float32], drafter: NDArray[numpy.float32], "
+                  "length: int, drafts: int, width: int, trials: int, block: bool, **options: object) -> "
+                  "Annotated[NDArray[numpy.int64], dict(shape=(None,))]"),
+          "Counts of the texts of ``length`` tokens that a Markov chain (row t of ``target``: logits after token "
+          "t) gives behind token 0 by rejection sampling from drafts of another: (V^length,).")
       .def_static("head_top_k", &head_top_k, "path"_a, "tensor"_a, "hidden"_a, "k"_a, "n_threads"_a = 0,
                   "device"_a = "cpu", "``top_k`` of the logits x W^T, which are never stored.")
       .def_static("head_sample", &head_sample, "path"_a, "tensor"_a, "hidden"_a, "temperature"_a = 0.0F, "seed"_a = 0,

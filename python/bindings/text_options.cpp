@@ -98,6 +98,9 @@ GenerateOptions read_options(const nb::kwargs& values) {
   std::string draft = "auto";
   from.read("draft", draft);
   o.draft = parse_draft_mode(draft);
+  std::string verify = "keyed";
+  from.read("verify", verify);
+  o.verify = parse_verify_mode(verify);
   from.read("stop", o.stop);
   from.read("stop_token_ids", o.stop_tokens);
   from.read("logprobs", o.logprobs);

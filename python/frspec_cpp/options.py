@@ -52,6 +52,9 @@ class Options(TypedDict, total=False):
             the sampler chain and at temperature 1. Default None: no.
         draft: ``"auto"`` drafts as long as it pays, True always, False never; the tokens are the same. Default
             ``"auto"``.
+        verify: How drafts are verified. ``"keyed"`` (the default): the text of a seed is the same with any drafter.
+            ``"rejection"`` (2211.17192) and ``"block"`` (2403.10444): exact in distribution only, and for chains
+            (``tree_branch=1``); offered because published methods are defined by them.
     """
 
     temperature: float
@@ -74,6 +77,7 @@ class Options(TypedDict, total=False):
     ignore_eos: bool
     logprobs: int | None
     draft: Literal["auto"] | bool
+    verify: Literal["keyed", "rejection", "block"]
 
 
 DEFAULTS = Options(
@@ -97,6 +101,7 @@ DEFAULTS = Options(
     ignore_eos=False,
     logprobs=None,
     draft="auto",
+    verify="keyed",
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
