@@ -83,7 +83,7 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   options.text("-d, --drafter", "DRAFTER", request.drafter, "GGUF file of its drafter; none with -m: plain decoding");
   options.text("--ranks", "FILE", request.ranks, "token ranks; default: those in the drafter's file");
   options.text("--head", "full|ranked:N", request.engine.head, "vocabulary that drafts are chosen from; default: full");
-  options.text("--translate", "auto|tli|slem", request.engine.translate,
+  options.text("--translate", "auto|tli|slem|slrs", request.engine.translate,
                "how a drafter of another vocabulary is understood; default: auto");
   options.number("--ngram", "N", request.engine.ngram,
                  "draft what followed the last N tokens before; default: 0, do not");

@@ -63,10 +63,16 @@ void TreeModel::read(std::span<const TokenId> tokens) {
   backend_.copy(last_.matrix(1, dim), model_->hidden(last_rows_).row_range(last_rows_ - 1, 1));
 }
 
+Tensor TreeModel::extend(const std::int32_t* tokens, int rows, int first_slot, const std::int32_t* depth,
+                         const std::int32_t* path, int path_stride) {
+  model_->forward(tokens, Rows{rows, model_->cache().length(), first_slot, depth, path, path_stride});
+  return model_->hidden(rows);
+}
+
 TreeGrower& TreeModel::grow(const TextRules& rules, const std::int32_t* token_of_id) {
   const CandidatePool& pool = grower_.pool();
   const auto states = [&](int level) {
-    if (level == 0) return last_.matrix(1, model_->config().dim);
+    if (level == 0) return last_state();
     model_->forward(pool.frontier_tokens, grower_.tree().frontier_rows(model_->cache().length(), level - 1));
     return model_->hidden(pool.branch);
   };

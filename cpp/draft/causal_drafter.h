@@ -29,6 +29,11 @@ class TreeModel {
   void follow(std::span<const TokenId> text, std::size_t kept);
   // How much of the text was read.
   std::size_t length() const { return begin_ + length_; }
+  // The state behind the text, (1, dim); and of further rows behind it, as Rows says (device memory).
+  Tensor last_state() const { return last_.matrix(1, model_->config().dim); }
+  Tensor extend(const std::int32_t* tokens, int rows, int first_slot, const std::int32_t* depth,
+                const std::int32_t* path, int path_stride);
+  DraftHead& head() { return *head_; }
   // Grows a tree behind the text. Its candidates are the model's ids, or what `token_of_id` (device) makes of them.
   TreeGrower& grow(const TextRules& rules, const std::int32_t* token_of_id = nullptr);
 

@@ -10,6 +10,7 @@
 #include "draft/causal_drafter.h"
 #include "draft/eagle2.h"
 #include "draft/ngram_drafter.h"
+#include "draft/slrs_drafter.h"
 #include "draft/translated_drafter.h"
 #include "vocab/alignment.h"
 #include "vocab/draft_head.h"
@@ -21,7 +22,7 @@ namespace {
 constexpr int kMaxNgram = 64;
 constexpr int kTranslatedDepth = 2;    // a level of another vocabulary's tree may become so many of the target's
 constexpr int kTranslatedContext = 4;  // and a token of the text so many of the drafter's
-constexpr std::array<std::string_view, 3> kTranslations = {"auto", "tli", "slem"};
+constexpr std::array<std::string_view, 4> kTranslations = {"auto", "tli", "slem", "slrs"};
 
 void check_same_vocabulary(const GgufFile& drafter, const Tokenizer& target) {
   if (drafter.find("tokenizer.ggml.tokens") == nullptr) return;
@@ -80,7 +81,10 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   // The same text may be more tokens in another vocabulary.
   const std::int64_t wanted = std::int64_t{parts.context} * (alignment.is_identity() ? 1 : kTranslatedContext);
   const int context = static_cast<int>(std::min<std::int64_t>(wanted + 1, config.context));
-  const ModelLimits limits = TreeModel::limits(options.tree, context, parts.batch, options.kv_type);
+  const bool slrs = options.translate == "slrs";
+  if (slrs && !alignment.is_identity()) SlrsDrafter::check_tokens(*own, path);
+  ModelLimits limits = TreeModel::limits(options.tree, context, parts.batch, options.kv_type);
+  if (slrs) limits = SlrsDrafter::limits(limits, options.tree.levels());
   auto model = std::make_unique<CausalModel>(parts.file, parts.backend, limits, std::vector<int>{}, parts.on_bytes);
   if (model->config().vocab != own->size()) {
     fail(path, ": tensor 'token_embd.weight': found ", model->config().vocab, " rows, expected one per token, ",
@@ -91,13 +95,14 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   if (same && options.translate != "auto") {
     fail("translate: found ", options.translate, ", but ", path, " has the target's own vocabulary; expected 'auto'");
   }
-  const bool string_level = !same && (options.translate == "slem" ||
+  const bool string_level = !same && (slrs || options.translate == "slem" ||
                                       (options.translate == "auto" && 2 * alignment.size() < parts.tokenizer->size()));
   std::vector<TokenId> tokens;
   if (spec.kind == HeadSpec::Kind::Ranked) {
     if (string_level) {
       fail("head: found ", spec.text(), ", but ", path,
-           " is translated string by string (slem), where ranks of the target's tokens choose no rows of the drafter's "
+           " is translated string by string (slem, slrs), where ranks of the target's tokens choose no rows of the "
+           "drafter's "
            "head; expected 'full'");
     }
     tokens = ranked_tokens(spec, options, parts);
@@ -115,6 +120,10 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   auto tree_model = std::make_unique<TreeModel>(parts.backend, std::move(model), std::move(head), options.tree);
   if (same) return std::make_unique<CausalDrafter>(parts.backend, std::move(tree_model));
   auto translated = std::make_unique<TranslatedModel>(std::move(tree_model), parts.tokenizer, own);
+  if (slrs) {
+    return std::make_unique<SlrsDrafter>(parts.backend, std::move(translated),
+                                         std::min(options.tree.levels(), std::max(1, options.tree.size - 1)));
+  }
   if (!string_level) return std::make_unique<TliDrafter>(parts.backend, std::move(translated));
   return std::make_unique<SlemDrafter>(parts.backend, std::move(translated), options.tree.size,
                                        kTranslatedDepth * options.tree.levels());
@@ -146,7 +155,7 @@ void check_drafter_options(const EngineOptions& options) {
     fail("ngram: found ", options.ngram, " tokens, expected 0 (none) to ", kMaxNgram);
   }
   if (std::find(kTranslations.begin(), kTranslations.end(), options.translate) == kTranslations.end()) {
-    fail("translate: found ", quoted(options.translate), ", expected 'auto', 'tli' or 'slem'");
+    fail("translate: found ", quoted(options.translate), ", expected 'auto', 'tli', 'slem' or 'slrs'");
   }
   if (options.translate != "auto" && !options.drafter) {
     fail("translate: found ", options.translate, ", but there is no drafter to translate");

@@ -22,7 +22,7 @@ struct EngineOptions {
   std::optional<std::filesystem::path> ranks;    // a ranks file; none: those in the drafter
   std::string head = "full";                     // "full", "ranked:N"
   int ngram = 0;                                 // longest run of tokens that is looked up in the text; 0: none
-  std::string translate = "auto";                // a drafter of another vocabulary: "auto", "tli", "slem"
+  std::string translate = "auto";                // a drafter of another vocabulary: "auto", "tli", "slem", "slrs"
   TreeShape tree;
   int context = 0;  // tokens of prompt and text together; 0: the model's own, at most kDefaultContext
   int batch = 512;  // prompt tokens per pass

@@ -62,7 +62,8 @@ class LLM:
         head: The part of the vocabulary that drafts are chosen from: ``"full"``, or ``"ranked:N"`` for the N
             most frequent tokens.
         translate: How a drafter of another vocabulary is understood: ``"tli"`` takes the tokens that both have,
-            ``"slem"`` tokenizes again what it writes; ``"auto"``: ``"tli"`` where both have at least half of the
+            ``"slem"`` tokenizes again what it writes, ``"slrs"`` adds up what a drafter of characters may write;
+            ``"auto"``: ``"tli"`` where both have at least half of the
             target's tokens.
         ngram: Draft from the text itself, too: what followed its last tokens, at most so many, when they stood
             there before. 0: do not. Works with a drafter and without.

@@ -60,6 +60,8 @@ PAIRS: list[tuple[str, str | None, dict[str, Any], float, float]] = [
     ("TinyStories-656K", "stories260K", {"translate": "tli"}, 1.0, 1.05),
     ("TinyStories-656K", "babyllama105-936K", {"translate": "slem", "tree_depth": 9, "tree_branch": 3}, 1.2, 1.2),
     ("TinyStories-656K", "babyllama105-936K", {"translate": "tli", "tree_depth": 2}, 1.0, 1.0),
+    ("TinyStories-656K", "babyllama105-936K", {"translate": "slrs", "tree_depth": 2}, 1.02, 1.1),
+    ("stories260K", "babyllama105-936K", {"translate": "slrs", "tree_depth": 1, "tree_size": 3}, 1.02, 1.1),
     ("babyllama105-936K", "TinyStories-656K", {"translate": "slem", "tree_size": 30}, 2.0, 1.5),
     ("stories260K", None, {"ngram": 4}, 1.1, 1.0),
 ]
@@ -135,7 +137,9 @@ def test_random_models_of_unlike_tokenizers(unlike: dict[str, Path], names: tupl
 
 # Arguments, and what the message must say.
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("TinyStories-656K", {"translate": "best"}, "translate: found \"best\", expected 'auto', 'tli' or 'slem'"),
+    ("TinyStories-656K", {"translate": "best"}, "translate: found \"best\", expected 'auto', 'tli', 'slem' or 'slrs'"),
+    ("TinyStories-656K", {"translate": "slrs"}, "psi sums over all ways to spell a string"),
+    ("babyllama105-936K", {"translate": "slrs", "head": "ranked:100"}, "expected 'full'"),
     ("TinyStories-656K", {"translate": "slem", "head": "ranked:100"}, "expected 'full'"),
     ("llama2xs-279K", {"translate": "tli"}, "has the target's own vocabulary"),
     ("llama2xs-279K", {"ngram": -1}, "ngram: found -1"),

@@ -180,6 +180,7 @@ CHAIN: dict[str, Any] = {"tree_branch": 1, "tree_depth": 2, "tree_size": 16, "n_
         ("llama2xs-279K", {}),
         ("TinyStories-656K", {"translate": "tli"}),
         ("TinyStories-656K", {"translate": "slem"}),
+        ("babyllama105-936K", {"translate": "slrs"}),
         (None, {"ngram": 3}),
     ],
     ids=str,
