@@ -219,6 +219,7 @@ void Engine::check_verify_mode(const GenerateOptions& options) const {
 
 // Tokens that would end the text, and are held back for its first min_tokens.
 std::vector<TokenId> Engine::held_tokens(const GenerateOptions& options) const {
+  if (options.min_tokens == 0) return {};
   std::vector<TokenId> held = options.stop_tokens;
   for (TokenId id = 0; id < tokenizer_->size() && !options.ignore_eos; ++id) {
     if (tokenizer_->is_end_of_generation(id)) held.push_back(id);

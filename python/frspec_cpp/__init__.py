@@ -13,6 +13,7 @@ from frspec_cpp.demo import demo_paths, generate
 from frspec_cpp.generation import Generation, Stats, TokenLogprobs
 from frspec_cpp.llm import LLM
 from frspec_cpp.options import LogitsProcessor, Options
+from frspec_cpp.overlap import VocabularyOverlap, vocabulary_overlap
 
 __all__ = [
     "LLM",
@@ -24,9 +25,11 @@ __all__ = [
     "Stats",
     "TokenLogprobs",
     "Tokenizer",
+    "VocabularyOverlap",
     "__version__",
     "bench",
     "cpu_instruction_sets",
     "demo_paths",
     "generate",
+    "vocabulary_overlap",
 ]

@@ -10,6 +10,7 @@ from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import convert
 from frspec_cpp.tools.make_random_model import make_random_model
 
+import frspec_cpp
 from frspec_cpp import LLM
 
 SAMPLINGS: list[dict[str, Any]] = [
@@ -161,3 +162,16 @@ def test_eagle_is_not_translated(demo_target: Path, demo_drafter: Path) -> None:
         LLM(demo_target, drafter=demo_drafter, translate="slem")
     with pytest.raises(ValueError, match="there is no drafter to translate"):
         LLM(demo_target, translate="slem")
+
+
+def test_vocabulary_overlap(small: dict[str, Path], demo_target: Path) -> None:
+    text = "Once upon a time, there was a little girl named Lily. She loved to play."
+    same = frspec_cpp.vocabulary_overlap(small["stories260K"], small["llama2xs-279K"], text)
+    assert (same.target_tokens, same.drafter_tokens) == (512, 512)
+    assert same.shared_tokens >= 511  # all but the unknown token
+    assert same.probability_mass == pytest.approx(1.0, abs=1e-4)
+    few = frspec_cpp.vocabulary_overlap(demo_target, small["babyllama105-936K"], text)
+    assert (few.target_tokens, few.drafter_tokens) == (65536, 105)
+    assert 60 <= few.shared_tokens <= 105
+    assert 0 < few.probability_mass < 0.5
+    assert 0 <= few.text_share < 0.7
