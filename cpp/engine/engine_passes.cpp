@@ -1,0 +1,105 @@
+// Single passes of an engine: for measurements (bench.h), and for those who want logits.
+#include <algorithm>
+
+#include "base/error.h"
+#include "engine/engine.h"
+
+namespace frspec {
+
+void Engine::time_prompt(std::int32_t prefix, std::span<const TokenId> tokens) {
+  const std::scoped_lock lock(mutex_);
+  reset();
+  target_->cache().set_length(prefix);
+  for (std::size_t first = 0; first < tokens.size(); first += static_cast<std::size_t>(batch_)) {
+    const auto chunk = tokens.subspan(first, std::min(static_cast<std::size_t>(batch_), tokens.size() - first));
+    const int rows = static_cast<int>(chunk.size());
+    run_chunk(chunk);
+    if (first + chunk.size() == tokens.size()) {
+      const Rows last{.count = 1, .prefix = target_->cache().length()};
+      verifier_->sample(last, rows - 1, ids_.as<std::int32_t>(), Sampler{});
+    }
+    set_count(rows);
+    target_->cache().advance(count_.as<std::int32_t>());
+  }
+}
+
+void Engine::time_tree(std::int32_t prefix, std::span<const TokenId> tokens, std::span<const std::int32_t> parents) {
+  const std::scoped_lock lock(mutex_);
+  reset();
+  target_->cache().set_length(prefix);
+  const DraftTree tree(*backend_, tokens, parents);
+  target_->forward(tree.view().tokens, tree.rows(target_->cache().length()));
+  verifier_->verify(tree, Sampler{});
+  (void)verifier_->read();
+}
+
+void Engine::time_draft() {
+  const std::scoped_lock lock(mutex_);
+  ++ticket_;
+  (void)drafter_->propose(root_.as<std::int32_t>());
+}
+
+Engine::Forward Engine::forward(std::span<const TokenId> tokens) {
+  if (tokens.empty() || tokens.size() > static_cast<std::size_t>(context_)) {
+    fail("forward: found ", tokens.size(), " tokens, expected 1 to ", context_, ", the context");
+  }
+  check_tokens(tokens);
+  const std::scoped_lock lock(mutex_);
+  reset();
+  const auto vocab = static_cast<std::size_t>(target_->config().vocab);
+  const auto dim = static_cast<std::size_t>(target_->config().dim);
+  Forward result{
+      std::vector<float>(tokens.size() * vocab),
+      std::vector<std::vector<float>>(static_cast<std::size_t>(taps_), std::vector<float>(tokens.size() * dim))};
+  const auto batch = static_cast<std::size_t>(batch_);
+  for (std::size_t first = 0; first < tokens.size(); first += batch) {
+    const auto chunk = tokens.subspan(first, std::min(batch, tokens.size() - first));
+    const int rows = static_cast<int>(chunk.size());
+    run_chunk(chunk);
+    for (int row = 0; row < rows; row += kLogitRows) {
+      const Tensor some = target_->hidden(rows).row_range(row, std::min(kLogitRows, rows - row));
+      const Tensor logits = target_->logits(some);
+      backend_->download(result.logits.data() + (first + static_cast<std::size_t>(row)) * vocab, logits.data,
+                         static_cast<std::size_t>(logits.rows) * vocab * sizeof(float));
+    }
+    for (int t = 0; t < taps_; ++t) {
+      backend_->download(result.taps[static_cast<std::size_t>(t)].data() + first * dim, target_->tap(t, rows).data,
+                         chunk.size() * dim * sizeof(float));
+    }
+    set_count(rows);
+    target_->cache().advance(count_.as<std::int32_t>());
+  }
+  return result;
+}
+
+std::vector<float> Engine::forward_tree(std::span<const TokenId> prefix, std::span<const TokenId> tokens,
+                                        std::span<const std::int32_t> parents) {
+  check_tokens(prefix);
+  check_tokens(tokens);
+  if (prefix.size() + tokens.size() > static_cast<std::size_t>(context_) ||
+      tokens.size() > static_cast<std::size_t>(batch_)) {
+    fail("forward_tree: found ", prefix.size(), " + ", tokens.size(), " tokens, expected at most ", context_,
+         ", the context, and at most ", batch_, " in the tree, the batch");
+  }
+  const std::scoped_lock lock(mutex_);
+  reset();
+  for (std::size_t first = 0; first < prefix.size(); first += static_cast<std::size_t>(batch_)) {
+    const auto chunk = prefix.subspan(first, std::min(static_cast<std::size_t>(batch_), prefix.size() - first));
+    run_chunk(chunk);
+    set_count(static_cast<std::int32_t>(chunk.size()));
+    target_->cache().advance(count_.as<std::int32_t>());
+  }
+  const DraftTree tree(*backend_, tokens, parents);
+  target_->forward(tree.view().tokens, tree.rows(target_->cache().length()));
+  const auto vocab = static_cast<std::size_t>(target_->config().vocab);
+  std::vector<float> result(tokens.size() * vocab);
+  for (int row = 0; row < tree.size(); row += kLogitRows) {
+    const Tensor some = target_->hidden(tree.size()).row_range(row, std::min(kLogitRows, tree.size() - row));
+    const Tensor logits = target_->logits(some);
+    backend_->download(result.data() + static_cast<std::size_t>(row) * vocab, logits.data,
+                       static_cast<std::size_t>(logits.rows) * vocab * sizeof(float));
+  }
+  return result;
+}
+
+}  // namespace frspec
