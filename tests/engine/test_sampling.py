@@ -44,6 +44,13 @@ def both(llm: LLM, prompt: str = PROMPT, **options: Any) -> Generation:
 
 
 @pytest.mark.every_isa
+@pytest.mark.parametrize("chain", [CHAINS[0], CHAINS[2]], ids=str)
+def test_kernels_of_the_noise(demo_target: Path, demo_drafter: Path, chain: dict[str, Any]) -> None:
+    """Small, because tiles in software are slow."""
+    llm = LLM(demo_target, drafter=demo_drafter, head="ranked:1024", tree_depth=2, tree_branch=3, tree_size=8)
+    both(llm, max_tokens=16, ignore_eos=True, seed=3, **chain)
+
+
 @pytest.mark.parametrize("chain", CHAINS, ids=str)
 def test_every_chain_is_lossless(llm: LLM, chain: dict[str, Any]) -> None:
     for seed in (3, 4):
