@@ -208,7 +208,8 @@ void write_logprobs(JsonWriter& json, const Transcript& transcript, std::span<co
   json.end_array();
 }
 
-void write_json(const Transcript& transcript, const Generation& generation, const char* finish_reason) {
+void write_json(const Transcript& transcript, const Generation& generation, const char* finish_reason,
+                bool with_logprobs) {
   const Stats& stats = generation.stats();
   std::ostringstream out;
   JsonWriter json(out);
@@ -220,7 +221,7 @@ void write_json(const Transcript& transcript, const Generation& generation, cons
   json.end_array();
   json.member("prompt_tokens", stats.prompt_tokens);
   json.member("finish_reason", finish_reason);
-  if (!generation.logprobs().empty()) write_logprobs(json, transcript, generation.logprobs());
+  if (with_logprobs) write_logprobs(json, transcript, generation.logprobs());
   json.key("stats");
   json.begin_object();
   json.member("tokens_per_second", stats.tokens_per_second());
@@ -271,7 +272,7 @@ int generate_command(std::span<char* const> arguments) {
 
   const bool stopped = generation->finish_reason() == FinishReason::None;
   const char* reason = stopped ? "interrupted" : finish_reason_name(generation->finish_reason());
-  if (request.json) write_json(transcript, *generation, reason);
+  if (request.json) write_json(transcript, *generation, reason, request.generate.logprobs.has_value());
   if (!request.json) write_statistics(generation->stats(), reason, engine.device());
   return stopped ? kInterruptedExit : 0;
 }

@@ -113,12 +113,12 @@ void RowChain::keep_best(std::span<const float> row, std::int64_t count) {
 
 void RowChain::keep_nucleus(std::span<const float> row, float best, double total, double share) {
   // Mostly a few columns near the best are all: look at slices of the values, from the top.
-  constexpr float kSlice = 4.0f;
   kept_.clear();
   double sum = 0.0;
   float above = std::numeric_limits<float>::infinity();
-  for (float low = best - kSlice;; low -= kSlice) {
-    const bool last = low < best - 100.0f;  // exp(-100) adds nothing to a double's sum
+  for (float depth = 4.0f;; depth *= 1.6f) {
+    const float low = best - depth;
+    const bool last = depth > 100.0f;  // exp(-100) adds nothing to a double's sum
     const std::size_t begin = kept_.size();
     for (std::size_t i = 0; i < row.size(); ++i) {
       if (row[i] < above && (row[i] >= low || (last && row[i] > kOut))) {

@@ -88,13 +88,16 @@ void CausalDrafter::begin(const TextRules& rules) {
 
 void CausalDrafter::accept(const Committed& committed) {
   if (!text_.empty()) text_.pop_back();  // the root was there before it was processed
-  text_.insert(text_.end(), committed.tokens.begin(), committed.tokens.end());
+  for (const TokenId token : committed.tokens) text_.push_back(known(token));
   // A long prompt is read as it comes; what a step adds is read with the next root.
   if (text_.size() - model_->length() >= static_cast<std::size_t>(model_->model().limits().rows)) {
     model_->follow(text_, model_->length());
   }
-  text_.push_back(committed.next_token);
+  text_.push_back(known(committed.next_token));
 }
+
+// The target may have ids that the drafter has no row for: padding, which no text of sense holds.
+TokenId CausalDrafter::known(TokenId token) const { return token < model_->model().config().vocab ? token : 0; }
 
 const DraftTree& CausalDrafter::propose(const std::int32_t* root) {
   model_->follow(text_, model_->length());

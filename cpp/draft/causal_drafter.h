@@ -63,6 +63,8 @@ class CausalDrafter final : public Drafter {
   std::vector<const Weight*> matrices() const override { return model_->matrices(); }
 
  private:
+  TokenId known(TokenId token) const;
+
   Backend& backend_;
   std::unique_ptr<TreeModel> model_;
   TextRules rules_;

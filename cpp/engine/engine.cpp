@@ -134,13 +134,26 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
 
 Engine::~Engine() = default;
 
+Engine::Lock::Lock(Engine& engine) : engine_(engine) {
+  if (engine.owner_.load() == std::this_thread::get_id()) {
+    throw Error("this engine is writing a text: a logits processor cannot use the model that it is called for");
+  }
+  engine.mutex_.lock();
+  engine.owner_.store(std::this_thread::get_id());
+}
+
+Engine::Lock::~Lock() {
+  engine_.owner_.store(std::thread::id());
+  engine_.mutex_.unlock();
+}
+
 DrafterParts Engine::drafter_parts(const std::function<void(std::size_t)>& on_bytes) const {
   return {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes};
 }
 
 void Engine::set_head(const std::string& head) {
   if (!drafter_file_) fail("head: found ", head, ", but there is no drafter to use it");
-  const std::scoped_lock lock(mutex_);
+  const Lock lock(*this);
   drafter_ = make_drafter(options_, head, drafter_parts({}));
   ++ticket_;  // the new drafter knows nothing of a text that is being written
 }
@@ -186,7 +199,7 @@ std::unique_ptr<Generation> Engine::begin(std::vector<TokenId> prompt, const Gen
   check_tokens(prompt);
   check_sampling(options.sampling);
   check_verify_mode(options);
-  const std::scoped_lock lock(mutex_);
+  const Lock lock(*this);
   Sampler sampler(*backend_, options.sampling, target_->config().vocab, history_.as<std::int32_t>(), context_,
                   held_tokens(options),
                   options.min_tokens > 0 ? static_cast<std::int64_t>(prompt.size()) + options.min_tokens : 0);
@@ -343,7 +356,9 @@ void Engine::run_step(Generation& text) {
   const std::int32_t* prefix = target_->cache().length();
   const DraftTree* tree = nullptr;
   text.rejection_ = {text.options_.sampling.seed, static_cast<std::uint32_t>(stats.steps)};
-  if (text.options_.draft == DraftMode::Always || text.pace_.drafts()) {
+  // Rejection sampling draws other numbers with drafts than without: what a seed gives may not depend on the clock.
+  const bool always = text.options_.draft == DraftMode::Always || text.options_.verify != VerifyMode::Keyed;
+  if (always || text.pace_.drafts()) {
     const Timer timer(stats.draft_seconds);
     tell_drafter(text);
     with_drafter(text, [&](Drafter& drafter) { tree = &drafter.propose(root_.as<std::int32_t>()); });

@@ -4,10 +4,12 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
+#include <thread>
 #include <vector>
 
 #include "draft/drafter.h"
@@ -182,7 +184,19 @@ class Engine {
   Buffer history_;     // (context + depth) tokens of the text that the target has processed
   Buffer lag_hidden_;  // (lag_room, dim) states that the drafter has not been told of
   Buffer committed_;   // (max_depth + 1, dim) hidden states of an accepted path
+  // One call at a time. A call from inside another, as a logits processor might make, would wait for itself: an error.
+  class Lock {
+   public:
+    explicit Lock(Engine& engine);
+    ~Lock();
+    Lock(const Lock&) = delete;
+    Lock& operator=(const Lock&) = delete;
+
+   private:
+    Engine& engine_;
+  };
   std::mutex mutex_;
+  std::atomic<std::thread::id> owner_;
   std::uint64_t ticket_ = 0;  // changes whenever the caches do
 };
 

@@ -7,7 +7,7 @@
 namespace frspec {
 
 void Engine::time_prompt(std::int32_t prefix, std::span<const TokenId> tokens) {
-  const std::scoped_lock lock(mutex_);
+  const Lock lock(*this);
   reset();
   target_->cache().set_length(prefix);
   for (std::size_t first = 0; first < tokens.size(); first += static_cast<std::size_t>(batch_)) {
@@ -24,7 +24,7 @@ void Engine::time_prompt(std::int32_t prefix, std::span<const TokenId> tokens) {
 }
 
 void Engine::time_tree(std::int32_t prefix, std::span<const TokenId> tokens, std::span<const std::int32_t> parents) {
-  const std::scoped_lock lock(mutex_);
+  const Lock lock(*this);
   reset();
   target_->cache().set_length(prefix);
   const DraftTree tree(*backend_, tokens, parents);
@@ -34,7 +34,7 @@ void Engine::time_tree(std::int32_t prefix, std::span<const TokenId> tokens, std
 }
 
 void Engine::time_draft() {
-  const std::scoped_lock lock(mutex_);
+  const Lock lock(*this);
   ++ticket_;
   (void)drafter_->propose(root_.as<std::int32_t>());
 }
@@ -44,7 +44,7 @@ Engine::Forward Engine::forward(std::span<const TokenId> tokens) {
     fail("forward: found ", tokens.size(), " tokens, expected 1 to ", context_, ", the context");
   }
   check_tokens(tokens);
-  const std::scoped_lock lock(mutex_);
+  const Lock lock(*this);
   reset();
   const auto vocab = static_cast<std::size_t>(target_->config().vocab);
   const auto dim = static_cast<std::size_t>(target_->config().dim);
@@ -81,7 +81,7 @@ std::vector<float> Engine::forward_tree(std::span<const TokenId> prefix, std::sp
     fail("forward_tree: found ", prefix.size(), " + ", tokens.size(), " tokens, expected at most ", context_,
          ", the context, and at most ", batch_, " in the tree, the batch");
   }
-  const std::scoped_lock lock(mutex_);
+  const Lock lock(*this);
   reset();
   for (std::size_t first = 0; first < prefix.size(); first += static_cast<std::size_t>(batch_)) {
     const auto chunk = prefix.subspan(first, std::min(static_cast<std::size_t>(batch_), prefix.size() - first));

@@ -22,7 +22,7 @@ Generation::Generation(Engine& engine, std::vector<TokenId> prompt, const Genera
 std::span<const GeneratedToken> Generation::step() {
   fresh_.clear();
   if (finish_ != FinishReason::None) return fresh_;
-  const std::scoped_lock lock(engine_.mutex_);
+  const Engine::Lock lock(engine_);
   if (ticket_ != engine_.ticket_) {
     throw Error("this generation cannot go on: it was interrupted, or its engine began another text");
   }
@@ -64,8 +64,10 @@ bool Generation::ends_text(TokenId token) const {
 
 void Generation::take_one(TokenId token, bool drafted) {
   if (token < 0) {
-    throw Error(concat(engine_.file_->path().string(), ": the logits after token ", tokens_.size(),
-                       " are not finite: the weights make the model overflow, or the logit bias forbids every token"));
+    throw Error(
+        concat(engine_.file_->path().string(), ": the logits after token ", tokens_.size(),
+               " leave no token: they are not finite (the weights make the model overflow, or temperature, penalty or "
+               "bias is extreme), or every token is forbidden"));
   }
   if (ends_text(token)) {
     ended_by_token_ = true;

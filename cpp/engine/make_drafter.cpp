@@ -90,8 +90,8 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
     fail(path, ": tensor 'token_embd.weight': found ", model->config().vocab, " rows, expected one per token, ",
          own->size());
   }
-  // The same ids on both sides: nothing to translate. The drafter may have more rows than there are tokens.
-  const bool same = alignment.is_identity() && own->size() >= parts.tokenizer->size();
+  // The same ids on both sides: nothing to translate, although either may have more rows than there are tokens.
+  const bool same = alignment.is_identity();
   if (same && options.translate != "auto") {
     fail("translate: found ", options.translate, ", but ", path, " has the target's own vocabulary; expected 'auto'");
   }
@@ -107,7 +107,9 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
     }
     tokens = ranked_tokens(spec, options, parts);
   }
-  if (!same && !string_level && tokens.empty()) {
+  // A drafter never proposes what is no token of the target.
+  const bool has_more_rows = own->size() > parts.tokenizer->size();
+  if ((same ? has_more_rows : !string_level) && tokens.empty()) {
     for (TokenId id = 0; id < parts.tokenizer->size(); ++id) tokens.push_back(id);
   }
   std::vector<TokenId> ids = intersection(alignment, tokens);

@@ -39,7 +39,8 @@ inline constexpr int kMaxLogprobs = 1000;
 // Rows of logits that exist at once: the nodes of a tree where tokens are drawn from them, at most so many.
 inline constexpr int kLogitRows = 16, kMaxLogitRows = 64;
 
-// Whether a text is drafted, where the engine has a drafter. The text is the same in any case.
+// Whether a text is drafted, where the engine has a drafter. Under the keyed rule the text is the same in any case;
+// with rejection sampling Auto means Always, so that a seed gives one text.
 enum class DraftMode : std::uint8_t {
   Auto,  // as long as it pays (pace.h)
   Always,

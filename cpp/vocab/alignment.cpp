@@ -53,7 +53,14 @@ VocabularyAlignment::VocabularyAlignment(const Tokenizer& target, const Tokenize
       }
     }
   }
-  // Control tokens: by their role, then by their text. A token may have both roles; what ends a text comes first.
+  // Control tokens of the same id and text; others by their role, then by their text. A token may have both roles; what
+  // ends a text comes first.
+  for (TokenId id = 0; id < target.size() && id < drafter.size(); ++id) {
+    if (target.token_type(id) == TokenType::Control && drafter.token_type(id) == TokenType::Control &&
+        target.token_text(id) == drafter.token_text(id)) {
+      match(id, id);
+    }
+  }
   if (target.eos() && drafter.eos()) match(*target.eos(), *drafter.eos());
   if (target.bos() && drafter.bos()) match(*target.bos(), *drafter.bos());
   for (TokenId t = 0; t < target.size(); ++t) {
@@ -64,7 +71,7 @@ VocabularyAlignment::VocabularyAlignment(const Tokenizer& target, const Tokenize
   for (TokenId t = 0; t < target.size() && identity_; ++t) {
     const TokenType type = target.token_type(t);
     const bool used = type != TokenType::Unused && type != TokenType::Undefined && type != TokenType::Unknown;
-    identity_ = to_drafter(t) == t || (!used && t < drafter.size()) || !used;
+    identity_ = to_drafter(t) == t || !used;
   }
 }
 

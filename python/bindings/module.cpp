@@ -53,6 +53,7 @@ void translate(const std::exception_ptr& thrown, void*) {
 
 NB_MODULE(_core, m) {
   m.doc() = "The native part of frspec_cpp.";
+  nb::set_leak_warnings(false);  // a text that is still open when Python ends is no leak
   m.attr("version") = FRSPEC_VERSION;
   nb::register_exception_translator(frspec::translate);
   m.def("cpu_instruction_sets", &frspec::cpu_instruction_sets,

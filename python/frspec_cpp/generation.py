@@ -99,14 +99,17 @@ class Generation:
     logprobs: list[TokenLogprobs] | None
 
     @classmethod
-    def from_native(cls, native: _core.Generation, tokens: list[tuple[int, bool, str]]) -> Generation:
+    def from_native(
+        cls, native: _core.Generation, tokens: list[tuple[int, bool, str]], with_logprobs: bool
+    ) -> Generation:
         """The result of a native generation that has ended."""
         stats = Stats.from_native(native.stats)
-        found = native.logprobs
-        logprobs = [
-            TokenLogprobs(token, logprob, dict(top))
-            for (token, _, _), (logprob, top) in zip(tokens, found or (), strict=bool(found))
-        ]
+        logprobs = None
+        if with_logprobs:
+            logprobs = [
+                TokenLogprobs(token, logprob, dict(top))
+                for (token, _, _), (logprob, top) in zip(tokens, native.logprobs, strict=True)
+            ]
         return cls(
             text="".join([text for _, _, text in tokens]) + native.closing_text,
             tokens=[token for token, _, _ in tokens],
@@ -114,5 +117,5 @@ class Generation:
             finish_reason=cast(FinishReason, native.finish_reason),
             prompt_tokens=stats.prompt_tokens,
             drafted=[drafted for _, drafted, _ in tokens],
-            logprobs=logprobs or None,
+            logprobs=logprobs,
         )

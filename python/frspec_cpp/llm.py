@@ -107,7 +107,7 @@ class LLM:
         progress: bool | Report = False,
     ) -> None:
         self._path = os.fspath(model_path)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the engine refuses calls from inside a call, instead of waiting for ever
         with reporting(progress) as report:
             self._engine = _core.Engine(
                 self._path,
@@ -217,7 +217,7 @@ class LLM:
         with self._lock:
             native = self._begin(prompt, max_tokens, options)
             tokens = native.run()
-        return Generation.from_native(native, tokens)
+        return Generation.from_native(native, tokens, options.get("logprobs") is not None)
 
     @takes_options
     def stream(self, prompt: str | Sequence[int], max_tokens: int = 128, **options: Unpack[Options]) -> Iterator[str]:

@@ -42,7 +42,8 @@ class Options(TypedDict, total=False):
         logits_processor: A function of the token ids so far, int32 (n), and the processed logits, float32
             (vocab_size), which are ``-inf`` where a token is out. It changes them in place or returns others, and has
             the last word. It must depend on its arguments alone: then drafted and plain text are the same. It is
-            called for every token of the text, in order, and for no other. Default none.
+            called for every token of the text, in order, and for no other; it cannot use the LLM that calls it. Default
+            none.
         seed: 0 to 2^64 - 1. The same seed gives the same text, with or without a drafter. Default 0.
         stop: A string, or several, that end the text and are not part of it. Default none.
         stop_token_ids: Token ids that do. Default none.
@@ -54,7 +55,8 @@ class Options(TypedDict, total=False):
             ``"auto"``.
         verify: How drafts are verified. ``"keyed"`` (the default): the text of a seed is the same with any drafter.
             ``"rejection"`` (2211.17192) and ``"block"`` (2403.10444): exact in distribution only, and for chains
-            (``tree_branch=1``); offered because published methods are defined by them.
+            (``tree_branch=1``); a seed's text depends on the drafter, and ``draft="auto"`` means always. Offered
+            because published methods are defined by them.
     """
 
     temperature: float
@@ -131,13 +133,57 @@ def takes_options(function: F) -> F:
     return checked  # type: ignore[return-value]
 
 
-def _whole(name: str, value: object) -> int:
-    """``value`` as an int that fits 32 bits; larger ones mean the same as the largest."""
+def _index(name: str, value: object) -> int:
+    """``value`` as an int; TypeError where it is none."""
     try:
-        number = operator.index(value)  # type: ignore[arg-type]
+        return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name}: found {value!r} of type {type(value).__name__}, expected an int") from None
-    return max(-_INT32_MAX, min(number, _INT32_MAX))
+
+
+def _whole(name: str, value: object) -> int:
+    """``value`` as an int that fits 32 bits; larger ones mean the same as the largest."""
+    return max(-_INT32_MAX, min(_index(name, value), _INT32_MAX))
+
+
+def _token(name: str, value: object, vocab_size: int) -> int:
+    """``value`` as a token id of the vocabulary."""
+    number = _index(name, value)
+    if not 0 <= number < vocab_size:
+        raise ValueError(f"{name}: found token id {number}, expected 0 to {vocab_size - 1}")
+    return number
+
+
+def _stop_strings(stop: object) -> list[str]:
+    """The strings of ``stop``."""
+    if stop is None:
+        return []
+    found: list[object] = [stop] if isinstance(stop, (str, bytes)) else list(stop)  # type: ignore[call-overload]
+    texts = []
+    for text in found:
+        if not isinstance(text, str):
+            raise TypeError(f"stop: found {text!r} of type {type(text).__name__}, expected str")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"stop: found {text!r}, which holds a lone surrogate, expected Unicode") from None
+        texts.append(text)
+    return texts
+
+
+def _bias(bias: object, vocab_size: int) -> list[tuple[int, float]]:
+    """The pairs of ``logit_bias``."""
+    if bias is None:
+        return []
+    if not isinstance(bias, Mapping):
+        raise TypeError(f"logit_bias: found {type(bias).__name__}, expected a dictionary of token ids and numbers")
+    pairs = []
+    for token, value in bias.items():
+        number = _token("logit_bias", token, vocab_size)
+        if not isinstance(value, (int, float, np.number)):
+            raise TypeError(f"logit_bias: token {number}: found {value!r}, expected a number")
+        pairs.append((number, float(value)))
+    return pairs
 
 
 def native(vocab_size: int, **options: Unpack[Options]) -> dict[str, Any]:
@@ -152,23 +198,16 @@ def native(vocab_size: int, **options: Unpack[Options]) -> dict[str, Any]:
         if values.get(name) is not None:
             values[name] = _whole(name, values[name])
     if "seed" in values:
-        number = operator.index(values["seed"])
+        number = _index("seed", values["seed"])
         if not 0 <= number < 2**64:
             raise ValueError(f"seed: found {number}, expected 0 to {2**64 - 1}")
         values["seed"] = number
-    stop = values.get("stop")
-    values["stop"] = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
-    for text in values["stop"]:
-        if not isinstance(text, str):
-            raise TypeError(f"stop: found {text!r} of type {type(text).__name__}, expected str")
-    values["stop_token_ids"] = [_whole("stop_token_ids", token) for token in values.get("stop_token_ids") or ()]
-    bias = values.get("logit_bias") or {}
-    if not isinstance(bias, Mapping):
-        raise TypeError(f"logit_bias: found {type(bias).__name__}, expected a dictionary of token ids and numbers")
-    for token in bias:
-        if not 0 <= operator.index(token) < vocab_size:
-            raise ValueError(f"logit_bias: found token id {token}, expected 0 to {vocab_size - 1}")
-    values["logit_bias"] = [(operator.index(token), float(value)) for token, value in bias.items()]
+    values["stop"] = _stop_strings(values.get("stop"))
+    stop_tokens = values.get("stop_token_ids")
+    if stop_tokens is not None and not isinstance(stop_tokens, Sequence):
+        raise TypeError(f"stop_token_ids: found {stop_tokens!r}, expected a sequence of token ids")
+    values["stop_token_ids"] = [_token("stop_token_ids", token, vocab_size) for token in stop_tokens or ()]
+    values["logit_bias"] = _bias(values.get("logit_bias"), vocab_size)
     draft = values.get("draft", "auto")
     if draft not in (True, False, "auto"):
         raise ValueError(f"draft: found {draft!r}, expected 'auto', True or False")

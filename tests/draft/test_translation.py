@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+from gguf_edit import GgufEditor
 
 from frspec_cpp import Tokenizer, _core
 
@@ -55,6 +56,19 @@ def in_pieces(ids: list[int], seed: int) -> list[list[int]]:
         pieces.append(ids[:size])
         ids = ids[size:]
     return pieces
+
+
+def test_models_that_end_texts_with_different_tokens_of_one_vocabulary(shared: Path, tmp_path: Path) -> None:
+    """A base model and its chat version: the same ids, another end of text."""
+    path = shared / "data/vocabularies/llama-bpe.gguf"
+    edited = GgufEditor(path)
+    base = Tokenizer(path)
+    other = base.find("<|eot_id|>")
+    assert other is not None
+    edited.set("tokenizer.ggml.eos_token_id", other)
+    chat = Tokenizer(edited.write(tmp_path / "chat.gguf"))
+    assert chat.eos_id != base.eos_id
+    assert _core.align_vocabularies(base, chat) == list(range(base.vocab_size))
 
 
 @pytest.mark.parametrize("target", NAMES)

@@ -79,9 +79,9 @@ def test_set_head(demo_target: Path, demo_drafter: Path) -> None:
     steps = {}
     for head in ("ranked:256", "full", "ranked:8192"):
         llm.set_head(head)
-        found = llm.generate(PROMPT, max_tokens=64, ignore_eos=True)
+        found = llm.generate(PROMPT, max_tokens=64, ignore_eos=True, draft=True)
         fresh = LLM(demo_target, drafter=demo_drafter, tree_size=20, head=head)
-        expected = fresh.generate(PROMPT, max_tokens=64, ignore_eos=True)
+        expected = fresh.generate(PROMPT, max_tokens=64, ignore_eos=True, draft=True)
         assert (found.tokens, found.stats.steps) == (expected.tokens, expected.stats.steps)
         steps[head] = found.stats.steps
     assert steps["ranked:256"] > steps["full"]  # so the heads did differ
@@ -89,11 +89,11 @@ def test_set_head(demo_target: Path, demo_drafter: Path) -> None:
 
 def test_a_head_that_cannot_be_leaves_the_old_one(demo_target: Path, demo_drafter: Path) -> None:
     llm = LLM(demo_target, drafter=demo_drafter, head="ranked:512")
-    expected = llm.generate(PROMPT, max_tokens=32, ignore_eos=True)
+    expected = llm.generate(PROMPT, max_tokens=32, ignore_eos=True, draft=True)
     for head in ("ranked:65537", "ranked", "best"):
         with pytest.raises(ValueError, match="head"):
             llm.set_head(head)
-    found = llm.generate(PROMPT, max_tokens=32, ignore_eos=True)
+    found = llm.generate(PROMPT, max_tokens=32, ignore_eos=True, draft=True)
     assert (found.tokens, found.stats.steps) == (expected.tokens, expected.stats.steps)
     with pytest.raises(ValueError, match="no drafter to use it"):
         LLM(demo_target).set_head("full")

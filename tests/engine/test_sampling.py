@@ -167,8 +167,27 @@ def test_logprobs_are_the_models_own(llm: LLM) -> None:
         np.testing.assert_allclose(list(entry.top.values()), np.sort(row)[::-1][:3], atol=1e-4)
 
 
+def test_a_logits_processor_cannot_use_its_own_model(llm: LLM) -> None:
+    """An error, not a wait for ever."""
+
+    def asks(ids: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
+        logits[:] += llm.forward(ids.tolist())[-1]
+
+    with pytest.raises(RuntimeError, match="cannot use the model that it is called for"):
+        llm.generate(PROMPT, 4, logits_processor=asks)
+    assert both(llm, max_tokens=4).tokens
+
+
+def test_logits_so_large_that_steps_below_them_vanish(llm: LLM) -> None:
+    bias = dict.fromkeys(range(20, 400), 100000000.0 - 8) | {5: 1e8}
+    options = {"temperature": 1.0, "top_k": 0, "top_p": 0.9999, "min_p": 0.0, "logit_bias": bias}
+    assert both(llm, max_tokens=8, ignore_eos=True, **options).tokens
+
+
 def test_logprobs_are_given_when_asked_for(llm: LLM) -> None:
     assert llm.generate(PROMPT, 4).logprobs is None
+    first = llm.generate(PROMPT, 1).tokens
+    assert both(llm, max_tokens=4, logprobs=2, stop_token_ids=first).logprobs == []
     found = both(llm, max_tokens=4, logprobs=0)
     assert found.logprobs is not None
     assert [entry.top for entry in found.logprobs] == [{}] * 4

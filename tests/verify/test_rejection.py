@@ -211,6 +211,17 @@ def test_eagle_heads_are_exact(tmp_path: Path, head: str) -> None:
     check_drafter(LLM(pair.target_gguf, drafter=pair.drafter_gguf, head=head, **ranks, **CHAIN), [5, 6, 7])
 
 
+def test_a_seed_gives_one_text(demo_target: Path, demo_drafter: Path) -> None:
+    """Whatever the clock says: with rejection sampling drafting does not pause."""
+    llm = LLM(demo_target, drafter=demo_drafter, tree_branch=1, tree_depth=2)
+    for verify in ("rejection", "block"):
+        texts = {
+            tuple(llm.generate("def", 120, verify=verify, temperature=1.0, seed=7, ignore_eos=True).tokens)
+            for _ in range(3)
+        }
+        assert len(texts) == 1
+
+
 def test_refused(demo_target: Path, demo_drafter: Path) -> None:
     tree = LLM(demo_target, drafter=demo_drafter)
     with pytest.raises(ValueError, match="found tree_branch 10, expected 1"):
