@@ -36,7 +36,7 @@ class Drafter {
  public:
   virtual ~Drafter() = default;
 
-  // A new text begins.
+  // A new text begins. What the rules point to outlives it.
   virtual void begin(const TextRules& rules) = 0;
   // The text grew. Called for every chunk of the prompt and after every step, in order.
   virtual void accept(const Committed& committed) = 0;

@@ -20,7 +20,7 @@ class NgramIndex {
 
   void clear();
   void push(std::span<const TokenId> tokens);
-  void pop() { text_.pop_back(); }  // only a token that was just pushed and not indexed: see index_up_to
+  void pop() { text_.pop_back(); }  // the last token, which no n-gram ends with yet
   const std::vector<TokenId>& text() const { return text_; }
 
   // Continuations of the text, each at most `length` tokens, the longest match and the latest place first.

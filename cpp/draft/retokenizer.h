@@ -17,7 +17,7 @@ namespace frspec {
 
 class Retokenizer {
  public:
-  // `to` may be null-equal to `from`: then tokens of one vocabulary are encoded again.
+  // All three must outlive it.
   Retokenizer(const Tokenizer& from, const Tokenizer& to, const VocabularyAlignment& alignment)
       : from_(from), to_(to), alignment_(alignment) {}
 

@@ -184,3 +184,15 @@ def test_vocabulary_overlap(small: dict[str, Path], demo_target: Path) -> None:
     assert 60 <= few.shared_tokens <= 105
     assert 0 < few.probability_mass < 0.5
     assert 0 <= few.text_share < 0.7
+
+
+def test_whole_models_with_ranked_heads(small: dict[str, Path], demo_target: Path, demo_drafter: Path) -> None:
+    """Ranks choose rows of a model's own head, by the target's tokens that these stand for."""
+    ranked: dict[str, Any] = {"head": "ranked:4096", "ranks": demo_drafter, "n_ctx": 256, "tree_size": 20}
+    itself = LLM(demo_target, drafter=demo_target, tree_depth=3, tree_branch=4, **ranked)
+    lengths = accepted_lengths(itself, ["def fibonacci(n):", "The little dog"], 40)
+    assert lengths[0] > 3.5, lengths  # the target drafts for itself: all but tokens without a row
+    other = LLM(demo_target, drafter=small["TinyStories-656K"], translate="tli", tree_branch=4, **ranked)
+    accepted_lengths(other, ["The little dog"], 40)
+    with_ngrams = LLM(demo_target, drafter=small["TinyStories-656K"], translate="tli", ngram=4, tree_branch=4, **ranked)
+    accepted_lengths(with_ngrams, ["The little dog"], 40)
