@@ -55,7 +55,7 @@ class TreeModel {
 
 class CausalDrafter final : public Drafter {
  public:
-  CausalDrafter(Backend& backend, std::unique_ptr<TreeModel> model) : backend_(backend), model_(std::move(model)) {}
+  explicit CausalDrafter(std::unique_ptr<TreeModel> model) : model_(std::move(model)) {}
 
   void begin(const TextRules& rules) override;
   void accept(const Committed& committed) override;
@@ -65,7 +65,6 @@ class CausalDrafter final : public Drafter {
  private:
   TokenId known(TokenId token) const;
 
-  Backend& backend_;
   std::unique_ptr<TreeModel> model_;
   TextRules rules_;
   std::vector<TokenId> text_;  // all tokens, the next root included; the model has read a beginning of it

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "draft/drafter.h"
+#include "draft/host_tree.h"
 
 namespace frspec {
 
@@ -34,21 +35,6 @@ class NgramIndex {
   std::vector<TokenId> text_;
   std::size_t indexed_ = 0;                                                     // ends of n-grams up to here are in
   std::unordered_map<std::uint64_t, std::vector<std::uint32_t>> ends_by_hash_;  // the latest last
-};
-
-// A tree on the host, to which paths are added.
-class HostTree {
- public:
-  void begin(TokenId root);
-  // Adds a path below the root as far as the tree has room, and no deeper than `max_depth`.
-  void add_path(std::span<const TokenId> path, std::size_t max_size, int max_depth);
-  void assign(std::vector<std::int32_t> tokens, std::vector<std::int32_t> parents);
-
-  const std::vector<std::int32_t>& tokens() const { return tokens_; }
-  const std::vector<std::int32_t>& parents() const { return parents_; }
-
- private:
-  std::vector<std::int32_t> tokens_, parents_;
 };
 
 class NgramDrafter final : public Drafter {

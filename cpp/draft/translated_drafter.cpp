@@ -74,10 +74,11 @@ void SlemDrafter::begin(const TextRules& rules) {
 }
 
 const DraftTree& SlemDrafter::propose(const std::int32_t*) {
-  trie_.assign(1, {model_->text().back(), -1, 0, 0.0f});
+  trie_.begin(model_->text().back());
   // Blind: which tokens of the target the noise would favour is not known before they are spelled.
   if (model_->read()) translate_pool(model_->model().grow(TextRules{}).pool());
-  return best_tree();
+  tree_.assign(backend_, trie_.tokens(), trie_.parents());
+  return tree_;
 }
 
 // The paths of the best candidates, each with its score, as tokens of the target.
@@ -123,7 +124,7 @@ void SlemDrafter::translate_pool(const CandidatePool& pool) {
       path.push_back(tokens[static_cast<std::size_t>(c)]);
     }
     std::reverse(path.begin(), path.end());
-    insert(translate(path), scores[static_cast<std::size_t>(order[i])]);
+    trie_.add_path(translate(path), size_, max_depth_);
   }
 }
 
@@ -144,34 +145,6 @@ std::vector<TokenId> SlemDrafter::translate(std::span<const TokenId> drafted) co
   if (whole > 0) result = encode_behind(model_->target(), context_, std::string_view(bytes).substr(0, whole));
   if (closing != VocabularyAlignment::kNone) result.push_back(closing);
   return result;
-}
-
-void SlemDrafter::insert(std::span<const TokenId> tokens, float score) {
-  std::int32_t node = 0;
-  for (const TokenId token : tokens) {
-    if (trie_[static_cast<std::size_t>(node)].depth == max_depth_) return;
-    std::int32_t child = node + 1;
-    const auto end = static_cast<std::int32_t>(trie_.size());
-    while (child < end && !(trie_[static_cast<std::size_t>(child)].parent == node &&
-                            trie_[static_cast<std::size_t>(child)].token == token)) {
-      ++child;
-    }
-    // Paths come best first, so a node that is there has the better score.
-    if (child == end) trie_.push_back({token, node, trie_[static_cast<std::size_t>(node)].depth + 1, score});
-    node = child;
-  }
-}
-
-const DraftTree& SlemDrafter::best_tree() {
-  // Nodes were added best first, parents before their children: the first ones are the best.
-  const std::size_t count = std::min(size_, trie_.size());
-  std::vector<std::int32_t> tokens, parents;
-  for (std::size_t i = 0; i < count; ++i) {
-    tokens.push_back(trie_[i].token);
-    parents.push_back(trie_[i].parent);
-  }
-  tree_.assign(backend_, tokens, parents);
-  return tree_;
 }
 
 }  // namespace frspec

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "draft/causal_drafter.h"
+#include "draft/host_tree.h"
 #include "draft/retokenizer.h"
 
 namespace frspec {
@@ -73,18 +74,9 @@ class SlemDrafter final : public Drafter {
   std::vector<const Weight*> matrices() const override { return model_->model().matrices(); }
 
  private:
-  struct Node {
-    TokenId token;
-    std::int32_t parent;
-    int depth;
-    float score;  // the best of the drafter's paths that lead through it
-  };
-
   void translate_pool(const CandidatePool& pool);
   // The target's tokens after the root for what the drafter's tokens spell.
   std::vector<TokenId> translate(std::span<const TokenId> drafted) const;
-  void insert(std::span<const TokenId> tokens, float score);
-  const DraftTree& best_tree();
 
   Backend& backend_;
   std::unique_ptr<TranslatedModel> model_;
@@ -92,8 +84,8 @@ class SlemDrafter final : public Drafter {
   std::size_t size_;
   int max_depth_;
   DraftTree tree_;
-  std::string context_;     // the end of the text, for tokenizing what follows it
-  std::vector<Node> trie_;  // the root first
+  std::string context_;  // the end of the text, for tokenizing what follows it
+  HostTree trie_;        // of the target's tokens
 };
 
 }  // namespace frspec

@@ -120,7 +120,7 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   const HeadSpec rows = all_rows ? HeadSpec{} : HeadSpec{HeadSpec::Kind::Ranked, static_cast<int>(ids.size())};
   auto head = head_of(parts.backend, *model, rows, ids);
   auto tree_model = std::make_unique<TreeModel>(parts.backend, std::move(model), std::move(head), options.tree);
-  if (same) return std::make_unique<CausalDrafter>(parts.backend, std::move(tree_model));
+  if (same) return std::make_unique<CausalDrafter>(std::move(tree_model));
   auto translated = std::make_unique<TranslatedModel>(std::move(tree_model), parts.tokenizer, own);
   if (slrs) {
     return std::make_unique<SlrsDrafter>(parts.backend, std::move(translated),
