@@ -96,6 +96,22 @@ struct DraftNoise {
   float min_p = 0.0f;
 };
 
+// The columns that a head offers to each row of hidden states: all rows of `weight`, or a list for each.
+struct HeadColumns {
+  const Weight* weight = nullptr;        // (columns, dim)
+  const std::int32_t* ids = nullptr;     // (columns) the token of each; null: its number. Ties go to the lower column
+  const std::int32_t* listed = nullptr;  // (hidden rows, count) rows of `weight`, which load_table made; ascending
+  int count = 0;                         // columns in each list
+};
+
+// The best tokens after some rows: (rows, k) each, best first.
+struct BestTokens {
+  std::int32_t* ids = nullptr;
+  float* scores = nullptr;    // logit - log_sum, never above 0
+  float* log_sums = nullptr;  // (rows) of all columns' logits; under noise, of the best k's. Null: nobody asks
+  int k = 0;
+};
+
 // The growing side of a draft tree (EAGLE-2): every candidate of every level. Candidates of level 0 come first
 // (branch of them), then branch * branch for each further level; parents are candidate indices, -1 for the root.
 struct CandidatePool {
@@ -147,10 +163,14 @@ class Backend {
   virtual void download(void* to_host, const void* from, std::size_t bytes) = 0;  // waits for what was called before
   // Keeps a weight in the form the matmuls want. Values that are not finite are an error that names the tensor.
   virtual std::unique_ptr<Weight> load(const WeightSource& source) = 0;
-  // The same for a table of which embed() looks up rows and that no matmul reads: it may stay where it is.
+  // The same for a table whose rows are picked one by one, by embed() or HeadColumns::listed, and that no matmul reads:
+  // it may stay where it is.
   virtual std::unique_ptr<Weight> load_table(const WeightSource& source) = 0;
   // The given rows of a source, in the given order, in the same format: a head subset.
   virtual std::unique_ptr<Weight> load_rows(const WeightSource& source, std::span<const std::int32_t> rows) = 0;
+  // Row places[i] of a weight made by load_rows becomes row rows[i] of the source it was made from.
+  virtual void replace_rows(Weight& weight, const WeightSource& source, std::span<const std::int32_t> places,
+                            std::span<const std::int32_t> rows) = 0;
   // Bytes that the keys (or the values) of a layer take.
   virtual std::size_t kv_bytes(const KvShape& shape) const = 0;
   // Row `row` of a source of any loadable type as f32, into host memory.
@@ -193,14 +213,18 @@ class Backend {
   // out[r] = log-softmax(logits[r])[tokens[r]].
   virtual void log_probs(float* out, Tensor logits, const std::int32_t* tokens) = 0;
 
-  // top_k and sample for the logits hidden weight^T, which are not kept.
-  virtual void head_top_k(std::int32_t* ids, float* log_probs, int k, Tensor hidden, const Weight& weight,
-                          const std::int32_t* column_ids) = 0;
-  // The k best under the noise, best first, and their scores (DraftNoise).
-  virtual void head_noisy_top_k(std::int32_t* ids, float* scores, int k, Tensor hidden, const Weight& weight,
-                                const std::int32_t* column_ids, const DraftNoise& noise) = 0;
+  // The best tokens by the logits hidden weight^T, which are not kept; with noise (null: none), the best under it.
+  virtual void head_top_k(const BestTokens& best, Tensor hidden, const HeadColumns& head, const DraftNoise* noise) = 0;
+  // The `count` best columns of each row, ascending: (rows, count). With noise, the best under it. `head` is no list.
+  virtual void head_candidates(std::int32_t* columns, int count, Tensor hidden, const HeadColumns& head,
+                               const DraftNoise* noise) = 0;
+  // Makes of `best` the best of itself and `other`, (rows, k) both with their sums: what two heads say together. A
+  // token that both name counts once. `noisy`: whether both were chosen under noise.
+  virtual void merge_top_k(const BestTokens& best, const BestTokens& other, int rows, bool noisy) = 0;
+  // With `best` (null: nobody asks) its ids become those of the k <= 64 largest logits of each row, without
+  // noise (-1 where there are not so many numbers).
   virtual void head_sample(std::int32_t* tokens, Tensor hidden, const Weight& weight, const Rows& rows,
-                           const Sampling& sampling) = 0;
+                           const Sampling& sampling, const BestTokens* best) = 0;
 
   // --- Draft trees ---
   // Adds the children (rows, branch) of the frontier (level 0: of the root) as candidates of `level` and makes the best

@@ -15,7 +15,7 @@ namespace frspec {
 
 int bench_command(std::span<char* const> arguments) {
   BenchOptions bench;
-  std::optional<std::string> model, drafter, ranks;
+  std::optional<std::string> model, drafter, ranks, sketch;
   std::string format = "md", cache = "f16";
   Arguments options("frspec bench [-m TARGET] [-d DRAFTER] [OPTION...]",
                     "Times passes of a model beside what the machine can do at best. Without -m: the demo pair.\n"
@@ -23,6 +23,7 @@ int bench_command(std::span<char* const> arguments) {
   options.text("-m, --model", "TARGET", model, "GGUF file of the target model");
   options.text("-d, --drafter", "DRAFTER", drafter, "GGUF file of its drafter: times levels of its tree, too");
   options.text("--ranks", "FILE", ranks, "token ranks; default: those in the drafter's file");
+  options.text("--sketch", "FILE", sketch, "sketch of the head; default: the one in the drafter's file");
   options.texts("--head", "POLICY,...", bench.heads, "heads of the drafter; default: full");
   options.numbers("-p, --n-prompt", "N,...", bench.prompts, "pp: default 512");
   options.numbers("-n, --n-gen", "N,...", bench.texts, "tg: default 128");
@@ -53,6 +54,7 @@ int bench_command(std::span<char* const> arguments) {
     bench.engine.drafter = drafter ? std::filesystem::path(*drafter) : demo.drafter;
   }
   bench.engine.ranks = ranks;
+  bench.engine.sketch = sketch;
   catch_interrupt();
   ProgressLine progress;
   const auto check = [] {

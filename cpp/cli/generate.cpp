@@ -26,7 +26,7 @@ constexpr std::string_view kDraftedColor = "\x1b[30;42m";  // black on green: re
 constexpr std::string_view kPlainColor = "\x1b[0m";
 
 struct Request {
-  std::optional<std::string> model, drafter, ranks, prompt, file, draft;
+  std::optional<std::string> model, drafter, ranks, sketch, prompt, file, draft;
   EngineOptions engine;
   GenerateOptions generate;
   std::vector<std::string> biases;
@@ -82,7 +82,10 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   options.text("-m, --model", "TARGET", request.model, "GGUF file of the target model");
   options.text("-d, --drafter", "DRAFTER", request.drafter, "GGUF file of its drafter; none with -m: plain decoding");
   options.text("--ranks", "FILE", request.ranks, "token ranks; default: those in the drafter's file");
-  options.text("--head", "full|ranked:N", request.engine.head, "vocabulary that drafts are chosen from; default: full");
+  options.text("--sketch", "FILE", request.sketch, "sketch of the head; default: the one in the drafter's file");
+  options.text("--head", "POLICY", request.engine.head,
+               "rows that drafts are chosen from: full, ranked:N, learned, speculated[:N], contextual[:N], or a union "
+               "such as ranked:8192+contextual:1024; default: full");
   options.text("--translate", "auto|tli|slem|slrs", request.engine.translate,
                "how a drafter of another vocabulary is understood; default: auto");
   options.number("--ngram", "N", request.engine.ngram,
@@ -133,6 +136,7 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
     request.engine.drafter = request.drafter ? std::filesystem::path(*request.drafter) : demo.drafter;
   }
   request.engine.ranks = request.ranks;
+  request.engine.sketch = request.sketch;
   return true;
 }
 

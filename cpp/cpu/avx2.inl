@@ -40,6 +40,11 @@ inline void store_signed(void* p, Ints v) {
   _mm_storel_epi64(static_cast<__m128i*>(p), both);
 }
 
+// Bit i: whether lane i is at least `least`. NaN is not.
+inline std::uint32_t lanes_from(Floats v, float least) {
+  return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_set1_ps(least), _CMP_GE_OQ)));
+}
+
 using Quads = std::uint64_t __attribute__((vector_size(4 * kLanes)));
 inline Quads multiply_even(Quads a, Quads b) {
   return reinterpret_cast<Quads>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));

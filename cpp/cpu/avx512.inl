@@ -39,6 +39,11 @@ inline Ints dot_bytes(Ints sum, Ints w, Ints x) {
       _mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(w), reinterpret_cast<__m512i>(x)));
 }
 
+// Bit i: whether lane i is at least `least`. NaN is not.
+inline std::uint32_t lanes_from(Floats v, float least) {
+  return _mm512_cmp_ps_mask(v, _mm512_set1_ps(least), _CMP_GE_OQ);
+}
+
 using Quads = std::uint64_t __attribute__((vector_size(4 * kLanes)));
 inline Quads multiply_even(Quads a, Quads b) {
   return reinterpret_cast<Quads>(_mm512_mul_epu32(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));

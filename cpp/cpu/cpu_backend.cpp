@@ -68,11 +68,18 @@ void CpuWeight::dequantize(std::int64_t r, float* out) const {
   dequantize_row(type(), row.data(), out, cols());
 }
 
+void CpuWeight::replace(std::int64_t r, const std::byte* row) {
+  const std::int64_t index = r / kPanel;
+  std::byte* pair = memory_.as<std::byte>() + index / kPair * kPair * panel_bytes_;
+  pack_row(type(), pair, place_of(index, panels()), static_cast<int>(r % kPanel), row, cols());
+}
+
 CpuBackend::CpuBackend(const Kernels& kernels, int threads)
     : kernels_(kernels),
       pool_(threads),
       product_scratch_(static_cast<std::size_t>(pool_.size())),
       row_scratch_(static_cast<std::size_t>(pool_.size())),
+      selection_(static_cast<std::size_t>(pool_.size())),
       row_chains_(static_cast<std::size_t>(pool_.size())),
       allocated_(std::make_shared<std::atomic<std::size_t>>(0)) {}
 
@@ -160,6 +167,18 @@ std::unique_ptr<Weight> CpuBackend::load(const WeightSource& source) { return pa
 
 std::unique_ptr<Weight> CpuBackend::load_rows(const WeightSource& source, std::span<const std::int32_t> rows) {
   return pack(source, static_cast<std::int64_t>(rows.size()), rows.data());
+}
+
+void CpuBackend::replace_rows(Weight& weight, const WeightSource& source, std::span<const std::int32_t> places,
+                              std::span<const std::int32_t> rows) {
+  const std::size_t bytes = row_bytes(source.type, static_cast<std::size_t>(source.cols));
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    const std::byte* row = source.data + static_cast<std::size_t>(rows[i]) * bytes;
+    if (!is_finite_row(source.type, row, source.cols)) {
+      fail(source.file, ": tensor '", source.name, "', row ", rows[i], ": found a value that is NaN or infinite");
+    }
+    static_cast<CpuWeight&>(weight).replace(places[i], row);
+  }
 }
 
 std::unique_ptr<Weight> CpuBackend::load_table(const WeightSource& source) {

@@ -7,6 +7,7 @@
 
 #include "backend/backend.h"
 #include "base/parallel.h"
+#include "cpu/columns.h"
 #include "cpu/kernels.h"
 #include "cpu/row_chain.h"
 
@@ -24,6 +25,10 @@ class CpuWeight final : public Weight {
   // The pair that begins with panel `first`, an even number.
   const std::byte* pair(std::int64_t first) const { return panels_ + first * panel_bytes_; }
   std::int64_t panel_bytes() const { return panel_bytes_; }
+  // Of a table: its rows as the file has them.
+  const std::byte* table() const { return table_; }
+  // Of a packed matrix: replaces row `r`.
+  void replace(std::int64_t r, const std::byte* row);
   // Row `r` as f32.
   void dequantize(std::int64_t r, float* out) const;
 
@@ -47,6 +52,8 @@ class CpuBackend final : public Backend {
   std::unique_ptr<Weight> load(const WeightSource& source) override;
   std::unique_ptr<Weight> load_table(const WeightSource& source) override;
   std::unique_ptr<Weight> load_rows(const WeightSource& source, std::span<const std::int32_t> rows) override;
+  void replace_rows(Weight& weight, const WeightSource& source, std::span<const std::int32_t> places,
+                    std::span<const std::int32_t> rows) override;
   void dequantize(float* to_host, const WeightSource& source, std::int64_t row) override;
 
   // cpu_ceilings.cpp
@@ -73,12 +80,14 @@ class CpuBackend final : public Backend {
   // cpu_heads.cpp: choosing tokens
   void top_k(std::int32_t* ids, float* log_probs, int k, Tensor logits, const std::int32_t* column_ids) override;
   void sample(std::int32_t* tokens, Tensor logits, const Rows& rows, const Sampling& sampling) override;
-  void head_top_k(std::int32_t* ids, float* log_probs, int k, Tensor hidden, const Weight& weight,
-                  const std::int32_t* column_ids) override;
-  void head_noisy_top_k(std::int32_t* ids, float* scores, int k, Tensor hidden, const Weight& weight,
-                        const std::int32_t* column_ids, const DraftNoise& noise) override;
   void head_sample(std::int32_t* tokens, Tensor hidden, const Weight& weight, const Rows& rows,
-                   const Sampling& sampling) override;
+                   const Sampling& sampling, const BestTokens* best) override;
+
+  // cpu_draft_heads.cpp
+  void head_top_k(const BestTokens& best, Tensor hidden, const HeadColumns& head, const DraftNoise* noise) override;
+  void head_candidates(std::int32_t* columns, int count, Tensor hidden, const HeadColumns& head,
+                       const DraftNoise* noise) override;
+  void merge_top_k(const BestTokens& best, const BestTokens& other, int rows, bool noisy) override;
 
   // cpu_sampling.cpp: from logits that are there
   void process(Tensor logits, const Rows& rows, const std::int32_t* tokens, const SamplerChain& chain) override;
@@ -121,28 +130,30 @@ class CpuBackend final : public Backend {
   // Columns [first, first + count) of hidden weight^T, for any number of rows; `first` is a multiple of a pair's.
   void logits_of(const Activations& x, const CpuWeight& weight, std::int64_t first, std::int64_t count, float* out,
                  std::int64_t out_stride, int worker);
-  // Runs reduce(logits, stride, first column, count, chunk, worker) for every chunk of the columns of hidden weight^T,
-  // or of logits that are there.
-  template <class Reduce>
-  void for_each_chunk_of_head(Tensor hidden, const Weight& weight, Reduce&& reduce);
-  template <class Reduce>
-  void for_each_chunk_of_logits(Tensor logits, Reduce&& reduce);
-  // What top_k and sample share with their fused forms; `for_each_chunk` is one of the two above.
-  template <class ForEachChunk>
-  void find_best(std::int32_t* ids, float* log_probs, int k, std::int64_t rows, std::int64_t cols,
-                 const std::int32_t* column_ids, ForEachChunk&& for_each_chunk);
-  void find_noisy(std::int32_t* ids, float* values, float* largest, int wide, Tensor hidden, const Weight& weight,
-                  const std::int32_t* column_ids, const DraftNoise& noise);
-  template <class ForEachChunk>
-  void choose(std::int32_t* tokens, const Rows& rows, const Sampling& sampling, ForEachChunk&& for_each_chunk);
+  // Runs reduce(logits, stride, first column, count, chunk, worker) for every chunk of columns (columns.h).
+  void for_each_chunk(const Columns& columns, const ReduceChunk& reduce);
+  void for_each_chunk_of_list(const Columns& columns, const ReduceChunk& reduce);
+  // What top_k and sample share with their fused forms.
+  void find_best(const BestTokens& best, const Columns& columns);
+  void find_noisy(const BestTokens& best, float* largest, const Columns& columns, const DraftNoise& noise);
+  void choose(std::int32_t* tokens, const Rows& rows, const Sampling& sampling, const Columns& columns,
+              const BestTokens* best);
 
   const Kernels& kernels_;
   ThreadPool pool_;
-  Scratch forms_[3];                                     // by Form: the rows of x of a matmul
-  std::vector<Scratch> product_scratch_;                 // by worker: PanelProduct::scratch
-  std::vector<Scratch> row_scratch_;                     // by worker: a normed row, a chunk of logits, attention
-  Scratch partial_;                                      // what pieces of an operation hand to its end
-  Scratch candidates_;                                   // head_noisy_top_k
+  Scratch forms_[3];                      // by Form: the rows of x of a matmul
+  std::vector<Scratch> product_scratch_;  // by worker: PanelProduct::scratch
+  std::vector<Scratch> row_scratch_;      // by worker: a normed row, a chunk of logits, attention
+  Scratch partial_;                       // what pieces of an operation hand to its end
+  Scratch candidates_;                    // head_top_k under noise
+  Scratch scores_;                        // (rows, columns) of head_candidates
+  // By worker: head_candidates, merge_top_k.
+  struct SelectionScratch {
+    std::vector<float> values;
+    std::vector<std::int32_t> columns;
+  };
+  std::vector<SelectionScratch> selection_;
+  Scratch sums_;                                         // of 16 elements of each row, for_each_chunk_of_list
   Scratch lengths_;                                      // (rows) of attend
   std::vector<RowChain> row_chains_;                     // by worker: process
   std::vector<std::int32_t> order_;                      // tree_select and tree_expand

@@ -11,6 +11,7 @@
 #include "cpu/attention.h"
 #include "cpu/panel.h"
 #include "tensor/dtype.h"
+#include "tensor/quant.h"
 
 namespace frspec::cpu {
 
@@ -61,6 +62,19 @@ struct PanelProduct {
 };
 constexpr std::size_t kProductScratch = 80 * 1024;
 
+// out[i] = x . row rows[i] of a table in GGUF's own form, of any weight type.
+struct RowProduct {
+  DType type = DType::F32;
+  const std::byte* table = nullptr;
+  std::int64_t row_bytes = 0;
+  const std::int32_t* rows = nullptr;
+  std::int64_t count = 0;
+  std::int64_t cols = 0;
+  const float* x = nullptr;     // (cols)
+  const float* sums = nullptr;  // (cols / 16) of each 16 elements of x
+  float* out = nullptr;
+};
+
 struct Kernels {
   const char* name;
   Form (*form)(DType type);
@@ -81,6 +95,11 @@ struct Kernels {
   void (*gumbel_list)(float* out, const std::int32_t* ids, std::int64_t n, std::uint64_t position, std::uint64_t seed);
   void (*add_noise)(float* out, const float* x, float temperature, const float* noise,
                     std::int64_t n);  // x / T + noise
+  void (*dot_rows)(const RowProduct& product);
+  void (*sums_of_16)(float* sums, const float* x, std::int64_t n);  // of each whole 16 elements
+  // Finds the columns of x that are at least `threshold`, ascending; keeps the first `room`, counts all.
+  std::int64_t (*columns_from)(std::int32_t* columns, std::int64_t room, const float* x, std::int64_t n,
+                               float threshold);
   // For the ceilings: reads whole lines and returns a digest of them; does `rounds` rounds of nothing but multiply-adds
   // in the arithmetic of a form and returns how many multiply-adds those were.
   std::int32_t (*read)(const std::byte* memory, std::int64_t bytes);

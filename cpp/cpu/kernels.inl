@@ -4,6 +4,7 @@
 //   kTileRows        rows of x per tile of kTilePanels panels: as many sums as fit the registers
 //   kUnsignedCodes   whether dot_bytes takes unsigned weights; dot_bytes(sum, w, x): each lane adds four products
 //   load_unsigned, load_signed, store_signed: bytes to floats, and back from ints
+//   lanes_from(v, least): a bit for each lane that is at least so large
 //   multiply_even(a, b): products of the even 32-bit words of a with those of b, 64 bits wide
 //   FRSPEC_AMX       1 where there are tiles (amx_tiles.h)
 //   FRSPEC_BF16      1 where there is dot_bf16(sum, w, x), which adds two; low_half(v): f16 in the low half of lanes
@@ -160,8 +161,10 @@ float sum_exp(const float* x, std::int64_t n, float subtract) {
 #include "cpu/multiply.inl"
 
 #include "cpu/ceilings.inl"
+#include "cpu/gather.inl"
 #include "cpu/noise.inl"
 
-const Kernels FRSPEC_KERNELS = {FRSPEC_ISA_NAME, form,        to_int8,   to_bf16, multiply, attend,
-                                merge_segments,  rms_norm,    swiglu,    to_half, maximum,  sum_exp,
-                                gumbel_run,      gumbel_list, add_noise, read,    burn};
+const Kernels FRSPEC_KERNELS = {FRSPEC_ISA_NAME, form,           to_int8,      to_bf16,     multiply,
+                                attend,          merge_segments, rms_norm,     swiglu,      to_half,
+                                maximum,         sum_exp,        gumbel_run,   gumbel_list, add_noise,
+                                dot_rows,        sums_of_16,     columns_from, read,        burn};

@@ -87,6 +87,13 @@ inline void store_half(std::uint16_t* p, Floats v) {
   for (int i = 0; i < kLanes; ++i) p[i] = float_to_half(v[i]);
 }
 
+// Bit i: whether lane i is at least `least`. NaN is not.
+inline std::uint32_t lanes_from(Floats v, float least) {
+  std::uint32_t lanes = 0;
+  for (int i = 0; i < kLanes; ++i) lanes |= v[i] >= least ? 1u << i : 0u;
+  return lanes;
+}
+
 using Quads = std::uint64_t __attribute__((vector_size(4 * kLanes)));
 inline Quads multiply_even(Quads a, Quads b) { return (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu); }
 

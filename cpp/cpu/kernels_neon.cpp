@@ -57,6 +57,13 @@ inline Ints dot_bytes(Ints sum, Ints w, Ints x) {
       vdotq_s32(reinterpret_cast<int32x4_t>(sum), reinterpret_cast<int8x16_t>(w), reinterpret_cast<int8x16_t>(x)));
 }
 
+// Bit i: whether lane i is at least `least`. NaN is not.
+inline std::uint32_t lanes_from(Floats v, float least) {
+  std::uint32_t lanes = 0;
+  for (int i = 0; i < kLanes; ++i) lanes |= v[i] >= least ? 1u << i : 0u;
+  return lanes;
+}
+
 using Quads = std::uint64_t __attribute__((vector_size(4 * kLanes)));
 inline Quads multiply_even(Quads a, Quads b) {
   return reinterpret_cast<Quads>(

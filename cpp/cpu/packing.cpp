@@ -179,6 +179,13 @@ void pack_panel(DType type, std::byte* pair, PanelPlace place, const std::array<
   }
 }
 
+void pack_row(DType type, std::byte* pair, PanelPlace place, int lane, const std::byte* row, std::int64_t cols) {
+  const Lane<true> writer(lane);
+  for (std::int64_t g = 0; g < group_count(cols); ++g) {
+    move_group(type, writer, pair + group_offset(type, cols, place, g), row, g, cols);
+  }
+}
+
 void unpack_row(DType type, const std::byte* pair, PanelPlace place, int lane, std::byte* row, std::int64_t cols) {
   const Lane<false> reader(lane);
   for (std::int64_t g = 0; g < group_count(cols); ++g) {

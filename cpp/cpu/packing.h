@@ -13,6 +13,9 @@ namespace frspec::cpu {
 void pack_panel(DType type, std::byte* pair, PanelPlace place, const std::array<const std::byte*, kPanel>& rows,
                 std::int64_t cols);
 
+// One row of such a panel, in place of what is there.
+void pack_row(DType type, std::byte* pair, PanelPlace place, int lane, const std::byte* row, std::int64_t cols);
+
 // The bytes of row `lane` of that panel, as the file had them.
 void unpack_row(DType type, const std::byte* pair, PanelPlace place, int lane, std::byte* row, std::int64_t cols);
 

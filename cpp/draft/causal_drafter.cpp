@@ -26,7 +26,8 @@ TreeModel::TreeModel(Backend& backend, std::unique_ptr<CausalModel> model, std::
 
 std::vector<const Weight*> TreeModel::matrices() const {
   std::vector<const Weight*> result = model_->matrices();
-  result.back() = &head_->rows();
+  result.pop_back();
+  for (const Weight* weight : head_->matrices()) result.push_back(weight);
   return result;
 }
 
@@ -84,11 +85,13 @@ void CausalDrafter::begin(const TextRules& rules) {
   rules_ = rules;
   text_.clear();
   model_->clear();
+  model_->head().begin();
 }
 
 void CausalDrafter::accept(const Committed& committed) {
   if (!text_.empty()) text_.pop_back();  // the root was there before it was processed
   for (const TokenId token : committed.tokens) text_.push_back(known(token));
+  model_->head().observe(committed.news());
   // A long prompt is read as it comes; what a step adds is read with the next root.
   if (text_.size() - model_->length() >= static_cast<std::size_t>(model_->model().limits().rows)) {
     model_->follow(text_, model_->length());

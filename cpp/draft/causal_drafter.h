@@ -61,6 +61,7 @@ class CausalDrafter final : public Drafter {
   void accept(const Committed& committed) override;
   const DraftTree& propose(const std::int32_t* root) override;
   std::vector<const Weight*> matrices() const override { return model_->matrices(); }
+  int wanted_candidates() const override { return model_->head().wanted_candidates(); }
 
  private:
   TokenId known(TokenId token) const;

@@ -8,6 +8,7 @@
 #include "backend/backend.h"
 #include "tokenizer/tokenizer.h"
 #include "tree/draft_tree.h"
+#include "vocab/draft_head.h"
 
 namespace frspec {
 
@@ -20,6 +21,10 @@ struct Committed {
   // The same on the host, for drafters that look at text.
   std::span<const TokenId> tokens;  // (rows) the processed tokens themselves
   TokenId next_token = 0;           // that follows the last of them: the root of the next tree
+  // Tokens that the target found probable after these, where the drafter wants to know: the likeliest last.
+  std::span<const TokenId> candidates = {};
+
+  TextNews news() const { return {tokens, candidates}; }
 };
 
 // What a drafter may know about a text.
@@ -42,6 +47,8 @@ class Drafter {
   virtual void accept(const Committed& committed) = 0;
   // A tree whose root is the text's last token, `*root` (device), the one that the target has not processed yet.
   virtual const DraftTree& propose(const std::int32_t* root) = 0;
+  // How many of the target's most probable tokens after each row accept() wants to hear of.
+  virtual int wanted_candidates() const { return 0; }
   // Every matrix that growing one level of a tree multiplies with, the head's rows last.
   virtual std::vector<const Weight*> matrices() const { return {}; }
 };

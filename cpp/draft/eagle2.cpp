@@ -10,7 +10,8 @@
 namespace frspec {
 namespace {
 
-constexpr std::array<std::string_view, 2> kIgnored = {"token_ranks", "token_counts"};  // read by vocab/
+constexpr std::array<std::string_view, 4> kIgnored = {"token_ranks", "token_counts", "sketch_down.weight",
+                                                      "sketch_vocab.weight"};  // read by vocab/
 
 void check_fit(const GgufFile& file, const ModelConfig& drafter, const ModelConfig& target) {
   const auto check = [&](const char* key, int found, int expected, const char* what) {
@@ -66,12 +67,13 @@ Eagle2Drafter::Eagle2Drafter(std::shared_ptr<const GgufFile> file, Backend& back
 std::vector<const Weight*> Eagle2Drafter::matrices() const {
   std::vector<const Weight*> result{fc_.weight.get()};
   for (const BlockWeights& block : blocks_) for_each_matrix(block, [&](const Weight& w) { result.push_back(&w); });
-  result.push_back(&head_->rows());
+  for (const Weight* weight : head_->matrices()) result.push_back(weight);
   return result;
 }
 
 void Eagle2Drafter::begin(const TextRules& rules) {
   rules_ = rules;
+  head_->begin();
   cache_->set_length(0);
 }
 
@@ -86,6 +88,7 @@ Tensor Eagle2Drafter::forward(const Rows& rows) {
 
 void Eagle2Drafter::accept(const Committed& committed) {
   const int rows = committed.rows;
+  head_->observe(committed.news());
   backend_.embed(input_tokens(rows), *embedding_, committed.next);
   backend_.copy(input_hidden(rows), committed.hidden);
   const Tensor x = forward(Rows{.count = rows, .prefix = cache_->length()});

@@ -34,6 +34,7 @@ class Eagle2Drafter final : public Drafter {
   void accept(const Committed& committed) override;
   const DraftTree& propose(const std::int32_t* root) override;
   std::vector<const Weight*> matrices() const override;
+  int wanted_candidates() const override { return head_->wanted_candidates(); }
 
  private:
   // Runs fc and the blocks over `rows` rows whose tokens and hidden states stand in input(rows); returns the states.

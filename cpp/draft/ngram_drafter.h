@@ -50,6 +50,7 @@ class NgramDrafter final : public Drafter {
   std::vector<const Weight*> matrices() const override {
     return inner_ ? inner_->matrices() : std::vector<const Weight*>{};
   }
+  int wanted_candidates() const override { return inner_ ? inner_->wanted_candidates() : 0; }
 
  private:
   Backend& backend_;

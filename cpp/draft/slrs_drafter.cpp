@@ -183,7 +183,7 @@ void SlrsDrafter::find_psi(const Spelled* from) {
   for (int pass = 0;; ++pass) {
     auto* ids = device_children_.as<std::int32_t>();
     auto* scores = device_children_.as<float>() + child_ids_.size();
-    model_->model().head().top_k(hidden, width_, ids, scores, std::nullopt);
+    model_->model().head().top_k(hidden, {.ids = ids, .scores = scores, .k = width_}, std::nullopt);
     const std::size_t count = parents.size() * static_cast<std::size_t>(width_);
     backend_.download(child_ids_.data(), ids, count * sizeof(std::int32_t));
     backend_.download(child_scores_.data(), scores, count * sizeof(float));

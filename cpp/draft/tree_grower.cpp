@@ -44,7 +44,7 @@ void TreeGrower::choose_children(DraftHead& head, const TextRules& rules, int le
   if (rules.rejection != nullptr) {
     auto* candidates = candidate_ids_.as<std::int32_t>();
     auto* log_probs = candidate_scores_.as<float>();
-    head.top_k(hidden, proposals_.width, candidates, log_probs, std::nullopt);
+    head.top_k(hidden, {.ids = candidates, .scores = log_probs, .k = proposals_.width}, std::nullopt);
     backend_.draw_proposal(ids, scores, proposals_, level, candidates, log_probs, proposals_.width, *rules.chain,
                            *rules.rejection, rules.position);
     return;
@@ -54,7 +54,7 @@ void TreeGrower::choose_children(DraftHead& head, const TextRules& rules, int le
     noise->offset = level + 1;
     noise->token_of_id = token_of_id;
   }
-  head.top_k(hidden, pool().branch, ids, scores, noise);
+  head.top_k(hidden, {.ids = ids, .scores = scores, .k = pool().branch}, noise);
 }
 
 }  // namespace frspec

@@ -115,6 +115,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   no_drafter_ = std::make_unique<NoDrafter>(*backend_);
   // Room, too, for trees that are only timed: any that fits a pass, as deep as a binary tree of that many nodes.
   verifier_ = std::make_unique<Verifier>(*backend_, *target_, std::max(max_size, batch_), std::max(max_depth, 32));
+  if (drafter_) verifier_->note_candidates(drafter_->wanted_candidates());
   const auto ints = [&](int count) {
     return backend_->allocate(sizeof(std::int32_t) * static_cast<std::size_t>(count));
   };
@@ -155,6 +156,7 @@ void Engine::set_head(const std::string& head) {
   if (!drafter_file_) fail("head: found ", head, ", but there is no drafter to use it");
   const Lock lock(*this);
   drafter_ = make_drafter(options_, head, drafter_parts({}));
+  verifier_->note_candidates(drafter_->wanted_candidates());
   ++ticket_;  // the new drafter knows nothing of a text that is being written
 }
 
@@ -316,8 +318,8 @@ void Engine::tell_drafter(Generation& text) {
   set_count(lag.rows);
   const Tensor hidden = lag_hidden_.matrix(lag.rows, target_->config().dim);
   with_drafter(text, [&](Drafter& drafter) {
-    drafter.accept(
-        {lag.rows, count_.as<std::int32_t>(), hidden, next_ids_.as<std::int32_t>(), lag.tokens, lag.next.back()});
+    drafter.accept({lag.rows, count_.as<std::int32_t>(), hidden, next_ids_.as<std::int32_t>(), lag.tokens,
+                    lag.next.back(), lag.candidates});
   });
   lag = {};
 }
@@ -331,6 +333,8 @@ void Engine::remember_for_drafter(Generation& text, Tensor hidden, std::span<con
   lag.rows += rows;
   lag.tokens.insert(lag.tokens.end(), tokens.begin(), tokens.end() - 1);
   lag.next.insert(lag.next.end(), tokens.begin() + 1, tokens.end());
+  const std::span<const TokenId> candidates = verifier_->candidates();
+  lag.candidates.insert(lag.candidates.end(), candidates.begin(), candidates.end());
 }
 
 TokenId Engine::first_token(Generation& text, int rows) {

@@ -85,8 +85,8 @@ class Generation {
   std::vector<GeneratedToken> fresh_;  // what the last step gave
   // What the drafter has not been told yet, because it was not asked for drafts.
   struct Lag {
-    int rows = 0;                       // hidden states in Engine::lag_hidden_
-    std::vector<TokenId> tokens, next;  // as Committed's
+    int rows = 0;                                   // hidden states in Engine::lag_hidden_
+    std::vector<TokenId> tokens, next, candidates;  // as Committed's
   };
   Lag lag_;
   Pace pace_;
@@ -114,6 +114,9 @@ class Engine {
   bool has_drafter() const { return drafter_ != nullptr; }
   // Another head policy for the drafter, as in EngineOptions::head. A running generation can go on no more.
   void set_head(const std::string& head);
+
+  // The states that were noted (EngineOptions::states) since the last call.
+  StateRecord take_states();
 
   // The parts, for measurements (bench.h).
   Backend& backend() { return *backend_; }

@@ -39,6 +39,14 @@ void Engine::time_draft() {
   (void)drafter_->propose(root_.as<std::int32_t>());
 }
 
+StateRecord Engine::take_states() {
+  const Lock lock(*this);
+  if (!options_.states) fail("take_states: found an engine that notes none, expected states > 0");
+  StateRecord taken = *options_.states;
+  options_.states->states.clear();
+  return taken;
+}
+
 Engine::Forward Engine::forward(std::span<const TokenId> tokens) {
   if (tokens.empty() || tokens.size() > static_cast<std::size_t>(context_)) {
     fail("forward: found ", tokens.size(), " tokens, expected 1 to ", context_, ", the context");

@@ -12,9 +12,8 @@
 #include "draft/ngram_drafter.h"
 #include "draft/slrs_drafter.h"
 #include "draft/translated_drafter.h"
+#include "engine/make_head.h"
 #include "vocab/alignment.h"
-#include "vocab/draft_head.h"
-#include "vocab/token_ranks.h"
 
 namespace frspec {
 namespace {
@@ -34,31 +33,17 @@ void check_same_vocabulary(const GgufFile& drafter, const Tokenizer& target) {
   }
 }
 
-// The target's tokens that a ranked head keeps.
-std::vector<TokenId> ranked_tokens(const HeadSpec& spec, const EngineOptions& options, const DrafterParts& parts) {
-  const auto ranks =
-      options.ranks ? load_ranks(*options.ranks, *parts.tokenizer) : read_ranks(*parts.file, *parts.tokenizer);
-  if (!ranks) {
-    fail("head: found ", spec.text(), ", but ", parts.file->path().string(),
-         " has no tensor 'token_ranks' and no ranks file is given");
-  }
-  return ranked_subset(*ranks, spec.size, *parts.tokenizer);
-}
-
-// All rows of a head, or those of the given tokens.
-std::unique_ptr<DraftHead> head_of(Backend& backend, const CausalModel& model, const HeadSpec& spec,
-                                   const std::vector<TokenId>& tokens) {
-  if (spec.kind == HeadSpec::Kind::Full) return make_full_head(backend, model.head());
-  return make_listed_head(backend, model.head_source(), tokens);
+HeadParts head_parts(const EngineOptions& options, const DrafterParts& parts) {
+  return {parts.backend, *parts.tokenizer, parts.file, options.tree.branch};
 }
 
 std::unique_ptr<Drafter> make_eagle2(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
   (void)read_eagle2_config(*parts.file);  // says what the file is before its vocabulary is looked at
   check_same_vocabulary(*parts.file, *parts.tokenizer);
-  std::vector<TokenId> tokens;
-  if (spec.kind == HeadSpec::Kind::Ranked) tokens = ranked_tokens(spec, options, parts);
   return std::make_unique<Eagle2Drafter>(
-      parts.file, parts.backend, parts.target, head_of(parts.backend, parts.target, spec, tokens), options.tree,
+      parts.file, parts.backend, parts.target,
+      make_head(spec, options, head_parts(options, parts), {parts.target.head_source(), &parts.target.head(), {}}),
+      options.tree,
       Eagle2Limits{parts.context, std::max(parts.batch, kTranslatedDepth * options.tree.levels() + 1), options.kv_type},
       parts.on_bytes);
 }
@@ -97,16 +82,14 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   }
   const bool string_level = !same && (slrs || options.translate == "slem" ||
                                       (options.translate == "auto" && 2 * alignment.size() < parts.tokenizer->size()));
-  std::vector<TokenId> tokens;
-  if (spec.kind == HeadSpec::Kind::Ranked) {
-    if (string_level) {
-      fail("head: found ", spec.text(), ", but ", path,
-           " is translated string by string (slem, slrs), where ranks of the target's tokens choose no rows of the "
-           "drafter's "
-           "head; expected 'full'");
-    }
-    tokens = ranked_tokens(spec, options, parts);
+  if (string_level && !spec.is_full()) {
+    fail("head: found ", spec.text(), ", but ", path,
+         " is translated string by string (slem, slrs), where ranks of the target's tokens choose no rows of the "
+         "drafter's head; expected 'full'");
   }
+  const bool ranked = spec.parts.size() == 1 && spec.find(HeadSpec::Kind::Ranked) != nullptr;
+  std::vector<TokenId> tokens;
+  if (ranked) tokens = ranked_tokens(spec, options, head_parts(options, parts));
   // A drafter never proposes what is no token of the target.
   const bool has_more_rows = own->size() > parts.tokenizer->size();
   if ((same ? has_more_rows : !string_level) && tokens.empty()) {
@@ -117,8 +100,14 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
     fail("translate: found tli, but the vocabularies of target and drafter (", path, ") have no token in common");
   }
   const bool all_rows = ids.empty() || static_cast<int>(ids.size()) == model->config().vocab;
-  const HeadSpec rows = all_rows ? HeadSpec{} : HeadSpec{HeadSpec::Kind::Ranked, static_cast<int>(ids.size())};
-  auto head = head_of(parts.backend, *model, rows, ids);
+  if (!all_rows && !ranked && !spec.is_full()) {
+    fail("head: found ", spec.text(), ", but of the tokens of ", path, " only ", ids.size(),
+         " are the target's; expected 'full' or 'ranked:N'");
+  }
+  const HeadRows rows{model->head_source(), &model->head(), {}};
+  auto head = !all_rows ? make_listed_head(parts.backend, rows, ids)
+              : ranked  ? make_full_head(parts.backend, rows)
+                        : make_head(spec, options, head_parts(options, parts), rows);
   auto tree_model = std::make_unique<TreeModel>(parts.backend, std::move(model), std::move(head), options.tree);
   if (same) return std::make_unique<CausalDrafter>(std::move(tree_model));
   auto translated = std::make_unique<TranslatedModel>(std::move(tree_model), parts.tokenizer, own);
@@ -146,12 +135,20 @@ TreeBounds tree_bounds(const EngineOptions& options) {
 void check_drafter_options(const EngineOptions& options) {
   const HeadSpec head = parse_head_spec(options.head);
   check_tree_shape(options.tree);
-  if (!options.drafter && (options.ranks || head.kind != HeadSpec::Kind::Full)) {
-    fail("head: found ", options.ranks ? "a ranks file" : head.text(), ", but there is no drafter to use it");
+  if (!options.drafter && (options.ranks || options.sketch || !head.is_full())) {
+    fail("head: found ",
+         options.ranks    ? "a ranks file"
+         : options.sketch ? "a sketch"
+                          : head.text(),
+         ", but there is no drafter to use it");
   }
-  if (options.ranks && head.kind == HeadSpec::Kind::Full) {
-    fail("head: found a ranks file, ", options.ranks->string(),
-         ", and head 'full', which uses none; expected 'ranked:N'");
+  if (options.ranks && !head.find(HeadSpec::Kind::Ranked) && !head.find(HeadSpec::Kind::Contextual)) {
+    fail("head: found a ranks file, ", options.ranks->string(), ", and head '", head.text(),
+         "', which uses none; expected 'ranked:N' or 'contextual'");
+  }
+  if (options.sketch && !head.find(HeadSpec::Kind::Speculated)) {
+    fail("head: found a sketch, ", options.sketch->string(), ", and head '", head.text(),
+         "', which uses none; expected 'speculated'");
   }
   if (options.ngram < 0 || options.ngram > kMaxNgram) {
     fail("ngram: found ", options.ngram, " tokens, expected 0 (none) to ", kMaxNgram);

@@ -31,7 +31,7 @@ struct DrafterParts {
 
 // Throws InvalidInput for options that contradict each other, whatever the files hold.
 void check_drafter_options(const EngineOptions& options);
-// A drafter with the head that `head` names ("full", "ranked:N"). Throws InvalidInput for a file of an architecture
+// A drafter with the head that `head` names (vocab/head_spec.h). Throws InvalidInput for a file of an architecture
 // that drafts nothing, or one that does not fit the target.
 std::unique_ptr<Drafter> make_drafter(const EngineOptions& options, const std::string& head, const DrafterParts& parts);
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -13,6 +14,7 @@
 #include "backend/backend.h"
 #include "tree/draft_tree.h"
 #include "verify/sampler.h"
+#include "vocab/recording_head.h"
 
 namespace frspec {
 
@@ -20,7 +22,8 @@ struct EngineOptions {
   std::filesystem::path target;                  // GGUF
   std::optional<std::filesystem::path> drafter;  // GGUF; none: plain decoding
   std::optional<std::filesystem::path> ranks;    // a ranks file; none: those in the drafter
-  std::string head = "full";                     // "full", "ranked:N"
+  std::optional<std::filesystem::path> sketch;   // a sketch of the head; none: the one in the drafter
+  std::string head = "full";                     // a head policy (vocab/head_spec.h)
   int ngram = 0;                                 // longest run of tokens that is looked up in the text; 0: none
   std::string translate = "auto";                // a drafter of another vocabulary: "auto", "tli", "slem", "slrs"
   TreeShape tree;
@@ -29,7 +32,8 @@ struct EngineOptions {
   BackendOptions backend;
   KvType kv_type = KvType::F16;                                      // of the target's and the drafter's cache
   std::function<void(std::size_t done, std::size_t total)> on_load;  // bytes of weights; throwing ends the loading
-  std::vector<int> taps;                                             // layers whose inputs Engine::forward hands out
+  std::shared_ptr<StateRecord> states;  // not null: the states that the drafter's head meets are noted there
+  std::vector<int> taps;                // layers whose inputs Engine::forward hands out
 };
 
 KvType parse_kv_type(std::string_view name);  // "f16" or "q8_0"; throws InvalidInput for others

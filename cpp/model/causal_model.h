@@ -46,6 +46,8 @@ class CausalModel {
 
   // Logits of the given hidden states: (hidden.rows, vocab), at most limits.logit_rows of them.
   Tensor logits(Tensor hidden);
+  // Those of the last call of logits(), as whatever has changed them left them.
+  Tensor last_logits(int rows) const { return logits_.matrix(rows, config_.vocab); }
 
   // Every matrix that a pass multiplies with, the head included.
   std::vector<const Weight*> matrices() const;

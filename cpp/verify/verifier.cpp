@@ -13,7 +13,8 @@ Verifier::Verifier(Backend& backend, CausalModel& target, int max_size, int max_
       max_path_(max_depth + 1),
       sampled_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(max_size))),
       record_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(1 + 2 * max_path_))),
-      host_(static_cast<std::size_t>(1 + 2 * max_path_)) {
+      host_(static_cast<std::size_t>(1 + 2 * max_path_)),
+      max_size_(max_size) {
   auto* record = record_.as<std::int32_t>();
   view_ = VerdictView{record, record + 1, record + 1 + max_path_};
   verdict_.nodes.reserve(static_cast<std::size_t>(max_path_));
@@ -23,8 +24,10 @@ Verifier::Verifier(Backend& backend, CausalModel& target, int max_size, int max_
 const std::int32_t* Verifier::sample(const Rows& rows, int first, const std::int32_t* tokens, const Sampler& sampler) {
   const Tensor hidden = target_.hidden(first + rows.count).row_range(first, rows.count);
   auto* sampled = sampled_.as<std::int32_t>();
+  notes_logits_ = false;
+  const BestTokens noted{.ids = noted_ids_.as<std::int32_t>(), .scores = noted_scores_.as<float>(), .k = noted_};
   if (sampler.chain().is_plain()) {
-    backend_.head_sample(sampled, hidden, target_.head(), rows, sampler.draw());
+    backend_.head_sample(sampled, hidden, target_.head(), rows, sampler.draw(), noted_ > 0 ? &noted : nullptr);
     return sampled;
   }
   const int block = target_.limits().logit_rows;
@@ -33,6 +36,7 @@ const std::int32_t* Verifier::sample(const Rows& rows, int first, const std::int
     const Tensor logits = target_.logits(hidden.row_range(row, some.count));
     backend_.process(logits, some, tokens, sampler.chain());
     backend_.sample(sampled + row, logits, some, sampler.draw_after_chain());
+    if (noted_ > 0) backend_.top_k(noted.ids + std::ptrdiff_t{row} * noted_, noted.scores, noted_, logits, nullptr);
   }
   return sampled;
 }
@@ -43,6 +47,7 @@ const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sample
   if (drawn && pretended_ < 0.0f && tree.size() <= target_.limits().logit_rows) {
     const Tensor logits = target_.logits(target_.hidden(tree.size()));
     backend_.verify_logits(view_, tree.view(), logits, rows, sampler.chain(), sampler.draw_after_chain());
+    notes_logits_ = true;
     return view_;
   }
   sample(rows, 0, tree.view().tokens, sampler);
@@ -83,6 +88,7 @@ const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sample
   std::vector<std::int32_t> tokens(size), parents(size);
   backend_.download(tokens.data(), tree.view().tokens, size * sizeof(std::int32_t));
   backend_.download(parents.data(), tree.view().parents, size * sizeof(std::int32_t));
+  notes_logits_ = false;
   // What the target would say after nodes that the walk does not reach is never asked.
   std::vector<std::int32_t> sampled(size, -1);
   std::vector<TokenId> sequence(text.begin(), text.end());
@@ -91,6 +97,10 @@ const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sample
   for (bool walks = true; walks;) {
     const int index = static_cast<int>(node);
     const TokenId token = sample_one(rows.range(index, 1), index, tree.view().tokens, sampler, processor, sequence);
+    if (noted_ > 0) {
+      backend_.top_k(noted_ids_.as<std::int32_t>() + std::ptrdiff_t{index} * noted_, noted_scores_.as<float>(), noted_,
+                     target_.last_logits(1), nullptr);
+    }
     sampled[node] = token;
     sequence.push_back(token);
     walks = false;
@@ -109,6 +119,7 @@ const VerdictView& Verifier::verify_by_rejection(const DraftTree& tree, const Sa
   const Tensor logits = target_.logits(target_.hidden(tree.size()));
   backend_.verify_rejection(view_, tree.view(), logits, tree.rows(target_.cache().length()), sampler.chain(),
                             tree.proposals(), draw, block);
+  notes_logits_ = true;
   return view_;
 }
 
@@ -118,7 +129,35 @@ const Verdict& Verifier::read() {
   const auto tokens = nodes + max_path_;
   verdict_.nodes.assign(nodes, nodes + host_[0]);
   verdict_.tokens.assign(tokens, tokens + host_[0]);
+  if (noted_ > 0) read_candidates();
   return verdict_;
+}
+
+void Verifier::note_candidates(int k) {
+  noted_ = std::min(k, target_.config().vocab);
+  const auto count = static_cast<std::size_t>(noted_);
+  noted_ids_ = backend_.allocate(sizeof(std::int32_t) * count * static_cast<std::size_t>(max_size_));
+  noted_scores_ = backend_.allocate(sizeof(float) * count * static_cast<std::size_t>(target_.limits().logit_rows));
+  host_noted_.resize(count * static_cast<std::size_t>(max_size_));
+}
+
+void Verifier::read_candidates() {
+  candidates_.clear();
+  auto* ids = noted_ids_.as<std::int32_t>();
+  std::size_t rows = 0;
+  for (const std::int32_t node : verdict_.nodes) {
+    rows = std::max(rows, static_cast<std::size_t>(node) + 1);
+    if (!notes_logits_) continue;
+    const Tensor logits = target_.last_logits(node + 1).row_range(node, 1);
+    backend_.top_k(ids + std::ptrdiff_t{node} * noted_, noted_scores_.as<float>(), noted_, logits, nullptr);
+  }
+  backend_.download(host_noted_.data(), ids, rows * static_cast<std::size_t>(noted_) * sizeof(std::int32_t));
+  for (const std::int32_t node : verdict_.nodes) {
+    const TokenId* best = host_noted_.data() + std::ptrdiff_t{node} * noted_;
+    for (int i = noted_ - 1; i >= 0; --i) {
+      if (best[i] >= 0) candidates_.push_back(best[i]);
+    }
+  }
 }
 
 }  // namespace frspec

@@ -37,8 +37,12 @@ class Verifier {
                                          bool block);
   // From now on verdicts are made up (Backend::pretend_acceptance): timing only. A probability below 0: honest again.
   void pretend(float probability) { pretended_ = probability; }
-  // The last verdict, copied to the host: the one copy of a step.
+  // From now on the target's k most probable tokens after each node of a verified tree are noted, too (0: no more).
+  void note_candidates(int k);
+  // The last verdict, copied to the host: the one copy of a step (one more where candidates are noted).
   const Verdict& read();
+  // After each node of the verdict that was read, the likeliest last. Fewer where logits are no numbers.
+  std::span<const TokenId> candidates() const { return candidates_; }
   // The tokens (device) chosen after `rows` of the target's last pass, which are its rows `first` and following.
   // `tokens`: the ids of that pass.
   const std::int32_t* sample(const Rows& rows, int first, const std::int32_t* tokens, const Sampler& sampler);
@@ -47,6 +51,7 @@ class Verifier {
                      const LogitsProcessor& processor, std::span<const TokenId> text);
 
  private:
+  void read_candidates();
   TokenId choose(Tensor logits, const Rows& row, const Sampler& sampler, const LogitsProcessor& processor,
                  std::span<const TokenId> text);
 
@@ -59,6 +64,12 @@ class Verifier {
   std::vector<std::int32_t> host_;
   std::vector<float> host_logits_;  // (V) for processors on the host
   Verdict verdict_;
+  int max_size_;
+  int noted_ = 0;              // candidates of each node
+  bool notes_logits_ = false;  // whether those of the last verdict are still to be found, in the target's logits
+  Buffer noted_ids_;           // (max_size, noted)
+  Buffer noted_scores_;        // (logit rows, noted)
+  std::vector<TokenId> host_noted_, candidates_;
   float pretended_ = -1.0f;
 };
 

@@ -1,76 +1,140 @@
-// Head policies.
+// Head policies whose rows do not change, and unions.
 #include "vocab/draft_head.h"
 
-#include <charconv>
+#include <algorithm>
 
 #include "base/error.h"
 
 namespace frspec {
 namespace {
 
-void best_tokens(Backend& backend, Tensor hidden, int k, std::int32_t* ids, float* scores, const Weight& rows,
-                 const std::int32_t* column_ids, const std::optional<DraftNoise>& noise) {
-  if (noise) {
-    backend.head_noisy_top_k(ids, scores, k, hidden, rows, column_ids, *noise);
-  } else {
-    backend.head_top_k(ids, scores, k, hidden, rows, column_ids);
-  }
+const DraftNoise* pointer_to(const std::optional<DraftNoise>& noise) { return noise ? &*noise : nullptr; }
+
+Buffer upload_ids(Backend& backend, std::span<const TokenId> ids) {
+  Buffer memory = backend.allocate(ids.size_bytes());
+  backend.upload(memory.as<void>(), ids.data(), ids.size_bytes());
+  return memory;
 }
 
 class FullHead final : public DraftHead {
  public:
-  FullHead(Backend& backend, const Weight& head) : backend_(backend), head_(head) {}
+  FullHead(Backend& backend, const HeadRows& rows) : backend_(backend), weight_(rows.weight) {
+    if (weight_ == nullptr) {
+      own_ = backend.load(rows.source);
+      weight_ = own_.get();
+    }
+    if (!rows.ids.empty()) ids_ = upload_ids(backend, rows.ids);
+  }
 
-  const Weight& rows() const override { return head_; }
-  void top_k(Tensor hidden, int k, std::int32_t* ids, float* scores, const std::optional<DraftNoise>& noise) override {
-    best_tokens(backend_, hidden, k, ids, scores, head_, nullptr, noise);
+  int size() const override { return static_cast<int>(weight_->rows()); }
+  std::vector<const Weight*> matrices() const override { return {weight_}; }
+  void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) override {
+    backend_.head_top_k(best, hidden, {.weight = weight_, .ids = ids_.as<std::int32_t>()}, pointer_to(noise));
   }
 
  private:
   Backend& backend_;
-  const Weight& head_;
+  const Weight* weight_;         // (size, dim)
+  std::unique_ptr<Weight> own_;  // where nobody else has loaded them
+  Buffer ids_;                   // (size) ascending; empty: the row numbers
 };
 
 class ListedHead final : public DraftHead {
  public:
-  ListedHead(Backend& backend, const WeightSource& head, std::span<const TokenId> ids)
-      : backend_(backend), rows_(backend.load_rows(head, ids)), ids_(backend.allocate(ids.size_bytes())) {
-    backend.upload(ids_.as<void>(), ids.data(), ids.size_bytes());
+  ListedHead(Backend& backend, const HeadRows& rows, std::span<const std::int32_t> chosen)
+      : backend_(backend), weight_(backend.load_rows(rows.source, chosen)) {
+    std::vector<TokenId> ids;
+    for (const std::int32_t row : chosen) ids.push_back(rows.token(row));
+    ids_ = upload_ids(backend, ids);
   }
 
-  const Weight& rows() const override { return *rows_; }
-  void top_k(Tensor hidden, int k, std::int32_t* ids, float* scores, const std::optional<DraftNoise>& noise) override {
-    best_tokens(backend_, hidden, k, ids, scores, *rows_, ids_.as<std::int32_t>(), noise);
+  int size() const override { return static_cast<int>(weight_->rows()); }
+  std::vector<const Weight*> matrices() const override { return {weight_.get()}; }
+  void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) override {
+    backend_.head_top_k(best, hidden, {.weight = weight_.get(), .ids = ids_.as<std::int32_t>()}, pointer_to(noise));
   }
 
  private:
   Backend& backend_;
-  std::unique_ptr<Weight> rows_;  // (size, dim)
-  Buffer ids_;                    // (size) ascending
+  std::unique_ptr<Weight> weight_;  // (size, dim)
+  Buffer ids_;                      // (size) ascending
+};
+
+class UnitedHead final : public DraftHead {
+ public:
+  UnitedHead(Backend& backend, std::unique_ptr<DraftHead> one, std::unique_ptr<DraftHead> other, int rows, int k)
+      : backend_(backend), one_(std::move(one)), other_(std::move(other)), rows_(rows), k_(k) {
+    const auto count = static_cast<std::size_t>(rows) * static_cast<std::size_t>(k);
+    ids_ = backend.allocate(sizeof(std::int32_t) * count);
+    scores_ = backend.allocate(sizeof(float) * count);
+    sums_ = backend.allocate(2 * sizeof(float) * static_cast<std::size_t>(rows));
+  }
+
+  int size() const override { return std::min(one_->size(), other_->size()); }
+  std::vector<const Weight*> matrices() const override {
+    std::vector<const Weight*> all = one_->matrices();
+    for (const Weight* weight : other_->matrices()) all.push_back(weight);
+    return all;
+  }
+  void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) override {
+    const auto rows = static_cast<int>(hidden.rows);
+    if (rows > rows_ || best.k > k_) {
+      throw Error(concat("united head: found ", rows, " rows and the best ", best.k, " of each, expected at most ",
+                         rows_, " and ", k_));
+    }
+    BestTokens mine = best;
+    if (mine.log_sums == nullptr) mine.log_sums = sums_.as<float>() + rows_;
+    const BestTokens theirs{ids_.as<std::int32_t>(), scores_.as<float>(), sums_.as<float>(), best.k};
+    one_->top_k(hidden, mine, noise);
+    other_->top_k(hidden, theirs, noise);
+    backend_.merge_top_k(mine, theirs, rows, noise.has_value());
+  }
+  void begin() override {
+    one_->begin();
+    other_->begin();
+  }
+  void observe(const TextNews& news) override {
+    one_->observe(news);
+    other_->observe(news);
+  }
+  int wanted_candidates() const override { return std::max(one_->wanted_candidates(), other_->wanted_candidates()); }
+
+ private:
+  Backend& backend_;
+  std::unique_ptr<DraftHead> one_, other_;
+  int rows_, k_;
+  Buffer ids_, scores_;  // (rows, k) of the other
+  Buffer sums_;          // (rows) of the other, then of the one
 };
 
 }  // namespace
 
-std::string HeadSpec::text() const { return kind == Kind::Full ? "full" : concat("ranked:", size); }
-
-HeadSpec parse_head_spec(std::string_view text) {
-  if (text == "full") return {};
-  constexpr std::string_view kRanked = "ranked:";
-  if (text.starts_with(kRanked)) {
-    const std::string_view digits = text.substr(kRanked.size());
-    HeadSpec spec{HeadSpec::Kind::Ranked, 0};
-    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), spec.size);
-    if (error == std::errc() && end == digits.data() + digits.size()) return spec;
+std::vector<std::int32_t> HeadRows::rows_of(std::span<const TokenId> tokens) const {
+  std::vector<std::int32_t> rows;
+  for (const TokenId token : tokens) {
+    if (ids.empty()) {
+      rows.push_back(token);
+      continue;
+    }
+    const auto at = std::lower_bound(ids.begin(), ids.end(), token);
+    if (at != ids.end() && *at == token) rows.push_back(static_cast<std::int32_t>(at - ids.begin()));
   }
-  fail("head: found '", text, "', expected 'full' or 'ranked:N' with a number of rows N");
+  std::sort(rows.begin(), rows.end());
+  return rows;
 }
 
-std::unique_ptr<DraftHead> make_full_head(Backend& backend, const Weight& head) {
-  return std::make_unique<FullHead>(backend, head);
+std::unique_ptr<DraftHead> make_full_head(Backend& backend, const HeadRows& rows) {
+  return std::make_unique<FullHead>(backend, rows);
 }
 
-std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const WeightSource& head, std::span<const TokenId> ids) {
-  return std::make_unique<ListedHead>(backend, head, ids);
+std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const HeadRows& rows,
+                                            std::span<const std::int32_t> chosen) {
+  return std::make_unique<ListedHead>(backend, rows, chosen);
+}
+
+std::unique_ptr<DraftHead> make_united_head(Backend& backend, std::unique_ptr<DraftHead> one,
+                                            std::unique_ptr<DraftHead> other, int rows, int k) {
+  return std::make_unique<UnitedHead>(backend, std::move(one), std::move(other), rows, k);
 }
 
 }  // namespace frspec

@@ -1,42 +1,56 @@
 // The head policies: which rows of the LM head a drafter looks at. All are fillings of one interface: hidden rows in,
-// the best k (token ids of the full vocabulary, log-probabilities) out. Nobody else knows that a subset exists.
+// the best tokens (ids of the full vocabulary, log-probabilities) out. Nobody else knows that a subset exists.
 #pragma once
 
 #include <memory>
 #include <optional>
 #include <span>
-#include <string>
-#include <string_view>
+#include <vector>
 
 #include "backend/backend.h"
 #include "tokenizer/tokenizer.h"
 
 namespace frspec {
 
-// A policy as users write it: "full" or "ranked:N".
-struct HeadSpec {
-  enum class Kind { Full, Ranked } kind = Kind::Full;
-  int size = 0;  // rows, for Ranked
+// The matrix whose rows the policies choose from, and the tokens they stand for.
+struct HeadRows {
+  WeightSource source;             // (rows, dim)
+  const Weight* weight = nullptr;  // all of them, loaded; null: nobody has
+  std::vector<TokenId> ids;        // (rows) ascending; empty: a row's number is its token
 
-  std::string text() const;
+  // The rows of those of the given tokens that have one, ascending.
+  std::vector<std::int32_t> rows_of(std::span<const TokenId> tokens) const;
+  TokenId token(std::int32_t row) const { return ids.empty() ? row : ids[static_cast<std::size_t>(row)]; }
 };
-// Throws InvalidInput for anything else.
-HeadSpec parse_head_spec(std::string_view text);
+
+// What a text tells a head that follows it.
+struct TextNews {
+  std::span<const TokenId> tokens;      // that the text gained
+  std::span<const TokenId> candidates;  // that the target found probable, the likeliest last
+};
 
 class DraftHead {
  public:
   virtual ~DraftHead() = default;
-  virtual const Weight& rows() const = 0;                       // (size, dim): what a step multiplies with
-  int size() const { return static_cast<int>(rows().rows()); }  // k may not exceed it
-  // The k best tokens after each row of `hidden` (rows, dim): ids (rows, k), log-probabilities within the subset
-  // (rows, k), best first, never above 0. With noise: the best under it, and their scores.
-  virtual void top_k(Tensor hidden, int k, std::int32_t* ids, float* scores,
-                     const std::optional<DraftNoise>& noise) = 0;
+  virtual int size() const = 0;                             // rows there are to choose from; k may not exceed it
+  virtual std::vector<const Weight*> matrices() const = 0;  // that all their rows are multiplied with
+  // The best tokens after each row of `hidden` (rows, dim). With noise: the best under it. Without `best.log_sums` the
+  // scores are all there is to know.
+  virtual void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) = 0;
+
+  // A new text begins: what the last one said is forgotten, so that a text depends on nothing else.
+  virtual void begin() {}
+  virtual void observe(const TextNews&) {}
+  virtual int wanted_candidates() const { return 0; }  // of the target, after each token
 };
 
-// All rows of `head`, which is the target's.
-std::unique_ptr<DraftHead> make_full_head(Backend& backend, const Weight& head);
-// The given rows of `head` (ascending token ids), packed once: FR-Spec's subset, 2502.14856, section 3.2.
-std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const WeightSource& head, std::span<const TokenId> ids);
+// All rows.
+std::unique_ptr<DraftHead> make_full_head(Backend& backend, const HeadRows& rows);
+// The given rows, ascending, packed once: FR-Spec's subset, 2502.14856, section 3.2.
+std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const HeadRows& rows,
+                                            std::span<const std::int32_t> chosen);
+// What both choose from together. The rest knows only one.
+std::unique_ptr<DraftHead> make_united_head(Backend& backend, std::unique_ptr<DraftHead> one,
+                                            std::unique_ptr<DraftHead> other, int rows, int k);
 
 }  // namespace frspec

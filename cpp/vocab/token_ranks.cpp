@@ -60,22 +60,29 @@ std::vector<TokenId> ranked_subset(const TokenRanks& ranks, int size, const Toke
   if (size < 1 || size > target.size()) {
     fail("head: found ranked:", size, ", expected 1 to ", target.size(), " rows, the size of the vocabulary");
   }
-  std::vector<TokenId> subset;
-  for (TokenId id = 0; id < target.size(); ++id) {
-    if (target.token_type(id) == TokenType::Control) subset.push_back(id);
-  }
-  if (static_cast<int>(subset.size()) > size) {
-    fail("head: found ranked:", size, ", expected at least ", subset.size(),
+  int controls = 0;
+  for (TokenId id = 0; id < target.size(); ++id) controls += target.token_type(id) == TokenType::Control ? 1 : 0;
+  if (controls > size) {
+    fail("head: found ranked:", size, ", expected at least ", controls,
          " rows: the control tokens of the vocabulary are always kept");
   }
-  for (const TokenId id : ranks.ids) {
-    if (static_cast<int>(subset.size()) == size) break;
-    if (target.token_type(id) != TokenType::Control) subset.push_back(id);
-  }
+  std::vector<TokenId> subset = frequent_tokens(ranks, size, target);
   if (static_cast<int>(subset.size()) < size) {
     fail("head: found ranked:", size, ", expected at most ", subset.size(), " rows: ", ranks.file,
          " ranks no more tokens");
   }
+  return subset;
+}
+
+std::vector<TokenId> frequent_tokens(const TokenRanks& ranks, int size, const Tokenizer& target) {
+  std::vector<TokenId> subset;
+  const auto add = [&](TokenId id, bool control) {
+    if (static_cast<int>(subset.size()) < size && (target.token_type(id) == TokenType::Control) == control) {
+      subset.push_back(id);
+    }
+  };
+  for (TokenId id = 0; id < target.size(); ++id) add(id, true);
+  for (const TokenId id : ranks.ids) add(id, false);
   std::sort(subset.begin(), subset.end());  // so that ties go to the lower id, as in the full head
   return subset;
 }

@@ -27,4 +27,7 @@ TokenRanks load_ranks(const std::filesystem::path& path, const Tokenizer& target
 // section 3.2; that control tokens must stay is our addition). Throws InvalidInput where `size` is out of range.
 std::vector<TokenId> ranked_subset(const TokenRanks& ranks, int size, const Tokenizer& target);
 
+// The rows that a small subset should always have, as far as `size` goes: the same, without an error where it is short.
+std::vector<TokenId> frequent_tokens(const TokenRanks& ranks, int size, const Tokenizer& target);
+
 }  // namespace frspec

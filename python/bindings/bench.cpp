@@ -23,16 +23,17 @@ namespace frspec {
 namespace {
 
 std::string bench(const std::filesystem::path& target, const std::optional<std::filesystem::path>& drafter,
-                  const std::optional<std::filesystem::path>& ranks, std::vector<std::string> heads,
-                  std::vector<int> n_prompt, std::vector<int> n_gen, std::vector<int> n_verify, int n_depth,
-                  int repetitions, std::optional<float> synthetic_acceptance, int tree_depth, int tree_branch,
-                  int tree_size, int n_threads, const std::string& cache_type, const std::string& device,
-                  const nb::object& progress) {
+                  const std::optional<std::filesystem::path>& ranks, const std::optional<std::filesystem::path>& sketch,
+                  std::vector<std::string> heads, std::vector<int> n_prompt, std::vector<int> n_gen,
+                  std::vector<int> n_verify, int n_depth, int repetitions, std::optional<float> synthetic_acceptance,
+                  int tree_depth, int tree_branch, int tree_size, int n_threads, const std::string& cache_type,
+                  const std::string& device, const nb::object& progress) {
   const nb::gil_scoped_release release;
   BenchOptions options;
   options.engine.target = target;
   options.engine.drafter = drafter;
   options.engine.ranks = ranks;
+  options.engine.sketch = sketch;
   options.engine.tree = {tree_depth, tree_branch, tree_size};
   options.engine.backend = {device, n_threads};
   options.engine.kv_type = parse_kv_type(cache_type);
@@ -51,11 +52,12 @@ std::string bench(const std::filesystem::path& target, const std::optional<std::
 }  // namespace
 
 void init_bench(nb::module_& m) {
-  m.def("bench", &bench, "target"_a, "drafter"_a.none(), "ranks"_a.none(), nb::kw_only(), "heads"_a, "n_prompt"_a,
-        "n_gen"_a, "n_verify"_a, "n_depth"_a, "repetitions"_a, "synthetic_acceptance"_a.none(), "tree_depth"_a,
-        "tree_branch"_a, "tree_size"_a, "n_threads"_a, "cache_type"_a, "device"_a, "progress"_a.none(),
+  m.def("bench", &bench, "target"_a, "drafter"_a.none(), "ranks"_a.none(), "sketch"_a.none(), nb::kw_only(), "heads"_a,
+        "n_prompt"_a, "n_gen"_a, "n_verify"_a, "n_depth"_a, "repetitions"_a, "synthetic_acceptance"_a.none(),
+        "tree_depth"_a, "tree_branch"_a, "tree_size"_a, "n_threads"_a, "cache_type"_a, "device"_a, "progress"_a.none(),
         nb::sig("def bench(target: str | os.PathLike[str], drafter: str | os.PathLike[str] | None, "
-                "ranks: str | os.PathLike[str] | None, *, heads: Sequence[str], n_prompt: Sequence[int], "
+                "ranks: str | os.PathLike[str] | None, sketch: str | os.PathLike[str] | None, *, heads: Sequence[str], "
+                "n_prompt: Sequence[int], "
                 "n_gen: Sequence[int], n_verify: Sequence[int], n_depth: int, repetitions: int, "
                 "synthetic_acceptance: float | None, tree_depth: int, tree_branch: int, tree_size: int, "
                 "n_threads: int, cache_type: str, device: str, "

@@ -130,15 +130,18 @@ class PyGeneration {
 };
 
 void make_engine(Engine* self, const std::filesystem::path& target, const std::optional<std::filesystem::path>& drafter,
-                 const std::optional<std::filesystem::path>& ranks, const std::string& head,
-                 const std::string& translate, int ngram, int tree_depth, int tree_branch, int tree_size, int n_ctx,
-                 int n_batch, int n_threads, const std::string& cache_type, const std::string& device,
-                 const std::vector<int>& taps, const nb::object& progress) {
+                 const std::optional<std::filesystem::path>& ranks, const std::optional<std::filesystem::path>& sketch,
+                 const std::string& head, const std::string& translate, int ngram, int tree_depth, int tree_branch,
+                 int tree_size, int n_ctx, int n_batch, int n_threads, const std::string& cache_type,
+                 const std::string& device, const std::vector<int>& taps, std::size_t states,
+                 const nb::object& progress) {
   const nb::gil_scoped_release release;
   EngineOptions options;
   options.target = target;
   options.drafter = drafter;
   options.ranks = ranks;
+  options.sketch = sketch;
+  if (states > 0) options.states = std::make_shared<StateRecord>(StateRecord{states, 0, {}});
   options.head = head;
   options.translate = translate;
   options.ngram = ngram;
@@ -236,18 +239,30 @@ void init_engine(nb::module_& m) {
   nb::class_<Engine>(m, "Engine",
                      "A target, perhaps its drafter, and their caches. Calls on one engine are taken one after the "
                      "other; engines are independent of each other.")
-      .def("__init__", &make_engine, "target"_a, "drafter"_a = nb::none(), "ranks"_a = nb::none(), "head"_a = "full",
-           "translate"_a = "auto", "ngram"_a = 0, "tree_depth"_a = TreeShape{}.depth,
-           "tree_branch"_a = TreeShape{}.branch, "tree_size"_a = TreeShape{}.size, "n_ctx"_a = 0,
-           "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0, "cache_type"_a = "f16", "device"_a = "cpu",
-           "taps"_a = std::vector<int>{}, "progress"_a = nb::none(),
+      .def("__init__", &make_engine, "target"_a, "drafter"_a = nb::none(), "ranks"_a = nb::none(),
+           "sketch"_a = nb::none(), "head"_a = "full", "translate"_a = "auto", "ngram"_a = 0,
+           "tree_depth"_a = TreeShape{}.depth, "tree_branch"_a = TreeShape{}.branch, "tree_size"_a = TreeShape{}.size,
+           "n_ctx"_a = 0, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0, "cache_type"_a = "f16",
+           "device"_a = "cpu", "taps"_a = std::vector<int>{}, "states"_a = 0, "progress"_a = nb::none(),
            nb::sig("def __init__(self, target: str | os.PathLike[str], drafter: str | os.PathLike[str] | None = None, "
-                   "ranks: str | os.PathLike[str] | None = None, head: str = 'full', translate: str = 'auto', ngram: "
+                   "ranks: str | os.PathLike[str] | None = None, sketch: str | os.PathLike[str] | None = None, "
+                   "head: str = 'full', translate: str = 'auto', ngram: "
                    "int = 0, tree_depth: int = 5, "
                    "tree_branch: int = 10, tree_size: int = 60, n_ctx: int = 0, n_batch: int = 512, "
                    "n_threads: int = 0, cache_type: str = 'f16', device: str = 'cpu', taps: Sequence[int] = (), "
+                   "states: int = 0, "
                    "progress: collections.abc.Callable[[int, int], object] | None = None) -> None"),
-           "``progress`` is called with the bytes of weights that are ready and those of all.")
+           "``progress`` is called with the bytes of weights that are ready and those of all. ``states``: that many "
+           "states that the drafter's head meets are noted (``take_states``).")
+      .def(
+          "take_states",
+          [](Engine& self) {
+            const StateRecord record = self.take_states();
+            const std::size_t dim = std::max<std::size_t>(1, record.dim);
+            return to_array<OutputMatrix<float>>(std::vector<float>(record.states),
+                                                 {record.states.size() / dim, record.dim});
+          },
+          "The states that were noted since the last call: (count, hidden size) float32.")
       .def(
           "set_head",
           [](Engine& self, const std::string& head) {

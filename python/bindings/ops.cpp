@@ -176,8 +176,8 @@ Best head_top_k(const std::filesystem::path& path, const std::string& tensor, co
   const std::size_t rows = head.hidden->rows, width = static_cast<std::size_t>(k);
   const Buffer ids = head.backend->allocate(rows * width * sizeof(std::int32_t));
   const Buffer log_probs = head.backend->allocate(rows * width * sizeof(float));
-  head.backend->head_top_k(ids.as<std::int32_t>(), log_probs.as<float>(), k, head.hidden->view(), *head.weight,
-                           nullptr);
+  head.backend->head_top_k({.ids = ids.as<std::int32_t>(), .scores = log_probs.as<float>(), .k = k},
+                           head.hidden->view(), {.weight = head.weight.get()}, nullptr);
   return {to_host<OutputMatrix<std::int32_t>, std::int32_t>(*head.backend, ids, {rows, width}),
           to_host<OutputMatrix<float>, float>(*head.backend, log_probs, {rows, width})};
 }
@@ -254,7 +254,8 @@ OutputVector<std::int32_t> head_sample(const std::filesystem::path& path, const 
                                        const std::optional<Ints>& positions, int n_threads, const std::string& device) {
   const Head head(path, tensor, hidden, n_threads, device);
   return choose_tokens(*head.backend, head.hidden->rows, positions, [&](std::int32_t* tokens, const Rows& rows) {
-    head.backend->head_sample(tokens, head.hidden->view(), *head.weight, rows, checked_draw(temperature, seed));
+    head.backend->head_sample(tokens, head.hidden->view(), *head.weight, rows, checked_draw(temperature, seed),
+                              nullptr);
   });
 }
 

@@ -18,6 +18,7 @@ def bench(
     *,
     head: str | Sequence[str] = "full",
     ranks: str | os.PathLike[str] | None = None,
+    sketch: str | os.PathLike[str] | None = None,
     n_prompt: Sequence[int] = (512,),
     n_gen: Sequence[int] = (128,),
     n_verify: Sequence[int] = (1, 2, 4, 8, 16, 32, 64, 128),
@@ -39,6 +40,7 @@ def bench(
         drafter: GGUF file of its drafter; None: none, or the demo pair's. Its tree's levels are timed, too.
         head: The drafter's head, or several to compare, as for :class:`LLM`.
         ranks: GGUF file with token ranks; None: those in the drafter's file.
+        sketch: GGUF file with a sketch of the head; None: the one in the drafter's file.
         n_prompt: Tokens of prompts to time ("pp512").
         n_gen: Tokens of plain texts to time ("tg128").
         n_verify: Nodes of draft trees to time in one pass of the target ("verify 16").
@@ -73,6 +75,7 @@ def bench(
             os.fspath(model_path),
             None if drafter is None else os.fspath(drafter),
             None if ranks is None else os.fspath(ranks),
+            None if sketch is None else os.fspath(sketch),
             heads=[head] if isinstance(head, str) else list(head),
             n_prompt=list(n_prompt),
             n_gen=list(n_gen),

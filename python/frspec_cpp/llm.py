@@ -59,8 +59,10 @@ class LLM:
         model_path: GGUF file of the target (the first part of a split one).
         drafter: GGUF file of its EAGLE-1/2 drafter, or of a smaller language model, which may have another
             vocabulary; None: plain decoding.
-        head: The part of the vocabulary that drafts are chosen from: ``"full"``, or ``"ranked:N"`` for the N
-            most frequent tokens.
+        head: The rows of the vocabulary that drafts are chosen from: ``"full"``; ``"ranked:N"``, the N most
+            frequent tokens; ``"learned"``, the drafter's own reduced head; ``"speculated[:N]"``, the N best of a sketch
+            of the head, at every step anew; ``"contextual[:N]"``, N rows that follow the text; or a union such as
+            ``"ranked:8192+contextual:1024"``.
         translate: How a drafter of another vocabulary is understood: ``"tli"`` takes the tokens that both have,
             ``"slem"`` tokenizes again what it writes, ``"slrs"`` adds up what a drafter of characters may write;
             ``"auto"``: ``"tli"`` where both have at least half of the
@@ -68,6 +70,7 @@ class LLM:
         ngram: Draft from the text itself, too: what followed its last tokens, at most so many, when they stood
             there before. 0: do not. Works with a drafter and without.
         ranks: GGUF file with token ranks; None: those in the drafter's file.
+        sketch: GGUF file with a sketch of the head, for ``"speculated"``; None: the one in the drafter's file.
         tree_depth: Depth of the draft tree (EAGLE's d): it has one level of drafted tokens more.
         tree_branch: Nodes expanded per level, and children of each (EAGLE's k).
         tree_size: Nodes that are verified at once, the last token of the text included (EAGLE's N).
@@ -96,6 +99,7 @@ class LLM:
         translate: str = "auto",
         ngram: int = 0,
         ranks: str | os.PathLike[str] | None = None,
+        sketch: str | os.PathLike[str] | None = None,
         tree_depth: int = 5,
         tree_branch: int = 10,
         tree_size: int = 60,
@@ -113,6 +117,7 @@ class LLM:
                 self._path,
                 None if drafter is None else os.fspath(drafter),
                 None if ranks is None else os.fspath(ranks),
+                None if sketch is None else os.fspath(sketch),
                 head=head,
                 translate=translate,
                 ngram=ngram,

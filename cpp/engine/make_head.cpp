@@ -1,0 +1,103 @@
+// Making heads.
+#include "engine/make_head.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "vocab/contextual_head.h"
+#include "vocab/recording_head.h"
+#include "vocab/sketch.h"
+#include "vocab/speculated_head.h"
+
+namespace frspec {
+namespace {
+
+using Kind = HeadSpec::Kind;
+
+constexpr int kMostBest = 256;  // tokens that are asked of a state at once: a branch of a tree, a proposal
+
+std::optional<TokenRanks> find_ranks(const EngineOptions& options, const HeadParts& parts) {
+  return options.ranks ? load_ranks(*options.ranks, parts.target) : read_ranks(*parts.file, parts.target);
+}
+
+std::unique_ptr<DraftHead> make_speculated(const HeadSpec& spec, int size, const EngineOptions& options,
+                                           const HeadParts& parts, const HeadRows& rows) {
+  const auto file = options.sketch ? GgufFile::open(*options.sketch) : parts.file;
+  if (!has_sketch(*file)) {
+    fail(file->path().string(), ": found no tensor 'sketch_down.weight', expected a sketch of the head, made by ",
+         "frspec-sketch: head ", spec.text(), " needs one, in the drafter's file or in one of its own");
+  }
+  return make_speculated_head(parts.backend, rows,
+                              read_sketch(file, parts.backend, parts.target, rows.source.rows, rows.source.cols),
+                              std::min<int>(size, static_cast<int>(rows.source.rows)), parts.rows);
+}
+
+// Ranked rows, and those that follow the text.
+std::unique_ptr<DraftHead> make_contextual(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,
+                                           const HeadRows& rows) {
+  const HeadSpec::Part* ranked = spec.find(Kind::Ranked);
+  const auto ranks = find_ranks(options, parts);
+  // On its own, half of the rows are the most frequent ones, where these are known.
+  int size = spec.find(Kind::Contextual)->size;
+  if (!ranked && size > rows.source.rows) {
+    fail("head: found ", spec.text(), ", expected at most ", rows.source.rows, " rows, those of the drafter's head");
+  }
+  std::vector<TokenId> fixed;
+  if (ranked) {
+    fixed = ranked_tokens(spec, options, parts);
+  } else {
+    fixed = frequent_tokens(ranks ? *ranks : TokenRanks{}, size / 2, parts.target);
+  }
+  const std::vector<std::int32_t> fixed_rows = rows.rows_of(fixed);
+  if (!ranked) size -= static_cast<int>(fixed_rows.size());
+  std::vector<std::int32_t> seed;
+  for (std::size_t i = 0; ranks && i < ranks->ids.size(); ++i) {
+    for (const std::int32_t row : rows.rows_of({&ranks->ids[i], 1})) seed.push_back(row);
+  }
+  return make_contextual_head(parts.backend, rows, fixed_rows, size, seed);
+}
+
+}  // namespace
+
+std::vector<TokenId> ranked_tokens(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts) {
+  const auto ranks = find_ranks(options, parts);
+  if (!ranks) {
+    fail("head: found ", spec.text(), ", but ", parts.file->path().string(),
+         " has no tensor 'token_ranks' and no ranks file is given");
+  }
+  return ranked_subset(*ranks, spec.find(Kind::Ranked)->size, parts.target);
+}
+
+namespace {
+
+std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,
+                                       const HeadRows& rows) {
+  const bool reduced = !rows.ids.empty();
+  if (spec.find(Kind::Learned) && !reduced) {
+    fail("head: found learned, but ", parts.file->path().string(),
+         " has no reduced head of its own (tensors 'output.weight' and 'd2t'); expected another policy");
+  }
+  if (spec.is_full() || spec.find(Kind::Learned)) return make_full_head(parts.backend, rows);
+  std::unique_ptr<DraftHead> head;
+  if (spec.find(Kind::Contextual)) {
+    head = make_contextual(spec, options, parts, rows);
+  } else if (spec.find(Kind::Ranked)) {
+    const auto chosen = rows.rows_of(ranked_tokens(spec, options, parts));
+    head = make_listed_head(parts.backend, rows, chosen);
+  }
+  const HeadSpec::Part* speculated = spec.find(Kind::Speculated);
+  if (speculated == nullptr) return head;
+  auto sketched = make_speculated(spec, speculated->size, options, parts, rows);
+  if (!head) return sketched;
+  return make_united_head(parts.backend, std::move(sketched), std::move(head), parts.rows, kMostBest);
+}
+
+}  // namespace
+
+std::unique_ptr<DraftHead> make_head(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,
+                                     const HeadRows& rows) {
+  auto head = make_policy(spec, options, parts, rows);
+  return options.states ? make_recording_head(parts.backend, std::move(head), options.states) : std::move(head);
+}
+
+}  // namespace frspec

@@ -1,0 +1,158 @@
+// Rows that follow the text.
+#include "vocab/contextual_head.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace frspec {
+namespace {
+
+constexpr int kCandidates = 8;  // of the target's after each token: more of them push out tokens that were written
+constexpr std::int32_t kNowhere = -1;
+
+class ContextualHead final : public DraftHead {
+ public:
+  ContextualHead(Backend& backend, const HeadRows& rows, std::span<const std::int32_t> fixed, int places,
+                 std::span<const std::int32_t> seed)
+      : backend_(backend),
+        rows_(rows),
+        fixed_(static_cast<int>(fixed.size())),
+        place_of_(static_cast<std::size_t>(rows.source.rows), kNowhere) {
+    row_at_.assign(fixed.begin(), fixed.end());
+    for (const std::int32_t row : fixed) place_of_[static_cast<std::size_t>(row)] = 0;
+    std::vector<bool> taken(place_of_.size(), false);
+    const auto take = [&](std::int32_t row) {
+      if (static_cast<int>(seed_.size()) == places) return;
+      if (place_of_[static_cast<std::size_t>(row)] != kNowhere || taken[static_cast<std::size_t>(row)]) return;
+      taken[static_cast<std::size_t>(row)] = true;
+      seed_.push_back(row);
+    };
+    for (const std::int32_t row : seed) take(row);
+    for (std::int32_t row = 0; row < static_cast<std::int32_t>(place_of_.size()); ++row) take(row);
+    row_at_.insert(row_at_.end(), seed_.begin(), seed_.end());
+    weight_ = backend.load_rows(rows.source, row_at_);
+    ids_ = backend.allocate(row_at_.size() * sizeof(TokenId));
+    for (std::size_t place = 0; place < row_at_.size(); ++place) {
+      place_of_[static_cast<std::size_t>(row_at_[place])] = static_cast<std::int32_t>(place);
+      tokens_.push_back(rows.token(row_at_[place]));
+    }
+    upload_ids();
+    newer_.resize(row_at_.size());
+    older_.resize(row_at_.size());
+    order();
+  }
+
+  int size() const override { return static_cast<int>(row_at_.size()); }
+  std::vector<const Weight*> matrices() const override { return {weight_.get()}; }
+  void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) override {
+    backend_.head_top_k(best, hidden, {.weight = weight_.get(), .ids = ids_.as<std::int32_t>()},
+                        noise ? &*noise : nullptr);
+  }
+
+  void begin() override {
+    for (std::size_t i = 0; i < seed_.size(); ++i) {
+      const auto place = static_cast<std::size_t>(fixed_) + i;
+      if (row_at_[place] == seed_[i]) continue;
+      if (place_of_[static_cast<std::size_t>(row_at_[place])] == static_cast<std::int32_t>(place)) {
+        place_of_[static_cast<std::size_t>(row_at_[place])] = kNowhere;
+      }
+      put(seed_[i], static_cast<std::int32_t>(place));
+    }
+    order();
+    write();
+  }
+
+  void observe(const TextNews& news) override {
+    if (seed_.empty()) return;
+    for (const TokenId token : news.candidates) hear(token);
+    for (const TokenId token : news.tokens) hear(token);
+    write();
+  }
+
+  int wanted_candidates() const override { return seed_.empty() ? 0 : std::min(kCandidates, size()); }
+
+ private:
+  // All places that follow the text, the first of the seed newest.
+  void order() {
+    newest_ = seed_.empty() ? kNowhere : fixed_;
+    oldest_ = seed_.empty() ? kNowhere : size() - 1;
+    for (int place = fixed_; place < size(); ++place) {
+      newer_[static_cast<std::size_t>(place)] = place > fixed_ ? place - 1 : kNowhere;
+      older_[static_cast<std::size_t>(place)] = place + 1 < size() ? place + 1 : kNowhere;
+    }
+  }
+
+  void make_newest(std::int32_t place) {
+    if (place == newest_) return;
+    const auto at = static_cast<std::size_t>(place);
+    const std::int32_t newer = newer_[at], older = older_[at];
+    older_[static_cast<std::size_t>(newer)] = older;
+    if (older != kNowhere) {
+      newer_[static_cast<std::size_t>(older)] = newer;
+    } else {
+      oldest_ = newer;
+    }
+    newer_[at] = kNowhere;
+    older_[at] = newest_;
+    newer_[static_cast<std::size_t>(newest_)] = place;
+    newest_ = place;
+  }
+
+  void hear(TokenId token) {
+    for (const std::int32_t row : rows_.rows_of({&token, 1})) {
+      std::int32_t place = place_of_[static_cast<std::size_t>(row)];
+      if (place != kNowhere && place < fixed_) return;
+      if (place == kNowhere) {
+        place = oldest_;
+        place_of_[static_cast<std::size_t>(row_at_[static_cast<std::size_t>(place)])] = kNowhere;
+        put(row, place);
+      }
+      make_newest(place);
+    }
+  }
+
+  void put(std::int32_t row, std::int32_t place) {
+    row_at_[static_cast<std::size_t>(place)] = row;
+    tokens_[static_cast<std::size_t>(place)] = rows_.token(row);
+    place_of_[static_cast<std::size_t>(row)] = place;
+    changed_.push_back(place);
+  }
+
+  // Brings what has changed to the device.
+  void write() {
+    if (changed_.empty()) return;
+    std::sort(changed_.begin(), changed_.end());
+    changed_.erase(std::unique(changed_.begin(), changed_.end()), changed_.end());
+    changed_rows_.clear();
+    for (const std::int32_t place : changed_) changed_rows_.push_back(row_at_[static_cast<std::size_t>(place)]);
+    backend_.replace_rows(*weight_, rows_.source, changed_, changed_rows_);
+    upload_ids();
+    changed_.clear();
+  }
+
+  void upload_ids() { backend_.upload(ids_.as<void>(), tokens_.data(), tokens_.size() * sizeof(TokenId)); }
+
+  Backend& backend_;
+  HeadRows rows_;
+  int fixed_;                                // places that stay, the first ones
+  std::vector<std::int32_t> seed_;           // rows of the other places when a text begins
+  std::vector<std::int32_t> row_at_;         // (places)
+  std::vector<TokenId> tokens_;              // (places)
+  std::vector<std::int32_t> place_of_;       // (rows of the head)
+  std::vector<std::int32_t> newer_, older_;  // (places) neighbours in the order in which they were heard of
+  std::int32_t newest_ = kNowhere, oldest_ = kNowhere;
+  std::vector<std::int32_t> changed_, changed_rows_;
+  std::unique_ptr<Weight> weight_;  // (places, dim)
+  Buffer ids_;                      // (places)
+};
+
+}  // namespace
+
+std::unique_ptr<DraftHead> make_contextual_head(Backend& backend, const HeadRows& rows,
+                                                std::span<const std::int32_t> fixed, int places,
+                                                std::span<const std::int32_t> seed) {
+  return std::make_unique<ContextualHead>(backend, rows, fixed, places, seed);
+}
+
+}  // namespace frspec

@@ -1,0 +1,37 @@
+// A head policy as users write it.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace frspec {
+
+// One policy, or several whose rows are united: "ranked:8192+contextual:1024".
+struct HeadSpec {
+  enum class Kind {
+    Full,        // every row the drafter has
+    Ranked,      // the N most frequent tokens
+    Learned,     // the rows of the drafter's own reduced head (d2t)
+    Speculated,  // the N best of a low-rank sketch, anew for every state
+    Contextual,  // N rows that follow the text
+  };
+  struct Part {
+    Kind kind = Kind::Full;
+    int size = 0;  // rows; 0 where the policy has none
+  };
+  std::vector<Part> parts = {Part{}};
+
+  bool is_full() const { return parts.size() == 1 && parts[0].kind == Kind::Full; }
+  const Part* find(Kind kind) const;
+  std::string text() const;
+};
+
+inline constexpr int kSpeculatedRows = 2048;  // 2602.13836, section 4
+inline constexpr int kContextualRows = 2048;  // under 3k (2605.26444)
+
+// Throws InvalidInput for anything but "full", "learned", "ranked:N", "speculated[:N]", "contextual[:N]", and unions of
+// the last three, each kind once.
+HeadSpec parse_head_spec(std::string_view text);
+
+}  // namespace frspec
