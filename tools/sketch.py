@@ -2,8 +2,8 @@
 
 The sketch is a factorisation E ~ B W of the head E (V, d), with W (r, d) and B (V, r), that is best in the metric of
 the states h it meets: it minimises ||(E - B W) C^(1/2)|| (Frobenius), where C is the second moment of h. With the
-leading r right singular vectors U of E C^(1/2), B = E C^(1/2) U and W = U^T C^(-1/2). The states are noted while the drafter
-drafts on texts of the user's. Trained factors (SpecVocab, 2602.13836) can be brought into the same form.
+leading r right singular vectors U of E C^(1/2), B = E C^(1/2) U and W = U^T C^(-1/2). The states are noted while the
+drafter drafts on texts of the user's. Trained factors (SpecVocab, 2602.13836) can be brought into the same form.
 """
 
 from __future__ import annotations

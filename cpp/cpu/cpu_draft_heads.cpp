@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kMostCandidates = 256;     // that are kept under noise, where the target's chain leaves no more
 constexpr float kOutOfChain = 100.0f;    // what a token loses that the target's chain will take out: others come first
-constexpr std::int64_t kSampled = 4096;  // scores of which the threshold of candidates is guessed
+constexpr std::int64_t kSampled = 1024;  // scores of which the threshold of candidates is guessed
 
 // Where the target's chain takes all but a few tokens out, these few are found first and noise is drawn for them alone.
 bool leaves_few(const DraftNoise& noise) { return noise.top_k > 0 && noise.top_k <= kMostCandidates; }
@@ -173,15 +173,16 @@ void CpuBackend::head_top_k(const BestTokens& out, Tensor hidden, const HeadColu
 static void best_columns(const Kernels& kernels, std::int32_t* columns, std::int64_t count, const float* scores,
                          std::int64_t n, std::vector<float>& values, std::vector<std::int32_t>& passed) {
   std::int64_t found = 0, wanted = count;
-  passed.resize(static_cast<std::size_t>(std::min(n, 2 * count + 64)));
+  passed.resize(static_cast<std::size_t>(std::min(n, 4 * count + 2 * kSampled)));
   const auto room = static_cast<std::int64_t>(passed.size());
   const std::int64_t step = std::max<std::int64_t>(1, n / kSampled);
   float threshold = kLowest;
   for (int attempt = 0; attempt < 3; ++attempt) {
     values.clear();
     for (std::int64_t i = 0; i < n; i += step) values.push_back(std::isnan(scores[i]) ? kLowest : scores[i]);
-    // A quarter more than the share that is wanted, and some for the luck of the draw.
-    const std::int64_t rank = wanted * 5 / 4 / step + 16;
+    // The share that is wanted, and more for the luck of the draw.
+    const std::int64_t share = wanted / step;
+    const auto rank = share + static_cast<std::int64_t>(3.0 * std::sqrt(static_cast<double>(share))) + 4;
     if (rank >= static_cast<std::int64_t>(values.size())) break;
     std::nth_element(values.begin(), values.begin() + rank, values.end(), std::greater<>());
     threshold = values[static_cast<std::size_t>(rank)];
