@@ -101,7 +101,8 @@ struct HeadColumns {
   const Weight* weight = nullptr;        // (columns, dim)
   const std::int32_t* ids = nullptr;     // (columns) the token of each; null: its number. Ties go to the lower column
   const std::int32_t* listed = nullptr;  // (hidden rows, count) rows of `weight`, which load_table made; ascending
-  int count = 0;                         // columns in each list
+  // Columns in each list; without lists: only the first so many rows of `weight`, a multiple of 64 (0: all).
+  int count = 0;
 };
 
 // The best tokens after some rows: (rows, k) each, best first.
@@ -139,6 +140,8 @@ struct TreeView {
   std::int32_t* parents = nullptr;  // (size) -1 for the root, which is node 0; parents come before their children
   std::int32_t* depth = nullptr;    // (size)
   std::int32_t* path = nullptr;     // (size, max_depth + 1): nodes from the root down to the node itself
+  // (size) of a grown tree: the place of each node but the root by its score, from 0, the best first. Null: unknown.
+  std::int32_t* ranks = nullptr;
 };
 
 // What verification found: `count` tokens become part of the text.

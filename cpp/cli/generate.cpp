@@ -83,9 +83,10 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   options.text("-d, --drafter", "DRAFTER", request.drafter, "GGUF file of its drafter; none with -m: plain decoding");
   options.text("--ranks", "FILE", request.ranks, "token ranks; default: those in the drafter's file");
   options.text("--sketch", "FILE", request.sketch, "sketch of the head; default: the one in the drafter's file");
-  options.text("--head", "POLICY", request.engine.head,
-               "rows that drafts are chosen from: full, ranked:N, learned, speculated[:N], contextual[:N], or a union "
-               "such as ranked:8192+contextual:1024; default: full");
+  options.text(
+      "--head", "POLICY", request.engine.head,
+      "rows that drafts are chosen from: auto, full, ranked:N, learned, speculated[:N], contextual[:N], a union "
+      "such as ranked:8192+contextual:1024; default: full");
   options.text("--translate", "auto|tli|slem|slrs", request.engine.translate,
                "how a drafter of another vocabulary is understood; default: auto");
   options.number("--ngram", "N", request.engine.ngram,
@@ -212,6 +213,22 @@ void write_logprobs(JsonWriter& json, const Transcript& transcript, std::span<co
   json.end_array();
 }
 
+void write_tuning(JsonWriter& json, const Tuning& tuning) {
+  json.key("tuning");
+  json.begin_object();
+  json.member("head", std::string_view(tuning.head));
+  json.member("tree_depth", tuning.depth);
+  json.member("tree_branch", tuning.branch);
+  json.member("tree_size", tuning.size);
+  json.member("drafts", tuning.drafts);
+  json.member("rho", tuning.rho);
+  json.member("nu", tuning.nu);
+  json.member("kappa", tuning.kappa);
+  json.member("tokens_per_second", tuning.tokens_per_second);
+  json.member("plain_tokens_per_second", tuning.plain_tokens_per_second);
+  json.end_object();
+}
+
 void write_json(const Transcript& transcript, const Generation& generation, const char* finish_reason,
                 bool with_logprobs) {
   const Stats& stats = generation.stats();
@@ -235,13 +252,14 @@ void write_json(const Transcript& transcript, const Generation& generation, cons
   json.member("draft_seconds", stats.draft_seconds);
   json.member("verify_seconds", stats.verify_seconds);
   json.member("prefill_seconds", stats.prefill_seconds);
+  if (stats.tuning) write_tuning(json, *stats.tuning);
   json.end_object();
   json.end_object();
   out << '\n';
   write_output(out.str());
 }
 
-void write_statistics(const Stats& stats, const char* finish_reason, const std::string& device) {
+void write_statistics(const Stats& stats, const char* finish_reason, const std::string& device, bool is_auto) {
   std::ostringstream line;
   line.precision(3);
   line << stats.generated_tokens << " tokens (" << finish_reason << "), " << stats.tokens_per_second()
@@ -249,6 +267,15 @@ void write_statistics(const Stats& stats, const char* finish_reason, const std::
        << stats.prompt_tokens << " tokens " << stats.prefill_seconds << " s, draft " << stats.draft_seconds
        << " s, verify " << stats.verify_seconds << " s; " << device;
   write_note(line.str());
+  if (stats.tuning && is_auto) {
+    const Tuning& found = *stats.tuning;
+    line.str("");
+    line << "auto: " << (found.drafts ? "" : "plain decoding; of the drafts, ") << "head " << found.head << ", tree of "
+         << found.size << " nodes, depth " << found.depth << ", branch " << found.branch << "; expected "
+         << found.tokens_per_second << " tokens/s with drafts and " << found.plain_tokens_per_second << " without; rho "
+         << found.rho << ", nu " << found.nu << ", kappa " << found.kappa;
+    write_note(line.str());
+  }
   if (!stats.drafter_error.empty()) write_note(concat("the drafter failed, and was left alone: ", stats.drafter_error));
 }
 
@@ -277,7 +304,7 @@ int generate_command(std::span<char* const> arguments) {
   const bool stopped = generation->finish_reason() == FinishReason::None;
   const char* reason = stopped ? "interrupted" : finish_reason_name(generation->finish_reason());
   if (request.json) write_json(transcript, *generation, reason, request.generate.logprobs.has_value());
-  if (!request.json) write_statistics(generation->stats(), reason, engine.device());
+  if (!request.json) write_statistics(generation->stats(), reason, engine.device(), request.engine.head == "auto");
   return stopped ? kInterruptedExit : 0;
 }
 

@@ -33,7 +33,7 @@ struct Columns {
 
   std::int64_t rows() const { return logits.data != nullptr ? logits.rows : hidden.rows; }
   std::int64_t count() const {
-    return logits.data != nullptr ? logits.cols : head.listed != nullptr ? head.count : head.weight->rows();
+    return logits.data != nullptr ? logits.cols : head.count > 0 ? head.count : head.weight->rows();
   }
   std::int64_t chunk() const { return head.listed != nullptr ? kListChunk : kChunk; }
   std::int64_t chunks() const { return (count() + chunk() - 1) / chunk(); }

@@ -156,6 +156,7 @@ class CpuBackend final : public Backend {
   Scratch sums_;                                         // of 16 elements of each row, for_each_chunk_of_list
   Scratch lengths_;                                      // (rows) of attend
   std::vector<RowChain> row_chains_;                     // by worker: process
+  std::vector<std::int32_t> by_score_;                   // tree_select
   std::vector<std::int32_t> order_;                      // tree_select and tree_expand
   std::shared_ptr<std::atomic<std::size_t>> allocated_;  // bytes of all living buffers, which may outlive the backend
 };

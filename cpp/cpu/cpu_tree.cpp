@@ -64,7 +64,12 @@ void CpuBackend::tree_select(const TreeView& tree, const CandidatePool& pool, co
   tree.path[0] = 0;
   if (kept == 0) return;
   best_candidates(pool.scores, 0, pool.capacity(), kept, order_);
+  by_score_.assign(order_.begin(), order_.begin() + kept);
   std::sort(order_.begin(), order_.begin() + kept);
+  for (int i = 0; i < kept && tree.ranks != nullptr; ++i) {
+    const auto at = std::lower_bound(order_.begin(), order_.begin() + kept, by_score_[static_cast<std::size_t>(i)]);
+    tree.ranks[at - order_.begin() + 1] = i;
+  }
   for (int i = 0; i < kept; ++i) {
     const std::int32_t candidate = order_[static_cast<std::size_t>(i)];
     // A parent's score is never below its child's and its index is lower, so it is kept, too, and stands before.

@@ -34,6 +34,7 @@ class TreeModel {
   Tensor extend(const std::int32_t* tokens, int rows, int first_slot, const std::int32_t* depth,
                 const std::int32_t* path, int path_stride);
   DraftHead& head() { return *head_; }
+  void reshape(const TreeShape& shape) { grower_.reshape(shape); }
   // Grows a tree behind the text. Its candidates are the model's ids, or what `token_of_id` (device) makes of them.
   TreeGrower& grow(const TextRules& rules, const std::int32_t* token_of_id = nullptr);
 
@@ -62,6 +63,10 @@ class CausalDrafter final : public Drafter {
   const DraftTree& propose(const std::int32_t* root) override;
   std::vector<const Weight*> matrices() const override { return model_->matrices(); }
   int wanted_candidates() const override { return model_->head().wanted_candidates(); }
+  bool reshape(const TreeShape& shape) override {
+    model_->reshape(shape);
+    return true;
+  }
 
  private:
   TokenId known(TokenId token) const;

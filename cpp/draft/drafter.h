@@ -47,6 +47,8 @@ class Drafter {
   virtual void accept(const Committed& committed) = 0;
   // A tree whose root is the text's last token, `*root` (device), the one that the target has not processed yet.
   virtual const DraftTree& propose(const std::int32_t* root) = 0;
+  // From now on trees have this shape, which fits into the one the drafter was made with. False: it cannot choose.
+  virtual bool reshape(const TreeShape&) { return false; }
   // How many of the target's most probable tokens after each row accept() wants to hear of.
   virtual int wanted_candidates() const { return 0; }
   // Every matrix that growing one level of a tree multiplies with, the head's rows last.

@@ -35,6 +35,10 @@ class Eagle2Drafter final : public Drafter {
   const DraftTree& propose(const std::int32_t* root) override;
   std::vector<const Weight*> matrices() const override;
   int wanted_candidates() const override { return head_->wanted_candidates(); }
+  bool reshape(const TreeShape& shape) override {
+    grower_.reshape(shape);
+    return true;
+  }
 
  private:
   // Runs fc and the blocks over `rows` rows whose tokens and hidden states stand in input(rows); returns the states.

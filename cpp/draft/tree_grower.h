@@ -15,6 +15,8 @@ class TreeGrower {
   DraftTree& tree() { return tree_; }
   const DraftTree& tree() const { return tree_; }
   const CandidatePool& pool() const { return tree_.pool(); }
+  // From now on trees have this shape, which fits into the first one.
+  void reshape(const TreeShape& shape) { tree_.reshape(shape); }
 
   // Fills the pool. `states(level)` gives the hidden states that the children of a level are chosen from: of the root
   // (one row) at level 0, of the frontier's nodes (branch rows) at the others. `token_of_id` as DraftNoise's.

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "draft/no_drafter.h"
+#include "engine/make_tuner.h"
 
 namespace frspec {
 namespace {
@@ -110,12 +111,13 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
     fail(file_->path().string(), ": tensor 'token_embd.weight': found ", target_->config().vocab,
          " rows, expected one per token, ", tokenizer_->size());
   }
-  if (drafts || options.ngram > 0) drafter_ = make_drafter(options_, options_.head, drafter_parts(on_bytes));
+  if (drafts || options.ngram > 0) make_drafting(options_.head, on_bytes);
   on_bytes(total - done);  // of what is not a weight
   no_drafter_ = std::make_unique<NoDrafter>(*backend_);
   // Room, too, for trees that are only timed: any that fits a pass, as deep as a binary tree of that many nodes.
   verifier_ = std::make_unique<Verifier>(*backend_, *target_, std::max(max_size, batch_), std::max(max_depth, 32));
   if (drafter_) verifier_->note_candidates(drafter_->wanted_candidates());
+  ranks_.resize(static_cast<std::size_t>(max_size));
   const auto ints = [&](int count) {
     return backend_->allocate(sizeof(std::int32_t) * static_cast<std::size_t>(count));
   };
@@ -148,14 +150,20 @@ Engine::Lock::~Lock() {
   engine_.mutex_.unlock();
 }
 
-DrafterParts Engine::drafter_parts(const std::function<void(std::size_t)>& on_bytes) const {
-  return {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes};
+DrafterParts Engine::drafter_parts(const std::function<void(std::size_t)>& on_bytes) {
+  return {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, &choice_};
+}
+
+void Engine::make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes) {
+  choice_ = nullptr;
+  drafter_ = make_drafter(options_, head, drafter_parts(on_bytes));
+  tuner_ = make_tuner(*backend_, *drafter_, choice_, head, options_.tree);
 }
 
 void Engine::set_head(const std::string& head) {
   if (!drafter_file_) fail("head: found ", head, ", but there is no drafter to use it");
   const Lock lock(*this);
-  drafter_ = make_drafter(options_, head, drafter_parts({}));
+  make_drafting(head, {});
   verifier_->note_candidates(drafter_->wanted_candidates());
   ++ticket_;  // the new drafter knows nothing of a text that is being written
 }
@@ -355,19 +363,72 @@ TokenId Engine::first_token(Generation& text, int rows) {
   return token;
 }
 
+// What to draft with in the next step, and whether.
+Tuner::Plan Engine::plan_step(const Generation& text) {
+  if (text.options_.draft == DraftMode::Never || !drafter_ || !text.stats_.drafter_error.empty()) return {};
+  // Rejection sampling draws other numbers with drafts than without, and with others: what a seed gives may not depend
+  // on the clock.
+  if (text.options_.verify != VerifyMode::Keyed) return {true, 0, static_cast<int>(tuner_->shapes().size()) - 1};
+  return tuner_->next(text.options_.draft == DraftMode::Auto);
+}
+
+Tuning Engine::tuning() const {
+  const Tuner::Choice choice = tuner_->choice();
+  const TreeShape& tree = tuner_->shapes()[static_cast<std::size_t>(choice.plan.shape)];
+  return {tuner_->heads()[static_cast<std::size_t>(choice.plan.head)].name,
+          tree.depth,
+          tree.branch,
+          tree.size,
+          choice.plan.drafts,
+          choice.rho,
+          choice.nu,
+          choice.kappa,
+          choice.tokens_per_second,
+          choice.plain_tokens_per_second};
+}
+
+// What a tuner learns from the accepted nodes of a tree.
+void Engine::note_accepted(Generation& text, const DraftTree& tree, const Verdict& verdict) {
+  const TreeView& view = tree.view();
+  Tuner::Step& step = text.tuned_;
+  step.is_ranked = view.ranks != nullptr && tuner_->shapes().size() > 1;
+  if (step.is_ranked) {
+    backend_->download(ranks_.data(), view.ranks, static_cast<std::size_t>(view.size) * sizeof(std::int32_t));
+  }
+  for (std::size_t i = 1; i < verdict.nodes.size(); ++i) {
+    Tuner::Accepted node;
+    if (step.is_ranked) node.rank = ranks_[static_cast<std::size_t>(verdict.nodes[i])];
+    if (choice_ != nullptr) node.heads = choice_->holders(verdict.tokens[i - 1]);
+    step.accepted.push_back(node);
+  }
+}
+
 void Engine::run_step(Generation& text) {
   Stats& stats = text.stats_;
   const std::int32_t* prefix = target_->cache().length();
   const DraftTree* tree = nullptr;
   text.rejection_ = {text.options_.sampling.seed, static_cast<std::uint32_t>(stats.steps)};
-  // Rejection sampling draws other numbers with drafts than without: what a seed gives may not depend on the clock.
-  const bool always = text.options_.draft == DraftMode::Always || text.options_.verify != VerifyMode::Keyed;
-  if (always || text.pace_.drafts()) {
-    const Timer timer(stats.draft_seconds);
-    tell_drafter(text);
-    with_drafter(text, [&](Drafter& drafter) { tree = &drafter.propose(root_.as<std::int32_t>()); });
+  text.tuned_ = {};
+  const Tuner::Plan plan = plan_step(text);
+  if (plan.drafts) {
+    if (!text.drafted_last_) {
+      const Timer timer(text.tuned_.catch_up_seconds);
+      tell_drafter(text);
+    }
+    {
+      const Timer timer(text.tuned_.draft_seconds);
+      tell_drafter(text);
+      with_drafter(text, [&](Drafter& drafter) {
+        if (tuner_->shapes().size() > 1) drafter.reshape(tuner_->shapes()[static_cast<std::size_t>(plan.shape)]);
+        if (choice_ != nullptr) choice_->use(plan.head);
+        tree = &drafter.propose(root_.as<std::int32_t>());
+      });
+    }
+    stats.draft_seconds += text.tuned_.catch_up_seconds + text.tuned_.draft_seconds;
   }
   const bool drafted = tree != nullptr;
+  text.drafted_last_ = drafted;
+  text.tuned_.plan = drafted ? plan : Tuner::Plan{};
   if (!drafted) tree = &no_drafter_->propose(root_.as<std::int32_t>());
   const VerdictView* verdict = nullptr;
   int rows = 0;
@@ -386,6 +447,7 @@ void Engine::run_step(Generation& text) {
     const Verdict& read = verifier_->read();
     rows = static_cast<int>(read.tokens.size());
     text.take(read.tokens);
+    if (drafted) note_accepted(text, *tree, read);
   }
   ++stats.steps;
   stats.drafted_steps += drafted ? 1 : 0;

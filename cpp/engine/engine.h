@@ -15,9 +15,9 @@
 #include "draft/drafter.h"
 #include "engine/make_drafter.h"
 #include "engine/options.h"
-#include "engine/pace.h"
 #include "engine/stats.h"
 #include "engine/stop_text.h"
+#include "engine/tuner.h"
 #include "gguf/gguf_file.h"
 #include "model/causal_model.h"
 #include "tokenizer/tokenizer.h"
@@ -89,7 +89,8 @@ class Generation {
     std::vector<TokenId> tokens, next, candidates;  // as Committed's
   };
   Lag lag_;
-  Pace pace_;
+  Tuner::Step tuned_;  // the step that is running
+  bool drafted_last_ = true;
   RejectionDraw rejection_;
   std::vector<TokenLogprobs> logprobs_;
   Buffer best_memory_;  // ids, log-probabilities, and the chosen token's
@@ -149,7 +150,11 @@ class Engine {
 
   void check_tokens(std::span<const TokenId> tokens) const;
   void reset();
-  DrafterParts drafter_parts(const std::function<void(std::size_t)>& on_bytes) const;
+  DrafterParts drafter_parts(const std::function<void(std::size_t)>& on_bytes);
+  void make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes);
+  Tuner::Plan plan_step(const Generation& text);
+  Tuning tuning() const;
+  void note_accepted(Generation& text, const DraftTree& tree, const Verdict& verdict);
   void run_chunk(std::span<const TokenId> tokens);  // one pass over at most batch_ tokens behind the prefix
   void set_count(std::int32_t count);
   bool read_prompt(Generation& text);  // false: abandoned
@@ -177,6 +182,9 @@ class Engine {
   int max_depth_ = 0;  // of a tree
   std::unique_ptr<CausalModel> target_;
   std::unique_ptr<Drafter> drafter_;  // null without one
+  ChoiceHead* choice_ = nullptr;      // its head, where that is "auto"
+  std::unique_ptr<Tuner> tuner_;      // null without a drafter
+  std::vector<std::int32_t> ranks_;   // (size) of the last tree's nodes, on the host
   std::unique_ptr<Drafter> no_drafter_;
   std::unique_ptr<Verifier> verifier_;
   Buffer ids_;         // (batch) tokens of a chunk

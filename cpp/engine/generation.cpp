@@ -27,7 +27,7 @@ std::span<const GeneratedToken> Generation::step() {
     throw Error("this generation cannot go on: it was interrupted, or its engine began another text");
   }
   const auto start = std::chrono::steady_clock::now();
-  const std::int64_t drafted_before = stats_.drafted_steps, tokens_before = stats_.step_tokens;
+  const std::int64_t tokens_before = stats_.step_tokens;
   const bool reads_prompt = !std::exchange(started_, true);
   // Invalid until the step is whole: after an error, or half a prompt, the caches are of no use.
   ++engine_.ticket_;
@@ -42,8 +42,12 @@ std::span<const GeneratedToken> Generation::step() {
   if (reads_prompt) {
     stats_.prefill_seconds = seconds;
   } else {
-    pace_.add_step(stats_.drafted_steps > drafted_before, seconds,
-                   static_cast<int>(stats_.step_tokens - tokens_before));
+    tuned_.seconds = seconds - tuned_.catch_up_seconds;
+    tuned_.tokens = static_cast<int>(stats_.step_tokens - tokens_before);
+    if (engine_.tuner_) engine_.tuner_->add(tuned_);
+  }
+  if (finish_ != FinishReason::None && engine_.tuner_) {
+    stats_.tuning = engine_.tuning();
   }
   stats_.total_seconds += seconds;
   return fresh_;

@@ -34,7 +34,7 @@ void check_same_vocabulary(const GgufFile& drafter, const Tokenizer& target) {
 }
 
 HeadParts head_parts(const EngineOptions& options, const DrafterParts& parts) {
-  return {parts.backend, *parts.tokenizer, parts.file, options.tree.branch};
+  return {parts.backend, *parts.tokenizer, parts.file, options.tree.branch, parts.choice};
 }
 
 std::unique_ptr<Drafter> make_eagle2(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
@@ -58,7 +58,7 @@ std::vector<TokenId> intersection(const VocabularyAlignment& alignment, const st
   return ids;
 }
 
-std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
+std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpec& asked, const DrafterParts& parts) {
   const std::string path = parts.file->path().string();
   const std::shared_ptr<const Tokenizer> own = Tokenizer::load(*parts.file);
   const VocabularyAlignment alignment(*parts.tokenizer, *own);
@@ -82,6 +82,9 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   }
   const bool string_level = !same && (slrs || options.translate == "slem" ||
                                       (options.translate == "auto" && 2 * alignment.size() < parts.tokenizer->size()));
+  // Where rows cannot be chosen, "auto" is all of them: whether to draft is still watched.
+  const bool limited = string_level || alignment.size() < static_cast<int>(model->config().vocab);
+  const HeadSpec spec = asked.is_auto() && limited ? HeadSpec{} : asked;
   if (string_level && !spec.is_full()) {
     fail("head: found ", spec.text(), ", but ", path,
          " is translated string by string (slem, slrs), where ranks of the target's tokens choose no rows of the "
@@ -135,18 +138,19 @@ TreeBounds tree_bounds(const EngineOptions& options) {
 void check_drafter_options(const EngineOptions& options) {
   const HeadSpec head = parse_head_spec(options.head);
   check_tree_shape(options.tree);
-  if (!options.drafter && (options.ranks || options.sketch || !head.is_full())) {
+  if (!options.drafter && (options.ranks || options.sketch || (!head.is_full() && !head.is_auto()))) {
     fail("head: found ",
          options.ranks    ? "a ranks file"
          : options.sketch ? "a sketch"
                           : head.text(),
          ", but there is no drafter to use it");
   }
-  if (options.ranks && !head.find(HeadSpec::Kind::Ranked) && !head.find(HeadSpec::Kind::Contextual)) {
+  const bool is_auto = head.is_auto();
+  if (options.ranks && !is_auto && !head.find(HeadSpec::Kind::Ranked) && !head.find(HeadSpec::Kind::Contextual)) {
     fail("head: found a ranks file, ", options.ranks->string(), ", and head '", head.text(),
          "', which uses none; expected 'ranked:N' or 'contextual'");
   }
-  if (options.sketch && !head.find(HeadSpec::Kind::Speculated)) {
+  if (options.sketch && !is_auto && !head.find(HeadSpec::Kind::Speculated)) {
     fail("head: found a sketch, ", options.sketch->string(), ", and head '", head.text(),
          "', which uses none; expected 'speculated'");
   }

@@ -9,6 +9,7 @@
 #include "gguf/gguf_file.h"
 #include "model/causal_model.h"
 #include "tokenizer/tokenizer.h"
+#include "vocab/choice_head.h"
 
 namespace frspec {
 
@@ -27,6 +28,7 @@ struct DrafterParts {
   int context = 0;                             // tokens of a text, at most
   int batch = 0;
   std::function<void(std::size_t)> on_bytes;  // as WeightLoader's
+  ChoiceHead** choice = nullptr;              // set to the drafter's head where that is "auto"
 };
 
 // Throws InvalidInput for options that contradict each other, whatever the files hold.

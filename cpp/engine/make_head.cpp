@@ -2,8 +2,10 @@
 #include "engine/make_head.h"
 
 #include <algorithm>
+#include <array>
 
 #include "base/error.h"
+#include "vocab/choice_head.h"
 #include "vocab/contextual_head.h"
 #include "vocab/recording_head.h"
 #include "vocab/sketch.h"
@@ -71,12 +73,55 @@ std::vector<TokenId> ranked_tokens(const HeadSpec& spec, const EngineOptions& op
 namespace {
 
 std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,
+                                       const HeadRows& rows);
+
+// Every policy that the files allow, the one that misses least first, the cheapest last.
+std::unique_ptr<DraftHead> make_choice(const EngineOptions& options, const HeadParts& parts, const HeadRows& rows) {
+  constexpr std::array kRankedSizes = {32768, 16384, 8192, 4096, 2048};
+  std::vector<ChoiceHead::Policy> policies;
+  policies.push_back({rows.ids.empty() ? "full" : "learned", make_full_head(parts.backend, rows)});
+  const auto add = [&](const char* text) {
+    const HeadSpec spec = parse_head_spec(text);
+    policies.push_back({spec.text(), make_policy(spec, options, parts, rows)});
+  };
+  const bool sketched = options.sketch || has_sketch(*parts.file);
+  if (sketched && kSpeculatedRows < rows.source.rows) add("speculated");
+  if (const auto ranks = find_ranks(options, parts)) {
+    // Control tokens first: every size keeps them.
+    std::vector<TokenId> ranked = frequent_tokens(TokenRanks{}, parts.target.size(), parts.target);
+    for (const TokenId id : ranks->ids) {
+      if (parts.target.token_type(id) != TokenType::Control) ranked.push_back(id);
+    }
+    std::vector<std::int32_t> ranked_rows;
+    for (const TokenId& id : ranked) {
+      for (const std::int32_t row : rows.rows_of({&id, 1})) ranked_rows.push_back(row);
+    }
+    std::vector<int> sizes;
+    for (const int size : kRankedSizes) {
+      if (4 * std::int64_t{size} <= 3 * rows.source.rows && size <= static_cast<int>(ranked_rows.size())) {
+        sizes.push_back(size);
+      }
+    }
+    if (!sizes.empty()) {
+      auto heads = make_ranked_heads(parts.backend, rows, ranked_rows, sizes);
+      for (std::size_t i = 0; i < sizes.size(); ++i)
+        policies.push_back({concat("ranked:", sizes[i]), std::move(heads[i])});
+    }
+  }
+  if (4 * std::int64_t{kContextualRows} <= 3 * rows.source.rows) add("contextual");
+  auto choice = std::make_unique<ChoiceHead>(std::move(policies));
+  if (parts.choice != nullptr) *parts.choice = choice.get();
+  return choice;
+}
+
+std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,
                                        const HeadRows& rows) {
   const bool reduced = !rows.ids.empty();
   if (spec.find(Kind::Learned) && !reduced) {
     fail("head: found learned, but ", parts.file->path().string(),
          " has no reduced head of its own (tensors 'output.weight' and 'd2t'); expected another policy");
   }
+  if (spec.is_auto()) return make_choice(options, parts, rows);
   if (spec.is_full() || spec.find(Kind::Learned)) return make_full_head(parts.backend, rows);
   std::unique_ptr<DraftHead> head;
   if (spec.find(Kind::Contextual)) {

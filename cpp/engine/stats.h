@@ -2,9 +2,20 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace frspec {
+
+// What a drafter's tuner has found best so far (engine/tuner.h).
+struct Tuning {
+  std::string head;
+  int depth = 0, branch = 0, size = 0;  // of its trees
+  bool drafts = false;                  // whether that beats plain decoding
+  double rho = 0.0, nu = 0.0, kappa = 0.0;
+  double tokens_per_second = 0.0;        // expected with drafts; 0: none were made yet
+  double plain_tokens_per_second = 0.0;  // 0: no plain step was made yet
+};
 
 struct Stats {
   std::int64_t prompt_tokens = 0;
@@ -13,6 +24,7 @@ struct Stats {
   std::int64_t step_tokens = 0;  // tokens that these passes gave (an end-of-generation token counts, what follows not)
   std::int64_t drafted_steps = 0;  // of the steps: with a tree of drafts
   std::string drafter_error;       // why the drafter gave up, and the text went on without it; empty: it did not
+  std::optional<Tuning> tuning;    // when the text ended, where there is a drafter
   double prefill_seconds = 0.0;    // prompt through target and drafter, and the first token
   double draft_seconds = 0.0;
   double verify_seconds = 0.0;

@@ -78,7 +78,25 @@ DraftTree::DraftTree(Backend& backend, const TreeShape& shape) {
   pool_.frontier_depth = carver.ints(k);
   pool_.frontier_path = carver.ints(k * levels);
   pool_.previous_path = carver.ints(k * levels);
-  allocate_view(backend, static_cast<int>(std::min<std::int64_t>(shape.size, candidates + 1)), shape.levels());
+  room_branch_ = shape.branch;
+  allocate_view(backend, size_of(shape), shape.levels());
+  rank_memory_ = backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(view_.size));
+  view_.ranks = rank_memory_.as<std::int32_t>();
+}
+
+// No more nodes than there are candidates, and the root.
+int DraftTree::size_of(const TreeShape& shape) const { return std::min(shape.size, pool_.capacity() + 1); }
+
+void DraftTree::reshape(const TreeShape& shape) {
+  pool_.branch = shape.branch;
+  pool_.levels = shape.levels();
+  const int size = size_of(shape);
+  if (shape.branch > room_branch_ || shape.levels() > room_depth_ || size > room_size_) {
+    throw Error(concat("draft tree: found depth ", shape.depth, ", branch ", shape.branch, " and size ", size,
+                       ", expected at most ", room_depth_ - 1, ", ", room_branch_, " and ", room_size_));
+  }
+  view_.size = size;
+  view_.max_depth = shape.levels();
 }
 
 DraftTree::DraftTree(Backend& backend, std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents) {

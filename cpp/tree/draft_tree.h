@@ -38,6 +38,9 @@ class DraftTree {
   // A tree of the given tokens and parents (host).
   DraftTree(Backend& backend, std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents);
 
+  // The next trees of one that is grown have this shape; it must be none larger than the first one's, in no measure.
+  void reshape(const TreeShape& shape);
+
   // Room for trees that are given one after the other: up to `size` nodes and `max_depth` levels below the root.
   static DraftTree with_room(Backend& backend, int size, int max_depth);
   // Another tree of the given tokens and parents (host); it must fit.
@@ -59,8 +62,10 @@ class DraftTree {
   DraftTree() = default;
   void allocate_view(Backend& backend, int size, int max_depth);
 
-  Buffer view_memory_, pool_memory_;
-  int room_size_ = 0, room_depth_ = 0;
+  int size_of(const TreeShape& shape) const;
+
+  Buffer view_memory_, pool_memory_, rank_memory_;
+  int room_size_ = 0, room_depth_ = 0, room_branch_ = 0;
   const Proposals* proposals_ = nullptr;
   TreeView view_;
   CandidatePool pool_;

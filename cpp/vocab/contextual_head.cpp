@@ -50,6 +50,13 @@ class ContextualHead final : public DraftHead {
                         noise ? &*noise : nullptr);
   }
 
+  bool holds(TokenId token) const override {
+    for (const std::int32_t row : rows_.rows_of({&token, 1})) {
+      if (place_of_[static_cast<std::size_t>(row)] != kNowhere) return true;
+    }
+    return false;
+  }
+
   void begin() override {
     for (std::size_t i = 0; i < seed_.size(); ++i) {
       const auto place = static_cast<std::size_t>(fixed_) + i;

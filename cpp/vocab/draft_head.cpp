@@ -60,6 +60,36 @@ class ListedHead final : public DraftHead {
   Buffer ids_;                      // (size) ascending
 };
 
+// The rows that ranked heads of several sizes share.
+struct RankedRows {
+  std::unique_ptr<Weight> weight;    // (most, dim), the most frequent token's first
+  Buffer ids;                        // (most)
+  std::vector<std::int32_t> places;  // by token; beyond all places where it has none
+};
+
+class RankedHead final : public DraftHead {
+ public:
+  RankedHead(Backend& backend, std::shared_ptr<const RankedRows> rows, int size)
+      : backend_(backend), rows_(std::move(rows)), size_(size) {}
+
+  int size() const override { return size_; }
+  std::vector<const Weight*> matrices() const override { return {rows_->weight.get()}; }
+  void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) override {
+    backend_.head_top_k(best, hidden,
+                        {.weight = rows_->weight.get(), .ids = rows_->ids.as<std::int32_t>(), .count = size_},
+                        pointer_to(noise));
+  }
+  bool holds(TokenId token) const override {
+    const auto at = static_cast<std::size_t>(token);
+    return at < rows_->places.size() && rows_->places[at] < size_;
+  }
+
+ private:
+  Backend& backend_;
+  std::shared_ptr<const RankedRows> rows_;
+  int size_;
+};
+
 class UnitedHead final : public DraftHead {
  public:
   UnitedHead(Backend& backend, std::unique_ptr<DraftHead> one, std::unique_ptr<DraftHead> other, int rows, int k)
@@ -130,6 +160,25 @@ std::unique_ptr<DraftHead> make_full_head(Backend& backend, const HeadRows& rows
 std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const HeadRows& rows,
                                             std::span<const std::int32_t> chosen) {
   return std::make_unique<ListedHead>(backend, rows, chosen);
+}
+
+std::vector<std::unique_ptr<DraftHead>> make_ranked_heads(Backend& backend, const HeadRows& rows,
+                                                          std::span<const std::int32_t> ranked,
+                                                          std::span<const int> sizes) {
+  auto shared = std::make_shared<RankedRows>();
+  const int most = *std::max_element(sizes.begin(), sizes.end());
+  const auto used = ranked.first(static_cast<std::size_t>(most));
+  shared->weight = backend.load_rows(rows.source, used);
+  std::vector<TokenId> ids;
+  for (const std::int32_t row : used) ids.push_back(rows.token(row));
+  shared->ids = upload_ids(backend, ids);
+  shared->places.assign(static_cast<std::size_t>(*std::max_element(ids.begin(), ids.end())) + 1, most);
+  for (int place = 0; place < most; ++place) {
+    shared->places[static_cast<std::size_t>(ids[static_cast<std::size_t>(place)])] = place;
+  }
+  std::vector<std::unique_ptr<DraftHead>> heads;
+  for (const int size : sizes) heads.push_back(std::make_unique<RankedHead>(backend, shared, size));
+  return heads;
 }
 
 std::unique_ptr<DraftHead> make_united_head(Backend& backend, std::unique_ptr<DraftHead> one,

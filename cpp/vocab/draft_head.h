@@ -38,6 +38,8 @@ class DraftHead {
   // scores are all there is to know.
   virtual void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) = 0;
 
+  // Whether a token may be among the best now. A head that cannot say says yes.
+  virtual bool holds(TokenId) const { return true; }
   // A new text begins: what the last one said is forgotten, so that a text depends on nothing else.
   virtual void begin() {}
   virtual void observe(const TextNews&) {}
@@ -49,6 +51,11 @@ std::unique_ptr<DraftHead> make_full_head(Backend& backend, const HeadRows& rows
 // The given rows, ascending, packed once: FR-Spec's subset, 2502.14856, section 3.2.
 std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const HeadRows& rows,
                                             std::span<const std::int32_t> chosen);
+// Heads of the first `sizes` of the given rows, the most frequent first, which share one packed weight. Sizes are
+// multiples of 64.
+std::vector<std::unique_ptr<DraftHead>> make_ranked_heads(Backend& backend, const HeadRows& rows,
+                                                          std::span<const std::int32_t> ranked,
+                                                          std::span<const int> sizes);
 // What both choose from together. The rest knows only one.
 std::unique_ptr<DraftHead> make_united_head(Backend& backend, std::unique_ptr<DraftHead> one,
                                             std::unique_ptr<DraftHead> other, int rows, int k);

@@ -19,6 +19,7 @@ struct Policy {
 };
 
 constexpr std::array kPolicies = {
+    Policy{"auto", HeadSpec::Kind::Auto, Policy::Size::None, 0},
     Policy{"full", HeadSpec::Kind::Full, Policy::Size::None, 0},
     Policy{"ranked", HeadSpec::Kind::Ranked, Policy::Size::Needed, 0},
     Policy{"learned", HeadSpec::Kind::Learned, Policy::Size::None, 0},
@@ -32,7 +33,8 @@ const Policy& policy_of(HeadSpec::Kind kind) {
 
 [[noreturn]] void refuse(std::string_view text) {
   fail("head: found ", quoted(text),
-       ", expected 'full', 'ranked:N', 'learned', 'speculated[:N]' or 'contextual[:N]' with a number of rows N, or a "
+       ", expected 'auto', 'full', 'ranked:N', 'learned', 'speculated[:N]' or 'contextual[:N]' with a number of rows "
+       "N, or a "
        "union of ranked, speculated and contextual rows such as 'ranked:8192+contextual:1024'");
 }
 
@@ -81,8 +83,9 @@ HeadSpec parse_head_spec(std::string_view text) {
     spec.parts.push_back(part);
     begin = end + 1;
   }
-  const bool whole = spec.find(HeadSpec::Kind::Full) != nullptr || spec.find(HeadSpec::Kind::Learned) != nullptr;
-  if (whole && spec.parts.size() > 1) refuse(text);
+  for (const HeadSpec::Kind alone : {HeadSpec::Kind::Full, HeadSpec::Kind::Learned, HeadSpec::Kind::Auto}) {
+    if (spec.find(alone) != nullptr && spec.parts.size() > 1) refuse(text);
+  }
   return spec;
 }
 

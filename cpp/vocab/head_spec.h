@@ -15,6 +15,7 @@ struct HeadSpec {
     Learned,     // the rows of the drafter's own reduced head (d2t)
     Speculated,  // the N best of a low-rank sketch, anew for every state
     Contextual,  // N rows that follow the text
+    Auto,        // whichever of them pays best, and the tree's shape with it
   };
   struct Part {
     Kind kind = Kind::Full;
@@ -22,7 +23,8 @@ struct HeadSpec {
   };
   std::vector<Part> parts = {Part{}};
 
-  bool is_full() const { return parts.size() == 1 && parts[0].kind == Kind::Full; }
+  bool is_full() const { return parts[0].kind == Kind::Full; }
+  bool is_auto() const { return parts[0].kind == Kind::Auto; }
   const Part* find(Kind kind) const;
   std::string text() const;
 };
@@ -30,8 +32,8 @@ struct HeadSpec {
 inline constexpr int kSpeculatedRows = 2048;  // 2602.13836, section 4
 inline constexpr int kContextualRows = 2048;  // under 3k (2605.26444)
 
-// Throws InvalidInput for anything but "full", "learned", "ranked:N", "speculated[:N]", "contextual[:N]", and unions of
-// the last three, each kind once.
+// Throws InvalidInput for anything but "auto", "full", "learned", "ranked:N", "speculated[:N]", "contextual[:N]", and
+// unions of the last three, each kind once.
 HeadSpec parse_head_spec(std::string_view text);
 
 }  // namespace frspec

@@ -207,6 +207,23 @@ void init_stats(nb::module_& m) {
       .def_ro("draft_seconds", &Stats::draft_seconds, "Drafting, in seconds.")
       .def_ro("verify_seconds", &Stats::verify_seconds, "Passes of the target, in seconds.")
       .def_ro("total_seconds", &Stats::total_seconds, "All of it, in seconds.")
+      .def_prop_ro(
+          "tuning",
+          [](const Stats& self) -> nb::object {
+            if (!self.tuning) return nb::none();
+            nb::dict found;
+            found["head"] = self.tuning->head;
+            found["tree"] = nb::make_tuple(self.tuning->depth, self.tuning->branch, self.tuning->size);
+            found["drafts"] = self.tuning->drafts;
+            found["rho"] = self.tuning->rho;
+            found["nu"] = self.tuning->nu;
+            found["kappa"] = self.tuning->kappa;
+            found["tokens_per_second"] = self.tuning->tokens_per_second;
+            found["plain_tokens_per_second"] = self.tuning->plain_tokens_per_second;
+            return found;
+          },
+          nb::sig("def tuning(self) -> dict[str, object] | None"),
+          "What was found best to draft with, when the text ended; None without a drafter.")
       .def_prop_ro("accepted_length", &Stats::accepted_length, "Tokens per pass: accepted drafts + 1.")
       .def_prop_ro("tokens_per_second", &Stats::tokens_per_second, "Tokens over the time after the prompt.");
 }

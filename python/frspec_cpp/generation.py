@@ -11,6 +11,31 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """What the engine has found best to draft with, over all texts so far.
+
+    Attributes:
+        head: The head policy.
+        tree: Depth, branch and size of the trees.
+        drafts: Whether that beats plain decoding.
+        rho: Accepted drafts over those of the head that misses least (1 where there is but one).
+        nu: The head's time over that one's.
+        kappa: That one's time over the rest of a step. Gain of a head: rho (1 + kappa) / (1 + nu kappa).
+        tokens_per_second: Expected with these drafts; 0: nothing was drafted yet.
+        plain_tokens_per_second: Without; 0: no step was plain yet.
+    """
+
+    head: str
+    tree: tuple[int, int, int]
+    drafts: bool
+    rho: float
+    nu: float
+    kappa: float
+    tokens_per_second: float
+    plain_tokens_per_second: float
+
+
+@dataclass(frozen=True)
 class Stats:
     """What a text has cost, and what drafting gained.
 
@@ -20,6 +45,7 @@ class Stats:
             the prompt.
         steps: Passes of the target after the prompt.
         drafted_steps: Those of them that verified drafts.
+        tuning: What was found best to draft with; None without a drafter.
         drafter_error: Why the drafter gave up, and the text went on without it; None: it did not.
         draft_seconds: Time spent drafting.
         verify_seconds: Time spent in passes of the target.
@@ -33,6 +59,7 @@ class Stats:
     accepted_length: float
     steps: int
     drafted_steps: int
+    tuning: Tuning | None
     drafter_error: str | None
     draft_seconds: float
     verify_seconds: float
@@ -49,6 +76,7 @@ class Stats:
             accepted_length=stats.accepted_length,
             steps=stats.steps,
             drafted_steps=stats.drafted_steps,
+            tuning=None if stats.tuning is None else Tuning(**stats.tuning),
             drafter_error=stats.drafter_error or None,
             draft_seconds=stats.draft_seconds,
             verify_seconds=stats.verify_seconds,

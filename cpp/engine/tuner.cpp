@@ -1,0 +1,246 @@
+// Learning what to draft with.
+#include "engine/tuner.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace frspec {
+namespace {
+
+constexpr double kRatioPrior = 8.0;     // accepted tokens that a head's ratio is taken for 1 by
+constexpr int kFirstPlain = 2;          // plain steps at first: the very first one may be slow for other reasons
+constexpr double kUntriedBonus = 0.85;  // seconds of trees of an untried size are guessed a little too low
+
+// Accepted drafts of a tree that nothing is known of.
+double guess_of_drafts(const TreeShape& shape) {
+  const double agrees = std::max(0.3, 0.8 - 0.5 / std::sqrt(static_cast<double>(shape.size)));
+  double drafts = 0.0, reached = 1.0;
+  for (int level = 0; level < std::min(shape.levels(), shape.size - 1); ++level) drafts += reached *= agrees;
+  return drafts;
+}
+
+}  // namespace
+
+void Tuner::Mean::add(double x, double memory) {
+  count = std::min(count + 1.0, memory);
+  value += (x - value) / count;
+}
+
+Tuner::Tuner(std::vector<Head> heads, std::vector<TreeShape> shapes)
+    : heads_(std::move(heads)),
+      shapes_(std::move(shapes)),
+      arms_(heads_.size() * shapes_.size()),
+      drafts_(shapes_.size()),
+      target_seconds_(shapes_.size()),
+      found_(heads_.size(), 0.0),
+      asked_(heads_.size(), 0.0) {
+  for (std::size_t s = 0; s < shapes_.size(); ++s) drafts_[s] = {guess_of_drafts(shapes_[s]), kPrior};
+  if (!heads_.empty()) current_ = {false, static_cast<int>(heads_.size()) - 1, 0};
+}
+
+double Tuner::ratio(int head) const {
+  const auto h = static_cast<std::size_t>(head);
+  return (found_[h] + kRatioPrior) / (asked_[h] + kRatioPrior);
+}
+
+double Tuner::drafts_of_shape(int shape) const { return drafts_[static_cast<std::size_t>(shape)].value; }
+
+double Tuner::head_seconds(int head, int shape) const {
+  const Head& h = heads_[static_cast<std::size_t>(head)];
+  return h.root_seconds + (shapes_[static_cast<std::size_t>(shape)].levels() - 1) * h.level_seconds;
+}
+
+// Of a step without its drafting: as measured, or on the line through the neighbours that were.
+double Tuner::target_seconds(int shape) const {
+  const auto s = static_cast<std::size_t>(shape);
+  if (target_seconds_[s].count > 0.0) return target_seconds_[s].value;
+  struct Point {
+    double size, seconds;
+  };
+  std::vector<Point> known;
+  if (plain_seconds_.count > 0.0) known.push_back({1.0, plain_seconds_.value});
+  for (std::size_t i = 0; i < shapes_.size(); ++i) {
+    if (target_seconds_[i].count > 0.0)
+      known.push_back({static_cast<double>(shapes_[i].size), target_seconds_[i].value});
+  }
+  if (known.empty()) return 1.0;  // nothing was run yet: all sizes look the same
+  const auto size = static_cast<double>(shapes_[s].size);
+  std::sort(known.begin(), known.end(), [](const Point& a, const Point& b) { return a.size < b.size; });
+  Point low = known.front(), high = known.back();
+  for (const Point& point : known) {
+    if (point.size <= size) low = point;
+  }
+  for (auto point = known.rbegin(); point != known.rend(); ++point) {
+    if (point->size >= size) high = *point;
+  }
+  if (high.size > low.size) {
+    const double share = std::clamp((size - low.size) / (high.size - low.size), 0.0, 1.0);
+    return (low.seconds + share * (high.seconds - low.seconds)) * kUntriedBonus;
+  }
+  // Larger than all that were run: by the slope of the last two, or hopefully no slower.
+  double slope = 0.0;
+  if (known.size() > 1) {
+    const Point before = known[known.size() - 2];
+    slope = std::max(0.0, (low.seconds - before.seconds) / std::max(1.0, low.size - before.size));
+  }
+  return (low.seconds + slope * (size - low.size)) * kUntriedBonus;
+}
+
+double Tuner::seconds(int head, int shape) const {
+  const Arm& one = arm(head, shape);
+  const double expected = target_seconds(shape) + head_seconds(head, shape) +
+                          (shapes_[static_cast<std::size_t>(shape)].levels() + 1) * layer_seconds_.value;
+  if (one.seconds.count == 0.0) return expected;
+  // A few runs may have had bad luck: what the parts say counts as one more.
+  return (one.seconds.value * one.seconds.count + expected) / (one.seconds.count + 1.0);
+}
+
+Tuner::Plan Tuner::best_arm() const {
+  Plan best{true, current_.head, current_.shape};
+  double most = rate(best.head, best.shape) * kHysteresis;
+  for (int h = 0; h < static_cast<int>(heads_.size()); ++h) {
+    for (int s = 0; s < static_cast<int>(shapes_.size()); ++s) {
+      const double found = rate(h, s);
+      if (found > most) {
+        most = found;
+        best = {true, h, s};
+      }
+    }
+  }
+  return best;
+}
+
+Tuner::Plan Tuner::next(bool may_pause) {
+  learns_beside_ = 0.0;
+  if (heads_.empty() || shapes_.empty()) return {};
+  const auto largest = static_cast<int>(shapes_.size()) - 1;
+  if (may_pause && plain_steps_ < kFirstPlain) return {};
+  // Before anything was drafted: the smallest tree, which costs least if it is in vain.
+  if (layer_seconds_.count == 0.0) {
+    learns_beside_ = plain_seconds_.value > 0.0 ? 1.0 / plain_seconds_.value : 0.0;
+    return current_ = {true, static_cast<int>(heads_.size()) - 1, 0};
+  }
+  const Plan best = best_arm();
+  const double most = rate(best.head, best.shape);
+  if (may_pause && plain_seconds_.count > 0.0 && most * plain_seconds_.value < 1.0) {
+    // Plain decoding gives more. What is known of drafts grows old: a trial now and then.
+    const double loss = seconds(best.head, best.shape) - tokens(best.head, best.shape) * plain_seconds_.value;
+    if (!may_cost(loss)) return {};
+    learns_beside_ = 1.0 / plain_seconds_.value;
+    return current_ = best;
+  }
+  if (may_pause && ++since_plain_ > kPlainInterval) return {};
+  // A survey: the first head and the largest tree tell of all others.
+  ++since_survey_;
+  const bool is_survey = best.head == 0 && best.shape == largest;
+  if (!is_survey && since_survey_ > kSurveyInterval && may_cost(seconds(0, largest) - tokens(0, largest) / most)) {
+    learns_beside_ = most;
+    return {true, 0, largest};
+  }
+  return current_ = best;
+}
+
+void Tuner::learn_acceptance(const Step& step) {
+  const auto run = static_cast<std::size_t>(step.plan.shape);
+  // Another head than the first one would have drafted so much more, had it missed nothing that the first one finds.
+  const double scale = 1.0 / ratio(step.plan.head);
+  const auto held = [&](std::size_t shape) {
+    int drafts = 0;
+    for (const Accepted& node : step.accepted) {
+      const bool fits = drafts < shapes_[shape].levels() && node.rank < shapes_[shape].size - 1;
+      if (!fits) break;
+      ++drafts;
+    }
+    return drafts;
+  };
+  for (std::size_t s = 0; s < shapes_.size(); ++s) {
+    const bool smaller =
+        step.is_ranked && shapes_[s].size <= shapes_[run].size && shapes_[s].levels() <= shapes_[run].levels();
+    if (s == run) {
+      drafts_[s].add(static_cast<double>(step.accepted.size()) * scale);
+    } else if (smaller) {
+      drafts_[s].add(held(s) * scale);
+    }
+  }
+  // Trees that are larger than all that tells of them keep their distance to what was run.
+  const double learned = drafts_[run].value / guess_of_drafts(shapes_[run]);
+  for (std::size_t s = 0; s < shapes_.size(); ++s) {
+    if (drafts_[s].count <= kPrior && s != run) drafts_[s].value = guess_of_drafts(shapes_[s]) * learned;
+  }
+  if (step.plan.head != 0) return;
+  for (std::size_t h = 0; h < heads_.size(); ++h) {
+    for (const Accepted& node : step.accepted) {
+      found_[h] *= 1.0 - 1.0 / 1024.0;
+      asked_[h] *= 1.0 - 1.0 / 1024.0;
+      asked_[h] += 1.0;
+      // Behind a token that the head misses nothing is drafted.
+      if ((node.heads >> h & 1u) == 0) {
+        const auto at = static_cast<std::size_t>(&node - step.accepted.data());
+        asked_[h] += static_cast<double>(step.accepted.size() - at - 1);
+        break;
+      }
+      found_[h] += 1.0;
+    }
+  }
+}
+
+void Tuner::add(const Step& step) {
+  total_seconds_ += step.seconds + step.catch_up_seconds;
+  if (!step.plan.drafts) {
+    since_plain_ = 0;
+    // The first step of all brings pages into memory, and is forgotten.
+    if (plain_steps_++ > 0) plain_seconds_.add(step.seconds, 16.0);
+    if (plain_steps_ == 1) plain_seconds_ = {step.seconds, 0.0};
+    return;
+  }
+  const auto shape = static_cast<std::size_t>(step.plan.shape);
+  if (learns_beside_ > 0.0) {
+    loss_ += std::max(0.0, step.seconds + step.catch_up_seconds - step.tokens / learns_beside_);
+  }
+  if (step.plan.head == 0 && step.plan.shape + 1 == static_cast<int>(shapes_.size())) since_survey_ = 0;
+  const double layers = step.draft_seconds - head_seconds(step.plan.head, step.plan.shape);
+  layer_seconds_.add(std::max(0.0, layers / (shapes_[shape].levels() + 1)), 16.0);
+  target_seconds_[shape].add(step.seconds - step.draft_seconds, 16.0);
+  Arm& run = arm(step.plan.head, step.plan.shape);
+  run.seconds.add(step.seconds, 16.0);
+  ++run.runs;
+  learn_acceptance(step);
+}
+
+Tuner::Choice Tuner::choice() const {
+  Choice found;
+  if (plain_seconds_.value > 0.0) found.plain_tokens_per_second = 1.0 / plain_seconds_.value;
+  if (heads_.empty() || layer_seconds_.count == 0.0) return found;
+  found.plan = best_arm();
+  found.tokens_per_second = rate(found.plan.head, found.plan.shape);
+  found.plan.drafts = found.tokens_per_second >= found.plain_tokens_per_second;
+  found.rho = ratio(found.plan.head) / ratio(0);
+  const double first = head_seconds(0, found.plan.shape), own = head_seconds(found.plan.head, found.plan.shape);
+  if (first > 0.0) {
+    found.nu = own / first;
+    found.kappa = first / std::max(1e-12, seconds(found.plan.head, found.plan.shape) - own);
+  }
+  return found;
+}
+
+std::vector<TreeShape> shapes_up_to(const TreeShape& largest) {
+  std::vector<TreeShape> shapes;
+  const auto add = [&](int depth, int branch, int size) {
+    const TreeShape shape{depth, std::max(1, std::min(branch, largest.branch)), std::min(size, largest.size)};
+    const bool there = std::any_of(shapes.begin(), shapes.end(), [&](const TreeShape& other) {
+      return other.depth == shape.depth && other.branch == shape.branch && other.size == shape.size;
+    });
+    if (!there) shapes.push_back(shape);
+  };
+  for (int size = 2; size < largest.size; size *= 2) {
+    // Small trees are shallow: a level that keeps less than a node is not worth its time.
+    for (const int depth : {0, largest.depth / 3, 2 * largest.depth / 3, largest.depth}) {
+      if (depth + 1 < size && size <= 16 * (depth + 1)) add(depth, std::max(2, size / 4), size);
+    }
+  }
+  for (const int depth : {largest.depth / 3, 2 * largest.depth / 3}) add(depth, largest.branch, largest.size);
+  add(largest.depth, largest.branch, largest.size);
+  return shapes;
+}
+
+}  // namespace frspec

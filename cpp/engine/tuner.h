@@ -1,0 +1,124 @@
+// What to draft with, and whether at all: learned from the steps themselves, kept from text to text.
+//
+// An arm is a draft head and a tree shape. What it gives and what it costs is known from steps that ran it, and told
+// from other steps as far as they show it:
+//   - the accepted nodes of a tree say how many a smaller one would have held (their ranks by score), and how many of
+//     their tokens another head would have found: rho, the acceptance ratio of a head;
+//   - a step costs the drafter's layers for each level, the head for each level, and a pass of the target that is as
+//     long as it was with trees of that size, or lies between those of smaller and larger ones: nu and kappa.
+// The arm with the most tokens per second is run, or none, where plain decoding gives more. Steps that are made to
+// learn something may cost a small share of all time, so a useless drafter costs next to nothing.
+// The text does not depend on any of it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tree/draft_tree.h"
+
+namespace frspec {
+
+class Tuner {
+ public:
+  // Seconds that choosing children takes: of the root, and of the nodes of one level.
+  struct Head {
+    std::string name;
+    double root_seconds = 0.0;
+    double level_seconds = 0.0;
+  };
+  struct Plan {
+    bool drafts = false;
+    int head = 0, shape = 0;
+  };
+  // An accepted node of a tree: its place among the tree's nodes by score, from 0, and the heads that hold its token (a
+  // bit for each).
+  struct Accepted {
+    int rank = 0;
+    std::uint32_t heads = ~0u;
+  };
+  struct Step {
+    Plan plan;
+    double draft_seconds = 0.0;
+    double seconds = 0.0;           // of all of it
+    double catch_up_seconds = 0.0;  // beside it: telling the drafter of plain steps before
+    int tokens = 0;                 // that it gave
+    std::vector<Accepted> accepted;
+    // Whether the ranks are known, so that the step tells of smaller trees.
+    bool is_ranked = false;
+  };
+
+  // The first head is the one that misses least: rho is measured against it. The shapes, the smallest first; the last
+  // one holds all others. None: there is nothing to draft with.
+  Tuner(std::vector<Head> heads, std::vector<TreeShape> shapes);
+
+  // The next step. `may_pause`: whether it may be a plain one.
+  Plan next(bool may_pause);
+  void add(const Step& step);
+
+  const std::vector<Head>& heads() const { return heads_; }
+  const std::vector<TreeShape>& shapes() const { return shapes_; }
+
+  // What was found, in the terms of heads.md: for the best arm.
+  struct Choice {
+    Plan plan;
+    double rho = 0.0;                      // accepted drafts over those of the first head
+    double nu = 0.0;                       // the head's time over the first one's
+    double kappa = 0.0;                    // the first head's time over the rest of the step
+    double tokens_per_second = 0.0;        // expected with the arm; 0: nothing was drafted yet
+    double plain_tokens_per_second = 0.0;  // 0: no plain step was made yet
+  };
+  Choice choice() const;
+
+ private:
+  // A mean in which the latest values count most.
+  struct Mean {
+    double value = 0.0;
+    double count = 0.0;
+    void add(double x, double memory = kMemory);
+  };
+  struct Arm {
+    Mean seconds;
+    int runs = 0;
+  };
+  static constexpr double kMemory = 64.0;
+  static constexpr double kPrior = 4.0;        // steps that a guess of the accepted length counts for
+  static constexpr double kLearning = 0.015;   // share of all time that steps made to learn may cost
+  static constexpr double kHysteresis = 1.02;  // an arm must be better by that much to replace the one that runs
+  static constexpr int kPlainInterval = 128;   // drafted steps between two plain ones that measure plain decoding
+  static constexpr int kSurveyInterval = 32;   // drafted steps between two surveys, at least
+
+  Arm& arm(int head, int shape) { return arms_[index(head, shape)]; }
+  const Arm& arm(int head, int shape) const { return arms_[index(head, shape)]; }
+  std::size_t index(int head, int shape) const {
+    return static_cast<std::size_t>(head) * shapes_.size() + static_cast<std::size_t>(shape);
+  }
+  double ratio(int head) const;
+  double drafts_of_shape(int shape) const;  // accepted with the first head
+  double head_seconds(int head, int shape) const;
+  double target_seconds(int shape) const;
+  double seconds(int head, int shape) const;
+  double tokens(int head, int shape) const { return 1.0 + drafts_of_shape(shape) * ratio(head); }
+  double rate(int head, int shape) const { return tokens(head, shape) / seconds(head, shape); }
+  Plan best_arm() const;
+  bool may_cost(double loss) const { return loss_ + loss <= kLearning * total_seconds_; }
+  void learn_acceptance(const Step& step);
+
+  std::vector<Head> heads_;
+  std::vector<TreeShape> shapes_;
+  std::vector<Arm> arms_;              // heads x shapes
+  std::vector<Mean> drafts_;           // by shape: accepted drafts, as the first head would have had them
+  std::vector<Mean> target_seconds_;   // by shape: of a step without its drafting
+  std::vector<double> found_, asked_;  // by head: accepted tokens of surveys that it holds, and all of them
+  Mean plain_seconds_;
+  Mean layer_seconds_;  // of the drafter's layers, for each level and once for the text
+  Plan current_;
+  double total_seconds_ = 0.0, loss_ = 0.0;  // of all steps; of those made to learn something
+  int plain_steps_ = 0, since_plain_ = 0, since_survey_ = 0;
+  double learns_beside_ = 0.0;  // tokens per second that the planned step gives up to learn something; 0: none
+};
+
+// The shapes that a tuner may choose from, the smallest first; `largest` is the last one.
+std::vector<TreeShape> shapes_up_to(const TreeShape& largest);
+
+}  // namespace frspec

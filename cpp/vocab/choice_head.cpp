@@ -1,0 +1,34 @@
+// Several policies, one in use.
+#include "vocab/choice_head.h"
+
+#include <algorithm>
+
+namespace frspec {
+
+std::uint32_t ChoiceHead::holders(TokenId token) const {
+  std::uint32_t bits = 0;
+  for (std::size_t i = 0; i < policies_.size(); ++i) bits |= policies_[i].head->holds(token) ? 1u << i : 0u;
+  return bits;
+}
+
+int ChoiceHead::size() const {
+  int least = policies_[0].head->size();
+  for (const Policy& policy : policies_) least = std::min(least, policy.head->size());
+  return least;
+}
+
+void ChoiceHead::begin() {
+  for (const Policy& policy : policies_) policy.head->begin();
+}
+
+void ChoiceHead::observe(const TextNews& news) {
+  for (const Policy& policy : policies_) policy.head->observe(news);
+}
+
+int ChoiceHead::wanted_candidates() const {
+  int most = 0;
+  for (const Policy& policy : policies_) most = std::max(most, policy.head->wanted_candidates());
+  return most;
+}
+
+}  // namespace frspec
