@@ -33,8 +33,9 @@ class FullHead final : public DraftHead {
 
 class ListedHead final : public DraftHead {
  public:
-  ListedHead(Backend& backend, const WeightSource& head, std::span<const TokenId> ids)
-      : backend_(backend), rows_(backend.load_rows(head, ids)), ids_(backend.allocate(ids.size_bytes())) {
+  ListedHead(Backend& backend, const WeightSource& head, std::span<const TokenId> ids,
+             std::span<const std::int32_t> rows)
+      : backend_(backend), rows_(backend.load_rows(head, rows)), ids_(backend.allocate(ids.size_bytes())) {
     backend.upload(ids_.as<void>(), ids.data(), ids.size_bytes());
   }
 
@@ -69,8 +70,9 @@ std::unique_ptr<DraftHead> make_full_head(Backend& backend, const Weight& head) 
   return std::make_unique<FullHead>(backend, head);
 }
 
-std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const WeightSource& head, std::span<const TokenId> ids) {
-  return std::make_unique<ListedHead>(backend, head, ids);
+std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const WeightSource& head, std::span<const TokenId> ids,
+                                            std::span<const std::int32_t> rows) {
+  return std::make_unique<ListedHead>(backend, head, ids, rows.empty() ? ids : rows);
 }
 
 }  // namespace frspec

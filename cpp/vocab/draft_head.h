@@ -36,7 +36,9 @@ class DraftHead {
 
 // All rows of `head`, which is the target's.
 std::unique_ptr<DraftHead> make_full_head(Backend& backend, const Weight& head);
-// The given rows of `head` (ascending token ids), packed once: FR-Spec's subset, 2502.14856, section 3.2.
-std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const WeightSource& head, std::span<const TokenId> ids);
+// The rows of `head` for the given tokens (ascending), packed once: FR-Spec's subset, 2502.14856, section 3.2. `rows`:
+// where they are; none: each token's row is its id.
+std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const WeightSource& head, std::span<const TokenId> ids,
+                                            std::span<const std::int32_t> rows = {});
 
 }  // namespace frspec
