@@ -28,6 +28,11 @@ _LAYER_IDS = ("eagle_aux_hidden_state_layer_ids", "aux_hidden_state_layer_ids", 
 _VOCABULARY = ("d2t", "t2d")
 
 
+def default_layers(layers: int) -> list[int]:
+    """The published choice for a target of so many layers."""
+    return [2, layers // 2, layers - 3]
+
+
 def telling_tensor(checkpoint: Checkpoint) -> str | None:
     """The name of a tensor that only EAGLE-3 drafters have; None where the checkpoint is no such drafter."""
     names = checkpoint.tensors
@@ -136,7 +141,7 @@ class Eagle3:
         if layers is None:
             if most is None:
                 raise ValueError(f"{self.target.path}: has no number of layers: give --target-layers")
-            layers, where = [2, most // 2, most - 3], f"the default for {most} layers"
+            layers, where = default_layers(most), f"the default for {most} layers"
         numbers = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers)
         if not numbers or len(layers) != TAPS or min(layers) < 0 or (most is not None and max(layers) > most):
             raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from eagle2_reference import Shape, continue_greedily, load_target
+from eagle2_reference import Shape, continue_greedily, count_accepted, load_target
 from eagle3_checkpoints import LAYERS, make_tiny_eagle3
 from eagle3_reference import Drafter, with_taps
 from reference_steps import compare, make_engine, write_vocabulary_ranks
@@ -94,3 +94,30 @@ def test_taps_are_those_of_the_reference(tmp_path: Path) -> None:
     engine = _core.Engine(str(pair.target_gguf), drafter=str(pair.drafter_gguf), taps=LAYERS)
     taps = engine.forward_taps(text.tokens)
     np.testing.assert_allclose(np.concatenate(taps, axis=1), text.hidden.numpy(), atol=2e-3)
+
+
+@pytest.mark.parametrize("n_batch", [2, 512])
+def test_after_pauses(tmp_path: Path, n_batch: int) -> None:
+    """What the drafter is told late, while it was not asked for drafts, it has read before it drafts again."""
+    pair = make_tiny_eagle3(tmp_path, norm_output=True)
+    target = load_target(pair.target)
+    drafter, shape = Drafter(pair.drafter, target), Shape(2, 4, 12)
+    engine = make_engine(pair.target_gguf, pair.drafter_gguf, shape, n_batch=n_batch)
+    found, expected, plain = [], [], 0
+    for prompt in ([5, 6, 7], [8, 300, 9, 10, 11], [42]):
+        text = with_taps(target, continue_greedily(target, prompt, 120), LAYERS)
+        generation = engine.begin(prompt, max_tokens=120, ignore_eos=True, draft="auto")
+        start, drafted = len(prompt) + len(generation.step()), 0
+        while generation.finish_reason is None:
+            given = len(generation.step())
+            if generation.stats.drafted_steps == drafted:
+                plain += 1
+            elif generation.finish_reason is None:
+                tree = drafter.propose(text.tokens[:start], text.hidden[: start - 1], shape)
+                found.append(given)
+                expected.append(count_accepted(tree, text.tokens[start:]) + 1)
+            start, drafted = start + given, generation.stats.drafted_steps
+    assert plain > 5
+    assert len(found) > 20
+    assert sum(a == b for a, b in zip(found, expected, strict=True)) >= 0.95 * len(found), (found, expected)
+    assert sum(expected) > 1.2 * len(expected)
