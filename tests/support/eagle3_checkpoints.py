@@ -120,7 +120,9 @@ def _shapes(config: dict[str, Any], width: int) -> dict[str, tuple[int, ...]]:
     return shapes | {f"midlayer.{name}.weight": shape for name, shape in layer.items()}
 
 
-def make_tiny_eagle3(folder: Path, *, disturbance: float = 0.2, seed: int = 0, **drafter: Any) -> TinyPair:
+def make_tiny_eagle3(
+    folder: Path, *, disturbance: float = 0.2, uneven_taps: bool = False, seed: int = 0, **drafter: Any
+) -> TinyPair:
     """Writes a llama target as make_tiny_pair does, and an EAGLE-3 drafter that agrees with it now and then.
 
     The target maps a token to its successor (embedding times head). So does the drafter: its attention looks at its
@@ -129,6 +131,8 @@ def make_tiny_eagle3(folder: Path, *, disturbance: float = 0.2, seed: int = 0, *
     Args:
         folder: of this pair alone; is made where it is absent.
         disturbance: how much the layers add, compared with the token's own embedding.
+        uneven_taps: the first layer makes one dimension large, which no later one needs: the taps differ in size, and
+            so do the ways to norm them.
         seed: of all weights.
         drafter: as for make_eagle3; two key/value heads.
     """
@@ -136,12 +140,17 @@ def make_tiny_eagle3(folder: Path, *, disturbance: float = 0.2, seed: int = 0, *
     weights = edit_weights(target, disturbance)
     weights["model.embed_tokens.weight"] *= 8
     embedding, head = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
+    if uneven_taps:
+        weights["model.layers.0.mlp.down_proj.weight"][-1] *= 150
+        weights["model.norm.weight"][-1] = 0
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
 
     make_eagle3(folder / "drafter", target, seed=seed + 1, **drafter)
     weights = edit_weights(folder / "drafter", disturbance)
     config = json.loads((folder / "drafter" / "config.json").read_text())
     hidden = config["hidden_size"]
+    if uneven_taps:
+        weights["fc.weight"] *= 1.5  # what it gives is felt
     turn = torch.linalg.qr(weights["fc.weight"].T)[0][: embedding.shape[1]].T  # (hidden, h) of the drafter's own space
     if hidden == embedding.shape[1]:
         turn = torch.eye(hidden)
