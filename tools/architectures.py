@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from .checkpoint import Checkpoint
 from .config import Config
@@ -155,8 +155,11 @@ def model_tensors(sizes: Sizes, checkpoint: Checkpoint, arch: Architecture) -> I
         yield Mapped(_HEAD, "output.weight", (sizes.vocabulary, sizes.hidden))
 
 
-def collect(checkpoint: Checkpoint, wanted: list[Mapped]) -> list[OutputTensor]:
-    """The wanted tensors in order; raises ValueError for one that is missing, misshapen or unexpected."""
+def collect(checkpoint: Checkpoint, wanted: list[Mapped], ignored: Iterable[str] = ()) -> list[OutputTensor]:
+    """The wanted tensors in order; raises ValueError for one that is missing, misshapen or unexpected.
+
+    `ignored`: tensors that may be there, too.
+    """
     result = []
     for mapped in wanted:
         tensor = checkpoint.tensors.get(mapped.source)
@@ -169,7 +172,7 @@ def collect(checkpoint: Checkpoint, wanted: list[Mapped]) -> list[OutputTensor]:
         if mapped.paired_heads:
             tensor = tensor.with_rotary_pairs(mapped.paired_heads)
         result.append(OutputTensor(mapped.name, weights=tensor))
-    known = {mapped.source for mapped in wanted}
+    known = {mapped.source for mapped in wanted} | set(ignored)
     if checkpoint.config.flag("tie_word_embeddings", False):
         known.add(_HEAD)  # some checkpoints store the tied head a second time
     for name, tensor in checkpoint.tensors.items():

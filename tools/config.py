@@ -47,6 +47,10 @@ class Config:
             raise self.wrong(key, "a JSON object")
         return Config(value or {}, self.path, f"{self._prefix}{key}.")
 
+    def merged(self, key: str) -> Config:
+        """These values with the object under `key`, where there is one, laid over them."""
+        return Config({**self._values, **self.section(key)._values}, self.path, self._prefix)
+
     def wrong(self, key: str, expected: str) -> ValueError:
         """The error for a value that is not what was expected."""
         found = repr(self.get(key)) if key in self else "nothing"

@@ -1,4 +1,4 @@
-"""frspec-convert: Hugging Face checkpoints of target models and EAGLE-1/2 drafters to GGUF."""
+"""frspec-convert: Hugging Face checkpoints of target models and EAGLE drafters to GGUF."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import eagle
+from . import eagle, eagle3
 from .architectures import ARCHITECTURES, collect, model_tensors, read_sizes
 from .checkpoint import Checkpoint
 from .config import Config
@@ -29,6 +29,7 @@ def convert(
     target: Path | None = None,
     ranks: Path | None = None,
     quiet: bool = False,
+    target_layers: Sequence[int] | None = None,
 ) -> list[str]:
     """Converts the checkpoint folder `source` to the GGUF file `output`; returns remarks for the user.
 
@@ -39,6 +40,7 @@ def convert(
         target: for an EAGLE drafter, its target model: a GGUF file or a checkpoint folder.
         ranks: for an EAGLE drafter, token ranks to embed: a file of frspec-rank or FR-Spec's freq_*.pt.
         quiet: show no progress bar.
+        target_layers: for an EAGLE-3 drafter, the target's layers whose inputs it taps, instead of its config's.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -51,10 +53,23 @@ def convert(
     if target is not None and output.exists() and output.samefile(target):
         raise ValueError(f"{output}: is the target, expected another file to write")
     checkpoint = Checkpoint(source)
-    if eagle.is_drafter(checkpoint):
+    telling = eagle3.telling_tensor(checkpoint)
+    if target_layers is not None and telling is None:
+        raise ValueError(f"{source}: --target-layers is for EAGLE-3 drafters, but the checkpoint is none")
+    if telling is not None or eagle.is_drafter(checkpoint):
         if target is None:
             raise ValueError(f"{source}: is an EAGLE drafter: give its target model with --target")
-        arch, entries, tensors, remarks = _drafter(checkpoint, read_target(target), ranks)
+        of = read_target(target)
+        if telling is not None:
+            arch, entries, tensors, remarks = _eagle3(checkpoint, of, target_layers)
+        else:
+            arch, entries, tensors, remarks = _eagle2(checkpoint, of)
+        if ranks is not None:
+            _add_ranks(entries, tensors, of, ranks)
+            if arch == eagle3.ARCHITECTURE:
+                remarks.append(
+                    "the file has ranks: llama.cpp refuses an EAGLE-3 drafter with more tensors than its own"
+                )
     elif target is not None or ranks is not None:
         option = "--target" if target is not None else "--ranks"
         raise ValueError(f"{source}: {option} is for EAGLE drafters, but the checkpoint is none (no 'fc.weight')")
@@ -99,15 +114,23 @@ def _window_remarks(config: Config) -> list[str]:
     return [f"sliding_window {window} has no place in this GGUF architecture: all tokens are attended to"]
 
 
-def _drafter(checkpoint: Checkpoint, target: Target, ranks_file: Path | None) -> _Parts:
+def _eagle2(checkpoint: Checkpoint, target: Target) -> _Parts:
     entries = [*eagle.drafter_entries(checkpoint, target), *target.tokenizer]
     tensors, remarks = eagle.drafter_tensors(checkpoint, target)
-    if ranks_file is not None:
-        fingerprint = vocabulary_fingerprint(target.tokens)
-        ranks = read_ranks(ranks_file).checked(ranks_file, target.vocabulary, fingerprint, target.path)
-        entries += ranks.entries()
-        tensors.append(OutputTensor(RANKS, values=ranks.tokens.astype("<i4")))
     return eagle.ARCHITECTURE, entries, tensors, remarks
+
+
+def _eagle3(checkpoint: Checkpoint, target: Target, target_layers: Sequence[int] | None) -> _Parts:
+    drafter = eagle3.Eagle3(checkpoint, target, target_layers)
+    entries, tensors = [*drafter.entries(), *target.tokenizer], drafter.tensors()
+    return eagle3.ARCHITECTURE, entries, tensors, drafter.remarks
+
+
+def _add_ranks(entries: list[Entry], tensors: list[OutputTensor], target: Target, file: Path) -> None:
+    fingerprint = vocabulary_fingerprint(target.tokens)
+    ranks = read_ranks(file).checked(file, target.vocabulary, fingerprint, target.path)
+    entries += ranks.entries()
+    tensors.append(OutputTensor(RANKS, values=ranks.tokens.astype("<i4")))
 
 
 def _general(checkpoint: Checkpoint, tensors: list[OutputTensor], type_name: str) -> list[Entry]:
@@ -131,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line of frspec-convert."""
     result = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Convert a Hugging Face checkpoint (target model or EAGLE-1/2 drafter) to GGUF.",
+        description="Convert a Hugging Face checkpoint (target model or EAGLE drafter) to GGUF.",
     )
     result.add_argument("source", type=Path, metavar="HF_DIR", help="folder with config.json, weights and tokenizer")
     result.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.gguf", help="the file to write")
@@ -148,8 +171,23 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="for a drafter: embed these token ranks (frspec-rank, freq_*.pt)",
     )
+    result.add_argument(
+        "--target-layers",
+        type=_layers,
+        metavar="A,B,C",
+        help="for an EAGLE-3 drafter: the target's layers whose inputs it taps (default: as its config says, else "
+        "2, half and all but 3 of the layers)",
+    )
     result.add_argument("-q", "--quiet", action="store_true", help="show neither progress nor remarks")
     return result
+
+
+def _layers(text: str) -> list[int]:
+    """A list of layers as it is written on the command line."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected numbers with commas, as 2,16,29") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -157,7 +195,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
 
     def command() -> None:
-        remarks = convert(options.source, options.output, options.type, options.target, options.ranks, options.quiet)
+        remarks = convert(
+            options.source,
+            options.output,
+            options.type,
+            options.target,
+            options.ranks,
+            options.quiet,
+            options.target_layers,
+        )
         if not options.quiet:
             for remark in remarks:
                 note(f"{PROGRAM}: note: {remark}")

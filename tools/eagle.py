@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from .architectures import Architecture, Mapped, Sizes, collect, layer_tensors, read_sizes
 from .checkpoint import Checkpoint
 from .gguf_output import Entry, OutputTensor, u32
@@ -17,18 +15,11 @@ from .target import Target
 
 ARCHITECTURE = "eagle2"
 _NETWORK = Architecture(ARCHITECTURE, paired_rope=True)
-_EAGLE3_NAMES = ("midlayer.", "d2t", "t2d", "fc_norm.", "model.midlayer.")
 
 
 def is_drafter(checkpoint: Checkpoint) -> bool:
-    """Whether the checkpoint is an EAGLE-1/2 drafter; raises ValueError for an EAGLE-3 one."""
+    """Whether the checkpoint is an EAGLE-1/2 drafter, where it is no EAGLE-3 drafter."""
     names = checkpoint.tensors
-    telling = next((n for n in names if n.startswith(_EAGLE3_NAMES) or "hidden_norm." in n), None)
-    if telling is not None:
-        raise ValueError(
-            f"{checkpoint.folder}: found an EAGLE-3 drafter (it has the tensor '{telling}'), "
-            "expected a target model or an EAGLE-1/2 drafter"
-        )
     return "fc.weight" in names and not any(n.startswith("model.") for n in names)
 
 
@@ -57,7 +48,8 @@ def drafter_tensors(checkpoint: Checkpoint, target: Target) -> tuple[list[Output
     tensors = collect(checkpoint, wanted)
     own = next((tensor for tensor in tensors if tensor.name == embedding.name), None)
     if own is not None:
-        if _same_embedding(own, target):
+        assert own.weights is not None
+        if target.embedding.same_as(own.weights):
             tensors.remove(own)
             remarks.append("embed_tokens.weight is the target's own embedding: the copy is dropped")
         else:
@@ -73,19 +65,3 @@ def _wanted(sizes: Sizes, fc_bias: bool, qkv_bias: bool) -> Iterator[Mapped]:
         for mapped in layer_tensors(sizes, layer, "", _NETWORK, qkv_bias, out_bias=False, mlp_bias=False):
             if mapped.name != "blk.0.attn_norm.weight":
                 yield mapped
-
-
-def _same_embedding(own: OutputTensor, target: Target) -> bool:
-    """Whether the copy is the target's, up to the rounding of the target's type."""
-    assert own.weights is not None
-    step = 4096  # rows at a time
-    for start in range(0, own.shape[0], step):
-        theirs = target.embedding_rows(start, start + step)
-        if theirs is None:
-            return False
-        ours = own.weights.floats(start, start + step)
-        error = float(np.square(ours - theirs, dtype=np.float64).sum())
-        scale = float(np.square(ours, dtype=np.float64).sum())
-        if error > target.embedding_tolerance**2 * scale:
-            return False
-    return True

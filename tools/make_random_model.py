@@ -17,6 +17,8 @@ import numpy as np
 
 from .console import note, progress_bar, require, run
 from .eagle import ARCHITECTURE as EAGLE2
+from .eagle3 import ARCHITECTURE as EAGLE3
+from .eagle3 import default_layers
 from .fingerprint import vocabulary_fingerprint
 from .gguf_output import Encoded, Entry, OutputTensor, array, f32, string, u32, write_gguf
 from .random_blocks import block_elements, random_weights
@@ -24,6 +26,7 @@ from .ranks_file import RANKS, Ranks
 from .target import open_gguf
 
 PROGRAM = "frspec-make-random-model"
+DRAFT_VOCABULARY = 32000  # rows of published EAGLE-3 heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,14 +164,15 @@ class _Maker:
         values = self.rng.standard_normal(size) * sigma if sigma else np.ones(size)
         return OutputTensor(name, values=values.astype(np.float32))
 
-    def layer(self, index: int, attention_norm: bool = True) -> Iterator[OutputTensor]:
+    def layer(self, index: int, attention_norm: bool = True, joined: bool = False) -> Iterator[OutputTensor]:
+        """A Llama layer; `joined`: its attention reads two vectors."""
         s, name = self.shape, f"blk.{index}."
         q_rows, kv_rows = s.heads * s.head_dim, s.kv_heads * s.head_dim
         back = 1 / math.sqrt(2 * s.layers)  # what returns to the residual stream, so that it does not explode
         if attention_norm:
             yield self.vector(f"{name}attn_norm.weight", s.hidden)
         for part, rows in (("attn_q", q_rows), ("attn_k", kv_rows), ("attn_v", kv_rows)):
-            yield self.matrix(f"{name}{part}.weight", rows, s.hidden)
+            yield self.matrix(f"{name}{part}.weight", rows, s.hidden * (2 if joined else 1))
             if s.qkv_bias:
                 yield self.vector(f"{name}{part}.bias", rows, 0.1)
         if s.qk_norm:
@@ -210,6 +214,18 @@ def _drafter_tensors(shape: Shape, option: str, ranks: np.ndarray, seed: int) ->
     yield OutputTensor(RANKS, values=ranks.astype("<i4"))
 
 
+def _eagle3_tensors(shape: Shape, option: str, vocabulary: int, rows: int, seed: int) -> Iterator[OutputTensor]:
+    maker = _Maker(dataclasses.replace(shape, layers=1, tied=False), option, seed + 2)
+    yield maker.matrix("fc.weight", shape.hidden, 3 * shape.hidden)
+    yield from maker.rope_factors()
+    yield from maker.layer(0, joined=True)
+    yield maker.vector("blk.0.attn_norm_2.weight", shape.hidden)
+    yield maker.vector("output_norm.weight", shape.hidden)
+    yield maker.matrix("output.weight", rows, shape.hidden)
+    if rows < vocabulary:
+        yield OutputTensor("d2t", values=np.arange(rows, dtype=np.int64) * vocabulary // rows)
+
+
 def _general(name: str, option: str) -> list[Entry]:
     gguf = require("gguf", PROGRAM)
     return [
@@ -245,8 +261,10 @@ def make_random_model(
     drafter_type: str | None = None,
     seed: int = 0,
     quiet: bool = False,
+    eagle3: Path | None = None,
+    draft_vocab: int | None = None,
 ) -> None:
-    """Writes a model with random weights to `output`, and with `eagle2` a drafter for it.
+    """Writes a model with random weights to `output`, and with `eagle2` or `eagle3` a drafter for it.
 
     Args:
         output: the GGUF file to write; an existing one is replaced once the new one is complete.
@@ -255,9 +273,11 @@ def make_random_model(
         vocab: a GGUF file whose tokenizer the model takes; its tokens make the size of the vocabulary.
         vocab_size: pads the vocabulary with unused tokens.
         eagle2: where to write an EAGLE-2 drafter of the same shape, with token ranks in the order of ids.
-        drafter_type: its type; default: `type`.
+        drafter_type: type of the drafters; default: `type`.
         seed: the same seed gives the same files.
         quiet: show no progress bar.
+        eagle3: where to write an EAGLE-3 drafter of the same shape.
+        draft_vocab: rows of its head; default: 32000, or all tokens where there are fewer.
 
     Raises:
         FileNotFoundError: the vocabulary is missing.
@@ -272,30 +292,39 @@ def make_random_model(
     for option in (type, drafter_type or type):
         if option not in TYPES:
             raise ValueError(f"found type {option!r}, expected one of {', '.join(TYPES)}")
-    for path in filter(None, (output, eagle2)):
+    written: list[Path] = []
+    for path in filter(None, (output, eagle2, eagle3)):
         if path.exists() and vocab.exists() and path.samefile(vocab):
             raise ValueError(f"{path}: is the vocabulary's file, expected another one to write")
-    if eagle2 is not None and eagle2.resolve() == output.resolve():
-        raise ValueError(f"{eagle2}: is the model's own file, expected another one for the drafter")
+        if path.resolve() in written:
+            whose = "the model's" if path.resolve() == written[0] else "the other drafter's"
+            raise ValueError(f"{path}: is {whose} own file, expected another one for the drafter")
+        written.append(path.resolve())
     vocabulary = read_vocabulary(vocab, vocab_size)
     size = len(vocabulary.tokens)
+    rows = min(DRAFT_VOCABULARY, size) if draft_vocab is None else draft_vocab
+    if not 1 <= rows <= size or (draft_vocab is not None and eagle3 is None):
+        expected = f"1 to {size}, the size of the vocabulary, and an EAGLE-3 drafter to write"
+        raise ValueError(f"--draft-vocab: found {rows}, expected {expected}")
     entries = [*_general(f"{name} {type} random", type), *_sizes(shape, shape.architecture, size), *vocabulary.entries]
     _write(output, shape.architecture, entries, partial(_target_tensors, shape, type, size, seed), quiet)
-    if eagle2 is None:
-        return
     of_drafter = drafter_type or type
-    ranks = Ranks(np.arange(size), size, vocabulary_fingerprint(vocabulary.tokens), source="random")
-    single = dataclasses.replace(shape, layers=1)
-    entries = [
-        *_general(f"{name} EAGLE-2 {of_drafter} random", of_drafter),
-        *_sizes(single, EAGLE2, size),
-        u32(f"{EAGLE2}.target_hidden_size", shape.hidden),
-        *vocabulary.entries,
-        *ranks.entries(),
-    ]
-    # The drafter is a Llama block, whatever the target is.
-    plain = dataclasses.replace(single, qkv_bias=False, qk_norm=False)
-    _write(eagle2, EAGLE2, entries, partial(_drafter_tensors, plain, of_drafter, ranks.tokens, seed), quiet)
+    # Drafters are a Llama block, whatever the target is.
+    plain = dataclasses.replace(shape, layers=1, qkv_bias=False, qk_norm=False)
+
+    def drafter(path: Path, arch: str, more: list[Entry], make: Callable[[], Iterator[OutputTensor]]) -> None:
+        known = [*_general(f"{name} {arch.upper().replace('EAGLE', 'EAGLE-')} {of_drafter} random", of_drafter)]
+        known += [*_sizes(plain, arch, size), u32(f"{arch}.target_hidden_size", plain.hidden), *vocabulary.entries]
+        _write(path, arch, [*known, *more], make, quiet)
+
+    if eagle2 is not None:
+        ranks = Ranks(np.arange(size), size, vocabulary_fingerprint(vocabulary.tokens), source="random")
+        make = partial(_drafter_tensors, plain, of_drafter, ranks.tokens, seed)
+        drafter(eagle2, EAGLE2, list(ranks.entries()), make)
+    if eagle3 is not None:
+        layers = sorted(min(max(layer, 0), shape.layers) for layer in default_layers(shape.layers))
+        make = partial(_eagle3_tensors, plain, of_drafter, size, rows, seed)
+        drafter(eagle3, EAGLE3, [array(f"{EAGLE3}.target_layers", layers, "INT32")], make)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -310,6 +339,10 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--vocab-size", type=int, metavar="N", help="pad the vocabulary with unused tokens")
     result.add_argument("--layers", type=int, metavar="N", help="other than the shape's number of layers")
     result.add_argument("--eagle2", type=Path, metavar="DRAFTER.gguf", help="write an EAGLE-2 drafter, too")
+    result.add_argument("--eagle3", type=Path, metavar="DRAFTER.gguf", help="write an EAGLE-3 drafter, too")
+    result.add_argument(
+        "--draft-vocab", type=int, metavar="N", help="rows of the EAGLE-3 drafter's head (default: 32000, or all)"
+    )
     result.add_argument("--drafter-type", choices=list(TYPES), help="type of the drafter (default: that of the model)")
     result.add_argument("--seed", type=int, default=0, help="of the random weights (default: 0)")
     result.add_argument("-q", "--quiet", action="store_true", help="show no progress")
@@ -336,9 +369,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.drafter_type,
             options.seed,
             options.quiet,
+            options.eagle3,
+            options.draft_vocab,
         )
         if not options.quiet:
-            note(f"{PROGRAM}: wrote {options.output}{f' and {options.eagle2}' if options.eagle2 else ''}")
+            written = [str(path) for path in (options.output, options.eagle2, options.eagle3) if path]
+            note(f"{PROGRAM}: wrote {' and '.join(written)}")
 
     return run(PROGRAM, command)
 

@@ -15,6 +15,7 @@ from .checkpoint import Checkpoint
 from .console import require
 from .gguf_output import Entry
 from .hf_tokenizer import read_tokenizer
+from .source_tensor import SourceTensor
 
 _TOKENS = "tokenizer.ggml.tokens"
 # Relative error that a copy of the embedding may have and still be the same: what storing it in 16 bits
@@ -25,15 +26,38 @@ _QUANTIZED_TOLERANCE = 0.15
 
 
 @dataclasses.dataclass(frozen=True)
+class Rows:
+    """A matrix of the target. `rows(start, stop)`: as float32, None where the file does not hold them."""
+
+    rows: Callable[[int, int], np.ndarray | None]
+    tolerance: float
+
+    def same_as(self, own: SourceTensor) -> bool:
+        """Whether a copy, which has the same shape, is the target's, up to the rounding of the target's type."""
+        step = 4096  # rows at a time
+        for start in range(0, own.shape[0], step):
+            theirs = self.rows(start, start + step)
+            if theirs is None:
+                return False
+            ours = own.floats(start, start + step)
+            error = float(np.square(ours - theirs, dtype=np.float64).sum())
+            scale = float(np.square(ours, dtype=np.float64).sum())
+            if error > self.tolerance**2 * scale:
+                return False
+        return True
+
+
+@dataclasses.dataclass(frozen=True)
 class Target:
-    """`embedding_rows(start, stop)`: rows as float32, None where the file does not hold them."""
+    """A target model, as far as drafters need to know it."""
 
     path: Path
     hidden: int
     vocabulary: int
+    layers: int | None  # None: the file does not say
     tokenizer: list[Entry]  # all metadata below `tokenizer.`
-    embedding_rows: Callable[[int, int], np.ndarray | None]
-    embedding_tolerance: float
+    embedding: Rows
+    head: Rows
 
     @property
     def tokens(self) -> list[str]:
@@ -61,8 +85,19 @@ def _from_checkpoint(path: Path) -> Target:
         raise ValueError(
             f"{path}: tensor 'model.embed_tokens.weight': found {found}, expected shape ({vocabulary}, {hidden})"
         )
+    head = checkpoint.tensors.get("lm_head.weight", embedding)
+    if head.shape != embedding.shape:
+        raise ValueError(f"{path}: tensor 'lm_head.weight': found shape {head.shape}, expected {embedding.shape}")
     tokenizer = read_tokenizer(path, checkpoint.config)
-    return Target(path, hidden, vocabulary, tokenizer.entries(), embedding.floats, _FLOAT_TOLERANCE)
+    return Target(
+        path,
+        hidden,
+        vocabulary,
+        checkpoint.config.integer("num_hidden_layers"),
+        tokenizer.entries(),
+        Rows(embedding.floats, _FLOAT_TOLERANCE),
+        Rows(head.floats, _FLOAT_TOLERANCE),
+    )
 
 
 def _from_gguf(path: Path) -> Target:
@@ -75,27 +110,39 @@ def _from_gguf(path: Path) -> Target:
     tokens = next((entry.value for entry in tokenizer if entry.key == _TOKENS), None)
     if not isinstance(tokens, list) or not tokens:
         raise ValueError(f"{path}: key '{_TOKENS}' is missing or no array of strings")
-    embedding = next((t for t in reader.tensors if t.name == "token_embd.weight"), None)
-    if embedding is None:
-        return Target(path, hidden, len(tokens), tokenizer, lambda start, stop: None, _FLOAT_TOLERANCE)
-    rows, cols = (int(n) for n in embedding.shape[::-1])
-    if (rows, cols) != (len(tokens), hidden):
-        raise ValueError(
-            f"{path}: tensor 'token_embd.weight': found shape ({rows}, {cols}), expected ({len(tokens)}, {hidden})"
-        )
-    tolerance = _TOLERANCES.get(embedding.tensor_type.name, _QUANTIZED_TOLERANCE)
-    return Target(path, hidden, len(tokens), tokenizer, _rows_of(embedding), tolerance)
+    layers = reader.fields.get(f"{arch}.block_count")
+    embedding = _matrix(reader, path, "token_embd.weight", (len(tokens), hidden))
+    head = _matrix(reader, path, "output.weight", (len(tokens), hidden))
+    return Target(
+        path,
+        hidden,
+        len(tokens),
+        None if layers is None else _value(reader, path, f"{arch}.block_count", int),
+        tokenizer,
+        _rows_of(embedding),
+        _rows_of(embedding if head is None else head),
+    )
 
 
-def _rows_of(embedding: Any) -> Callable[[int, int], np.ndarray | None]:
+def _matrix(reader: Any, path: Path, name: str, shape: tuple[int, int]) -> Any:
+    """A tensor of the file, None where it is absent; raises ValueError where it has another shape."""
+    tensor = next((t for t in reader.tensors if t.name == name), None)
+    if tensor is not None and (found := tuple(int(n) for n in tensor.shape[::-1])) != shape:
+        raise ValueError(f"{path}: tensor '{name}': found shape {found}, expected {shape}")
+    return tensor
+
+
+def _rows_of(tensor: Any) -> Rows:
     def rows(start: int, stop: int) -> np.ndarray | None:
         dequantize = require("gguf", "reading GGUF files").quants.dequantize
         try:
-            return np.asarray(dequantize(embedding.data[start:stop], embedding.tensor_type), dtype=np.float32)
+            return np.asarray(dequantize(tensor.data[start:stop], tensor.tensor_type), dtype=np.float32)
         except NotImplementedError:  # a type that the gguf package only stores
             return None
 
-    return rows
+    if tensor is None:
+        return Rows(lambda start, stop: None, _FLOAT_TOLERANCE)
+    return Rows(rows, _TOLERANCES.get(tensor.tensor_type.name, _QUANTIZED_TOLERANCE))
 
 
 def open_gguf(path: Path) -> Any:

@@ -16,7 +16,7 @@ namespace frspec {
 struct Committed {
   int rows = 0;  // how many; the host's copy of *count
   const std::int32_t* count = nullptr;
-  Tensor hidden;                       // (rows, dim) the target's states after its final norm
+  Tensor features;                     // (rows, feature_dim) the target's states (CausalModel::features)
   const std::int32_t* next = nullptr;  // (rows) the token that follows each of them in the text
   // The same on the host, for drafters that look at text.
   std::span<const TokenId> tokens;  // (rows) the processed tokens themselves

@@ -99,6 +99,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   };
   const auto [max_size, max_depth] = tree_bounds(options);
   max_depth_ = max_depth;
+  const ModelTaps taps{options.taps, drafts ? drafter_taps(*drafter_file_, config) : std::vector<int>{}};
   target_ = std::make_unique<CausalModel>(file_, *backend_,
                                           ModelLimits{.context = context_,
                                                       .rows = std::max(batch_, max_size),
@@ -106,7 +107,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
                                                       .tree = max_size,
                                                       .depth = max_depth,
                                                       .kv = options.kv_type},
-                                          options.taps, on_bytes);
+                                          taps, on_bytes);
   if (target_->config().vocab != tokenizer_->size()) {
     fail(file_->path().string(), ": tensor 'token_embd.weight': found ", target_->config().vocab,
          " rows, expected one per token, ", tokenizer_->size());
@@ -127,12 +128,11 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   count_ = ints(1);
   history_ = ints(context_ + max_depth + 1);
   last_depth_ = ints(1);
-  const auto states = [&](int rows) {
-    return backend_->allocate(sizeof(float) * static_cast<std::size_t>(rows) *
-                              static_cast<std::size_t>(target_->config().dim));
+  const auto states = [&](int rows, std::int64_t dim) {
+    return backend_->allocate(sizeof(float) * static_cast<std::size_t>(rows) * static_cast<std::size_t>(dim));
   };
-  committed_ = states(max_depth + 1);
-  if (drafter_) lag_hidden_ = states(lag_room());
+  committed_ = states(max_depth + 1, target_->config().dim);
+  if (drafter_) lag_features_ = states(lag_room(), target_->feature_dim());
 }
 
 Engine::~Engine() = default;
@@ -312,7 +312,7 @@ bool Engine::read_prompt(Generation& text) {
     backend_->upload(next_ids_.as<void>(), next.data(), next.size() * sizeof(TokenId));
     with_drafter(text, [&](Drafter& drafter) {
       drafter.accept(
-          {rows, count_.as<std::int32_t>(), target_->hidden(rows), next_ids_.as<std::int32_t>(), chunk, next.back()});
+          {rows, count_.as<std::int32_t>(), target_->features(rows), next_ids_.as<std::int32_t>(), chunk, next.back()});
     });
   }
   return true;
@@ -324,20 +324,22 @@ void Engine::tell_drafter(Generation& text) {
   if (lag.rows == 0) return;
   backend_->upload(next_ids_.as<void>(), lag.next.data(), lag.next.size() * sizeof(TokenId));
   set_count(lag.rows);
-  const Tensor hidden = lag_hidden_.matrix(lag.rows, target_->config().dim);
+  const Tensor features = lag_features_.matrix(lag.rows, target_->feature_dim());
   with_drafter(text, [&](Drafter& drafter) {
-    drafter.accept({lag.rows, count_.as<std::int32_t>(), hidden, next_ids_.as<std::int32_t>(), lag.tokens,
+    drafter.accept({lag.rows, count_.as<std::int32_t>(), features, next_ids_.as<std::int32_t>(), lag.tokens,
                     lag.next.back(), lag.candidates});
   });
   lag = {};
 }
 
-void Engine::remember_for_drafter(Generation& text, Tensor hidden, std::span<const TokenId> tokens) {
+void Engine::remember_for_drafter(Generation& text, const TreeView& tree, const VerdictView& verdict,
+                                  std::span<const TokenId> tokens) {
   if (text.options_.draft == DraftMode::Never || !drafter_) return;
   auto& lag = text.lag_;
-  const auto rows = static_cast<int>(hidden.rows);
+  const auto rows = static_cast<int>(tokens.size()) - 1;
   if (lag.rows + rows > lag_room()) tell_drafter(text);
-  backend_->copy(lag_hidden_.matrix(lag_room(), hidden.cols).row_range(lag.rows, rows), hidden);
+  const Tensor room = lag_features_.matrix(lag_room(), target_->feature_dim()).row_range(lag.rows, rows);
+  backend_->gather_rows(room, target_->features(tree.size), verdict.nodes);
   lag.rows += rows;
   lag.tokens.insert(lag.tokens.end(), tokens.begin(), tokens.end() - 1);
   lag.next.insert(lag.next.end(), tokens.begin() + 1, tokens.end());
@@ -452,14 +454,14 @@ void Engine::run_step(Generation& text) {
   ++stats.steps;
   stats.drafted_steps += drafted ? 1 : 0;
   stats.step_tokens += static_cast<std::int64_t>(text.fresh_.size()) + (text.ended_by_token_ ? 1 : 0);
-  const Tensor hidden = committed_.matrix(rows, target_->config().dim);
-  if (text.options_.logprobs || text.finish_ == FinishReason::None) {
+  if (text.options_.logprobs) {
+    const Tensor hidden = committed_.matrix(rows, target_->config().dim);
     backend_->gather_rows(hidden, target_->hidden(tree->size()), verdict->nodes);
+    add_logprobs(text, hidden, verdict->tokens);
   }
-  add_logprobs(text, hidden, verdict->tokens);
   if (text.finish_ != FinishReason::None) return;
   // The text ends with the token that the target has not processed yet: the next root.
-  remember_for_drafter(text, hidden, std::span(text.tokens_).last(text.fresh_.size() + 1));
+  remember_for_drafter(text, tree->view(), *verdict, std::span(text.tokens_).last(text.fresh_.size() + 1));
 }
 
 }  // namespace frspec

@@ -85,7 +85,7 @@ class Generation {
   std::vector<GeneratedToken> fresh_;  // what the last step gave
   // What the drafter has not been told yet, because it was not asked for drafts.
   struct Lag {
-    int rows = 0;                                   // hidden states in Engine::lag_hidden_
+    int rows = 0;                                   // states in Engine::lag_features_
     std::vector<TokenId> tokens, next, candidates;  // as Committed's
   };
   Lag lag_;
@@ -167,8 +167,9 @@ class Engine {
   template <class Use>
   void with_drafter(Generation& text, Use&& use);
   void tell_drafter(Generation& text);
-  // `tokens`: those of the rows, and the one behind them.
-  void remember_for_drafter(Generation& text, Tensor hidden, std::span<const TokenId> tokens);
+  // The accepted nodes of the tree that the target has just processed. `tokens`: theirs, and the one behind them.
+  void remember_for_drafter(Generation& text, const TreeView& tree, const VerdictView& verdict,
+                            std::span<const TokenId> tokens);
   int lag_room() const { return std::max(batch_, max_depth_ + 1); }
 
   EngineOptions options_;
@@ -187,14 +188,14 @@ class Engine {
   std::vector<std::int32_t> ranks_;   // (size) of the last tree's nodes, on the host
   std::unique_ptr<Drafter> no_drafter_;
   std::unique_ptr<Verifier> verifier_;
-  Buffer ids_;         // (batch) tokens of a chunk
-  Buffer next_ids_;    // (batch) tokens that follow them
-  Buffer root_;        // (1) the text's last token
-  Buffer count_;       // (1) rows of a chunk
-  Buffer last_depth_;  // (1) -1: the row of the prefix's last token
-  Buffer history_;     // (context + depth) tokens of the text that the target has processed
-  Buffer lag_hidden_;  // (lag_room, dim) states that the drafter has not been told of
-  Buffer committed_;   // (max_depth + 1, dim) hidden states of an accepted path
+  Buffer ids_;           // (batch) tokens of a chunk
+  Buffer next_ids_;      // (batch) tokens that follow them
+  Buffer root_;          // (1) the text's last token
+  Buffer count_;         // (1) rows of a chunk
+  Buffer last_depth_;    // (1) -1: the row of the prefix's last token
+  Buffer history_;       // (context + depth) tokens of the text that the target has processed
+  Buffer lag_features_;  // (lag_room, feature_dim) states that the drafter has not been told of
+  Buffer committed_;     // (max_depth + 1, dim) hidden states of an accepted path
   // One call at a time. A call from inside another, as a logits processor might make, would wait for itself: an error.
   class Lock {
    public:

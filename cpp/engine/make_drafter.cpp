@@ -3,17 +3,20 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
 #include <string_view>
 
 #include "base/error.h"
 #include "base/text.h"
 #include "draft/causal_drafter.h"
 #include "draft/eagle2.h"
+#include "draft/eagle3.h"
 #include "draft/ngram_drafter.h"
 #include "draft/slrs_drafter.h"
 #include "draft/translated_drafter.h"
 #include "engine/make_head.h"
 #include "vocab/alignment.h"
+#include "vocab/draft_vocabulary.h"
 
 namespace frspec {
 namespace {
@@ -22,6 +25,8 @@ constexpr int kMaxNgram = 64;
 constexpr int kTranslatedDepth = 2;    // a level of another vocabulary's tree may become so many of the target's
 constexpr int kTranslatedContext = 4;  // and a token of the text so many of the drafter's
 constexpr std::array<std::string_view, 4> kTranslations = {"auto", "tli", "slem", "slrs"};
+
+bool is_eagle3(const GgufFile& file) { return file.get_string("general.architecture") == "eagle3"; }
 
 void check_same_vocabulary(const GgufFile& drafter, const Tokenizer& target) {
   if (drafter.find("tokenizer.ggml.tokens") == nullptr) return;
@@ -37,15 +42,45 @@ HeadParts head_parts(const EngineOptions& options, const DrafterParts& parts) {
   return {parts.backend, *parts.tokenizer, parts.file, options.tree.branch, parts.choice};
 }
 
+EagleLimits eagle_limits(const EngineOptions& options, const DrafterParts& parts) {
+  return {parts.context, std::max(parts.batch, kTranslatedDepth * options.tree.levels() + 1), options.kv_type};
+}
+
 std::unique_ptr<Drafter> make_eagle2(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
   (void)read_eagle2_config(*parts.file);  // says what the file is before its vocabulary is looked at
   check_same_vocabulary(*parts.file, *parts.tokenizer);
-  return std::make_unique<Eagle2Drafter>(
+  return std::make_unique<Eagle2Drafter>(parts.file, parts.backend, parts.target,
+                                         make_head(spec, options, head_parts(options, parts),
+                                                   HeadRows::whole(parts.target.head_source(), &parts.target.head())),
+                                         options.tree, eagle_limits(options, parts), parts.on_bytes);
+}
+
+// The rows of an EAGLE-3 drafter's own head, or of the target's where it has none.
+HeadRows eagle3_rows(const DrafterParts& parts, const ModelConfig& config) {
+  const GgufTensor* own = parts.file->find_tensor("output.weight");
+  const std::int64_t rows = own != nullptr ? own->shape[1] : 0;
+  auto vocabulary = read_draft_vocabulary(*parts.file, rows, *parts.tokenizer);
+  if (own == nullptr) return HeadRows::whole(parts.target.head_source(), &parts.target.head());
+  WeightSource source = WeightLoader(parts.file, parts.backend).source("output.weight", rows, std::int64_t{config.dim});
+  if (vocabulary) return HeadRows::reduced(std::move(source), *std::move(vocabulary));
+  return HeadRows::whole(std::move(source), nullptr);
+}
+
+std::unique_ptr<Drafter> make_eagle3(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
+  const ModelConfig config = read_eagle3_config(*parts.file);
+  const ModelConfig& target = parts.target.config();
+  expect_of_target(*parts.file, "target_hidden_size", config.target_dim, target.dim, "hidden size");
+  expect_of_target(*parts.file, "vocab_size", config.vocab, target.vocab, "vocabulary size");
+  check_same_vocabulary(*parts.file, *parts.tokenizer);
+  for (const char* name : {"token_embd.weight", "output.weight"}) {
+    if (config.dim == target.dim || parts.file->find_tensor(name) != nullptr) continue;
+    fail(parts.file->path().string(), ": tensor '", name, "' is missing: found key 'eagle3.embedding_length' ",
+         config.dim, ", expected ", target.dim, ", the target's hidden size, or a tensor of that width");
+  }
+  return std::make_unique<Eagle3Drafter>(
       parts.file, parts.backend, parts.target,
-      make_head(spec, options, head_parts(options, parts), {parts.target.head_source(), &parts.target.head(), {}}),
-      options.tree,
-      Eagle2Limits{parts.context, std::max(parts.batch, kTranslatedDepth * options.tree.levels() + 1), options.kv_type},
-      parts.on_bytes);
+      make_head(spec, options, head_parts(options, parts), eagle3_rows(parts, config)), options.tree,
+      eagle_limits(options, parts), parts.on_bytes);
 }
 
 // The drafter's ids of the given target tokens, and of the end of a text where it has one; ascending.
@@ -70,7 +105,7 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   if (slrs && !alignment.is_identity()) SlrsDrafter::check_tokens(*own, path);
   ModelLimits limits = TreeModel::limits(options.tree, context, parts.batch, options.kv_type);
   if (slrs) limits = SlrsDrafter::limits(limits, options.tree.levels());
-  auto model = std::make_unique<CausalModel>(parts.file, parts.backend, limits, std::vector<int>{}, parts.on_bytes);
+  auto model = std::make_unique<CausalModel>(parts.file, parts.backend, limits, ModelTaps{}, parts.on_bytes);
   if (model->config().vocab != own->size()) {
     fail(path, ": tensor 'token_embd.weight': found ", model->config().vocab, " rows, expected one per token, ",
          own->size());
@@ -92,7 +127,8 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   }
   const bool ranked = spec.parts.size() == 1 && spec.find(HeadSpec::Kind::Ranked) != nullptr;
   std::vector<TokenId> tokens;
-  if (ranked) tokens = ranked_tokens(spec, options, head_parts(options, parts));
+  const HeadRows rows = HeadRows::whole(model->head_source(), &model->head());
+  if (ranked) tokens = ranked_tokens(spec, options, head_parts(options, parts), rows);
   // A drafter never proposes what is no token of the target.
   const bool has_more_rows = own->size() > parts.tokenizer->size();
   if ((same ? has_more_rows : !string_level) && tokens.empty()) {
@@ -107,7 +143,6 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
     fail("head: found ", spec.text(), ", but of the tokens of ", path, " only ", ids.size(),
          " are the target's; expected 'full' or 'ranked:N'");
   }
-  const HeadRows rows{model->head_source(), &model->head(), {}};
   auto head = !all_rows ? make_listed_head(parts.backend, rows, ids)
               : ranked  ? make_full_head(parts.backend, rows)
                         : make_head(spec, options, head_parts(options, parts), rows);
@@ -133,6 +168,18 @@ TreeBounds tree_bounds(const EngineOptions& options) {
     bounds.depth = std::max(bounds.depth, options.tree.levels());
   }
   return bounds;
+}
+
+std::vector<int> drafter_taps(const GgufFile& drafter, const ModelConfig& target) {
+  if (!is_eagle3(drafter)) return {};
+  const std::vector<int> layers = read_eagle3_options(drafter).target_layers;
+  for (const int layer : layers) {
+    if (layer > target.layers) {
+      fail(drafter.path().string(), ": key 'eagle3.target_layers': found ", layer, ", expected 0 to ", target.layers,
+           ", the number of the target's layers");
+    }
+  }
+  return layers;
 }
 
 void check_drafter_options(const EngineOptions& options) {
@@ -176,7 +223,8 @@ std::unique_ptr<Drafter> make_drafter(const EngineOptions& options, const std::s
       fail("translate: found ", options.translate, ", but ", parts.file->path().string(),
            " is an EAGLE drafter, which works with its target's own vocabulary; expected 'auto'");
     }
-    drafter = eagle ? make_eagle2(options, spec, parts) : make_causal(options, spec, parts);
+    const auto make = !eagle ? make_causal : is_eagle3(*parts.file) ? make_eagle3 : make_eagle2;
+    drafter = make(options, spec, parts);
     inner = {options.tree.size, kTranslatedDepth * options.tree.levels()};
   }
   if (options.ngram == 0) return drafter;

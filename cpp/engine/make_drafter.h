@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "draft/drafter.h"
 #include "engine/options.h"
@@ -30,6 +31,10 @@ struct DrafterParts {
   std::function<void(std::size_t)> on_bytes;  // as WeightLoader's
   ChoiceHead** choice = nullptr;              // set to the drafter's head where that is "auto"
 };
+
+// The layers of the target whose inputs a drafter continues (ModelTaps::joined); none: it continues the states after
+// the final norm, or none at all. Throws InvalidInput where the target has no such layers.
+std::vector<int> drafter_taps(const GgufFile& drafter, const ModelConfig& target);
 
 // Throws InvalidInput for options that contradict each other, whatever the files hold.
 void check_drafter_options(const EngineOptions& options);

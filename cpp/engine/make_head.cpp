@@ -46,28 +46,28 @@ std::unique_ptr<DraftHead> make_contextual(const HeadSpec& spec, const EngineOpt
   }
   std::vector<TokenId> fixed;
   if (ranked) {
-    fixed = ranked_tokens(spec, options, parts);
+    fixed = ranked_tokens(spec, options, parts, rows);
   } else {
     fixed = frequent_tokens(ranks ? *ranks : TokenRanks{}, size / 2, parts.target);
   }
   const std::vector<std::int32_t> fixed_rows = rows.rows_of(fixed);
   if (!ranked) size -= static_cast<int>(fixed_rows.size());
-  std::vector<std::int32_t> seed;
-  for (std::size_t i = 0; ranks && i < ranks->ids.size(); ++i) {
-    for (const std::int32_t row : rows.rows_of({&ranks->ids[i], 1})) seed.push_back(row);
-  }
-  return make_contextual_head(parts.backend, rows, fixed_rows, size, seed);
+  return make_contextual_head(parts.backend, rows, fixed_rows, size,
+                              ranks ? rows.rows_of(ranks->ids) : std::vector<std::int32_t>{});
 }
 
 }  // namespace
 
-std::vector<TokenId> ranked_tokens(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts) {
+std::vector<TokenId> ranked_tokens(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,
+                                   const HeadRows& rows) {
   const auto ranks = find_ranks(options, parts);
   if (!ranks) {
     fail("head: found ", spec.text(), ", but ", parts.file->path().string(),
          " has no tensor 'token_ranks' and no ranks file is given");
   }
-  return ranked_subset(*ranks, spec.find(Kind::Ranked)->size, parts.target);
+  const int size = spec.find(Kind::Ranked)->size;
+  if (rows.is_reduced()) return ranked_part(rows.vocabulary, *ranks, size, parts.target).tokens;
+  return ranked_subset(*ranks, size, parts.target);
 }
 
 namespace {
@@ -79,7 +79,7 @@ std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const EngineOptions
 std::unique_ptr<DraftHead> make_choice(const EngineOptions& options, const HeadParts& parts, const HeadRows& rows) {
   constexpr std::array kRankedSizes = {32768, 16384, 8192, 4096, 2048};
   std::vector<ChoiceHead::Policy> policies;
-  policies.push_back({rows.ids.empty() ? "full" : "learned", make_full_head(parts.backend, rows)});
+  policies.push_back({rows.is_reduced() ? "learned" : "full", make_full_head(parts.backend, rows)});
   const auto add = [&](const char* text) {
     const HeadSpec spec = parse_head_spec(text);
     policies.push_back({spec.text(), make_policy(spec, options, parts, rows)});
@@ -92,10 +92,7 @@ std::unique_ptr<DraftHead> make_choice(const EngineOptions& options, const HeadP
     for (const TokenId id : ranks->ids) {
       if (parts.target.token_type(id) != TokenType::Control) ranked.push_back(id);
     }
-    std::vector<std::int32_t> ranked_rows;
-    for (const TokenId& id : ranked) {
-      for (const std::int32_t row : rows.rows_of({&id, 1})) ranked_rows.push_back(row);
-    }
+    const std::vector<std::int32_t> ranked_rows = rows.rows_of(ranked);
     std::vector<int> sizes;
     for (const int size : kRankedSizes) {
       if (4 * std::int64_t{size} <= 3 * rows.source.rows && size <= static_cast<int>(ranked_rows.size())) {
@@ -116,8 +113,7 @@ std::unique_ptr<DraftHead> make_choice(const EngineOptions& options, const HeadP
 
 std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,
                                        const HeadRows& rows) {
-  const bool reduced = !rows.ids.empty();
-  if (spec.find(Kind::Learned) && !reduced) {
+  if (spec.find(Kind::Learned) && !rows.is_reduced()) {
     fail("head: found learned, but ", parts.file->path().string(),
          " has no reduced head of its own (tensors 'output.weight' and 'd2t'); expected another policy");
   }
@@ -127,7 +123,7 @@ std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const EngineOptions
   if (spec.find(Kind::Contextual)) {
     head = make_contextual(spec, options, parts, rows);
   } else if (spec.find(Kind::Ranked)) {
-    const auto chosen = rows.rows_of(ranked_tokens(spec, options, parts));
+    const auto chosen = rows.rows_of(ranked_tokens(spec, options, parts, rows));
     head = make_listed_head(parts.backend, rows, chosen);
   }
   const HeadSpec::Part* speculated = spec.find(Kind::Speculated);

@@ -22,8 +22,9 @@ struct HeadParts {
   ChoiceHead** choice = nullptr;         // where a head of policy "auto" is told, which owns itself
 };
 
-// The target's tokens that a ranked head keeps, ascending.
-std::vector<TokenId> ranked_tokens(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts);
+// The target's tokens that a ranked head keeps of the given rows, ascending.
+std::vector<TokenId> ranked_tokens(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,
+                                   const HeadRows& rows);
 
 // A head that chooses among the given rows. Throws InvalidInput where a policy lacks what it needs: ranks, a sketch, a
 // reduced head.

@@ -22,15 +22,16 @@ std::size_t floats(std::int64_t rows, std::int64_t cols) {
 
 }  // namespace
 
-BlockWeights load_block(WeightLoader& loader, const ModelConfig& config, int index, bool has_attention_norm) {
+BlockWeights load_block(WeightLoader& loader, const ModelConfig& config, int index, AttentionInput input) {
   const std::string prefix = concat("blk.", index, ".");
   const std::int64_t q_dim = std::int64_t{config.heads} * config.head_dim;
   const std::int64_t kv_dim = std::int64_t{config.kv_heads} * config.head_dim;
   BlockWeights w;
-  if (has_attention_norm) w.attention_norm = loader.vector(prefix + "attn_norm.weight", config.dim);
-  w.q = load_linear(loader, prefix + "attn_q", q_dim, config.dim);
-  w.k = load_linear(loader, prefix + "attn_k", kv_dim, config.dim);
-  w.v = load_linear(loader, prefix + "attn_v", kv_dim, config.dim);
+  const std::int64_t in = std::int64_t{config.dim} * (input == AttentionInput::Joined ? 2 : 1);
+  if (input == AttentionInput::Normed) w.attention_norm = loader.vector(prefix + "attn_norm.weight", config.dim);
+  w.q = load_linear(loader, prefix + "attn_q", q_dim, in);
+  w.k = load_linear(loader, prefix + "attn_k", kv_dim, in);
+  w.v = load_linear(loader, prefix + "attn_v", kv_dim, in);
   if (config.qk_norm) {
     w.q_norm = loader.vector(prefix + "attn_q_norm.weight", config.head_dim);
     w.k_norm = loader.vector(prefix + "attn_k_norm.weight", config.head_dim);
@@ -56,12 +57,17 @@ BlockScratch::BlockScratch(Backend& backend, const ModelConfig& config, int rows
 
 void run_block(Backend& backend, const ModelConfig& config, const BlockWeights& w, const BlockScratch& scratch,
                const Rope& rope, const KvLayer& cache, const Rows& rows, Tensor x) {
+  const float* norm = w.attention_norm ? w.attention_norm.as<float>() : nullptr;
+  run_block(backend, config, w, scratch, rope, cache, rows, x, {x, norm, config.epsilon});
+}
+
+void run_block(Backend& backend, const ModelConfig& config, const BlockWeights& w, const BlockScratch& scratch,
+               const Rope& rope, const KvLayer& cache, const Rows& rows, Tensor x, const Operand& attention_input) {
   const int n = rows.count;
   const Tensor q = scratch.q(n), k = scratch.k(n), v = scratch.v(n);
   const Tensor attended = scratch.attended(n), gate = scratch.gate(n), up = scratch.up(n);
 
-  const float* attention_norm = w.attention_norm ? w.attention_norm.as<float>() : nullptr;
-  backend.matmul({x, attention_norm, config.epsilon}, std::array{w.q.onto(q), w.k.onto(k), w.v.onto(v)});
+  backend.matmul(attention_input, std::array{w.q.onto(q), w.k.onto(k), w.v.onto(v)});
   if (w.q_norm) {
     const Tensor queries = per_head(q, config.head_dim), keys = per_head(k, config.head_dim);
     backend.rms_norm(queries, queries, w.q_norm.as<float>(), config.epsilon);

@@ -2,6 +2,7 @@
 // Targets and drafters run the same code; what a model lacks (biases, norms) is an empty buffer.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -21,8 +22,8 @@ struct Linear {
 };
 
 struct BlockWeights {
-  Buffer attention_norm;  // (dim); empty in the first block of an EAGLE-1/2 drafter
-  Linear q, k, v;         // dim -> heads * head_dim, kv_heads * head_dim twice
+  Buffer attention_norm;  // (dim); empty unless attention reads the normed stream
+  Linear q, k, v;         // dim or 2 dim -> heads * head_dim, kv_heads * head_dim twice
   Buffer q_norm, k_norm;  // (head_dim), where the architecture has them
   Linear output;          // heads * head_dim -> dim
   Buffer ff_norm;         // (dim)
@@ -35,8 +36,16 @@ void for_each_matrix(const BlockWeights& w, Use&& use) {
   for (const Linear* linear : {&w.q, &w.k, &w.v, &w.output, &w.gate, &w.up, &w.down}) use(*linear->weight);
 }
 
+// What a block's attention reads.
+enum class AttentionInput : std::uint8_t {
+  Normed,  // the residual stream through the block's norm
+  Plain,   // the stream itself: the first block of an EAGLE-1/2 drafter
+  Joined,  // 2 dim: two vectors side by side that the caller makes: EAGLE-3
+};
+
 // Reads block `index` ("blk.INDEX.*").
-BlockWeights load_block(WeightLoader& loader, const ModelConfig& config, int index, bool has_attention_norm = true);
+BlockWeights load_block(WeightLoader& loader, const ModelConfig& config, int index,
+                        AttentionInput input = AttentionInput::Normed);
 
 // Room for what happens between the residual stream's two ends, for up to `rows` rows.
 class BlockScratch {
@@ -55,8 +64,11 @@ class BlockScratch {
   Buffer q_, k_, v_, attended_, gate_, up_;
 };
 
-// x (rows.count, dim) is the residual stream, changed in place; K and V of its rows go to `cache`.
+// x (rows.count, dim) is the residual stream, changed in place; K and V of its rows go to `cache`. Attention reads the
+// stream, through the block's norm where it has one; or `attention_input`.
 void run_block(Backend& backend, const ModelConfig& config, const BlockWeights& weights, const BlockScratch& scratch,
                const Rope& rope, const KvLayer& cache, const Rows& rows, Tensor x);
+void run_block(Backend& backend, const ModelConfig& config, const BlockWeights& weights, const BlockScratch& scratch,
+               const Rope& rope, const KvLayer& cache, const Rows& rows, Tensor x, const Operand& attention_input);
 
 }  // namespace frspec

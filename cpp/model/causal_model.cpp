@@ -26,8 +26,8 @@ ModelConfig read_config(const GgufFile& file) {
 }  // namespace
 
 CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend, const ModelLimits& limits,
-                         std::vector<int> taps, std::function<void(std::size_t)> on_bytes)
-    : file_(std::move(file)), backend_(backend), config_(read_config(*file_)), limits_(limits), taps_(std::move(taps)) {
+                         const ModelTaps& taps, std::function<void(std::size_t)> on_bytes)
+    : file_(std::move(file)), backend_(backend), config_(read_config(*file_)), limits_(limits), taps_(taps) {
   WeightLoader loader(file_, backend_, std::move(on_bytes));
   const bool tied = !loader.has("output.weight");
   embedding_ = tied ? loader.matrix("token_embd.weight", config_.vocab, config_.dim)
@@ -52,19 +52,28 @@ CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend,
   stream_ = backend_.allocate(bytes(limits_.rows, config_.dim));
   hidden_ = backend_.allocate(bytes(limits_.rows, config_.dim));
   logits_ = backend_.allocate(bytes(limits_.logit_rows, config_.vocab));
-  for (const int layer : taps_) {
-    if (layer < 0 || layer > config_.layers) {
-      fail("hidden-state tap: found layer ", layer, ", expected 0 to ", config_.layers);
+  for (const std::vector<int>* layers : {&taps_.single, &taps_.joined}) {
+    for (const int layer : *layers) {
+      if (layer < 0 || layer > config_.layers) {
+        fail("hidden-state tap: found layer ", layer, ", expected 0 to ", config_.layers);
+      }
     }
+  }
+  for (std::size_t t = 0; t < taps_.single.size(); ++t) {
     taps_memory_.push_back(backend_.allocate(bytes(limits_.rows, config_.dim)));
   }
+  if (!taps_.joined.empty()) features_ = backend_.allocate(bytes(limits_.rows, feature_dim()));
 }
 
 void CausalModel::forward(const std::int32_t* tokens, const Rows& rows) {
   const Tensor x = stream_.matrix(rows.count, config_.dim);
   const auto keep_taps = [&](int layer) {
-    for (std::size_t t = 0; t < taps_.size(); ++t) {
-      if (taps_[t] == layer) backend_.copy(taps_memory_[t].matrix(rows.count, config_.dim), x);
+    for (std::size_t t = 0; t < taps_.single.size(); ++t) {
+      if (taps_.single[t] == layer) backend_.copy(tap(static_cast<int>(t), rows.count), x);
+    }
+    for (std::size_t t = 0; t < taps_.joined.size(); ++t) {
+      const auto column = static_cast<std::int64_t>(t) * config_.dim;
+      if (taps_.joined[t] == layer) backend_.copy(features(rows.count).col_range(column, config_.dim), x);
     }
   };
   backend_.embed(x, *embedding_, tokens);

@@ -2,6 +2,7 @@
 // target, whose words count, or a drafter.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <span>
@@ -24,24 +25,36 @@ struct ModelLimits {
   KvType kv = KvType::F16;
 };
 
+// Layers whose inputs a pass keeps: 0 to layers, where `layers` is the last block's output before the final norm.
+struct ModelTaps {
+  std::vector<int> single = {};  // each on its own: tap()
+  std::vector<int> joined = {};  // side by side: features()
+};
+
 class CausalModel {
  public:
   // Reads all weights. Throws InvalidInput for tensors that are missing, misshapen, left over or not finite.
-  // `on_bytes` follows the loading (WeightLoader). `taps`: layers whose inputs are kept (0 to layers; `layers` is the
-  // last block's output before the final norm).
+  // `on_bytes` follows the loading (WeightLoader).
   CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend, const ModelLimits& limits,
-              std::vector<int> taps = {}, std::function<void(std::size_t)> on_bytes = nullptr);
+              const ModelTaps& taps = {}, std::function<void(std::size_t)> on_bytes = nullptr);
 
   const ModelConfig& config() const { return config_; }
   const ModelLimits& limits() const { return limits_; }
   KvCache& cache() { return *cache_; }
 
   // Runs `rows.count` rows with the given token ids (device) behind the cache's prefix: rows.prefix must be
-  // cache().length(). Their K and V are stored; hidden() and tap() then hold their states.
+  // cache().length(). Their K and V are stored; hidden(), tap() and features() then hold their states.
   void forward(const std::int32_t* tokens, const Rows& rows);
   Tensor hidden(int rows) const { return hidden_.matrix(rows, config_.dim); }  // after the final norm
   Tensor tap(int index, int rows) const {
     return taps_memory_[static_cast<std::size_t>(index)].matrix(rows, config_.dim);
+  }
+  // What drafters continue: the joined taps, or hidden() where there are none. (rows, feature_dim)
+  Tensor features(int rows) const {
+    return taps_.joined.empty() ? hidden(rows) : features_.matrix(rows, feature_dim());
+  }
+  std::int64_t feature_dim() const {
+    return std::int64_t{config_.dim} * static_cast<std::int64_t>(std::max<std::size_t>(1, taps_.joined.size()));
   }
 
   // Logits of the given hidden states: (hidden.rows, vocab), at most limits.logit_rows of them.
@@ -73,8 +86,9 @@ class CausalModel {
   Buffer stream_;  // (rows, dim) residual stream
   Buffer hidden_;  // (rows, dim)
   Buffer logits_;  // (logit_rows, vocab)
-  std::vector<int> taps_;
+  ModelTaps taps_;
   std::vector<Buffer> taps_memory_;  // (rows, dim) each
+  Buffer features_;                  // (rows, feature_dim); empty without joined taps
 };
 
 }  // namespace frspec

@@ -24,6 +24,8 @@ constexpr std::array kTargets = {
     Architecture{"qwen3", false, true},
 };
 
+constexpr int kMaxLayers = 4096;
+
 class Reader {
  public:
   Reader(const GgufFile& file, std::string architecture) : file_(file), prefix_(std::move(architecture) + ".") {}
@@ -108,7 +110,7 @@ ModelConfig read_config(const GgufFile& file, const std::string& architecture, b
   ModelConfig config;
   config.architecture = architecture;
   config.name = file.find_string("general.name").value_or("");
-  config.layers = reader.size("block_count", 4096);
+  config.layers = reader.size("block_count", kMaxLayers);
   config.dim = reader.size("embedding_length", 1 << 20);
   config.ff = reader.size("feed_forward_length", 1 << 22);
   config.context = reader.size("context_length", 1 << 30);
@@ -157,13 +159,46 @@ ModelConfig read_eagle2_config(const GgufFile& file) {
   const std::string_view architecture = file.get_string("general.architecture");
   if (architecture != "eagle2") {
     fail(file.path().string(), ": key 'general.architecture': found '", architecture,
-         "', expected a drafter: 'eagle2', or a language model, 'llama', 'qwen2' or 'qwen3'");
+         "', expected a drafter: 'eagle2' or 'eagle3', or a language model, 'llama', 'qwen2' or 'qwen3'");
   }
   ModelConfig config = read_config(file, "eagle2", true);
   const Reader reader(file, "eagle2");
   config.target_dim = reader.size_or("target_hidden_size", 1 << 20, config.dim);
   config.vocab = reader.size("vocab_size", 1 << 30);
   return config;
+}
+
+ModelConfig read_eagle3_config(const GgufFile& file) {
+  ModelConfig config = read_config(file, "eagle3", true);
+  const Reader reader(file, "eagle3");
+  if (config.layers != 1) reader.bad("block_count", config.layers, "1: EAGLE-3 has one block");
+  config.target_dim = reader.size("target_hidden_size", 1 << 20);
+  // llama.cpp goes by the tokenizer, and so may a file.
+  const GgufStrings* tokens = file.find_strings("tokenizer.ggml.tokens");
+  const bool stated = tokens == nullptr || file.find(reader.key("vocab_size")) != nullptr;
+  config.vocab = stated ? reader.size("vocab_size", 1 << 30) : static_cast<int>(tokens->size());
+  return config;
+}
+
+Eagle3Options read_eagle3_options(const GgufFile& file) {
+  const Reader reader(file, "eagle3");
+  Eagle3Options options;
+  const auto layers = file.find_ints(reader.key("target_layers"));
+  if (!layers) reader.bad("target_layers", "nothing", "an array of 3 layers of the target");
+  if (layers->size() != 3) reader.bad("target_layers", concat(layers->size(), " layers"), "3 layers of the target");
+  for (const std::int64_t layer : *layers) {
+    if (layer < 0 || layer > kMaxLayers) reader.bad("target_layers", layer, concat("0 to ", kMaxLayers));
+    options.target_layers.push_back(static_cast<int>(layer));
+  }
+  const auto flag = [&](std::string_view name) { return file.find_bool(reader.key(name)).value_or(false); };
+  const bool joined = flag("norm_before_fc"), per_tap = flag("fc_norm");
+  if (joined && per_tap) reader.bad("fc_norm", "true beside norm_before_fc", "one of them at most");
+  options.fc_norm = joined    ? Eagle3Options::FcNorm::Joined
+                    : per_tap ? Eagle3Options::FcNorm::PerTap
+                              : Eagle3Options::FcNorm::None;
+  options.norm_before_residual = flag("norm_before_residual");
+  options.norm_output = flag("norm_output");
+  return options;
 }
 
 }  // namespace frspec

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "gguf/gguf_file.h"
 
@@ -21,7 +22,7 @@ struct RopeConfig {
 };
 
 struct ModelConfig {
-  std::string architecture;  // "llama", "qwen2", "qwen3", "eagle2"
+  std::string architecture;  // "llama", "qwen2", "qwen3", "eagle2", "eagle3"
   std::string name;          // general.name, or empty
   int layers = 0;
   int dim = 0;  // embedding width
@@ -45,7 +46,21 @@ bool is_causal(const GgufFile& file);
 // variant (experts, per-layer head counts, unknown rope scaling).
 ModelConfig read_causal_config(const GgufFile& file);
 
-// The same for an EAGLE-1/2 drafter (docs/formats.md).
+// The same for EAGLE drafters (docs/formats.md).
 ModelConfig read_eagle2_config(const GgufFile& file);
+ModelConfig read_eagle3_config(const GgufFile& file);
+
+// What an EAGLE-3 drafter's file says beyond that.
+struct Eagle3Options {
+  std::vector<int> target_layers;  // whose inputs fc joins; the number of layers stands for the last one's output
+  enum class FcNorm : std::uint8_t {
+    None,
+    Joined,  // one norm over the joined taps
+    PerTap,  // one norm for each, their weights side by side
+  } fc_norm = FcNorm::None;
+  bool norm_before_residual = false;  // the stream begins with the normed state
+  bool norm_output = false;           // the next level gets the output behind the final norm
+};
+Eagle3Options read_eagle3_options(const GgufFile& file);
 
 }  // namespace frspec

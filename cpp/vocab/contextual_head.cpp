@@ -51,10 +51,8 @@ class ContextualHead final : public DraftHead {
   }
 
   bool holds(TokenId token) const override {
-    for (const std::int32_t row : rows_.rows_of({&token, 1})) {
-      if (place_of_[static_cast<std::size_t>(row)] != kNowhere) return true;
-    }
-    return false;
+    const auto row = rows_.row_of(token);
+    return row && place_of_[static_cast<std::size_t>(*row)] != kNowhere;
   }
 
   void begin() override {
@@ -107,16 +105,16 @@ class ContextualHead final : public DraftHead {
   }
 
   void hear(TokenId token) {
-    for (const std::int32_t row : rows_.rows_of({&token, 1})) {
-      std::int32_t place = place_of_[static_cast<std::size_t>(row)];
-      if (place != kNowhere && place < fixed_) return;
-      if (place == kNowhere) {
-        place = oldest_;
-        place_of_[static_cast<std::size_t>(row_at_[static_cast<std::size_t>(place)])] = kNowhere;
-        put(row, place);
-      }
-      make_newest(place);
+    const auto row = rows_.row_of(token);
+    if (!row) return;
+    std::int32_t place = place_of_[static_cast<std::size_t>(*row)];
+    if (place != kNowhere && place < fixed_) return;
+    if (place == kNowhere) {
+      place = oldest_;
+      place_of_[static_cast<std::size_t>(row_at_[static_cast<std::size_t>(place)])] = kNowhere;
+      put(*row, place);
     }
+    make_newest(place);
   }
 
   void put(std::int32_t row, std::int32_t place) {

@@ -19,24 +19,21 @@ Buffer upload_ids(Backend& backend, std::span<const TokenId> ids) {
 class FullHead final : public DraftHead {
  public:
   FullHead(Backend& backend, const HeadRows& rows) : backend_(backend), weight_(rows.weight) {
-    if (weight_ == nullptr) {
-      own_ = backend.load(rows.source);
-      weight_ = own_.get();
-    }
-    if (!rows.ids.empty()) ids_ = upload_ids(backend, rows.ids);
+    if (weight_ != nullptr) return;
+    own_ = backend.load(rows.source);
+    weight_ = own_.get();
   }
 
   int size() const override { return static_cast<int>(weight_->rows()); }
   std::vector<const Weight*> matrices() const override { return {weight_}; }
   void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) override {
-    backend_.head_top_k(best, hidden, {.weight = weight_, .ids = ids_.as<std::int32_t>()}, pointer_to(noise));
+    backend_.head_top_k(best, hidden, {.weight = weight_}, pointer_to(noise));
   }
 
  private:
   Backend& backend_;
   const Weight* weight_;         // (size, dim)
   std::unique_ptr<Weight> own_;  // where nobody else has loaded them
-  Buffer ids_;                   // (size) ascending; empty: the row numbers
 };
 
 class ListedHead final : public DraftHead {
@@ -139,21 +136,31 @@ class UnitedHead final : public DraftHead {
 
 }  // namespace
 
+HeadRows HeadRows::reduced(WeightSource source, DraftVocabulary vocabulary) {
+  std::vector<TokenId> ids(vocabulary.rows.size());
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    ids[static_cast<std::size_t>(vocabulary.rows[i])] = vocabulary.tokens[i];
+  }
+  return {std::move(source), nullptr, std::move(vocabulary), std::move(ids)};
+}
+
+std::optional<std::int32_t> HeadRows::row_of(TokenId token) const {
+  if (!is_reduced()) return token;
+  const auto at = std::lower_bound(vocabulary.tokens.begin(), vocabulary.tokens.end(), token);
+  if (at == vocabulary.tokens.end() || *at != token) return std::nullopt;
+  return vocabulary.rows[static_cast<std::size_t>(at - vocabulary.tokens.begin())];
+}
+
 std::vector<std::int32_t> HeadRows::rows_of(std::span<const TokenId> tokens) const {
   std::vector<std::int32_t> rows;
   for (const TokenId token : tokens) {
-    if (ids.empty()) {
-      rows.push_back(token);
-      continue;
-    }
-    const auto at = std::lower_bound(ids.begin(), ids.end(), token);
-    if (at != ids.end() && *at == token) rows.push_back(static_cast<std::int32_t>(at - ids.begin()));
+    if (const auto row = row_of(token)) rows.push_back(*row);
   }
-  std::sort(rows.begin(), rows.end());
   return rows;
 }
 
 std::unique_ptr<DraftHead> make_full_head(Backend& backend, const HeadRows& rows) {
+  if (rows.is_reduced()) return make_listed_head(backend, rows, rows.vocabulary.rows);
   return std::make_unique<FullHead>(backend, rows);
 }
 

@@ -9,6 +9,7 @@
 
 #include "backend/backend.h"
 #include "tokenizer/tokenizer.h"
+#include "vocab/draft_vocabulary.h"
 
 namespace frspec {
 
@@ -16,9 +17,16 @@ namespace frspec {
 struct HeadRows {
   WeightSource source;             // (rows, dim)
   const Weight* weight = nullptr;  // all of them, loaded; null: nobody has
-  std::vector<TokenId> ids;        // (rows) ascending; empty: a row's number is its token
+  DraftVocabulary vocabulary;      // the tokens of a reduced head's rows; empty: a row's number is its token
+  std::vector<TokenId> ids;        // (rows) of a reduced head: the token of each row
 
-  // The rows of those of the given tokens that have one, ascending.
+  static HeadRows whole(WeightSource source, const Weight* weight) { return {std::move(source), weight, {}, {}}; }
+  static HeadRows reduced(WeightSource source, DraftVocabulary vocabulary);
+
+  bool is_reduced() const { return !ids.empty(); }
+  // The row of a token; nothing where it has none.
+  std::optional<std::int32_t> row_of(TokenId token) const;
+  // The rows of those of the given tokens that have one, in their order.
   std::vector<std::int32_t> rows_of(std::span<const TokenId> tokens) const;
   TokenId token(std::int32_t row) const { return ids.empty() ? row : ids[static_cast<std::size_t>(row)]; }
 };
@@ -48,7 +56,7 @@ class DraftHead {
 
 // All rows.
 std::unique_ptr<DraftHead> make_full_head(Backend& backend, const HeadRows& rows);
-// The given rows, ascending, packed once: FR-Spec's subset, 2502.14856, section 3.2.
+// The given rows, in ascending order of their tokens, packed once: FR-Spec's subset, 2502.14856, section 3.2.
 std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const HeadRows& rows,
                                             std::span<const std::int32_t> chosen);
 // Heads of the first `sizes` of the given rows, the most frequent first, which share one packed weight. Sizes are

@@ -57,7 +57,7 @@ class LLM:
 
     Args:
         model_path: GGUF file of the target (the first part of a split one).
-        drafter: GGUF file of its EAGLE-1/2 drafter, or of a smaller language model, which may have another
+        drafter: GGUF file of its EAGLE drafter, or of a smaller language model, which may have another
             vocabulary; None: plain decoding.
         head: The rows of the vocabulary that drafts are chosen from: ``"full"``; ``"ranked:N"``, the N most
             frequent tokens; ``"learned"``, the drafter's own reduced head; ``"speculated[:N]"``, the N best of a sketch

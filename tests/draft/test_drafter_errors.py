@@ -102,7 +102,7 @@ DRAFTERS: dict[str, tuple[Edit, tuple[str, ...]]] = {
         lambda file: file.set_zeros("fc.weight", 64, 128, Type.IQ4_NL),
         ("fc.weight", "IQ4_NL", "Q8_0"),
     ),
-    "EAGLE-3": (key("general.architecture", "eagle3"), ("general.architecture", "eagle3", "eagle2")),
+    "another drafter": (key("general.architecture", "medusa"), ("general.architecture", "medusa", "eagle2", "eagle3")),
     "no vocabulary size": (without_key("eagle2.vocab_size"), ("eagle2.vocab_size",)),
     "heads that do not divide": (
         key("eagle2.attention.head_count_kv", 3),

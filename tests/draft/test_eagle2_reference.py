@@ -7,78 +7,22 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 import tokenizers
 import torch
-from eagle2_reference import Drafter, Shape, Text, continue_greedily, load_target, steps_along
+from eagle2_reference import Drafter, Shape, Text, continue_greedily, load_target
 from frspec_cpp.tools.convert import convert
-from frspec_cpp.tools.fingerprint import vocabulary_fingerprint
-from frspec_cpp.tools.ranks_file import Ranks, write_ranks
+from reference_steps import compare, make_engine, write_vocabulary_ranks
 from tiny_pair import make_tiny_pair
 
-from frspec_cpp import _core
-
-Steps = list[tuple[int, int]]  # (tokens before the step, tokens it gave)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 LARGE = Shape(depth=5, branch=10, size=60)
 SMALL = Shape(depth=3, branch=8, size=30)
-NEAR_TIE = 1e-3  # difference of two logits that half precision in the cache may turn around
-
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread() -> Iterator[None]:
-    """The matrices are small: more threads would spend their time waiting for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def engine_steps(engine: _core.Engine, text: Text) -> tuple[list[int], Steps]:
-    """What the engine writes behind the prompt of `text`, and its steps after the prompt's own."""
-    generation = engine.begin(
-        text.tokens[: text.prompt], max_tokens=len(text.continuation), ignore_eos=True, draft="always"
-    )
-    tokens, steps = [token for token, _, _ in generation.step()], []
-    assert len(tokens) == 1
-    while generation.finish_reason is None:
-        given = generation.step()
-        # All but the last are accepted drafts; the last one is, too, where the text ends before the bonus token.
-        assert all(drafted for _, drafted, _ in given[:-1])
-        steps.append((text.prompt + len(tokens), len(given)))
-        tokens += [token for token, _, _ in given]
-    assert generation.stats.steps == len(steps)
-    return tokens, steps
-
-
-def compare(engine: _core.Engine, drafter: Drafter, texts: Sequence[Text], shape: Shape) -> float:
-    """Compares the engine's steps with the reference's; returns the mean of tokens per step."""
-    found: Steps = []
-    expected: Steps = []
-    compared = 0
-    for number, text in enumerate(texts):
-        tokens, steps = engine_steps(engine, text)
-        same = [a == b for a, b in zip(tokens, text.continuation, strict=True)]
-        length = same.index(False) if False in same else len(same)
-        assert length == len(same) or text.margins[length] < NEAR_TIE, (number, length)
-        compared += length
-        end = text.prompt + length
-        reference = [(step.start, step.given) for step in steps_along(drafter, text, shape)]
-        # Positions that no other text shares, so that all texts can be compared as one.
-        found += [(number * 10000 + start, given) for start, given in steps if start + given <= end]
-        expected += [(number * 10000 + start, given) for start, given in reference if start + given <= end]
-    assert compared >= 0.9 * sum(len(text.continuation) for text in texts), "near-ties are rare"
-    common = len(set(found) & set(expected))
-    assert common >= 0.95 * max(len(found), len(expected)), (found, expected)
-    mean, reference_mean = (sum(given for _, given in steps) / len(steps) for steps in (found, expected))
-    assert mean == pytest.approx(reference_mean, rel=0.02)
-    return mean
 
 
 @dataclass(frozen=True)
@@ -118,11 +62,6 @@ def mixed_prompts(folder: Path) -> list[str]:
     return [code, first["math_reasoning"], first["qa"], first["coding"]]
 
 
-def write_vocabulary_ranks(path: Path, target: Path, order: np.ndarray) -> None:
-    tokens = gguf.GGUFReader(target).fields["tokenizer.ggml.tokens"].contents()
-    write_ranks(path, Ranks(order, len(tokens), vocabulary_fingerprint(tokens)))
-
-
 @pytest.mark.parametrize("shape", [LARGE, SMALL], ids=["5-10-60", "3-8-30"])
 @pytest.mark.parametrize("rows", [65536, 4096])
 def test_demo_pair(demo: Demo, shared: Path, shape: Shape, rows: int) -> None:
@@ -136,17 +75,6 @@ def test_demo_pair(demo: Demo, shared: Path, shape: Shape, rows: int) -> None:
     drafter = Drafter(shared / "data/pair/eagle2", demo.target, kept)
     mean = compare(engine, drafter, demo.texts, shape)
     assert mean > 1.5  # the pair is trained: a comparison of nothing but rejected drafts would say little
-
-
-def make_engine(target: Path, drafter: Path, shape: Shape, **options: Any) -> _core.Engine:
-    return _core.Engine(
-        str(target),
-        drafter=str(drafter),
-        tree_depth=shape.depth,
-        tree_branch=shape.branch,
-        tree_size=shape.size,
-        **options,
-    )
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

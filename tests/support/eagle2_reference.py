@@ -116,7 +116,7 @@ class Drafter:
     def propose(self, tokens: Sequence[int], hidden: Tensor, shape: Shape) -> Tree:
         """The tree behind a text of n + 1 `tokens`, of which the first n have target states: `hidden` (n, h)."""
         # Rows of the drafter are pairs: the state at a position and the token after it. First those of the text.
-        rows = _Rows()
+        rows = Rows()
         for token, state in zip(tokens[1:], hidden, strict=True):
             rows.append(token, state, len(rows.tokens) - 1)
         row_of = {-1: len(rows.tokens) - 1}  # candidate -> the row it was expanded as; -1: the root
@@ -126,7 +126,8 @@ class Drafter:
         for level in range(shape.depth + 1):
             states = self._run(rows)
             first = len(candidates)
-            best = F.linear(states[[row_of[c] for c in frontier]], self.head).log_softmax(-1).topk(shape.branch)
+            seen = self._head_input(states[[row_of[c] for c in frontier]])
+            best = F.linear(seen, self.head).log_softmax(-1).topk(shape.branch)
             for i, parent in enumerate(frontier):
                 for column, log_prob in zip(best.indices[i].tolist(), best.values[i].tolist(), strict=True):
                     score_of[len(candidates)] = score_of[parent] + log_prob
@@ -137,7 +138,7 @@ class Drafter:
             for candidate in frontier:
                 token, parent = candidates[candidate]
                 # A drafted position has no target state yet: the drafter's own output stands for it.
-                row_of[candidate] = rows.append(token, states[row_of[parent]], row_of[parent])
+                row_of[candidate] = rows.append(token, self._fed_back(states[row_of[parent]]), row_of[parent])
         kept = sorted(_best(range(len(candidates)), score_of, shape.size - 1))
         node_of = {-1: 0} | {candidate: node for node, candidate in enumerate(kept, start=1)}
         return Tree(
@@ -145,7 +146,15 @@ class Drafter:
             parents=[-1] + [node_of[candidates[c][1]] for c in kept],
         )
 
-    def _run(self, rows: _Rows) -> Tensor:
+    def _head_input(self, states: Tensor) -> Tensor:
+        """What the head reads of the drafter's states."""
+        return states
+
+    def _fed_back(self, state: Tensor) -> Tensor:
+        """What stands for the target's state at a drafted position."""
+        return state
+
+    def _run(self, rows: Rows) -> Tensor:
         """The drafter's output states of all rows: (rows, h)."""
         positions, sees = rows.layout()
         angles = positions[:, None, None] * self.frequencies  # (rows, 1, head_dim / 2)
@@ -163,8 +172,8 @@ class Drafter:
     def _attend(self, name: str, x: Tensor, angles: Tensor, sees: Tensor) -> Tensor:
         q, k, v = (self._linear(f"{name}{part}_proj", x).unflatten(1, (-1, self.head_dim)) for part in "qkv")
         groups = self.heads // self.kv_heads
-        q = _rotate(q, angles)
-        k, v = _rotate(k, angles).repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        q = rotate(q, angles)
+        k, v = rotate(k, angles).repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
         scores = torch.einsum("qhd,khd->hqk", q, k) / self.head_dim**0.5
         weights = scores.masked_fill(~sees, -torch.inf).softmax(-1)
         return self._linear(name + "o_proj", torch.einsum("hqk,khd->qhd", weights, v).flatten(1))
@@ -176,7 +185,7 @@ class Drafter:
         return F.rms_norm(x, x.shape[-1:], self.weights[name + ".weight"], self.epsilon)
 
 
-class _Rows:
+class Rows:
     """Pairs of token and state that a drafter reads; each follows an earlier one and sees what that one sees."""
 
     def __init__(self) -> None:
@@ -200,7 +209,7 @@ class _Rows:
         return sees.sum(1) - 1, sees
 
 
-def _rotate(x: Tensor, angles: Tensor) -> Tensor:
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Rotary embedding of (rows, heads, head_dim): dimension i turns with i + head_dim / 2."""
     left, right = x.chunk(2, -1)
     return torch.cat([left * angles.cos() - right * angles.sin(), right * angles.cos() + left * angles.sin()], -1)

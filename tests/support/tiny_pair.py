@@ -39,13 +39,13 @@ def make_tiny_pair(
         drafter_config: keys of the drafter's config.json, as for make_eagle2.
     """
     target = make_checkpoint(folder / "target", "llama", seed=seed)
-    weights = _edit(target, disturbance)
+    weights = edit_weights(target, disturbance)
     embedding = 8 * weights["model.embed_tokens.weight"]
     weights["model.embed_tokens.weight"] = embedding
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
 
     drafter = make_eagle2(folder / "drafter", target, own_embedding=own_embedding, seed=seed + 1, **drafter_config)
-    weights = _edit(drafter, disturbance)
+    weights = edit_weights(drafter, disturbance)
     width = embedding.shape[1]
     weights["fc.weight"] *= disturbance
     weights["fc.weight"][:, :width] += torch.eye(width)
@@ -59,7 +59,7 @@ def make_tiny_pair(
     return pair
 
 
-def _edit(folder: Path, disturbance: float) -> dict[str, torch.Tensor]:
+def edit_weights(folder: Path, disturbance: float) -> dict[str, torch.Tensor]:
     """The weights of a checkpoint, those that write into the residual stream scaled."""
     weights: dict[str, torch.Tensor] = load_file(folder / "model.safetensors")
     for name, weight in weights.items():

@@ -215,8 +215,6 @@ def edited(folder: Path, change: Any) -> None:
             lambda w: w.update({"layers.0.input_layernorm.weight": torch.ones(64)}),
             r"unexpected tensor 'layers\.0\.input_layernorm\.weight'",
         ),
-        (lambda w: w.update({"midlayer.hidden_norm.weight": torch.ones(64)}), "EAGLE-3 drafter"),
-        (lambda w: w.update({"d2t": torch.zeros(32, dtype=torch.int64)}), "EAGLE-3 drafter .*'d2t'"),
     ],
 )
 def test_tensors_that_do_not_fit(tmp_path: Path, target: Path, change: Any, expected: str) -> None:

@@ -46,6 +46,20 @@ def test_every_type_loads_and_drafts(vocab: Path, tmp_path: Path, kind: str) -> 
     assert 0.1 < logits.std() < 30
 
 
+@pytest.mark.parametrize(("rows", "kind"), [(None, "q8_0"), (400, "q4_k_m"), (100, "q4_0"), (1, "f16")])
+def test_eagle3_drafters(vocab: Path, tmp_path: Path, rows: int | None, kind: str) -> None:
+    target, drafter = tmp_path / "target.gguf", tmp_path / "drafter.gguf"
+    make_random_model(target, "tiny", kind, vocab, eagle3=drafter, draft_vocab=rows, quiet=True)
+    names = {tensor.name: tensor.shape for tensor in GgufFile(drafter).tensors}
+    assert names["output.weight"][1] == (rows or 400)
+    assert ("d2t" in names) == (rows in (1, 100))
+    llm = LLM(target, drafter=drafter, tree_depth=2, tree_branch=min(3, rows or 3), tree_size=10, n_ctx=128)
+    found = llm.generate(PROMPT, 24, draft=True, ignore_eos=True)
+    assert found.tokens == llm.generate(PROMPT, 24, draft=False, ignore_eos=True).tokens
+    assert found.stats.drafted_steps > 0
+    assert found.stats.drafter_error is None
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shapes_have_the_sizes_of_their_models(vocab: Path, tmp_path: Path, shape: str) -> None:
     """One layer of each shape with few tokens: every key and tensor that the engine wants is there."""
@@ -162,6 +176,11 @@ def test_command_line(vocab: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         (["--vocab", "nowhere.gguf"], "nowhere.gguf"),
         (["--eagle2", "OUTPUT"], "is the model's own file"),
         (["--eagle2", "nowhere/drafter.gguf"], "nowhere"),
+        (["--eagle3", "OUTPUT"], "is the model's own file"),
+        (["--eagle2", "d.gguf", "--eagle3", "d.gguf"], "is the other drafter's own file"),
+        (["--draft-vocab", "100"], "--draft-vocab: found 100, expected 1 to 400"),
+        (["--eagle3", "d.gguf", "--draft-vocab", "401"], "--draft-vocab: found 401, expected 1 to 400"),
+        (["--eagle3", "d.gguf", "--draft-vocab", "0"], "--draft-vocab: found 0, expected 1 to 400"),
         (["--vocab", "OUTPUT"], "expected another one to write"),
     ],
 )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from eagle3_checkpoints import make_tiny_eagle3
 from frspec_cpp.tools.convert import convert
 from tiny_pair import make_tiny_pair
 
@@ -209,6 +210,12 @@ def test_eagle_heads_are_exact(tmp_path: Path, head: str) -> None:
         write_ranks(tmp_path / "ranks.gguf", Ranks(order, 400, vocabulary_fingerprint(tokens)))
         ranks["ranks"] = tmp_path / "ranks.gguf"
     check_drafter(LLM(pair.target_gguf, drafter=pair.drafter_gguf, head=head, **ranks, **CHAIN), [5, 6, 7])
+
+
+def test_reduced_heads_are_exact(tmp_path: Path) -> None:
+    """EAGLE-3, whose head lacks half of the tokens: those are drawn by rejection alone."""
+    pair = make_tiny_eagle3(tmp_path, head_ids=list(range(399, -1, -2)))
+    check_drafter(LLM(pair.target_gguf, drafter=pair.drafter_gguf, **CHAIN), [5, 6, 7])
 
 
 def test_a_seed_gives_one_text(demo_target: Path, demo_drafter: Path) -> None:

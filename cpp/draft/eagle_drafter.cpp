@@ -1,0 +1,83 @@
+// What EAGLE's drafters have in common.
+#include "draft/eagle_drafter.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace frspec {
+
+EagleDrafter::EagleDrafter(Backend& backend, const ModelConfig& config, const CausalModel& target,
+                           std::unique_ptr<DraftHead> head, const TreeShape& shape, const EagleLimits& limits)
+    : backend_(backend),
+      config_(config),
+      limits_(limits),
+      grower_(backend, shape, *head),
+      embedding_(&target.embedding()),
+      head_(std::move(head)) {
+  limits_.rows = std::max(limits_.rows, grower_.pool().branch);
+}
+
+void EagleDrafter::load_embedding(WeightLoader& loader) {
+  if (!loader.has("token_embd.weight")) return;
+  own_embedding_ = loader.table("token_embd.weight", config_.vocab, config_.dim);
+  embedding_ = own_embedding_.get();
+}
+
+void EagleDrafter::allocate(const std::vector<float>& rope_factors) {
+  const CandidatePool& pool = grower_.pool();
+  const int behind = pool.levels * pool.branch;  // slots and, more than, positions behind the text
+  rope_ = std::make_unique<RopeTable>(backend_, config_.rope, rope_factors, limits_.context + pool.levels + 1);
+  cache_ = std::make_unique<KvCache>(backend_, config_.layers,
+                                     KvShape{limits_.kv, config_.kv_heads, config_.head_dim, limits_.context + behind});
+  scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);
+  input_ = floats(limits_.rows, 2 * std::int64_t{config_.dim});
+  stream_ = floats(limits_.rows, config_.dim);
+  last_state_ = floats(1, config_.dim);
+}
+
+Buffer EagleDrafter::floats(std::int64_t rows, std::int64_t cols) const {
+  return backend_.allocate(sizeof(float) * static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols));
+}
+
+std::vector<const Weight*> EagleDrafter::matrices() const {
+  std::vector<const Weight*> result;
+  for (const BlockWeights& block : blocks_) for_each_matrix(block, [&](const Weight& w) { result.push_back(&w); });
+  for (const Weight* weight : head_->matrices()) result.push_back(weight);
+  return result;
+}
+
+void EagleDrafter::begin(const TextRules& rules) {
+  rules_ = rules;
+  head_->begin();
+  cache_->set_length(0);
+}
+
+void EagleDrafter::accept(const Committed& committed) {
+  const int rows = committed.rows;
+  head_->observe(committed.news());
+  const Tensor states = run_text(committed.next, committed.features, Rows{.count = rows, .prefix = cache_->length()});
+  cache_->advance(committed.count);
+  backend_.copy(last_state_.matrix(1, config_.dim), states.row_range(rows - 1, 1));
+}
+
+const DraftTree& EagleDrafter::propose(const std::int32_t* root) {
+  const CandidatePool& pool = grower_.pool();
+  Tensor states = last_state_.matrix(1, config_.dim);
+  grower_.grow(*head_, rules_, [&](int level) {
+    if (level > 0) {
+      states = run_drafted(pool.frontier_tokens, states, pool.frontier_rows,
+                           grower_.tree().frontier_rows(cache_->length(), level - 1));
+    }
+    return head_input(states);
+  });
+  return grower_.select(root);
+}
+
+void expect_of_target(const GgufFile& file, std::string_view key, int found, int expected, std::string_view what) {
+  if (found == expected) return;
+  fail(file.path().string(), ": key '", file.get_string("general.architecture"), ".", key, "': found ", found,
+       ", expected ", expected, ", the target's ", what);
+}
+
+}  // namespace frspec

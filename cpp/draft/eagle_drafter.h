@@ -1,0 +1,82 @@
+// What EAGLE's drafters have in common: transformer blocks that continue the target's own states. Each row is a pair, a
+// state and the token that follows it. Of the text the states are the target's; of drafted tokens, which the target has
+// not seen, the drafter's own stand for them.
+#pragma once
+
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "draft/drafter.h"
+#include "draft/tree_grower.h"
+#include "gguf/gguf_file.h"
+#include "model/causal_model.h"
+#include "vocab/draft_head.h"
+
+namespace frspec {
+
+struct EagleLimits {
+  int context = 0;  // tokens of the text, at most
+  int rows = 0;     // rows of one accept() that are processed at once
+  KvType kv = KvType::F16;
+};
+
+class EagleDrafter : public Drafter {
+ public:
+  void begin(const TextRules& rules) final;
+  void accept(const Committed& committed) final;
+  const DraftTree& propose(const std::int32_t* root) final;
+  std::vector<const Weight*> matrices() const override;
+  int wanted_candidates() const final { return head_->wanted_candidates(); }
+  bool reshape(const TreeShape& shape) final {
+    grower_.reshape(shape);
+    return true;
+  }
+
+ protected:
+  EagleDrafter(Backend& backend, const ModelConfig& config, const CausalModel& target, std::unique_ptr<DraftHead> head,
+               const TreeShape& shape, const EagleLimits& limits);
+  // The drafter's own embedding, where the file has one; else the target's. It must have that one's width then.
+  void load_embedding(WeightLoader& loader);
+  // Only once the shapes of the tensors have vouched for the sizes that the metadata states.
+  void allocate(const std::vector<float>& rope_factors);
+
+  // Runs the pairs of the text: `features` are the target's. Returns the states, (rows.count, dim).
+  virtual Tensor run_text(const std::int32_t* tokens, Tensor features, const Rows& rows) = 0;
+  // Runs pairs of drafted tokens, each behind the row `parents[r]` of the states that the last run gave.
+  virtual Tensor run_drafted(const std::int32_t* tokens, Tensor states, const std::int32_t* parents,
+                             const Rows& rows) = 0;
+  // What the head reads of up to `branch` states.
+  virtual Tensor head_input(Tensor states) { return states; }
+
+  Buffer floats(std::int64_t rows, std::int64_t cols) const;
+  Tensor stream(int rows) const { return stream_.matrix(rows, config_.dim); }
+  // Halves of what the network reads: token embeddings left, states right.
+  Tensor input(int rows) const { return input_.matrix(rows, 2 * std::int64_t{config_.dim}); }
+  Tensor input_tokens(int rows) const { return input(rows).col_range(0, config_.dim); }
+  Tensor input_states(int rows) const { return input(rows).col_range(config_.dim, config_.dim); }
+  KvLayer cache_layer(std::size_t block) const { return cache_->layer(static_cast<int>(block)); }
+
+  Backend& backend_;
+  ModelConfig config_;
+  EagleLimits limits_;
+  TreeGrower grower_;
+  const Weight* embedding_;
+  std::vector<BlockWeights> blocks_;
+  std::unique_ptr<RopeTable> rope_;
+  std::unique_ptr<BlockScratch> scratch_;
+
+ private:
+  TextRules rules_;
+  std::unique_ptr<DraftHead> head_;
+  std::unique_ptr<Weight> own_embedding_;  // null: the target's
+  std::unique_ptr<KvCache> cache_;
+  Buffer input_;       // (rows, 2 dim)
+  Buffer stream_;      // (rows, dim)
+  Buffer last_state_;  // (1, dim) behind the text's last pair
+};
+
+// Throws InvalidInput unless a key of a drafter has the value that its target asks for.
+void expect_of_target(const GgufFile& file, std::string_view key, int found, int expected, std::string_view what);
+
+}  // namespace frspec
