@@ -55,6 +55,7 @@ DraftMode parse_draft_mode(std::string_view name) {
   if (name == "auto") return DraftMode::Auto;
   if (name == "always") return DraftMode::Always;
   if (name == "never") return DraftMode::Never;
+  if (name == "sparse") return DraftMode::Sparse;
   fail("draft: found ", quoted(name), ", expected auto, always or never");
 }
 
@@ -371,6 +372,8 @@ Tuner::Plan Engine::plan_step(const Generation& text) {
   // Rejection sampling draws other numbers with drafts than without, and with others: what a seed gives may not depend
   // on the clock.
   if (text.options_.verify != VerifyMode::Keyed) return {true, 0, static_cast<int>(tuner_->shapes().size()) - 1};
+  const std::int64_t step = text.stats_.steps;
+  if (text.options_.draft == DraftMode::Sparse && (step & (step + 1)) != 0) return {};
   return tuner_->next(text.options_.draft == DraftMode::Auto);
 }
 

@@ -48,9 +48,11 @@ inline constexpr int kLogitRows = 16, kMaxLogitRows = 64;
 enum class DraftMode : std::uint8_t {
   Auto,  // as long as it pays (pace.h)
   Always,
-  Never,  // plain decoding
+  Never,   // plain decoding
+  Sparse,  // in steps 0, 1, 3, 7, 15 ...: for tests of what a drafter is told late
 };
-DraftMode parse_draft_mode(std::string_view name);  // "auto", "always" or "never"; throws InvalidInput for others
+DraftMode parse_draft_mode(
+    std::string_view name);  // "auto", "always", "never" or "sparse"; throws InvalidInput for others
 
 // How drafts are verified.
 enum class VerifyMode : std::uint8_t {

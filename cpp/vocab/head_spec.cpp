@@ -32,10 +32,10 @@ const Policy& policy_of(HeadSpec::Kind kind) {
 }
 
 [[noreturn]] void refuse(std::string_view text) {
-  fail("head: found ", quoted(text),
-       ", expected 'auto', 'full', 'ranked:N', 'learned', 'speculated[:N]' or 'contextual[:N]' with a number of rows "
-       "N, or a "
-       "union of ranked, speculated and contextual rows such as 'ranked:8192+contextual:1024'");
+  fail("head: found '", text,
+       "', expected 'auto', 'full', 'ranked:N', 'learned', 'speculated[:N]' or 'contextual[:N]' with a number of rows "
+       "N, "
+       "or a union of ranked, speculated and contextual rows such as 'ranked:8192+contextual:1024'");
 }
 
 HeadSpec::Part parse_part(std::string_view part, std::string_view whole) {

@@ -21,6 +21,7 @@ void init_tokenizer(nb::module_& m);
 void init_engine(nb::module_& m);
 void init_bench(nb::module_& m);
 void init_ops(nb::module_& m);
+void init_head_ops(nb::module_& m);
 void init_translation(nb::module_& m);
 
 namespace {
@@ -66,5 +67,6 @@ NB_MODULE(_core, m) {
   frspec::init_engine(m);
   frspec::init_bench(m);
   frspec::init_ops(m);
+  frspec::init_head_ops(m);
   frspec::init_translation(m);
 }

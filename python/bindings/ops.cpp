@@ -21,7 +21,7 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "engine/options.h"
-#include "gguf/gguf_file.h"
+#include "ops_support.h"
 #include "text_options.h"
 #include "tree/draft_tree.h"
 #include "verify/sampler.h"
@@ -32,48 +32,7 @@ using namespace nb::literals;
 namespace frspec {
 namespace {
 
-using Ints = std::vector<std::int32_t>;
-using Best = std::pair<OutputMatrix<std::int32_t>, OutputMatrix<float>>;  // ids and log-probabilities
-
 struct Ops {};
-
-WeightSource open_source(const std::filesystem::path& path, const std::string& name) {
-  auto file = GgufFile::open(path);
-  const GgufTensor& tensor = file->tensor(name);
-  return {file->path().string(), name, tensor.type, tensor.rows(), tensor.cols(), tensor.data, file};
-}
-
-std::size_t positive(std::size_t value, const char* name) {
-  if (value == 0) fail(name, ": found 0, expected at least 1");
-  return value;
-}
-
-template <class T>
-Buffer to_device(Backend& backend, const T* values, std::size_t count) {
-  Buffer buffer = backend.allocate(count * sizeof(T));
-  backend.upload(buffer.as<void>(), values, count * sizeof(T));
-  return buffer;
-}
-
-// A matrix in the backend's memory, and back.
-struct DeviceMatrix {
-  DeviceMatrix(Backend& backend, const InputMatrix& host)
-      : buffer(to_device(backend, host.data(), host.size())), rows(host.shape(0)), cols(host.shape(1)) {}
-
-  Tensor view() const { return buffer.matrix(static_cast<std::int64_t>(rows), static_cast<std::int64_t>(cols)); }
-
-  Buffer buffer;
-  std::size_t rows, cols;
-};
-
-template <class Array, class T>
-Array to_host(Backend& backend, const Buffer& buffer, std::initializer_list<std::size_t> shape) {
-  std::size_t count = 1;
-  for (const std::size_t size : shape) count *= size;
-  std::vector<T> values(count);
-  backend.download(values.data(), buffer.as<void>(), count * sizeof(T));
-  return to_array<Array>(std::move(values), shape);
-}
 
 OutputMatrix<float> dequantize(const std::filesystem::path& path, const std::string& tensor,
                                const std::string& device) {
@@ -150,24 +109,6 @@ Best top_k(const InputMatrix& logits, int k, const std::optional<Ints>& column_i
   return {to_host<OutputMatrix<std::int32_t>, std::int32_t>(*backend, ids, {input.rows, width}),
           to_host<OutputMatrix<float>, float>(*backend, log_probs, {input.rows, width})};
 }
-
-// A weight of a file and rows to multiply it with.
-struct Head {
-  Head(const std::filesystem::path& path, const std::string& tensor, const InputMatrix& x, int n_threads,
-       const std::string& device)
-      : backend(make_backend({device, n_threads})) {
-    const WeightSource source = open_source(path, tensor);
-    if (x.shape(1) != static_cast<std::size_t>(source.cols)) {
-      fail("hidden: found ", x.shape(1), " columns, expected ", source.cols, ", those of tensor '", tensor, "'");
-    }
-    weight = backend->load(source);
-    hidden = std::make_unique<DeviceMatrix>(*backend, x);
-  }
-
-  std::unique_ptr<Backend> backend;
-  std::unique_ptr<Weight> weight;
-  std::unique_ptr<DeviceMatrix> hidden;
-};
 
 Best head_top_k(const std::filesystem::path& path, const std::string& tensor, const InputMatrix& hidden, int k,
                 int n_threads, const std::string& device) {

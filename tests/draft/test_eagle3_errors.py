@@ -141,7 +141,7 @@ def ranked_error(pair: TinyPair, folder: Path, head: str, ranks: list[int]) -> s
 
 def test_ranked_heads_that_are_too_large(pair: TinyPair, tmp_path: Path) -> None:
     expect_parts(ranked_error(pair, tmp_path, "ranked:101", list(range(400))), ("ranked:101", "1 to 100"))
-    expect_parts(ranked_error(pair, tmp_path, "ranked:0", list(range(400))), ("ranked:0", "1 to 100"))
+    expect_parts(ranked_error(pair, tmp_path, "ranked:0", list(range(400))), ("ranked:0", "'ranked:N'"))
     # Token 0, which is a control token, and 20 that are ranked.
     expect_parts(ranked_error(pair, tmp_path, "ranked:60", list(range(2, 83))), ("ranked:60", "at most 21"))
     message = engine_error(pair.target_gguf, drafter=str(pair.drafter_gguf), head="ranked:50")

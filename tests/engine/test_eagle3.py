@@ -12,7 +12,7 @@ from eagle3_checkpoints import make_tiny_eagle3
 from reference_steps import write_vocabulary_ranks
 from tiny_pair import TinyPair
 
-from frspec_cpp import LLM
+from frspec_cpp import LLM, _core
 
 TOKENS = 60
 PROMPTS = [[5, 6, 7], [random.Random(1).randrange(400) for _ in range(40)], [300]]
@@ -95,13 +95,13 @@ def test_chains(pair: TinyPair, plain: dict[tuple[int, int], list[int]], verify:
 
 
 def test_pauses_lose_nothing(pair: TinyPair, plain: dict[tuple[int, int], list[int]]) -> None:
-    """draft="auto": what the drafter is not told at once it is told later, in chunks of a batch of 4 tokens."""
-    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, n_batch=4, n_threads=1, tree_depth=1, tree_size=12)
+    """What the drafter is not told at once it is told later, in chunks of a batch of 4 tokens."""
+    engine = _core.Engine(str(pair.target_gguf), str(pair.drafter_gguf), n_batch=4, tree_depth=1, tree_size=12)
     for p, prompt in enumerate(PROMPTS):
-        found = llm.generate(prompt, TOKENS, seed=11, ignore_eos=True, draft="auto", temperature=0.0)
-        assert found.tokens == plain[p, 0]
-        assert 0 < found.stats.drafted_steps < found.stats.steps, "it drafted and paused"
-        assert found.stats.drafter_error is None
+        generation = engine.begin(prompt, max_tokens=TOKENS, seed=11, ignore_eos=True, draft="sparse")
+        assert [token for token, _, _ in generation.run()] == plain[p, 0]
+        assert 0 < generation.stats.drafted_steps < generation.stats.steps, "it drafted and paused"
+        assert not generation.stats.drafter_error
 
 
 def test_logprobs_beside_taps(pair: TinyPair) -> None:
