@@ -8,7 +8,6 @@ namespace frspec {
 namespace {
 
 constexpr double kRatioPrior = 8.0;     // accepted tokens that a head's ratio is taken for 1 by
-constexpr int kFirstPlain = 2;          // plain steps at first: the very first one may be slow for other reasons
 constexpr double kUntriedBonus = 0.85;  // seconds of trees of an untried size are guessed a little too low
 
 // Accepted drafts of a tree that nothing is known of.
@@ -24,6 +23,14 @@ double guess_of_drafts(const TreeShape& shape) {
 void Tuner::Mean::add(double x, double memory) {
   count = std::min(count + 1.0, memory);
   value += (x - value) / count;
+}
+
+void Tuner::Duration::add(double seconds) {
+  latest_[static_cast<std::size_t>(count_++ % kKept)] = seconds;
+  std::array<double, kKept> sorted = latest_;
+  const auto end = sorted.begin() + std::min(count_, kKept);
+  std::sort(sorted.begin(), end);
+  median_ = sorted[static_cast<std::size_t>((end - sorted.begin() - 1) / 2)];
 }
 
 Tuner::Tuner(std::vector<Head> heads, std::vector<TreeShape> shapes)
@@ -53,15 +60,15 @@ double Tuner::head_seconds(int head, int shape) const {
 // Of a step without its drafting: as measured, or on the line through the neighbours that were.
 double Tuner::target_seconds(int shape) const {
   const auto s = static_cast<std::size_t>(shape);
-  if (target_seconds_[s].count > 0.0) return target_seconds_[s].value;
+  if (target_seconds_[s].count() > 0) return target_seconds_[s].value();
   struct Point {
     double size, seconds;
   };
   std::vector<Point> known;
-  if (plain_seconds_.count > 0.0) known.push_back({1.0, plain_seconds_.value});
+  if (plain_seconds_.count() > 0) known.push_back({1.0, plain_seconds_.value()});
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
-    if (target_seconds_[i].count > 0.0)
-      known.push_back({static_cast<double>(shapes_[i].size), target_seconds_[i].value});
+    if (target_seconds_[i].count() == 0) continue;
+    known.push_back({static_cast<double>(shapes_[i].size), target_seconds_[i].value()});
   }
   if (known.empty()) return 1.0;  // nothing was run yet: all sizes look the same
   const auto size = static_cast<double>(shapes_[s].size);
@@ -87,12 +94,11 @@ double Tuner::target_seconds(int shape) const {
 }
 
 double Tuner::seconds(int head, int shape) const {
-  const Arm& one = arm(head, shape);
+  const Duration& one = arms_[index(head, shape)];
   const double expected = target_seconds(shape) + head_seconds(head, shape) +
-                          (shapes_[static_cast<std::size_t>(shape)].levels() + 1) * layer_seconds_.value;
-  if (one.seconds.count == 0.0) return expected;
+                          (shapes_[static_cast<std::size_t>(shape)].levels() + 1) * layer_seconds_.value();
   // A few runs may have had bad luck: what the parts say counts as one more.
-  return (one.seconds.value * one.seconds.count + expected) / (one.seconds.count + 1.0);
+  return (one.value() * one.count() + expected) / (one.count() + 1.0);
 }
 
 Tuner::Plan Tuner::best_arm() const {
@@ -111,29 +117,37 @@ Tuner::Plan Tuner::best_arm() const {
 }
 
 Tuner::Plan Tuner::next(bool may_pause) {
-  learns_beside_ = 0.0;
+  learns_ = nullptr;
+  free_ = may_pause;
   if (heads_.empty() || shapes_.empty()) return {};
   const auto largest = static_cast<int>(shapes_.size()) - 1;
-  if (may_pause && plain_steps_ < kFirstPlain) return {};
+  if (may_pause && plain_seconds_.count() < kFirstPlain) return {};
   // Before anything was drafted: the smallest tree, which costs least if it is in vain.
-  if (layer_seconds_.count == 0.0) {
-    learns_beside_ = plain_seconds_.value > 0.0 ? 1.0 / plain_seconds_.value : 0.0;
+  if (layer_seconds_.count() == 0) {
+    learns_ = &trials_;
+    learns_beside_ = plain_seconds_.value() > 0.0 ? 1.0 / plain_seconds_.value() : 0.0;
     return current_ = {true, static_cast<int>(heads_.size()) - 1, 0};
   }
   const Plan best = best_arm();
   const double most = rate(best.head, best.shape);
-  if (may_pause && plain_seconds_.count > 0.0 && most * plain_seconds_.value < 1.0) {
+  if (may_pause && plain_seconds_.count() > 0 && most * plain_seconds_.value() < 1.0) {
     // Plain decoding gives more. What is known of drafts grows old: a trial now and then.
-    const double loss = seconds(best.head, best.shape) - tokens(best.head, best.shape) * plain_seconds_.value;
-    if (!may_cost(loss)) return {};
-    learns_beside_ = 1.0 / plain_seconds_.value;
+    const double loss = seconds(best.head, best.shape) - tokens(best.head, best.shape) * plain_seconds_.value();
+    if (!trials_.may_lose(loss)) return {};
+    learns_ = &trials_;
+    learns_beside_ = 1.0 / plain_seconds_.value();
     return current_ = best;
   }
-  if (may_pause && ++since_plain_ > kPlainInterval) return {};
+  if (may_pause && ++since_plain_ > plain_interval_) {
+    plain_interval_ = std::min(2 * plain_interval_, kMostPlainInterval);
+    return {};
+  }
   // A survey: the first head and the largest tree tell of all others.
   ++since_survey_;
   const bool is_survey = best.head == 0 && best.shape == largest;
-  if (!is_survey && since_survey_ > kSurveyInterval && may_cost(seconds(0, largest) - tokens(0, largest) / most)) {
+  if (!is_survey && since_survey_ > kSurveyInterval &&
+      surveys_.may_lose(seconds(0, largest) - tokens(0, largest) / most)) {
+    learns_ = &surveys_;
     learns_beside_ = most;
     return {true, 0, largest};
   }
@@ -185,32 +199,28 @@ void Tuner::learn_acceptance(const Step& step) {
 }
 
 void Tuner::add(const Step& step) {
-  total_seconds_ += step.seconds + step.catch_up_seconds;
+  const double all = step.seconds + step.catch_up_seconds;
+  surveys_.seconds += all;
+  if (free_) trials_.seconds += all;
   if (!step.plan.drafts) {
     since_plain_ = 0;
-    // The first step of all brings pages into memory, and is forgotten.
-    if (plain_steps_++ > 0) plain_seconds_.add(step.seconds, 16.0);
-    if (plain_steps_ == 1) plain_seconds_ = {step.seconds, 0.0};
+    plain_seconds_.add(step.seconds);
     return;
   }
   const auto shape = static_cast<std::size_t>(step.plan.shape);
-  if (learns_beside_ > 0.0) {
-    loss_ += std::max(0.0, step.seconds + step.catch_up_seconds - step.tokens / learns_beside_);
-  }
+  if (learns_ != nullptr && learns_beside_ > 0.0) learns_->lost += std::max(0.0, all - step.tokens / learns_beside_);
   if (step.plan.head == 0 && step.plan.shape + 1 == static_cast<int>(shapes_.size())) since_survey_ = 0;
   const double layers = step.draft_seconds - head_seconds(step.plan.head, step.plan.shape);
-  layer_seconds_.add(std::max(0.0, layers / (shapes_[shape].levels() + 1)), 16.0);
-  target_seconds_[shape].add(step.seconds - step.draft_seconds, 16.0);
-  Arm& run = arm(step.plan.head, step.plan.shape);
-  run.seconds.add(step.seconds, 16.0);
-  ++run.runs;
+  layer_seconds_.add(std::max(0.0, layers / (shapes_[shape].levels() + 1)));
+  target_seconds_[shape].add(step.seconds - step.draft_seconds);
+  arms_[index(step.plan.head, step.plan.shape)].add(step.seconds);
   learn_acceptance(step);
 }
 
 Tuner::Choice Tuner::choice() const {
   Choice found;
-  if (plain_seconds_.value > 0.0) found.plain_tokens_per_second = 1.0 / plain_seconds_.value;
-  if (heads_.empty() || layer_seconds_.count == 0.0) return found;
+  if (plain_seconds_.value() > 0.0) found.plain_tokens_per_second = 1.0 / plain_seconds_.value();
+  if (heads_.empty() || layer_seconds_.count() == 0) return found;
   found.plan = best_arm();
   found.tokens_per_second = rate(found.plan.head, found.plan.shape);
   found.plan.drafts = found.tokens_per_second >= found.plain_tokens_per_second;

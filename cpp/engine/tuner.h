@@ -11,6 +11,7 @@
 // The text does not depend on any of it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -77,19 +78,28 @@ class Tuner {
     double count = 0.0;
     void add(double x, double memory = kMemory);
   };
-  struct Arm {
-    Mean seconds;
-    int runs = 0;
+  // The median of the latest durations: a step that was interrupted says nothing.
+  class Duration {
+   public:
+    void add(double seconds);
+    double value() const { return median_; }
+    int count() const { return count_; }
+
+   private:
+    static constexpr int kKept = 9;
+    std::array<double, kKept> latest_ = {};
+    int count_ = 0;
+    double median_ = 0.0;
   };
   static constexpr double kMemory = 64.0;
   static constexpr double kPrior = 4.0;        // steps that a guess of the accepted length counts for
   static constexpr double kLearning = 0.015;   // share of all time that steps made to learn may cost
   static constexpr double kHysteresis = 1.02;  // an arm must be better by that much to replace the one that runs
-  static constexpr int kPlainInterval = 128;   // drafted steps between two plain ones that measure plain decoding
-  static constexpr int kSurveyInterval = 32;   // drafted steps between two surveys, at least
+  static constexpr int kFirstPlain = 3;        // plain steps at first
+  // Drafted steps between two plain ones that measure plain decoding: few at first, when little is known.
+  static constexpr int kLeastPlainInterval = 8, kMostPlainInterval = 128;
+  static constexpr int kSurveyInterval = 32;  // drafted steps between two surveys, at least
 
-  Arm& arm(int head, int shape) { return arms_[index(head, shape)]; }
-  const Arm& arm(int head, int shape) const { return arms_[index(head, shape)]; }
   std::size_t index(int head, int shape) const {
     return static_cast<std::size_t>(head) * shapes_.size() + static_cast<std::size_t>(shape);
   }
@@ -101,20 +111,27 @@ class Tuner {
   double tokens(int head, int shape) const { return 1.0 + drafts_of_shape(shape) * ratio(head); }
   double rate(int head, int shape) const { return tokens(head, shape) / seconds(head, shape); }
   Plan best_arm() const;
-  bool may_cost(double loss) const { return loss_ + loss <= kLearning * total_seconds_; }
   void learn_acceptance(const Step& step);
 
   std::vector<Head> heads_;
   std::vector<TreeShape> shapes_;
-  std::vector<Arm> arms_;              // heads x shapes
-  std::vector<Mean> drafts_;           // by shape: accepted drafts, as the first head would have had them
-  std::vector<Mean> target_seconds_;   // by shape: of a step without its drafting
-  std::vector<double> found_, asked_;  // by head: accepted tokens of surveys that it holds, and all of them
-  Mean plain_seconds_;
-  Mean layer_seconds_;  // of the drafter's layers, for each level and once for the text
+  std::vector<Duration> arms_;            // heads x shapes: of whole steps
+  std::vector<Mean> drafts_;              // by shape: accepted drafts, as the first head would have had them
+  std::vector<Duration> target_seconds_;  // by shape: of a step without its drafting
+  std::vector<double> found_, asked_;     // by head: accepted tokens of surveys that it holds, and all of them
+  Duration plain_seconds_;
+  Duration layer_seconds_;  // of the drafter's layers, for each level and once for the text
   Plan current_;
-  double total_seconds_ = 0.0, loss_ = 0.0;  // of all steps; of those made to learn something
-  int plain_steps_ = 0, since_plain_ = 0, since_survey_ = 0;
+  // What steps that are made to learn something have lost, and the time of all steps that this is a share of: trials
+  // of drafting, where a text is free to go without, and surveys.
+  struct Budget {
+    double lost = 0.0, seconds = 0.0;
+    bool may_lose(double loss) const { return lost + loss <= kLearning * seconds; }
+  };
+  Budget trials_, surveys_;
+  Budget* learns_ = nullptr;  // what the planned step is charged to; null: it is made to learn nothing
+  bool free_ = false;         // whether the planned step may be a plain one
+  int since_plain_ = 0, plain_interval_ = kLeastPlainInterval, since_survey_ = 0;
   double learns_beside_ = 0.0;  // tokens per second that the planned step gives up to learn something; 0: none
 };
 
