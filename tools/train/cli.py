@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..console import require, run
 from .settings import KINDS, Settings
@@ -106,7 +107,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
 
 def settings_of(options: argparse.Namespace) -> Settings:
     """The options as Settings; what was not given keeps the default there."""
-    given = {name: value for name, value in vars(options).items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in vars(options).items() if value is not None}
     return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 

@@ -33,8 +33,8 @@ def draw_curves(path: Path, records: list[dict[str, Any]], title: str) -> None:
         (upper, "train_loss", "loss", 1.0),
         (lower, "train_acceptance", "acceptance", 100.0),
     ):
-        _steps(axes, trained, before, scale, "training", dict(linewidth=0.8, alpha=0.45))
-        _steps(axes, checked, after, scale, "held out", dict(linewidth=1.6, marker="o", markersize=3))
+        _steps(axes, trained, before, scale, "training", {"linewidth": 0.8, "alpha": 0.45})
+        _steps(axes, checked, after, scale, "held out", {"linewidth": 1.6, "marker": "o", "markersize": 3})
     names = list(checked[-1].get("coverage", {})) if checked else []
     for number, name in enumerate(names):
         values = [100.0 * record["coverage"][name] for record in checked]

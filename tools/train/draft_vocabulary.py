@@ -33,8 +33,8 @@ def choose_draft_ids(
     vocabulary, control = tokenizer.vocabulary, tokenizer.control_ids
     if not len(control) < count <= vocabulary:
         raise ValueError(
-            f"--draft-vocab: found {count}, expected more than the {len(control)} control tokens and at most {vocabulary}, "
-            f"the vocabulary of {target}"
+            f"--draft-vocab: found {count}, expected more than the {len(control)} control tokens and at most "
+            f"{vocabulary}, the vocabulary of {target}"
         )
     if ranks_file is None:
         counts = np.zeros(vocabulary, dtype=np.int64)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ..atomic import atomic_output
 from ..checkpoint import Checkpoint
@@ -20,7 +21,6 @@ from .frozen_target import FrozenTarget
 from .layer import LayerSizes
 from .networks import Eagle2, Eagle3
 
-Tensor = torch.Tensor
 _TYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
 
 
@@ -44,8 +44,8 @@ def read_network(folder: Path, target: FrozenTarget) -> Any:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: it is no such drafter, or none for this target; the message names the file, the key or tensor, what was
-            found and what was expected.
+        ValueError: it is no such drafter, or none for this target; the message names the file, the key or tensor, what
+            was found and what was expected.
     """
     checkpoint = Checkpoint(folder)
     tensors = _plain_names(checkpoint.tensors)
@@ -96,8 +96,8 @@ def _eagle3(tensors: Mapping[str, SourceTensor], config: Config, target: FrozenT
         draft_ids = tuple(ids.tolist())
     elif "lm_head.weight" in tensors and tensors["lm_head.weight"].shape[0] != target.vocabulary:
         raise ValueError(
-            f"{tensors['lm_head.weight'].file}: tensor 'lm_head.weight': found {tensors['lm_head.weight'].shape[0]} rows "
-            f"and no tensor 'd2t', expected {target.vocabulary} rows"
+            f"{tensors['lm_head.weight'].file}: tensor 'lm_head.weight': found {tensors['lm_head.weight'].shape[0]} "
+            f"rows and no tensor 'd2t', expected {target.vocabulary} rows"
         )
     return Eagle3(
         _read_sizes(config, "eagle3"),

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
-Tensor = torch.Tensor
 _CHUNK = 64  # states whose logits over the full head exist at once
 
 
@@ -79,7 +79,7 @@ def compare(students: Tensor, head: Tensor, ids: Tensor | None, teachers: Tensor
         teacher_head: (V, h).
 
     Returns:
-        Cross-entropy against the teacher's distribution, (J, N) - over the drafter's rows, as it is trained -, and whether
+        Cross-entropy against the teacher's distribution over the drafter's rows, as it is trained, (J, N); and whether
         the likeliest tokens are the same, (J, N) bool.
     """
     losses = torch.zeros(students.shape[:2], device=students.device)

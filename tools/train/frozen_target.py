@@ -9,11 +9,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 import transformers
+from torch import Tensor
 
 from ..architectures import ARCHITECTURES, Sizes, read_sizes
 from ..config import Config, read_json
 
-Tensor = torch.Tensor
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 

@@ -1,8 +1,8 @@
 """The target's own continuations of prompts: what it will be asked to verify, so the best text to learn from.
 
 Prompts are the first tokens of the texts of some files. Continuations are appended to `generations.jsonl` a batch at a
-time; a run that was interrupted goes on behind the last whole line. The random numbers of a batch depend on the seed and
-the number of the batch only.
+time; a run that was interrupted goes on behind the last whole batch. The random numbers of a batch depend on the seed
+and the number of the batch only.
 """
 
 from __future__ import annotations

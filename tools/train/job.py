@@ -15,6 +15,7 @@ from .draft_vocabulary import choose_draft_ids
 from .drafter_files import layer_sizes, read_network
 from .frozen_target import FrozenTarget, default_taps
 from .generations import generated_documents
+from .initial import start_from_target
 from .loop import BatchSource, Trainer
 from .networks import Eagle2, Eagle3
 from .objective import EagleObjective, Objective
@@ -107,7 +108,8 @@ def _with_defaults(settings: Settings, target: FrozenTarget) -> Settings:
     hidden = target.sizes.hidden
     if settings.length > target.sizes.context:
         raise ValueError(
-            f"--length: found {settings.length}, expected at most {target.sizes.context}, the context of {target.folder}"
+            f"--length: found {settings.length}, expected at most {target.sizes.context}, "
+            f"the context of {target.folder}"
         )
     # Wider networks want smaller steps (2203.03466): 1e-4, as published for 4096, and more for narrower ones.
     usual = 5e-5 if settings.kind == "specvocab" else min(1e-3, 0.4 / hidden)
@@ -147,7 +149,8 @@ def _objective(
         assert settings.rank is not None
         if getattr(given, "draft_ids", ()):
             raise ValueError(
-                f"{settings.drafter}: found a head of {len(given.draft_ids)} rows, expected a drafter that uses the target's head"
+                f"{settings.drafter}: found a head of {len(given.draft_ids)} rows, "
+                f"expected one with a row for each of the {target.vocabulary} tokens"
             )
         first = batches.first_rows(_MOMENT_TOKENS)
         return SketchObjective(given, target, settings.unroll, settings.decay, settings.samples, settings.rank, first)
@@ -155,6 +158,8 @@ def _objective(
         raise ValueError(f"{settings.drafter}: found an {given.kind} drafter, expected {settings.kind}")
     if settings.kind == "eagle2":
         network = given if given is not None else Eagle2(layer_sizes(target, "eagle2"))
+        if given is None:
+            start_from_target(network, target)
     else:
         ids = _draft_ids(settings, tokenizer, rows)
         network = _eagle3(settings, target, given, ids)
@@ -194,7 +199,9 @@ def _eagle3(settings: Settings, target: FrozenTarget, given: Any, ids: tuple[int
         own_head=settings.own_head,
         vocabulary=target.vocabulary,
     )
-    if given is not None:
+    if given is None:
+        start_from_target(network, target)
+    else:
         weights = {name: value for name, value in given.state_dict().items() if not name.startswith("lm_head.")}
         network.load_state_dict(weights, strict=False)
     if network.lm_head is not None:

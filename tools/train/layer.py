@@ -13,9 +13,8 @@ import dataclasses
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
-from torch import nn
+from torch import Tensor, nn
 
-Tensor = torch.Tensor
 _QUERY_ROWS = 128  # queries of later steps scored at once: half the causal scores are never computed
 
 

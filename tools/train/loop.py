@@ -12,8 +12,6 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -116,8 +114,8 @@ class Trainer:
         value = float(loss.total.detach())
         if not math.isfinite(value):
             raise RuntimeError(
-                f"step {self._done + 1}: the loss is {value}, expected a finite number; the checkpoint of the last save is "
-                "unharmed (a lower --lr, a longer --warmup or --dtype f32 may help)"
+                f"step {self._done + 1}: the loss is {value}, expected a finite number; the checkpoint of the last "
+                "save is unharmed (a lower --lr, a longer --warmup or --dtype f32 may help)"
             )
         loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip)

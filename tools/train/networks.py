@@ -1,4 +1,7 @@
-"""The drafters EAGLE-2 and EAGLE-3, unrolled over draft steps. Names of modules are the keys of published checkpoints."""
+"""The drafters EAGLE-2 and EAGLE-3, unrolled over draft steps.
+
+Names of modules are the keys of published checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,9 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .layer import Cache, LayerSizes, Mlp, RMSNorm, UnrolledAttention
-
-Tensor = torch.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +149,8 @@ def unroll(network: Any, embed: Any, tokens: Tensor, final: Tensor, taps: Tensor
         taps: for EAGLE-3, the target's tapped states, (B, T, taps * h).
         count: steps.
 
-    Row i of step j drafts the token at i + 2 + j from the tokens up to i + 1 + j. Rows whose token lies behind the end of
-    the text read token 0; no earlier row sees them.
+    Row i of step j drafts the token at i + 2 + j from the tokens up to i + 1 + j. Rows whose token lies behind the end
+    of the text read token 0; no earlier row sees them.
     """
     state, cache, steps = network.begin(final, taps), Cache(), []
     for shift in range(1, count + 1):

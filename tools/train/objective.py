@@ -8,14 +8,13 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor
 
 from .drafter_files import write_network
 from .evaluation import AgreementCounter, compare
 from .frozen_target import FrozenTarget
 from .networks import Step, unroll
 from .sampled_softmax import draw_sample, every_row, read_teacher, soft_cross_entropy
-
-Tensor = torch.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +115,7 @@ class EagleObjective:
     def loss(self, batch: Batch, generator: Any) -> Loss:
         """The loss of a batch; see sampled_softmax."""
         steps, final = self._run(batch)
-        target, head = self._target, self._target.head
+        head = self._target.head
         valid = valid_steps(batch.starts, self._count)
         aligned = torch.stack([by_teacher(v, j) for j, v in enumerate(valid, start=1)]).flatten(1)  # (J, N)
         states = final.flatten(0, 1).to(head.dtype)

@@ -1,8 +1,8 @@
 """Tokenised documents, packed once into rows of one length and read back as a memory map.
 
-A row is `length` little-endian uint32: 31 bits of token id and, in the highest, whether a document starts there. Nothing
-is learned across a start. A document that a row's end cuts goes on in the next row, behind the tokenizer's own first
-token (BOS) where it has one: models that were trained with BOS are lost without it.
+A row is `length` little-endian uint32: 31 bits of token id and, in the highest, whether a document starts there.
+Nothing is learned across a start. A document that a row's end cuts goes on in the next row, behind the tokenizer's own
+first token (BOS) where it has one: models that were trained with BOS are lost without it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _BATCH = 1 << 20  # characters tokenised in one call
 class TextTokenizer:
     """The target's tokenizer: texts to ids, with what it adds (BOS), and with EOS behind each text.
 
-    Raises ValueError where the folder has no tokenizer that transformers can load, or one with more ids than `vocabulary`.
+    Raises ValueError where the folder has no tokenizer that transformers can load, or one that gives ids beyond
+    `vocabulary`.
     """
 
     def __init__(self, folder: Path, vocabulary: int) -> None:
@@ -192,7 +193,8 @@ def pack(
         train, validation = train.split(max(1, len(train) // _VALIDATION_EVERY))
     if not len(train) or not len(validation):
         raise ValueError(
-            f"{', '.join(names)}: found {sum(info['tokens'])} tokens in documents, expected at least two rows of {length}"
+            f"{', '.join(names)}: found {sum(info['tokens'])} tokens in documents, expected at least two rows of "
+            f"{length} (--length)"
         )
     return train, validation
 

@@ -10,8 +10,8 @@ which is the importance-weighted softmax of Bengio & Senecal (2008) and Jean et 
 soft label. Where z agrees with the teacher the gradient is exactly zero for every sample, and with all rows the loss is
 the full one. p itself is exact: the teacher's normaliser is computed over the full head (`read_teacher`).
 
-S holds, with certainty (w = 1), the tokens that follow in the batch and the rows that the teacher gives most probability
-over the batch (so every label of some weight); the others are drawn uniformly without replacement.
+S holds, with certainty (w = 1), the tokens that follow in the batch and the rows that the teacher gives most
+probability over the batch (so every label of some weight); the others are drawn uniformly without replacement.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import dataclasses
 from typing import Any
 
 import torch
+from torch import Tensor
 
-Tensor = torch.Tensor
 ALL_ROWS_UP_TO = 16384  # vocabularies of which no sample is taken by default
 DEFAULT_SAMPLES = 8192
 _CERTAIN = 0.75  # largest share of the sample that is taken for its probability
@@ -33,8 +33,8 @@ _TEACHER_CHUNK = 128  # states whose logits over the full head exist at once
 class Teacher:
     """What one pass over the full head gives for N states.
 
-    `log_z` (N): log of the sum of exp(logits), float32. `mass` (V): the probability of each token, summed over the states
-    that count, float32.
+    `log_z` (N): log of the sum of exp(logits), float32. `mass` (V): the probability of each token, summed over the
+    states that count, float32.
     """
 
     log_z: Tensor
@@ -97,7 +97,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
     """Computes the gradient together with the loss, so that no logits are kept for the backward pass."""
 
     @staticmethod
-    def forward(  # noqa: D102 - torch's own
+    def forward(
         ctx: Any,
         students: Tensor,
         head: Tensor,
@@ -137,7 +137,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
         return losses.sum(), losses, agreed
 
     @staticmethod
-    def backward(ctx: Any, outer: Tensor, *unused: Any) -> tuple[Any, ...]:  # noqa: D102 - torch's own
+    def backward(ctx: Any, outer: Tensor, *unused: Any) -> tuple[Any, ...]:
         gradient, head_gradient = ctx.saved_tensors
         for_head = (outer * head_gradient).to(ctx.head_dtype) if ctx.needs_head else None
         return (outer * gradient).to(gradient.dtype), for_head, None, None, None, None, None, None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .drafter_files import write_checkpoint
 from .evaluation import full_logits
@@ -22,7 +22,6 @@ from .frozen_target import FrozenTarget
 from .objective import Batch, Loss, draft, valid_steps
 from .sampled_softmax import draw_sample, read_teacher, soft_cross_entropy
 
-Tensor = torch.Tensor
 _SMALLEST = 1e-6  # eigenvalues of C, relative to the largest: directions that no state has
 _TOP = 10  # of the true best tokens that the coverage looks for
 
