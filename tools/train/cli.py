@@ -107,8 +107,12 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
 
 def settings_of(options: argparse.Namespace) -> Settings:
     """The options as Settings; what was not given keeps the default there."""
-    given: dict[str, Any] = {name: value for name, value in vars(options).items() if value is not None}
-    return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(options).items()
+        if value is not None
+    }
+    return Settings(**given)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

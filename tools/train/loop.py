@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import pickle
 import signal
 import time
 from typing import Any
@@ -176,7 +177,7 @@ class Trainer:
             state = torch.load(path, map_location=self._train[0].tokens.device, weights_only=True)
             self._objective.module.load_state_dict(state["module"])
             self._optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, KeyError, ValueError, EOFError) as error:
+        except (RuntimeError, KeyError, IndexError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise ValueError(f"{path}: not a checkpoint of this run: {str(error).splitlines()[0]}") from error
         self._done = int(state["step"])
         self._log = [record for record in read_log(log) if record["step"] <= self._done]

@@ -141,15 +141,15 @@ class Rows:
 
     def tokens(self, rows: Any) -> np.ndarray:
         """Token ids: int64, (rows, length)."""
-        return (self._packed[rows] & ~_START).astype(np.int64)
+        return np.asarray(self._packed[rows] & ~_START, dtype=np.int64)
 
     def starts(self, rows: Any) -> np.ndarray:
         """Where a document starts: bool, (rows, length)."""
         return np.asarray((self._packed[rows] & _START) != 0)
 
     def split(self, count: int) -> tuple[Rows, Rows]:
-        """All rows but the last `count`, and these."""
-        return Rows(self._packed[:-count]), Rows(self._packed[-count:])
+        """All rows but the first `count`, and these."""
+        return Rows(self._packed[count:]), Rows(self._packed[:count])
 
 
 def pack(
@@ -157,7 +157,7 @@ def pack(
 ) -> tuple[Rows, Rows]:
     """Packs `documents` into `folder` unless that is done already; returns rows to train on and held-out rows.
 
-    One document in 100 is held out; where there are too few documents, the last 1 % of the rows (at least one).
+    One document in 100 is held out; where there are too few documents, the first 1 % of the rows (at least one).
 
     Args:
         folder: for the packed files.
@@ -174,6 +174,8 @@ def pack(
     paths = (folder / "train.u32", folder / "validation.u32")
     if info.get("length") != length or not all(path.is_file() for path in paths):
         folder.mkdir(exist_ok=True)
+        for left_over in folder.glob(".*.part"):  # of a run that was killed
+            left_over.unlink()
         with contextlib.ExitStack() as stack:
             outputs = [
                 _RowFile(
