@@ -4,7 +4,7 @@ The loss of a row with the teacher's probabilities p and the student's logits z 
 whole vocabulary: every logit is needed for the normaliser. With a sample S, row v of it standing for w_v rows
 (Horvitz-Thompson weights: 1 / the chance that v is in S), it becomes
 
-    z'_v = z_v + log w_v        p'_v = p_v w_v        loss = -sum_{v in S} p'_v log softmax_S(z')_v
+    z'_v = z_v + log w_v        p'_v = p_v w_v        loss = -sum_{v in S} p'_v (log softmax_S(z')_v - log w_v)
 
 which is the importance-weighted softmax of Bengio & Senecal (2008) and Jean et al. (1412.2007, section 3) with a
 soft label. Where z agrees with the teacher the gradient is exactly zero for every sample, and with all rows the loss is
@@ -126,7 +126,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
                 raw = student @ narrow_head.T
                 agreed[step] += (weights[step, rows] > 0).float() @ (raw.max(-1).indices == favourite).float()
                 logs = (raw.float().add_(log_weights)).log_softmax(-1)
-                losses[step] -= weights[step, rows] @ (p * logs).sum(-1)
+                losses[step] -= weights[step, rows] @ ((p * logs).sum(-1) - p @ log_weights)
                 error = (logs.exp_().mul_(total).sub_(p)).mul_(weights[step, rows, None]).to(dtype)
                 gradient[step, rows] = (error @ narrow_head).to(gradient.dtype)
                 if head_gradient is not None:
