@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--text", type=Path, nargs="+", metavar="FILE", help=".txt, .jsonl (also .gz, .zst) or .parquet")
+    group.add_argument("--text-tokens", type=_count, metavar="N", help="take about so many of --text (all)")
     group.add_argument("--field", metavar="NAME", help="of JSON and Parquet records; default: the common ones")
     group.add_argument(
         "--generate", type=Path, nargs="+", metavar="FILE", help="let the target continue the beginnings of these texts"

@@ -126,14 +126,18 @@ def _with_defaults(settings: Settings, target: FrozenTarget) -> Settings:
 
 def _rows(settings: Settings, target: FrozenTarget, tokenizer: TextTokenizer) -> tuple[Rows, Rows]:
     sources: list[Callable[[], Iterator[list[int]]]] = []
-    if settings.generate:  # first: they come out of the drafter's whole job
+    if settings.generate:
         path = settings.output / GENERATIONS
         sources.append(functools.partial(generated_documents, path, settings, target, tokenizer))
     if settings.text:
-        sources.append(functools.partial(tokenizer.documents, settings.text, settings.field, settings.quiet))
+        sources.append(functools.partial(_text_documents, settings, tokenizer))
     documents = itertools.chain.from_iterable(source() for source in sources)
     names = [str(file) for file in (*settings.text, *settings.generate)]
     return pack(settings.output / "data", documents, settings.length, tokenizer, names)
+
+
+def _text_documents(settings: Settings, tokenizer: TextTokenizer) -> Iterator[list[int]]:
+    return tokenizer.documents(settings.text, settings.field, settings.text_tokens, settings.quiet)
 
 
 def _objective(

@@ -67,13 +67,18 @@ class TextTokenizer:
         """The text of `ids`, without control tokens."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
-    def documents(self, files: Iterable[Path], field: str | None, quiet: bool) -> Iterator[list[int]]:
-        """The tokens of every text of `files`, EOS last."""
-        files = list(files)
+    def documents(
+        self, files: Sequence[Path], field: str | None, limit: int | None, quiet: bool
+    ) -> Iterator[list[int]]:
+        """The tokens of every text of `files`, EOS last, until `limit` tokens are reached."""
+        taken = 0
         with progress_bar(sum(check_input(file) for file in files), "tokenising", quiet) as bar:
             for texts in text_batches((t for file in files for t in read_texts(file, field, bar.update)), _BATCH):
                 for ids in self.encode(texts):
                     yield ids if self.eos is None or ids[-1:] == [self.eos] else [*ids, self.eos]
+                    taken += len(ids) + 1
+                    if limit is not None and taken >= limit:
+                        return
 
 
 def text_batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -28,6 +28,7 @@ class Settings:
     target: Path
     output: Path
     text: tuple[Path, ...] = ()
+    text_tokens: int | None = None
     field: str | None = None
     generate: tuple[Path, ...] = ()
     generate_tokens: int = 1_000_000
