@@ -274,6 +274,8 @@ def test_options_that_do_not_fit(
     kind, *rest = ({"TEXT": text, "DRAFTER": pair.drafter, **files}.get(option, option) for option in options)
     assert train(kind, pair, tmp_path / "out", *rest) == 1
     refused(capsys, *parts)
+    text_was_read = kind == "eagle2" and rest[-1:] in ([files["EMPTY"]], [files["SHORT"]])
+    assert (tmp_path / "out").exists() == text_was_read  # all else is known before there is any output
 
 
 @pytest.mark.parametrize(

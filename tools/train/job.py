@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..console import note
-from .draft_vocabulary import choose_draft_ids
+from .draft_vocabulary import check_count, choose_draft_ids
 from .drafter_files import layer_sizes, read_network
 from .frozen_target import FrozenTarget, default_taps
 from .generations import generated_documents
@@ -48,7 +48,8 @@ def train(settings: Settings) -> None:
     target = FrozenTarget(settings.target, device, dtype)
     tokenizer = TextTokenizer(settings.target, target.vocabulary)
     given = read_network(settings.drafter, target) if settings.drafter is not None else None
-    settings = _with_defaults(settings, target)
+    settings = _with_defaults(settings, target, given)
+    _check_fit(settings, target, tokenizer, given)
     prepare_output(settings)
     train_rows, held_out = _rows(settings, target, tokenizer)
     per_batch = max(1, settings.tokens_per_batch // settings.length)
@@ -104,24 +105,54 @@ def default_dtype(device: torch.device) -> str:
     return "bf16" if supported() else "f32"
 
 
-def _with_defaults(settings: Settings, target: FrozenTarget) -> Settings:
+def _with_defaults(settings: Settings, target: FrozenTarget, given: Any) -> Settings:
     hidden = target.sizes.hidden
-    if settings.length > target.sizes.context:
-        raise ValueError(
-            f"--length: found {settings.length}, expected at most {target.sizes.context}, "
-            f"the context of {target.folder}"
-        )
     # Wider networks want smaller steps (2203.03466): 1e-4, as published for 4096, and more for narrower ones.
     usual = 5e-5 if settings.kind == "specvocab" else min(1e-3, 0.4 / hidden)
     samples = settings.samples
     if samples is None:
         samples = 0 if target.vocabulary <= ALL_ROWS_UP_TO else DEFAULT_SAMPLES
-    rank = settings.rank
+    rank, taps = settings.rank, settings.taps
     if settings.kind == "specvocab":
         rank = rank or max(1, hidden // 8)
-        if rank > hidden:
-            raise ValueError(f"--rank: found {rank}, expected at most {hidden}, the hidden size of {target.folder}")
-    return dataclasses.replace(settings, lr=settings.lr or usual, samples=samples, rank=rank)
+    if settings.kind == "eagle3":
+        taps = taps or (given.taps if given is not None else default_taps(target.sizes.layers))
+    return dataclasses.replace(settings, lr=settings.lr or usual, samples=samples, rank=rank, taps=taps)
+
+
+def _check_fit(settings: Settings, target: FrozenTarget, tokenizer: TextTokenizer, given: Any) -> None:
+    """What does not fit the target or the drafter; raises ValueError before hours go into generating text."""
+    layers, hidden, context = target.sizes.layers, target.sizes.hidden, target.sizes.context
+    if given is not None and settings.kind not in (given.kind, "specvocab"):
+        raise ValueError(f"{settings.drafter}: found an {given.kind} drafter, expected {settings.kind}")
+    if settings.length > context:
+        raise ValueError(f"--length: found {settings.length}, expected at most {context}, that of {target.folder}")
+    if settings.rank is not None and settings.rank > hidden:
+        raise ValueError(f"--rank: found {settings.rank}, expected at most {hidden}, the width of {target.folder}")
+    taps = settings.taps
+    if taps is not None and (list(taps) != sorted(taps) or not 0 <= taps[0] <= taps[-1] < layers):
+        raise ValueError(f"--taps: found {taps}, expected ascending ids of layers below {layers}")
+    if settings.draft_vocab is not None:
+        check_count(settings.draft_vocab, settings.target, tokenizer)
+        if settings.ranks is not None:
+            _draft_ids(settings, tokenizer, None)
+    if given is None:
+        return
+    if settings.kind == "specvocab":
+        if getattr(given, "draft_ids", ()):
+            raise ValueError(
+                f"{settings.drafter}: found a head of {len(given.draft_ids)} rows, "
+                f"expected one with a row for each of the {target.vocabulary} tokens"
+            )
+        return
+    if settings.kind == "eagle3":
+        for name, asked, there in (
+            ("taps", taps, given.taps),
+            ("fc-norm", settings.fc_norm or given.fc_norm is not None, given.fc_norm is not None),
+            ("norm-output", settings.norm_output or given.norm_output, given.norm_output),
+        ):
+            if asked != there:
+                raise ValueError(f"--{name}: found {asked}, expected {there}, as {settings.drafter} was trained")
 
 
 def _rows(settings: Settings, target: FrozenTarget, tokenizer: TextTokenizer) -> tuple[Rows, Rows]:
@@ -151,27 +182,19 @@ def _objective(
     assert settings.samples is not None
     if settings.kind == "specvocab":
         assert settings.rank is not None
-        if getattr(given, "draft_ids", ()):
-            raise ValueError(
-                f"{settings.drafter}: found a head of {len(given.draft_ids)} rows, "
-                f"expected one with a row for each of the {target.vocabulary} tokens"
-            )
         first = batches.first_rows(_MOMENT_TOKENS)
         return SketchObjective(given, target, settings.unroll, settings.decay, settings.samples, settings.rank, first)
-    if given is not None and given.kind != settings.kind:
-        raise ValueError(f"{settings.drafter}: found an {given.kind} drafter, expected {settings.kind}")
     if settings.kind == "eagle2":
         network = given if given is not None else Eagle2(layer_sizes(target, "eagle2"))
         if given is None:
             start_from_target(network, target)
     else:
-        ids = _draft_ids(settings, tokenizer, rows)
-        network = _eagle3(settings, target, given, ids)
+        network = _eagle3(settings, target, given, _draft_ids(settings, tokenizer, rows))
     network = network.to(target.device)
     return EagleObjective(network, target, settings.unroll, settings.decay, settings.samples, settings.feature_loss)
 
 
-def _draft_ids(settings: Settings, tokenizer: TextTokenizer, rows: Rows) -> tuple[int, ...]:
+def _draft_ids(settings: Settings, tokenizer: TextTokenizer, rows: Rows | None) -> tuple[int, ...]:
     if settings.draft_vocab is None:
         return ()
     return choose_draft_ids(settings.draft_vocab, settings.ranks, settings.target, tokenizer, rows)
@@ -179,24 +202,15 @@ def _draft_ids(settings: Settings, tokenizer: TextTokenizer, rows: Rows) -> tupl
 
 def _eagle3(settings: Settings, target: FrozenTarget, given: Any, ids: tuple[int, ...]) -> Any:
     """A fresh network, or `given` with the head that is asked for; a new head starts as rows of the target's."""
-    taps = settings.taps or (given.taps if given is not None else default_taps(target.sizes.layers))
-    if len(taps) != 3 or list(taps) != sorted(taps) or not 0 <= taps[0] <= taps[-1] < target.sizes.layers:
-        raise ValueError(f"--taps: found {taps}, expected three ascending ids of layers below {target.sizes.layers}")
     if given is not None:
-        for name, asked, there in (
-            ("taps", taps, given.taps),
-            ("fc-norm", settings.fc_norm or given.fc_norm is not None, given.fc_norm is not None),
-            ("norm-output", settings.norm_output or given.norm_output, given.norm_output),
-        ):
-            if asked != there:
-                raise ValueError(f"--{name}: found {asked}, expected {there}, as {settings.drafter} was trained")
         if not ids and not settings.own_head:
             return given
         if given.lm_head is not None and ids in ((), given.draft_ids):
             return given
+    assert settings.taps is not None
     network = Eagle3(
         given.sizes if given is not None else layer_sizes(target, "eagle3"),
-        taps,
+        settings.taps,
         fc_norm=given.fc_norm is not None if given is not None else settings.fc_norm,
         norm_output=given.norm_output if given is not None else settings.norm_output,
         draft_ids=ids,
