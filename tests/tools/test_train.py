@@ -108,12 +108,13 @@ def test_eagle3_with_the_targets_head(tmp_path: Path, pair: TinyPair, text: Path
     before, after = log(tmp_path / "out", "acceptance")
     assert all(b < 0.85 * a for a, b in zip(before["loss"], after["loss"], strict=True))
     shapes = {name: tuple(t.shape) for name, t in load_file(tmp_path / "out" / "model.safetensors").items()}
-    assert shapes == {**_EAGLE3_SHAPES, "fc_norm.weight": (192,)}
+    assert shapes == {**_EAGLE3_SHAPES, **{f"fc_norm.{tap}.weight": (64,) for tap in range(3)}}
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLMEagle3"]
     assert config["draft_vocab_size"] == config["vocab_size"] == 400
     assert config["eagle_config"] == {"eagle_aux_hidden_state_layer_ids": [0, 1, 1], "use_aux_hidden_state": True}
-    assert (config["norm_before_fc"], config["norm_before_residual"], config["norm_output"]) == (True, False, True)
+    flags = {"norm_before_fc": False, "fc_norm": True, "norm_before_residual": False, "norm_output": True}
+    assert {name: config[name] for name in flags} == flags
 
 
 _EAGLE3_SHAPES = {
@@ -258,6 +259,7 @@ def refused(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
         (["eagle3", "--text", "TEXT", "--drafter", "DRAFTER"], ["found an eagle2 drafter", "eagle3"]),
         (["eagle2", "--text", "TEXT", "--length", 1000], ["--length", "1000", "512"]),
         (["eagle2", "--text", "SHORT"], ["short.txt", "two rows of 48"]),
+        (["eagle3", "--text", "TEXT", "--fc-norm", "--norm-before-fc"], ["--fc-norm", "--norm-before-fc"]),
         (["eagle2", "--text", "TEXT", "--steps", 2, "--epochs", 1], ["--steps", "--epochs"]),
         (["eagle2", "--text", "EMPTY"], ["empty.txt", "found 0 tokens"]),
         (["eagle2", "--text", "ABSENT"], ["absent.txt", "no such file"]),

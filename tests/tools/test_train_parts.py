@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from checkpoints import make_checkpoint
 from eagle2_reference import Drafter, _Rows, load_target
-from eagle3_reference import Eagle3Drafter
+from eagle3_steps import Eagle3Drafter
 from frspec_cpp.tools.train.drafter_files import layer_sizes, read_network, write_network
 from frspec_cpp.tools.train.evaluation import AgreementCounter, compare
 from frspec_cpp.tools.train.frozen_target import FrozenTarget, default_taps
@@ -66,11 +66,11 @@ def test_unrolled_eagle2_is_drafting_step_by_step(tmp_path: Path, target: Frozen
                 rows.append(int(tokens[text, row + 2 + step]), out, row + step)
 
 
-@pytest.mark.parametrize(("fc_norm", "norm_output"), [(False, False), (True, True)])
+@pytest.mark.parametrize("options", [{}, {"fc_norm": True, "norm_output": True}, {"norm_before_fc": True}])
 def test_unrolled_eagle3_is_drafting_step_by_step(
-    tmp_path: Path, target: FrozenTarget, fc_norm: bool, norm_output: bool
+    tmp_path: Path, target: FrozenTarget, options: dict[str, bool]
 ) -> None:
-    network = disturb(Eagle3(layer_sizes(target, "eagle3"), _TAPS, fc_norm=fc_norm, norm_output=norm_output))
+    network = disturb(Eagle3(layer_sizes(target, "eagle3"), _TAPS, **options))
     write_network(tmp_path, network, target)
     model = load_target(target.folder)
     reference = Eagle3Drafter(tmp_path, model)

@@ -84,7 +84,8 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--own-head", action="store_true", help="eagle3: train a head, begun as the target's")
     group.add_argument("--draft-vocab", type=_count, metavar="N", help="eagle3: train a head of the N likeliest tokens")
     group.add_argument("--ranks", type=Path, metavar="FILE", help="eagle3: of frspec-rank; default: count the text")
-    group.add_argument("--fc-norm", action="store_true", help="eagle3: norm the taps before fc (EAGLE-3.1)")
+    group.add_argument("--fc-norm", action="store_true", help="eagle3: norm each tap before fc (EAGLE-3.1)")
+    group.add_argument("--norm-before-fc", action="store_true", help="eagle3: instead, norm the joined taps")
     group.add_argument("--norm-output", action="store_true", help="eagle3: feed back normed states (EAGLE-3.1)")
     group.add_argument("--rank", type=_count, metavar="N", help="specvocab: of the factors (hidden size / 8)")
 

@@ -102,7 +102,8 @@ def _eagle3(tensors: Mapping[str, SourceTensor], config: Config, target: FrozenT
     return Eagle3(
         _read_sizes(config, "eagle3"),
         tuple(taps),
-        fc_norm="fc_norm.weight" in tensors,
+        norm_before_fc="input_norm.weight" in tensors,
+        fc_norm="fc_norm.0.weight" in tensors,
         norm_output=config.flag("norm_output", False),
         draft_ids=draft_ids,
         own_head="lm_head.weight" in tensors,
@@ -161,7 +162,8 @@ def write_network(folder: Path, network: Any, target: FrozenTarget) -> None:
             "draft_vocab_size": len(network.draft_ids) or target.vocabulary,
             # The ids say whose *inputs* are read, as in vLLM and llama.cpp.
             "eagle_config": {"eagle_aux_hidden_state_layer_ids": list(network.taps), "use_aux_hidden_state": True},
-            "norm_before_fc": network.fc_norm is not None,
+            "norm_before_fc": network.input_norm is not None,
+            "fc_norm": network.fc_norm is not None,
             "norm_before_residual": False,
             "norm_output": network.norm_output,
         }

@@ -75,7 +75,7 @@ def _check(settings: Settings) -> None:
     if settings.kind == "specvocab" and settings.drafter is None:
         raise ValueError("specvocab: found no --drafter, expected the drafter whose states the sketch meets")
     only: dict[str, tuple[str, ...]] = {
-        "eagle3": ("draft_vocab", "ranks", "own_head", "taps", "fc_norm", "norm_output"),
+        "eagle3": ("draft_vocab", "ranks", "own_head", "taps", "norm_before_fc", "fc_norm", "norm_output"),
         "specvocab": ("rank",),
         "eagle2": ("feature_loss",),
     }
@@ -83,6 +83,8 @@ def _check(settings: Settings) -> None:
         for name in names:
             if kind != settings.kind and getattr(settings, name):
                 raise ValueError(f"--{name.replace('_', '-')}: is for {kind}, found {settings.kind}")
+    if settings.norm_before_fc and settings.fc_norm:
+        raise ValueError("found both --norm-before-fc and --fc-norm, expected one kind of norm before fc")
     if settings.ranks is not None and settings.draft_vocab is None:
         raise ValueError("--ranks: found no --draft-vocab, expected how many of the ranks the head keeps")
     if settings.length < settings.unroll + 2:
@@ -148,6 +150,11 @@ def _check_fit(settings: Settings, target: FrozenTarget, tokenizer: TextTokenize
     if settings.kind == "eagle3":
         for name, asked, there in (
             ("taps", taps, given.taps),
+            (
+                "norm-before-fc",
+                settings.norm_before_fc or given.input_norm is not None,
+                given.input_norm is not None,
+            ),
             ("fc-norm", settings.fc_norm or given.fc_norm is not None, given.fc_norm is not None),
             ("norm-output", settings.norm_output or given.norm_output, given.norm_output),
         ):
@@ -211,6 +218,7 @@ def _eagle3(settings: Settings, target: FrozenTarget, given: Any, ids: tuple[int
     network = Eagle3(
         given.sizes if given is not None else layer_sizes(target, "eagle3"),
         settings.taps,
+        norm_before_fc=given.input_norm is not None if given is not None else settings.norm_before_fc,
         fc_norm=given.fc_norm is not None if given is not None else settings.fc_norm,
         norm_output=given.norm_output if given is not None else settings.norm_output,
         draft_ids=ids,

@@ -87,7 +87,8 @@ class Eagle3(nn.Module):
     Args:
         sizes: of the layer.
         taps: ids of the target's layers whose inputs are read, in the order of their concatenation.
-        fc_norm: EAGLE-3.1's norm over the concatenation, before fc.
+        norm_before_fc: one norm over the concatenation, before fc (which llama.cpp knows).
+        fc_norm: EAGLE-3.1's norm of each tapped state, before fc (which vLLM knows, too).
         norm_output: EAGLE-3.1's feedback: the next step gets the output behind the final norm, not before it.
         draft_ids: target ids of the own head's rows, ascending; empty: the head has all of the target's rows.
         own_head: whether there is an own head; else the target's.
@@ -100,6 +101,7 @@ class Eagle3(nn.Module):
         self,
         sizes: LayerSizes,
         taps: tuple[int, ...],
+        norm_before_fc: bool = False,
         fc_norm: bool = False,
         norm_output: bool = False,
         draft_ids: tuple[int, ...] = (),
@@ -111,7 +113,8 @@ class Eagle3(nn.Module):
         self.draft_ids = draft_ids
         hidden = sizes.hidden
         self.fc = nn.Linear(len(taps) * hidden, hidden, bias=False)
-        self.fc_norm = RMSNorm(len(taps) * hidden, sizes.epsilon) if fc_norm else None
+        self.input_norm = RMSNorm(len(taps) * hidden, sizes.epsilon) if norm_before_fc else None
+        self.fc_norm = nn.ModuleList([RMSNorm(hidden, sizes.epsilon) for _ in taps]) if fc_norm else None
         self.midlayer = Eagle3Layer(sizes)
         self.norm = RMSNorm(hidden, sizes.epsilon)
         self.lm_head = nn.Linear(hidden, len(draft_ids) or vocabulary, bias=False) if own_head or draft_ids else None
@@ -120,7 +123,12 @@ class Eagle3(nn.Module):
     def begin(self, final: Tensor, taps: Tensor | None) -> Tensor:
         """The state of step 0: fc over the taps."""
         assert taps is not None
-        state: Tensor = self.fc(taps if self.fc_norm is None else self.fc_norm(taps))
+        if self.input_norm is not None:
+            taps = self.input_norm(taps)
+        if self.fc_norm is not None:
+            parts = taps.chunk(len(self.taps), dim=-1)
+            taps = torch.cat([norm(part) for norm, part in zip(self.fc_norm, parts, strict=True)], dim=-1)
+        state: Tensor = self.fc(taps)
         return state
 
     def step(self, embedded: Tensor, state: Tensor, cache: Cache) -> Step:

@@ -55,6 +55,7 @@ class Settings:
     own_head: bool = False
     rank: int | None = None
     taps: tuple[int, ...] | None = None
+    norm_before_fc: bool = False
     fc_norm: bool = False
     norm_output: bool = False
     eval_tokens: int = 8192

@@ -39,7 +39,9 @@ class Eagle3Drafter:
         """
         self.keys, self.values = [], []
         if self.config["norm_before_fc"]:
-            taps = self._norm("fc_norm", taps)
+            taps = self._norm("input_norm", taps)
+        if self.config["fc_norm"]:
+            taps = torch.cat([self._norm(f"fc_norm.{i}", tap) for i, tap in enumerate(taps.chunk(3, -1))], -1)
         for i in range(row + 1):
             out, normed = self._row(tokens[i + 1], F.linear(taps[i], self.weights["fc.weight"]))
         result = [normed]
