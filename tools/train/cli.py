@@ -30,6 +30,14 @@ def _whole(text: str) -> int:
     return value
 
 
+def _positive(text: str) -> float:
+    """A finite number above 0, for argparse."""
+    value = _amount(text)
+    if value == 0.0:
+        raise ValueError
+    return value
+
+
 def _amount(text: str) -> float:
     """A finite number of at least 0, for argparse."""
     value = float(text)
@@ -92,13 +100,13 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--steps", type=_count, metavar="N", help="default: one epoch")
-    group.add_argument("--epochs", type=_amount, metavar="X", help="instead of --steps")
+    group.add_argument("--epochs", type=_positive, metavar="X", help="instead of --steps")
     group.add_argument("--tokens-per-batch", type=_count, metavar="N", help="tokens of a step (4096)")
-    group.add_argument("--lr", type=_amount, metavar="X", help="peak learning rate; default: by the target's width")
+    group.add_argument("--lr", type=_positive, metavar="X", help="peak learning rate; default: by the target's width")
     group.add_argument("--warmup", type=_whole, metavar="N", help="steps up to the peak (5 %% of all, at most 100)")
     group.add_argument("--betas", type=_amount, nargs=2, metavar="B", help="of AdamW (0.9 0.95)")
     group.add_argument("--weight-decay", type=_amount, metavar="X", help="of AdamW (0)")
-    group.add_argument("--clip", type=_amount, metavar="X", help="largest norm of the gradient (0.5)")
+    group.add_argument("--clip", type=_positive, metavar="X", help="largest norm of the gradient (0.5)")
     group.add_argument("--save-every", type=_count, metavar="N", help="steps between validations and checkpoints (500)")
     group.add_argument("--eval-tokens", type=_count, metavar="N", help="held-out tokens of a validation (8192)")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")

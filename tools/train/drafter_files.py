@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..atomic import atomic_output
@@ -177,7 +177,8 @@ def write_network(folder: Path, network: Any, target: FrozenTarget) -> None:
 def write_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Replaces config.json and model.safetensors in `folder`, each at once."""
     with atomic_output(folder / "model.safetensors") as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"format": "pt"})
+        # Written here: of a full disk safetensors says so in an error of its own kind.
+        temporary.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"format": "pt"}))
     with atomic_output(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 

@@ -8,6 +8,7 @@ vocabulary - so a checkpoint is weights, optimiser and step, and a resumed run r
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import pickle
@@ -157,15 +158,16 @@ class Trainer:
         self._objective.write(self._folder)
         title = f"{self._settings.kind}, {self._settings.output.name}"
         draw_curves(self._folder / CURVES, self._log, title)
+        state = {
+            "step": self._done,
+            "module": self._objective.module.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
         with atomic_output(self._folder / CHECKPOINT) as temporary:
-            torch.save(
-                {
-                    "step": self._done,
-                    "module": self._objective.module.state_dict(),
-                    "optimizer": self._optimizer.state_dict(),
-                },
-                temporary,
-            )
+            # Through memory: of a full disk torch only says that a position was not expected.
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            temporary.write_bytes(buffer.getbuffer())
 
     def _restore(self) -> None:
         path = self._folder / CHECKPOINT
