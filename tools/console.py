@@ -24,11 +24,11 @@ def require(package: str, why: str, install: str = "frspec_cpp[tools]") -> Modul
         raise MissingPackage(f"{why} needs the '{package}' package: pip install '{install}'") from error
 
 
-def progress_bar(total: int, description: str, quiet: bool) -> Any:
-    """A tqdm bar over `total` bytes on stderr; silent where `quiet` or where stderr is no terminal."""
+def progress_bar(total: int, description: str, quiet: bool, unit: str = "B") -> Any:
+    """A tqdm bar over `total` bytes (or `unit`s) on stderr; silent where `quiet` or where stderr is no terminal."""
     tqdm = require("tqdm", "a progress bar")
     # With disable=None tqdm shows nothing unless stderr is a terminal, so logs and pipes stay clean.
-    return tqdm.tqdm(total=total, desc=description, unit="B", unit_scale=True, leave=False, disable=quiet or None)
+    return tqdm.tqdm(total=total, desc=description, unit=unit, unit_scale=True, leave=False, disable=quiet or None)
 
 
 def note(message: str) -> None:

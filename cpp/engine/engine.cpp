@@ -134,6 +134,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   };
   committed_ = states(max_depth + 1, target_->config().dim);
   if (drafter_) lag_features_ = states(lag_room(), target_->feature_dim());
+  if (tuner_) time_target();
 }
 
 Engine::~Engine() = default;
@@ -165,6 +166,7 @@ void Engine::set_head(const std::string& head) {
   if (!drafter_file_) fail("head: found ", head, ", but there is no drafter to use it");
   const Lock lock(*this);
   make_drafting(head, {});
+  time_target();
   verifier_->note_candidates(drafter_->wanted_candidates());
   ++ticket_;  // the new drafter knows nothing of a text that is being written
 }

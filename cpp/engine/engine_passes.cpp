@@ -1,5 +1,6 @@
 // Single passes of an engine: for measurements (bench.h), and for those who want logits.
 #include <algorithm>
+#include <chrono>
 
 #include "base/error.h"
 #include "engine/engine.h"
@@ -31,6 +32,29 @@ void Engine::time_tree(std::int32_t prefix, std::span<const TokenId> tokens, std
   target_->forward(tree.view().tokens, tree.rows(target_->cache().length()));
   verifier_->verify(tree, Sampler{});
   (void)verifier_->read();
+}
+
+// What the tuner should know before it costs a text anything: one token's pass, and a whole tree's.
+void Engine::time_target() {
+  const auto time_nodes = [&](int nodes) {
+    const std::vector<TokenId> tokens(static_cast<std::size_t>(nodes), 0);
+    std::vector<std::int32_t> parents(static_cast<std::size_t>(nodes));
+    for (int i = 0; i < nodes; ++i) parents[static_cast<std::size_t>(i)] = (i + 1) / 2 - 1;
+    const DraftTree tree(*backend_, tokens, parents);
+    double fastest = 1e9;
+    for (int repetition = 0; repetition < 2; ++repetition) {
+      const auto start = std::chrono::steady_clock::now();
+      target_->cache().set_length(0);
+      target_->forward(tree.view().tokens, tree.rows(target_->cache().length()));
+      verifier_->verify(tree, Sampler{});
+      (void)verifier_->read();
+      fastest = std::min(fastest, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+    return fastest;
+  };
+  ++ticket_;
+  const double plain = time_nodes(1);
+  tuner_->know_target(plain, time_nodes(tuner_->shapes().back().size));
 }
 
 void Engine::time_draft() {

@@ -45,6 +45,16 @@ Tuner::Tuner(std::vector<Head> heads, std::vector<TreeShape> shapes)
   if (!heads_.empty()) current_ = {false, static_cast<int>(heads_.size()) - 1, 0};
 }
 
+void Tuner::know_target(double plain_seconds, double largest_seconds) {
+  plain_seconds_.add(plain_seconds);
+  if (!target_seconds_.empty()) target_seconds_.back().add(largest_seconds);
+}
+
+bool Tuner::is_hopeless(int shape) const {
+  const int most = shapes_[static_cast<std::size_t>(shape)].levels() + 1;
+  return target_seconds(shape) > most * plain_seconds_.value();
+}
+
 double Tuner::ratio(int head) const {
   const auto h = static_cast<std::size_t>(head);
   return (found_[h] + kRatioPrior) / (asked_[h] + kRatioPrior);
@@ -124,6 +134,7 @@ Tuner::Plan Tuner::next(bool may_pause) {
   if (may_pause && plain_seconds_.count() < kFirstPlain) return {};
   // Before anything was drafted: the smallest tree, which costs least if it is in vain.
   if (layer_seconds_.count() == 0) {
+    if (may_pause && is_hopeless(0)) return {};
     learns_ = &trials_;
     learns_beside_ = plain_seconds_.value() > 0.0 ? 1.0 / plain_seconds_.value() : 0.0;
     return current_ = {true, static_cast<int>(heads_.size()) - 1, 0};

@@ -53,6 +53,8 @@ class Tuner {
   // one holds all others. None: there is nothing to draft with.
   Tuner(std::vector<Head> heads, std::vector<TreeShape> shapes);
 
+  // How long a pass of the target takes with one row, and with the largest tree, before any step was made.
+  void know_target(double plain_seconds, double largest_seconds);
   // The next step. `may_pause`: whether it may be a plain one.
   Plan next(bool may_pause);
   void add(const Step& step);
@@ -111,6 +113,8 @@ class Tuner {
   double tokens(int head, int shape) const { return 1.0 + drafts_of_shape(shape) * ratio(head); }
   double rate(int head, int shape) const { return tokens(head, shape) / seconds(head, shape); }
   Plan best_arm() const;
+  // Whether a tree costs more than plain decoding even if all of its levels were accepted.
+  bool is_hopeless(int shape) const;
   void learn_acceptance(const Step& step);
 
   std::vector<Head> heads_;
