@@ -7,7 +7,10 @@
 namespace frspec {
 namespace {
 
-constexpr double kRatioPrior = 8.0;     // accepted tokens that a head's ratio is taken for 1 by
+constexpr double kRatioPrior = 2.0;  // accepted tokens that a head's ratio is taken for 1 by
+// Plain steps that may be lost at once, before anything was gained: by trials, and by surveys where drafting pays.
+constexpr double kTrialAllowance = 3.0, kSurveyAllowance = 24.0;
+constexpr double kCredit = 40.0;        // plain steps that drafting may have gained before, and lose again
 constexpr double kUntriedBonus = 0.85;  // seconds of trees of an untried size are guessed a little too low
 
 // Accepted drafts of a tree that nothing is known of.
@@ -47,6 +50,9 @@ Tuner::Tuner(std::vector<Head> heads, std::vector<TreeShape> shapes)
 
 void Tuner::know_target(double plain_seconds, double largest_seconds) {
   plain_seconds_.add(plain_seconds);
+  trials_.allowance = kTrialAllowance * plain_seconds;
+  trials_.credit = kCredit * plain_seconds;
+  surveys_.allowance = kSurveyAllowance * plain_seconds;
   if (!target_seconds_.empty()) target_seconds_.back().add(largest_seconds);
 }
 
@@ -111,12 +117,18 @@ double Tuner::seconds(int head, int shape) const {
   return (one.value() * one.count() + expected) / (one.count() + 1.0);
 }
 
+// What is little known may be better than it looks.
+double Tuner::hoped_rate(int head, int shape) const {
+  const double hope = kHope / std::sqrt(drafts_[static_cast<std::size_t>(shape)].count);
+  return (tokens(head, shape) + hope * ratio(head)) / seconds(head, shape);
+}
+
 Tuner::Plan Tuner::best_arm() const {
   Plan best{true, current_.head, current_.shape};
-  double most = rate(best.head, best.shape) * kHysteresis;
+  double most = hoped_rate(best.head, best.shape) * kHysteresis;
   for (int h = 0; h < static_cast<int>(heads_.size()); ++h) {
     for (int s = 0; s < static_cast<int>(shapes_.size()); ++s) {
-      const double found = rate(h, s);
+      const double found = hoped_rate(h, s);
       if (found > most) {
         most = found;
         best = {true, h, s};
@@ -127,40 +139,48 @@ Tuner::Plan Tuner::best_arm() const {
 }
 
 Tuner::Plan Tuner::next(bool may_pause) {
-  learns_ = nullptr;
+  surveys_beside_ = 0.0;
   free_ = may_pause;
   if (heads_.empty() || shapes_.empty()) return {};
   const auto largest = static_cast<int>(shapes_.size()) - 1;
+  const double plain_rate = plain_seconds_.count() > 0 ? 1.0 / plain_seconds_.value() : 0.0;
   if (may_pause && plain_seconds_.count() < kFirstPlain) return {};
   // Before anything was drafted: the smallest tree, which costs least if it is in vain.
   if (layer_seconds_.count() == 0) {
     if (may_pause && is_hopeless(0)) return {};
-    learns_ = &trials_;
-    learns_beside_ = plain_seconds_.value() > 0.0 ? 1.0 / plain_seconds_.value() : 0.0;
-    return current_ = {true, static_cast<int>(heads_.size()) - 1, 0};
+    return current_ = {true, 0, 0};
   }
   const Plan best = best_arm();
   const double most = rate(best.head, best.shape);
-  if (may_pause && plain_seconds_.count() > 0 && most * plain_seconds_.value() < 1.0) {
-    // Plain decoding gives more. What is known of drafts grows old: a trial now and then.
-    const double loss = seconds(best.head, best.shape) - tokens(best.head, best.shape) * plain_seconds_.value();
-    if (!trials_.may_lose(loss)) return {};
-    learns_ = &trials_;
-    learns_beside_ = 1.0 / plain_seconds_.value();
-    return current_ = best;
+  // Whatever is expected, drafting may not have lost more than a small share of the time.
+  if (may_pause && !trials_.may_lose(0.0)) return {};
+  if (may_pause && most < plain_rate) {
+    // Plain decoding gives more. What is known of drafts grows old: a trial now and then, every other one with the head
+    // that misses least, for a small one may be what is to blame.
+    const Plan trial{true, trials_made_ % 2 == 0 ? best.head : 0, best.shape};
+    if (!trials_.may_lose(seconds(trial.head, trial.shape) - tokens(trial.head, trial.shape) / plain_rate)) return {};
+    ++trials_made_;
+    for (Mean& drafts : drafts_) drafts.count = std::min(drafts.count, kOldMemory);
+    return trial;
   }
   if (may_pause && ++since_plain_ > plain_interval_) {
     plain_interval_ = std::min(2 * plain_interval_, kMostPlainInterval);
     return {};
   }
-  // A survey: the first head and the largest tree tell of all others.
-  ++since_survey_;
-  const bool is_survey = best.head == 0 && best.shape == largest;
-  if (!is_survey && since_survey_ > kSurveyInterval &&
-      surveys_.may_lose(seconds(0, largest) - tokens(0, largest) / most)) {
-    learns_ = &surveys_;
-    learns_beside_ = most;
-    return {true, 0, largest};
+  // A survey, by turns: what the head that misses least finds, and what the largest tree holds.
+  if (++since_survey_ > survey_interval_) {
+    const Plan survey = surveys_made_ % 2 == 0 ? Plan{true, 0, best.shape} : Plan{true, best.head, largest};
+    const bool is_new = survey.head != best.head || survey.shape != best.shape;
+    const double loss = seconds(survey.head, survey.shape) - tokens(survey.head, survey.shape) / most;
+    if (!is_new || surveys_.may_lose(loss)) {
+      since_survey_ = 0;
+      survey_interval_ = std::min(2 * survey_interval_, kMostSurveyInterval);
+      ++surveys_made_;
+      if (is_new) {
+        surveys_beside_ = most;
+        return survey;
+      }
+    }
   }
   return current_ = best;
 }
@@ -219,8 +239,9 @@ void Tuner::add(const Step& step) {
     return;
   }
   const auto shape = static_cast<std::size_t>(step.plan.shape);
-  if (learns_ != nullptr && learns_beside_ > 0.0) learns_->lost += std::max(0.0, all - step.tokens / learns_beside_);
-  if (step.plan.head == 0 && step.plan.shape + 1 == static_cast<int>(shapes_.size())) since_survey_ = 0;
+  // What was lost, or gained: luck evens out.
+  if (surveys_beside_ > 0.0) surveys_.add(all - step.tokens / surveys_beside_);
+  if (free_ && plain_seconds_.count() > 0) trials_.add(all - step.tokens * plain_seconds_.value());
   const double layers = step.draft_seconds - head_seconds(step.plan.head, step.plan.shape);
   layer_seconds_.add(std::max(0.0, layers / (shapes_[shape].levels() + 1)));
   target_seconds_[shape].add(step.seconds - step.draft_seconds);

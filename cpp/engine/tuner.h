@@ -72,6 +72,9 @@ class Tuner {
     double plain_tokens_per_second = 0.0;  // 0: no plain step was made yet
   };
   Choice choice() const;
+  // What is expected of an arm: tokens of a step, and its seconds.
+  double tokens(int head, int shape) const { return 1.0 + drafts_of_shape(shape) * ratio(head); }
+  double seconds(int head, int shape) const;
 
  private:
   // A mean in which the latest values count most.
@@ -88,19 +91,22 @@ class Tuner {
     int count() const { return count_; }
 
    private:
-    static constexpr int kKept = 9;
+    static constexpr int kKept = 31;
     std::array<double, kKept> latest_ = {};
     int count_ = 0;
     double median_ = 0.0;
   };
-  static constexpr double kMemory = 64.0;
-  static constexpr double kPrior = 4.0;        // steps that a guess of the accepted length counts for
-  static constexpr double kLearning = 0.015;   // share of all time that steps made to learn may cost
+  static constexpr double kMemory = 256.0;
+  static constexpr double kPrior = 2.0;        // steps that a guess of the accepted length counts for
+  static constexpr double kLearning = 0.012;   // share of all time that may be lost by learning
+  static constexpr double kOldMemory = 16.0;   // steps that what was learned counts for once drafting has paused
+  static constexpr double kHope = 0.4;         // tokens that an arm may be better than one step of it showed
   static constexpr double kHysteresis = 1.02;  // an arm must be better by that much to replace the one that runs
   static constexpr int kFirstPlain = 3;        // plain steps at first
   // Drafted steps between two plain ones that measure plain decoding: few at first, when little is known.
   static constexpr int kLeastPlainInterval = 8, kMostPlainInterval = 128;
-  static constexpr int kSurveyInterval = 32;  // drafted steps between two surveys, at least
+  // Drafted steps between two surveys, likewise.
+  static constexpr int kLeastSurveyInterval = 2, kMostSurveyInterval = 32;
 
   std::size_t index(int head, int shape) const {
     return static_cast<std::size_t>(head) * shapes_.size() + static_cast<std::size_t>(shape);
@@ -109,9 +115,8 @@ class Tuner {
   double drafts_of_shape(int shape) const;  // accepted with the first head
   double head_seconds(int head, int shape) const;
   double target_seconds(int shape) const;
-  double seconds(int head, int shape) const;
-  double tokens(int head, int shape) const { return 1.0 + drafts_of_shape(shape) * ratio(head); }
   double rate(int head, int shape) const { return tokens(head, shape) / seconds(head, shape); }
+  double hoped_rate(int head, int shape) const;
   Plan best_arm() const;
   // Whether a tree costs more than plain decoding even if all of its levels were accepted.
   bool is_hopeless(int shape) const;
@@ -126,17 +131,19 @@ class Tuner {
   Duration plain_seconds_;
   Duration layer_seconds_;  // of the drafter's layers, for each level and once for the text
   Plan current_;
-  // What steps that are made to learn something have lost, and the time of all steps that this is a share of: trials
-  // of drafting, where a text is free to go without, and surveys.
+  // What was lost, and the time of all steps that this may be a share of: by drafting, where a text is free to go
+  // without, compared with plain decoding; and by surveys, compared with the best arm.
   struct Budget {
-    double lost = 0.0, seconds = 0.0;
-    bool may_lose(double loss) const { return lost + loss <= kLearning * seconds; }
+    double lost = 0.0, seconds = 0.0, allowance = 0.0, credit = 0.0;  // what was gained may be lost again, up to that
+    void add(double loss) { lost = lost + loss > -credit ? lost + loss : -credit; }
+    bool may_lose(double loss) const { return lost + loss <= kLearning * seconds + allowance; }
   };
   Budget trials_, surveys_;
-  Budget* learns_ = nullptr;  // what the planned step is charged to; null: it is made to learn nothing
-  bool free_ = false;         // whether the planned step may be a plain one
-  int since_plain_ = 0, plain_interval_ = kLeastPlainInterval, since_survey_ = 0;
-  double learns_beside_ = 0.0;  // tokens per second that the planned step gives up to learn something; 0: none
+  bool free_ = false;            // whether the planned step may be a plain one
+  double surveys_beside_ = 0.0;  // tokens per second of the arm that a survey stands in for; 0: the step is none
+  int since_plain_ = 0, plain_interval_ = kLeastPlainInterval, since_survey_ = 0,
+      survey_interval_ = kLeastSurveyInterval;
+  int surveys_made_ = 0, trials_made_ = 0;
 };
 
 // The shapes that a tuner may choose from, the smallest first; `largest` is the last one.

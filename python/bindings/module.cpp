@@ -23,6 +23,7 @@ void init_bench(nb::module_& m);
 void init_ops(nb::module_& m);
 void init_head_ops(nb::module_& m);
 void init_translation(nb::module_& m);
+void init_tuner(nb::module_& m);
 
 namespace {
 
@@ -69,4 +70,5 @@ NB_MODULE(_core, m) {
   frspec::init_ops(m);
   frspec::init_head_ops(m);
   frspec::init_translation(m);
+  frspec::init_tuner(m);
 }
