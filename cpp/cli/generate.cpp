@@ -76,6 +76,7 @@ void add_sampling(Arguments& options, Request& request) {
 
 // Returns false where the help was asked for, and shown.
 bool read_arguments(Request& request, std::span<char* const> arguments) {
+  request.engine.head = "auto";
   Arguments options("frspec generate [-m TARGET] [-d DRAFTER] [-p TEXT | -f FILE] [OPTION...]",
                     "Continues a prompt; the text goes to standard output, statistics to standard error.\n"
                     "Without -m: the demo pair. Without -p and -f: the prompt is read from standard input.");
@@ -86,7 +87,7 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   options.text(
       "--head", "POLICY", request.engine.head,
       "rows that drafts are chosen from: auto, full, ranked:N, learned, speculated[:N], contextual[:N], a union "
-      "such as ranked:8192+contextual:1024; default: full");
+      "such as ranked:8192+contextual:1024; default: auto");
   options.text("--translate", "auto|tli|slem|slrs", request.engine.translate,
                "how a drafter of another vocabulary is understood; default: auto");
   options.number("--ngram", "N", request.engine.ngram,

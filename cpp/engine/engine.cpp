@@ -134,7 +134,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   };
   committed_ = states(max_depth + 1, target_->config().dim);
   if (drafter_) lag_features_ = states(lag_room(), target_->feature_dim());
-  if (tuner_) time_target();
+  if (tuner_) calibrate();
 }
 
 Engine::~Engine() = default;
@@ -164,11 +164,13 @@ void Engine::make_drafting(const std::string& head, const std::function<void(std
 
 void Engine::set_head(const std::string& head) {
   if (!drafter_file_) fail("head: found ", head, ", but there is no drafter to use it");
-  const Lock lock(*this);
-  make_drafting(head, {});
-  time_target();
-  verifier_->note_candidates(drafter_->wanted_candidates());
-  ++ticket_;  // the new drafter knows nothing of a text that is being written
+  {
+    const Lock lock(*this);
+    make_drafting(head, {});
+    verifier_->note_candidates(drafter_->wanted_candidates());
+    ++ticket_;  // the new drafter knows nothing of a text that is being written
+  }
+  calibrate();
 }
 
 void Engine::check_tokens(std::span<const TokenId> tokens) const {

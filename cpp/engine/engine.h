@@ -153,7 +153,7 @@ class Engine {
   DrafterParts drafter_parts(const std::function<void(std::size_t)>& on_bytes);
   void make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes);
   Tuner::Plan plan_step(const Generation& text);
-  void time_target();
+  void calibrate();
   Tuning tuning() const;
   void note_accepted(Generation& text, const DraftTree& tree, const Verdict& verdict);
   void run_chunk(std::span<const TokenId> tokens);  // one pass over at most batch_ tokens behind the prefix

@@ -6,6 +6,11 @@
 #include "engine/engine.h"
 
 namespace frspec {
+namespace {
+
+constexpr int kCalibration = 6;  // tokens
+
+}  // namespace
 
 void Engine::time_prompt(std::int32_t prefix, std::span<const TokenId> tokens) {
   const Lock lock(*this);
@@ -34,27 +39,29 @@ void Engine::time_tree(std::int32_t prefix, std::span<const TokenId> tokens, std
   (void)verifier_->read();
 }
 
-// What the tuner should know before it costs a text anything: one token's pass, and a whole tree's.
-void Engine::time_target() {
+// What the tuner should know before it costs a text anything: how long passes of one token and of a whole tree take,
+// and a few drafted steps. What they write is of no account.
+void Engine::calibrate() {
   const auto time_nodes = [&](int nodes) {
     const std::vector<TokenId> tokens(static_cast<std::size_t>(nodes), 0);
     std::vector<std::int32_t> parents(static_cast<std::size_t>(nodes));
     for (int i = 0; i < nodes; ++i) parents[static_cast<std::size_t>(i)] = (i + 1) / 2 - 1;
-    const DraftTree tree(*backend_, tokens, parents);
     double fastest = 1e9;
     for (int repetition = 0; repetition < 2; ++repetition) {
       const auto start = std::chrono::steady_clock::now();
-      target_->cache().set_length(0);
-      target_->forward(tree.view().tokens, tree.rows(target_->cache().length()));
-      verifier_->verify(tree, Sampler{});
-      (void)verifier_->read();
+      time_tree(0, tokens, parents);
       fastest = std::min(fastest, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
     return fastest;
   };
-  ++ticket_;
   const double plain = time_nodes(1);
   tuner_->know_target(plain, time_nodes(tuner_->shapes().back().size));
+  try {
+    const auto text = begin({0}, {.max_tokens = kCalibration, .ignore_eos = true, .draft = DraftMode::Always});
+    while (text->finish_reason() == FinishReason::None) (void)text->step();
+  } catch (const Error&) {  // a model that overflows says so when it is asked for a text
+  }
+  tuner_->keep_costs();
 }
 
 void Engine::time_draft() {

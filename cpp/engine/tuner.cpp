@@ -7,11 +7,13 @@
 namespace frspec {
 namespace {
 
-constexpr double kRatioPrior = 2.0;  // accepted tokens that a head's ratio is taken for 1 by
-// Plain steps that may be lost at once, before anything was gained: by trials, and by surveys where drafting pays.
-constexpr double kTrialAllowance = 3.0, kSurveyAllowance = 24.0;
-constexpr double kCredit = 40.0;        // plain steps that drafting may have gained before, and lose again
-constexpr double kUntriedBonus = 0.85;  // seconds of trees of an untried size are guessed a little too low
+constexpr double kRatioPrior = 2.0;                  // accepted tokens that a head's ratio is taken for 1 by
+constexpr double kMostRisk = 3.0;                    // plain steps that drafting may lose at once
+constexpr double kCredit = 40.0;                     // plain steps that it may have gained before, and lose again
+constexpr int kLeastPause = 100, kMostPause = 3200;  // plain steps
+constexpr double kSurveyAllowance = 24.0;            // plain steps that surveys may cost at once, where drafting pays
+constexpr double kUnusual = 1.5;                     // times the median: another program wanted the processor
+constexpr double kUntriedBonus = 0.85;               // seconds of trees of an untried size are guessed a little too low
 
 // Accepted drafts of a tree that nothing is known of.
 double guess_of_drafts(const TreeShape& shape) {
@@ -33,7 +35,7 @@ void Tuner::Duration::add(double seconds) {
   std::array<double, kKept> sorted = latest_;
   const auto end = sorted.begin() + std::min(count_, kKept);
   std::sort(sorted.begin(), end);
-  median_ = sorted[static_cast<std::size_t>((end - sorted.begin() - 1) / 2)];
+  median_ = sorted[static_cast<std::size_t>((end - sorted.begin()) / 2)];
 }
 
 Tuner::Tuner(std::vector<Head> heads, std::vector<TreeShape> shapes)
@@ -44,16 +46,28 @@ Tuner::Tuner(std::vector<Head> heads, std::vector<TreeShape> shapes)
       target_seconds_(shapes_.size()),
       found_(heads_.size(), 0.0),
       asked_(heads_.size(), 0.0) {
-  for (std::size_t s = 0; s < shapes_.size(); ++s) drafts_[s] = {guess_of_drafts(shapes_[s]), kPrior};
-  if (!heads_.empty()) current_ = {false, static_cast<int>(heads_.size()) - 1, 0};
+  keep_costs();
 }
 
 void Tuner::know_target(double plain_seconds, double largest_seconds) {
   plain_seconds_.add(plain_seconds);
-  trials_.allowance = kTrialAllowance * plain_seconds;
-  trials_.credit = kCredit * plain_seconds;
-  surveys_.allowance = kSurveyAllowance * plain_seconds;
+  keep_costs();
   if (!target_seconds_.empty()) target_seconds_.back().add(largest_seconds);
+}
+
+void Tuner::keep_costs() {
+  for (std::size_t s = 0; s < shapes_.size(); ++s) drafts_[s] = {guess_of_drafts(shapes_[s]), kPrior};
+  found_.assign(heads_.size(), 0.0);
+  asked_.assign(heads_.size(), 0.0);
+  trials_ = surveys_ = {};
+  risk_ = 0.0;
+  pause_left_ = 0;
+  pause_length_ = kLeastPause;
+  since_plain_ = since_survey_ = surveys_made_ = trials_made_ = 0;
+  plain_interval_ = kLeastPlainInterval;
+  survey_interval_ = kLeastSurveyInterval;
+  surveys_.allowance = kSurveyAllowance * plain_seconds_.value();
+  if (!heads_.empty()) current_ = {false, static_cast<int>(heads_.size()) - 1, 0};
 }
 
 bool Tuner::is_hopeless(int shape) const {
@@ -73,20 +87,22 @@ double Tuner::head_seconds(int head, int shape) const {
   return h.root_seconds + (shapes_[static_cast<std::size_t>(shape)].levels() - 1) * h.level_seconds;
 }
 
-// Of a step without its drafting: as measured, or on the line through the neighbours that were.
+// Of a step without its drafting: as measured, or on the line through the neighbours that were. A few runs may have had
+// bad luck: they are not believed where the neighbours promise more.
 double Tuner::target_seconds(int shape) const {
   const auto s = static_cast<std::size_t>(shape);
-  if (target_seconds_[s].count() > 0) return target_seconds_[s].value();
+  const Duration& own = target_seconds_[s];
+  if (own.is_sure()) return own.value();
   struct Point {
     double size, seconds;
   };
   std::vector<Point> known;
   if (plain_seconds_.count() > 0) known.push_back({1.0, plain_seconds_.value()});
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
-    if (target_seconds_[i].count() == 0) continue;
-    known.push_back({static_cast<double>(shapes_[i].size), target_seconds_[i].value()});
+    const bool is_known = target_seconds_[i].is_sure() || (i + 1 == shapes_.size() && target_seconds_[i].count() > 0);
+    if (is_known) known.push_back({static_cast<double>(shapes_[i].size), target_seconds_[i].value()});
   }
-  if (known.empty()) return 1.0;  // nothing was run yet: all sizes look the same
+  if (known.empty()) return own.count() > 0 ? own.value() : 1.0;  // nothing was run yet: all sizes look the same
   const auto size = static_cast<double>(shapes_[s].size);
   std::sort(known.begin(), known.end(), [](const Point& a, const Point& b) { return a.size < b.size; });
   Point low = known.front(), high = known.back();
@@ -96,25 +112,17 @@ double Tuner::target_seconds(int shape) const {
   for (auto point = known.rbegin(); point != known.rend(); ++point) {
     if (point->size >= size) high = *point;
   }
-  if (high.size > low.size) {
-    const double share = std::clamp((size - low.size) / (high.size - low.size), 0.0, 1.0);
-    return (low.seconds + share * (high.seconds - low.seconds)) * kUntriedBonus;
-  }
-  // Larger than all that were run: by the slope of the last two, or hopefully no slower.
-  double slope = 0.0;
-  if (known.size() > 1) {
-    const Point before = known[known.size() - 2];
-    slope = std::max(0.0, (low.seconds - before.seconds) / std::max(1.0, low.size - before.size));
-  }
-  return (low.seconds + slope * (size - low.size)) * kUntriedBonus;
+  const double share = high.size > low.size ? std::clamp((size - low.size) / (high.size - low.size), 0.0, 1.0) : 0.0;
+  const double between = (low.seconds + share * (high.seconds - low.seconds)) * kUntriedBonus;
+  return own.count() > 0 ? std::min(own.value(), between) : between;
 }
 
 double Tuner::seconds(int head, int shape) const {
-  const Duration& one = arms_[index(head, shape)];
-  const double expected = target_seconds(shape) + head_seconds(head, shape) +
-                          (shapes_[static_cast<std::size_t>(shape)].levels() + 1) * layer_seconds_.value();
-  // A few runs may have had bad luck: what the parts say counts as one more.
-  return (one.value() * one.count() + expected) / (one.count() + 1.0);
+  const Duration& own = arms_[index(head, shape)];
+  if (own.is_sure()) return own.value();
+  const double parts = target_seconds(shape) + head_seconds(head, shape) +
+                       (shapes_[static_cast<std::size_t>(shape)].levels() + 1) * layer_seconds_.value();
+  return own.count() > 0 ? std::min(own.value(), parts) : parts;
 }
 
 // What is little known may be better than it looks.
@@ -138,6 +146,24 @@ Tuner::Plan Tuner::best_arm() const {
   return best;
 }
 
+// Pauses where drafting has lost too much against plain decoding since the last pause, the longer the more often.
+void Tuner::watch(double loss) {
+  const double unit = plain_seconds_.value();
+  trials_.add(loss);
+  risk_ = std::max(risk_ + loss, -kCredit * unit);
+  if (risk_ < -kCredit / 2 * unit) pause_length_ = kLeastPause;
+  if (risk_ <= kMostRisk * unit) return;
+  risk_ = 0.0;
+  pause_left_ = pause_length_;
+  pause_length_ = std::min(2 * pause_length_, kMostPause);
+  forget();
+}
+
+// What was learned of drafts counts for less from now on.
+void Tuner::forget() {
+  for (Mean& drafts : drafts_) drafts.count = std::min(drafts.count, kOldMemory);
+}
+
 Tuner::Plan Tuner::next(bool may_pause) {
   surveys_beside_ = 0.0;
   free_ = may_pause;
@@ -153,14 +179,14 @@ Tuner::Plan Tuner::next(bool may_pause) {
   const Plan best = best_arm();
   const double most = rate(best.head, best.shape);
   // Whatever is expected, drafting may not have lost more than a small share of the time.
-  if (may_pause && !trials_.may_lose(0.0)) return {};
+  if (may_pause && pause_left_ > 0) return {};
   if (may_pause && most < plain_rate) {
     // Plain decoding gives more. What is known of drafts grows old: a trial now and then, every other one with the head
     // that misses least, for a small one may be what is to blame.
     const Plan trial{true, trials_made_ % 2 == 0 ? best.head : 0, best.shape};
     if (!trials_.may_lose(seconds(trial.head, trial.shape) - tokens(trial.head, trial.shape) / plain_rate)) return {};
     ++trials_made_;
-    for (Mean& drafts : drafts_) drafts.count = std::min(drafts.count, kOldMemory);
+    forget();
     return trial;
   }
   if (may_pause && ++since_plain_ > plain_interval_) {
@@ -236,12 +262,18 @@ void Tuner::add(const Step& step) {
   if (!step.plan.drafts) {
     since_plain_ = 0;
     plain_seconds_.add(step.seconds);
+    pause_left_ = std::max(0, pause_left_ - 1);
     return;
   }
   const auto shape = static_cast<std::size_t>(step.plan.shape);
-  // What was lost, or gained: luck evens out.
-  if (surveys_beside_ > 0.0) surveys_.add(all - step.tokens / surveys_beside_);
-  if (free_ && plain_seconds_.count() > 0) trials_.add(all - step.tokens * plain_seconds_.value());
+  // What was lost, or gained: luck evens out. Not the step's fault is what it takes beyond the usual.
+  const double usual = arms_[index(step.plan.head, step.plan.shape)].value();
+  const double taken = usual > 0.0 ? std::min(step.seconds, kUnusual * usual) : step.seconds;
+  if (surveys_beside_ > 0.0) {
+    surveys_.add(taken - step.tokens / surveys_beside_);
+  } else if (free_) {
+    watch(taken - step.tokens * plain_seconds_.value());
+  }
   const double layers = step.draft_seconds - head_seconds(step.plan.head, step.plan.shape);
   layer_seconds_.add(std::max(0.0, layers / (shapes_[shape].levels() + 1)));
   target_seconds_[shape].add(step.seconds - step.draft_seconds);

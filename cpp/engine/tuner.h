@@ -55,6 +55,8 @@ class Tuner {
 
   // How long a pass of the target takes with one row, and with the largest tree, before any step was made.
   void know_target(double plain_seconds, double largest_seconds);
+  // Forgets what was accepted so far, not what it cost: after a text that says nothing.
+  void keep_costs();
   // The next step. `may_pause`: whether it may be a plain one.
   Plan next(bool may_pause);
   void add(const Step& step);
@@ -89,9 +91,10 @@ class Tuner {
     void add(double seconds);
     double value() const { return median_; }
     int count() const { return count_; }
+    bool is_sure() const { return count_ >= kSure; }
 
    private:
-    static constexpr int kKept = 31;
+    static constexpr int kKept = 31, kSure = 5;
     std::array<double, kKept> latest_ = {};
     int count_ = 0;
     double median_ = 0.0;
@@ -120,6 +123,8 @@ class Tuner {
   Plan best_arm() const;
   // Whether a tree costs more than plain decoding even if all of its levels were accepted.
   bool is_hopeless(int shape) const;
+  void watch(double loss);
+  void forget();
   void learn_acceptance(const Step& step);
 
   std::vector<Head> heads_;
@@ -134,11 +139,13 @@ class Tuner {
   // What was lost, and the time of all steps that this may be a share of: by drafting, where a text is free to go
   // without, compared with plain decoding; and by surveys, compared with the best arm.
   struct Budget {
-    double lost = 0.0, seconds = 0.0, allowance = 0.0, credit = 0.0;  // what was gained may be lost again, up to that
-    void add(double loss) { lost = lost + loss > -credit ? lost + loss : -credit; }
+    double lost = 0.0, seconds = 0.0, allowance = 0.0;
+    void add(double loss) { lost = lost + loss > 0.0 ? lost + loss : 0.0; }
     bool may_lose(double loss) const { return lost + loss <= kLearning * seconds + allowance; }
   };
   Budget trials_, surveys_;
+  double risk_ = 0.0;  // what drafting has lost since it paused last; below 0: gained
+  int pause_left_ = 0, pause_length_ = 0;
   bool free_ = false;            // whether the planned step may be a plain one
   double surveys_beside_ = 0.0;  // tokens per second of the arm that a survey stands in for; 0: the step is none
   int since_plain_ = 0, plain_interval_ = kLeastPlainInterval, since_survey_ = 0,

@@ -59,7 +59,8 @@ class LLM:
         model_path: GGUF file of the target (the first part of a split one).
         drafter: GGUF file of its EAGLE drafter, or of a smaller language model, which may have another
             vocabulary; None: plain decoding.
-        head: The rows of the vocabulary that drafts are chosen from: ``"full"``; ``"ranked:N"``, the N most
+        head: The rows of the vocabulary that drafts are chosen from: ``"auto"``, whichever of the following pays best,
+            and trees of the shape that pays best, no larger than asked for; ``"full"``; ``"ranked:N"``, the N most
             frequent tokens; ``"learned"``, the drafter's own reduced head; ``"speculated[:N]"``, the N best of a sketch
             of the head, at every step anew; ``"contextual[:N]"``, N rows that follow the text; or a union such as
             ``"ranked:8192+contextual:1024"``.
@@ -95,7 +96,7 @@ class LLM:
         self,
         model_path: str | os.PathLike[str],
         drafter: str | os.PathLike[str] | None = None,
-        head: str = "full",
+        head: str = "auto",
         translate: str = "auto",
         ngram: int = 0,
         ranks: str | os.PathLike[str] | None = None,
