@@ -32,6 +32,7 @@ _TYPES = ("q8_0", "q4_0", "f16", "f32")
 _BLOCK = 32
 _ROWS = 4096  # of the head that are dequantized at once
 _PROMPT, _NEW = 64, 32  # tokens of a text that are read, and written behind them
+_PART = 1024  # characters of a text that give one prompt
 _HELD_OUT = 8  # the last one of so many states tells how good the sketch is: they are of other texts
 _RIDGE = 1e-5  # of C's mean eigenvalue, added to all: states may not span the whole space
 _NOTED = 8  # texts between two looks at the states
@@ -108,7 +109,7 @@ def note_states(
     engine = _core.Engine(str(target), str(drafter), n_threads=threads, states=count)
     taken: list[np.ndarray] = []
     noted = 0
-    texts = (text for file in files for text in read_texts(file, field, lambda _: None))
+    texts = (part for file in files for text in read_texts(file, field, lambda _: None) for part in _parts(text))
     with progress_bar(count, "noting states", quiet) as bar:
         while noted < count:
             some = list(itertools.islice(texts, _NOTED))
@@ -129,8 +130,14 @@ def note_states(
     return np.concatenate(taken)
 
 
+def _parts(text: str) -> Iterator[str]:
+    """Beginnings of prompts: a long text gives several."""
+    for start in range(0, len(text), _PART):
+        yield text[start : start + _PART]
+
+
 def _draft_behind(engine: Any, text: str) -> None:
-    tokens = engine.tokenizer.encode(text[: 16 * _PROMPT])[:_PROMPT]
+    tokens = engine.tokenizer.encode(text)[:_PROMPT]
     if not tokens:
         return
     generation = engine.begin(tokens, max_tokens=_NEW, draft="always")

@@ -36,9 +36,11 @@ class World:
         self.random = random.Random(self.seed)
 
     def target(self, size: int) -> float:
+        """Seconds of a pass with so many rows."""
         return self.plain + (size - 1) * self.per_row
 
     def draft(self, head: int, shape: tuple[int, int, int]) -> float:
+        """Seconds of drafting a tree."""
         levels = shape[0] + 1
         return (levels + 1) * self.layer + levels * self.heads[head]
 
@@ -57,6 +59,7 @@ class World:
         return accepted
 
     def expected_rate(self, head: int, shape: tuple[int, int, int], steps: int = 4000) -> float:
+        """Tokens per second with an arm."""
         tokens = sum(1 + len(self.step(head, shape)) for _ in range(steps))
         return tokens / steps / (self.draft(head, shape) + self.target(shape[2]))
 
@@ -83,6 +86,7 @@ class World:
         return total, drafted
 
     def make_tuner(self) -> _core.Tuner:
+        """A tuner that knows what an engine would have measured when it was made."""
         tuner = _core.Tuner([(name, s, s) for name, s in zip(HEADS, self.heads, strict=True)], SHAPES)
         tuner.know_target(self.plain, self.target(LARGEST[2]))
         return tuner

@@ -46,5 +46,5 @@ def run(binary: str) -> Runner:
 
 @pytest.fixture(scope="session")
 def llm(demo_target: Path, demo_drafter: Path) -> frspec_cpp.LLM:
-    """The demo pair."""
-    return frspec_cpp.LLM(demo_target, drafter=demo_drafter)
+    """The demo pair, with a head that is not chosen by the clock."""
+    return frspec_cpp.LLM(demo_target, drafter=demo_drafter, head="full")

@@ -27,7 +27,7 @@ def generate_json(run: Runner, *arguments: str | bytes, stdin: bytes = b"") -> d
 
 
 def test_json_has_exactly_these_members(run: Runner, llm: LLM) -> None:
-    result = run("generate", "-p", PROMPT, "-n", "40", "--ignore-eos", "--json", "--draft", "always")
+    result = run("generate", "-p", PROMPT, "-n", "40", "--ignore-eos", "--json", "--draft", "always", "--head", "full")
     assert result.returncode == 0
     assert result.stderr == b""
     assert result.stdout.count(b"\n") == 1
@@ -48,7 +48,22 @@ def test_json_has_exactly_these_members(run: Runner, llm: LLM) -> None:
         "draft_seconds",
         "verify_seconds",
         "prefill_seconds",
+        "tuning",
     ]
+    tuning = stats.pop("tuning")
+    assert list(tuning) == [
+        "head",
+        "tree_depth",
+        "tree_branch",
+        "tree_size",
+        "drafts",
+        "rho",
+        "nu",
+        "kappa",
+        "tokens_per_second",
+        "plain_tokens_per_second",
+    ]
+    assert tuning["head"] == "full"
     assert isinstance(stats["steps"], int)
     assert all(isinstance(value, (int, float)) for value in stats.values())
     assert stats["steps"] == expected.stats.steps
@@ -73,10 +88,19 @@ def test_sampling_follows_the_seed(run: Runner) -> None:
 
 
 def test_plain_output_is_the_text_and_nothing_else(run: Runner, llm: LLM) -> None:
-    result = run("generate", "-p", PROMPT, "-n", "48")
+    result = run("generate", "-p", PROMPT, "-n", "48", "--head", "ranked:2048")
     assert result.returncode == 0
     assert result.stdout.decode() == llm.generate(PROMPT, 48).text
     assert re.fullmatch(rb"frspec: \d+ tokens \((stop|length)\), .* tokens/s, .*\n", result.stderr)
+
+
+def test_auto_says_what_it_chose(run: Runner, llm: LLM) -> None:
+    result = run("generate", "-p", PROMPT, "-n", "48")
+    assert result.returncode == 0
+    assert result.stdout.decode() == llm.generate(PROMPT, 48).text
+    lines = result.stderr.splitlines()
+    assert len(lines) == 2
+    assert re.match(rb"frspec: auto: .*head \S+, tree of \d+ nodes, .*rho \S+, nu \S+, kappa \S+$", lines[1])
 
 
 def test_the_prompt_may_come_from_anywhere(run: Runner, tmp_path: Path) -> None:
@@ -108,7 +132,7 @@ def test_show_drafts_colours_drafted_tokens_only(run: Runner, llm: LLM) -> None:
     expected = llm.generate(PROMPT, 60, draft=True)
     assert expected.text.isascii()  # so that every token spells whole characters
     assert 0 < sum(expected.drafted) < len(expected.drafted)
-    result = run("generate", "-p", PROMPT, "-n", "60", "--show-drafts")
+    result = run("generate", "-p", PROMPT, "-n", "60", "--show-drafts", "--head", "full")
     assert result.returncode == 0
     shown = result.stdout.decode()
     assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == expected.text
