@@ -5,10 +5,11 @@ Usage:
 
 FILE is a GGUF drafter, empty for none (n-grams alone) or "demo"; options are keyword arguments of frspec_cpp.LLM, and
 `draft=auto` (default: every step drafts). Spec-Bench or MT-Bench questions (`turns`: the first is taken), HumanEval
-tasks (`prompt`) or plain `text` are read from JSONL. Spec-Bench's categories are kept apart, MT-Bench's are one; further
-files are a category each. Every prompt is continued plainly and then with each drafter in turn, so that drift of the
-machine hits all alike; the first difference from the plain text ends the run with an error that names prompt and
-position. Prints Markdown tables: one row for each drafter; over all prompts, then accepted length and speed by category.
+tasks (`prompt`) or plain `text` are read from JSONL. Spec-Bench's categories are kept apart, MT-Bench's are one;
+further files are a category each. Every prompt is continued plainly and then with each drafter in turn, so that drift
+of the machine hits all alike; the first difference from the plain text ends the run with an error that names prompt
+and position. Prints Markdown tables: one row for each drafter; over all prompts, then accepted length and speed by
+category.
 
     python bench/drafters.py spec_bench.jsonl human_eval.jsonl --drafter ranked=demo,head=ranked:8192 \
         --drafter auto=demo,head=auto,draft=auto --drafter ngram=,ngram=8
