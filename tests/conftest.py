@@ -37,4 +37,4 @@ def demo_drafter() -> Path:
     """The EAGLE-2 drafter of the demo pair, as installed with the package."""
     import frspec_cpp
 
-    return Path(frspec_cpp.demo_paths()[1])
+    return Path(frspec_cpp.demo_paths()[0]).parent / "demo-eagle2.gguf"

@@ -15,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 
 std::optional<DemoPair> pair_in(const fs::path& folder) {
-  DemoPair pair{folder / "demo-target.gguf", folder / "demo-eagle2.gguf"};
+  DemoPair pair{folder / "demo-target.gguf", folder / "demo-eagle3.gguf"};
   std::error_code ignored;
   if (fs::exists(pair.target, ignored) && fs::exists(pair.drafter, ignored)) return pair;
   return std::nullopt;
@@ -45,7 +45,7 @@ std::vector<fs::path> candidates(const fs::path& bin) {
 DemoPair find_demo_pair() {
   if (const char* folder = std::getenv("FRSPEC_DEMO_DIR"); folder != nullptr && *folder != '\0') {
     if (auto pair = pair_in(folder)) return *pair;
-    throw FileNotFound(concat("FRSPEC_DEMO_DIR: found no demo-target.gguf and demo-eagle2.gguf in '", folder, "'"));
+    throw FileNotFound(concat("FRSPEC_DEMO_DIR: found no demo-target.gguf and demo-eagle3.gguf in '", folder, "'"));
   }
   std::error_code error;
   const fs::path executable = fs::read_symlink("/proc/self/exe", error);
@@ -54,7 +54,7 @@ DemoPair find_demo_pair() {
       if (auto pair = pair_in(folder)) return *pair;
     }
   }
-  throw FileNotFound(concat("the demo pair (demo-target.gguf, demo-eagle2.gguf) is not installed beside ",
+  throw FileNotFound(concat("the demo pair (demo-target.gguf, demo-eagle3.gguf) is not installed beside ",
                             executable.string(), "; name a model with -m, or its folder with FRSPEC_DEMO_DIR"));
 }
 

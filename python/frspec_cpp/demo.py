@@ -1,4 +1,4 @@
-"""The bundled demo pair: a small target and its EAGLE-2 drafter."""
+"""The bundled demo pair: a small target and its EAGLE-3 drafter (an EAGLE-2 one lies beside it)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def demo_paths() -> tuple[Path, Path]:
         FileNotFoundError: They are not there.
     """
     folder = Path(os.environ.get("FRSPEC_DEMO_DIR") or Path(__file__).parent / "data")
-    paths = folder / "demo-target.gguf", folder / "demo-eagle2.gguf"
+    paths = folder / "demo-target.gguf", folder / "demo-eagle3.gguf"
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: found no such file, expected a part of the demo pair")

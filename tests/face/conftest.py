@@ -45,6 +45,6 @@ def run(binary: str) -> Runner:
 
 
 @pytest.fixture(scope="session")
-def llm(demo_target: Path, demo_drafter: Path) -> frspec_cpp.LLM:
+def llm() -> frspec_cpp.LLM:
     """The demo pair, with a head that is not chosen by the clock."""
-    return frspec_cpp.LLM(demo_target, drafter=demo_drafter, head="full")
+    return frspec_cpp.LLM(*frspec_cpp.demo_paths(), head="full")
