@@ -12,7 +12,7 @@
 namespace frspec {
 namespace {
 
-constexpr TokenId kFixed = -1;
+constexpr std::int32_t kFixed = -2, kNowhere = -1;
 
 TokenCounts first_counts(const CountsFile& file, const Tokenizer& tokenizer, const std::optional<TokenRanks>& prior) {
   if (auto saved = file.read()) return *std::move(saved);
@@ -52,53 +52,68 @@ void AdaptiveRanks::save(std::chrono::milliseconds patience) {
   due_ = kSaveEvery;
 }
 
-RankedRows::RankedRows(std::shared_ptr<AdaptiveRanks> ranks, std::span<const std::int32_t> rows,
-                       std::vector<std::int32_t> row_of_token)
+AdaptiveRows::AdaptiveRows(std::shared_ptr<AdaptiveRanks> ranks, std::span<const std::int32_t> rows,
+                           std::vector<std::int32_t> row_of_token, std::span<const int> sizes)
     : ranks_(std::move(ranks)),
       row_of_token_(std::move(row_of_token)),
-      waits_(row_of_token_.size(), false),
-      token_at_(rows.size(), kFixed) {
-  const std::int32_t highest = std::max(*std::max_element(row_of_token_.begin(), row_of_token_.end()),
-                                        rows.empty() ? 0 : *std::max_element(rows.begin(), rows.end()));
-  std::vector<std::int32_t> place_of(static_cast<std::size_t>(highest) + 1, -1);
-  for (std::size_t place = 0; place < rows.size(); ++place) {
-    place_of[static_cast<std::size_t>(rows[place])] = static_cast<std::int32_t>(place);
+      place_of_(row_of_token_.size(), kFixed),
+      token_at_(rows.size(), kFixed),
+      sizes_(sizes.begin(), sizes.end()) {
+  std::sort(sizes_.begin(), sizes_.end());
+  if (sizes_.empty()) sizes_.push_back(static_cast<int>(rows.size()));
+  token_at_.resize(static_cast<std::size_t>(sizes_.back()));
+  std::int32_t highest = *std::max_element(row_of_token_.begin(), row_of_token_.end());
+  for (const std::int32_t row : rows) highest = std::max(highest, row);
+  std::vector<std::int32_t> place_of_row(static_cast<std::size_t>(highest) + 1, kNowhere);
+  for (std::size_t place = 0; place < token_at_.size(); ++place) {
+    place_of_row[static_cast<std::size_t>(rows[place])] = static_cast<std::int32_t>(place);
   }
   for (std::size_t token = 0; token < row_of_token_.size(); ++token) {
     if (row_of_token_[token] == kNoRow) continue;
     if (ranks_->tokenizer().token_type(static_cast<TokenId>(token)) == TokenType::Control) continue;
-    const std::int32_t place = place_of[static_cast<std::size_t>(row_of_token_[token])];
-    if (place < 0) {
-      waits_[token] = true;
-    } else {
-      token_at_[static_cast<std::size_t>(place)] = static_cast<TokenId>(token);
-    }
+    const std::int32_t place = place_of_row[static_cast<std::size_t>(row_of_token_[token])];
+    place_of_[token] = place;
+    if (place != kNowhere) token_at_[static_cast<std::size_t>(place)] = static_cast<TokenId>(token);
   }
 }
 
-std::span<const RankedRows::Change> RankedRows::update() {
+std::span<const AdaptiveRows::Change> AdaptiveRows::update() {
   changes_.clear();
   const std::span<const double> weights = ranks_->counts().scaled_weights();
-  find_leaving(weights);
-  if (leaving_.empty()) return changes_;
-  find_entering(weights);
-  for (std::size_t i = 0; i < std::min(leaving_.size(), entering_.size()); ++i) {
-    if (entering_[i].weight <= leaving_[i].weight) break;
-    TokenId& token = token_at_[static_cast<std::size_t>(leaving_[i].index)];
-    const TokenId entering = entering_[i].index;
-    changes_.push_back({leaving_[i].index, row_of_token_[static_cast<std::size_t>(token)],
-                        row_of_token_[static_cast<std::size_t>(entering)]});
-    waits_[static_cast<std::size_t>(token)] = true;
-    waits_[static_cast<std::size_t>(entering)] = false;
-    token = entering;
+  for (const int size : sizes_) {
+    find_leaving(weights, size);
+    if (leaving_.empty()) continue;
+    find_entering(weights, size);
+    for (std::size_t i = 0; i < std::min(leaving_.size(), entering_.size()); ++i) {
+      const std::int32_t place = leaving_[i].index;
+      const TokenId entering = entering_[i].index, leaving = token_at_[static_cast<std::size_t>(place)];
+      const std::int32_t from = place_of_[static_cast<std::size_t>(entering)];
+      // Who comes from a place of a larger head changes places: two rows are replaced.
+      const std::size_t replaced = from == kNowhere ? 1 : 2;
+      if (entering_[i].weight <= leaving_[i].weight || changes_.size() + replaced > kMostReplaced) break;
+      note(place);
+      token_at_[static_cast<std::size_t>(place)] = entering;
+      place_of_[static_cast<std::size_t>(entering)] = place;
+      place_of_[static_cast<std::size_t>(leaving)] = from;
+      if (from == kNowhere) continue;
+      note(from);
+      token_at_[static_cast<std::size_t>(from)] = leaving;
+    }
   }
+  for (Change& change : changes_) change.row = row_at(change.place);
+  std::erase_if(changes_, [](const Change& change) { return change.row == change.old_row; });
   ranks_->note_replaced(changes_.size());
   return changes_;
 }
 
+void AdaptiveRows::note(std::int32_t place) {
+  const auto is_here = [place](const Change& change) { return change.place == place; };
+  if (std::none_of(changes_.begin(), changes_.end(), is_here)) changes_.push_back({place, row_at(place), kNoRow});
+}
+
 // Adds one to a heap of at most kMostReplaced; the one that comes last in the order falls out.
 template <class Before>
-void RankedRows::keep(std::vector<Weighted>& heap, Weighted one, const Before& before) {
+void AdaptiveRows::keep(std::vector<Weighted>& heap, Weighted one, const Before& before) {
   heap.push_back(one);
   std::push_heap(heap.begin(), heap.end(), before);
   if (heap.size() <= kMostReplaced) return;
@@ -108,29 +123,31 @@ void RankedRows::keep(std::vector<Weighted>& heap, Weighted one, const Before& b
 
 // Both keep the best of what they look at in a heap, whose worst is the bar for what comes: most things are looked at
 // once and forgotten.
-void RankedRows::find_leaving(std::span<const double> weights) {
+void AdaptiveRows::find_leaving(std::span<const double> weights, int size) {
   const auto less = [](const Weighted& a, const Weighted& b) {
     return a.weight != b.weight ? a.weight < b.weight : a.index > b.index;
   };
   leaving_.clear();
   double bar = std::numeric_limits<double>::infinity();
-  for (std::size_t place = 0; place < token_at_.size(); ++place) {
-    const TokenId token = token_at_[place];
+  for (std::int32_t place = 0; place < size; ++place) {
+    const TokenId token = token_at_[static_cast<std::size_t>(place)];
     if (token == kFixed || weights[static_cast<std::size_t>(token)] > bar) continue;
-    keep(leaving_, {weights[static_cast<std::size_t>(token)], static_cast<std::int32_t>(place)}, less);
+    keep(leaving_, {weights[static_cast<std::size_t>(token)], place}, less);
     if (leaving_.size() == kMostReplaced) bar = leaving_.front().weight;
   }
   std::sort_heap(leaving_.begin(), leaving_.end(), less);
 }
 
-void RankedRows::find_entering(std::span<const double> weights) {
+void AdaptiveRows::find_entering(std::span<const double> weights, int size) {
   const auto more = [](const Weighted& a, const Weighted& b) {
     return a.weight != b.weight ? a.weight > b.weight : a.index < b.index;
   };
   entering_.clear();
   double bar = leaving_.front().weight;  // nobody can enter who is not above it
   for (std::size_t token = 0; token < weights.size(); ++token) {
-    if (weights[token] <= bar || !waits_[token]) continue;
+    if (weights[token] <= bar) continue;
+    const std::int32_t place = place_of_[token];
+    if (place == kFixed || (place != kNowhere && place < size)) continue;
     keep(entering_, {weights[token], static_cast<std::int32_t>(token)}, more);
     if (entering_.size() == kMostReplaced) bar = entering_.front().weight;
   }

@@ -1,7 +1,7 @@
 // Ranks that follow what a user's texts are made of. FR-Spec's are static: counted once, over a corpus that may be
 // nothing like the texts that are written.
 //
-// AdaptiveRanks counts; RankedRows, one for each head, says which rows should make room for which when a text begins.
+// AdaptiveRanks counts; AdaptiveRows, one for each head, says which rows should make room for which when a text begins.
 #pragma once
 
 #include <chrono>
@@ -19,8 +19,9 @@
 
 namespace frspec {
 
-// The weight of what is known in advance, in tokens.
-inline constexpr double kPriorTokens = 20'000;
+// The weight of what is known in advance, in tokens. Measured (docs/frspec.md): more hold back what a user's texts
+// repeat, and less would give nothing to texts of many kinds either.
+inline constexpr double kPriorTokens = 2'000;
 // A file is replaced when so many tokens are new: it costs some milliseconds.
 inline constexpr std::int64_t kSaveEvery = 10'000;
 
@@ -55,23 +56,25 @@ class AdaptiveRanks {
   std::int64_t replaced_ = 0;
 };
 
-class RankedRows {
+class AdaptiveRows {
  public:
   // Rows that are replaced when a text begins, at most. A row of 4096 columns takes about 10 microseconds, most of them
   // for reading its pages from the mapped file; a text of 128 tokens brings two or three that are new.
   static constexpr std::size_t kMostReplaced = 32;
+  static constexpr std::int32_t kNoRow = -1;
 
   // `rows`: the head's row at each place; places of control tokens keep theirs. `row_of_token`: the row of each token
-  // of the target, or kNoRow.
-  static constexpr std::int32_t kNoRow = -1;
-  RankedRows(std::shared_ptr<AdaptiveRanks> ranks, std::span<const std::int32_t> rows,
-             std::vector<std::int32_t> row_of_token);
+  // of the target, or kNoRow. `sizes`: the first so many places are a head of their own, too (none: there is one head,
+  // of all places).
+  AdaptiveRows(std::shared_ptr<AdaptiveRanks> ranks, std::span<const std::int32_t> rows,
+               std::vector<std::int32_t> row_of_token, std::span<const int> sizes = {});
 
   struct Change {
     std::int32_t place, old_row, row;
   };
-  // The most valuable changes: the most frequent tokens that have no place for the least frequent ones that have. From
-  // now on they are made. O(V), and allocates nothing after the first call.
+  // The most valuable changes, for each head, the smallest first: the most frequent tokens that have no place in it for
+  // the least frequent ones that have. From now on they are made. Each place stands once. O(V) for each head, and
+  // allocates nothing after the first call.
   std::span<const Change> update();
 
  private:
@@ -81,15 +84,20 @@ class RankedRows {
   };
   template <class Before>
   static void keep(std::vector<Weighted>& heap, Weighted one, const Before& before);
-  void find_leaving(std::span<const double> weights);
-  void find_entering(std::span<const double> weights);
+  void find_leaving(std::span<const double> weights, int size);
+  void find_entering(std::span<const double> weights, int size);
+  void note(std::int32_t place);  // that its token is about to change
+  std::int32_t row_at(std::int32_t place) const {
+    return row_of_token_[static_cast<std::size_t>(token_at_[static_cast<std::size_t>(place)])];
+  }
 
   std::shared_ptr<AdaptiveRanks> ranks_;
   std::vector<std::int32_t> row_of_token_;  // (V)
-  std::vector<bool> waits_;                 // (V) has a row, but no place
-  std::vector<TokenId> token_at_;           // of the places whose rows may change: kFixed for others
-  std::vector<Weighted> leaving_;           // the least frequent first
-  std::vector<Weighted> entering_;          // the most frequent first
+  std::vector<std::int32_t> place_of_;  // (V) kNowhere for those that have a row, but no place; kFixed: may not change
+  std::vector<TokenId> token_at_;       // (places) kFixed where it may not change
+  std::vector<int> sizes_;              // ascending
+  std::vector<Weighted> leaving_;       // places, the least frequent first
+  std::vector<Weighted> entering_;      // tokens, the most frequent first
   std::vector<Change> changes_;
 };
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nanobind/nanobind.h>
@@ -131,18 +132,25 @@ void init_ranks(nb::module_& m) {
           "weights", [](const AdaptiveRanks& self) { return weights_of(self.counts()); }, nb::rv_policy::move,
           "(vocab) float64: a token that occurs now weighs 1.");
 
-  nb::class_<RankedRows>(m, "RankedRows", "Which rows of a ranked head make room for which.")
-      .def(nb::init<std::shared_ptr<AdaptiveRanks>, const std::vector<std::int32_t>&, std::vector<std::int32_t>>(),
-           "ranks"_a, "rows"_a, "row_of_token"_a)
+  nb::class_<AdaptiveRows>(m, "AdaptiveRows", "Which rows of a ranked head make room for which.")
+      .def(
+          "__init__",
+          [](AdaptiveRows* self, std::shared_ptr<AdaptiveRanks> ranks, const std::vector<std::int32_t>& rows,
+             std::vector<std::int32_t> row_of_token, const std::vector<int>& sizes) {
+            new (self) AdaptiveRows(std::move(ranks), rows, std::move(row_of_token), sizes);
+          },
+          "ranks"_a, "rows"_a, "row_of_token"_a, "sizes"_a = std::vector<int>{},
+          nb::sig("def __init__(self, ranks: AdaptiveRanks, rows: Sequence[int], row_of_token: Sequence[int], "
+                  "sizes: Sequence[int] = ()) -> None"))
       .def(
           "update",
-          [](RankedRows& self) {
+          [](AdaptiveRows& self) {
             nb::list changes;
             for (const auto& [place, old_row, row] : self.update()) changes.append(nb::make_tuple(place, old_row, row));
             return changes;
           },
           nb::sig("def update(self) -> list[tuple[int, int, int]]"), "Changes: place, old row, new row.")
-      .def_ro_static("most_replaced", &RankedRows::kMostReplaced, "Changes at once, at most.");
+      .def_ro_static("most_replaced", &AdaptiveRows::kMostReplaced, "Changes at once, at most.");
 
   m.def("write_gguf", &write_gguf, "path"_a, "temporary"_a, "architecture"_a, "numbers"_a, "strings"_a, "vectors"_a,
         nb::sig("def write_gguf(path: str | os.PathLike[str], temporary: str | os.PathLike[str], architecture: str, "

@@ -24,7 +24,7 @@ from frspec_cpp import Tokenizer, _core
 
 VOCAB = 400
 CONTROL = [0, 1]
-PRIOR_TOKENS = 20_000  # the weight of what is known in advance
+PRIOR_TOKENS = 2_000  # the weight of what is known in advance
 HALF_LIFE = 200_000
 
 
@@ -431,7 +431,7 @@ def test_rows_move_towards_the_best(tokenizer: Tokenizer, prior: Path, tmp_path:
     kept = sorted(CONTROL + ranks.best(198))
     row_of_token = list(range(1000, 1000 + VOCAB))  # rows have numbers of their own
     row_of_token[399] = -1  # and some token has none
-    rows = _core.RankedRows(ranks, [row_of_token[t] for t in kept if t != 399], row_of_token)
+    rows = _core.AdaptiveRows(ranks, [row_of_token[t] for t in kept if t != 399], row_of_token)
     held = dict(enumerate(t for t in kept if t != 399))
     assert rows.update() == []
     strangers = [t for t in range(2, 399) if t not in kept]
@@ -460,8 +460,35 @@ def test_rows_move_towards_the_best(tokenizer: Tokenizer, prior: Path, tmp_path:
 def test_equal_tokens_do_not_change_places(pair: TinyPair, tokenizer: Tokenizer, tmp_path: Path) -> None:
     flat = write_list(tmp_path / "flat.gguf", pair, range(VOCAB), np.ones(VOCAB))
     ranks = _core.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, flat)
-    rows = _core.RankedRows(ranks, list(range(100)), list(range(VOCAB)))
+    rows = _core.AdaptiveRows(ranks, list(range(100)), list(range(VOCAB)))
     assert rows.update() == []
     ranks.add([200])
     assert [row for _, _, row in rows.update()] == [200]
     assert rows.update() == []
+
+
+def test_heads_of_several_sizes_share_rows(tokenizer: Tokenizer, prior: Path, tmp_path: Path) -> None:
+    """The first places are the smaller heads: tokens rise into them by changing places with others."""
+    ranks = _core.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior)
+    order = CONTROL + ranks.best(VOCAB - len(CONTROL))
+    sizes = [250, 40, 120]
+    rows = _core.AdaptiveRows(ranks, order, list(range(VOCAB)), sizes)
+    held = order[:250]
+    assert rows.update() == []
+    rng = random.Random(5)
+    ranks.add([rng.choice(order[30:330:7]) for _ in range(5000)])
+    rounds = 0
+    while changes := rows.update():
+        rounds += 1
+        assert len(changes) <= rows.most_replaced
+        assert len({place for place, _, _ in changes}) == len(changes)
+        for place, old_row, _ in changes:
+            assert held[place] == old_row
+        for place, _, row in changes:
+            held[place] = row
+        assert len(set(held)) == 250, "every token has one place"
+    assert rounds > 1
+    assert held[:2] == CONTROL
+    best = [token for token in ranks.best(VOCAB) if token not in CONTROL]
+    for size in sizes:
+        assert set(held[2:size]) == set(best[: size - 2])
