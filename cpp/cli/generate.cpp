@@ -26,7 +26,7 @@ constexpr std::string_view kDraftedColor = "\x1b[30;42m";  // black on green: re
 constexpr std::string_view kPlainColor = "\x1b[0m";
 
 struct Request {
-  std::optional<std::string> model, drafter, ranks, sketch, prompt, file, draft;
+  std::optional<std::string> model, drafter, ranks, sketch, adapt, prompt, file, draft;
   EngineOptions engine;
   GenerateOptions generate;
   std::vector<std::string> biases;
@@ -84,6 +84,9 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   options.text("-d, --drafter", "DRAFTER", request.drafter, "GGUF file of its drafter; none with -m: plain decoding");
   options.text("--ranks", "FILE", request.ranks, "token ranks; default: those in the drafter's file");
   options.text("--sketch", "FILE", request.sketch, "sketch of the head; default: the one in the drafter's file");
+  options.text("--adapt", "FILE", request.adapt,
+               "token ranks that follow what is written, for auto, ranked and contextual heads; made where it is not "
+               "there");
   options.text(
       "--head", "POLICY", request.engine.head,
       "rows that drafts are chosen from: auto, full, ranked:N, learned, speculated[:N], contextual[:N], a union "
@@ -139,6 +142,7 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   }
   request.engine.ranks = request.ranks;
   request.engine.sketch = request.sketch;
+  request.engine.adapt = request.adapt;
   return true;
 }
 
@@ -306,6 +310,7 @@ int generate_command(std::span<char* const> arguments) {
   const char* reason = stopped ? "interrupted" : finish_reason_name(generation->finish_reason());
   if (request.json) write_json(transcript, *generation, reason, request.generate.logprobs.has_value());
   if (!request.json) write_statistics(generation->stats(), reason, engine.device(), request.engine.head == "auto");
+  if (request.adapt) engine.save_ranks();
   return stopped ? kInterruptedExit : 0;
 }
 

@@ -20,6 +20,7 @@ void TranslatedModel::begin() {
   pushed_ = 0;
   retokenizer_.begin();
   model_->clear();
+  model_->head().begin();
   kept_ = 0;
 }
 

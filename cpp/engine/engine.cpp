@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "draft/no_drafter.h"
+#include "engine/adapt.h"
 #include "engine/make_tuner.h"
 
 namespace frspec {
@@ -91,7 +92,10 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   tokenizer_ = Tokenizer::load(*file_);
 
   const bool drafts = options.drafter.has_value();
-  if (drafts) drafter_file_ = GgufFile::open(*options.drafter);
+  if (drafts) {
+    drafter_file_ = GgufFile::open(*options.drafter);
+    adaptive_ = make_adaptive_ranks(options_, tokenizer_, *drafter_file_);
+  }
   const std::size_t total = weight_bytes(*file_) + (drafts ? weight_bytes(*drafter_file_) : 0);
   std::size_t done = 0;
   const auto on_bytes = [&](std::size_t bytes) {
@@ -137,8 +141,6 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   if (tuner_) calibrate();
 }
 
-Engine::~Engine() = default;
-
 Engine::Lock::Lock(Engine& engine) : engine_(engine) {
   if (engine.owner_.load() == std::this_thread::get_id()) {
     throw Error("this engine is writing a text: a logits processor cannot use the model that it is called for");
@@ -153,7 +155,7 @@ Engine::Lock::~Lock() {
 }
 
 DrafterParts Engine::drafter_parts(const std::function<void(std::size_t)>& on_bytes) {
-  return {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, &choice_};
+  return {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, &choice_, adaptive_};
 }
 
 void Engine::make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes) {
@@ -164,6 +166,7 @@ void Engine::make_drafting(const std::string& head, const std::function<void(std
 
 void Engine::set_head(const std::string& head) {
   if (!drafter_file_) fail("head: found ", head, ", but there is no drafter to use it");
+  check_adapt(options_, parse_head_spec(head));
   {
     const Lock lock(*this);
     make_drafting(head, {});
@@ -231,6 +234,11 @@ std::unique_ptr<Generation> Engine::begin(std::vector<TokenId> prompt, const Gen
 // Rejection sampling is for chains that one drafter proposes.
 void Engine::check_verify_mode(const GenerateOptions& options) const {
   if (options.verify == VerifyMode::Keyed) return;
+  if (adaptive_) {
+    // There the drafts are a part of what a seed gives, and they would depend on all texts before.
+    fail("verify: found rejection sampling and ranks that adapt (", options_.adapt->string(),
+         "), with which a seed would give one text today and another one tomorrow; expected 'keyed'");
+  }
   if (options.logits_processor) fail("verify: found rejection sampling and a logits processor, expected 'keyed'");
   if (!drafter_) return;
   if (options_.drafter && options_.ngram > 0) {
@@ -295,10 +303,17 @@ void Engine::with_drafter(Generation& text, Use&& use) {
 bool Engine::read_prompt(Generation& text) {
   const std::vector<TokenId> prompt = text.tokens_;  // the text grows when its first token is taken
   const auto batch = static_cast<std::size_t>(batch_);
+  const std::int64_t replaced = adaptive_ ? adaptive_->replaced() : 0;
+  double begin_seconds = 0.0;
   with_drafter(text, [&](Drafter& drafter) {
+    const Timer timer(begin_seconds);
     drafter.begin({&text.sampler_.chain(), text.sampler_.draw(), target_->cache().length(),
                    text.options_.verify == VerifyMode::Keyed ? nullptr : &text.rejection_});
   });
+  if (adaptive_) {
+    text.stats_.adapted_rows = adaptive_->replaced() - replaced;
+    text.stats_.adapt_seconds = begin_seconds;
+  }
   backend_->upload(history_.as<void>(), prompt.data(), prompt.size() * sizeof(TokenId));
   for (std::size_t first = 0; first < prompt.size(); first += batch) {
     if (text.keep_going_ && !text.keep_going_()) return false;

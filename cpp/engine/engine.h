@@ -22,6 +22,7 @@
 #include "model/causal_model.h"
 #include "tokenizer/tokenizer.h"
 #include "verify/verifier.h"
+#include "vocab/adaptive_ranks.h"
 
 namespace frspec {
 
@@ -95,6 +96,7 @@ class Generation {
   std::vector<TokenLogprobs> logprobs_;
   Buffer best_memory_;  // ids, log-probabilities, and the chosen token's
   std::string closing_text_;
+  bool counts_ = true;  // for ranks that adapt: somebody wanted it
   bool started_ = false;
   bool ended_by_token_ = false;  // one that the pass gave, but that is not part of the text
   FinishReason finish_ = FinishReason::None;
@@ -115,6 +117,11 @@ class Engine {
   bool has_drafter() const { return drafter_ != nullptr; }
   // Another head policy for the drafter, as in EngineOptions::head. A running generation can go on no more.
   void set_head(const std::string& head);
+
+  // Brings what was counted (EngineOptions::adapt) to its file, and here what others have written there. It is done now
+  // and then when a text ends, and when the engine does. Throws as CountsFile::merge does, or InvalidInput where ranks
+  // do not adapt; nothing that was counted is lost then.
+  void save_ranks();
 
   // The states that were noted (EngineOptions::states) since the last call.
   StateRecord take_states();
@@ -168,6 +175,7 @@ class Engine {
   template <class Use>
   void with_drafter(Generation& text, Use&& use);
   void tell_drafter(Generation& text);
+  void note_written(Generation& text);  // what the last step gave, for ranks that adapt
   // The accepted nodes of the tree that the target has just processed. `tokens`: theirs, and the one behind them.
   void remember_for_drafter(Generation& text, const TreeView& tree, const VerdictView& verdict,
                             std::span<const TokenId> tokens);
@@ -183,10 +191,12 @@ class Engine {
   int taps_ = 0;
   int max_depth_ = 0;  // of a tree
   std::unique_ptr<CausalModel> target_;
-  std::unique_ptr<Drafter> drafter_;  // null without one
-  ChoiceHead* choice_ = nullptr;      // its head, where that is "auto"
-  std::unique_ptr<Tuner> tuner_;      // null without a drafter
-  std::vector<std::int32_t> ranks_;   // (size) of the last tree's nodes, on the host
+  std::shared_ptr<AdaptiveRanks> adaptive_;  // null: ranks do not change
+  std::vector<TokenId> written_;             // scratch
+  std::unique_ptr<Drafter> drafter_;         // null without one
+  ChoiceHead* choice_ = nullptr;             // its head, where that is "auto"
+  std::unique_ptr<Tuner> tuner_;             // null without a drafter
+  std::vector<std::int32_t> ranks_;          // (size) of the last tree's nodes, on the host
   std::unique_ptr<Drafter> no_drafter_;
   std::unique_ptr<Verifier> verifier_;
   Buffer ids_;           // (batch) tokens of a chunk

@@ -58,6 +58,7 @@ void Engine::calibrate() {
   tuner_->know_target(plain, time_nodes(tuner_->shapes().back().size));
   try {
     const auto text = begin({0}, {.max_tokens = kCalibration, .ignore_eos = true, .draft = DraftMode::Always});
+    text->counts_ = false;
     while (text->finish_reason() == FinishReason::None) (void)text->step();
   } catch (const Error&) {  // a model that overflows says so when it is asked for a text
   }

@@ -50,6 +50,7 @@ std::span<const GeneratedToken> Generation::step() {
     stats_.tuning = engine_.tuning();
   }
   stats_.total_seconds += seconds;
+  engine_.note_written(*this);
   return fresh_;
 }
 

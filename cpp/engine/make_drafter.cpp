@@ -14,6 +14,7 @@
 #include "draft/ngram_drafter.h"
 #include "draft/slrs_drafter.h"
 #include "draft/translated_drafter.h"
+#include "engine/adapt.h"
 #include "engine/make_head.h"
 #include "vocab/alignment.h"
 #include "vocab/draft_vocabulary.h"
@@ -39,7 +40,7 @@ void check_same_vocabulary(const GgufFile& drafter, const Tokenizer& target) {
 }
 
 HeadParts head_parts(const EngineOptions& options, const DrafterParts& parts) {
-  return {parts.backend, *parts.tokenizer, parts.file, options.tree.branch, parts.choice};
+  return {parts.backend, *parts.tokenizer, parts.file, options.tree.branch, parts.choice, parts.adaptive};
 }
 
 EagleLimits eagle_limits(const EngineOptions& options, const DrafterParts& parts) {
@@ -143,7 +144,9 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
     fail("head: found ", spec.text(), ", but of the tokens of ", path, " only ", ids.size(),
          " are the target's; expected 'full' or 'ranked:N'");
   }
-  auto head = !all_rows ? make_listed_head(parts.backend, rows, ids)
+  const auto row_of = [&](TokenId token) { return alignment.to_drafter(token); };
+  auto head = !all_rows ? make_listed_head(parts.backend, rows, ids,
+                                           ranked ? follow_ranks(head_parts(options, parts), ids, row_of) : nullptr)
               : ranked  ? make_full_head(parts.backend, rows)
                         : make_head(spec, options, head_parts(options, parts), rows);
   auto tree_model = std::make_unique<TreeModel>(parts.backend, std::move(model), std::move(head), options.tree);
@@ -201,6 +204,7 @@ void check_drafter_options(const EngineOptions& options) {
     fail("head: found a sketch, ", options.sketch->string(), ", and head '", head.text(),
          "', which uses none; expected 'speculated'");
   }
+  check_adapt(options, head);
   if (options.ngram < 0 || options.ngram > kMaxNgram) {
     fail("ngram: found ", options.ngram, " tokens, expected 0 (none) to ", kMaxNgram);
   }

@@ -10,6 +10,7 @@
 #include "gguf/gguf_file.h"
 #include "model/causal_model.h"
 #include "tokenizer/tokenizer.h"
+#include "vocab/adaptive_ranks.h"
 #include "vocab/choice_head.h"
 
 namespace frspec {
@@ -30,6 +31,7 @@ struct DrafterParts {
   int batch = 0;
   std::function<void(std::size_t)> on_bytes;  // as WeightLoader's
   ChoiceHead** choice = nullptr;              // set to the drafter's head where that is "auto"
+  std::shared_ptr<AdaptiveRanks> adaptive;    // not null: ranked rows follow them
 };
 
 // The layers of the target whose inputs a drafter continues (ModelTaps::joined); none: it continues the states after

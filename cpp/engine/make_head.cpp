@@ -19,7 +19,12 @@ using Kind = HeadSpec::Kind;
 constexpr int kMostBest = 256;  // tokens that are asked of a state at once: a branch of a tree, a proposal
 
 std::optional<TokenRanks> find_ranks(const EngineOptions& options, const HeadParts& parts) {
+  if (parts.adaptive) return parts.adaptive->ranks();
   return options.ranks ? load_ranks(*options.ranks, parts.target) : read_ranks(*parts.file, parts.target);
+}
+
+auto row_in(const HeadRows& rows) {
+  return [&rows](TokenId token) { return rows.row_of(token).value_or(AdaptiveRows::kNoRow); };
 }
 
 std::unique_ptr<DraftHead> make_speculated(const HeadSpec& spec, int size, const EngineOptions& options,
@@ -53,10 +58,20 @@ std::unique_ptr<DraftHead> make_contextual(const HeadSpec& spec, const EngineOpt
   const std::vector<std::int32_t> fixed_rows = rows.rows_of(fixed);
   if (!ranked) size -= static_cast<int>(fixed_rows.size());
   return make_contextual_head(parts.backend, rows, fixed_rows, size,
-                              ranks ? rows.rows_of(ranks->ids) : std::vector<std::int32_t>{});
+                              ranks ? rows.rows_of(ranks->ids) : std::vector<std::int32_t>{},
+                              follow_ranks(parts, fixed_rows, row_in(rows)));
 }
 
 }  // namespace
+
+std::unique_ptr<AdaptiveRows> follow_ranks(const HeadParts& parts, std::span<const std::int32_t> chosen,
+                                           const std::function<std::int32_t(TokenId)>& row_of_token,
+                                           std::span<const int> sizes) {
+  if (!parts.adaptive) return nullptr;
+  std::vector<std::int32_t> row_of;
+  for (TokenId token = 0; token < parts.target.size(); ++token) row_of.push_back(row_of_token(token));
+  return std::make_unique<AdaptiveRows>(parts.adaptive, chosen, std::move(row_of), sizes);
+}
 
 std::vector<TokenId> ranked_tokens(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,
                                    const HeadRows& rows) {
@@ -100,7 +115,8 @@ std::unique_ptr<DraftHead> make_choice(const EngineOptions& options, const HeadP
       }
     }
     if (!sizes.empty()) {
-      auto heads = make_ranked_heads(parts.backend, rows, ranked_rows, sizes);
+      auto heads = make_ranked_heads(parts.backend, rows, ranked_rows, sizes,
+                                     follow_ranks(parts, ranked_rows, row_in(rows), sizes));
       for (std::size_t i = 0; i < sizes.size(); ++i)
         policies.push_back({concat("ranked:", sizes[i]), std::move(heads[i])});
     }
@@ -124,7 +140,7 @@ std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const EngineOptions
     head = make_contextual(spec, options, parts, rows);
   } else if (spec.find(Kind::Ranked)) {
     const auto chosen = rows.rows_of(ranked_tokens(spec, options, parts, rows));
-    head = make_listed_head(parts.backend, rows, chosen);
+    head = make_listed_head(parts.backend, rows, chosen, follow_ranks(parts, chosen, row_in(rows)));
   }
   const HeadSpec::Part* speculated = spec.find(Kind::Speculated);
   if (speculated == nullptr) return head;

@@ -23,9 +23,12 @@ struct EngineOptions {
   std::optional<std::filesystem::path> drafter;  // GGUF; none: plain decoding
   std::optional<std::filesystem::path> ranks;    // a ranks file; none: those in the drafter
   std::optional<std::filesystem::path> sketch;   // a sketch of the head; none: the one in the drafter
-  std::string head = "full";                     // a head policy (vocab/head_spec.h)
-  int ngram = 0;                                 // longest run of tokens that is looked up in the text; 0: none
-  std::string translate = "auto";                // a drafter of another vocabulary: "auto", "tli", "slem", "slrs"
+  // A ranks file that is kept up to date with the texts that are written, and that ranked rows follow
+  // (adaptive_ranks.h); made where it is not there. None: ranks do not change.
+  std::optional<std::filesystem::path> adapt;
+  std::string head = "full";       // a head policy (vocab/head_spec.h)
+  int ngram = 0;                   // longest run of tokens that is looked up in the text; 0: none
+  std::string translate = "auto";  // a drafter of another vocabulary: "auto", "tli", "slem", "slrs"
   TreeShape tree;
   int context = 0;  // tokens of prompt and text together; 0: the model's own, at most kDefaultContext
   int batch = 512;  // prompt tokens per pass

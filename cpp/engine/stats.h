@@ -25,7 +25,10 @@ struct Stats {
   std::int64_t drafted_steps = 0;  // of the steps: with a tree of drafts
   std::string drafter_error;       // why the drafter gave up, and the text went on without it; empty: it did not
   std::optional<Tuning> tuning;    // when the text ended, where there is a drafter
-  double prefill_seconds = 0.0;    // prompt through target and drafter, and the first token
+  std::string adapt_error;  // why the ranks could not be saved when the text ended; they are kept for the next time
+  std::int64_t adapted_rows = 0;  // rows of the drafter's heads that changed before the text began
+  double adapt_seconds = 0.0;     // that this took, at the beginning of prefill_seconds
+  double prefill_seconds = 0.0;   // prompt through target and drafter, and the first token
   double draft_seconds = 0.0;
   double verify_seconds = 0.0;
   double total_seconds = 0.0;  // all of the above and what lies between

@@ -14,9 +14,10 @@ constexpr std::int32_t kNowhere = -1;
 class ContextualHead final : public DraftHead {
  public:
   ContextualHead(Backend& backend, const HeadRows& rows, std::span<const std::int32_t> fixed, int places,
-                 std::span<const std::int32_t> seed)
+                 std::span<const std::int32_t> seed, std::unique_ptr<AdaptiveRows> adaptive)
       : backend_(backend),
         rows_(rows),
+        adaptive_(std::move(adaptive)),
         fixed_(static_cast<int>(fixed.size())),
         place_of_(static_cast<std::size_t>(rows.source.rows), kNowhere) {
     row_at_.assign(fixed.begin(), fixed.end());
@@ -56,6 +57,7 @@ class ContextualHead final : public DraftHead {
   }
 
   void begin() override {
+    if (adaptive_) replace_fixed();
     for (std::size_t i = 0; i < seed_.size(); ++i) {
       const auto place = static_cast<std::size_t>(fixed_) + i;
       if (row_at_[place] == seed_[i]) continue;
@@ -78,6 +80,15 @@ class ContextualHead final : public DraftHead {
   int wanted_candidates() const override { return seed_.empty() ? 0 : std::min(kCandidates, size()); }
 
  private:
+  // Rows that come in are not among the seed any more; those that go may take their places there.
+  void replace_fixed() {
+    for (const auto& [place, old_row, row] : adaptive_->update()) {
+      std::replace(seed_.begin(), seed_.end(), row, old_row);
+      place_of_[static_cast<std::size_t>(old_row)] = kNowhere;
+      put(row, place);
+    }
+  }
+
   // All places that follow the text, the first of the seed newest.
   void order() {
     newest_ = seed_.empty() ? kNowhere : fixed_;
@@ -140,6 +151,7 @@ class ContextualHead final : public DraftHead {
 
   Backend& backend_;
   HeadRows rows_;
+  std::unique_ptr<AdaptiveRows> adaptive_;   // null: the fixed places keep their rows
   int fixed_;                                // places that stay, the first ones
   std::vector<std::int32_t> seed_;           // rows of the other places when a text begins
   std::vector<std::int32_t> row_at_;         // (places)
@@ -156,8 +168,9 @@ class ContextualHead final : public DraftHead {
 
 std::unique_ptr<DraftHead> make_contextual_head(Backend& backend, const HeadRows& rows,
                                                 std::span<const std::int32_t> fixed, int places,
-                                                std::span<const std::int32_t> seed) {
-  return std::make_unique<ContextualHead>(backend, rows, fixed, places, seed);
+                                                std::span<const std::int32_t> seed,
+                                                std::unique_ptr<AdaptiveRows> adaptive) {
+  return std::make_unique<ContextualHead>(backend, rows, fixed, places, seed, std::move(adaptive));
 }
 
 }  // namespace frspec

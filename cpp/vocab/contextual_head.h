@@ -13,10 +13,12 @@
 
 namespace frspec {
 
-// Rows `fixed` stay (ascending); `places` more follow the text, and are at first those of `seed` that are not among the
-// fixed ones (the best first; no more than there are places). At least one row in all.
+// Rows `fixed` (ascending) stay while a text is written, and between texts, too, unless `adaptive`, made for them,
+// replaces some; `places` more follow the text, and are at first those of `seed` that are not among the fixed ones (the
+// best first; no more than there are places). At least one row in all.
 std::unique_ptr<DraftHead> make_contextual_head(Backend& backend, const HeadRows& rows,
                                                 std::span<const std::int32_t> fixed, int places,
-                                                std::span<const std::int32_t> seed);
+                                                std::span<const std::int32_t> seed,
+                                                std::unique_ptr<AdaptiveRows> adaptive = nullptr);
 
 }  // namespace frspec

@@ -1,4 +1,4 @@
-// Head policies whose rows do not change, and unions.
+// Head policies whose rows do not follow a text, and unions.
 #include "vocab/draft_head.h"
 
 #include <algorithm>
@@ -36,55 +36,105 @@ class FullHead final : public DraftHead {
   std::unique_ptr<Weight> own_;  // where nobody else has loaded them
 };
 
-class ListedHead final : public DraftHead {
+// Some rows, packed, and their tokens.
+class ListedRows {
  public:
-  ListedHead(Backend& backend, const HeadRows& rows, std::span<const std::int32_t> chosen)
-      : backend_(backend), weight_(backend.load_rows(rows.source, chosen)) {
-    std::vector<TokenId> ids;
-    for (const std::int32_t row : chosen) ids.push_back(rows.token(row));
-    ids_ = upload_ids(backend, ids);
+  ListedRows(Backend& backend, const HeadRows& rows, std::span<const std::int32_t> chosen,
+             std::unique_ptr<AdaptiveRows> adaptive)
+      : backend_(backend),
+        rows_(rows),
+        weight_(backend.load_rows(rows.source, chosen)),
+        adaptive_(std::move(adaptive)) {
+    for (const std::int32_t row : chosen) tokens_.push_back(rows.token(row));
+    ids_ = upload_ids(backend, tokens_);
   }
 
-  int size() const override { return static_cast<int>(weight_->rows()); }
-  std::vector<const Weight*> matrices() const override { return {weight_.get()}; }
-  void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) override {
-    backend_.head_top_k(best, hidden, {.weight = weight_.get(), .ids = ids_.as<std::int32_t>()}, pointer_to(noise));
+  const Weight* weight() const { return weight_.get(); }
+  const std::int32_t* ids() const { return ids_.as<std::int32_t>(); }
+  const std::vector<TokenId>& tokens() const { return tokens_; }
+  TokenId token(std::int32_t row) const { return rows_.token(row); }
+
+  // A new text begins. What has changed.
+  std::span<const AdaptiveRows::Change> begin() {
+    if (!adaptive_) return {};
+    const std::span<const AdaptiveRows::Change> changes = adaptive_->update();
+    if (changes.empty()) return {};
+    places_.clear();
+    new_rows_.clear();
+    for (const AdaptiveRows::Change& change : changes) {
+      places_.push_back(change.place);
+      new_rows_.push_back(change.row);
+      tokens_[static_cast<std::size_t>(change.place)] = token(change.row);
+    }
+    backend_.replace_rows(*weight_, rows_.source, places_, new_rows_);
+    backend_.upload(ids_.as<void>(), tokens_.data(), tokens_.size() * sizeof(TokenId));
+    return changes;
   }
 
  private:
   Backend& backend_;
-  std::unique_ptr<Weight> weight_;  // (size, dim)
-  Buffer ids_;                      // (size) ascending
+  HeadRows rows_;
+  std::unique_ptr<Weight> weight_;          // (size, dim)
+  std::vector<TokenId> tokens_;             // (size)
+  Buffer ids_;                              // (size) the same
+  std::unique_ptr<AdaptiveRows> adaptive_;  // null: the rows stay
+  std::vector<std::int32_t> places_, new_rows_;
 };
 
-// The rows that ranked heads of several sizes share.
-struct RankedRows {
-  std::unique_ptr<Weight> weight;    // (most, dim), the most frequent token's first
-  Buffer ids;                        // (most)
+class ListedHead final : public DraftHead {
+ public:
+  ListedHead(Backend& backend, ListedRows rows) : backend_(backend), rows_(std::move(rows)) {}
+
+  int size() const override { return static_cast<int>(rows_.weight()->rows()); }
+  std::vector<const Weight*> matrices() const override { return {rows_.weight()}; }
+  void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) override {
+    backend_.head_top_k(best, hidden, {.weight = rows_.weight(), .ids = rows_.ids()}, pointer_to(noise));
+  }
+  void begin() override { rows_.begin(); }
+
+ private:
+  Backend& backend_;
+  ListedRows rows_;
+};
+
+// The rows that ranked heads of several sizes share, the most frequent token's first.
+struct SharedRows {
+  ListedRows rows;
   std::vector<std::int32_t> places;  // by token; beyond all places where it has none
+
+  void begin() {
+    const auto changes = rows.begin();
+    for (const auto& change : changes) places[static_cast<std::size_t>(rows.token(change.old_row))] = most();
+    for (const auto& change : changes) places[static_cast<std::size_t>(rows.token(change.row))] = change.place;
+  }
+  std::int32_t most() const { return static_cast<std::int32_t>(rows.tokens().size()); }
 };
 
 class RankedHead final : public DraftHead {
  public:
-  RankedHead(Backend& backend, std::shared_ptr<const RankedRows> rows, int size)
-      : backend_(backend), rows_(std::move(rows)), size_(size) {}
+  RankedHead(Backend& backend, std::shared_ptr<SharedRows> shared, int size, bool first)
+      : backend_(backend), shared_(std::move(shared)), size_(size), first_(first) {}
 
   int size() const override { return size_; }
-  std::vector<const Weight*> matrices() const override { return {rows_->weight.get()}; }
+  std::vector<const Weight*> matrices() const override { return {shared_->rows.weight()}; }
   void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) override {
-    backend_.head_top_k(best, hidden,
-                        {.weight = rows_->weight.get(), .ids = rows_->ids.as<std::int32_t>(), .count = size_},
+    backend_.head_top_k(best, hidden, {.weight = shared_->rows.weight(), .ids = shared_->rows.ids(), .count = size_},
                         pointer_to(noise));
   }
   bool holds(TokenId token) const override {
     const auto at = static_cast<std::size_t>(token);
-    return at < rows_->places.size() && rows_->places[at] < size_;
+    return at < shared_->places.size() && shared_->places[at] < size_;
+  }
+  // One of those that share the rows changes them.
+  void begin() override {
+    if (first_) shared_->begin();
   }
 
  private:
   Backend& backend_;
-  std::shared_ptr<const RankedRows> rows_;
+  std::shared_ptr<SharedRows> shared_;
   int size_;
+  bool first_;
 };
 
 class UnitedHead final : public DraftHead {
@@ -165,26 +215,27 @@ std::unique_ptr<DraftHead> make_full_head(Backend& backend, const HeadRows& rows
 }
 
 std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const HeadRows& rows,
-                                            std::span<const std::int32_t> chosen) {
-  return std::make_unique<ListedHead>(backend, rows, chosen);
+                                            std::span<const std::int32_t> chosen,
+                                            std::unique_ptr<AdaptiveRows> adaptive) {
+  return std::make_unique<ListedHead>(backend, ListedRows(backend, rows, chosen, std::move(adaptive)));
 }
 
 std::vector<std::unique_ptr<DraftHead>> make_ranked_heads(Backend& backend, const HeadRows& rows,
                                                           std::span<const std::int32_t> ranked,
-                                                          std::span<const int> sizes) {
-  auto shared = std::make_shared<RankedRows>();
+                                                          std::span<const int> sizes,
+                                                          std::unique_ptr<AdaptiveRows> adaptive) {
   const int most = *std::max_element(sizes.begin(), sizes.end());
-  const auto used = ranked.first(static_cast<std::size_t>(most));
-  shared->weight = backend.load_rows(rows.source, used);
-  std::vector<TokenId> ids;
-  for (const std::int32_t row : used) ids.push_back(rows.token(row));
-  shared->ids = upload_ids(backend, ids);
-  shared->places.assign(static_cast<std::size_t>(*std::max_element(ids.begin(), ids.end())) + 1, most);
+  auto shared = std::make_shared<SharedRows>(
+      SharedRows{ListedRows(backend, rows, ranked.first(static_cast<std::size_t>(most)), std::move(adaptive)), {}});
+  TokenId highest = static_cast<TokenId>(rows.source.rows) - 1;
+  if (rows.is_reduced()) highest = *std::max_element(rows.ids.begin(), rows.ids.end());
+  shared->places.assign(static_cast<std::size_t>(highest) + 1, most);
+  const std::vector<TokenId>& tokens = shared->rows.tokens();
   for (int place = 0; place < most; ++place) {
-    shared->places[static_cast<std::size_t>(ids[static_cast<std::size_t>(place)])] = place;
+    shared->places[static_cast<std::size_t>(tokens[static_cast<std::size_t>(place)])] = place;
   }
   std::vector<std::unique_ptr<DraftHead>> heads;
-  for (const int size : sizes) heads.push_back(std::make_unique<RankedHead>(backend, shared, size));
+  for (const int size : sizes) heads.push_back(std::make_unique<RankedHead>(backend, shared, size, heads.empty()));
   return heads;
 }
 

@@ -9,6 +9,7 @@
 
 #include "backend/backend.h"
 #include "tokenizer/tokenizer.h"
+#include "vocab/adaptive_ranks.h"
 #include "vocab/draft_vocabulary.h"
 
 namespace frspec {
@@ -56,14 +57,17 @@ class DraftHead {
 
 // All rows.
 std::unique_ptr<DraftHead> make_full_head(Backend& backend, const HeadRows& rows);
-// The given rows, in ascending order of their tokens, packed once: FR-Spec's subset, 2502.14856, section 3.2.
+// The given rows, in ascending order of their tokens, packed once: FR-Spec's subset, 2502.14856, section 3.2. With
+// `adaptive` (null: they stay), made for these rows, some are replaced when a text begins.
 std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const HeadRows& rows,
-                                            std::span<const std::int32_t> chosen);
+                                            std::span<const std::int32_t> chosen,
+                                            std::unique_ptr<AdaptiveRows> adaptive = nullptr);
 // Heads of the first `sizes` of the given rows, the most frequent first, which share one packed weight. Sizes are
-// multiples of 64.
+// multiples of 64. `adaptive`: likewise, made for these rows and sizes.
 std::vector<std::unique_ptr<DraftHead>> make_ranked_heads(Backend& backend, const HeadRows& rows,
                                                           std::span<const std::int32_t> ranked,
-                                                          std::span<const int> sizes);
+                                                          std::span<const int> sizes,
+                                                          std::unique_ptr<AdaptiveRows> adaptive = nullptr);
 // What both choose from together. The rest knows only one.
 std::unique_ptr<DraftHead> make_united_head(Backend& backend, std::unique_ptr<DraftHead> one,
                                             std::unique_ptr<DraftHead> other, int rows, int k);

@@ -23,6 +23,30 @@ void check_vocabulary(const GgufFile& file, const Tokenizer& target) {
   }
 }
 
+// Occurrences by token id; empty where the file has none.
+std::vector<double> read_counts(const GgufFile& file, std::int64_t vocab) {
+  const GgufTensor* tensor = file.find_tensor("token_counts");
+  if (tensor == nullptr) return {};
+  const std::string path = file.path().string();
+  if (tensor->type != DType::I64 || tensor->dims != 1 || tensor->shape[0] != vocab) {
+    fail(path, ": tensor 'token_counts': found type ", dtype_name(tensor->type), " of ", tensor->dims,
+         " dimensions and ", tensor->shape[0], " columns, expected I64 of 1 and ", vocab);
+  }
+  const std::int64_t unit = file.find_int("frspec.ranks.count_unit").value_or(1);
+  if (unit < 1) fail(path, ": key 'frspec.ranks.count_unit': found ", unit, ", expected at least 1");
+  std::vector<std::int64_t> stored(static_cast<std::size_t>(vocab));
+  std::memcpy(stored.data(), tensor->data, tensor->bytes);
+  std::vector<double> counts;
+  counts.reserve(stored.size());
+  for (const std::int64_t count : stored) {
+    if (count < 0) {
+      fail(path, ": tensor 'token_counts', entry ", counts.size(), ": found ", count, ", expected 0 or more");
+    }
+    counts.push_back(static_cast<double>(count) / static_cast<double>(unit));
+  }
+  return counts;
+}
+
 }  // namespace
 
 std::optional<TokenRanks> read_ranks(const GgufFile& file, const Tokenizer& target) {
@@ -36,6 +60,7 @@ std::optional<TokenRanks> read_ranks(const GgufFile& file, const Tokenizer& targ
   check_vocabulary(file, target);
   TokenRanks ranks{path, std::vector<TokenId>(static_cast<std::size_t>(tensor->shape[0]))};
   std::memcpy(ranks.ids.data(), tensor->data, tensor->bytes);
+  ranks.counts = read_counts(file, target.size());
   std::vector<bool> seen(static_cast<std::size_t>(target.size()), false);
   for (std::size_t i = 0; i < ranks.ids.size(); ++i) {
     const TokenId id = ranks.ids[i];

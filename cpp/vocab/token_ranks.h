@@ -12,12 +12,14 @@
 namespace frspec {
 
 struct TokenRanks {
-  std::string file;          // for messages
-  std::vector<TokenId> ids;  // most frequent first, each once
+  std::string file;                 // for messages
+  std::vector<TokenId> ids;         // most frequent first, each once
+  std::vector<double> counts = {};  // (V) how often each token occurred, by its id; empty: nobody knows
 };
 
-// The tensor 'token_ranks' of a file, checked against the target's vocabulary; nothing where there is none.
-// Throws InvalidInput for ids out of range or repeated, or ranks that were counted for another vocabulary.
+// The tensor 'token_ranks' of a file, checked against the target's vocabulary, and 'token_counts' where it has them;
+// nothing where there are no ranks. Throws InvalidInput for ids out of range or repeated, counts that are none, or
+// ranks that were counted for another vocabulary.
 std::optional<TokenRanks> read_ranks(const GgufFile& file, const Tokenizer& target);
 
 // A ranks file as frspec-rank writes it.

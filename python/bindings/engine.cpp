@@ -131,16 +131,17 @@ class PyGeneration {
 
 void make_engine(Engine* self, const std::filesystem::path& target, const std::optional<std::filesystem::path>& drafter,
                  const std::optional<std::filesystem::path>& ranks, const std::optional<std::filesystem::path>& sketch,
-                 const std::string& head, const std::string& translate, int ngram, int tree_depth, int tree_branch,
-                 int tree_size, int n_ctx, int n_batch, int n_threads, const std::string& cache_type,
-                 const std::string& device, const std::vector<int>& taps, std::size_t states,
-                 const nb::object& progress) {
+                 const std::optional<std::filesystem::path>& adapt, const std::string& head,
+                 const std::string& translate, int ngram, int tree_depth, int tree_branch, int tree_size, int n_ctx,
+                 int n_batch, int n_threads, const std::string& cache_type, const std::string& device,
+                 const std::vector<int>& taps, std::size_t states, const nb::object& progress) {
   const nb::gil_scoped_release release;
   EngineOptions options;
   options.target = target;
   options.drafter = drafter;
   options.ranks = ranks;
   options.sketch = sketch;
+  options.adapt = adapt;
   if (states > 0) options.states = std::make_shared<StateRecord>(StateRecord{states, 0, {}});
   options.head = head;
   options.translate = translate;
@@ -203,6 +204,9 @@ void init_stats(nb::module_& m) {
       .def_ro("steps", &Stats::steps, "Passes of the target after the prompt.")
       .def_ro("drafted_steps", &Stats::drafted_steps, "Those of them that verified drafts.")
       .def_ro("drafter_error", &Stats::drafter_error, "Why the drafter gave up, or an empty string.")
+      .def_ro("adapt_error", &Stats::adapt_error, "Why the ranks could not be saved, or an empty string.")
+      .def_ro("adapted_rows", &Stats::adapted_rows, "Rows of the head that changed before the text began.")
+      .def_ro("adapt_seconds", &Stats::adapt_seconds, "That this took, in seconds.")
       .def_ro("prefill_seconds", &Stats::prefill_seconds, "The prompt and the first token, in seconds.")
       .def_ro("draft_seconds", &Stats::draft_seconds, "Drafting, in seconds.")
       .def_ro("verify_seconds", &Stats::verify_seconds, "Passes of the target, in seconds.")
@@ -257,13 +261,13 @@ void init_engine(nb::module_& m) {
                      "A target, perhaps its drafter, and their caches. Calls on one engine are taken one after the "
                      "other; engines are independent of each other.")
       .def("__init__", &make_engine, "target"_a, "drafter"_a = nb::none(), "ranks"_a = nb::none(),
-           "sketch"_a = nb::none(), "head"_a = "full", "translate"_a = "auto", "ngram"_a = 0,
+           "sketch"_a = nb::none(), "adapt"_a = nb::none(), "head"_a = "full", "translate"_a = "auto", "ngram"_a = 0,
            "tree_depth"_a = TreeShape{}.depth, "tree_branch"_a = TreeShape{}.branch, "tree_size"_a = TreeShape{}.size,
            "n_ctx"_a = 0, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0, "cache_type"_a = "f16",
            "device"_a = "cpu", "taps"_a = std::vector<int>{}, "states"_a = 0, "progress"_a = nb::none(),
            nb::sig("def __init__(self, target: str | os.PathLike[str], drafter: str | os.PathLike[str] | None = None, "
                    "ranks: str | os.PathLike[str] | None = None, sketch: str | os.PathLike[str] | None = None, "
-                   "head: str = 'full', translate: str = 'auto', ngram: "
+                   "adapt: str | os.PathLike[str] | None = None, head: str = 'full', translate: str = 'auto', ngram: "
                    "int = 0, tree_depth: int = 5, "
                    "tree_branch: int = 10, tree_size: int = 60, n_ctx: int = 0, n_batch: int = 512, "
                    "n_threads: int = 0, cache_type: str = 'f16', device: str = 'cpu', taps: Sequence[int] = (), "
@@ -280,6 +284,8 @@ void init_engine(nb::module_& m) {
                                                  {record.states.size() / dim, record.dim});
           },
           "The states that were noted since the last call: (count, hidden size) float32.")
+      .def("save_ranks", &Engine::save_ranks, nb::call_guard<nb::gil_scoped_release>(),
+           "Brings what was counted (``adapt``) to its file.")
       .def(
           "set_head",
           [](Engine& self, const std::string& head) {

@@ -24,6 +24,7 @@ void init_ops(nb::module_& m);
 void init_head_ops(nb::module_& m);
 void init_translation(nb::module_& m);
 void init_tuner(nb::module_& m);
+void init_ranks(nb::module_& m);
 
 namespace {
 
@@ -71,4 +72,5 @@ NB_MODULE(_core, m) {
   frspec::init_head_ops(m);
   frspec::init_translation(m);
   frspec::init_tuner(m);
+  frspec::init_ranks(m);
 }

@@ -47,6 +47,10 @@ class Stats:
         drafted_steps: Those of them that verified drafts.
         tuning: What was found best to draft with; None without a drafter.
         drafter_error: Why the drafter gave up, and the text went on without it; None: it did not.
+        adapt_error: Why the ranks that adapt could not be saved when the text ended; None: they were, or it was not
+            their time. What was counted is kept for the next time.
+        adapted_rows: Rows of the drafter's head that changed before the text began, where ranks adapt.
+        adapt_seconds: Time that this took, a part of prefill_seconds.
         draft_seconds: Time spent drafting.
         verify_seconds: Time spent in passes of the target.
         prefill_seconds: Time for the prompt and the first token.
@@ -61,6 +65,9 @@ class Stats:
     drafted_steps: int
     tuning: Tuning | None
     drafter_error: str | None
+    adapt_error: str | None
+    adapted_rows: int
+    adapt_seconds: float
     draft_seconds: float
     verify_seconds: float
     prefill_seconds: float
@@ -78,6 +85,9 @@ class Stats:
             drafted_steps=stats.drafted_steps,
             tuning=None if stats.tuning is None else Tuning(**stats.tuning),
             drafter_error=stats.drafter_error or None,
+            adapt_error=stats.adapt_error or None,
+            adapted_rows=stats.adapted_rows,
+            adapt_seconds=stats.adapt_seconds,
             draft_seconds=stats.draft_seconds,
             verify_seconds=stats.verify_seconds,
             prefill_seconds=stats.prefill_seconds,

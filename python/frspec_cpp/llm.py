@@ -6,6 +6,7 @@ import functools
 import operator
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,12 @@ class LLM:
             there before. 0: do not. Works with a drafter and without.
         ranks: GGUF file with token ranks; None: those in the drafter's file.
         sketch: GGUF file with a sketch of the head, for ``"speculated"``; None: the one in the drafter's file.
+        adapt: A ranks file of your own that follows what is written: tokens are counted when they are generated, the
+            latest most, and before each text some rows of the head change to what has become frequent. Needs a
+            ``"ranked:N"`` or ``"contextual"`` head (or a union with one). It begins with the other ranks, is made where
+            it is not there, saved now and then and at the end (see :meth:`save_ranks`), and may be shared by several
+            processes. The text stays what it is without; rejection sampling, where a seed's text would depend on
+            earlier ones, is refused.
         tree_depth: Depth of the draft tree (EAGLE's d): it has one level of drafted tokens more.
         tree_branch: Nodes expanded per level, and children of each (EAGLE's k).
         tree_size: Nodes that are verified at once, the last token of the text included (EAGLE's N).
@@ -101,6 +108,7 @@ class LLM:
         ngram: int = 0,
         ranks: str | os.PathLike[str] | None = None,
         sketch: str | os.PathLike[str] | None = None,
+        adapt: str | os.PathLike[str] | None = None,
         tree_depth: int = 5,
         tree_branch: int = 10,
         tree_size: int = 60,
@@ -119,6 +127,7 @@ class LLM:
                 None if drafter is None else os.fspath(drafter),
                 None if ranks is None else os.fspath(ranks),
                 None if sketch is None else os.fspath(sketch),
+                None if adapt is None else os.fspath(adapt),
                 head=head,
                 translate=translate,
                 ngram=ngram,
@@ -133,6 +142,9 @@ class LLM:
                 progress=None if report is None else functools.partial(report, "loading"),
             )
         self._tokenizer = self._engine.tokenizer
+        if adapt is not None:
+            # The engine saves when it goes, but at the end of Python it may not go, and it could not say what failed.
+            weakref.finalize(self, self._engine.save_ranks)
 
     def __repr__(self) -> str:
         return f"LLM({self._path!r}, architecture={self.architecture!r}, device={self.device!r})"
@@ -175,6 +187,21 @@ class LLM:
         """
         with self._lock:
             self._engine.set_head(head)
+
+    def save_ranks(self) -> None:
+        """Brings what was counted to the file of ``adapt``, together with what others have written there.
+
+        It is done after every 10,000 tokens, when a text ends, and when the LLM goes. Where that fails,
+        ``stats.adapt_error`` of the text says why, and nothing that was counted is lost.
+
+        Raises:
+            ValueError: The ranks do not adapt, the file is damaged, or its folder cannot be written to.
+            FileNotFoundError: Its folder is gone.
+            RuntimeError: Writing failed (a full disk), or another process kept the file locked. The file is what it
+                was.
+        """
+        with self._lock:
+            self._engine.save_ranks()
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of ``text``.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf_values import metadata
 
 from frspec_cpp import LLM
 
@@ -198,3 +199,20 @@ def test_sampling_options_are_those_of_python(run: Runner, llm: LLM) -> None:
         assert entry["token"] == other.token
         assert entry["logprob"] == pytest.approx(other.logprob)
         assert {top["token"]: pytest.approx(top["logprob"]) for top in entry["top"]} == other.top
+
+
+def test_ranks_that_adapt(run: Runner, tmp_path: Path) -> None:
+    """The same text; the file is made, and the next run goes on with it."""
+    path = tmp_path / "mine.gguf"
+    arguments = ("-p", PROMPT, "-n", "30", "--ignore-eos", "--draft", "always", "--head", "ranked:512")
+    static = generate_json(run, *arguments)
+    for rounds in (1, 2):
+        adapted = generate_json(run, *arguments, "--adapt", str(path))
+        assert adapted["tokens"] == static["tokens"]
+        assert metadata(path)["frspec.ranks.tokens_counted"] == 30 * rounds
+    path.write_bytes(b"damaged")
+    result = run("generate", *arguments, "--adapt", str(path))
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"frspec: error: ")
+    assert b"mine.gguf" in result.stderr
+    assert path.read_bytes() == b"damaged"
