@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from checkpoints import make_checkpoint
-from eagle2_reference import Drafter, _Rows, load_target
+from eagle2_reference import Drafter, Rows, load_target
 from eagle3_steps import Eagle3Drafter
 from frspec_cpp.tools.train.drafter_files import layer_sizes, read_network, write_network
 from frspec_cpp.tools.train.evaluation import AgreementCounter, compare
@@ -57,7 +57,7 @@ def test_unrolled_eagle2_is_drafting_step_by_step(tmp_path: Path, target: Frozen
         steps = unroll(network, target.embed, tokens, states, None, _STEPS)
         # Rows in the first and in the second block of queries.
         for text, row in ((0, 0), (1, 9), (0, _QUERY_ROWS - 1), (1, _QUERY_ROWS + 4)):
-            rows = _Rows()
+            rows = Rows()
             for i in range(row + 1):
                 rows.append(int(tokens[text, i + 1]), states[text, i], i - 1)
             for step in range(_STEPS):
