@@ -115,6 +115,7 @@ class Engine {
   int context() const { return context_; }
   std::string device() const { return backend_->description(); }
   bool has_drafter() const { return drafter_ != nullptr; }
+  const Tuner* tuner() const { return tuner_.get(); }  // null without a drafter
   // Another head policy for the drafter, as in EngineOptions::head. A running generation can go on no more.
   void set_head(const std::string& head);
 

@@ -286,6 +286,18 @@ void init_engine(nb::module_& m) {
           "The states that were noted since the last call: (count, hidden size) float32.")
       .def("save_ranks", &Engine::save_ranks, nb::call_guard<nb::gil_scoped_release>(),
            "Brings what was counted (``adapt``) to its file.")
+      .def_prop_ro(
+          "head_costs",
+          [](const Engine& self) {
+            nb::list costs;
+            if (self.tuner() == nullptr) return costs;
+            for (const Tuner::Head& head : self.tuner()->heads()) {
+              costs.append(nb::make_tuple(head.name, head.root_seconds, head.level_seconds));
+            }
+            return costs;
+          },
+          nb::sig("def head_costs(self) -> list[tuple[str, float, float]]"),
+          "With head \"auto\": the policies, and the seconds that each took for one state and for those of a level.")
       .def(
           "set_head",
           [](Engine& self, const std::string& head) {

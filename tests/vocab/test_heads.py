@@ -146,8 +146,9 @@ def test_learned_is_all_that_a_reduced_head_has(tmp_path: Path) -> None:
 
 
 def test_a_sketch_finds_what_the_full_head_finds(tmp_path: Path) -> None:
-    """A good sketch and a tenth of the rows draft almost what all rows do (log-probabilities differ, so trees may);
-    a useless one does not.
+    """A good sketch and a tenth of the rows draft almost what all rows do; a useless one does not.
+
+    Not quite: log-probabilities are those within the rows, so other nodes may be expanded.
     """
     pair = make_tiny_pair(tmp_path / "pair")
     files = make_files(tmp_path, pair, rank=64)  # as wide as the states: exact
