@@ -298,7 +298,11 @@ def test_the_head_that_is_chosen(demo_target: Path, demo_drafter: Path, tmp_path
     """With "auto", the rows that its ranked heads share follow, and those of its contextual head."""
     llm = LLM(demo_target, drafter=demo_drafter, head="auto", adapt=tmp_path / "mine.gguf")
     plain = LLM(demo_target)
-    prompts = ["Translate into German: The river carries the snow to the sea.", "Die Flüsse tragen den Schnee", "Un río"]
+    prompts = [
+        "Translate into German: The river carries the snow to the sea.",
+        "Die Flüsse tragen den Schnee",
+        "Un río",
+    ]
     changed = 0
     for prompt in prompts * 2:
         found = llm.generate(prompt, 60, ignore_eos=True, draft=True)
