@@ -46,7 +46,7 @@ def main() -> int:
         models = {
             "static": frspec_cpp.LLM(arguments.model, **common, **ranked),
             "adapted": frspec_cpp.LLM(arguments.model, **common, **ranked, adapt=f"{folder}/ranks.gguf"),
-            "full": frspec_cpp.LLM(arguments.model, **common),
+            "full": frspec_cpp.LLM(arguments.model, **common, head="full"),
         }
         room = models["full"].n_ctx - arguments.tokens
         prompts = [

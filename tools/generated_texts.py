@@ -65,7 +65,8 @@ def count_generated(
         FileNotFoundError: an input is missing.
         ValueError: bad input, a pair that does not fit, or a target that writes nothing at all.
     """
-    engine = _core.Engine(str(target), None if drafter is None else str(drafter), n_threads=threads)
+    head = "full" if drafter is None else "auto"
+    engine = _core.Engine(str(target), None if drafter is None else str(drafter), head=head, n_threads=threads)
     if not 1 <= max_tokens < engine.n_ctx:
         raise ValueError(
             f"max_tokens: found {max_tokens}, expected 1 to {engine.n_ctx - 1}, what the context has room for"

@@ -37,7 +37,7 @@ ARGUMENTS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("generate", *P, "--tree-depth", "65"), ("depth", "65", "64")),
     (("generate", *P, "--tree-branch", "0"), ("branch", "found 0")),
     (("generate", *P, "--tree-size", "-7"), ("size", "-7")),
-    (("generate", *P, "--adapt", "mine.gguf"), ("adapt", "mine.gguf", "head 'full'")),
+    (("generate", *P, "--head", "full", "--adapt", "mine.gguf"), ("adapt", "mine.gguf", "head 'full'")),
     (("generate", *P, "--head", "ranked:99", "--adapt", "/absent/mine.gguf"), ("/absent", "mine.gguf", "no folder")),
     (("generate", *P, "--head", "half"), ("half", "ranked:N")),
     (("generate", *P, "--head", "ranked:"), ("ranked:",)),
