@@ -84,13 +84,9 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   options.text("-d, --drafter", "DRAFTER", request.drafter, "GGUF file of its drafter; none with -m: plain decoding");
   options.text("--ranks", "FILE", request.ranks, "token ranks; default: those in the drafter's file");
   options.text("--sketch", "FILE", request.sketch, "sketch of the head; default: the one in the drafter's file");
-  options.text("--adapt", "FILE", request.adapt,
-               "token ranks that follow what is written, for auto, ranked and contextual heads; made where it is not "
-               "there");
-  options.text(
-      "--head", "POLICY", request.engine.head,
-      "rows that drafts are chosen from: auto, full, ranked:N, learned, speculated[:N], contextual[:N], a union "
-      "such as ranked:8192+contextual:1024; default: auto");
+  options.text("--adapt", "FILE", request.adapt, "token ranks that follow what is written; made if absent");
+  options.text("--head", "POLICY", request.engine.head,
+               "rows to draft from: full, ranked:N ... (docs/heads.md); default: auto");
   options.text("--translate", "auto|tli|slem|slrs", request.engine.translate,
                "how a drafter of another vocabulary is understood; default: auto");
   options.number("--ngram", "N", request.engine.ngram,

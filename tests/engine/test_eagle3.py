@@ -75,7 +75,7 @@ def test_chunks_and_threads_change_no_draft(pair: TinyPair) -> None:
     """The drafter reads the same states, however the prompt comes: the same drafts, the same steps."""
     steps = set()
     for options in ({"n_batch": 1, "n_threads": 1}, {"n_batch": 7, "n_threads": 2}, {"n_batch": 512, "n_threads": 4}):
-        llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, tree_size=20, **options)
+        llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", tree_size=20, **options)
         steps.add(tuple(llm.generate(p, TOKENS, ignore_eos=True, draft=True).stats.steps for p in PROMPTS))
     assert len(steps) == 1
 

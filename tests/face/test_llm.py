@@ -149,8 +149,8 @@ def test_the_gil_is_released(llm: LLM) -> None:
     assert during > 10 + 20 * out.stats.total_seconds
 
 
-def test_demo_functions(demo_target: Path, demo_drafter: Path, llm: LLM) -> None:
-    assert frspec_cpp.demo_paths() == (demo_target, demo_drafter)
+def test_demo_functions(demo_target: Path, llm: LLM) -> None:
+    assert frspec_cpp.demo_paths() == (demo_target, demo_target.parent / "demo-eagle3.gguf")
     out = frspec_cpp.generate(PROMPTS[0], max_tokens=10)
     assert out.tokens == llm.generate(PROMPTS[0], 10).tokens
     assert len(out.tokens) == 10
