@@ -138,11 +138,12 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   };
   committed_ = states(max_depth + 1, target_->config().dim);
   if (drafter_) lag_features_ = states(lag_room(), target_->feature_dim());
-  if (tuner_) calibrate();
 }
 
 Engine::Lock::Lock(Engine& engine) : engine_(engine) {
   if (engine.owner_.load() == std::this_thread::get_id()) {
+    nested_ = engine.calibrates_;
+    if (nested_) return;
     throw Error("this engine is writing a text: a logits processor cannot use the model that it is called for");
   }
   engine.mutex_.lock();
@@ -150,30 +151,37 @@ Engine::Lock::Lock(Engine& engine) : engine_(engine) {
 }
 
 Engine::Lock::~Lock() {
+  if (nested_) return;
   engine_.owner_.store(std::thread::id());
   engine_.mutex_.unlock();
 }
 
 DrafterParts Engine::drafter_parts(const std::function<void(std::size_t)>& on_bytes) {
-  return {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, &choice_, adaptive_};
+  return {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, nullptr, adaptive_};
 }
 
 void Engine::make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes) {
-  choice_ = nullptr;
-  drafter_ = make_drafter(options_, head, drafter_parts(on_bytes));
-  tuner_ = make_tuner(*backend_, *drafter_, choice_, head, options_.tree);
+  ChoiceHead* choice = nullptr;
+  DrafterParts parts = drafter_parts(on_bytes);
+  parts.choice = &choice;
+  auto drafter = make_drafter(options_, head, parts);
+  TreeShape tree = options_.tree;
+  tree.size = std::min(tree.size, tree_bounds(options_).size);
+  auto tuner = make_tuner(*backend_, *drafter, choice, head, tree);
+  // Only now: where something failed, all stays as it was.
+  drafter_ = std::move(drafter);
+  tuner_ = std::move(tuner);
+  choice_ = choice;
+  calibrated_ = false;
 }
 
 void Engine::set_head(const std::string& head) {
   if (!drafter_file_) fail("head: found ", head, ", but there is no drafter to use it");
   check_adapt(options_, parse_head_spec(head));
-  {
-    const Lock lock(*this);
-    make_drafting(head, {});
-    verifier_->note_candidates(drafter_->wanted_candidates());
-    ++ticket_;  // the new drafter knows nothing of a text that is being written
-  }
-  calibrate();
+  const Lock lock(*this);
+  make_drafting(head, {});
+  verifier_->note_candidates(drafter_->wanted_candidates());
+  ++ticket_;  // the new drafter knows nothing of a text that is being written
 }
 
 void Engine::check_tokens(std::span<const TokenId> tokens) const {
@@ -218,6 +226,7 @@ std::unique_ptr<Generation> Engine::begin(std::vector<TokenId> prompt, const Gen
   check_sampling(options.sampling);
   check_verify_mode(options);
   const Lock lock(*this);
+  if (tuner_ && !calibrated_ && options.draft != DraftMode::Never) calibrate();
   Sampler sampler(*backend_, options.sampling, target_->config().vocab, history_.as<std::int32_t>(), context_,
                   held_tokens(options),
                   options.min_tokens > 0 ? static_cast<std::int64_t>(prompt.size()) + options.min_tokens : 0);
@@ -390,7 +399,8 @@ Tuner::Plan Engine::plan_step(const Generation& text) {
   if (text.options_.draft == DraftMode::Never || !drafter_ || !text.stats_.drafter_error.empty()) return {};
   // Rejection sampling draws other numbers with drafts than without, and with others: what a seed gives may not depend
   // on the clock.
-  if (text.options_.verify != VerifyMode::Keyed) return {true, 0, static_cast<int>(tuner_->shapes().size()) - 1};
+  if (text.options_.verify != VerifyMode::Keyed)
+    return {.drafts = true, .shape = static_cast<int>(tuner_->shapes().size()) - 1};
   const std::int64_t step = text.stats_.steps;
   if (text.options_.draft == DraftMode::Sparse && (step & (step + 1)) != 0) return {};
   return tuner_->next(text.options_.draft == DraftMode::Auto);
@@ -452,7 +462,7 @@ void Engine::run_step(Generation& text) {
   }
   const bool drafted = tree != nullptr;
   text.drafted_last_ = drafted;
-  text.tuned_.plan = drafted ? plan : Tuner::Plan{};
+  text.tuned_.plan = drafted ? plan : Tuner::Plan{.planned = plan.planned && !plan.drafts};
   if (!drafted) tree = &no_drafter_->propose(root_.as<std::int32_t>());
   const VerdictView* verdict = nullptr;
   int rows = 0;

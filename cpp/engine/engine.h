@@ -218,7 +218,9 @@ class Engine {
 
    private:
     Engine& engine_;
+    bool nested_ = false;  // inside of one that calibrates
   };
+  bool calibrated_ = false, calibrates_ = false;
   std::mutex mutex_;
   std::atomic<std::thread::id> owner_;
   std::uint64_t ticket_ = 0;  // changes whenever the caches do

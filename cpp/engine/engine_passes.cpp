@@ -40,12 +40,13 @@ void Engine::time_tree(std::int32_t prefix, std::span<const TokenId> tokens, std
 }
 
 // What the tuner should know before it costs a text anything: how long passes of one token and of a whole tree take,
-// and a few drafted steps. What they write is of no account.
+// and a few drafted steps. What they write is of no account. The caller holds the lock.
 void Engine::calibrate() {
+  calibrates_ = calibrated_ = true;
   const auto time_nodes = [&](int nodes) {
     const std::vector<TokenId> tokens(static_cast<std::size_t>(nodes), 0);
-    std::vector<std::int32_t> parents(static_cast<std::size_t>(nodes));
-    for (int i = 0; i < nodes; ++i) parents[static_cast<std::size_t>(i)] = (i + 1) / 2 - 1;
+    std::vector<std::int32_t> parents(static_cast<std::size_t>(nodes), 0);  // all below the root
+    parents[0] = -1;
     double fastest = 1e9;
     for (int repetition = 0; repetition < 2; ++repetition) {
       const auto start = std::chrono::steady_clock::now();
@@ -54,15 +55,17 @@ void Engine::calibrate() {
     }
     return fastest;
   };
-  const double plain = time_nodes(1);
-  tuner_->know_target(plain, time_nodes(tuner_->shapes().back().size));
   try {
+    const double plain = time_nodes(1);
+    tuner_->know_target(plain, time_nodes(std::min(tuner_->shapes().back().size, tree_bounds(options_).size)));
     const auto text = begin({0}, {.max_tokens = kCalibration, .ignore_eos = true, .draft = DraftMode::Always});
     text->counts_ = false;
     while (text->finish_reason() == FinishReason::None) (void)text->step();
-  } catch (const Error&) {  // a model that overflows says so when it is asked for a text
+  } catch (const std::exception&) {  // a model that overflows says so when it is asked for a text
   }
   tuner_->keep_costs();
+  if (options_.states) options_.states->states.clear();
+  calibrates_ = false;
 }
 
 void Engine::time_draft() {

@@ -165,6 +165,12 @@ void Tuner::forget() {
 }
 
 Tuner::Plan Tuner::next(bool may_pause) {
+  Plan plan = choose(may_pause);
+  plan.planned = true;
+  return plan;
+}
+
+Tuner::Plan Tuner::choose(bool may_pause) {
   surveys_beside_ = 0.0;
   free_ = may_pause;
   if (heads_.empty() || shapes_.empty()) return {};
@@ -256,6 +262,10 @@ void Tuner::learn_acceptance(const Step& step) {
 }
 
 void Tuner::add(const Step& step) {
+  if (!step.plan.planned) {
+    free_ = false;
+    surveys_beside_ = 0.0;
+  }
   const double all = step.seconds + step.catch_up_seconds;
   surveys_.seconds += all;
   if (free_) trials_.seconds += all;

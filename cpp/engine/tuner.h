@@ -31,6 +31,7 @@ class Tuner {
   struct Plan {
     bool drafts = false;
     int head = 0, shape = 0;
+    bool planned = false;  // by next(): other steps tell what they cost, and are nobody's loss
   };
   // An accepted node of a tree: its place among the tree's nodes by score, from 0, and the heads that hold its token (a
   // bit for each).
@@ -123,6 +124,7 @@ class Tuner {
   Plan best_arm() const;
   // Whether a tree costs more than plain decoding even if all of its levels were accepted.
   bool is_hopeless(int shape) const;
+  Plan choose(bool may_pause);
   void watch(double loss);
   void forget();
   void learn_acceptance(const Step& step);

@@ -66,6 +66,9 @@ CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend,
 }
 
 void CausalModel::forward(const std::int32_t* tokens, const Rows& rows) {
+  if (rows.count > limits_.rows) {
+    throw Error(concat("a pass of ", rows.count, " rows: expected at most ", limits_.rows));
+  }
   const Tensor x = stream_.matrix(rows.count, config_.dim);
   const auto keep_taps = [&](int layer) {
     for (std::size_t t = 0; t < taps_.single.size(); ++t) {

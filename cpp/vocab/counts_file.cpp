@@ -23,6 +23,7 @@ namespace {
 // What one occurrence counts in the file: decay makes fractions, whose order must outlast many half-lives. The largest
 // half-life that is read leaves room for all weights in 63 bits.
 constexpr std::uint64_t kUnit = std::uint64_t{1} << 32;
+constexpr double kMostWeight = 1073741824.0;  // occurrences of a token, in units: 62 bits
 constexpr std::int64_t kLongestHalfLife = 1'000'000'000;
 constexpr std::chrono::milliseconds kRetry{5};
 
@@ -113,6 +114,12 @@ std::optional<TokenCounts> CountsFile::read() const {
   const std::int64_t counted = file->get_int("frspec.ranks.tokens_counted");
   if (counted < 0) fail(name, ": key 'frspec.ranks.tokens_counted': found ", counted, ", expected 0 or more");
   if (ranks->counts.empty()) fail(name, ": tensor 'token_counts' is missing");
+  for (std::size_t id = 0; id < ranks->counts.size(); ++id) {
+    if (ranks->counts[id] > kMostWeight) {
+      fail(name, ": tensor 'token_counts', entry ", id, ": found ", ranks->counts[id],
+           " occurrences, expected at most ", kMostWeight);
+    }
+  }
   return TokenCounts(std::move(ranks->counts), counted, *half_life);
 }
 

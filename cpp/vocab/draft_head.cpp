@@ -195,7 +195,8 @@ HeadRows HeadRows::reduced(WeightSource source, DraftVocabulary vocabulary) {
 }
 
 std::optional<std::int32_t> HeadRows::row_of(TokenId token) const {
-  if (!is_reduced()) return token;
+  // A whole model may have fewer rows than the target has ids: padding, which no text holds.
+  if (!is_reduced()) return token >= 0 && token < source.rows ? std::optional(token) : std::nullopt;
   const auto at = std::lower_bound(vocabulary.tokens.begin(), vocabulary.tokens.end(), token);
   if (at == vocabulary.tokens.end() || *at != token) return std::nullopt;
   return vocabulary.rows[static_cast<std::size_t>(at - vocabulary.tokens.begin())];

@@ -35,11 +35,16 @@ Sketch read_sketch(const std::shared_ptr<const GgufFile>& file, Backend& backend
   }
   const GgufTensor &down = file->tensor(kDown), &vocab = file->tensor(kVocab);
   const std::int64_t rank = down.shape[1];
-  if (down.dims != 2 || down.shape[0] != dim) {
+  for (const GgufTensor* tensor : {&down, &vocab}) {
+    if (tensor->dims != 2) {
+      fail(path, ": tensor '", tensor->name, "': found ", tensor->dims, " dimensions, expected 2");
+    }
+  }
+  if (down.shape[0] != dim) {
     fail(path, ": tensor '", kDown, "': found ", down.shape[0], " columns, expected ", dim,
          ", the width of the drafter's states");
   }
-  if (vocab.dims != 2 || vocab.shape[0] != rank || vocab.shape[1] != rows) {
+  if (vocab.shape[0] != rank || vocab.shape[1] != rows) {
     fail(path, ": tensor '", kVocab, "': found shape (", vocab.shape[1], ", ", vocab.shape[0], "), expected (", rows,
          ", ", rank, "): a row for each of the head's, as wide as '", kDown, "' has rows");
   }

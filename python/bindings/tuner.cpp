@@ -63,7 +63,7 @@ void init_tuner(nb::module_& m) {
           [](Tuner& self, const Planned& plan, double draft_seconds, double seconds, int tokens,
              const std::vector<std::pair<int, std::uint32_t>>& accepted) {
             Tuner::Step step;
-            step.plan = {std::get<0>(plan), std::get<1>(plan), std::get<2>(plan)};
+            step.plan = {std::get<0>(plan), std::get<1>(plan), std::get<2>(plan), true};
             step.draft_seconds = draft_seconds;
             step.seconds = seconds;
             step.tokens = tokens;

@@ -201,6 +201,56 @@ def test_heads_one_after_the_other(tmp_path: Path) -> None:
         assert tokens(write(engine, prompts()[1])) == plain
 
 
+def test_a_drafter_with_fewer_rows_than_the_target(tmp_path: Path) -> None:
+    """The target's last ids are unused, and the drafter, a model of the same tokens, has no rows for them."""
+    pair = make_tiny_pair(tmp_path / "pair")
+    target = GgufEditor(pair.target_gguf)
+    kinds = list(target.entries["tokenizer.ggml.token_type"].value)
+    target.entries["tokenizer.ggml.token_type"].value[320:] = [5] * 80
+    assert len(kinds) == VOCAB
+    padded = target.write(tmp_path / "padded.gguf")
+    small = GgufEditor(padded)
+    for key in ("tokens", "token_type"):
+        small.entries[f"tokenizer.ggml.{key}"].value[320:] = []
+    small.set("llama.vocab_size", 320)
+    for name in ("token_embd.weight", "output.weight"):
+        small.set_floats(name, small.floats(name).reshape(VOCAB, -1)[:320])
+    drafter = small.write(tmp_path / "small.gguf")
+    order = np.random.default_rng(1).permutation(VOCAB).astype(np.int32)
+    write_ranks(tmp_path / "ranks.gguf", Ranks(order, VOCAB, fingerprint_of(padded)))
+    plain = tokens(write(_core.Engine(str(padded)), [5, 6, 7]))
+    for head in ("contextual:50", "ranked:100+contextual:50", "ranked:60", "full", "auto"):
+        ranks = None if head == "full" else str(tmp_path / "ranks.gguf")
+        engine = _core.Engine(str(padded), str(drafter), head=head, ranks=ranks, **SHAPE)
+        assert tokens(write(engine, [5, 6, 7])) == plain
+
+
+def test_a_head_that_is_refused_changes_nothing(pair: TinyPair, files: dict[str, str]) -> None:
+    engine, other = (make_engine(pair, files, "auto", tree_branch=1, tree_depth=3, tree_size=5) for _ in range(2))
+    for prompt in prompts(3):
+        write(engine, prompt, draft="auto")
+    with pytest.raises(ValueError, match="ranked:99999"):
+        engine.set_head("ranked:99999")
+    sampling: dict[str, Any] = {"temperature": 1.0, "seed": 3, "verify": "rejection"}
+    assert tokens(write(engine, prompts()[0], **sampling)) == tokens(write(other, prompts()[0], **sampling))
+
+
+@pytest.mark.parametrize("options", [{"n_ctx": 32}, {"n_batch": 16}, {"tree_size": 4096}])
+def test_n_grams_alone_in_little_room(demo_target: Path, options: dict[str, int]) -> None:
+    """Nothing that is timed is larger than what there is room for."""
+    engine = _core.Engine(str(demo_target), ngram=3, **options)
+    text = write(engine, [5, 6, 7, 5, 6], max_tokens=20, draft="auto")
+    assert tokens(text) == tokens(write(_core.Engine(str(demo_target)), [5, 6, 7, 5, 6], max_tokens=20))
+
+
+def test_states_are_those_of_the_texts(pair: TinyPair) -> None:
+    engine = _core.Engine(str(pair.target_gguf), str(pair.drafter_gguf), states=1000, **SHAPE)
+    assert engine.take_states().shape[0] == 0
+    steps = write(engine, [5, 6, 7], max_tokens=10)
+    rows = 1 + SHAPE["tree_branch"] * SHAPE["tree_depth"]
+    assert engine.take_states().shape == ((len(steps) - 1) * rows, 64)
+
+
 def sketch_error(pair: TinyPair, path: Path) -> str:
     with pytest.raises(ValueError, match=path.name) as raised:
         _core.Engine(str(pair.target_gguf), str(pair.drafter_gguf), head="speculated:9", sketch=str(path), **SHAPE)

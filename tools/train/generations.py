@@ -76,12 +76,16 @@ def _recover(path: Path, batch: int) -> tuple[int, int]:
         return 0, 0
     ends, continued = [0], [0]  # behind each line: bytes, tokens
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 break
-            record = json.loads(line)
+            try:
+                record = json.loads(line)
+                new = len(record["tokens"]) - record["prompt_tokens"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path}, line {number}: found no record of a generation: {error!r}") from error
             ends.append(ends[-1] + len(line))
-            continued.append(continued[-1] + len(record["tokens"]) - record["prompt_tokens"])
+            continued.append(continued[-1] + new)
     lines = (len(ends) - 1) // batch * batch
     with path.open("r+b") as file:
         file.truncate(ends[lines])

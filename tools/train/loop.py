@@ -121,6 +121,11 @@ class Trainer:
             )
         loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip)
+        if not torch.isfinite(norm):
+            raise ValueError(
+                f"step {self._done + 1}: found a gradient that is not finite; the checkpoint of the last "
+                "save is unharmed (a lower --lr, a longer --warmup or --dtype f32 may help)"
+            )
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._done += 1
