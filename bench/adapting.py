@@ -3,7 +3,7 @@
 Usage:
     python bench/adapting.py PROMPTS.jsonl [--category NAME] [--head ranked:2048] [-m TARGET -d DRAFTER --ranks RANKS]
 
-Reads prompts as head_sizes.py does, all of one category in their order, and writes `--tokens` tokens after each: with
+Reads prompts as drafters.py does, all of one category in their order, and writes `--tokens` tokens after each: with
 the head as it is, with ranks that adapt, and with the full head. The first difference between the texts ends the run.
 Prints a Markdown table of the accepted lengths over windows of requests, how many rows changed, and how long that took
 before the text began.
@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from head_sizes import read_prompts
+from drafters import read_prompts
 from tqdm import tqdm
 
 import frspec_cpp

@@ -19,8 +19,8 @@
 
 namespace frspec {
 
-// The weight of what is known in advance, in tokens. Measured (docs/frspec.md): more hold back what a user's texts
-// repeat, and less would give nothing to texts of many kinds either.
+// The weight of what is known in advance, in tokens. Measured: 2,000 give longer accepted drafts than 20,000 or
+// 100,000, where texts are alike and where they are mixed (docs/frspec.md).
 inline constexpr double kPriorTokens = 2'000;
 // A file is replaced when so many tokens are new: it costs some milliseconds.
 inline constexpr std::int64_t kSaveEvery = 10'000;

@@ -13,10 +13,10 @@
 
 namespace frspec {
 
-// 200,000 tokens are some 1,500 answers: long enough that all that weighs is worth 290,000 tokens, so that a token in
-// the first ten thousand of a language, which comes once in 100,000 or more often, is told from one that came by
-// chance; short enough that whoever turns to other texts is followed within a thousand of them. Rarer tokens keep the
-// order of what is known in advance, which decay does not change.
+// 200,000 tokens are some 1,500 answers. All that weighs is worth 290,000 tokens then: long enough to have met the
+// first ten thousand tokens of a language, each of which comes once in 100,000 or more often; short enough that whoever
+// turns to other texts is followed. Tokens that never come keep the order of what is known in advance, which decay does
+// not change.
 inline constexpr std::int64_t kHalfLife = 200'000;
 
 class TokenCounts {

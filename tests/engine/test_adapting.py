@@ -294,9 +294,11 @@ def test_llm(demo_target: Path, demo_drafter: Path, tmp_path: Path) -> None:
     assert metadata(path)["frspec.ranks.tokens_counted"] == 127
 
 
-def test_the_head_that_is_chosen(demo_target: Path, demo_drafter: Path, tmp_path: Path) -> None:
-    """With "auto", the rows that its ranked heads share follow, and those of its contextual head."""
-    llm = LLM(demo_target, drafter=demo_drafter, head="auto", adapt=tmp_path / "mine.gguf")
+@pytest.mark.parametrize("head", ["auto", "ranked:256", "contextual:256"])
+@pytest.mark.parametrize("drafter", ["demo-eagle2.gguf", "demo-eagle3.gguf"])
+def test_the_demo_drafters(demo_target: Path, tmp_path: Path, drafter: str, head: str) -> None:
+    """With "auto", the rows that its ranked heads share follow, too. EAGLE-3's head is a reduced one."""
+    llm = LLM(demo_target, drafter=demo_target.parent / drafter, head=head, adapt=tmp_path / "mine.gguf")
     plain = LLM(demo_target)
     prompts = [
         "Translate into German: The river carries the snow to the sea.",
