@@ -226,7 +226,7 @@ void init_stats(nb::module_& m) {
             found["plain_tokens_per_second"] = self.tuning->plain_tokens_per_second;
             return found;
           },
-          nb::sig("def tuning(self) -> dict[str, object] | None"),
+          nb::sig("def tuning(self) -> dict[str, typing.Any] | None"),
           "What was found best to draft with, when the text ended; None without a drafter.")
       .def_prop_ro("accepted_length", &Stats::accepted_length, "Tokens per pass: accepted drafts + 1.")
       .def_prop_ro("tokens_per_second", &Stats::tokens_per_second, "Tokens over the time after the prompt.");

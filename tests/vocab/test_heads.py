@@ -212,6 +212,9 @@ def test_a_drafter_with_fewer_rows_than_the_target(tmp_path: Path) -> None:
     small = GgufEditor(padded)
     for key in ("tokens", "token_type"):
         small.entries[f"tokenizer.ggml.{key}"].value[320:] = []
+    kept = set(small.entries["tokenizer.ggml.tokens"].value)
+    merges = small.entries["tokenizer.ggml.merges"].value
+    merges[:] = [merge for merge in merges if {*merge.split(), merge.replace(" ", "")} <= kept]
     small.set("llama.vocab_size", 320)
     for name in ("token_embd.weight", "output.weight"):
         small.set_floats(name, small.floats(name).reshape(VOCAB, -1)[:320])
