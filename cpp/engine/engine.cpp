@@ -312,6 +312,7 @@ void Engine::with_drafter(Generation& text, Use&& use) {
 bool Engine::read_prompt(Generation& text) {
   const std::vector<TokenId> prompt = text.tokens_;  // the text grows when its first token is taken
   const auto batch = static_cast<std::size_t>(batch_);
+  if (tuner_) tuner_->begin_text();
   const std::int64_t replaced = adaptive_ ? adaptive_->replaced() : 0;
   double begin_seconds = 0.0;
   with_drafter(text, [&](Drafter& drafter) {

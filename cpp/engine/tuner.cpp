@@ -7,13 +7,13 @@
 namespace frspec {
 namespace {
 
-constexpr double kRatioPrior = 2.0;                  // accepted tokens that a head's ratio is taken for 1 by
-constexpr double kMostRisk = 3.0;                    // plain steps that drafting may lose at once
-constexpr double kCredit = 40.0;                     // plain steps that it may have gained before, and lose again
-constexpr int kLeastPause = 100, kMostPause = 3200;  // plain steps
-constexpr double kSurveyAllowance = 24.0;            // plain steps that surveys may cost at once, where drafting pays
-constexpr double kUnusual = 1.5;                     // times the median: another program wanted the processor
-constexpr double kUntriedBonus = 0.85;               // seconds of trees of an untried size are guessed a little too low
+constexpr double kRatioPrior = 2.0;                 // accepted tokens that a head's ratio is taken for 1 by
+constexpr double kMostRisk = 4.0;                   // plain steps that drafting may lose at once
+constexpr double kCredit = 40.0;                    // plain steps that it may have gained before, and lose again
+constexpr int kLeastPause = 100, kMostPause = 800;  // plain steps
+constexpr double kSurveyAllowance = 24.0;           // plain steps that surveys may cost at once, where drafting pays
+constexpr double kUnusual = 1.5;                    // times the median: another program wanted the processor
+constexpr double kUntriedBonus = 0.85;              // seconds of trees of an untried size are guessed a little too low
 
 // Accepted drafts of a tree that nothing is known of.
 double guess_of_drafts(const TreeShape& shape) {
@@ -68,6 +68,11 @@ void Tuner::keep_costs() {
   survey_interval_ = kLeastSurveyInterval;
   surveys_.allowance = kSurveyAllowance * plain_seconds_.value();
   if (!heads_.empty()) current_ = {false, static_cast<int>(heads_.size()) - 1, 0};
+}
+
+void Tuner::begin_text() {
+  pause_length_ = std::max(kLeastPause, pause_length_ / 2);
+  pause_left_ = std::min(pause_left_ / 2, pause_length_);
 }
 
 bool Tuner::is_hopeless(int shape) const {

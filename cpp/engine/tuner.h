@@ -58,6 +58,8 @@ class Tuner {
   void know_target(double plain_seconds, double largest_seconds);
   // Forgets what was accepted so far, not what it cost: after a text that says nothing.
   void keep_costs();
+  // A new text may be another kind of text: a pause is cut short.
+  void begin_text();
   // The next step. `may_pause`: whether it may be a plain one.
   Plan next(bool may_pause);
   void add(const Step& step);
