@@ -25,8 +25,8 @@ double guess_of_drafts(const TreeShape& shape) {
 
 }  // namespace
 
-void Tuner::Mean::add(double x, double memory) {
-  count = std::min(count + 1.0, memory);
+void Tuner::Mean::add(double x) {
+  count = std::min(count + 1.0, kMemory);
   value += (x - value) / count;
 }
 
@@ -44,6 +44,7 @@ Tuner::Tuner(std::vector<Head> heads, std::vector<TreeShape> shapes)
       arms_(heads_.size() * shapes_.size()),
       drafts_(shapes_.size()),
       target_seconds_(shapes_.size()),
+      expected_target_(shapes_.size(), 1.0),
       found_(heads_.size(), 0.0),
       asked_(heads_.size(), 0.0) {
   keep_costs();
@@ -53,6 +54,7 @@ void Tuner::know_target(double plain_seconds, double largest_seconds) {
   plain_seconds_.add(plain_seconds);
   keep_costs();
   if (!target_seconds_.empty()) target_seconds_.back().add(largest_seconds);
+  expect_target();
 }
 
 void Tuner::keep_costs() {
@@ -93,40 +95,50 @@ double Tuner::head_seconds(int head, int shape) const {
 }
 
 // Of a step without its drafting: as measured, or on the line through the neighbours that were. A few runs may have had
-// bad luck: they are not believed where the neighbours promise more.
-double Tuner::target_seconds(int shape) const {
-  const auto s = static_cast<std::size_t>(shape);
-  const Duration& own = target_seconds_[s];
-  if (own.is_sure()) return own.value();
-  struct Point {
-    double size, seconds;
+// bad luck: they are not believed where the neighbours promise more. Allocates nothing: it is done in every step.
+void Tuner::expect_target() {
+  const auto is_known = [&](std::size_t s) {
+    return target_seconds_[s].is_sure() || (s + 1 == shapes_.size() && target_seconds_[s].count() > 0);
   };
-  std::vector<Point> known;
-  if (plain_seconds_.count() > 0) known.push_back({1.0, plain_seconds_.value()});
-  for (std::size_t i = 0; i < shapes_.size(); ++i) {
-    const bool is_known = target_seconds_[i].is_sure() || (i + 1 == shapes_.size() && target_seconds_[i].count() > 0);
-    if (is_known) known.push_back({static_cast<double>(shapes_[i].size), target_seconds_[i].value()});
+  for (std::size_t s = 0; s < shapes_.size(); ++s) {
+    const Duration& own = target_seconds_[s];
+    if (own.is_sure()) {
+      expected_target_[s] = own.value();
+      continue;
+    }
+    // The nearest that are known, no larger and no smaller. A single token is the smallest tree of all.
+    double low_size = 0.0, low = 0.0, high_size = 0.0, high = 0.0;
+    if (plain_seconds_.count() > 0) low_size = 1.0, low = plain_seconds_.value();
+    for (std::size_t other = 0; other < shapes_.size(); ++other) {
+      if (!is_known(other)) continue;
+      const auto size = static_cast<double>(shapes_[other].size);
+      if (shapes_[other].size <= shapes_[s].size && size >= low_size)
+        low_size = size, low = target_seconds_[other].value();
+      if (shapes_[other].size >= shapes_[s].size && (high_size == 0.0 || size < high_size)) {
+        high_size = size, high = target_seconds_[other].value();
+      }
+    }
+    if (low_size == 0.0 && high_size == 0.0) {  // nothing was run yet: all sizes look the same
+      expected_target_[s] = own.count() > 0 ? own.value() : 1.0;
+      continue;
+    }
+    if (low_size == 0.0) low_size = high_size, low = high;
+    if (high_size == 0.0) high_size = low_size, high = low;
+    const double span = high_size - low_size;
+    const double share = span > 0.0 ? (static_cast<double>(shapes_[s].size) - low_size) / span : 0.0;
+    const double between = (low + std::clamp(share, 0.0, 1.0) * (high - low)) * kUntriedBonus;
+    expected_target_[s] = own.count() > 0 ? std::min(own.value(), between) : between;
   }
-  if (known.empty()) return own.count() > 0 ? own.value() : 1.0;  // nothing was run yet: all sizes look the same
-  const auto size = static_cast<double>(shapes_[s].size);
-  std::sort(known.begin(), known.end(), [](const Point& a, const Point& b) { return a.size < b.size; });
-  Point low = known.front(), high = known.back();
-  for (const Point& point : known) {
-    if (point.size <= size) low = point;
-  }
-  for (auto point = known.rbegin(); point != known.rend(); ++point) {
-    if (point->size >= size) high = *point;
-  }
-  const double share = high.size > low.size ? std::clamp((size - low.size) / (high.size - low.size), 0.0, 1.0) : 0.0;
-  const double between = (low.seconds + share * (high.seconds - low.seconds)) * kUntriedBonus;
-  return own.count() > 0 ? std::min(own.value(), between) : between;
+}
+
+double Tuner::layers_seconds(int shape) const {
+  return (shapes_[static_cast<std::size_t>(shape)].levels() + 1) * layer_seconds_.value();
 }
 
 double Tuner::seconds(int head, int shape) const {
   const Duration& own = arms_[index(head, shape)];
   if (own.is_sure()) return own.value();
-  const double parts = target_seconds(shape) + head_seconds(head, shape) +
-                       (shapes_[static_cast<std::size_t>(shape)].levels() + 1) * layer_seconds_.value();
+  const double parts = target_seconds(shape) + head_seconds(head, shape) + layers_seconds(shape);
   return own.count() > 0 ? std::min(own.value(), parts) : parts;
 }
 
@@ -277,6 +289,7 @@ void Tuner::add(const Step& step) {
   if (!step.plan.drafts) {
     since_plain_ = 0;
     plain_seconds_.add(step.seconds);
+    expect_target();
     pause_left_ = std::max(0, pause_left_ - 1);
     return;
   }
@@ -293,6 +306,7 @@ void Tuner::add(const Step& step) {
   layer_seconds_.add(std::max(0.0, layers / (shapes_[shape].levels() + 1)));
   target_seconds_[shape].add(step.seconds - step.draft_seconds);
   arms_[index(step.plan.head, step.plan.shape)].add(step.seconds);
+  expect_target();
   learn_acceptance(step);
 }
 
@@ -307,7 +321,7 @@ Tuner::Choice Tuner::choice() const {
   const double first = head_seconds(0, found.plan.shape), own = head_seconds(found.plan.head, found.plan.shape);
   if (first > 0.0) {
     found.nu = own / first;
-    found.kappa = first / std::max(1e-12, seconds(found.plan.head, found.plan.shape) - own);
+    found.kappa = first / (target_seconds(found.plan.shape) + layers_seconds(found.plan.shape));
   }
   return found;
 }

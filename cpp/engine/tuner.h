@@ -86,7 +86,7 @@ class Tuner {
   struct Mean {
     double value = 0.0;
     double count = 0.0;
-    void add(double x, double memory = kMemory);
+    void add(double x);
   };
   // The median of the latest durations: a step that was interrupted says nothing.
   class Duration {
@@ -120,7 +120,9 @@ class Tuner {
   double ratio(int head) const;
   double drafts_of_shape(int shape) const;  // accepted with the first head
   double head_seconds(int head, int shape) const;
-  double target_seconds(int shape) const;
+  double target_seconds(int shape) const { return expected_target_[static_cast<std::size_t>(shape)]; }
+  double layers_seconds(int shape) const;
+  void expect_target();
   double rate(int head, int shape) const { return tokens(head, shape) / seconds(head, shape); }
   double hoped_rate(int head, int shape) const;
   Plan best_arm() const;
@@ -136,6 +138,7 @@ class Tuner {
   std::vector<Duration> arms_;            // heads x shapes: of whole steps
   std::vector<Mean> drafts_;              // by shape: accepted drafts, as the first head would have had them
   std::vector<Duration> target_seconds_;  // by shape: of a step without its drafting
+  std::vector<double> expected_target_;   // by shape: what steps are expected to take beside their drafting
   std::vector<double> found_, asked_;     // by head: accepted tokens of surveys that it holds, and all of them
   Duration plain_seconds_;
   Duration layer_seconds_;  // of the drafter's layers, for each level and once for the text
