@@ -62,7 +62,7 @@ class FileLock {
 };
 
 std::filesystem::path beside(const std::filesystem::path& path, const char* ending) {
-  return path.parent_path() / ("." + path.filename().string() + ending);
+  return path.parent_path() / concat(".", path.filename().string(), ending);
 }
 
 // A link would be replaced by the file, and its lock would be another one.
