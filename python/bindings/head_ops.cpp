@@ -28,12 +28,12 @@ using BestWithSums = std::tuple<OutputMatrix<std::int32_t>, OutputMatrix<float>,
 
 // BestTokens in the backend's memory, and back.
 struct DeviceBest {
-  DeviceBest(Backend& backend, std::size_t rows, std::size_t k)
-      : ids(backend.allocate(rows * k * sizeof(std::int32_t))),
-        scores(backend.allocate(rows * k * sizeof(float))),
-        sums(backend.allocate(rows * sizeof(float))),
-        rows(rows),
-        k(k) {}
+  DeviceBest(Backend& backend, std::size_t states, std::size_t best)
+      : ids(backend.allocate(states * best * sizeof(std::int32_t))),
+        scores(backend.allocate(states * best * sizeof(float))),
+        sums(backend.allocate(states * sizeof(float))),
+        rows(states),
+        k(best) {}
 
   BestTokens view() const {
     return {ids.as<std::int32_t>(), scores.as<float>(), sums.as<float>(), static_cast<int>(k)};
