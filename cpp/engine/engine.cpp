@@ -156,15 +156,10 @@ Engine::Lock::~Lock() {
   engine_.mutex_.unlock();
 }
 
-DrafterParts Engine::drafter_parts(const std::function<void(std::size_t)>& on_bytes) {
-  return {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, nullptr, adaptive_};
-}
-
 void Engine::make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes) {
   ChoiceHead* choice = nullptr;
-  DrafterParts parts = drafter_parts(on_bytes);
-  parts.choice = &choice;
-  auto drafter = make_drafter(options_, head, parts);
+  auto drafter = make_drafter(
+      options_, head, {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, &choice, adaptive_});
   TreeShape tree = options_.tree;
   tree.size = std::min(tree.size, tree_bounds(options_).size);
   auto tuner = make_tuner(*backend_, *drafter, choice, head, tree);
@@ -443,7 +438,7 @@ void Engine::run_step(Generation& text) {
   const std::int32_t* prefix = target_->cache().length();
   const DraftTree* tree = nullptr;
   text.rejection_ = {text.options_.sampling.seed, static_cast<std::uint32_t>(stats.steps)};
-  text.tuned_ = {};
+  text.tuned_.begin();
   const Tuner::Plan plan = plan_step(text);
   if (plan.drafts) {
     if (!text.drafted_last_) {

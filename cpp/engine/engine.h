@@ -158,7 +158,6 @@ class Engine {
 
   void check_tokens(std::span<const TokenId> tokens) const;
   void reset();
-  DrafterParts drafter_parts(const std::function<void(std::size_t)>& on_bytes);
   void make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes);
   Tuner::Plan plan_step(const Generation& text);
   void calibrate();

@@ -199,10 +199,10 @@ Tuner::Plan Tuner::choose(bool may_pause) {
     if (may_pause && is_hopeless(0)) return {};
     return current_ = {true, 0, 0};
   }
-  const Plan best = best_arm();
-  const double most = rate(best.head, best.shape);
   // Whatever is expected, drafting may not have lost more than a small share of the time.
   if (may_pause && pause_left_ > 0) return {};
+  const Plan best = best_arm();
+  const double most = rate(best.head, best.shape);
   if (may_pause && most < plain_rate) {
     // Plain decoding gives more. What is known of drafts grows old: a trial now and then, every other one with the head
     // that misses least, for a small one may be what is to blame.

@@ -14,6 +14,7 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tree/draft_tree.h"
@@ -48,6 +49,14 @@ class Tuner {
     std::vector<Accepted> accepted;
     // Whether the ranks are known, so that the step tells of smaller trees.
     bool is_ranked = false;
+
+    // Another step begins, in the memory of this one.
+    void begin() {
+      std::vector<Accepted> memory = std::move(accepted);
+      memory.clear();
+      *this = {};
+      accepted = std::move(memory);
+    }
   };
 
   // The first head is the one that misses least: rho is measured against it. The shapes, the smallest first; the last

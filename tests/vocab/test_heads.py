@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from eagle3_checkpoints import make_tiny_eagle3
 from frspec_cpp.tools.fingerprint import vocabulary_fingerprint
-from frspec_cpp.tools.ranks_file import Ranks, write_ranks
 from frspec_cpp.tools.sketch import factorise, read_head, write_sketch
 from gguf_edit import GgufEditor
+from reference_steps import write_vocabulary_ranks
 from tiny_pair import TinyPair, make_tiny_pair
 
 from frspec_cpp import LLM, _core
@@ -51,7 +51,7 @@ def make_files(folder: Path, pair: TinyPair, rank: int = 32) -> dict[str, str]:
     """Ranks and a sketch for a pair; options of an engine."""
     fingerprint = fingerprint_of(pair.target_gguf)
     order = np.random.default_rng(1).permutation(VOCAB).astype(np.int32)
-    write_ranks(folder / "ranks.gguf", Ranks(order, VOCAB, fingerprint))
+    write_vocabulary_ranks(folder / "ranks.gguf", pair.target_gguf, order)
     head = read_head(pair.target_gguf, pair.drafter_gguf)
     states = np.random.default_rng(2).standard_normal((300, head.width)).astype(np.float32)
     down, up = factorise(head, states, rank, quiet=True)
@@ -220,7 +220,7 @@ def test_a_drafter_with_fewer_rows_than_the_target(tmp_path: Path) -> None:
         small.set_floats(name, small.floats(name).reshape(VOCAB, -1)[:320])
     drafter = small.write(tmp_path / "small.gguf")
     order = np.random.default_rng(1).permutation(VOCAB).astype(np.int32)
-    write_ranks(tmp_path / "ranks.gguf", Ranks(order, VOCAB, fingerprint_of(padded)))
+    write_vocabulary_ranks(tmp_path / "ranks.gguf", padded, order)
     plain = tokens(write(_core.Engine(str(padded)), [5, 6, 7]))
     for head in ("contextual:50", "ranked:100+contextual:50", "ranked:60", "full", "auto"):
         ranks = None if head == "full" else str(tmp_path / "ranks.gguf")
