@@ -30,7 +30,7 @@ struct Rows {
   int path_stride = 0;
 
   // Some of the rows. Not of a chain, but for its beginning.
-  Rows range(int first, int number) const {
+  constexpr Rows range(int first, int number) const {
     Rows part = *this;
     part.count = number;
     if (depth != nullptr) part.depth += first;
@@ -128,8 +128,8 @@ struct CandidatePool {
   std::int32_t* previous_path = nullptr;   // (branch, levels) the same of the previous frontier
   std::int32_t* frontier_depth = nullptr;  // (branch)
 
-  int capacity() const { return levels > 0 ? branch + branch * branch * (levels - 1) : 0; }
-  int base(int level) const { return level == 0 ? 0 : branch + branch * branch * (level - 1); }
+  constexpr int capacity() const { return levels > 0 ? branch + branch * branch * (levels - 1) : 0; }
+  constexpr int base(int level) const { return level == 0 ? 0 : branch + branch * branch * (level - 1); }
 };
 
 // A draft tree as it is verified. `parents` is the only truth (contract 4); depth and path derive from it.

@@ -1,16 +1,39 @@
 // Which backends there are, by name.
 #include "backend/registry.h"
+
+#include <charconv>
+
 #include "backend/backend.h"
 #include "base/error.h"
 
 namespace frspec {
+namespace {
 
-std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
-  if (options.device == "cpu") return make_cpu_backend(options);
-  if (options.device == "cuda") return make_cuda_backend(options);
-  fail("device: found '", options.device, "', expected 'cpu' or 'cuda'");
+constexpr int kMostDevices = 1024;
+
+// The device number of a name like "cuda:1".
+int device_index(const std::string& device, std::size_t colon) {
+  if (colon == std::string::npos) return 0;
+  int index = -1;
+  const char* end = device.data() + device.size();
+  const auto [stop, error] = std::from_chars(device.data() + colon + 1, end, index);
+  if (error != std::errc() || stop != end || index < 0 || index >= kMostDevices) {
+    fail("device: found '", device, "', expected the number of a device behind the colon, as in 'cuda:0'");
+  }
+  return index;
 }
 
-std::vector<std::string> backend_names() { return {"cpu", "cuda"}; }
+}  // namespace
+
+std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
+  const std::size_t colon = options.device.find(':');
+  const std::string name = options.device.substr(0, colon);
+  if (options.device == "cpu") return make_cpu_backend(options);
+  if (name == "cuda") return make_cuda_backend(options, device_index(options.device, colon));
+  if (name == "cuda-emulated") return make_cuda_emulated_backend(options, device_index(options.device, colon));
+  fail("device: found '", options.device, "', expected 'cpu', 'cuda' or 'cuda:N', or 'cuda-emulated'");
+}
+
+std::vector<std::string> backend_names() { return {"cpu", "cuda", "cuda-emulated"}; }
 
 }  // namespace frspec

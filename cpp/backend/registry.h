@@ -11,7 +11,9 @@
 namespace frspec {
 
 std::unique_ptr<Backend> make_cpu_backend(const BackendOptions& options);
-std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options);
+// `index`: of the device.
+std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options, int index);
+std::unique_ptr<Backend> make_cuda_emulated_backend(const BackendOptions& options, int index);
 
 // Instruction sets that the CPU backend was built for and this machine has, best first: "avx512", "avx2", "generic".
 std::vector<std::string> cpu_instruction_sets();

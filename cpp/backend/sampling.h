@@ -40,12 +40,14 @@ struct SamplerChain {
   float dynatemp_range = 0.0f;  // above 0: temperature +- range, by the entropy of what is left
   float dynatemp_exponent = 1.0f;
 
-  bool has_penalties() const { return last_n > 0 && (repeat != 1.0f || frequency != 0.0f || presence != 0.0f); }
+  constexpr bool has_penalties() const {
+    return last_n > 0 && (repeat != 1.0f || frequency != 0.0f || presence != 0.0f);
+  }
   // Whether it takes tokens out by their probability.
-  bool filters() const { return top_k > 0 || typical_p < 1.0f || top_p < 1.0f || min_p > 0.0f; }
+  constexpr bool filters() const { return top_k > 0 || typical_p < 1.0f || top_p < 1.0f || min_p > 0.0f; }
   // Whether the draw alone would do: nothing but a temperature, which the draw knows, too. (The most probable token
   // passes every filter but typical-p.)
-  bool is_plain() const {
+  constexpr bool is_plain() const {
     if (biased > 0 || held > 0 || has_penalties() || typical_p < 1.0f) return false;
     return temperature == 0.0f || (!filters() && dynatemp_range == 0.0f);
   }
@@ -66,9 +68,9 @@ struct RejectionDraw {
   std::uint64_t seed = 0;
   std::uint32_t step = 0;
 
-  std::uint32_t drafts() const { return 4 * step + 1; }  // streams of base/random.h
-  std::uint32_t acceptance() const { return 4 * step + 2; }
-  std::uint32_t residual() const { return 4 * step + 3; }
+  constexpr std::uint32_t drafts() const { return 4 * step + 1; }  // streams of base/random.h
+  constexpr std::uint32_t acceptance() const { return 4 * step + 2; }
+  constexpr std::uint32_t residual() const { return 4 * step + 3; }
 };
 
 }  // namespace frspec

@@ -3,7 +3,7 @@
 //
 // Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11), then Gumbel noise by
 // -log(-log u). Only IEEE additions, multiplications and divisions are used, unfused, so the bits are the same
-// everywhere.
+// everywhere. Functions are constexpr because kernels call them, too.
 #pragma once
 
 #include <array>
@@ -14,7 +14,7 @@ namespace frspec {
 
 using PhiloxBlock = std::array<std::uint32_t, 4>;
 
-inline PhiloxBlock philox(PhiloxBlock counter, std::uint64_t seed) {
+constexpr PhiloxBlock philox(PhiloxBlock counter, std::uint64_t seed) {
   std::uint32_t key0 = static_cast<std::uint32_t>(seed);
   std::uint32_t key1 = static_cast<std::uint32_t>(seed >> 32);
   for (int round = 0; round < 10; ++round) {
@@ -29,7 +29,7 @@ inline PhiloxBlock philox(PhiloxBlock counter, std::uint64_t seed) {
 }
 
 // Natural logarithm of a positive normal number (Cephes logf, within 1 ulp or so): libm's differs between systems.
-inline float portable_log(float x) {
+constexpr float portable_log(float x) {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
   int exponent = static_cast<int>(bits >> 23) - 126;
   float m = std::bit_cast<float>((bits & 0x007FFFFFu) | 0x3F000000u);  // [0.5, 1)
@@ -54,7 +54,7 @@ inline float portable_log(float x) {
 
 // Standard Gumbel noise from 32 random bits. The bits stand for w = 1 - u, so that the large noise values, which
 // decide, have the full relative precision of a float instead of ending at a coarse grid.
-inline float gumbel_from_bits(std::uint32_t bits) {
+constexpr float gumbel_from_bits(std::uint32_t bits) {
   float w = (static_cast<float>(bits) + 0.5f) * 2.3283064365386963e-10f;  // (0, 1], times 2^-32
   if (w > 0.99999994f) w = 0.99999994f;
   const float u = 1.0f - w;
@@ -65,14 +65,14 @@ inline float gumbel_from_bits(std::uint32_t bits) {
 
 // The noise of token `token` at absolute position `position` (the position the token would take). Streams other than 0
 // are independent of it and of each other.
-inline float gumbel(std::uint64_t seed, std::uint64_t position, std::uint32_t token, std::uint32_t stream = 0) {
+constexpr float gumbel(std::uint64_t seed, std::uint64_t position, std::uint32_t token, std::uint32_t stream = 0) {
   const PhiloxBlock block = philox(
       {token >> 2, static_cast<std::uint32_t>(position), static_cast<std::uint32_t>(position >> 32), stream}, seed);
   return gumbel_from_bits(block[token & 3]);
 }
 
 // A number in (0, 1).
-inline double uniform(std::uint64_t seed, std::uint64_t position, std::uint32_t stream) {
+constexpr double uniform(std::uint64_t seed, std::uint64_t position, std::uint32_t stream) {
   const PhiloxBlock block =
       philox({0, static_cast<std::uint32_t>(position), static_cast<std::uint32_t>(position >> 32), stream}, seed);
   return (static_cast<double>(block[0]) + 0.5) * 2.3283064365386963e-10;

@@ -12,17 +12,19 @@
 
 namespace frspec {
 
-// A row-major matrix of f32 in a backend's memory. It owns nothing.
+// A row-major matrix of f32 in a backend's memory. It owns nothing. (constexpr: device code uses it, too.)
 struct Tensor {
   float* data = nullptr;
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   std::int64_t stride = 0;  // elements from one row to the next, at least cols
 
-  float* row(std::int64_t r) const { return data + r * stride; }
-  Tensor first_rows(std::int64_t count) const { return {data, count, cols, stride}; }
-  Tensor row_range(std::int64_t begin, std::int64_t count) const { return {row(begin), count, cols, stride}; }
-  Tensor col_range(std::int64_t begin, std::int64_t count) const { return {data + begin, rows, count, stride}; }
+  constexpr float* row(std::int64_t r) const { return data + r * stride; }
+  constexpr Tensor first_rows(std::int64_t count) const { return {data, count, cols, stride}; }
+  constexpr Tensor row_range(std::int64_t begin, std::int64_t count) const { return {row(begin), count, cols, stride}; }
+  constexpr Tensor col_range(std::int64_t begin, std::int64_t count) const {
+    return {data + begin, rows, count, stride};
+  }
 };
 
 // Memory of a backend, released with the object.

@@ -1,0 +1,23 @@
+# The CUDA toolkit and the GPUs to build for. FRSPEC_CUDA=ON; CMAKE_CUDA_ARCHITECTURES chooses other GPUs.
+
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  # Machine code for the GPUs that this nvcc knows, from Ampere on; newer ones take the PTX of the last.
+  set(CMAKE_CUDA_ARCHITECTURES OFF)
+  set(frspec_choose_architectures ON)
+endif()
+enable_language(CUDA)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12)
+  message(FATAL_ERROR "FRSPEC_CUDA=ON: found CUDA ${CMAKE_CUDA_COMPILER_VERSION} (${CMAKE_CUDA_COMPILER}), expected 12 or newer.")
+endif()
+find_package(CUDAToolkit REQUIRED)
+if(frspec_choose_architectures)
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90-real)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+    list(APPEND CMAKE_CUDA_ARCHITECTURES 100-real 120)
+  else()
+    list(APPEND CMAKE_CUDA_ARCHITECTURES 90-virtual)
+  endif()
+endif()
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_EXTENSIONS OFF)

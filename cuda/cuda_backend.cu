@@ -1,0 +1,104 @@
+// CUDA backend: set-up and transfers.
+#include "cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "backend/registry.h"
+#include "base/error.h"
+#include "cuda/device/platform.cuh"
+
+namespace frspec::FRSPEC_CUDA_NAMESPACE {
+
+namespace {
+
+// Small things travel to the device as values of a kernel, so that they need not interrupt a list of commands.
+struct SmallPacket {
+  std::byte bytes[64];
+};
+struct LargePacket {
+  std::byte bytes[1024];
+};
+constexpr std::size_t kMostInCommands = 4 * sizeof(LargePacket);
+
+template <class Packet>
+__global__ void store(std::byte* to, Packet packet, int count) {
+  for (int i = thread(); i < count; i += threads()) to[i] = packet.bytes[i];
+}
+
+}  // namespace
+
+CudaBackend::CudaBackend(std::string name, std::unique_ptr<Runtime> runtime)
+    : name_(std::move(name)), device_(std::make_shared<Device>(std::move(runtime))) {}
+
+std::string CudaBackend::description() const {
+  const DeviceInfo& device = device_->runtime->device();
+  return concat(name_, " (", device.name, ", compute capability ", device.major, ".", device.minor, ")");
+}
+
+Buffer CudaBackend::allocate(std::size_t bytes) {
+  void* memory = device_->runtime->allocate(bytes);
+  Buffer buffer(memory, bytes, [device = device_](void* pointer) {
+    try {
+      device->commands.wait();         // commands that are still to be run may use it
+    } catch (const std::exception&) {  // whoever waits for a result will hear of it
+    }
+    device->runtime->release(pointer);
+  });
+  device_->runtime->fill_zero(memory, bytes);
+  return buffer;
+}
+
+void* CudaBackend::Scratch::bytes(std::size_t count) {
+  if (count > memory_.bytes()) {
+    memory_ = Buffer();  // first, so that there is room
+    memory_ = backend_.allocate(count + count / 4);
+  }
+  return memory_.as<void>();
+}
+
+void CudaBackend::upload(void* to, const void* from_host, std::size_t bytes) {
+  if (bytes == 0) return;
+  if (bytes > kMostInCommands) {
+    device_->commands.flush();
+    device_->runtime->copy_in(to, from_host, bytes);
+    return;
+  }
+  // Small things travel as values of a kernel, so that they need not interrupt a list of commands.
+  const auto* from = static_cast<const std::byte*>(from_host);
+  for (std::size_t at = 0; at < bytes; at += sizeof(LargePacket)) {
+    const std::size_t count = std::min(bytes - at, sizeof(LargePacket));
+    auto* target = static_cast<std::byte*>(to) + at;
+    if (count <= sizeof(SmallPacket)) {
+      SmallPacket packet = {};
+      std::memcpy(packet.bytes, from + at, count);
+      launch("upload", store<SmallPacket>, {}, 32, 0, target, packet, static_cast<int>(count));
+    } else {
+      LargePacket packet = {};
+      std::memcpy(packet.bytes, from + at, count);
+      launch("upload", store<LargePacket>, {}, 32, 0, target, packet, static_cast<int>(count));
+    }
+  }
+}
+
+void CudaBackend::download(void* to_host, const void* from, std::size_t bytes) {
+  device_->commands.flush();
+  if (bytes == 0) return device_->runtime->wait();
+  device_->runtime->copy_out(to_host, from, bytes);
+}
+
+}  // namespace frspec::FRSPEC_CUDA_NAMESPACE
+
+namespace frspec {
+
+#ifdef FRSPEC_CUDA_EMULATED
+std::unique_ptr<Backend> make_cuda_emulated_backend(const BackendOptions& options, int index) {
+#else
+std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options, int index) {
+#endif
+  return std::make_unique<FRSPEC_CUDA_NAMESPACE::CudaBackend>(options.device,
+                                                              FRSPEC_CUDA_NAMESPACE::make_runtime(index));
+}
+
+}  // namespace frspec

@@ -1,0 +1,126 @@
+// The CUDA backend: weights repacked for the tensor cores (weight.h), every operation a few kernels on one stream,
+// recorded and launched as graphs (command_list.h). Pointers in device memory are never followed on the host.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "backend/backend.h"
+#include "cuda/command_list.h"
+#include "cuda/runtime.h"
+
+namespace frspec::FRSPEC_CUDA_NAMESPACE {
+
+class CudaBackend final : public Backend {
+ public:
+  // `name`: as BackendOptions::device has it.
+  CudaBackend(std::string name, std::unique_ptr<Runtime> runtime);
+
+  // cuda_backend.cu: set-up
+  std::string description() const override;
+  Buffer allocate(std::size_t bytes) override;
+  void upload(void* to, const void* from_host, std::size_t bytes) override;
+  void download(void* to_host, const void* from, std::size_t bytes) override;
+
+  // weight.cu: weights
+  std::unique_ptr<Weight> load(const WeightSource& source) override;
+  std::unique_ptr<Weight> load_table(const WeightSource& source) override;
+  std::unique_ptr<Weight> load_rows(const WeightSource& source, std::span<const std::int32_t> rows) override;
+  void replace_rows(Weight& weight, const WeightSource& source, std::span<const std::int32_t> places,
+                    std::span<const std::int32_t> rows) override;
+  void dequantize(float* to_host, const WeightSource& source, std::int64_t row) override;
+  void embed(Tensor out, const Weight& table, const std::int32_t* ids) override;
+
+  // ceilings.cu
+  Arithmetic arithmetic(DType type) const override;
+  double measure_reading(std::span<const Weight* const> weights) override;
+  void measure_arithmetic(double* macs_per_second) override;
+
+  // layers.cu
+  void copy(Tensor out, Tensor x) override;
+  void gather_rows(Tensor out, Tensor x, const std::int32_t* rows) override;
+  void rms_norm(Tensor out, Tensor x, const float* weight, float epsilon) override;
+  void advance(std::int32_t* prefix, const std::int32_t* count) override;
+
+  // matmul.cu
+  void matmul(const Operand& x, std::span<const Projection> projections) override;
+
+  // attention.cu, kv_cache.cu
+  std::size_t kv_bytes(const KvShape& shape) const override;
+  void rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope, const KvLayer& cache, const Rows& rows) override;
+  void attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, float scale) override;
+  void compact(std::span<const KvLayer> layers, const std::int32_t* prefix, const VerdictView& verdict) override;
+
+  // choosing.cu: tokens from logits, and from heads
+  void top_k(std::int32_t* ids, float* log_probs, int k, Tensor logits, const std::int32_t* column_ids) override;
+  void sample(std::int32_t* tokens, Tensor logits, const Rows& rows, const Sampling& sampling) override;
+  void log_probs(float* out, Tensor logits, const std::int32_t* tokens) override;
+  void head_top_k(const BestTokens& best, Tensor hidden, const HeadColumns& head, const DraftNoise* noise) override;
+  void head_candidates(std::int32_t* columns, int count, Tensor hidden, const HeadColumns& head,
+                       const DraftNoise* noise) override;
+  void merge_top_k(const BestTokens& best, const BestTokens& other, int rows, bool noisy) override;
+  void head_sample(std::int32_t* tokens, Tensor hidden, const Weight& weight, const Rows& rows,
+                   const Sampling& sampling, const BestTokens* best) override;
+
+  // chain.cu: the sampler chain
+  void process(Tensor logits, const Rows& rows, const std::int32_t* tokens, const SamplerChain& chain) override;
+
+  // tree.cu: draft trees
+  void tree_expand(const CandidatePool& pool, int level, const std::int32_t* ids, const float* log_probs) override;
+  void map_ids(std::int32_t* ids, int count, const std::int32_t* map) override;
+  void tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) override;
+  void verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) override;
+  void verify_logits(const VerdictView& verdict, const TreeView& tree, Tensor logits, const Rows& rows,
+                     const SamplerChain& chain, const Sampling& draw) override;
+  void pretend_acceptance(std::int32_t* sampled, const TreeView& tree, const Rows& rows, float probability,
+                          std::uint64_t seed) override;
+  void record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
+              const VerdictView& verdict) override;
+  void take_last(std::int32_t* token, const VerdictView& verdict) override;
+
+  // rejection.cu: rejection sampling along chains
+  void draw_proposal(std::int32_t* token, float* log_prob, const Proposals& proposals, int level,
+                     const std::int32_t* candidates, const float* log_probs, int count, const SamplerChain& chain,
+                     const RejectionDraw& draw, const std::int32_t* position) override;
+  void verify_rejection(const VerdictView& verdict, const TreeView& tree, Tensor logits, const Rows& rows,
+                        const SamplerChain& chain, const Proposals* proposals, const RejectionDraw& draw,
+                        bool block) override;
+
+ private:
+  // Device memory that grows on first use only. What it held is lost when it grows.
+  class Scratch {
+   public:
+    explicit Scratch(CudaBackend& backend) : backend_(backend) {}
+    template <class T>
+    T* take(std::size_t count) {
+      return static_cast<T*>(bytes(count * sizeof(T)));
+    }
+
+   private:
+    void* bytes(std::size_t count);
+
+    CudaBackend& backend_;
+    Buffer memory_;
+  };
+
+  template <class... Parameters, class... Values>
+  void launch(const char* name, void (*kernel)(Parameters...), Grid grid, int threads, std::size_t shared_bytes,
+              const Values&... values) {
+    device_->commands.launch(name, kernel, grid, threads, shared_bytes, values...);
+  }
+
+  // The logits of the columns that a head offers, in scratch memory: (hidden.rows, columns). Column c of a row with a
+  // list is the list's c-th. The same bits as matmul's, for the same row of the weight. Valid until the next call.
+  Tensor head_logits(Tensor hidden, const HeadColumns& head);
+
+  std::string name_;
+  // Shared with all buffers, which may outlive the backend.
+  struct Device {
+    explicit Device(std::unique_ptr<Runtime> owned) : runtime(std::move(owned)), commands(*runtime) {}
+    std::unique_ptr<Runtime> runtime;
+    CommandList commands;
+  };
+  std::shared_ptr<Device> device_;
+};
+
+}  // namespace frspec::FRSPEC_CUDA_NAMESPACE

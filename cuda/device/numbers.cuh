@@ -1,0 +1,70 @@
+// Numbers on the device. 16-bit numbers are handled as their bits, pairs of them as one 32-bit word, the first in the
+// low half. Nothing is fused but fma(): the compiler is told so.
+#pragma once
+
+#include <bit>
+#include <cmath>
+
+#include "cuda/device/platform.cuh"
+
+#ifndef FRSPEC_CUDA_EMULATED
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+
+namespace frspec::FRSPEC_CUDA_NAMESPACE {
+
+#ifdef FRSPEC_CUDA_EMULATED
+inline float half_to_float(std::uint16_t bits) { return emulation::half_to_float(bits); }
+inline std::uint16_t float_to_half(float x) { return emulation::float_to_half(x); }  // to nearest even; may overflow
+inline float fma(float a, float b, float c) { return std::fmaf(a, b, c); }
+// Of both numbers of a word, each rounded once.
+inline std::uint32_t half2_fma(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  return emulation::half2_fma(a, b, c);
+}
+inline std::uint32_t half2_sub(std::uint32_t a, std::uint32_t b) { return emulation::half2_sub(a, b); }
+inline std::uint32_t half2_mul(std::uint32_t a, std::uint32_t b) { return emulation::half2_mul(a, b); }
+#else
+__device__ inline float half_to_float(std::uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
+__device__ inline std::uint16_t float_to_half(float x) { return __half_as_ushort(__float2half_rn(x)); }
+__device__ inline float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+__device__ inline __half2 as_half2(std::uint32_t bits) {
+  return __halves2half2(__ushort_as_half(static_cast<unsigned short>(bits & 0xFFFF)),
+                        __ushort_as_half(static_cast<unsigned short>(bits >> 16)));
+}
+__device__ inline std::uint32_t half2_bits(__half2 h) {
+  return static_cast<std::uint32_t>(__half_as_ushort(__low2half(h))) |
+         (static_cast<std::uint32_t>(__half_as_ushort(__high2half(h))) << 16);
+}
+__device__ inline std::uint32_t half2_fma(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  return half2_bits(__hfma2(as_half2(a), as_half2(b), as_half2(c)));
+}
+__device__ inline std::uint32_t half2_sub(std::uint32_t a, std::uint32_t b) {
+  return half2_bits(__hsub2_rn(as_half2(a), as_half2(b)));
+}
+__device__ inline std::uint32_t half2_mul(std::uint32_t a, std::uint32_t b) {
+  return half2_bits(__hmul2_rn(as_half2(a), as_half2(b)));
+}
+#endif
+
+__device__ inline float bits_to_float(std::uint32_t bits) { return std::bit_cast<float>(bits); }
+__device__ inline std::uint32_t float_to_bits(float x) { return std::bit_cast<std::uint32_t>(x); }
+
+__device__ inline float bf16_to_float(std::uint16_t bits) {
+  return bits_to_float(static_cast<std::uint32_t>(bits) << 16);
+}
+// To nearest even; NaN stays NaN.
+__device__ inline std::uint16_t float_to_bf16(float x) {
+  const std::uint32_t bits = float_to_bits(x);
+  if ((bits & 0x7FFFFFFF) > 0x7F800000) return static_cast<std::uint16_t>((bits >> 16) | 0x40);
+  return static_cast<std::uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+__device__ inline std::uint32_t pack_halves(std::uint16_t low, std::uint16_t high) {
+  return static_cast<std::uint32_t>(low) | (static_cast<std::uint32_t>(high) << 16);
+}
+
+// 2^e for -126 <= e <= 127.
+__device__ inline float power_of_two(int e) { return bits_to_float(static_cast<std::uint32_t>(e + 127) << 23); }
+
+}  // namespace frspec::FRSPEC_CUDA_NAMESPACE

@@ -1,0 +1,338 @@
+// Running blocks of threads as fibers.
+#include "cuda/emulation/block.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <numeric>
+
+#include "base/error.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace frspec::emulation {
+namespace {
+
+constexpr std::size_t kStack = std::size_t{256} << 10;
+constexpr int kGuard = 64;          // bytes between two pieces of shared memory, and in front of the first
+constexpr std::byte kPoison{0xFB};  // as f32 or f16 a huge negative number, as an index one that is out of every range
+constexpr std::byte kGuardByte{0xA5};
+
+thread_local Block* t_running = nullptr;
+
+void poison(const void* at, std::size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_poison_memory_region(at, bytes);
+#else
+  (void)at, (void)bytes;
+#endif
+}
+
+void unpoison(const void* at, std::size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(at, bytes);
+#else
+  (void)at, (void)bytes;
+#endif
+}
+
+}  // namespace
+
+Block& current_block() { return *t_running; }
+Block* running_block() { return t_running; }
+
+Block::Block() {
+  const char* seed = std::getenv("FRSPEC_CUDA_EMULATION_SEED");
+  random_ = 0x9E3779B97F4A7C15u ^ (seed != nullptr ? std::strtoull(seed, nullptr, 10) : 0);
+}
+
+void Block::shuffle(std::vector<int>& order) {
+  for (std::size_t i = order.size(); i > 1; --i) {
+    random_ ^= random_ << 13;
+    random_ ^= random_ >> 7;
+    random_ ^= random_ << 17;
+    std::swap(order[i - 1], order[random_ % i]);
+  }
+}
+
+void Block::run(const char* kernel, GridSize grid, int threads, std::size_t shared_bytes, void (*body)(void*),
+                void* context) {
+  kernel_ = kernel;
+  if (threads < kWarp || threads > kMostThreads || threads % kWarp != 0 || grid.x < 1 || grid.y < 1 || grid.z < 1 ||
+      grid.y > 65535 || grid.z > 65535 || shared_bytes > (std::size_t{227} << 10)) {
+    throw Error(concat("emulated CUDA: kernel ", kernel, ": found a launch of ", grid.x, " x ", grid.y, " x ", grid.z,
+                       " blocks of ", threads, " threads with ", shared_bytes, " bytes of shared memory"));
+  }
+  grid_ = grid;
+  threads_ = threads;
+  shared_bytes_ = shared_bytes;
+  body_ = body;
+  context_ = context;
+  while (fibers_.size() < static_cast<std::size_t>(threads)) fibers_.push_back(std::make_unique<Fiber>(kStack));
+  state_.resize(std::max(state_.size(), static_cast<std::size_t>(threads)));
+  warps_.resize(static_cast<std::size_t>(threads) / kWarp);
+  warp_order_.resize(warps_.size());
+  std::iota(warp_order_.begin(), warp_order_.end(), 0);
+  // Room for a guard behind every piece: there are not so many.
+  shared_.resize(shared_bytes + 64 * static_cast<std::size_t>(kGuard));
+  block_order_.resize(static_cast<std::size_t>(grid.x) * static_cast<std::size_t>(grid.y) *
+                      static_cast<std::size_t>(grid.z));
+  std::iota(block_order_.begin(), block_order_.end(), 0);
+  shuffle(block_order_);
+  failure_.clear();
+  Block* outer = t_running;
+  t_running = this;
+  for (const int block : block_order_) {
+    index_[0] = block % grid.x;
+    index_[1] = block / grid.x % grid.y;
+    index_[2] = block / grid.x / grid.y;
+    run_block();
+    if (!failure_.empty()) break;
+  }
+  t_running = outer;
+  unpoison(shared_.data(), shared_.size());
+  if (!failure_.empty()) throw Error(concat("emulated CUDA: kernel ", kernel_, ", ", failure_));
+}
+
+std::string Block::place() const {
+  return concat("block (", index_[0], ", ", index_[1], ", ", index_[2], "), thread ", running_, ": ");
+}
+
+void Block::run_block() {
+  unpoison(shared_.data(), shared_.size());
+  std::fill(shared_.begin(), shared_.end(), kPoison);
+  pieces_.clear();
+  met_ = 0;
+  arrived_ = 0;
+  kind_ = Meeting::None;
+  for (Warp& w : warps_) {
+    w.met = 0;
+    w.arrived = 0;
+    w.kind = Meeting::None;
+  }
+  for (int t = 0; t < threads_; ++t) {
+    Thread& thread = state_[static_cast<std::size_t>(t)];
+    thread.state = Thread::State::Ready;
+    thread.copies.clear();
+    thread.groups = 0;
+    fibers_[static_cast<std::size_t>(t)]->prepare(&Block::thread_main, this);
+  }
+  for (int done = 0; done < threads_ && failure_.empty();) {
+    bool progress = false;
+    shuffle(warp_order_);
+    for (const int w : warp_order_) {
+      for (int l = 0; l < kWarp && failure_.empty(); ++l) {
+        const int t = w * kWarp + l;
+        Thread& thread = state_[static_cast<std::size_t>(t)];
+        if (!can_run(thread, warps_[static_cast<std::size_t>(w)])) continue;
+        thread.state = Thread::State::Ready;
+        progress = true;
+        running_ = t;
+        Fiber& fiber = *fibers_[static_cast<std::size_t>(t)];
+        fiber.resume();
+        if (failure_.empty() && fiber.finished()) {
+          thread.state = Thread::State::Done;
+          ++done;
+          if (!thread.copies.empty()) failure_ = place() + "ends with asynchronous copies that nobody waited for";
+        }
+      }
+    }
+    if (!progress && failure_.empty() && done < threads_) {
+      running_ = 0;
+      const auto waits = std::find_if(state_.begin(), state_.begin() + threads_, [](const Thread& thread) {
+        return thread.state == Thread::State::WaitsForWarp || thread.state == Thread::State::WaitsForBlock;
+      });
+      running_ = static_cast<int>(waits - state_.begin());
+      failure_ = concat(place(), "waits for ", waits->state == Thread::State::WaitsForWarp ? "its warp" : "its block",
+                        ", of which some threads have ended or wait elsewhere");
+    }
+  }
+  running_ = -1;
+  if (!failure_.empty()) return;
+  // Guards that were written over.
+  unpoison(shared_.data(), shared_.size());
+  std::size_t at = 0;
+  for (std::size_t piece = 0; piece <= pieces_.size(); ++piece) {
+    if (std::any_of(shared_.begin() + static_cast<std::ptrdiff_t>(at),
+                    shared_.begin() + static_cast<std::ptrdiff_t>(at) + kGuard,
+                    [](std::byte b) { return b != kGuardByte && b != kPoison; })) {
+      failure_ = concat(place(), "wrote outside of piece ", piece, " of its shared memory");
+      return;
+    }
+    at += kGuard + static_cast<std::size_t>(piece < pieces_.size() ? pieces_[piece] : 0);
+  }
+}
+
+void Block::thread_main(void* block) {
+  auto* self = static_cast<Block*>(block);
+  self->body_(self->context_);
+}
+
+bool Block::can_run(const Thread& thread, const Warp& warp) const {
+  switch (thread.state) {
+    case Thread::State::Ready:
+      return true;
+    case Thread::State::WaitsForWarp:
+      return warp.met != thread.met;
+    case Thread::State::WaitsForBlock:
+      return met_ != thread.met;
+    case Thread::State::Done:
+      break;
+  }
+  return false;
+}
+
+void Block::give_up(const std::string& what) {
+  if (failure_.empty()) failure_ = place() + what;
+  for (;;) fibers_[static_cast<std::size_t>(running_)]->pause();
+}
+
+Block::Slot& Block::slot() {
+  Warp& warp = warps_[static_cast<std::size_t>(running_ / kWarp)];
+  return warp.slots[warp.met & 1][running_ % kWarp];
+}
+
+Block::Slot* Block::meet_warp(Meeting kind) {
+  Warp& warp = warps_[static_cast<std::size_t>(running_ / kWarp)];
+  Slot* slots = warp.slots[warp.met & 1];
+  if (warp.arrived > 0 && warp.kind != kind) give_up("meets its warp in another operation than the lanes before it");
+  warp.kind = kind;
+  if (++warp.arrived == kWarp) {
+    if (kind == Meeting::MmaF16) multiply(slots, Half::F16);
+    if (kind == Meeting::MmaBf16) multiply(slots, Half::BF16);
+    if (kind == Meeting::Ballot) {
+      warp.bits = 0;
+      for (unsigned l = 0; l < kWarp; ++l) warp.bits |= slots[l].in[0] << l;
+      for (unsigned l = 0; l < kWarp; ++l) std::memcpy(slots[l].out, &warp.bits, sizeof warp.bits);
+    }
+    warp.arrived = 0;
+    ++warp.met;
+    return slots;
+  }
+  Thread& thread = state_[static_cast<std::size_t>(running_)];
+  thread.met = warp.met;
+  thread.state = Thread::State::WaitsForWarp;
+  fibers_[static_cast<std::size_t>(running_)]->pause();
+  return slots;
+}
+
+bool Block::meet_block(Meeting kind, bool predicate) {
+  if (arrived_ > 0 && kind_ != kind) give_up("meets its block in another barrier than the threads before it");
+  kind_ = kind;
+  any_ = (arrived_ > 0 && any_) || predicate;
+  if (++arrived_ == threads_) {
+    arrived_ = 0;
+    said_ = any_;
+    ++met_;
+    return said_;
+  }
+  Thread& thread = state_[static_cast<std::size_t>(running_)];
+  thread.met = met_;
+  thread.state = Thread::State::WaitsForBlock;
+  fibers_[static_cast<std::size_t>(running_)]->pause();
+  // No thread can have met again before this one has.
+  return said_;
+}
+
+unsigned Block::ballot(bool predicate) {
+  const int lane = running_ % kWarp;
+  slot().in[0] = predicate ? 1 : 0;
+  const Slot* slots = meet_warp(Meeting::Ballot);
+  unsigned bits = 0;
+  std::memcpy(&bits, slots[lane].out, sizeof bits);
+  return bits;
+}
+
+void Block::mma(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2], Half type) {
+  Slot& mine = slot();
+  const int lane = running_ % kWarp;
+  std::copy_n(a, 4, mine.in);
+  std::copy_n(b, 2, mine.in + 4);
+  std::copy_n(d, 4, mine.out);
+  const Slot* slots = meet_warp(type == Half::F16 ? Meeting::MmaF16 : Meeting::MmaBf16);
+  std::copy_n(slots[lane].out, 4, d);
+}
+
+// The k of an element of D are added in ascending order to what D was, each product and sum in double, rounded to f32
+// in the end: hardware keeps a few bits beyond f32, too, and no two generations the same.
+void Block::multiply(Slot* slots, Half type) {
+  float a[16][16], b[8][16];
+  const auto value = [type](std::uint32_t word, int half) {
+    const auto bits = static_cast<std::uint16_t>(word >> (16 * half));
+    return type == Half::F16 ? half_to_float(bits) : std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+  };
+  for (int l = 0; l < kWarp; ++l) {
+    const int g = l / 4, t = l % 4;
+    for (int half = 0; half < 2; ++half) {
+      a[g][2 * t + half] = value(slots[l].in[0], half);
+      a[g + 8][2 * t + half] = value(slots[l].in[1], half);
+      a[g][2 * t + 8 + half] = value(slots[l].in[2], half);
+      a[g + 8][2 * t + 8 + half] = value(slots[l].in[3], half);
+      b[g][2 * t + half] = value(slots[l].in[4], half);
+      b[g][2 * t + 8 + half] = value(slots[l].in[5], half);
+    }
+  }
+  for (int l = 0; l < kWarp; ++l) {
+    const int g = l / 4, t = l % 4;
+    for (int i = 0; i < 4; ++i) {
+      const float* row = a[i < 2 ? g : g + 8];
+      const float* column = b[2 * t + i % 2];
+      double sum = static_cast<double>(slots[l].out[i]);
+      for (int k = 0; k < 16; ++k) sum += static_cast<double>(row[k]) * static_cast<double>(column[k]);
+      slots[l].out[i] = static_cast<float>(sum);
+    }
+  }
+}
+
+void* Block::shared(int offset, int bytes) {
+  // The first thread that comes makes the piece; the others find it by its place in the order.
+  int start = 0;
+  std::size_t piece = 0;
+  for (; piece < pieces_.size() && start < offset; ++piece) start += pieces_[piece];
+  if (start != offset || bytes < 0 || (piece < pieces_.size() && pieces_[piece] != bytes)) {
+    give_up("takes other pieces of shared memory than the threads before it");
+  }
+  const std::size_t at = static_cast<std::size_t>(offset) + (piece + 1) * kGuard;
+  if (piece == pieces_.size()) {
+    if (static_cast<std::size_t>(offset + bytes) > shared_bytes_) {
+      give_up(concat("takes ", offset + bytes, " bytes of shared memory, but the launch stated ", shared_bytes_));
+    }
+    if (piece + 2 > 64) give_up("takes more than 62 pieces of shared memory");
+    std::fill_n(shared_.begin() + static_cast<std::ptrdiff_t>(at) - kGuard, kGuard, kGuardByte);
+    std::fill_n(shared_.begin() + static_cast<std::ptrdiff_t>(at) + bytes, kGuard, kGuardByte);
+    pieces_.push_back(bytes);
+    poison(shared_.data() + at - kGuard, kGuard);
+    poison(shared_.data() + at + bytes, kGuard);
+  }
+  return shared_.data() + at;
+}
+
+void Block::copy_async(void* to, const void* from) {
+  if (reinterpret_cast<std::uintptr_t>(to) % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0) {
+    give_up("copies 16 bytes from or to an address that is not a multiple of 16");
+  }
+  Thread& thread = state_[static_cast<std::size_t>(running_)];
+  PendingCopy copy{to, {}, thread.groups};
+  std::memcpy(copy.bytes, from, sizeof copy.bytes);
+  thread.copies.push_back(copy);
+}
+
+void Block::copy_commit() { ++state_[static_cast<std::size_t>(running_)].groups; }
+
+void Block::copy_wait(int pending) {
+  Thread& thread = state_[static_cast<std::size_t>(running_)];
+  const int arrived = thread.groups - pending;
+  std::erase_if(thread.copies, [arrived](const PendingCopy& copy) {
+    if (copy.group >= arrived) return false;
+    std::memcpy(copy.to, copy.bytes, sizeof copy.bytes);
+    return true;
+  });
+}
+
+void Block::report_fault(const void* address, const std::string& what) {
+  give_up(concat("touched ", address, ", ", what));
+}
+
+}  // namespace frspec::emulation

@@ -1,0 +1,133 @@
+// One block of threads on the host: each thread is a fiber, which runs until it has to wait for others.
+//
+// What the emulation is strict about: all threads of a warp take part in a collective operation, and all of a block in
+// its barrier, and it is the same operation for all; shared memory is poisoned at first and guarded behind every piece;
+// asynchronous copies arrive only when they are waited for. Blocks, and warps between their meetings, run in random
+// order: the same for the same seed (FRSPEC_CUDA_EMULATION_SEED).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cuda/emulation/fiber.h"
+#include "cuda/emulation/halves.h"
+
+namespace frspec::emulation {
+
+enum class Half : std::uint8_t { F16, BF16 };
+
+struct GridSize {
+  int x = 1, y = 1, z = 1;
+};
+
+class Block {
+ public:
+  static constexpr int kWarp = 32;
+  static constexpr int kMostThreads = 1024;
+
+  Block();
+
+  // Runs all blocks of a grid. Throws Error where a kernel breaks the rules above.
+  void run(const char* kernel, GridSize grid, int threads, std::size_t shared_bytes, void (*body)(void*),
+           void* context);
+
+  // --- What the running thread asks ---
+  int thread() const { return running_; }
+  int threads() const { return threads_; }
+  int index(int axis) const { return index_[axis]; }
+  int grid(int axis) const { return axis == 0 ? grid_.x : axis == 1 ? grid_.y : grid_.z; }
+
+  template <class T>
+  T exchange(T value, int source) {
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+    Slot& mine = slot();
+    std::memcpy(mine.in, &value, sizeof value);
+    Slot* slots = meet_warp(Meeting::Exchange);
+    T result;
+    std::memcpy(&result, slots[source].in, sizeof result);
+    return result;
+  }
+  unsigned ballot(bool predicate);
+  void warp_sync() { meet_warp(Meeting::Sync); }
+  void mma(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2], Half type);
+  void block_sync() { meet_block(Meeting::Sync, false); }
+  bool block_any(bool predicate) { return meet_block(Meeting::Any, predicate); }
+  void* shared(int offset, int bytes);
+  void copy_async(void* shared, const void* global);
+  void copy_commit();
+  void copy_wait(int pending);
+  // For the handler of bad memory accesses: ends the kernel with an error.
+  [[noreturn]] void report_fault(const void* address, const std::string& what);
+
+ private:
+  enum class Meeting : std::uint8_t { None, Exchange, Ballot, Sync, MmaF16, MmaBf16, Any };
+
+  // What a lane brings to a meeting of its warp, and what it gets.
+  struct Slot {
+    std::uint32_t in[6];
+    float out[4];
+  };
+  struct Warp {
+    Slot slots[2][kWarp];   // of this meeting and the one before, which slow lanes may still read
+    std::uint32_t met = 0;  // meetings so far
+    int arrived = 0;
+    Meeting kind = Meeting::None;
+    std::uint32_t bits = 0;  // of a ballot
+  };
+  struct PendingCopy {
+    void* to;
+    std::byte bytes[16];
+    int group;
+  };
+  struct Thread {
+    enum class State : std::uint8_t { Ready, WaitsForWarp, WaitsForBlock, Done } state = State::Ready;
+    std::uint32_t met = 0;  // meetings of its warp or block when it began to wait
+    std::vector<PendingCopy> copies;
+    int groups = 0;
+  };
+
+  void run_block();
+  bool can_run(const Thread& thread, const Warp& warp) const;
+  Slot& slot();
+  Slot* meet_warp(Meeting kind);
+  bool meet_block(Meeting kind, bool predicate);
+  void multiply(Slot* slots, Half type);
+  // Called by a thread: the kernel ends here.
+  [[noreturn]] void give_up(const std::string& what);
+  void shuffle(std::vector<int>& order);
+  std::string place() const;
+
+  static void thread_main(void* block);
+
+  const char* kernel_ = "";
+  GridSize grid_;
+  int threads_ = 0;
+  int index_[3] = {0, 0, 0};
+  int running_ = -1;
+  void (*body_)(void*) = nullptr;
+  void* context_ = nullptr;
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<Thread> state_;
+  std::vector<Warp> warps_;
+  std::uint32_t met_ = 0;  // barriers of the block so far
+  int arrived_ = 0;
+  Meeting kind_ = Meeting::None;
+  bool any_ = false, said_ = false;
+  std::vector<std::byte> shared_;  // pieces with guards between them
+  std::size_t shared_bytes_ = 0;   // that the launch stated
+  std::vector<int> pieces_;        // sizes, in the order in which they were taken
+  std::string failure_;
+  std::uint64_t random_;
+  std::vector<int> warp_order_, block_order_;
+};
+
+// The block that this thread of the host is running.
+Block& current_block();
+// Whether it runs one: where an access to memory went wrong, it was a kernel's.
+Block* running_block();
+
+}  // namespace frspec::emulation
