@@ -20,7 +20,7 @@ struct SmallPacket {
 struct LargePacket {
   std::byte bytes[1024];
 };
-constexpr std::size_t kMostInCommands = 4 * sizeof(LargePacket);
+constexpr std::size_t kMostInCommands = 16 * sizeof(LargePacket);
 
 template <class Packet>
 __global__ void store(std::byte* to, Packet packet, int count) {

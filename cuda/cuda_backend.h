@@ -22,6 +22,11 @@ class CudaBackend final : public Backend {
   void upload(void* to, const void* from_host, std::size_t bytes) override;
   void download(void* to_host, const void* from, std::size_t bytes) override;
 
+  void note_time(int point) override { device_->commands.note_time(point); }
+  double seconds_between(int first_point, int second_point) override {
+    return device_->runtime->seconds_between(first_point, second_point);
+  }
+
   // weight.cu: weights
   std::unique_ptr<Weight> load(const WeightSource& source) override;
   std::unique_ptr<Weight> load_table(const WeightSource& source) override;

@@ -34,7 +34,7 @@ void prepare(const Command& command) {
 
 class DriverGraph final : public Graph {
  public:
-  DriverGraph(std::span<Command> commands, const std::array<cudaEvent_t, kMostPoints>& points) {
+  DriverGraph(std::span<Command> commands, const std::array<cudaEvent_t, kTimePoints>& points) {
     check(cudaGraphCreate(&graph_, 0), "making a graph");
     try {
       for (Command& command : commands) {
@@ -207,7 +207,7 @@ class DriverRuntime final : public Runtime {
   DeviceInfo device_;
   cudaStream_t stream_ = nullptr;
   void* staging_ = nullptr;
-  std::array<cudaEvent_t, kMostPoints> points_ = {};
+  std::array<cudaEvent_t, kTimePoints> points_ = {};
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 
+#include "backend/backend.h"
 #include "cuda/command.h"
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
@@ -54,8 +55,6 @@ class Runtime {
   // Between two noted points, after a wait.
   virtual double seconds_between(int first_point, int second_point) = 0;
 };
-
-inline constexpr int kMostPoints = 16;  // that times are noted under
 
 // Device `index` of the machine.
 std::unique_ptr<Runtime> make_runtime(int index);

@@ -149,11 +149,14 @@ struct VerdictView {
   std::int32_t* count = nullptr;   // (1) accepted drafts + 1
   std::int32_t* nodes = nullptr;   // (max_depth + 1) the tree nodes whose K/V and hidden states stay: root first
   std::int32_t* tokens = nullptr;  // (max_depth + 1) the target's token after each of these nodes
+  std::int32_t* ranks = nullptr;   // (max_depth + 1) the nodes' TreeView::ranks, where the tree has some (record)
 };
 
 // The arithmetic in which a weight type is multiplied.
 enum class Arithmetic : std::uint8_t { Int8, Bf16, F32 };
 inline constexpr int kArithmetics = 3;
+
+inline constexpr int kTimePoints = 16;
 
 class Backend {
  public:
@@ -178,6 +181,11 @@ class Backend {
   virtual std::size_t kv_bytes(const KvShape& shape) const = 0;
   // Row `row` of a source of any loadable type as f32, into host memory.
   virtual void dequantize(float* to_host, const WeightSource& source, std::int64_t row) = 0;
+
+  // Notes the time when all that was called before is done, as number `point`, below kTimePoints.
+  virtual void note_time(int point) = 0;
+  // Between two noted times; only after a download that was called behind both.
+  virtual double seconds_between(int first_point, int second_point) = 0;
 
   virtual Arithmetic arithmetic(DType type) const = 0;
   // The two ceilings, measured: reads the given weights once, by all threads (bytes per second); and multiply-adds per
@@ -258,15 +266,19 @@ class Backend {
   // that of the node's best child with the given probability, else none of its children's. Keyed by seed and position.
   virtual void pretend_acceptance(std::int32_t* sampled, const TreeView& tree, const Rows& rows, float probability,
                                   std::uint64_t seed) = 0;
-  // history[*prefix + i] = the token of verdict.nodes[i]: the text as far as it has been processed.
+  // history[*prefix + i] = the token of verdict.nodes[i]: the text as far as it has been processed. And where both have
+  // ranks, verdict.ranks[i] = that node's.
   virtual void record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
                       const VerdictView& verdict) = 0;
   // *token = the last of verdict.tokens: the root of the next tree.
   virtual void take_last(std::int32_t* token, const VerdictView& verdict) = 0;
 };
 
+// "cpu", unless the environment variable FRSPEC_DEVICE names another one.
+std::string default_device();
+
 struct BackendOptions {
-  std::string device = "cpu";  // one of backend_names()
+  std::string device = default_device();  // one of backend_names(); "cuda:1" is the second GPU
   int threads = 0;             // CPU threads; 0: one per available core
 };
 

@@ -2,6 +2,7 @@
 #include "backend/registry.h"
 
 #include <charconv>
+#include <cstdlib>
 
 #include "backend/backend.h"
 #include "base/error.h"
@@ -32,6 +33,11 @@ std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
   if (name == "cuda") return make_cuda_backend(options, device_index(options.device, colon));
   if (name == "cuda-emulated") return make_cuda_emulated_backend(options, device_index(options.device, colon));
   fail("device: found '", options.device, "', expected 'cpu', 'cuda' or 'cuda:N', or 'cuda-emulated'");
+}
+
+std::string default_device() {
+  const char* device = std::getenv("FRSPEC_DEVICE");
+  return device != nullptr && *device != '\0' ? device : "cpu";
 }
 
 std::vector<std::string> backend_names() { return {"cpu", "cuda", "cuda-emulated"}; }

@@ -106,7 +106,7 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
                  concat("nodes that are verified at once; default: ", request.engine.tree.size));
   add_sampling(options, request);
   options.text("--cache-type", "f16|q8_0", request.cache, "type of the K/V cache; default: f16");
-  options.text("--device", "DEVICE", request.engine.backend.device, "cpu or cuda; default: cpu");
+  options.text("--device", "DEVICE", request.engine.backend.device, "cpu, cuda or cuda:N; default: cpu, or FRSPEC_DEVICE");
   options.text("--draft", "auto|always|never", request.draft, "auto: as long as it pays; default: auto");
   options.text("--verify", "keyed|rejection|block", request.verify, "how drafts are verified; default: keyed");
   options.flag("--no-draft", request.no_draft, "--draft never: the same tokens, without drafts");

@@ -1,7 +1,9 @@
 // The CPU backend: weights packed into panels (panel.h), kernels chosen at run time (kernels.h).
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <vector>
 
@@ -55,6 +57,12 @@ class CpuBackend final : public Backend {
   void replace_rows(Weight& weight, const WeightSource& source, std::span<const std::int32_t> places,
                     std::span<const std::int32_t> rows) override;
   void dequantize(float* to_host, const WeightSource& source, std::int64_t row) override;
+
+  void note_time(int point) override { times_[static_cast<std::size_t>(point)] = std::chrono::steady_clock::now(); }
+  double seconds_between(int first_point, int second_point) override {
+    const auto first = times_[static_cast<std::size_t>(first_point)];
+    return std::chrono::duration<double>(times_[static_cast<std::size_t>(second_point)] - first).count();
+  }
 
   // cpu_ceilings.cpp
   Arithmetic arithmetic(DType type) const override;
@@ -141,6 +149,7 @@ class CpuBackend final : public Backend {
 
   const Kernels& kernels_;
   ThreadPool pool_;
+  std::array<std::chrono::steady_clock::time_point, kTimePoints> times_;
   Scratch forms_[3];                      // by Form: the rows of x of a matmul
   std::vector<Scratch> product_scratch_;  // by worker: PanelProduct::scratch
   std::vector<Scratch> row_scratch_;      // by worker: a normed row, a chunk of logits, attention

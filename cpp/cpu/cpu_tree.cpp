@@ -158,6 +158,8 @@ void CpuBackend::pretend_acceptance(std::int32_t* sampled, const TreeView& tree,
 void CpuBackend::record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
                         const VerdictView& verdict) {
   for (int i = 0; i < *verdict.count; ++i) history[*prefix + i] = tree.tokens[verdict.nodes[i]];
+  if (tree.ranks == nullptr || verdict.ranks == nullptr) return;
+  for (int i = 1; i < *verdict.count; ++i) verdict.ranks[i] = tree.ranks[verdict.nodes[i]];
 }
 
 void CpuBackend::take_last(std::int32_t* token, const VerdictView& verdict) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <utility>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -13,6 +14,9 @@
 
 namespace frspec {
 namespace {
+
+// Points of a step whose times are noted.
+enum StepTime : int { kStart, kTold, kDrafted, kVerified };
 
 // Adds the time until its end to a counter.
 class Timer {
@@ -123,7 +127,6 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   // Room, too, for trees that are only timed: any that fits a pass, as deep as a binary tree of that many nodes.
   verifier_ = std::make_unique<Verifier>(*backend_, *target_, std::max(max_size, batch_), std::max(max_depth, 32));
   if (drafter_) verifier_->note_candidates(drafter_->wanted_candidates());
-  ranks_.resize(static_cast<std::size_t>(max_size));
   const auto ints = [&](int count) {
     return backend_->allocate(sizeof(std::int32_t) * static_cast<std::size_t>(count));
   };
@@ -422,12 +425,9 @@ void Engine::note_accepted(Generation& text, const DraftTree& tree, const Verdic
   const TreeView& view = tree.view();
   Tuner::Step& step = text.tuned_;
   step.is_ranked = view.ranks != nullptr && tuner_->shapes().size() > 1;
-  if (step.is_ranked) {
-    backend_->download(ranks_.data(), view.ranks, static_cast<std::size_t>(view.size) * sizeof(std::int32_t));
-  }
   for (std::size_t i = 1; i < verdict.nodes.size(); ++i) {
     Tuner::Accepted node;
-    if (step.is_ranked) node.rank = ranks_[static_cast<std::size_t>(verdict.nodes[i])];
+    if (step.is_ranked) node.rank = verdict.ranks[i - 1];
     if (choice_ != nullptr) node.heads = choice_->holders(verdict.tokens[i - 1]);
     step.accepted.push_back(node);
   }
@@ -440,45 +440,46 @@ void Engine::run_step(Generation& text) {
   text.rejection_ = {text.options_.sampling.seed, static_cast<std::uint32_t>(stats.steps)};
   text.tuned_.begin();
   const Tuner::Plan plan = plan_step(text);
+  backend_->note_time(kStart);
   if (plan.drafts) {
-    if (!text.drafted_last_) {
-      const Timer timer(text.tuned_.catch_up_seconds);
-      tell_drafter(text);
-    }
-    {
-      const Timer timer(text.tuned_.draft_seconds);
-      tell_drafter(text);
-      with_drafter(text, [&](Drafter& drafter) {
-        if (tuner_->shapes().size() > 1) drafter.reshape(tuner_->shapes()[static_cast<std::size_t>(plan.shape)]);
-        if (choice_ != nullptr) choice_->use(plan.head);
-        tree = &drafter.propose(root_.as<std::int32_t>());
-      });
-    }
-    stats.draft_seconds += text.tuned_.catch_up_seconds + text.tuned_.draft_seconds;
+    tell_drafter(text);
+    backend_->note_time(kTold);
+    with_drafter(text, [&](Drafter& drafter) {
+      if (tuner_->shapes().size() > 1) drafter.reshape(tuner_->shapes()[static_cast<std::size_t>(plan.shape)]);
+      if (choice_ != nullptr) choice_->use(plan.head);
+      tree = &drafter.propose(root_.as<std::int32_t>());
+    });
   }
+  backend_->note_time(kDrafted);
   const bool drafted = tree != nullptr;
-  text.drafted_last_ = drafted;
+  const bool drafted_last = std::exchange(text.drafted_last_, drafted);
   text.tuned_.plan = drafted ? plan : Tuner::Plan{.planned = plan.planned && !plan.drafts};
   if (!drafted) tree = &no_drafter_->propose(root_.as<std::int32_t>());
-  const VerdictView* verdict = nullptr;
-  int rows = 0;
-  {
-    const Timer timer(stats.verify_seconds);
-    target_->forward(tree->view().tokens, tree->rows(prefix));
-    const bool by_rejection = drafted && text.options_.verify != VerifyMode::Keyed;
-    verdict = by_rejection ? &verifier_->verify_by_rejection(*tree, text.sampler_, text.rejection_,
-                                                             text.options_.verify == VerifyMode::Block)
-              : text.options_.logits_processor
-                  ? &verifier_->verify(*tree, text.sampler_, text.options_.logits_processor, text.tokens_)
-                  : &verifier_->verify(*tree, text.sampler_);
-    backend_->record(history_.as<std::int32_t>(), prefix, tree->view(), *verdict);
-    target_->cache().commit(*verdict);
-    backend_->take_last(root_.as<std::int32_t>(), *verdict);
-    const Verdict& read = verifier_->read();
-    rows = static_cast<int>(read.tokens.size());
-    text.take(read.tokens);
-    if (drafted) note_accepted(text, *tree, read);
+  target_->forward(tree->view().tokens, tree->rows(prefix));
+  const bool by_rejection = drafted && text.options_.verify != VerifyMode::Keyed;
+  const VerdictView* verdict = by_rejection ? &verifier_->verify_by_rejection(
+                                                  *tree, text.sampler_, text.rejection_,
+                                                  text.options_.verify == VerifyMode::Block)
+                               : text.options_.logits_processor
+                                   ? &verifier_->verify(*tree, text.sampler_, text.options_.logits_processor,
+                                                        text.tokens_)
+                                   : &verifier_->verify(*tree, text.sampler_);
+  backend_->record(history_.as<std::int32_t>(), prefix, tree->view(), *verdict);
+  target_->cache().commit(*verdict);
+  backend_->take_last(root_.as<std::int32_t>(), *verdict);
+  backend_->note_time(kVerified);
+  const Verdict& read = verifier_->read();
+  const int rows = static_cast<int>(read.tokens.size());
+  if (plan.drafts) {
+    const double told = backend_->seconds_between(kStart, kTold), grown = backend_->seconds_between(kTold, kDrafted);
+    // What a drafter missed while it was not asked is no cost of this step's drafts.
+    (drafted_last ? text.tuned_.draft_seconds : text.tuned_.catch_up_seconds) += told;
+    text.tuned_.draft_seconds += grown;
+    stats.draft_seconds += told + grown;
   }
+  stats.verify_seconds += backend_->seconds_between(kDrafted, kVerified);
+  text.take(read.tokens);
+  if (drafted) note_accepted(text, *tree, read);
   ++stats.steps;
   stats.drafted_steps += drafted ? 1 : 0;
   stats.step_tokens += static_cast<std::int64_t>(text.fresh_.size()) + (text.ended_by_token_ ? 1 : 0);

@@ -196,7 +196,6 @@ class Engine {
   std::unique_ptr<Drafter> drafter_;         // null without one
   ChoiceHead* choice_ = nullptr;             // its head, where that is "auto"
   std::unique_ptr<Tuner> tuner_;             // null without a drafter
-  std::vector<std::int32_t> ranks_;          // (size) of the last tree's nodes, on the host
   std::unique_ptr<Drafter> no_drafter_;
   std::unique_ptr<Verifier> verifier_;
   Buffer ids_;           // (batch) tokens of a chunk

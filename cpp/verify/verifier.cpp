@@ -12,20 +12,25 @@ Verifier::Verifier(Backend& backend, CausalModel& target, int max_size, int max_
       target_(target),
       max_path_(max_depth + 1),
       sampled_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(max_size))),
-      record_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(1 + 2 * max_path_))),
-      host_(static_cast<std::size_t>(1 + 2 * max_path_)),
       max_size_(max_size) {
-  auto* record = record_.as<std::int32_t>();
-  view_ = VerdictView{record, record + 1, record + 1 + max_path_};
+  allocate_record();
   verdict_.nodes.reserve(static_cast<std::size_t>(max_path_));
   verdict_.tokens.reserve(static_cast<std::size_t>(max_path_));
+}
+
+void Verifier::allocate_record() {
+  host_.resize(static_cast<std::size_t>(1 + 3 * max_path_ + max_size_ * noted_));
+  record_ = backend_.allocate(host_.size() * sizeof(std::int32_t));
+  auto* record = record_.as<std::int32_t>();
+  view_ = VerdictView{record, record + 1, record + 1 + max_path_, record + 1 + 2 * max_path_};
+  noted_ids_ = record + 1 + 3 * max_path_;
 }
 
 const std::int32_t* Verifier::sample(const Rows& rows, int first, const std::int32_t* tokens, const Sampler& sampler) {
   const Tensor hidden = target_.hidden(first + rows.count).row_range(first, rows.count);
   auto* sampled = sampled_.as<std::int32_t>();
   notes_logits_ = false;
-  const BestTokens noted{.ids = noted_ids_.as<std::int32_t>(), .scores = noted_scores_.as<float>(), .k = noted_};
+  const BestTokens noted{.ids = noted_ids_, .scores = noted_scores_.as<float>(), .k = noted_};
   if (sampler.chain().is_plain()) {
     backend_.head_sample(sampled, hidden, target_.head(), rows, sampler.draw(), noted_ > 0 ? &noted : nullptr);
     return sampled;
@@ -41,7 +46,13 @@ const std::int32_t* Verifier::sample(const Rows& rows, int first, const std::int
   return sampled;
 }
 
+void Verifier::expect(const DraftTree& tree) {
+  last_size_ = tree.size();
+  has_ranks_ = tree.view().ranks != nullptr;
+}
+
 const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sampler) {
+  expect(tree);
   const Rows rows = tree.rows(target_.cache().length());
   const bool drawn = !sampler.chain().is_plain() || sampler.draw().temperature > 0.0f;
   if (drawn && pretended_ < 0.0f && tree.size() <= target_.limits().logit_rows) {
@@ -84,6 +95,7 @@ TokenId Verifier::sample_one(const Rows& row, int index, const std::int32_t* tok
 
 const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sampler, const LogitsProcessor& processor,
                                     std::span<const TokenId> text) {
+  expect(tree);
   const auto size = static_cast<std::size_t>(tree.size());
   std::vector<std::int32_t> tokens(size), parents(size);
   backend_.download(tokens.data(), tree.view().tokens, size * sizeof(std::int32_t));
@@ -98,7 +110,7 @@ const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sample
     const int index = static_cast<int>(node);
     const TokenId token = sample_one(rows.range(index, 1), index, tree.view().tokens, sampler, processor, sequence);
     if (noted_ > 0) {
-      backend_.top_k(noted_ids_.as<std::int32_t>() + std::ptrdiff_t{index} * noted_, noted_scores_.as<float>(), noted_,
+      backend_.top_k(noted_ids_ + std::ptrdiff_t{index} * noted_, noted_scores_.as<float>(), noted_,
                      target_.last_logits(1), nullptr);
     }
     sampled[node] = token;
@@ -116,6 +128,7 @@ const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sample
 
 const VerdictView& Verifier::verify_by_rejection(const DraftTree& tree, const Sampler& sampler,
                                                  const RejectionDraw& draw, bool block) {
+  expect(tree);
   const Tensor logits = target_.logits(target_.hidden(tree.size()));
   backend_.verify_rejection(view_, tree.view(), logits, tree.rows(target_.cache().length()), sampler.chain(),
                             tree.proposals(), draw, block);
@@ -124,36 +137,40 @@ const VerdictView& Verifier::verify_by_rejection(const DraftTree& tree, const Sa
 }
 
 const Verdict& Verifier::read() {
-  backend_.download(host_.data(), record_.as<void>(), host_.size() * sizeof(std::int32_t));
+  const std::size_t fixed = static_cast<std::size_t>(1 + 3 * max_path_);
+  const auto ids = notes_logits_ ? 0 : static_cast<std::size_t>(last_size_) * static_cast<std::size_t>(noted_);
+  backend_.download(host_.data(), record_.as<void>(), (fixed + ids) * sizeof(std::int32_t));
   const auto nodes = host_.begin() + 1;
   const auto tokens = nodes + max_path_;
-  verdict_.nodes.assign(nodes, nodes + host_[0]);
-  verdict_.tokens.assign(tokens, tokens + host_[0]);
-  if (noted_ > 0) read_candidates();
+  const auto ranks = tokens + max_path_;
+  const std::int32_t count = host_[0];
+  verdict_.nodes.assign(nodes, nodes + count);
+  verdict_.tokens.assign(tokens, tokens + count);
+  verdict_.ranks.clear();
+  if (has_ranks_) verdict_.ranks.assign(ranks + 1, ranks + count);
+  if (noted_ > 0) take_candidates(host_.data() + fixed);
   return verdict_;
 }
 
 void Verifier::note_candidates(int k) {
   noted_ = std::min(k, target_.config().vocab);
-  const auto count = static_cast<std::size_t>(noted_);
-  noted_ids_ = backend_.allocate(sizeof(std::int32_t) * count * static_cast<std::size_t>(max_size_));
-  noted_scores_ = backend_.allocate(sizeof(float) * count * static_cast<std::size_t>(target_.limits().logit_rows));
-  host_noted_.resize(count * static_cast<std::size_t>(max_size_));
+  allocate_record();
+  noted_scores_ = backend_.allocate(sizeof(float) * static_cast<std::size_t>(noted_) *
+                                    static_cast<std::size_t>(target_.limits().logit_rows));
 }
 
-void Verifier::read_candidates() {
+void Verifier::take_candidates(std::int32_t* noted) {
   candidates_.clear();
-  auto* ids = noted_ids_.as<std::int32_t>();
-  std::size_t rows = 0;
-  for (const std::int32_t node : verdict_.nodes) {
-    rows = std::max(rows, static_cast<std::size_t>(node) + 1);
-    if (!notes_logits_) continue;
-    const Tensor logits = target_.last_logits(node + 1).row_range(node, 1);
-    backend_.top_k(ids + std::ptrdiff_t{node} * noted_, noted_scores_.as<float>(), noted_, logits, nullptr);
+  if (notes_logits_) {  // only now is known which rows the walk reached, and those alone were processed
+    for (const std::int32_t node : verdict_.nodes) {
+      const Tensor logits = target_.last_logits(node + 1).row_range(node, 1);
+      backend_.top_k(noted_ids_ + std::ptrdiff_t{node} * noted_, noted_scores_.as<float>(), noted_, logits, nullptr);
+    }
+    const auto rows = static_cast<std::size_t>(last_size_);
+    backend_.download(noted, noted_ids_, rows * static_cast<std::size_t>(noted_) * sizeof(std::int32_t));
   }
-  backend_.download(host_noted_.data(), ids, rows * static_cast<std::size_t>(noted_) * sizeof(std::int32_t));
   for (const std::int32_t node : verdict_.nodes) {
-    const TokenId* best = host_noted_.data() + std::ptrdiff_t{node} * noted_;
+    const TokenId* best = noted + std::ptrdiff_t{node} * noted_;
     for (int i = noted_ - 1; i >= 0; --i) {
       if (best[i] >= 0) candidates_.push_back(best[i]);
     }

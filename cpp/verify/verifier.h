@@ -19,6 +19,7 @@ namespace frspec {
 struct Verdict {
   std::vector<std::int32_t> nodes;  // accepted path, the root first
   std::vector<TokenId> tokens;      // the target's token after each of them
+  std::vector<std::int32_t> ranks;  // of the nodes but the root (TreeView::ranks), where the tree has some
 };
 
 class Verifier {
@@ -39,7 +40,8 @@ class Verifier {
   void pretend(float probability) { pretended_ = probability; }
   // From now on the target's k most probable tokens after each node of a verified tree are noted, too (0: no more).
   void note_candidates(int k);
-  // The last verdict, copied to the host: the one copy of a step (one more where candidates are noted).
+  // The last verdict, copied to the host: the one copy of a step (and one more where candidates are noted of tokens that
+  // were drawn).
   const Verdict& read();
   // After each node of the verdict that was read, the likeliest last. Fewer where logits are no numbers.
   std::span<const TokenId> candidates() const { return candidates_; }
@@ -51,7 +53,9 @@ class Verifier {
                      const LogitsProcessor& processor, std::span<const TokenId> text);
 
  private:
-  void read_candidates();
+  void allocate_record();
+  void expect(const DraftTree& tree);  // to be verified next
+  void take_candidates(std::int32_t* noted);
   TokenId choose(Tensor logits, const Rows& row, const Sampler& sampler, const LogitsProcessor& processor,
                  std::span<const TokenId> text);
 
@@ -59,17 +63,19 @@ class Verifier {
   CausalModel& target_;
   int max_path_;
   Buffer sampled_;  // (max_size)
-  Buffer record_;   // count, nodes (max_path), tokens (max_path)
+  Buffer record_;   // count, nodes (max_path), tokens (max_path), ranks (max_path), candidates (max_size, noted)
   VerdictView view_;
-  std::vector<std::int32_t> host_;
+  std::int32_t* noted_ids_ = nullptr;  // of the record
+  std::vector<std::int32_t> host_;     // the record
   std::vector<float> host_logits_;  // (V) for processors on the host
   Verdict verdict_;
   int max_size_;
-  int noted_ = 0;              // candidates of each node
+  int noted_ = 0;      // candidates of each node
+  int last_size_ = 0;  // nodes of the last tree
+  bool has_ranks_ = false;
   bool notes_logits_ = false;  // whether those of the last verdict are still to be found, in the target's logits
-  Buffer noted_ids_;           // (max_size, noted)
   Buffer noted_scores_;        // (logit rows, noted)
-  std::vector<TokenId> host_noted_, candidates_;
+  std::vector<TokenId> candidates_;
   float pretended_ = -1.0f;
 };
 

@@ -99,7 +99,7 @@ class EmulatedRuntime final : public Runtime {
  private:
   DeviceInfo device_;
   emulation::Block block_;
-  std::chrono::steady_clock::time_point points_[kMostPoints];
+  std::chrono::steady_clock::time_point points_[kTimePoints];
 };
 
 }  // namespace

@@ -264,7 +264,7 @@ void init_engine(nb::module_& m) {
            "sketch"_a = nb::none(), "adapt"_a = nb::none(), "head"_a = "full", "translate"_a = "auto", "ngram"_a = 0,
            "tree_depth"_a = TreeShape{}.depth, "tree_branch"_a = TreeShape{}.branch, "tree_size"_a = TreeShape{}.size,
            "n_ctx"_a = 0, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0, "cache_type"_a = "f16",
-           "device"_a = "cpu", "taps"_a = std::vector<int>{}, "states"_a = 0, "progress"_a = nb::none(),
+           "device"_a = default_device(), "taps"_a = std::vector<int>{}, "states"_a = 0, "progress"_a = nb::none(),
            nb::sig("def __init__(self, target: str | os.PathLike[str], drafter: str | os.PathLike[str] | None = None, "
                    "ranks: str | os.PathLike[str] | None = None, sketch: str | os.PathLike[str] | None = None, "
                    "adapt: str | os.PathLike[str] | None = None, head: str = 'full', translate: str = 'auto', ngram: "

@@ -121,7 +121,7 @@ BestWithSums top_k(const std::filesystem::path& path, const std::string& tensor,
 BestWithSums merged_top_k(const std::filesystem::path& path, const std::string& tensor, const InputMatrix& hidden,
                           int k, const Ints& one, const Ints& other, float temperature, std::uint64_t seed,
                           int position) {
-  const auto backend = make_backend({"cpu", 1});
+  const auto backend = make_backend({default_device(), 1});
   const WeightSource source = open_source(path, tensor);
   const DeviceMatrix states(*backend, hidden);
   const Noise noise(*backend, temperature, seed, position, 0);
@@ -139,7 +139,7 @@ BestWithSums merged_top_k(const std::filesystem::path& path, const std::string& 
 
 OutputMatrix<float> replaced_matmul(const std::filesystem::path& path, const std::string& tensor, const InputMatrix& x,
                                     const Ints& rows, const Ints& places, const Ints& new_rows) {
-  const auto backend = make_backend({"cpu", 1});
+  const auto backend = make_backend({default_device(), 1});
   const WeightSource source = open_source(path, tensor);
   const auto weight = backend->load_rows(source, rows);
   backend->replace_rows(*weight, source, places, new_rows);
@@ -158,13 +158,13 @@ void init_head_ops(nb::module_& m) {
   nb::class_<HeadOps>(m, "head_ops", "What draft heads are made of, for tests of the kernels.")
       .def_static("candidates", &candidates, "path"_a, "tensor"_a, "hidden"_a, "count"_a, "ids"_a = nb::none(),
                   "temperature"_a = 0.0F, "seed"_a = 0, "position"_a = 0, "top_k"_a = 0, "n_threads"_a = 0,
-                  "device"_a = "cpu",
+                  "device"_a = default_device(),
                   "The ``count`` best columns of each row of x W^T, ascending; under noise where there is a "
                   "temperature: (m, count) int32.")
       .def_static(
           "top_k", &top_k, "path"_a, "tensor"_a, "hidden"_a, "k"_a, "listed"_a = nb::none(), "ids"_a = nb::none(),
           "first"_a = 0, "temperature"_a = 0.0F, "seed"_a = 0, "position"_a = 0, "top_k"_a = 0, "n_threads"_a = 0,
-          "device"_a = "cpu",
+          "device"_a = default_device(),
           "Tokens, scores (m, k) and their log-sums (m,): of all rows of W, of the first ones, or of those that "
           "``listed`` picks, as many for each state.")
       .def_static("merged_top_k", &merged_top_k, "path"_a, "tensor"_a, "hidden"_a, "k"_a, "one"_a, "other"_a,

@@ -59,6 +59,8 @@ NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);  // a text that is still open when Python ends is no leak
   m.attr("version") = FRSPEC_VERSION;
   nb::register_exception_translator(frspec::translate);
+  m.def("default_device", &frspec::default_device,
+        "The device where none is named: \"cpu\", or what the environment variable FRSPEC_DEVICE says.");
   m.def("cpu_instruction_sets", &frspec::cpu_instruction_sets,
         "Instruction sets that the CPU backend can use on this machine, best first: ``\"amx\"``, "
         "``\"avx512bf16\"``, ``\"avx512\"``, ``\"avx2vnni\"``, ``\"avx2\"``, ``\"neon\"``, ``\"generic\"``; "

@@ -212,7 +212,7 @@ OutputVector<std::int64_t> simulate_rejection(const InputMatrix& target, const I
   }
   if (length < 1 || drafts < 1 || width < 1 || width > vocab) fail("simulate_rejection: found absurd sizes");
   const GenerateOptions options = read_options(keywords);
-  const auto backend = make_backend({"cpu", 1});
+  const auto backend = make_backend({default_device(), 1});
   const DeviceMatrix p(*backend, target), q(*backend, drafter);
   const auto levels = static_cast<std::size_t>(drafts), count = static_cast<std::size_t>(width);
   const Buffer best_ids = backend->allocate(4 * count * static_cast<std::size_t>(vocab));
@@ -319,24 +319,24 @@ OutputVector<float> gumbel_noise(std::uint64_t seed, std::uint64_t position, con
 void init_ops(nb::module_& m) {
   // A class, not a submodule: the type stub is one file.
   nb::class_<Ops>(m, "ops", "Single operations of a backend, for tests of the kernels.")
-      .def_static("dequantize", &dequantize, "path"_a, "tensor"_a, "device"_a = "cpu",
+      .def_static("dequantize", &dequantize, "path"_a, "tensor"_a, "device"_a = default_device(),
                   "The values of a tensor of a GGUF file: (rows, cols) float32.")
       .def_static(
           "device", [](const std::string& device) { return make_backend({device, 1})->description(); },
-          "device"_a = "cpu", "The backend's description, with the instruction set.")
-      .def_static("embed", &embed, "path"_a, "tensor"_a, "ids"_a, "packed"_a = true, "device"_a = "cpu",
+          "device"_a = default_device(), "The backend's description, with the instruction set.")
+      .def_static("embed", &embed, "path"_a, "tensor"_a, "ids"_a, "packed"_a = true, "device"_a = default_device(),
                   "The given rows of a tensor, looked up in its packed form or in the file: (len(ids), cols) float32.")
       .def_static("matmul", &matmul, "path"_a, "tensor"_a, "x"_a, "rows"_a = nb::none(), "n_threads"_a = 0,
-                  "device"_a = "cpu",
+                  "device"_a = default_device(),
                   "x W^T for a tensor W of a GGUF file, or for the given rows of it: (m, k) float32 -> (m, n) float32.")
-      .def_static("rms_norm", &rms_norm, "x"_a, "weight"_a, "epsilon"_a, "device"_a = "cpu",
+      .def_static("rms_norm", &rms_norm, "x"_a, "weight"_a, "epsilon"_a, "device"_a = default_device(),
                   "x / sqrt(mean(x^2) + epsilon) * weight, by row: (m, k), (k,) float32 -> (m, k) float32.")
       .def_static("top_k", &top_k, "logits"_a, "k"_a, "column_ids"_a = nb::none(), "n_threads"_a = 0,
-                  "device"_a = "cpu",
+                  "device"_a = default_device(),
                   "The k best columns of each row, best first: ids (m, k) int32 and log-softmax (m, k) float32.\n\n"
                   "``column_ids`` (ascending) names the columns; without it they are their own ids.")
       .def_static("sample", &sample, "logits"_a, "temperature"_a = 0.0F, "seed"_a = 0, "positions"_a = nb::none(),
-                  "n_threads"_a = 0, "device"_a = "cpu",
+                  "n_threads"_a = 0, "device"_a = default_device(),
                   "The token that each row (m, V) chooses by argmax(logits / temperature + noise): (m,) int32.\n\n"
                   "``positions`` are those that the tokens would take; default: 1, 2, ... m.")
       .def_static(
@@ -354,12 +354,12 @@ void init_ops(nb::module_& m) {
           "Counts of the texts of ``length`` tokens that a Markov chain (row t of ``target``: logits after token "
           "t) gives behind token 0 by rejection sampling from drafts of another: (V^length,).")
       .def_static("head_top_k", &head_top_k, "path"_a, "tensor"_a, "hidden"_a, "k"_a, "n_threads"_a = 0,
-                  "device"_a = "cpu", "``top_k`` of the logits x W^T, which are never stored.")
+                  "device"_a = default_device(), "``top_k`` of the logits x W^T, which are never stored.")
       .def_static("head_sample", &head_sample, "path"_a, "tensor"_a, "hidden"_a, "temperature"_a = 0.0F, "seed"_a = 0,
-                  "positions"_a = nb::none(), "n_threads"_a = 0, "device"_a = "cpu",
+                  "positions"_a = nb::none(), "n_threads"_a = 0, "device"_a = default_device(),
                   "``sample`` of the logits x W^T, which are never stored.")
       .def_static("attend", &attend, "q"_a, "keys"_a, "values"_a, "head_dim"_a, "scale"_a, "parents"_a = nb::none(),
-                  "cache_type"_a = "f16", "n_threads"_a = 0, "device"_a = "cpu",
+                  "cache_type"_a = "f16", "n_threads"_a = 0, "device"_a = default_device(),
                   "Attention of the last rows of a text, or of a tree behind it: q (m, heads * head_dim), keys and "
                   "values (n, kv_heads * head_dim) float32 -> as q. The last m keys are those of q's rows.")
       .def_static("gumbel", &gumbel_noise, "seed"_a, "position"_a, "tokens"_a,

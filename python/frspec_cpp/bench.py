@@ -30,7 +30,7 @@ def bench(
     tree_size: int = 60,
     n_threads: int = 0,
     cache_type: str = "f16",
-    device: str = "cpu",
+    device: str | None = None,
     progress: bool | Report = True,
 ) -> dict[str, Any]:
     """Times passes of a model beside what the machine can do at best, measured in the same run: ``frspec bench``.
@@ -53,7 +53,8 @@ def bench(
         tree_size: Nodes that are verified at once.
         n_threads: CPU threads; 0: one per available core.
         cache_type: How keys and values are kept: ``"f16"`` or ``"q8_0"``.
-        device: ``"cpu"``.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None: what the environment variable FRSPEC_DEVICE says, else the
+            CPU.
         progress: Show a bar (where tqdm is installed and standard error is a terminal), or a function that is called
             with what is being done, and how much of it is done and to do.
 
@@ -88,7 +89,7 @@ def bench(
             tree_size=tree_size,
             n_threads=n_threads,
             cache_type=cache_type,
-            device=device,
+            device=device or _core.default_device(),
             progress=report,
         )
     result: dict[str, Any] = json.loads(text)

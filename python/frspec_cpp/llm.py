@@ -88,7 +88,8 @@ class LLM:
         n_threads: CPU threads; 0: one per available core.
         cache_type: How keys and values are kept: ``"f16"``, or ``"q8_0"`` in about half the memory, which changes the
             text a little (with and without a drafter alike).
-        device: ``"cpu"``.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None: what the environment variable FRSPEC_DEVICE says, else the
+            CPU.
         progress: Show a bar while the weights are loaded (where tqdm is installed and standard error is a terminal),
             or a function that is called with ``"loading"``, the bytes that are ready and those of all.
 
@@ -116,7 +117,7 @@ class LLM:
         n_batch: int = 512,
         n_threads: int = 0,
         cache_type: str = "f16",
-        device: str = "cpu",
+        device: str | None = None,
         progress: bool | Report = False,
     ) -> None:
         self._path = os.fspath(model_path)
@@ -138,7 +139,7 @@ class LLM:
                 n_batch=n_batch,
                 n_threads=n_threads,
                 cache_type=cache_type,
-                device=device,
+                device=device or _core.default_device(),
                 progress=None if report is None else functools.partial(report, "loading"),
             )
         self._tokenizer = self._engine.tokenizer
