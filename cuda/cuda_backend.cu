@@ -50,6 +50,12 @@ Buffer CudaBackend::allocate(std::size_t bytes) {
   return buffer;
 }
 
+// Scratch memory, and what the driver takes for graphs.
+DeviceMemory CudaBackend::memory() {
+  const std::size_t total = device_->runtime->device().total_bytes;
+  return {device_->runtime->free_bytes(), total, std::min(total / 32, std::size_t{512} << 20)};
+}
+
 void* CudaBackend::Scratch::bytes(std::size_t count) {
   if (count > memory_.bytes()) {
     memory_ = Buffer();  // first, so that there is room

@@ -22,6 +22,7 @@ class CudaBackend final : public Backend {
   void upload(void* to, const void* from_host, std::size_t bytes) override;
   void download(void* to_host, const void* from, std::size_t bytes) override;
 
+  DeviceMemory memory() override;
   void note_time(int point) override { device_->commands.note_time(point); }
   double seconds_between(int first_point, int second_point) override {
     return device_->runtime->seconds_between(first_point, second_point);
@@ -33,6 +34,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Weight> load_rows(const WeightSource& source, std::span<const std::int32_t> rows) override;
   void replace_rows(Weight& weight, const WeightSource& source, std::span<const std::int32_t> places,
                     std::span<const std::int32_t> rows) override;
+  std::size_t weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const override;
   void dequantize(float* to_host, const WeightSource& source, std::int64_t row) override;
   void embed(Tensor out, const Weight& table, const std::int32_t* ids) override;
 

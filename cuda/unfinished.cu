@@ -15,6 +15,7 @@ void CudaBackend::replace_rows(Weight&, const WeightSource&, std::span<const std
                                std::span<const std::int32_t>) {
   MISSING(replace_rows);
 }
+std::size_t CudaBackend::weight_bytes(const WeightSource&, std::int64_t, bool) const { MISSING(weight_bytes); }
 void CudaBackend::dequantize(float*, const WeightSource&, std::int64_t) { MISSING(dequantize); }
 void CudaBackend::embed(Tensor, const Weight&, const std::int32_t*) { MISSING(embed); }
 Arithmetic CudaBackend::arithmetic(DType) const { MISSING(arithmetic); }

@@ -158,6 +158,13 @@ inline constexpr int kArithmetics = 3;
 
 inline constexpr int kTimePoints = 16;
 
+// Bytes of a device's memory. All 0: it is the host's own.
+struct DeviceMemory {
+  std::size_t free = 0;
+  std::size_t total = 0;
+  std::size_t reserved = 0;  // of what is free: that the backend itself will want
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -177,6 +184,9 @@ class Backend {
   // Row places[i] of a weight made by load_rows becomes row rows[i] of the source it was made from.
   virtual void replace_rows(Weight& weight, const WeightSource& source, std::span<const std::int32_t> places,
                             std::span<const std::int32_t> rows) = 0;
+  // Bytes of the device that so many rows of a source will take: by load and load_rows, or by load_table.
+  virtual std::size_t weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const = 0;
+  virtual DeviceMemory memory() = 0;
   // Bytes that the keys (or the values) of a layer take.
   virtual std::size_t kv_bytes(const KvShape& shape) const = 0;
   // Row `row` of a source of any loadable type as f32, into host memory.
@@ -279,7 +289,7 @@ std::string default_device();
 
 struct BackendOptions {
   std::string device = default_device();  // one of backend_names(); "cuda:1" is the second GPU
-  int threads = 0;             // CPU threads; 0: one per available core
+  int threads = 0;                        // CPU threads; 0: one per available core
 };
 
 // Makes a backend; throws InvalidInput for an unknown name or one that this build or machine lacks, saying why.

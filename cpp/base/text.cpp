@@ -1,6 +1,9 @@
 // UTF-8 validation and escaping.
 #include "base/text.h"
 
+#include <cstdio>
+#include <iterator>
+
 namespace frspec {
 namespace {
 
@@ -61,6 +64,16 @@ std::string printable(std::string_view text) {
   std::string out;
   for (std::size_t at = 0; at < text.size();) at += append_printable(out, text, at);
   return out;
+}
+
+std::string format_bytes(std::size_t bytes) {
+  constexpr const char* kUnits[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+  auto value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  for (; value >= 1000.0 && unit + 1 < std::size(kUnits); ++unit) value /= 1024.0;
+  char text[32];
+  std::snprintf(text, sizeof text, unit > 0 && value < 10.0 ? "%.1f %s" : "%.0f %s", value, kUnits[unit]);
+  return text;
 }
 
 }  // namespace frspec

@@ -18,4 +18,7 @@ std::string quoted(std::string_view text, std::size_t limit = 80);
 // The same without the quotes and the cut, leaving quotes and backslashes alone: for paths.
 std::string printable(std::string_view text);
 
+// "4.7 GiB", "512 MiB", "100 bytes": three digits or so.
+std::string format_bytes(std::size_t bytes);
+
 }  // namespace frspec

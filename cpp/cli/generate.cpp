@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/text.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/demo_pair.h"
@@ -106,7 +107,12 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
                  concat("nodes that are verified at once; default: ", request.engine.tree.size));
   add_sampling(options, request);
   options.text("--cache-type", "f16|q8_0", request.cache, "type of the K/V cache; default: f16");
-  options.text("--device", "DEVICE", request.engine.backend.device, "cpu, cuda or cuda:N; default: cpu, or FRSPEC_DEVICE");
+  options.text("--device", "DEVICE", request.engine.backend.device,
+               "cpu, cuda or cuda:N; default: cpu, or FRSPEC_DEVICE");
+  options.number("-ngl, --gpu-layers, --n-gpu-layers", "N", request.engine.gpu_layers,
+                 "layers that a GPU keeps, the last ones; the CPU runs the others; default: -1, all");
+  options.flag("--head-on-host", request.engine.head_on_host,
+               "leave the head in host memory, from where the GPU reads it: for small cards");
   options.text("--draft", "auto|always|never", request.draft, "auto: as long as it pays; default: auto");
   options.text("--verify", "keyed|rejection|block", request.verify, "how drafts are verified; default: keyed");
   options.flag("--no-draft", request.no_draft, "--draft never: the same tokens, without drafts");
@@ -287,6 +293,10 @@ int generate_command(std::span<char* const> arguments) {
   if (!read_arguments(request, arguments)) return 0;
   const std::string prompt = read_prompt(request.prompt, request.file);
   ProgressLine progress;
+  request.engine.on_plan = [](const MemoryPlan& plan) {
+    write_note(
+        concat("memory: ", describe(plan), ": ", format_bytes(plan.bytes()), " of ", format_bytes(plan.free), " free"));
+  };
   request.engine.on_load = [&](std::size_t done, std::size_t total) {
     progress.show(concat("loading: ", 100 * done / total, " %"));
   };

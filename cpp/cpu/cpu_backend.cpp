@@ -165,6 +165,12 @@ std::unique_ptr<Weight> CpuBackend::pack(const WeightSource& source, std::int64_
 
 std::unique_ptr<Weight> CpuBackend::load(const WeightSource& source) { return pack(source, source.rows, nullptr); }
 
+std::size_t CpuBackend::weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const {
+  if (is_table) return 0;
+  return static_cast<std::size_t>((rows + kPanel - 1) / kPanel * kPanel) *
+         row_bytes(source.type, static_cast<std::size_t>(source.cols));
+}
+
 std::unique_ptr<Weight> CpuBackend::load_rows(const WeightSource& source, std::span<const std::int32_t> rows) {
   return pack(source, static_cast<std::int64_t>(rows.size()), rows.data());
 }

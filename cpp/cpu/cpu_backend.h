@@ -56,6 +56,8 @@ class CpuBackend final : public Backend {
   std::unique_ptr<Weight> load_rows(const WeightSource& source, std::span<const std::int32_t> rows) override;
   void replace_rows(Weight& weight, const WeightSource& source, std::span<const std::int32_t> places,
                     std::span<const std::int32_t> rows) override;
+  std::size_t weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const override;
+  DeviceMemory memory() override { return {}; }
   void dequantize(float* to_host, const WeightSource& source, std::int64_t row) override;
 
   void note_time(int point) override { times_[static_cast<std::size_t>(point)] = std::chrono::steady_clock::now(); }

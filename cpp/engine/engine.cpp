@@ -11,6 +11,7 @@
 #include "draft/no_drafter.h"
 #include "engine/adapt.h"
 #include "engine/make_tuner.h"
+#include "engine/memory_plan.h"
 
 namespace frspec {
 namespace {
@@ -109,14 +110,14 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   const auto [max_size, max_depth] = tree_bounds(options);
   max_depth_ = max_depth;
   const ModelTaps taps{options.taps, drafts ? drafter_taps(*drafter_file_, config) : std::vector<int>{}};
-  target_ = std::make_unique<CausalModel>(file_, *backend_,
-                                          ModelLimits{.context = context_,
-                                                      .rows = std::max(batch_, max_size),
-                                                      .logit_rows = std::clamp(max_size, kLogitRows, kMaxLogitRows),
-                                                      .tree = max_size,
-                                                      .depth = max_depth,
-                                                      .kv = options.kv_type},
-                                          taps, on_bytes);
+  ModelLimits limits{.context = context_,
+                     .rows = std::max(batch_, max_size),
+                     .logit_rows = std::clamp(max_size, kLogitRows, kMaxLogitRows),
+                     .tree = max_size,
+                     .depth = max_depth,
+                     .kv = options.kv_type};
+  place(limits, taps, config);
+  target_ = std::make_unique<CausalModel>(file_, *backend_, limits, taps, on_bytes);
   if (target_->config().vocab != tokenizer_->size()) {
     fail(file_->path().string(), ": tensor 'token_embd.weight': found ", target_->config().vocab,
          " rows, expected one per token, ", tokenizer_->size());
@@ -141,6 +142,28 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   };
   committed_ = states(max_depth + 1, target_->config().dim);
   if (drafter_) lag_features_ = states(lag_room(), target_->feature_dim());
+}
+
+// On a device with memory of its own: what stays on the host, and how long a context has room.
+void Engine::place(ModelLimits& limits, const ModelTaps& taps, const ModelConfig& config) {
+  if (options_.gpu_layers < -1) fail("n_gpu_layers: found ", options_.gpu_layers, ", expected -1 (all) or more");
+  if (backend_->memory().total == 0) return;
+  if (options_.gpu_layers >= 0 && options_.gpu_layers < config.layers) {
+    host_backend_ = make_backend({"cpu", options_.backend.threads});
+    limits.host = {host_backend_.get(), config.layers - options_.gpu_layers};
+  }
+  limits.head_on_host = options_.head_on_host;
+  const MemoryPlanRequest request{options_, *backend_, file_, drafter_file_, tokenizer_, limits, taps};
+  MemoryPlan plan = plan_memory(request);
+  const int fits = fit_context(plan, request, options_.context != 0);
+  if (fits < context_) {
+    limits.context = context_ = fits;
+    batch_ = std::min(batch_, context_);
+    plan.context = fits;
+    plan.caches = plan.per_token * static_cast<std::size_t>(fits);
+  }
+  plan_ = plan;
+  if (options_.on_plan) options_.on_plan(plan);
 }
 
 Engine::Lock::Lock(Engine& engine) : engine_(engine) {
@@ -457,13 +480,12 @@ void Engine::run_step(Generation& text) {
   if (!drafted) tree = &no_drafter_->propose(root_.as<std::int32_t>());
   target_->forward(tree->view().tokens, tree->rows(prefix));
   const bool by_rejection = drafted && text.options_.verify != VerifyMode::Keyed;
-  const VerdictView* verdict = by_rejection ? &verifier_->verify_by_rejection(
-                                                  *tree, text.sampler_, text.rejection_,
-                                                  text.options_.verify == VerifyMode::Block)
-                               : text.options_.logits_processor
-                                   ? &verifier_->verify(*tree, text.sampler_, text.options_.logits_processor,
-                                                        text.tokens_)
-                                   : &verifier_->verify(*tree, text.sampler_);
+  const VerdictView* verdict =
+      by_rejection ? &verifier_->verify_by_rejection(*tree, text.sampler_, text.rejection_,
+                                                     text.options_.verify == VerifyMode::Block)
+      : text.options_.logits_processor
+          ? &verifier_->verify(*tree, text.sampler_, text.options_.logits_processor, text.tokens_)
+          : &verifier_->verify(*tree, text.sampler_);
   backend_->record(history_.as<std::int32_t>(), prefix, tree->view(), *verdict);
   target_->cache().commit(*verdict);
   backend_->take_last(root_.as<std::int32_t>(), *verdict);

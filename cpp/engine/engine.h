@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <thread>
 #include <vector>
@@ -115,6 +116,8 @@ class Engine {
   int context() const { return context_; }
   std::string device() const { return backend_->description(); }
   bool has_drafter() const { return drafter_ != nullptr; }
+  // What it was expected to take; none where the device's memory is the host's.
+  const std::optional<MemoryPlan>& memory_plan() const { return plan_; }
   const Tuner* tuner() const { return tuner_.get(); }  // null without a drafter
   // Another head policy for the drafter, as in EngineOptions::head. A running generation can go on no more.
   void set_head(const std::string& head);
@@ -157,6 +160,7 @@ class Engine {
   friend class Generation;
 
   void check_tokens(std::span<const TokenId> tokens) const;
+  void place(ModelLimits& limits, const ModelTaps& taps, const ModelConfig& config);
   void reset();
   void make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes);
   Tuner::Plan plan_step(const Generation& text);
@@ -186,6 +190,8 @@ class Engine {
   std::shared_ptr<const GgufFile> drafter_file_;  // null without a drafter
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Backend> host_backend_;  // of the layers that the device has no room for; null: none
+  std::optional<MemoryPlan> plan_;
   int context_ = 0;
   int batch_ = 0;
   int taps_ = 0;

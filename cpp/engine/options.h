@@ -18,6 +18,23 @@
 
 namespace frspec {
 
+// Bytes of a device's memory that an engine will take (engine/memory_plan.h).
+struct MemoryPlan {
+  std::size_t target_weights = 0;
+  std::size_t drafter_weights = 0;
+  std::size_t head_rows = 0;  // that a draft head picked of a larger one
+  std::size_t caches = 0;     // keys, values and all else that grows with the context
+  std::size_t working = 0;    // activations, logits, scratch memory
+  int context = 0;
+  std::size_t per_token = 0;        // of the caches
+  std::size_t free = 0, total = 0;  // of the device, before
+
+  std::size_t bytes() const { return target_weights + drafter_weights + head_rows + caches + working; }
+};
+
+// "target 4.7 GiB, drafter 0.5 GiB, caches 512 MiB for 4096 tokens, working memory 300 MiB"
+std::string describe(const MemoryPlan& plan);
+
 struct EngineOptions {
   std::filesystem::path target;                  // GGUF
   std::optional<std::filesystem::path> drafter;  // GGUF; none: plain decoding
@@ -33,7 +50,12 @@ struct EngineOptions {
   int context = 0;  // tokens of prompt and text together; 0: the model's own, at most kDefaultContext
   int batch = 512;  // prompt tokens per pass
   BackendOptions backend;
-  KvType kv_type = KvType::F16;                                      // of the target's and the drafter's cache
+  // Of a device with memory of its own: layers of the target that are kept there, the last ones; the CPU runs the
+  // others. -1: all.
+  int gpu_layers = -1;
+  bool head_on_host = false;     // whether the target's head stays in host memory, from where such a device reads it
+  KvType kv_type = KvType::F16;  // of the target's and the drafter's cache
+  std::function<void(const MemoryPlan&)> on_plan;  // before loading, where the device has memory of its own
   std::function<void(std::size_t done, std::size_t total)> on_load;  // bytes of weights; throwing ends the loading
   std::shared_ptr<StateRecord> states;  // not null: the states that the drafter's head meets are noted there
   std::vector<int> taps;                // layers whose inputs Engine::forward hands out

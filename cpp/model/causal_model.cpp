@@ -1,6 +1,7 @@
 // Loading and running the target model.
 #include "model/causal_model.h"
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 
@@ -30,22 +31,30 @@ CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend,
     : file_(std::move(file)), backend_(backend), config_(read_config(*file_)), limits_(limits), taps_(taps) {
   WeightLoader loader(file_, backend_, std::move(on_bytes));
   const bool tied = !loader.has("output.weight");
-  embedding_ = tied ? loader.matrix("token_embd.weight", config_.vocab, config_.dim)
+  embedding_ = tied ? loader.matrix("token_embd.weight", config_.vocab, config_.dim, limits_.head_on_host)
                     : loader.table("token_embd.weight", config_.vocab, config_.dim);
   final_norm_ = loader.vector("output_norm.weight", config_.dim);
   const char* head_name = tied ? "token_embd.weight" : "output.weight";
   head_source_ = loader.source(head_name, config_.vocab, config_.dim);
-  if (!tied) head_ = loader.matrix(head_name, config_.vocab, config_.dim);
-  for (int i = 0; i < config_.layers; ++i) blocks_.push_back(load_block(loader, config_, i));
+  if (!tied) head_ = loader.matrix(head_name, config_.vocab, config_.dim, limits_.head_on_host);
+  const HostPart& host = limits_.host;
+  for (int i = 0; i < config_.layers; ++i) {
+    loader.use(i < host.layers ? *host.backend : backend_);
+    blocks_.push_back(load_block(loader, config_, i));
+  }
   const auto factors = loader.rope_factors(config_.rope.dims / 2);
   loader.expect_all_read(kIgnored);
 
   // Only now: the shapes of the tensors have vouched for the sizes that the metadata states.
   cache_ = std::make_unique<KvCache>(
-      backend_, config_.layers,
-      KvShape{limits_.kv, config_.kv_heads, config_.head_dim, limits_.context + limits_.tree});
+      backend_, config_.layers, KvShape{limits_.kv, config_.kv_heads, config_.head_dim, limits_.context + limits_.tree},
+      host);
   scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);
-  rope_ = std::make_unique<RopeTable>(backend_, config_.rope, factors, limits_.context + limits_.depth + 1);
+  const int positions = limits_.context + limits_.depth + 1;
+  rope_ = std::make_unique<RopeTable>(backend_, config_.rope, factors, positions);
+  if (host.layers > 0) {
+    host_layers_ = std::make_unique<HostLayers>(backend_, host, config_, factors, limits_.rows, positions);
+  }
   const auto bytes = [](std::int64_t rows, std::int64_t cols) {
     return sizeof(float) * static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
   };
@@ -80,7 +89,14 @@ void CausalModel::forward(const std::int32_t* tokens, const Rows& rows) {
     }
   };
   backend_.embed(x, *embedding_, tokens);
-  for (int i = 0; i < config_.layers; ++i) {
+  if (host_layers_) {
+    host_layers_->run(x, rows, blocks_, *cache_, [&](int layer, const float* states) {
+      if (!is_tapped(layer)) return;
+      backend_.upload(x.data, states, static_cast<std::size_t>(rows.count * x.cols) * sizeof(float));
+      keep_taps(layer);
+    });
+  }
+  for (int i = limits_.host.layers; i < config_.layers; ++i) {
     keep_taps(i);
     run_block(backend_, config_, blocks_[static_cast<std::size_t>(i)], *scratch_, rope_->view(), cache_->layer(i), rows,
               x);
@@ -89,9 +105,18 @@ void CausalModel::forward(const std::int32_t* tokens, const Rows& rows) {
   backend_.rms_norm(hidden(rows.count), x, final_norm_.as<float>(), config_.epsilon);
 }
 
+bool CausalModel::is_tapped(int layer) const {
+  const auto has = [layer](const std::vector<int>& layers) {
+    return std::find(layers.begin(), layers.end(), layer) != layers.end();
+  };
+  return has(taps_.single) || has(taps_.joined);
+}
+
 std::vector<const Weight*> CausalModel::matrices() const {
   std::vector<const Weight*> result;
-  for (const BlockWeights& block : blocks_) for_each_matrix(block, [&](const Weight& w) { result.push_back(&w); });
+  for (std::size_t i = static_cast<std::size_t>(limits_.host.layers); i < blocks_.size(); ++i) {
+    for_each_matrix(blocks_[i], [&](const Weight& w) { result.push_back(&w); });
+  }
   result.push_back(&head());
   return result;
 }

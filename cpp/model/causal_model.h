@@ -11,6 +11,7 @@
 #include "backend/backend.h"
 #include "model/block.h"
 #include "model/config.h"
+#include "model/host_layers.h"
 #include "model/kv_cache.h"
 #include "model/rope_table.h"
 
@@ -23,6 +24,8 @@ struct ModelLimits {
   int tree = 0;        // largest tree, for the cache's slack behind the context
   int depth = 0;       // deepest tree, for positions behind the context
   KvType kv = KvType::F16;
+  HostPart host = {};         // layers that stay in host memory
+  bool head_on_host = false;  // whether the head does (WeightSource::on_host)
 };
 
 // Layers whose inputs a pass keeps: 0 to layers, where `layers` is the last block's output before the final norm.
@@ -62,7 +65,7 @@ class CausalModel {
   // Those of the last call of logits(), as whatever has changed them left them.
   Tensor last_logits(int rows) const { return logits_.matrix(rows, config_.vocab); }
 
-  // Every matrix that a pass multiplies with, the head included.
+  // Every matrix that a pass multiplies with on the backend, the head included.
   std::vector<const Weight*> matrices() const;
 
   // For drafters, which share the embedding and take rows of the head.
@@ -71,6 +74,8 @@ class CausalModel {
   const WeightSource& head_source() const { return head_source_; }
 
  private:
+  bool is_tapped(int layer) const;
+
   std::shared_ptr<const GgufFile> file_;
   Backend& backend_;
   ModelConfig config_;
@@ -82,6 +87,7 @@ class CausalModel {
   std::vector<BlockWeights> blocks_;
   std::unique_ptr<RopeTable> rope_;
   std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<HostLayers> host_layers_;  // null: all are on the device
   std::unique_ptr<BlockScratch> scratch_;
   Buffer stream_;  // (rows, dim) residual stream
   Buffer hidden_;  // (rows, dim)

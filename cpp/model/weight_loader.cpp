@@ -22,16 +22,18 @@ WeightSource WeightLoader::source(const std::string& name, std::int64_t rows, st
   return WeightSource{file_->path().string(), name, tensor.type, rows, cols, tensor.data, file_};
 }
 
-std::unique_ptr<Weight> WeightLoader::matrix(const std::string& name, std::int64_t rows, std::int64_t cols) {
-  const WeightSource from = source(name, rows, cols);
-  auto weight = backend_.load(from);
+std::unique_ptr<Weight> WeightLoader::matrix(const std::string& name, std::int64_t rows, std::int64_t cols,
+                                             bool on_host) {
+  WeightSource from = source(name, rows, cols);
+  from.on_host = on_host;
+  auto weight = backend_->load(from);
   has_read(from);
   return weight;
 }
 
 std::unique_ptr<Weight> WeightLoader::table(const std::string& name, std::int64_t rows, std::int64_t cols) {
   const WeightSource from = source(name, rows, cols);
-  auto weight = backend_.load_table(from);
+  auto weight = backend_->load_table(from);
   has_read(from);
   return weight;
 }
@@ -49,7 +51,7 @@ std::unique_ptr<Weight> WeightLoader::find_matrix(const std::string& name, std::
 
 std::vector<float> WeightLoader::host_vector(const std::string& name, std::int64_t size) {
   std::vector<float> values(static_cast<std::size_t>(size));
-  backend_.dequantize(values.data(), source(name, 1, size), 0);
+  backend_->dequantize(values.data(), source(name, 1, size), 0);
   if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); })) {
     fail(file_->path().string(), ": tensor '", name, "': found a value that is NaN or infinite");
   }
@@ -58,8 +60,8 @@ std::vector<float> WeightLoader::host_vector(const std::string& name, std::int64
 
 Buffer WeightLoader::vector(const std::string& name, std::int64_t size) {
   const std::vector<float> values = host_vector(name, size);
-  Buffer buffer = backend_.allocate(values.size() * sizeof(float));
-  backend_.upload(buffer.as<void>(), values.data(), values.size() * sizeof(float));
+  Buffer buffer = backend_->allocate(values.size() * sizeof(float));
+  backend_->upload(buffer.as<void>(), values.data(), values.size() * sizeof(float));
   return buffer;
 }
 

@@ -19,10 +19,14 @@ class WeightLoader {
   // `on_bytes` hears how many bytes of the file each tensor took, once it is read; what it throws ends the loading.
   WeightLoader(std::shared_ptr<const GgufFile> file, Backend& backend,
                std::function<void(std::size_t)> on_bytes = nullptr)
-      : file_(std::move(file)), backend_(backend), on_bytes_(std::move(on_bytes)) {}
+      : file_(std::move(file)), backend_(&backend), on_bytes_(std::move(on_bytes)) {}
+
+  // From now on tensors go to this backend.
+  void use(Backend& backend) { backend_ = &backend; }
 
   // A matrix (rows, cols); rows are outputs. Throws InvalidInput naming file, tensor, found and expected shape.
-  std::unique_ptr<Weight> matrix(const std::string& name, std::int64_t rows, std::int64_t cols);
+  // `on_host`: as WeightSource's.
+  std::unique_ptr<Weight> matrix(const std::string& name, std::int64_t rows, std::int64_t cols, bool on_host = false);
   std::unique_ptr<Weight> find_matrix(const std::string& name, std::int64_t rows, std::int64_t cols);  // null if absent
   // A matrix whose rows are only looked up.
   std::unique_ptr<Weight> table(const std::string& name, std::int64_t rows, std::int64_t cols);
@@ -47,7 +51,7 @@ class WeightLoader {
   std::vector<float> host_vector(const std::string& name, std::int64_t size);
 
   std::shared_ptr<const GgufFile> file_;
-  Backend& backend_;
+  Backend* backend_;
   std::function<void(std::size_t)> on_bytes_;
   std::set<std::string, std::less<>> read_;
 };

@@ -59,6 +59,9 @@ struct WeightSource {
   std::int64_t cols = 0;
   const std::byte* data = nullptr;    // aligned for its elements: GGUF promises 8 bytes at least
   std::shared_ptr<const void> owner;  // keeps `data` alive
+  // Whether it stays in host memory, from where a device with memory of its own reads it whenever it is used: slow, but
+  // for what is seldom used, or else would not fit.
+  bool on_host = false;
 };
 
 // A matrix (rows, cols) as a backend keeps it: rows are outputs, as in y = W x. Made by Backend::load.

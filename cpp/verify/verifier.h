@@ -40,8 +40,8 @@ class Verifier {
   void pretend(float probability) { pretended_ = probability; }
   // From now on the target's k most probable tokens after each node of a verified tree are noted, too (0: no more).
   void note_candidates(int k);
-  // The last verdict, copied to the host: the one copy of a step (and one more where candidates are noted of tokens that
-  // were drawn).
+  // The last verdict, copied to the host: the one copy of a step (and one more where candidates are noted of tokens
+  // that were drawn).
   const Verdict& read();
   // After each node of the verdict that was read, the likeliest last. Fewer where logits are no numbers.
   std::span<const TokenId> candidates() const { return candidates_; }
@@ -67,7 +67,7 @@ class Verifier {
   VerdictView view_;
   std::int32_t* noted_ids_ = nullptr;  // of the record
   std::vector<std::int32_t> host_;     // the record
-  std::vector<float> host_logits_;  // (V) for processors on the host
+  std::vector<float> host_logits_;     // (V) for processors on the host
   Verdict verdict_;
   int max_size_;
   int noted_ = 0;      // candidates of each node

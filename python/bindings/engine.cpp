@@ -133,8 +133,8 @@ void make_engine(Engine* self, const std::filesystem::path& target, const std::o
                  const std::optional<std::filesystem::path>& ranks, const std::optional<std::filesystem::path>& sketch,
                  const std::optional<std::filesystem::path>& adapt, const std::string& head,
                  const std::string& translate, int ngram, int tree_depth, int tree_branch, int tree_size, int n_ctx,
-                 int n_batch, int n_threads, const std::string& cache_type, const std::string& device,
-                 const std::vector<int>& taps, std::size_t states, const nb::object& progress) {
+                 int n_batch, int n_threads, const std::string& cache_type, const std::string& device, int n_gpu_layers,
+                 bool head_on_host, const std::vector<int>& taps, std::size_t states, const nb::object& progress) {
   const nb::gil_scoped_release release;
   EngineOptions options;
   options.target = target;
@@ -150,6 +150,8 @@ void make_engine(Engine* self, const std::filesystem::path& target, const std::o
   options.context = n_ctx;
   options.batch = n_batch;
   options.backend = {device, n_threads};
+  options.gpu_layers = n_gpu_layers;
+  options.head_on_host = head_on_host;
   options.kv_type = parse_kv_type(cache_type);
   options.taps = taps;
   options.on_load = [&](std::size_t done, std::size_t total) { call_python(progress, done, total); };
@@ -264,13 +266,15 @@ void init_engine(nb::module_& m) {
            "sketch"_a = nb::none(), "adapt"_a = nb::none(), "head"_a = "full", "translate"_a = "auto", "ngram"_a = 0,
            "tree_depth"_a = TreeShape{}.depth, "tree_branch"_a = TreeShape{}.branch, "tree_size"_a = TreeShape{}.size,
            "n_ctx"_a = 0, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0, "cache_type"_a = "f16",
-           "device"_a = default_device(), "taps"_a = std::vector<int>{}, "states"_a = 0, "progress"_a = nb::none(),
+           "device"_a = default_device(), "n_gpu_layers"_a = -1, "head_on_host"_a = false,
+           "taps"_a = std::vector<int>{}, "states"_a = 0, "progress"_a = nb::none(),
            nb::sig("def __init__(self, target: str | os.PathLike[str], drafter: str | os.PathLike[str] | None = None, "
                    "ranks: str | os.PathLike[str] | None = None, sketch: str | os.PathLike[str] | None = None, "
                    "adapt: str | os.PathLike[str] | None = None, head: str = 'full', translate: str = 'auto', ngram: "
                    "int = 0, tree_depth: int = 5, "
                    "tree_branch: int = 10, tree_size: int = 60, n_ctx: int = 0, n_batch: int = 512, "
-                   "n_threads: int = 0, cache_type: str = 'f16', device: str = 'cpu', taps: Sequence[int] = (), "
+                   "n_threads: int = 0, cache_type: str = 'f16', device: str = 'cpu', n_gpu_layers: int = -1, "
+                   "head_on_host: bool = False, taps: Sequence[int] = (), "
                    "states: int = 0, "
                    "progress: collections.abc.Callable[[int, int], object] | None = None) -> None"),
            "``progress`` is called with the bytes of weights that are ready and those of all. ``states``: that many "
@@ -325,6 +329,25 @@ void init_engine(nb::module_& m) {
       .def_prop_ro(
           "architecture", [](const Engine& self) { return self.config().architecture; },
           "``general.architecture`` of the target.")
+      .def_prop_ro(
+          "memory_plan",
+          [](const Engine& self) -> nb::object {
+            const std::optional<MemoryPlan>& plan = self.memory_plan();
+            if (!plan) return nb::none();
+            nb::dict found;
+            found["target_weights"] = plan->target_weights;
+            found["drafter_weights"] = plan->drafter_weights;
+            found["head_rows"] = plan->head_rows;
+            found["caches"] = plan->caches;
+            found["working"] = plan->working;
+            found["context"] = plan->context;
+            found["total"] = plan->bytes();
+            found["free"] = plan->free;
+            return found;
+          },
+          nb::sig("def memory_plan(self) -> dict[str, int] | None"),
+          "Bytes of the device's memory that it was expected to take, and what was free before (``context``: tokens); "
+          "None where that is the host's.")
       .def_prop_ro("has_drafter", &Engine::has_drafter, "Whether there is a drafter.");
 }
 

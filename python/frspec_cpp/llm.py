@@ -90,6 +90,10 @@ class LLM:
             text a little (with and without a drafter alike).
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None: what the environment variable FRSPEC_DEVICE says, else the
             CPU.
+        n_gpu_layers: Layers of the target that a GPU keeps, the last ones; the CPU runs the others. -1: all. Without
+            effect on the CPU.
+        head_on_host: Leave the target's head in host memory, from where the GPU reads it in every pass: slow, for
+            cards with little memory. Ranked rows for drafting are kept on the GPU all the same.
         progress: Show a bar while the weights are loaded (where tqdm is installed and standard error is a terminal),
             or a function that is called with ``"loading"``, the bytes that are ready and those of all.
 
@@ -97,7 +101,7 @@ class LLM:
         FileNotFoundError: A file is not there.
         ValueError: A file is damaged or of an unknown kind, the drafter or the ranks do not belong to the target,
             or an argument is out of its range.
-        MemoryError: The caches do not fit into memory.
+        MemoryError: Weights and caches do not fit into memory; the message says what is needed for what.
     """
 
     def __init__(
@@ -118,6 +122,8 @@ class LLM:
         n_threads: int = 0,
         cache_type: str = "f16",
         device: str | None = None,
+        n_gpu_layers: int = -1,
+        head_on_host: bool = False,
         progress: bool | Report = False,
     ) -> None:
         self._path = os.fspath(model_path)
@@ -140,6 +146,8 @@ class LLM:
                 n_threads=n_threads,
                 cache_type=cache_type,
                 device=device or _core.default_device(),
+                n_gpu_layers=n_gpu_layers,
+                head_on_host=head_on_host,
                 progress=None if report is None else functools.partial(report, "loading"),
             )
         self._tokenizer = self._engine.tokenizer
@@ -174,6 +182,14 @@ class LLM:
     def device(self) -> str:
         """Where it runs, in words: ``"cpu (avx2, 8 threads)"``."""
         return self._engine.device
+
+    @property
+    def memory_plan(self) -> dict[str, int] | None:
+        """Bytes of the GPU's memory that were expected before loading, by purpose; None on the CPU.
+
+        ``total`` is their sum, ``free`` what there was, and ``context`` the tokens that the caches are for.
+        """
+        return self._engine.memory_plan
 
     @property
     def has_drafter(self) -> bool:

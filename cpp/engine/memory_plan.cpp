@@ -1,0 +1,91 @@
+// Planning a device's memory.
+#include "engine/memory_plan.h"
+
+#include <algorithm>
+
+#include "backend/planning_backend.h"
+#include "base/error.h"
+#include "base/text.h"
+#include "engine/make_drafter.h"
+
+namespace frspec {
+namespace {
+
+constexpr int kStep = 256;              // tokens by which a context is made smaller
+constexpr int kLeastContext = 512;      // a shorter one is of no use, unless the model's own is
+constexpr std::int64_t kHeadRows = 64;  // of logits that a backend keeps while it chooses from a head
+
+// The plan but for what the device has, with another context.
+MemoryPlan count(const MemoryPlanRequest& request, int context) {
+  PlanningBackend device(request.device), host(request.device);
+  ModelLimits limits = request.limits;
+  limits.context = context;
+  if (limits.host.layers > 0) limits.host.backend = &host;
+  MemoryPlan plan;
+  plan.context = context;
+  const CausalModel target(request.target, device, limits, request.taps);
+  plan.target_weights = device.weight_bytes();
+  if (request.drafter) {
+    ChoiceHead* choice = nullptr;
+    const auto drafter = make_drafter(request.options, request.options.head,
+                                      {device,
+                                       target,
+                                       request.tokenizer,
+                                       request.drafter,
+                                       context,
+                                       std::min(request.options.batch, context),
+                                       {},
+                                       &choice,
+                                       nullptr});
+    plan.head_rows = device.row_bytes_chosen();
+    plan.drafter_weights = device.weight_bytes() - plan.target_weights - plan.head_rows;
+  }
+  plan.working = device.buffer_bytes() + static_cast<std::size_t>(kHeadRows * target.config().vocab) * sizeof(float);
+  return plan;
+}
+
+}  // namespace
+
+MemoryPlan plan_memory(const MemoryPlanRequest& request) {
+  const int context = request.limits.context;
+  MemoryPlan plan = count(request, context);
+  // What grows with the context is a line through two points.
+  const int other = std::max(2, context / 2);
+  if (other < context) {
+    const MemoryPlan smaller = count(request, other);
+    plan.per_token = (plan.working - smaller.working) / static_cast<std::size_t>(context - other);
+  }
+  plan.caches = plan.per_token * static_cast<std::size_t>(context);
+  plan.working -= std::min(plan.working, plan.caches);
+  const DeviceMemory memory = request.device.memory();
+  plan.working += memory.reserved;
+  plan.free = memory.free;
+  plan.total = memory.total;
+  return plan;
+}
+
+int fit_context(const MemoryPlan& plan, const MemoryPlanRequest& request, bool is_fixed) {
+  if (plan.total == 0 || plan.bytes() <= plan.free) return plan.context;
+  const std::size_t fixed = plan.bytes() - plan.caches;
+  const std::size_t room = plan.free > fixed && plan.per_token > 0 ? (plan.free - fixed) / plan.per_token : 0;
+  const int fits = static_cast<int>(std::min(room, static_cast<std::size_t>(plan.context))) / kStep * kStep;
+  if (!is_fixed && fits >= std::min(kLeastContext, plan.context)) return fits;
+  std::string help = "fewer layers on the device (n_gpu_layers)";
+  if (!request.options.head_on_host) help += ", the head in host memory (head_on_host)";
+  if (request.options.kv_type == KvType::F16) help += ", cache_type q8_0";
+  help += fits >= 2 ? concat(", or a context of ", fits, " tokens") : ", or a smaller model";
+  throw OutOfMemory(concat(request.options.target.string(), " on ", request.device.description(), ": found ",
+                           format_bytes(plan.free), " of memory free, expected ", format_bytes(plan.bytes()), ": ",
+                           describe(plan), "; ", format_bytes(plan.bytes() - plan.free),
+                           " are missing. What helps: ", help));
+}
+
+std::string describe(const MemoryPlan& plan) {
+  std::string text = concat("target ", format_bytes(plan.target_weights));
+  if (plan.drafter_weights > 0) text += concat(", drafter ", format_bytes(plan.drafter_weights));
+  if (plan.head_rows > 0) text += concat(", draft head rows ", format_bytes(plan.head_rows));
+  return concat(text, ", caches ", format_bytes(plan.caches), " for ", plan.context, " tokens, working memory ",
+                format_bytes(plan.working));
+}
+
+}  // namespace frspec
