@@ -1,6 +1,7 @@
 // Launches of kernels, as data: they are recorded, compared, put into graphs (command_list.h).
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -21,26 +22,25 @@ struct Grid {
 class Arguments {
  public:
   static constexpr int kMost = 16;
-  static constexpr std::size_t kMostBytes = 4096;
 
   template <class T>
   void add(const T& value) {
     static_assert(std::is_trivially_copyable_v<T> && alignof(T) <= 16);
     const std::size_t at = (bytes_.size() + alignof(T) - 1) / alignof(T) * alignof(T);
-    offsets_.push_back(static_cast<std::uint16_t>(at));
+    offsets_[count_++] = static_cast<std::uint16_t>(at);
     bytes_.resize(at + sizeof(T));
     std::memcpy(bytes_.data() + at, &value, sizeof(T));
   }
   // Addresses of the values, as a launch wants them.
   void pointers(void** to) {
-    for (std::size_t i = 0; i < offsets_.size(); ++i) to[i] = bytes_.data() + offsets_[i];
+    for (std::size_t i = 0; i < count_; ++i) to[i] = bytes_.data() + offsets_[i];
   }
-  std::size_t count() const { return offsets_.size(); }
   friend bool operator==(const Arguments&, const Arguments&) = default;
 
  private:
   std::vector<std::byte> bytes_;
-  std::vector<std::uint16_t> offsets_;
+  std::array<std::uint16_t, kMost> offsets_ = {};
+  std::size_t count_ = 0;
 };
 
 struct Command {

@@ -174,6 +174,7 @@ class Backend {
   virtual Buffer allocate(std::size_t bytes) = 0;  // zeroed, 64-byte aligned; throws OutOfMemory
   virtual void upload(void* to, const void* from_host, std::size_t bytes) = 0;
   virtual void download(void* to_host, const void* from, std::size_t bytes) = 0;  // waits for what was called before
+  void wait() { download(nullptr, nullptr, 0); }  // until all that was called before is done
   // Keeps a weight in the form the matmuls want. Values that are not finite are an error that names the tensor.
   virtual std::unique_ptr<Weight> load(const WeightSource& source) = 0;
   // The same for a table whose rows are picked one by one, by embed() or HeadColumns::listed, and that no matmul reads:

@@ -27,6 +27,7 @@ void Engine::time_prompt(std::int32_t prefix, std::span<const TokenId> tokens) {
     set_count(rows);
     target_->cache().advance(count_.as<std::int32_t>());
   }
+  backend_->wait();
 }
 
 void Engine::time_tree(std::int32_t prefix, std::span<const TokenId> tokens, std::span<const std::int32_t> parents) {
@@ -72,6 +73,7 @@ void Engine::time_draft() {
   const Lock lock(*this);
   ++ticket_;
   (void)drafter_->propose(root_.as<std::int32_t>());
+  backend_->wait();
 }
 
 StateRecord Engine::take_states() {

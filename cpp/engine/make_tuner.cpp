@@ -2,7 +2,6 @@
 #include "engine/make_tuner.h"
 
 #include <algorithm>
-#include <chrono>
 #include <random>
 
 namespace frspec {
@@ -14,11 +13,11 @@ constexpr int kRepetitions = 3;
 double time_head(Backend& backend, DraftHead& head, Tensor states, int rows, const BestTokens& best) {
   double fastest = 1e9;
   for (int i = 0; i < kRepetitions; ++i) {
-    const auto start = std::chrono::steady_clock::now();
+    backend.note_time(0);
     head.top_k(states.first_rows(rows), best, std::nullopt);
-    std::int32_t first = 0;
-    backend.download(&first, best.ids, sizeof first);  // waits for it
-    fastest = std::min(fastest, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    backend.note_time(1);
+    backend.wait();
+    fastest = std::min(fastest, backend.seconds_between(0, 1));
   }
   return fastest;
 }

@@ -1,0 +1,124 @@
+"""What goes where on a device with memory of its own: the plan, the context that fits, layers and a head on the host."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_pair import TinyPair, make_tiny_pair
+
+from frspec_cpp import LLM, _core
+
+DEVICE = "cuda-emulated"
+MEMORY = "FRSPEC_CUDA_EMULATION_MEMORY"
+CAPACITY = 64 << 30  # of the emulated device
+RESERVED = 512 << 20  # of it
+PROMPTS = [[5, 6, 7], list(range(3, 60))]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> TinyPair:
+    return make_tiny_pair(tmp_path_factory.mktemp("pair"))
+
+
+def make(pair: TinyPair, **options: Any) -> LLM:
+    options = {"drafter": pair.drafter_gguf, "head": "full", "tree_size": 12, "device": DEVICE, **options}
+    return LLM(pair.target_gguf, **options)
+
+
+def texts(llm: LLM, **options: Any) -> list[list[int]]:
+    return [llm.generate(prompt, 24, ignore_eos=True, **options).tokens for prompt in PROMPTS]
+
+
+def test_the_plan_is_what_is_taken(pair: TinyPair) -> None:
+    first = make(pair, n_ctx=200)
+    second = make(pair, n_ctx=100)  # sees what is left
+    plan, after = first.memory_plan, second.memory_plan
+    assert plan is not None and after is not None
+    taken = plan["free"] - after["free"]
+    parts = ("target_weights", "drafter_weights", "head_rows", "caches", "working")
+    assert plan["total"] == sum(plan[part] for part in parts)
+    assert plan["context"] == 200
+    # The rest is scratch memory, which grows with use.
+    without_scratch = plan["total"] - plan["working"]
+    assert without_scratch <= taken <= plan["total"]
+    assert plan["caches"] == pytest.approx(2 * after["caches"], rel=0.02)
+    assert plan["target_weights"] == after["target_weights"] > 0
+    del second
+
+
+def test_there_is_no_plan_on_the_cpu(pair: TinyPair) -> None:
+    assert make(pair, device="cpu").memory_plan is None
+
+
+def test_the_context_is_what_fits(pair: TinyPair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wide = make(pair, n_batch=16).memory_plan
+    assert wide is not None
+    held = CAPACITY - wide["free"]  # by what other tests have not given back
+    wanted = held + wide["total"] - RESERVED - wide["caches"] // 2
+    monkeypatch.setenv(MEMORY, str(wanted * 32 // 31))  # a 32nd is reserved
+    narrow = make(pair, n_batch=16)
+    assert 0 < narrow.n_ctx < wide["context"]
+    plan = narrow.memory_plan
+    assert plan is not None and plan["total"] <= plan["free"]
+    assert plan["context"] == narrow.n_ctx
+    with pytest.raises(MemoryError) as caught:
+        make(pair, n_batch=16, n_ctx=wide["context"])
+    for part in (str(pair.target_gguf), DEVICE, "expected", "target", "caches", "are missing", "n_gpu_layers"):
+        assert part in str(caught.value)
+
+
+def test_a_device_without_room(pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MEMORY, "100000")
+    with pytest.raises(MemoryError, match="a smaller model"):
+        make(pair)
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"cache_type": "q8_0"}, {"n_batch": 5}], ids=str)
+def test_layers_on_the_host_change_no_text(pair: TinyPair, layers: int, options: dict[str, Any]) -> None:
+    llm = make(pair, n_gpu_layers=layers, **options)
+    for sampling in ({}, {"temperature": 0.8, "seed": 4}):
+        plain = texts(llm, draft=False, **sampling)
+        assert texts(llm, draft=True, **sampling) == plain
+
+
+def test_layers_on_the_host_compute_the_same(pair: TinyPair) -> None:
+    tokens = PROMPTS[1]
+    expected = LLM(pair.target_gguf, device="cpu").forward(tokens)
+    for layers in (-1, 0, 1, 2, 99):
+        llm = LLM(pair.target_gguf, device=DEVICE, n_gpu_layers=layers)
+        np.testing.assert_allclose(llm.forward(tokens), expected, atol=2e-2 * expected.std())
+        plan = llm.memory_plan
+        assert plan is not None
+        whole = LLM(pair.target_gguf, device=DEVICE).memory_plan
+        assert whole is not None
+        assert (plan["target_weights"] < whole["target_weights"]) == (layers in (0, 1))
+        assert (plan["caches"] < whole["caches"]) == (layers in (0, 1))
+
+
+def test_fewer_layers_than_none(pair: TinyPair) -> None:
+    with pytest.raises(ValueError, match="n_gpu_layers: found -2"):
+        make(pair, n_gpu_layers=-2)
+
+
+def test_a_head_on_the_host_has_the_same_bits(pair: TinyPair) -> None:
+    tokens = PROMPTS[1]
+    here, there = (make(pair, head_on_host=on_host) for on_host in (True, False))
+    assert np.array_equal(here.forward(tokens), there.forward(tokens))
+    assert texts(here, draft=True) == texts(there, draft=False)
+    assert here.memory_plan is not None and there.memory_plan is not None
+    assert here.memory_plan["target_weights"] < there.memory_plan["target_weights"]
+
+
+def test_the_binary_tells_what_it_will_take(pair: TinyPair) -> None:
+    command = ["frspec", "generate", "-m", pair.target_gguf, "-p", "a", "-n", "2", "--json", "--device", DEVICE]
+    result = subprocess.run([*command, "-ngl", "1"], capture_output=True, check=True, text=True)
+    assert json.loads(result.stdout)["tokens"]
+    line = result.stderr.splitlines()[0]
+    for part in ("memory: target ", "caches ", "working memory ", " free"):
+        assert part in line
