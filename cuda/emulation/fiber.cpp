@@ -8,6 +8,8 @@
 
 #include <sys/mman.h>
 
+#include "cuda/emulation/memory.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -98,12 +100,6 @@ frspec_fiber_entry:
 extern "C" void frspec_fiber_entry();
 
 namespace frspec::emulation {
-namespace {
-
-constexpr std::size_t kPage = 4096;
-
-}  // namespace
-
 Fiber::Fiber(std::size_t stack_bytes) : bytes_(stack_bytes + kPage) {
   void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
