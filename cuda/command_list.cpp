@@ -24,12 +24,21 @@ void CommandList::add(Command&& command) {
   if (commands_.size() == kMostPending) flush();
 }
 
+void CommandList::wait_quietly() noexcept {
+  try {
+    wait();
+  } catch (...) {
+    failure_ = std::current_exception();
+  }
+}
+
 void CommandList::flush() {
-  if (commands_.empty()) return;
+  if (commands_.empty() && failure_ == nullptr) return;
   // Whatever happens, these commands are gone.
   std::vector<Command> commands;
   commands.reserve(commands_.size());
   commands.swap(commands_);
+  if (failure_ != nullptr) std::rethrow_exception(std::exchange(failure_, nullptr));
   const auto run_singly = [&] {
     counts_.launches += static_cast<std::int64_t>(commands.size());
     runtime_.run(commands);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <list>
 #include <memory>
 #include <vector>
@@ -38,6 +39,8 @@ class CommandList {
     flush();
     runtime_.wait();
   }
+  // For those who cannot throw: a failure is thrown by the next flush.
+  void wait_quietly() noexcept;
   const Counts& counts() const { return counts_; }
   // Of a backend whose launches must not become graphs: to compare.
   void use_graphs(bool use) { uses_graphs_ = use; }
@@ -53,6 +56,7 @@ class CommandList {
   Runtime& runtime_;
   std::vector<Command> commands_;
   std::list<Known> known_;  // the last used first
+  std::exception_ptr failure_;
   bool uses_graphs_ = true;
   Counts counts_;
 };

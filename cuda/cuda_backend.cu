@@ -40,10 +40,7 @@ std::string CudaBackend::description() const {
 Buffer CudaBackend::allocate(std::size_t bytes) {
   void* memory = device_->runtime->allocate(bytes);
   Buffer buffer(memory, bytes, [device = device_](void* pointer) {
-    try {
-      device->commands.wait();         // commands that are still to be run may use it
-    } catch (const std::exception&) {  // whoever waits for a result will hear of it
-    }
+    device->commands.wait_quietly();  // commands that are still to be run may use it
     device->runtime->release(pointer);
   });
   device_->runtime->fill_zero(memory, bytes);

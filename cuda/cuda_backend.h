@@ -128,6 +128,12 @@ class CudaBackend final : public Backend {
     CommandList commands;
   };
   std::shared_ptr<Device> device_;
+
+  // tree.cu
+  Scratch walked_{*this};  // the target's tokens of all nodes
+
+  // rejection.cu
+  Scratch rejection_parts_{*this}, rejection_results_{*this}, rejection_arrived_{*this};
 };
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

@@ -44,27 +44,6 @@ void CudaBackend::head_sample(std::int32_t*, Tensor, const Weight&, const Rows&,
   MISSING(head_sample);
 }
 void CudaBackend::process(Tensor, const Rows&, const std::int32_t*, const SamplerChain&) { MISSING(process); }
-void CudaBackend::tree_expand(const CandidatePool&, int, const std::int32_t*, const float*) { MISSING(tree_expand); }
-void CudaBackend::map_ids(std::int32_t*, int, const std::int32_t*) { MISSING(map_ids); }
-void CudaBackend::tree_select(const TreeView&, const CandidatePool&, const std::int32_t*) { MISSING(tree_select); }
-void CudaBackend::verify(const VerdictView&, const TreeView&, const std::int32_t*) { MISSING(verify); }
-void CudaBackend::verify_logits(const VerdictView&, const TreeView&, Tensor, const Rows&, const SamplerChain&,
-                                const Sampling&) {
-  MISSING(verify_logits);
-}
-void CudaBackend::pretend_acceptance(std::int32_t*, const TreeView&, const Rows&, float, std::uint64_t) {
-  MISSING(pretend_acceptance);
-}
-void CudaBackend::record(std::int32_t*, const std::int32_t*, const TreeView&, const VerdictView&) { MISSING(record); }
-void CudaBackend::take_last(std::int32_t*, const VerdictView&) { MISSING(take_last); }
-void CudaBackend::draw_proposal(std::int32_t*, float*, const Proposals&, int, const std::int32_t*, const float*, int,
-                                const SamplerChain&, const RejectionDraw&, const std::int32_t*) {
-  MISSING(draw_proposal);
-}
-void CudaBackend::verify_rejection(const VerdictView&, const TreeView&, Tensor, const Rows&, const SamplerChain&,
-                                   const Proposals*, const RejectionDraw&, bool) {
-  MISSING(verify_rejection);
-}
 Tensor CudaBackend::head_logits(Tensor, const HeadColumns&) { MISSING(head_logits); }
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

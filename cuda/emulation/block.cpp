@@ -16,11 +16,30 @@ namespace frspec::emulation {
 namespace {
 
 constexpr std::size_t kStack = std::size_t{256} << 10;
-constexpr int kGuard = 64;          // bytes between two pieces of shared memory, and in front of the first
+constexpr int kGuard = 64;    // bytes between two pieces of shared memory, and in front of the first
+constexpr int kFront = 1024;  // more of them in front of everything
+constexpr int kMostPieces = 62;
+constexpr std::size_t kMostShared = std::size_t{227} << 10;
 constexpr std::byte kPoison{0xFB};  // as f32 or f16 a huge negative number, as an index one that is out of every range
-constexpr std::byte kGuardByte{0xA5};
 
 thread_local Block* t_running = nullptr;
+
+// Which block this thread of the host runs, until it is left in whatever way.
+class Running {
+ public:
+  explicit Running(Block* block) : outer_(t_running) { t_running = block; }
+  ~Running() { t_running = outer_; }
+  Running(const Running&) = delete;
+  Running& operator=(const Running&) = delete;
+
+ private:
+  Block* outer_;
+};
+
+// Bytes from an allocation of `bytes` shared bytes to its end, guards included.
+constexpr std::size_t with_guards(std::size_t bytes) {
+  return (kFront + bytes + (kMostPieces + 2) * static_cast<std::size_t>(kGuard) + 63) / 64 * 64;
+}
 
 void poison(const void* at, std::size_t bytes) {
 #if defined(__SANITIZE_ADDRESS__)
@@ -43,25 +62,29 @@ void unpoison(const void* at, std::size_t bytes) {
 Block& current_block() { return *t_running; }
 Block* running_block() { return t_running; }
 
-Block::Block() {
+Block::Block() : shared_region_(with_guards(kMostShared)) {
   const char* seed = std::getenv("FRSPEC_CUDA_EMULATION_SEED");
   random_ = 0x9E3779B97F4A7C15u ^ (seed != nullptr ? std::strtoull(seed, nullptr, 10) : 0);
+  for (int i = 0; i < 8; ++i) random();  // small seeds differ in few bits
+}
+
+std::uint64_t Block::random() {
+  if (random_ == 0) random_ = 1;
+  random_ ^= random_ << 13;
+  random_ ^= random_ >> 7;
+  random_ ^= random_ << 17;
+  return random_;
 }
 
 void Block::shuffle(std::vector<int>& order) {
-  for (std::size_t i = order.size(); i > 1; --i) {
-    random_ ^= random_ << 13;
-    random_ ^= random_ >> 7;
-    random_ ^= random_ << 17;
-    std::swap(order[i - 1], order[random_ % i]);
-  }
+  for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random() % i]);
 }
 
 void Block::run(const char* kernel, GridSize grid, int threads, std::size_t shared_bytes, void (*body)(void*),
                 void* context) {
   kernel_ = kernel;
   if (threads < kWarp || threads > kMostThreads || threads % kWarp != 0 || grid.x < 1 || grid.y < 1 || grid.z < 1 ||
-      grid.y > 65535 || grid.z > 65535 || shared_bytes > (std::size_t{227} << 10)) {
+      grid.y > 65535 || grid.z > 65535 || shared_bytes > kMostShared) {
     throw Error(concat("emulated CUDA: kernel ", kernel, ": found a launch of ", grid.x, " x ", grid.y, " x ", grid.z,
                        " blocks of ", threads, " threads with ", shared_bytes, " bytes of shared memory"));
   }
@@ -75,15 +98,14 @@ void Block::run(const char* kernel, GridSize grid, int threads, std::size_t shar
   warps_.resize(static_cast<std::size_t>(threads) / kWarp);
   warp_order_.resize(warps_.size());
   std::iota(warp_order_.begin(), warp_order_.end(), 0);
-  // Room for a guard behind every piece: there are not so many.
-  shared_.resize(shared_bytes + 64 * static_cast<std::size_t>(kGuard));
+  shared_used_ = with_guards(shared_bytes);
+  shared_ = shared_region_.end() - shared_used_;
   block_order_.resize(static_cast<std::size_t>(grid.x) * static_cast<std::size_t>(grid.y) *
                       static_cast<std::size_t>(grid.z));
   std::iota(block_order_.begin(), block_order_.end(), 0);
   shuffle(block_order_);
   failure_.clear();
-  Block* outer = t_running;
-  t_running = this;
+  const Running running(this);
   for (const int block : block_order_) {
     index_[0] = block % grid.x;
     index_[1] = block / grid.x % grid.y;
@@ -91,18 +113,18 @@ void Block::run(const char* kernel, GridSize grid, int threads, std::size_t shar
     run_block();
     if (!failure_.empty()) break;
   }
-  t_running = outer;
-  unpoison(shared_.data(), shared_.size());
+  unpoison(shared_, shared_used_);
   if (!failure_.empty()) throw Error(concat("emulated CUDA: kernel ", kernel_, ", ", failure_));
 }
 
 std::string Block::place() const {
-  return concat("block (", index_[0], ", ", index_[1], ", ", index_[2], "), thread ", running_, ": ");
+  const std::string block = concat("block (", index_[0], ", ", index_[1], ", ", index_[2], ")");
+  return running_ < 0 ? block + ": " : concat(block, ", thread ", running_, ": ");
 }
 
 void Block::run_block() {
-  unpoison(shared_.data(), shared_.size());
-  std::fill(shared_.begin(), shared_.end(), kPoison);
+  unpoison(shared_, shared_used_);
+  std::fill_n(shared_, shared_used_, kPoison);
   pieces_.clear();
   met_ = 0;
   arrived_ = 0;
@@ -122,25 +144,8 @@ void Block::run_block() {
   for (int done = 0; done < threads_ && failure_.empty();) {
     bool progress = false;
     shuffle(warp_order_);
-    for (const int w : warp_order_) {
-      for (int l = 0; l < kWarp && failure_.empty(); ++l) {
-        const int t = w * kWarp + l;
-        Thread& thread = state_[static_cast<std::size_t>(t)];
-        if (!can_run(thread, warps_[static_cast<std::size_t>(w)])) continue;
-        thread.state = Thread::State::Ready;
-        progress = true;
-        running_ = t;
-        Fiber& fiber = *fibers_[static_cast<std::size_t>(t)];
-        fiber.resume();
-        if (failure_.empty() && fiber.finished()) {
-          thread.state = Thread::State::Done;
-          ++done;
-          if (!thread.copies.empty()) failure_ = place() + "ends with asynchronous copies that nobody waited for";
-        }
-      }
-    }
+    for (const int w : warp_order_) run_warp(w, done, progress);
     if (!progress && failure_.empty() && done < threads_) {
-      running_ = 0;
       const auto waits = std::find_if(state_.begin(), state_.begin() + threads_, [](const Thread& thread) {
         return thread.state == Thread::State::WaitsForWarp || thread.state == Thread::State::WaitsForBlock;
       });
@@ -150,24 +155,56 @@ void Block::run_block() {
     }
   }
   running_ = -1;
-  if (!failure_.empty()) return;
-  // Guards that were written over.
-  unpoison(shared_.data(), shared_.size());
-  std::size_t at = 0;
-  for (std::size_t piece = 0; piece <= pieces_.size(); ++piece) {
-    if (std::any_of(shared_.begin() + static_cast<std::ptrdiff_t>(at),
-                    shared_.begin() + static_cast<std::ptrdiff_t>(at) + kGuard,
-                    [](std::byte b) { return b != kGuardByte && b != kPoison; })) {
-      failure_ = concat(place(), "wrote outside of piece ", piece, " of its shared memory");
+  if (failure_.empty()) check_guards();
+}
+
+// Every lane that can runs until it waits again, in an order that is no order of the lanes.
+void Block::run_warp(int w, int& done, bool& progress) {
+  const std::uint64_t order = random();
+  const auto first = static_cast<int>(order >> 8 & (kWarp - 1)), step = static_cast<int>(order >> 16 & (kWarp - 1)) | 1;
+  for (int i = 0; i < kWarp && failure_.empty(); ++i) {
+    const int t = w * kWarp + ((first + i * step) & (kWarp - 1));
+    Thread& thread = state_[static_cast<std::size_t>(t)];
+    if (!can_run(thread, warps_[static_cast<std::size_t>(w)])) continue;
+    thread.state = Thread::State::Ready;
+    progress = true;
+    running_ = t;
+    Fiber& fiber = *fibers_[static_cast<std::size_t>(t)];
+    fiber.resume();
+    if (!failure_.empty() || !fiber.finished()) continue;
+    thread.state = Thread::State::Done;
+    ++done;
+    if (!thread.copies.empty()) failure_ = place() + "ends with asynchronous copies that nobody waited for";
+  }
+}
+
+// What lies around the pieces of shared memory must be as it was.
+void Block::check_guards() {
+  unpoison(shared_, shared_used_);
+  const std::byte* at = shared_;
+  std::size_t guard = kFront + kGuard;
+  for (std::size_t piece = 0;; ++piece) {
+    if (piece == pieces_.size()) guard = static_cast<std::size_t>(shared_ + shared_used_ - at);
+    if (!are_all(at, guard, kPoison)) {
+      failure_ = concat(place(), "wrote outside of its shared memory, ",
+                        piece == pieces_.size() ? "behind everything" : concat("in front of piece ", piece));
       return;
     }
-    at += kGuard + static_cast<std::size_t>(piece < pieces_.size() ? pieces_[piece] : 0);
+    if (piece == pieces_.size()) return;
+    at += guard + static_cast<std::size_t>(pieces_[piece]);
+    guard = kGuard;
   }
 }
 
 void Block::thread_main(void* block) {
   auto* self = static_cast<Block*>(block);
-  self->body_(self->context_);
+  try {
+    self->body_(self->context_);
+  } catch (const std::exception& error) {
+    self->failure_ = self->place() + "throws: " + error.what();
+  } catch (...) {
+    self->failure_ = self->place() + "throws";
+  }
 }
 
 bool Block::can_run(const Thread& thread, const Warp& warp) const {
@@ -294,28 +331,34 @@ void* Block::shared(int offset, int bytes) {
   if (start != offset || bytes < 0 || (piece < pieces_.size() && pieces_[piece] != bytes)) {
     give_up("takes other pieces of shared memory than the threads before it");
   }
-  const std::size_t at = static_cast<std::size_t>(offset) + (piece + 1) * kGuard;
+  std::byte* at = shared_ + kFront + static_cast<std::size_t>(offset) + (piece + 1) * kGuard;
   if (piece == pieces_.size()) {
     if (static_cast<std::size_t>(offset + bytes) > shared_bytes_) {
       give_up(concat("takes ", offset + bytes, " bytes of shared memory, but the launch stated ", shared_bytes_));
     }
-    if (piece + 2 > 64) give_up("takes more than 62 pieces of shared memory");
-    std::fill_n(shared_.begin() + static_cast<std::ptrdiff_t>(at) - kGuard, kGuard, kGuardByte);
-    std::fill_n(shared_.begin() + static_cast<std::ptrdiff_t>(at) + bytes, kGuard, kGuardByte);
+    if (piece == kMostPieces) give_up(concat("takes more than ", kMostPieces, " pieces of shared memory"));
     pieces_.push_back(bytes);
-    poison(shared_.data() + at - kGuard, kGuard);
-    poison(shared_.data() + at + bytes, kGuard);
+    poison(at - kGuard, kGuard);
+    poison(at + bytes, kGuard);
   }
-  return shared_.data() + at;
+  return at;
 }
 
 void Block::copy_async(void* to, const void* from) {
   if (reinterpret_cast<std::uintptr_t>(to) % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0) {
     give_up("copies 16 bytes from or to an address that is not a multiple of 16");
   }
+  bool is_shared = false;
+  const std::byte* start = shared_ + kFront + kGuard;
+  for (const int bytes : pieces_) {
+    is_shared |= to >= start && static_cast<std::byte*>(to) + sizeof PendingCopy::bytes <= start + bytes;
+    start += bytes + kGuard;
+  }
+  if (!is_shared) give_up("copies asynchronously to what is no piece of its shared memory");
   Thread& thread = state_[static_cast<std::size_t>(running_)];
   PendingCopy copy{to, {}, thread.groups};
   std::memcpy(copy.bytes, from, sizeof copy.bytes);
+  std::memset(to, std::to_integer<int>(kPoison), sizeof copy.bytes);  // from now on nobody may read there
   thread.copies.push_back(copy);
 }
 

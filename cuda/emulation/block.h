@@ -1,9 +1,10 @@
 // One block of threads on the host: each thread is a fiber, which runs until it has to wait for others.
 //
 // What the emulation is strict about: all threads of a warp take part in a collective operation, and all of a block in
-// its barrier, and it is the same operation for all; shared memory is poisoned at first and guarded behind every piece;
-// asynchronous copies arrive only when they are waited for. Blocks, and warps between their meetings, run in random
-// order: the same for the same seed (FRSPEC_CUDA_EMULATION_SEED).
+// its barrier, and it is the same operation for all; shared memory is poisoned at first and guarded around every piece;
+// asynchronous copies arrive only when they are waited for, and until then their destination is poisoned. Blocks, and
+// warps and lanes between their meetings, run in random order: the same for the same seed
+// (FRSPEC_CUDA_EMULATION_SEED).
 #pragma once
 
 #include <cstddef>
@@ -15,6 +16,7 @@
 
 #include "cuda/emulation/fiber.h"
 #include "cuda/emulation/halves.h"
+#include "cuda/emulation/memory.h"
 
 namespace frspec::emulation {
 
@@ -48,7 +50,7 @@ class Block {
     std::memcpy(mine.in, &value, sizeof value);
     Slot* slots = meet_warp(Meeting::Exchange);
     T result;
-    std::memcpy(&result, slots[source].in, sizeof result);
+    std::memcpy(&result, slots[source & (kWarp - 1)].in, sizeof result);
     return result;
   }
   unsigned ballot(bool predicate);
@@ -91,6 +93,9 @@ class Block {
   };
 
   void run_block();
+  void run_warp(int warp, int& done, bool& progress);
+  void check_guards();
+  std::uint64_t random();
   bool can_run(const Thread& thread, const Warp& warp) const;
   Slot& slot();
   Slot* meet_warp(Meeting kind);
@@ -117,9 +122,11 @@ class Block {
   int arrived_ = 0;
   Meeting kind_ = Meeting::None;
   bool any_ = false, said_ = false;
-  std::vector<std::byte> shared_;  // pieces with guards between them
-  std::size_t shared_bytes_ = 0;   // that the launch stated
-  std::vector<int> pieces_;        // sizes, in the order in which they were taken
+  std::byte* shared_ = nullptr;   // pieces with guards between them, at the end of shared_region_
+  std::size_t shared_used_ = 0;   // guards included
+  std::size_t shared_bytes_ = 0;  // that the launch stated
+  GuardedRegion shared_region_;
+  std::vector<int> pieces_;  // sizes, in the order in which they were taken
   std::string failure_;
   std::uint64_t random_;
   std::vector<int> warp_order_, block_order_;

@@ -8,6 +8,8 @@
 
 #include <sys/mman.h>
 
+#include "cuda/emulation/memory.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -98,12 +100,6 @@ frspec_fiber_entry:
 extern "C" void frspec_fiber_entry();
 
 namespace frspec::emulation {
-namespace {
-
-constexpr std::size_t kPage = 4096;
-
-}  // namespace
-
 Fiber::Fiber(std::size_t stack_bytes) : bytes_(stack_bytes + kPage) {
   void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
@@ -125,13 +121,13 @@ void Fiber::prepare(void (*body)(void*), void* context) {
   auto* top = reinterpret_cast<std::uint64_t*>(memory_ + bytes_);
   auto start_address = reinterpret_cast<std::uint64_t>(&Fiber::start);
 #if defined(__x86_64__)
-  std::uint64_t* at = top - 8;  // at the entry the stack is aligned as behind a call that has been made
+  std::uint64_t* at = top - 9;  // behind the entry's `ret` the stack is aligned to 16 bytes, as a call wants it
   at[0] = at[1] = 0;
   at[2] = start_address;                          // r13
   at[3] = reinterpret_cast<std::uint64_t>(this);  // r12
   at[4] = at[5] = 0;
   at[6] = reinterpret_cast<std::uint64_t>(&frspec_fiber_entry);
-  at[7] = 0;
+  at[7] = at[8] = 0;
 #else
   std::uint64_t* at = top - 20;
   std::memset(at, 0, 160);

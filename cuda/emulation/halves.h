@@ -37,15 +37,30 @@ std::uint32_t for_both_halves(Operation&& operation) {
 }
 inline float half_at(std::uint32_t word, int shift) { return half_to_float(static_cast<std::uint16_t>(word >> shift)); }
 
-// The results are exact in double before they are rounded to f32 and to f16; the first rounding could only be seen in
-// numbers that use more than 24 bits.
-inline std::uint16_t double_to_half(double x) { return float_to_half(static_cast<float>(x)); }
-inline std::uint32_t half2_fma(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
-  return for_both_halves([=](int s) {
-    return double_to_half(static_cast<double>(half_at(a, s)) * static_cast<double>(half_at(b, s)) +
-                          static_cast<double>(half_at(c, s)));
-  });
+// Rounding in two steps gives the same as rounding once, if the first one rounds to odd: what is not exact goes to the
+// neighbour whose last bit is 1. `rest` is what the rounding of x left out, only its sign matters.
+template <class Bits, class Float>
+Float round_to_odd(Float x, double rest) {
+  if (rest == 0.0 || !std::isfinite(x) || !std::isfinite(rest)) return x;
+  auto bits = std::bit_cast<Bits>(x);
+  if ((rest > 0.0) != (x > 0)) --bits;  // towards 0
+  return std::bit_cast<Float>(bits | 1);
 }
+
+inline std::uint16_t fma_to_half(float a, float b, float c) {
+  const double product = static_cast<double>(a) * static_cast<double>(b);  // exact
+  const double addend = static_cast<double>(c);
+  const double sum = product + addend;
+  const double of_addend = sum - product;
+  const double rest = (product - (sum - of_addend)) + (addend - of_addend);
+  const double odd = round_to_odd<std::uint64_t>(sum, rest);
+  const auto rounded = static_cast<float>(odd);
+  return float_to_half(round_to_odd<std::uint32_t>(rounded, odd - static_cast<double>(rounded)));
+}
+inline std::uint32_t half2_fma(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  return for_both_halves([=](int s) { return fma_to_half(half_at(a, s), half_at(b, s), half_at(c, s)); });
+}
+// Sums and products of two 11-bit numbers may be rounded to 24 bits first.
 inline std::uint32_t half2_sub(std::uint32_t a, std::uint32_t b) {
   return for_both_halves([=](int s) { return float_to_half(half_at(a, s) - half_at(b, s)); });
 }

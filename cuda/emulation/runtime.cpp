@@ -85,6 +85,7 @@ class EmulatedRuntime final : public Runtime {
             c.command->call(c.command->kernel, c.arguments);
           },
           &call);
+      emulation::check_allocations(command.name);
     }
   }
   std::unique_ptr<Graph> make_graph(std::span<Command> commands) override {

@@ -22,6 +22,8 @@ void init_engine(nb::module_& m);
 void init_bench(nb::module_& m);
 void init_ops(nb::module_& m);
 void init_head_ops(nb::module_& m);
+void init_tree_ops(nb::module_& m);
+void init_cuda_self_test(nb::module_& m);
 void init_translation(nb::module_& m);
 void init_tuner(nb::module_& m);
 void init_ranks(nb::module_& m);
@@ -72,6 +74,8 @@ NB_MODULE(_core, m) {
   frspec::init_bench(m);
   frspec::init_ops(m);
   frspec::init_head_ops(m);
+  frspec::init_tree_ops(m);
+  frspec::init_cuda_self_test(m);
   frspec::init_translation(m);
   frspec::init_tuner(m);
   frspec::init_ranks(m);

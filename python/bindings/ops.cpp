@@ -203,7 +203,7 @@ OutputVector<std::int32_t> head_sample(const std::filesystem::path& path, const 
 // Texts of a Markov chain, written by rejection sampling from drafts of another: row t of `target` and `drafter` holds
 // the logits after token t. Counts how often each text of `length` tokens behind token 0 came out: (V^length).
 OutputVector<std::int64_t> simulate_rejection(const InputMatrix& target, const InputMatrix& drafter, int length,
-                                              int drafts, int width, int trials, bool block,
+                                              int drafts, int width, int trials, bool block, const std::string& device,
                                               const nb::kwargs& keywords) {
   const auto vocab = static_cast<std::int32_t>(target.shape(0));
   if (target.shape(1) != target.shape(0) || drafter.shape(0) != target.shape(0) ||
@@ -212,7 +212,7 @@ OutputVector<std::int64_t> simulate_rejection(const InputMatrix& target, const I
   }
   if (length < 1 || drafts < 1 || width < 1 || width > vocab) fail("simulate_rejection: found absurd sizes");
   const GenerateOptions options = read_options(keywords);
-  const auto backend = make_backend({default_device(), 1});
+  const auto backend = make_backend({device, 1});
   const DeviceMatrix p(*backend, target), q(*backend, drafter);
   const auto levels = static_cast<std::size_t>(drafts), count = static_cast<std::size_t>(width);
   const Buffer best_ids = backend->allocate(4 * count * static_cast<std::size_t>(vocab));
@@ -347,9 +347,10 @@ void init_ops(nb::module_& m) {
           "token is out. ``stop_token_ids`` may not stand below position ``min_tokens``.")
       .def_static(
           "simulate_rejection", &simulate_rejection, "target"_a, "drafter"_a, "length"_a, "drafts"_a, "width"_a,
-          "trials"_a, "block"_a, "options"_a,
+          "trials"_a, "block"_a, "device"_a = default_device(), "options"_a,
           nb::sig("def simulate_rejection(target: NDArray[numpy.float32], drafter: NDArray[numpy.float32], "
-                  "length: int, drafts: int, width: int, trials: int, block: bool, **options: object) -> "
+                  "length: int, drafts: int, width: int, trials: int, block: bool, device: str = 'cpu', "
+                  "**options: object) -> "
                   "Annotated[NDArray[numpy.int64], dict(shape=(None,))]"),
           "Counts of the texts of ``length`` tokens that a Markov chain (row t of ``target``: logits after token "
           "t) gives behind token 0 by rejection sampling from drafts of another: (V^length,).")
