@@ -121,6 +121,9 @@ class CudaBackend final : public Backend {
     CommandList commands;
   };
   std::shared_ptr<Device> device_;
+
+  // attention.cu
+  Scratch attention_scratch_{*this};
 };
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE
