@@ -139,7 +139,7 @@ __device__ inline void attend_own(const Attention& a, const Room& room, const Pl
 }
 
 template <int kTiles, int kColumns>
-__global__ void __launch_bounds__(kThreads) attend_parts(Attention a) {
+__global__ void __launch_bounds__(kThreads, kTiles == 1 ? 4 : 2) attend_parts(Attention a) {
   SharedMemory shared;
   const Room room = take_room(shared, a.cache.shape, 16 * kTiles);
   const Plan plan = plan_of(a);
@@ -296,7 +296,7 @@ void CudaBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows&
   const int width = padded(shape.head_dim), multiprocessors = device_->runtime->device().multiprocessors;
   const std::int64_t most_units = (std::int64_t{shape.capacity} + kUnit - 1) / kUnit;
   const std::int64_t most_segments = (most_units + kSegment - 1) / kSegment;
-  const bool chain = rows.depth == nullptr;
+  const bool chain = rows.depth == nullptr && rows.path == nullptr;
   // Rows that stand deeper than their path is long are none; those without a path may stand anywhere.
   const std::int64_t reach = chain ? 0 : rows.path != nullptr ? rows.path_stride + kUnit - 1 : shape.capacity;
   const std::int64_t own_units = (reach + kUnit - 1) / kUnit + (chain ? 1 : 0);
@@ -317,6 +317,7 @@ void CudaBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows&
     a.rows.count = count;
     a.first_row = first;
     a.scale = scale;
+    a.chain = chain;
     a.tiles = static_cast<int>((lines + 16 * variant.tiles - 1) / (16 * variant.tiles));
     a.own_items = static_cast<int>(own_units) * count * shape.heads * ((a.group + 15) / 16);
     a.most_units = static_cast<int>(most_units);

@@ -26,6 +26,7 @@ struct Attention {
   int first_row = 0;
   int group = 0;  // query heads that share a K/V head; line = row * group + query head in the group
   float scale = 0.0f;
+  bool chain = false;
   int tiles = 0;          // of lines
   int own_items = 0;      // a row's own units, at most, times rows, K/V heads and slices of 16 of the group
   int most_units = 0;     // of the cache
@@ -50,7 +51,7 @@ struct Plan {
 
 // Whole units that a row shares with others: of a chain all, else those of the prefix.
 __device__ inline int common_units(const Attention& a, int prefix, int row) {
-  const int units = (a.rows.depth == nullptr ? prefix + a.first_row + row + 1 : prefix) / kUnit;
+  const int units = (a.chain ? prefix + a.first_row + row + 1 : prefix) / kUnit;
   return units < a.most_units ? units : a.most_units;
 }
 
