@@ -134,6 +134,8 @@ class CudaBackend final : public Backend {
 
   // rejection.cu
   Scratch rejection_parts_{*this}, rejection_results_{*this}, rejection_arrived_{*this};
+  // attention.cu
+  Scratch attention_scratch_{*this};
 };
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

@@ -21,17 +21,7 @@ void CudaBackend::embed(Tensor, const Weight&, const std::int32_t*) { MISSING(em
 Arithmetic CudaBackend::arithmetic(DType) const { MISSING(arithmetic); }
 double CudaBackend::measure_reading(std::span<const Weight* const>) { MISSING(measure_reading); }
 void CudaBackend::measure_arithmetic(double*) { MISSING(measure_arithmetic); }
-void CudaBackend::copy(Tensor, Tensor) { MISSING(copy); }
-void CudaBackend::gather_rows(Tensor, Tensor, const std::int32_t*) { MISSING(gather_rows); }
-void CudaBackend::rms_norm(Tensor, Tensor, const float*, float) { MISSING(rms_norm); }
-void CudaBackend::advance(std::int32_t*, const std::int32_t*) { MISSING(advance); }
 void CudaBackend::matmul(const Operand&, std::span<const Projection>) { MISSING(matmul); }
-std::size_t CudaBackend::kv_bytes(const KvShape&) const { MISSING(kv_bytes); }
-void CudaBackend::rope_and_append(Tensor, Tensor, Tensor, const Rope&, const KvLayer&, const Rows&) {
-  MISSING(rope_and_append);
-}
-void CudaBackend::attend(Tensor, Tensor, const KvLayer&, const Rows&, float) { MISSING(attend); }
-void CudaBackend::compact(std::span<const KvLayer>, const std::int32_t*, const VerdictView&) { MISSING(compact); }
 void CudaBackend::top_k(std::int32_t*, float*, int, Tensor, const std::int32_t*) { MISSING(top_k); }
 void CudaBackend::sample(std::int32_t*, Tensor, const Rows&, const Sampling&) { MISSING(sample); }
 void CudaBackend::log_probs(float*, Tensor, const std::int32_t*) { MISSING(log_probs); }

@@ -47,6 +47,8 @@ struct KvShape {
   int heads = 0;
   int head_dim = 0;
   int capacity = 0;  // slots
+
+  friend bool operator==(const KvShape&, const KvShape&) = default;
 };
 
 // One layer of a key/value cache: two pieces of Backend::kv_bytes, laid out as the backend likes.

@@ -1,0 +1,134 @@
+// CUDA backend: rows copied, looked up and normed; the length of a text advanced.
+//
+// Memory. All of these read every input row once and write every output row once, neighbouring threads neighbouring
+// 16 bytes where rows are aligned (they are, but for odd widths), else 4 bytes.
+//   copy, gather_rows: a block per row, up to 256 threads, each with 16 bytes in flight and up to 4 such loads at once.
+//   rms_norm: rows up to 512 columns are a warp's, 4 rows in a block; longer rows are a block's of 256 threads. The
+//     second reading of x comes from L1. The weight is read by every row: from L2.
+//   advance: one thread.
+#include <algorithm>
+#include <cmath>
+
+#include "cuda/cuda_backend.h"
+#include "cuda/device/block.cuh"
+#include "cuda/device/numbers.cuh"
+#include "cuda/device/words.cuh"
+
+namespace frspec::FRSPEC_CUDA_NAMESPACE {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr std::int64_t kWarpCols = 512;  // up to here, a row is one warp's
+constexpr int kRowsPerBlock = 4;         // of such rows
+
+// Up to four floats of a row of n from column c on; zeros behind its end.
+__device__ inline Floats4 load_some(const float* row, std::int64_t c, std::int64_t n, bool aligned) {
+  if (aligned && c + 4 <= n) return load_16<Floats4>(row + c);
+  Floats4 some = {};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) some.at[i] = c + i < n ? row[c + i] : 0.0f;
+  return some;
+}
+
+__device__ inline void store_some(float* row, std::int64_t c, std::int64_t n, bool aligned, const Floats4& some) {
+  if (aligned && c + 4 <= n) return store_16(row + c, some);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (c + i < n) row[c + i] = some.at[i];
+  }
+}
+
+// out[r] = x[rows[r]], or x[r] where `rows` is null.
+__global__ void copy_rows(Tensor out, Tensor x, const std::int32_t* rows, bool aligned) {
+  const std::int64_t r = block_x();
+  const float* from = x.row(rows != nullptr ? rows[r] : r);
+  float* to = out.row(r);
+#pragma unroll 4
+  for (std::int64_t c = std::int64_t{4} * thread(); c < out.cols; c += std::int64_t{4} * threads()) {
+    store_some(to, c, out.cols, aligned, load_some(from, c, out.cols, aligned));
+  }
+}
+
+// The squares that a thread of `count` adds up: those of columns 4 t to 4 t + 3 of each stride, in order, each of the
+// four in a sum of its own.
+__device__ inline float sum_of_squares(const float* x, std::int64_t cols, int t, int count, bool aligned) {
+  float sums[4] = {};
+  for (std::int64_t c = std::int64_t{4} * t; c < cols; c += std::int64_t{4} * count) {
+    const Floats4 some = load_some(x, c, cols, aligned);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[i] = fma(some.at[i], some.at[i], sums[i]);
+  }
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+__device__ inline void write_normed(float* out, const float* x, const float* weight, std::int64_t cols, float squares,
+                                    float epsilon, int t, int count, bool aligned) {
+  const float scale = 1.0f / std::sqrt(squares / static_cast<float>(cols) + epsilon);
+  for (std::int64_t c = std::int64_t{4} * t; c < cols; c += std::int64_t{4} * count) {
+    Floats4 some = load_some(x, c, cols, aligned);
+    const Floats4 w = load_some(weight, c, cols, aligned);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) some.at[i] = some.at[i] * scale * w.at[i];
+    store_some(out, c, cols, aligned, some);
+  }
+}
+
+__global__ void __launch_bounds__(kRowsPerBlock* kWarp)
+    norm_by_warp(Tensor out, Tensor x, const float* weight, float epsilon, bool aligned) {
+  const std::int64_t r = std::int64_t{block_x()} * warps() + warp();
+  if (r >= x.rows) return;  // a whole warp, and no barrier follows
+  const float squares = warp_sum(sum_of_squares(x.row(r), x.cols, lane(), kWarp, aligned));
+  write_normed(out.row(r), x.row(r), weight, x.cols, squares, epsilon, lane(), kWarp, aligned);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    norm_by_block(Tensor out, Tensor x, const float* weight, float epsilon, bool aligned) {
+  SharedMemory shared;
+  float* scratch = shared.take<float>(kThreads / kWarp);
+  const std::int64_t r = block_x();
+  const float squares = block_sum(sum_of_squares(x.row(r), x.cols, thread(), kThreads, aligned), scratch);
+  write_normed(out.row(r), x.row(r), weight, x.cols, squares, epsilon, thread(), kThreads, aligned);
+}
+
+__global__ void add_count(std::int32_t* prefix, const std::int32_t* count) {
+  if (thread() == 0) *prefix += *count;
+}
+
+bool aligned(const Tensor& x) {
+  return fits_16(x.data, x.rows > 1 ? x.stride * static_cast<std::int64_t>(sizeof(float)) : 0);
+}
+
+// Threads for a row of so many columns, four to a thread.
+int threads_for(std::int64_t cols) {
+  return static_cast<int>(std::clamp<std::int64_t>((cols + 4 * kWarp - 1) / (4 * kWarp) * kWarp, kWarp, kThreads));
+}
+
+}  // namespace
+
+void CudaBackend::copy(Tensor out, Tensor x) { gather_rows(out.first_rows(x.rows).col_range(0, x.cols), x, nullptr); }
+
+void CudaBackend::gather_rows(Tensor out, Tensor x, const std::int32_t* rows) {
+  if (out.rows == 0 || out.cols == 0) return;
+  // Where rows are picked, the distance between them counts however many there are.
+  const bool fit = aligned(out) && fits_16(x.data, x.stride * static_cast<std::int64_t>(sizeof(float)));
+  launch("copy_rows", copy_rows, {static_cast<int>(out.rows)}, threads_for(out.cols), 0, out, x, rows, fit);
+}
+
+void CudaBackend::rms_norm(Tensor out, Tensor x, const float* weight, float epsilon) {
+  if (x.rows == 0 || x.cols == 0) return;
+  const bool fit = aligned(out) && aligned(x) && fits_16(weight, 0);
+  if (x.cols <= kWarpCols) {
+    const int rows = static_cast<int>(std::min<std::int64_t>(x.rows, kRowsPerBlock));
+    launch("norm_by_warp", norm_by_warp, {static_cast<int>((x.rows + rows - 1) / rows)}, rows * kWarp, 0, out, x,
+           weight, epsilon, fit);
+  } else {
+    launch("norm_by_block", norm_by_block, {static_cast<int>(x.rows)}, kThreads, shared_bytes<float>(kThreads / kWarp),
+           out, x, weight, epsilon, fit);
+  }
+}
+
+void CudaBackend::advance(std::int32_t* prefix, const std::int32_t* count) {
+  launch("advance", add_count, {}, kWarp, 0, prefix, count);
+}
+
+}  // namespace frspec::FRSPEC_CUDA_NAMESPACE
