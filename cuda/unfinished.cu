@@ -6,25 +6,10 @@ namespace frspec::FRSPEC_CUDA_NAMESPACE {
 
 #define MISSING(name) throw Error("cuda: " #name " is not there yet")
 
-std::unique_ptr<Weight> CudaBackend::load(const WeightSource&) { MISSING(load); }
-std::unique_ptr<Weight> CudaBackend::load_table(const WeightSource&) { MISSING(load_table); }
-std::unique_ptr<Weight> CudaBackend::load_rows(const WeightSource&, std::span<const std::int32_t>) {
-  MISSING(load_rows);
-}
-void CudaBackend::replace_rows(Weight&, const WeightSource&, std::span<const std::int32_t>,
-                               std::span<const std::int32_t>) {
-  MISSING(replace_rows);
-}
-void CudaBackend::dequantize(float*, const WeightSource&, std::int64_t) { MISSING(dequantize); }
-void CudaBackend::embed(Tensor, const Weight&, const std::int32_t*) { MISSING(embed); }
-Arithmetic CudaBackend::arithmetic(DType) const { MISSING(arithmetic); }
-double CudaBackend::measure_reading(std::span<const Weight* const>) { MISSING(measure_reading); }
-void CudaBackend::measure_arithmetic(double*) { MISSING(measure_arithmetic); }
 void CudaBackend::copy(Tensor, Tensor) { MISSING(copy); }
 void CudaBackend::gather_rows(Tensor, Tensor, const std::int32_t*) { MISSING(gather_rows); }
 void CudaBackend::rms_norm(Tensor, Tensor, const float*, float) { MISSING(rms_norm); }
 void CudaBackend::advance(std::int32_t*, const std::int32_t*) { MISSING(advance); }
-void CudaBackend::matmul(const Operand&, std::span<const Projection>) { MISSING(matmul); }
 std::size_t CudaBackend::kv_bytes(const KvShape&) const { MISSING(kv_bytes); }
 void CudaBackend::rope_and_append(Tensor, Tensor, Tensor, const Rope&, const KvLayer&, const Rows&) {
   MISSING(rope_and_append);
@@ -64,6 +49,5 @@ void CudaBackend::verify_rejection(const VerdictView&, const TreeView&, Tensor, 
                                    const Proposals*, const RejectionDraw&, bool) {
   MISSING(verify_rejection);
 }
-Tensor CudaBackend::head_logits(Tensor, const HeadColumns&) { MISSING(head_logits); }
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

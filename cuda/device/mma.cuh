@@ -18,6 +18,11 @@ inline void mma_f16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint3
 inline void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
   emulation::current_block().mma(d, a, b, emulation::Half::BF16);
 }
+// D = A B.
+inline void mma_f16_first(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+  for (float& sum : d) sum = 0.0f;
+  mma_f16(d, a, b);
+}
 #else
 __device__ inline void mma_f16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
   asm volatile(
@@ -30,6 +35,12 @@ __device__ inline void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], cons
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ inline void mma_f16_first(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};\n"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(0.0f));
 }
 #endif
 

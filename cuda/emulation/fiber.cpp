@@ -125,7 +125,7 @@ void Fiber::prepare(void (*body)(void*), void* context) {
   auto* top = reinterpret_cast<std::uint64_t*>(memory_ + bytes_);
   auto start_address = reinterpret_cast<std::uint64_t>(&Fiber::start);
 #if defined(__x86_64__)
-  std::uint64_t* at = top - 8;  // at the entry the stack is aligned as behind a call that has been made
+  std::uint64_t* at = top - 9;  // the entry makes a call: its stack is aligned to 16 bytes
   at[0] = at[1] = 0;
   at[2] = start_address;                          // r13
   at[3] = reinterpret_cast<std::uint64_t>(this);  // r12
