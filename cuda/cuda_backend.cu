@@ -29,8 +29,8 @@ __global__ void store(std::byte* to, Packet packet, int count) {
 
 }  // namespace
 
-CudaBackend::CudaBackend(std::string name, std::unique_ptr<Runtime> runtime)
-    : name_(std::move(name)), device_(std::make_shared<Device>(std::move(runtime))) {}
+CudaBackend::CudaBackend(std::string name, std::unique_ptr<Runtime> runtime, int threads)
+    : name_(std::move(name)), device_(std::make_shared<Device>(std::move(runtime))), pool_(threads) {}
 
 std::string CudaBackend::description() const {
   const DeviceInfo& device = device_->runtime->device();
@@ -100,8 +100,8 @@ std::unique_ptr<Backend> make_cuda_emulated_backend(const BackendOptions& option
 #else
 std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options, int index) {
 #endif
-  return std::make_unique<FRSPEC_CUDA_NAMESPACE::CudaBackend>(options.device,
-                                                              FRSPEC_CUDA_NAMESPACE::make_runtime(index));
+  return std::make_unique<FRSPEC_CUDA_NAMESPACE::CudaBackend>(
+      options.device, FRSPEC_CUDA_NAMESPACE::make_runtime(index), options.threads);
 }
 
 }  // namespace frspec

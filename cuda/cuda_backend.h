@@ -6,15 +6,18 @@
 #include <string>
 
 #include "backend/backend.h"
+#include "base/parallel.h"
 #include "cuda/command_list.h"
+#include "cuda/prepare.h"
 #include "cuda/runtime.h"
+#include "cuda/weight.h"
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 
 class CudaBackend final : public Backend {
  public:
-  // `name`: as BackendOptions::device has it.
-  CudaBackend(std::string name, std::unique_ptr<Runtime> runtime);
+  // `name` and `threads` (of the host, which check weights): as BackendOptions has them.
+  CudaBackend(std::string name, std::unique_ptr<Runtime> runtime, int threads);
 
   // cuda_backend.cu: set-up
   std::string description() const override;
@@ -136,6 +139,35 @@ class CudaBackend final : public Backend {
   Scratch rejection_parts_{*this}, rejection_results_{*this}, rejection_arrived_{*this};
   // attention.cu
   Scratch attention_scratch_{*this};
+  ThreadPool pool_;
+
+  // weight.cu
+  Buffer weight_memory(std::size_t bytes);
+  void check_rows(const WeightSource& source, const std::int32_t* rows, std::int64_t first, std::int64_t count);
+  void store_rows(const CudaWeight& weight, const WeightSource& source, const std::int32_t* rows,
+                  const std::int32_t* places, std::int64_t first, std::int64_t count);
+  std::unique_ptr<Weight> make_weight(const WeightSource& source, bool packed, std::int64_t count,
+                                      const std::int32_t* rows);
+  Scratch staging_{*this};  // rows as the file has them
+  Scratch places_{*this};
+
+  // prepare.cu, matmul.cu
+  struct Product {
+    Tensor out;  // (rows of x, the first columns of x weight^T)
+    const CudaWeight* weight = nullptr;
+    const float* bias = nullptr;
+    bool accumulate = false;
+  };
+  static constexpr std::size_t kMostProducts = 8;  // of one x
+  PreparedRows prepare(const Operand& x, Form form);
+  void multiply(const Operand& x, std::span<const Product> products);
+  void multiply_packed(const PreparedRows& x, std::span<const Product> products);
+  Scratch prepared_[kForms] = {Scratch(*this), Scratch(*this), Scratch(*this)};
+  Scratch partial_{*this};   // sums of slices
+  Scratch counters_{*this};  // of slices that have arrived; zero between launches
+  Scratch logits_{*this};    // of head_logits
+
+  Scratch measured_{*this};  // ceilings.cu
 };
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

@@ -155,8 +155,8 @@ struct VerdictView {
 };
 
 // The arithmetic in which a weight type is multiplied.
-enum class Arithmetic : std::uint8_t { Int8, Bf16, F32 };
-inline constexpr int kArithmetics = 3;
+enum class Arithmetic : std::uint8_t { Int8, Bf16, F32, F16 };
+inline constexpr int kArithmetics = 4;
 
 inline constexpr int kTimePoints = 16;
 
@@ -202,7 +202,7 @@ class Backend {
 
   virtual Arithmetic arithmetic(DType type) const = 0;
   // The two ceilings, measured: reads the given weights once, by all threads (bytes per second); and multiply-adds per
-  // second in each arithmetic (kArithmetics of them), which takes about a second.
+  // second in each arithmetic (kArithmetics of them; 0 where no weight is multiplied so), which takes about a second.
   virtual double measure_reading(std::span<const Weight* const> weights) = 0;
   virtual void measure_arithmetic(double* macs_per_second) = 0;
 

@@ -41,6 +41,7 @@ void CpuBackend::measure_arithmetic(double* macs_per_second) {
   constexpr std::int64_t kRounds = 1000000;
   constexpr int kRepeats = 9;  // the median counts, as it does for what is compared with it
   const auto threads = static_cast<std::int64_t>(pool_.size());
+  macs_per_second[static_cast<int>(Arithmetic::F16)] = 0.0;
   for (const Form form : {Form::Int8, Form::Bf16, Form::F32}) {
     std::array<double, kRepeats> speeds;
     for (double& speed : speeds) {

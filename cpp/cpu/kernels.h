@@ -20,7 +20,7 @@ constexpr int kRowBlock = 64;          // rows of x that share one unpacking of 
 constexpr int kActivationBlock = 128;  // elements of k that share a scale of the activations
 
 // The forms in which the rows of x meet a weight. Each weight type has one (Kernels::form).
-enum class Form : std::uint8_t { Int8, Bf16, F32 };  // in the order of backend.h's Arithmetic
+enum class Form : std::uint8_t { Int8, Bf16, F32 };  // as the first of backend.h's Arithmetic
 
 // Int8: 256 elements of k of one row, code = round(x / scale), |code| <= 127. Where x is not finite its scale is not,
 // either, and so neither is any result. Sums are exact: whole numbers.

@@ -38,6 +38,11 @@ inline void load_tile_transposed(std::uint32_t (&r)[4], const std::uint16_t* til
     r[i] = static_cast<std::uint32_t>(at[0]) | (static_cast<std::uint32_t>(at[stride]) << 16);
   }
 }
+// D = A B.
+inline void mma_f16_first(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+  for (float& sum : d) sum = 0.0f;
+  mma_f16(d, a, b);
+}
 #else
 __device__ inline void mma_f16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
   asm volatile(
@@ -65,6 +70,12 @@ __device__ inline void load_tile_transposed(std::uint32_t (&r)[4], const std::ui
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(tile_row_of_lane(tile, stride))
                : "memory");
+}
+__device__ inline void mma_f16_first(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};\n"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(0.0f));
 }
 #endif
 

@@ -64,6 +64,17 @@ __device__ inline std::uint32_t pack_halves(std::uint16_t low, std::uint16_t hig
   return static_cast<std::uint32_t>(low) | (static_cast<std::uint32_t>(high) << 16);
 }
 
+// Four bytes of a word, chosen by the nibbles of `order`, the lowest first.
+#ifdef FRSPEC_CUDA_EMULATED
+inline std::uint32_t permute(std::uint32_t word, std::uint32_t order) {
+  std::uint32_t result = 0;
+  for (int i = 0; i < 4; ++i) result |= ((word >> (8 * (order >> (4 * i) & 3))) & 0xFF) << (8 * i);
+  return result;
+}
+#else
+__device__ inline std::uint32_t permute(std::uint32_t word, std::uint32_t order) { return __byte_perm(word, 0, order); }
+#endif
+
 // 2^e for -126 <= e <= 127.
 __device__ inline float power_of_two(int e) { return bits_to_float(static_cast<std::uint32_t>(e + 127) << 23); }
 

@@ -15,8 +15,11 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
+#define FRSPEC_UNROLL
 #else
 #include <cuda_runtime.h>
+#define FRSPEC_UNROLL _Pragma("unroll")
 #endif
 #include "cuda/namespace.h"
 

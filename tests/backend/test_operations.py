@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from matrices import FLOATS, QUANTIZED, random_matrix, write_matrices
+from matrices import FLOATS, QUANTIZED, random_matrix, rounded_to_f16, write_matrices
 
 from frspec_cpp import _core
 
@@ -48,7 +48,9 @@ def reference(path: Path, name: str) -> np.ndarray:
 
 
 def seen_by(name: str, x: np.ndarray, device_name: str) -> np.ndarray:
-    """The activations as the weight's type meets them: rounded to 8 bits, to bf16, or as they are (float64)."""
+    """The activations as the weight's type meets them: rounded to 8 bits, 16 bits, or as they are (float64)."""
+    if device_name.startswith("cuda") and not name.startswith(("F32", "BF16")):
+        return rounded_to_f16(x)
     if name.split(".")[0] in QUANTIZED:
         rows, cols = x.shape
         padded = np.zeros((rows, -(-cols // BLOCK) * BLOCK), dtype=np.float32)
@@ -57,7 +59,7 @@ def seen_by(name: str, x: np.ndarray, device_name: str) -> np.ndarray:
         largest = np.abs(blocks).max(2, keepdims=True)
         codes = np.rint(blocks * (np.float32(127) / largest))
         return (codes.astype(np.float64) * (largest / np.float32(127))).reshape(rows, -1)[:, :cols]
-    if name.startswith("BF16") and ("bf16" in device_name or "amx" in device_name):
+    if name.startswith("BF16") and ("bf16" in device_name or "amx" in device_name or "cuda" in device_name):
         return gguf.quants.dequantize(
             gguf.quants.quantize(x, gguf.GGMLQuantizationType.BF16), gguf.GGMLQuantizationType.BF16
         ).astype(np.float64)

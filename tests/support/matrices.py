@@ -38,3 +38,10 @@ def write_matrices(path: Path, matrices: Mapping[str, tuple[str, np.ndarray]]) -
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def rounded_to_f16(x: np.ndarray) -> np.ndarray:
+    """Activations (rows, cols) as the CUDA backend rounds them: to f16, the row's largest in [512, 1024) (float64)."""
+    largest = np.abs(x).max(1, keepdims=True)
+    scale = np.exp2(9 - np.floor(np.log2(np.where(largest > 0, largest, 1))))
+    return (x * scale).astype(np.float16) / scale.astype(np.float64)

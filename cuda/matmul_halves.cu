@@ -1,0 +1,10 @@
+// Matrix products with F16 and BF16 weights (matmul.cuh).
+#include "cuda/formats/halves.cuh"
+#include "cuda/matmul.cuh"
+
+namespace frspec::FRSPEC_CUDA_NAMESPACE {
+
+MatmulKernels matmul_f16() { return make_matmul_kernels<FormatF16>(); }
+MatmulKernels matmul_bf16() { return make_matmul_kernels<FormatBF16>(); }
+
+}  // namespace frspec::FRSPEC_CUDA_NAMESPACE

@@ -1,0 +1,9 @@
+// Matrix products with Q4_K weights (matmul.cuh).
+#include "cuda/formats/k_quants.cuh"
+#include "cuda/matmul.cuh"
+
+namespace frspec::FRSPEC_CUDA_NAMESPACE {
+
+MatmulKernels matmul_q4_k() { return make_matmul_kernels<FormatQ4_K>(); }
+
+}  // namespace frspec::FRSPEC_CUDA_NAMESPACE
