@@ -31,18 +31,6 @@ void CudaBackend::rope_and_append(Tensor, Tensor, Tensor, const Rope&, const KvL
 }
 void CudaBackend::attend(Tensor, Tensor, const KvLayer&, const Rows&, float) { MISSING(attend); }
 void CudaBackend::compact(std::span<const KvLayer>, const std::int32_t*, const VerdictView&) { MISSING(compact); }
-void CudaBackend::top_k(std::int32_t*, float*, int, Tensor, const std::int32_t*) { MISSING(top_k); }
-void CudaBackend::sample(std::int32_t*, Tensor, const Rows&, const Sampling&) { MISSING(sample); }
-void CudaBackend::log_probs(float*, Tensor, const std::int32_t*) { MISSING(log_probs); }
-void CudaBackend::head_top_k(const BestTokens&, Tensor, const HeadColumns&, const DraftNoise*) { MISSING(head_top_k); }
-void CudaBackend::head_candidates(std::int32_t*, int, Tensor, const HeadColumns&, const DraftNoise*) {
-  MISSING(head_candidates);
-}
-void CudaBackend::merge_top_k(const BestTokens&, const BestTokens&, int, bool) { MISSING(merge_top_k); }
-void CudaBackend::head_sample(std::int32_t*, Tensor, const Weight&, const Rows&, const Sampling&, const BestTokens*) {
-  MISSING(head_sample);
-}
-void CudaBackend::process(Tensor, const Rows&, const std::int32_t*, const SamplerChain&) { MISSING(process); }
 void CudaBackend::tree_expand(const CandidatePool&, int, const std::int32_t*, const float*) { MISSING(tree_expand); }
 void CudaBackend::map_ids(std::int32_t*, int, const std::int32_t*) { MISSING(map_ids); }
 void CudaBackend::tree_select(const TreeView&, const CandidatePool&, const std::int32_t*) { MISSING(tree_select); }

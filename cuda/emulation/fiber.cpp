@@ -125,13 +125,13 @@ void Fiber::prepare(void (*body)(void*), void* context) {
   auto* top = reinterpret_cast<std::uint64_t*>(memory_ + bytes_);
   auto start_address = reinterpret_cast<std::uint64_t>(&Fiber::start);
 #if defined(__x86_64__)
-  std::uint64_t* at = top - 8;  // at the entry the stack is aligned as behind a call that has been made
+  std::uint64_t* at = top - 9;  // at the entry, which calls, the stack is aligned to 16 bytes
   at[0] = at[1] = 0;
   at[2] = start_address;                          // r13
   at[3] = reinterpret_cast<std::uint64_t>(this);  // r12
   at[4] = at[5] = 0;
   at[6] = reinterpret_cast<std::uint64_t>(&frspec_fiber_entry);
-  at[7] = 0;
+  at[7] = at[8] = 0;
 #else
   std::uint64_t* at = top - 20;
   std::memset(at, 0, 160);
