@@ -7,6 +7,7 @@
 
 #include "backend/backend.h"
 #include "base/parallel.h"
+#include "cuda/choosing.h"
 #include "cuda/command_list.h"
 #include "cuda/prepare.h"
 #include "cuda/runtime.h"
@@ -61,7 +62,7 @@ class CudaBackend final : public Backend {
   void attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, float scale) override;
   void compact(std::span<const KvLayer> layers, const std::int32_t* prefix, const VerdictView& verdict) override;
 
-  // choosing.cu: tokens from logits, and from heads
+  // choosing.cu: tokens from logits; heads.cu: from heads
   void top_k(std::int32_t* ids, float* log_probs, int k, Tensor logits, const std::int32_t* column_ids) override;
   void sample(std::int32_t* tokens, Tensor logits, const Rows& rows, const Sampling& sampling) override;
   void log_probs(float* out, Tensor logits, const std::int32_t* tokens) override;
@@ -123,6 +124,10 @@ class CudaBackend final : public Backend {
   // list is the list's c-th. The same bits as matmul's, for the same row of the weight. Valid until the next call.
   Tensor head_logits(Tensor hidden, const HeadColumns& head);
 
+  // choosing.cu
+  void find_best(const BestTokens& best, float* largest, const Columns& columns, const Noise& noise);
+  void choose(std::int32_t* tokens, Tensor logits, const Noise& noise, std::int32_t* runners, int k);
+
   std::string name_;
   // Shared with all buffers, which may outlive the backend.
   struct Device {
@@ -168,6 +173,12 @@ class CudaBackend final : public Backend {
   Scratch logits_{*this};    // of head_logits
 
   Scratch measured_{*this};  // ceilings.cu
+  // choosing.cu, heads.cu, chain.cu
+  Scratch choosing_{*this};          // what the chunks of rows leave to those that merge them
+  Scratch choosing_arrived_{*this};  // blocks of each row that are done: zero between launches
+  Scratch noisy_{*this};             // tokens that noise is drawn for
+  Scratch scores_{*this};            // of all columns that candidates are chosen from
+  Scratch counts_{*this};            // of tokens: zero between launches
 };
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

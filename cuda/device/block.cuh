@@ -72,12 +72,22 @@ T atomic_add(T* at, T value) {
   *at = before + value;
   return before;
 }
+template <class T>
+T atomic_exchange(T* at, T value) {
+  const T before = *at;
+  *at = value;
+  return before;
+}
 // What this thread has written is seen by every other block before anything that it writes afterwards.
 inline void device_fence() {}
 #else
 template <class T>
 __device__ inline T atomic_add(T* at, T value) {
   return atomicAdd(at, value);
+}
+template <class T>
+__device__ inline T atomic_exchange(T* at, T value) {
+  return atomicExch(at, value);
 }
 __device__ inline void device_fence() { __threadfence(); }
 #endif

@@ -47,6 +47,12 @@ __device__ inline std::uint32_t half2_mul(std::uint32_t a, std::uint32_t b) {
 }
 #endif
 
+#ifdef FRSPEC_CUDA_EMULATED
+inline int leading_zeros(std::uint64_t x) { return std::countl_zero(x); }
+#else
+__device__ inline int leading_zeros(std::uint64_t x) { return __clzll(static_cast<long long>(x)); }
+#endif
+
 __device__ inline float bits_to_float(std::uint32_t bits) { return std::bit_cast<float>(bits); }
 __device__ inline std::uint32_t float_to_bits(float x) { return std::bit_cast<std::uint32_t>(x); }
 

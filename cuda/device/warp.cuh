@@ -55,4 +55,14 @@ __device__ inline T warp_max(T value) {
   return warp_reduce(value, [](T a, T b) { return a > b ? a : b; });
 }
 
+// The sum of the values of this lane and those below it.
+template <class T>
+__device__ inline T warp_prefix_sum(T value) {
+  for (int distance = 1; distance < kWarp; distance *= 2) {
+    const T lower = shuffle(value, lane() >= distance ? lane() - distance : lane());
+    if (lane() >= distance) value += lower;
+  }
+  return value;
+}
+
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

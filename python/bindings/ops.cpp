@@ -180,6 +180,47 @@ OutputMatrix<float> process(const InputMatrix& logits, const Ints& history, cons
   return to_host<OutputMatrix<float>, float>(*backend, input.buffer, {input.rows, input.cols});
 }
 
+// The rows are the nodes of a tree behind the tokens of `history`.
+OutputMatrix<float> process_tree(const InputMatrix& logits, const Ints& history, const Ints& tokens,
+                                 const Ints& parents, const std::string& device, const nb::kwargs& keywords) {
+  const GenerateOptions options = read_options(keywords);
+  const auto backend = make_backend({device, 1});
+  const DeviceMatrix input(*backend, logits);
+  positive(input.cols, "columns of logits");
+  if (tokens.size() != input.rows || parents.size() != input.rows) {
+    fail("process_tree: found ", tokens.size(), " tokens and ", parents.size(), " parents, expected ", input.rows);
+  }
+  const TreeLayout tree = derive_layout(parents);
+  const auto length = static_cast<std::int32_t>(history.size());
+  const Buffer prefix = to_device(*backend, &length, 1);
+  const Buffer text = to_device(*backend, history.data(), history.size());
+  const Buffer nodes = to_device(*backend, tokens.data(), tokens.size());
+  const Buffer depth = to_device(*backend, tree.depth.data(), tree.depth.size());
+  const Buffer path = to_device(*backend, tree.path.data(), tree.path.size());
+  const Sampler sampler(*backend, options.sampling, static_cast<int>(input.cols), text.as<std::int32_t>(), length,
+                        options.stop_tokens, options.min_tokens);
+  const Rows rows{.count = static_cast<int>(input.rows),
+                  .prefix = prefix.as<std::int32_t>(),
+                  .depth = depth.as<std::int32_t>(),
+                  .path = path.as<std::int32_t>(),
+                  .path_stride = tree.max_depth + 1};
+  backend->process(input.view(), rows, nodes.as<std::int32_t>(), sampler.chain());
+  return to_host<OutputMatrix<float>, float>(*backend, input.buffer, {input.rows, input.cols});
+}
+
+OutputVector<float> log_probs(const InputMatrix& logits, const Ints& tokens, const std::string& device) {
+  const auto backend = make_backend({device, 1});
+  const DeviceMatrix input(*backend, logits);
+  if (tokens.size() != input.rows) fail("tokens: found ", tokens.size(), ", expected ", input.rows);
+  for (const std::int32_t token : tokens) {
+    if (token < 0 || static_cast<std::size_t>(token) >= input.cols) fail("tokens: found ", token);
+  }
+  const Buffer chosen = to_device(*backend, tokens.data(), tokens.size());
+  const Buffer out = backend->allocate(input.rows * sizeof(float));
+  backend->log_probs(out.as<float>(), input.view(), chosen.as<std::int32_t>());
+  return to_host<OutputVector<float>, float>(*backend, out, {input.rows});
+}
+
 OutputVector<std::int32_t> sample(const InputMatrix& logits, float temperature, std::uint64_t seed,
                                   const std::optional<Ints>& positions, int n_threads, const std::string& device) {
   const auto backend = make_backend({device, n_threads});
@@ -345,6 +386,14 @@ void init_ops(nb::module_& m) {
                   "**options: object) -> Annotated[NDArray[numpy.float32], dict(shape=(None, None))]"),
           "The sampler chain: each row (m, V) as it is drawn from behind the tokens of ``history``; -inf where a "
           "token is out. ``stop_token_ids`` may not stand below position ``min_tokens``.")
+      .def_static(
+          "process_tree", &process_tree, "logits"_a, "history"_a, "tokens"_a, "parents"_a, "device"_a, "options"_a,
+          nb::sig("def process_tree(logits: NDArray[numpy.float32], history: Sequence[int], tokens: Sequence[int], "
+                  "parents: Sequence[int], device: str, **options: object) -> "
+                  "Annotated[NDArray[numpy.float32], dict(shape=(None, None))]"),
+          "``process`` of the nodes of a tree (the root's parent is -1) behind the tokens of ``history``.")
+      .def_static("log_probs", &log_probs, "logits"_a, "tokens"_a, "device"_a = "cpu",
+                  "The log-softmax of each row (m, V) at its token: (m,) float32.")
       .def_static(
           "simulate_rejection", &simulate_rejection, "target"_a, "drafter"_a, "length"_a, "drafts"_a, "width"_a,
           "trials"_a, "block"_a, "device"_a = default_device(), "options"_a,
