@@ -157,7 +157,7 @@ class DriverRuntime final : public Runtime {
   void copy_in(void* to, const void* from_host, std::size_t bytes) override {
     use();
     // From pageable memory it returns when the source has been read.
-    check(cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice, stream_), "copying to the device");
+    check(cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyDefault, stream_), "copying to the device");
   }
   void copy_out(void* to_host, const void* from, std::size_t bytes) override {
     use();

@@ -85,6 +85,19 @@ std::size_t bytes_of_row(const WeightSource& source) {
   return row_bytes(source.type, static_cast<std::size_t>(source.cols));
 }
 
+struct WeightSize {
+  int tiles = 0;  // of a strip; 0: not packed
+  std::size_t bytes = 0;
+};
+
+WeightSize size_of(const WeightSource& source, std::int64_t rows, bool packed) {
+  if (!packed || source.type == DType::F32) return {0, static_cast<std::size_t>(rows) * bytes_of_row(source)};
+  const MatmulKernels& kernels = matmul_kernels(source.type);
+  const auto tiles = static_cast<int>((source.cols + kernels.tile_cols - 1) / kernels.tile_cols);
+  const auto strips = static_cast<std::size_t>((rows + kStrip - 1) / kStrip);
+  return {tiles, strips * static_cast<std::size_t>(tiles) * kernels.tile_bytes};
+}
+
 void check_source(const WeightSource& source) {
   if (!is_weight_type(source.type)) {
     fail(source.file, ": tensor '", source.name, "' has type ", dtype_name(source.type),
@@ -95,7 +108,19 @@ void check_source(const WeightSource& source) {
 }  // namespace
 
 // The one place where memory for weights comes from.
-Buffer CudaBackend::weight_memory(std::size_t bytes) { return allocate(bytes); }
+Buffer CudaBackend::weight_memory(std::size_t bytes, bool on_host) {
+  if (!on_host) return allocate(bytes);
+  void* memory = device_->runtime->allocate_pinned(bytes);
+  std::memset(memory, 0, bytes);
+  return Buffer(memory, bytes, [device = device_](void* pointer) {
+    device->commands.wait_quietly();
+    device->runtime->release_pinned(pointer);
+  });
+}
+
+std::size_t CudaBackend::weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const {
+  return source.on_host ? 0 : size_of(source, rows, !is_table).bytes;
+}
 
 // Throws where one of the rows (null: all from `first` on) holds a value that is not finite.
 void CudaBackend::check_rows(const WeightSource& source, const std::int32_t* rows, std::int64_t first,
@@ -155,15 +180,9 @@ std::unique_ptr<Weight> CudaBackend::make_weight(const WeightSource& source, boo
                                                  const std::int32_t* rows) {
   check_source(source);
   const std::size_t bytes = bytes_of_row(source);
-  int tiles = 0;
-  std::size_t memory = static_cast<std::size_t>(count) * bytes;
-  if (packed && source.type != DType::F32) {
-    const MatmulKernels& kernels = matmul_kernels(source.type);
-    tiles = static_cast<int>((source.cols + kernels.tile_cols - 1) / kernels.tile_cols);
-    const auto strips = static_cast<std::size_t>((count + kStrip - 1) / kStrip);
-    memory = strips * static_cast<std::size_t>(tiles) * kernels.tile_bytes;
-  }
-  auto weight = std::make_unique<CudaWeight>(source.type, count, source.cols, tiles, weight_memory(memory));
+  const WeightSize size = size_of(source, count, packed);
+  auto weight = std::make_unique<CudaWeight>(source.type, count, source.cols, size.tiles,
+                                             weight_memory(size.bytes, source.on_host));
   const auto batch = static_cast<std::int64_t>(std::max<std::size_t>(1, kStaging / std::max<std::size_t>(1, bytes)));
   for (std::int64_t done = 0; done < count; done += batch) {
     const std::int64_t some = std::min(batch, count - done);
