@@ -16,8 +16,7 @@ namespace frspec::emulation {
 namespace {
 
 constexpr std::size_t kStack = std::size_t{256} << 10;
-constexpr int kGuard = 64;    // bytes between two pieces of shared memory, and in front of the first
-constexpr int kFront = 1024;  // more of them in front of everything
+constexpr int kGuard = 64;  // bytes between two pieces of shared memory, and in front of the first
 constexpr int kMostPieces = 62;
 constexpr std::size_t kMostShared = std::size_t{227} << 10;
 constexpr std::byte kPoison{0xFB};  // as f32 or f16 a huge negative number, as an index one that is out of every range
@@ -38,7 +37,7 @@ class Running {
 
 // Bytes from an allocation of `bytes` shared bytes to its end, guards included.
 constexpr std::size_t with_guards(std::size_t bytes) {
-  return (kFront + bytes + (kMostPieces + 2) * static_cast<std::size_t>(kGuard) + 63) / 64 * 64;
+  return (bytes + (kMostPieces + 1) * static_cast<std::size_t>(kGuard) + kPage - 1) / kPage * kPage;
 }
 
 void poison(const void* at, std::size_t bytes) {
@@ -99,7 +98,7 @@ void Block::run(const char* kernel, GridSize grid, int threads, std::size_t shar
   warp_order_.resize(warps_.size());
   std::iota(warp_order_.begin(), warp_order_.end(), 0);
   shared_used_ = with_guards(shared_bytes);
-  shared_ = shared_region_.end() - shared_used_;
+  shared_ = shared_region_.open(shared_used_);
   block_order_.resize(static_cast<std::size_t>(grid.x) * static_cast<std::size_t>(grid.y) *
                       static_cast<std::size_t>(grid.z));
   std::iota(block_order_.begin(), block_order_.end(), 0);
@@ -182,7 +181,7 @@ void Block::run_warp(int w, int& done, bool& progress) {
 void Block::check_guards() {
   unpoison(shared_, shared_used_);
   const std::byte* at = shared_;
-  std::size_t guard = kFront + kGuard;
+  std::size_t guard = kGuard;
   for (std::size_t piece = 0;; ++piece) {
     if (piece == pieces_.size()) guard = static_cast<std::size_t>(shared_ + shared_used_ - at);
     if (!are_all(at, guard, kPoison)) {
@@ -331,7 +330,7 @@ void* Block::shared(int offset, int bytes) {
   if (start != offset || bytes < 0 || (piece < pieces_.size() && pieces_[piece] != bytes)) {
     give_up("takes other pieces of shared memory than the threads before it");
   }
-  std::byte* at = shared_ + kFront + static_cast<std::size_t>(offset) + (piece + 1) * kGuard;
+  std::byte* at = shared_ + static_cast<std::size_t>(offset) + (piece + 1) * kGuard;
   if (piece == pieces_.size()) {
     if (static_cast<std::size_t>(offset + bytes) > shared_bytes_) {
       give_up(concat("takes ", offset + bytes, " bytes of shared memory, but the launch stated ", shared_bytes_));
@@ -349,7 +348,7 @@ void Block::copy_async(void* to, const void* from) {
     give_up("copies 16 bytes from or to an address that is not a multiple of 16");
   }
   bool is_shared = false;
-  const std::byte* start = shared_ + kFront + kGuard;
+  const std::byte* start = shared_ + kGuard;
   for (const int bytes : pieces_) {
     is_shared |= to >= start && static_cast<std::byte*>(to) + sizeof PendingCopy::bytes <= start + bytes;
     start += bytes + kGuard;

@@ -132,8 +132,9 @@ class Block {
   std::vector<int> warp_order_, block_order_;
 };
 
-// The block that this thread of the host is running.
-Block& current_block();
+// The block that this thread of the host is running. Kernels ask for it all the time; as it is the same one as long as
+// they run, the compiler may keep the answer.
+[[gnu::const]] Block& current_block();
 // Whether it runs one: where an access to memory went wrong, it was a kernel's.
 Block* running_block();
 
