@@ -373,8 +373,7 @@ __device__ inline void write_sums(const Attention& a, const Room& room, const Su
       for (int c = 0; c < 2 * kColumns; ++c) {
         const int d = 16 * kColumns * warp() + 8 * c + lane() % 4 * 2;
         if (d >= room.width) continue;
-        to[d] = sums.d[tile][c][2 * side];
-        to[d + 1] = sums.d[tile][c][2 * side + 1];
+        store_8(to + d, Floats2{{sums.d[tile][c][2 * side], sums.d[tile][c][2 * side + 1]}});
       }
     }
   }
