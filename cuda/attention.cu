@@ -47,7 +47,7 @@ namespace {
 // memory. The slot of position p is slot_of(p).
 template <int kTiles, int kColumns, class SlotOf>
 __device__ inline void run_units(const Attention& a, const Room& room, int head, int first, int last, int seen,
-                                 Sums<kTiles, kColumns>& sums, SlotOf&& slot_of) {
+                                 Sums<kTiles, kColumns>& sums, const SlotOf& slot_of) {
   const KvHead keys = kv_head(a.cache.keys, a.cache.shape, head), values = kv_head(a.cache.values, a.cache.shape, head);
   stage(room, room.k, room.raw_k, keys, seen, first * kUnit, slot_of);
   copy_commit();
@@ -100,7 +100,7 @@ __device__ inline void attend_common(const Attention& a, const Room& room, const
   }
   load_queries<kTiles>(a, room, head, first_line, last_line - first_line);
   Sums<kTiles, kColumns> sums = {};
-  run_units(a, room, head, first, last, kUnit, sums, [](int position) { return position; });
+  run_units(a, room, head, first, last, kUnit, sums, InOrder{});
   const std::int64_t part = (std::int64_t{span} * a.cache.shape.heads + head) * lines + first_line;
   write_sums<kTiles, kColumns>(a, room, sums, part, first);
 }
@@ -131,9 +131,7 @@ __device__ inline void attend_own(const Attention& a, const Room& room, const Pl
   const std::int32_t* path =
       a.rows.path != nullptr ? a.rows.path + std::int64_t{a.first_row + row} * a.rows.path_stride : nullptr;
   Sums<1, kColumns> sums = {};
-  run_units(a, room, head, unit, unit + 1, seen, sums, [&](int position) {
-    return path == nullptr || position < plan.prefix ? position : plan.prefix + path[position - plan.prefix];
-  });
+  run_units(a, room, head, unit, unit + 1, seen, sums, AlongPath{path, plan.prefix});
   const std::int64_t part = (std::int64_t{t} * a.cache.shape.heads + head) * a.rows.count * a.group + first_line;
   write_sums<1, kColumns>(a, room, sums, a.common_parts + part, unit);
 }

@@ -155,11 +155,25 @@ __device__ inline void load_queries(const Attention& a, const Room& room, int he
   }
 }
 
+// Where logical positions lie: in whole units that all rows share, and along a row's path (null: a chain).
+struct InOrder {
+  static constexpr bool kInOrder = true;
+  __device__ int operator()(int position) const { return position; }
+};
+struct AlongPath {
+  static constexpr bool kInOrder = false;
+  const std::int32_t* path;
+  int prefix;
+  __device__ int operator()(int position) const {
+    return path == nullptr || position < prefix ? position : prefix + path[position - prefix];
+  }
+};
+
 // Begins to copy `count` rows from the logical position `first` on: into the tile, or as they are where they must be
 // unpacked.
 template <class SlotOf>
 __device__ inline void stage(const Room& room, std::uint16_t* tile, std::byte* raw, const KvHead& from, int count,
-                             int first, SlotOf&& slot_of) {
+                             int first, const SlotOf& slot_of) {
   const bool halves = from.scales == nullptr;
   const int pieces = from.row_bytes / 16, to_bytes = halves ? 2 * room.stride : from.row_bytes;
   std::byte* to = halves ? reinterpret_cast<std::byte*>(tile) : raw;
@@ -176,9 +190,15 @@ __device__ inline void stage(const Room& room, std::uint16_t* tile, std::byte* r
     }
   }
   if (halves) return;
-  auto* scales = reinterpret_cast<std::uint16_t*>(raw + kUnit * from.row_bytes);
-  for (int i = thread(); i < count * from.blocks; i += kThreads) {
-    scales[i] = from.scales[std::int64_t{slot_of(first + i / from.blocks)} * from.blocks + i % from.blocks];
+  std::byte* scales = raw + kUnit * from.row_bytes;
+  if constexpr (SlotOf::kInOrder) {  // whole units: their scales are whole pieces in a row
+    const auto* source = reinterpret_cast<const std::byte*>(from.scales + std::int64_t{first} * from.blocks);
+    for (int i = 16 * thread(); i < kUnit * from.blocks * 2; i += 16 * kThreads) copy_async_16(scales + i, source + i);
+  } else {
+    for (int i = thread(); i < count * from.blocks; i += kThreads) {
+      reinterpret_cast<std::uint16_t*>(scales)[i] =
+          from.scales[std::int64_t{slot_of(first + i / from.blocks)} * from.blocks + i % from.blocks];
+    }
   }
 }
 
@@ -353,8 +373,7 @@ __device__ inline void write_sums(const Attention& a, const Room& room, const Su
       for (int c = 0; c < 2 * kColumns; ++c) {
         const int d = 16 * kColumns * warp() + 8 * c + lane() % 4 * 2;
         if (d >= room.width) continue;
-        to[d] = sums.d[tile][c][2 * side];
-        to[d + 1] = sums.d[tile][c][2 * side + 1];
+        store_8(to + d, Floats2{{sums.d[tile][c][2 * side], sums.d[tile][c][2 * side + 1]}});
       }
     }
   }

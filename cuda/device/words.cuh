@@ -1,4 +1,5 @@
-// Sixteen bytes at once: the widest access to memory that a thread has. Addresses are multiples of 16.
+// Sixteen bytes at once: the widest access to memory that a thread has. Addresses are multiples of 16 (of 8, for two
+// floats).
 #pragma once
 
 #include <cstring>
@@ -12,6 +13,9 @@ struct alignas(16) Words4 {
 };
 struct alignas(16) Floats4 {
   float at[4];
+};
+struct alignas(8) Floats2 {
+  float at[2];
 };
 
 #ifdef FRSPEC_CUDA_EMULATED
@@ -27,7 +31,9 @@ void store_16(void* to, const T& value) {
   static_assert(sizeof(T) == 16);
   std::memcpy(to, &value, sizeof value);
 }
+inline void store_8(void* to, const Floats2& value) { std::memcpy(to, &value, sizeof value); }
 #else
+__device__ inline void store_8(void* to, const Floats2& value) { *static_cast<Floats2*>(to) = value; }
 template <class T>
 __device__ inline T load_16(const void* from) {
   static_assert(sizeof(T) == 16);

@@ -83,7 +83,9 @@ def test_against_numpy(
     q, k, v = make(rows, length, head_dim, heads, kv_heads)
     parents = random_parents(rows, rows) if shape == "tree" else None
     found = attend(q, k, v, head_dim, parents=parents, cache_type=cache_type)
-    assert np.abs(found - reference(q, k, v, head_dim, parents, cache_type)).max() < 1e-5
+    # Tensor cores meet queries, weights and unpacked codes as f16 (tests/cuda has that rounding in its reference).
+    tolerance = 4e-3 if "cuda" in _core.ops.device() else 1e-5
+    assert np.abs(found - reference(q, k, v, head_dim, parents, cache_type)).max() < tolerance
 
 
 @pytest.mark.parametrize("cache_type", ["f16", "q8_0"])

@@ -149,11 +149,13 @@ def test_chunks_of_any_size_have_the_same_bits(length: int, cache_type: str) -> 
 
 @pytest.mark.parametrize("cache_type", ["f16", "q8_0"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("shape", ["chain", "tree"])
+@pytest.mark.parametrize("shape", ["chain", "tree", "brush"])
 def test_what_is_not_finite_stays_where_it_is_seen(bad: float, cache_type: str, shape: str) -> None:
-    rows, prefix, node = 20, 70, 7
+    rows, prefix, node = 40, 70, 7
     q, k, v = make(rows, prefix + rows, 64, 4, 2)
-    parents = random_parents(rows, 3) if shape == "tree" else None
+    # A brush: rows that see few keys come after those that see more, in the same block.
+    brush = [*range(-1, node), *([0] * (rows - node - 1))]
+    parents = {"chain": None, "tree": random_parents(rows, 3), "brush": brush}[shape]
     expected = attend(q, k, v, 64, parents=parents, cache_type=cache_type)
     sees = np.array([node in path_to(row, parents) for row in range(rows)])
     for which in ("q", "k", "v"):
