@@ -214,8 +214,7 @@ class Kept {
       for_each([&](float value, std::int32_t) { offer(order_key(value), one); });
     });
     raise(static_cast<std::uint32_t>(cut.key));
-    if (!cut.exact)
-      last_ = last_column<false>(target - cut.before, [&](float value) { return order_key(value) == cut_; });
+    if (!cut.exact) keep_ties(target - cut.before);
   }
 
   // Keeps the best until they have `share` of the total weight.
@@ -229,8 +228,7 @@ class Kept {
     if (cut.exact) return;
     // All of them are equal, and so are their weights.
     const std::uint64_t each = weight(float_of_key(cut_));
-    last_ = last_column<false>((target - cut.before + each - 1) / each,
-                               [&](float value) { return order_key(value) == cut_; });
+    keep_ties((target - cut.before + each - 1) / each);
   }
 
   // Among all columns of a row: first finds a bar that the nucleus is above, so that few are looked at closely.
@@ -354,7 +352,14 @@ class Kept {
     return sum > 0 ? static_cast<double>(sum) / kEntropyUnit : 0.0;
   }
 
-  // Of the columns that are in and whose value `is_tied`, the one at which their number, or weight, reaches the target.
+  // Of the least value that is in, keeps so many columns.
+  __device__ void keep_ties(std::uint64_t count) {
+    const std::int32_t last = last_column<false>(count, [&](float value) { return order_key(value) == cut_; });
+    last_ = last < last_ ? last : last_;  // those that were out before stay out
+  }
+
+  // Of the columns that are in and whose value `is_tied`, the one at which their number, or weight, reaches the target;
+  // or one behind it, in front of the next of them.
   template <bool kWeighted, class IsTied>
   __device__ std::int32_t last_column(std::uint64_t target, IsTied&& is_tied) const {
     const auto order = [](std::int64_t column) { return static_cast<std::uint64_t>(kAll - column); };
