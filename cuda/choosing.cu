@@ -165,7 +165,7 @@ __device__ inline ChunkSum merge_sums(const Found& found, std::int64_t row, cons
 
 // Grid (rows, chunks). With noise the scores are what the best are worth, else log-probabilities.
 template <bool noisy>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostThreads, 4)
     find_best_columns(Columns columns, Noise noise, BestTokens best, float* largest, Found found) {
   SharedMemory memory;
   const Shared shared(memory, best.k < kBatch ? best.k : kBatch);
