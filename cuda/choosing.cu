@@ -17,7 +17,8 @@ namespace frspec::FRSPEC_CUDA_NAMESPACE {
 namespace {
 
 constexpr int kMostThreads = 128;
-constexpr int kBatch = 1024;  // that are put in order at once
+constexpr int kBatch = 1024;   // that are put in order at once
+constexpr int kStaged = 1024;  // that are merged in shared memory; more of them stay where they are
 
 // What the log-softmax needs of a chunk: sum of exp(logit - maximum).
 struct ChunkSum {
@@ -43,11 +44,12 @@ struct Shared {
         sums(memory.take<double>(kWarp)),
         values(memory.take<float>(kWarp)),
         counter(memory.take<int>(1)),
+        staged(memory.take<std::uint64_t>(kStaged)),
         batch(memory.take<std::uint64_t>(batch_size)),
         sorted(memory.take<std::uint64_t>(batch_size)) {}
   static std::size_t bytes(int batch_size) {
     return CutMemory::bytes() + 2 * shared_bytes<std::uint64_t>(kWarp) + shared_bytes<float>(kWarp) +
-           shared_bytes<int>(1) + 2 * shared_bytes<std::uint64_t>(batch_size);
+           shared_bytes<int>(1) + shared_bytes<std::uint64_t>(kStaged) + 2 * shared_bytes<std::uint64_t>(batch_size);
   }
 
   CutMemory cut;
@@ -55,6 +57,7 @@ struct Shared {
   double* sums;
   float* values;
   int* counter;
+  std::uint64_t* staged;
   std::uint64_t *batch, *sorted;
 };
 
@@ -99,7 +102,11 @@ __device__ inline void merge_best(const Found& found, std::int64_t row, int k, c
   const std::uint64_t* keys = found.keys + row * count;
   const auto one = [] { return std::uint64_t{1}; };
   std::uint64_t high = 0;
-  for (int i = thread(); i < count; i += threads()) high = keys[i] > high ? keys[i] : high;
+  for (int i = thread(); i < count; i += threads()) {
+    if (count <= kStaged) shared.staged[i] = keys[i];
+    high = keys[i] > high ? keys[i] : high;
+  }
+  if (count <= kStaged) keys = shared.staged;
   high = block_max(high, shared.wide);
   for (int done = 0; done < k;) {
     const int wanted = k - done < kBatch ? k - done : kBatch;
@@ -158,7 +165,7 @@ __device__ inline ChunkSum merge_sums(const Found& found, std::int64_t row, cons
 
 // Grid (rows, chunks). With noise the scores are what the best are worth, else log-probabilities.
 template <bool noisy>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostThreads, 4)
     find_best_columns(Columns columns, Noise noise, BestTokens best, float* largest, Found found) {
   SharedMemory memory;
   const Shared shared(memory, best.k < kBatch ? best.k : kBatch);

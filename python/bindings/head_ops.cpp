@@ -137,6 +137,26 @@ BestWithSums merged_top_k(const std::filesystem::path& path, const std::string& 
   return best.host(*backend);
 }
 
+std::pair<OutputVector<std::int32_t>, OutputMatrix<std::int32_t>> sample_with_best(
+    const std::filesystem::path& path, const std::string& tensor, const InputMatrix& hidden, int k, float temperature,
+    std::uint64_t seed, int position, int n_threads, const std::string& device) {
+  const Head head(path, tensor, hidden, n_threads, device);
+  Backend& backend = *head.backend;
+  const std::size_t rows = head.hidden->rows;
+  if (k < 1 || k > 64) fail("k: found ", k, ", expected 1 to 64");
+  const DeviceBest best(backend, rows, static_cast<std::size_t>(k));
+  const Buffer tokens = backend.allocate(rows * sizeof(std::int32_t));
+  const Ints depths(rows, -1);
+  const Buffer prefix = to_device(backend, &position, 1), depth = to_device(backend, depths.data(), rows);
+  const BestTokens view = best.view();
+  backend.head_sample(
+      tokens.as<std::int32_t>(), head.hidden->view(), *head.weight,
+      {.count = static_cast<int>(rows), .prefix = prefix.as<std::int32_t>(), .depth = depth.as<std::int32_t>()},
+      {temperature, seed}, &view);
+  return {to_host<OutputVector<std::int32_t>, std::int32_t>(backend, tokens, {rows}),
+          to_host<OutputMatrix<std::int32_t>, std::int32_t>(backend, best.ids, {rows, best.k})};
+}
+
 OutputMatrix<float> replaced_matmul(const std::filesystem::path& path, const std::string& tensor, const InputMatrix& x,
                                     const Ints& rows, const Ints& places, const Ints& new_rows) {
   const auto backend = make_backend({default_device(), 1});
@@ -170,6 +190,10 @@ void init_head_ops(nb::module_& m) {
       .def_static("merged_top_k", &merged_top_k, "path"_a, "tensor"_a, "hidden"_a, "k"_a, "one"_a, "other"_a,
                   "temperature"_a = 0.0F, "seed"_a = 0, "position"_a = 0,
                   "What two heads of the given rows of W say together.")
+      .def_static("sample_with_best", &sample_with_best, "path"_a, "tensor"_a, "hidden"_a, "k"_a,
+                  "temperature"_a = 0.0F, "seed"_a = 0, "position"_a = 0, "n_threads"_a = 0, "device"_a = "cpu",
+                  "The token that each row chooses for ``position``, and the k largest logits' without noise; -1 "
+                  "where there are not so many numbers: (m,), (m, k) int32.")
       .def_static("replaced_matmul", &replaced_matmul, "path"_a, "tensor"_a, "x"_a, "rows"_a, "places"_a, "new_rows"_a,
                   "x W^T for the given rows of a tensor, of which some places were given new rows.");
 }

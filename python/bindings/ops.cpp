@@ -197,8 +197,8 @@ OutputMatrix<float> process_tree(const InputMatrix& logits, const Ints& history,
   const Buffer nodes = to_device(*backend, tokens.data(), tokens.size());
   const Buffer depth = to_device(*backend, tree.depth.data(), tree.depth.size());
   const Buffer path = to_device(*backend, tree.path.data(), tree.path.size());
-  const Sampler sampler(*backend, options.sampling, static_cast<int>(input.cols), text.as<std::int32_t>(), length,
-                        options.stop_tokens, options.min_tokens);
+  const Sampler sampler(*backend, options.sampling, static_cast<int>(input.cols), text.as<std::int32_t>(),
+                        length + tree.max_depth + 1, options.stop_tokens, options.min_tokens);
   const Rows rows{.count = static_cast<int>(input.rows),
                   .prefix = prefix.as<std::int32_t>(),
                   .depth = depth.as<std::int32_t>(),
