@@ -138,8 +138,9 @@ BestWithSums merged_top_k(const std::filesystem::path& path, const std::string& 
 }
 
 OutputMatrix<float> replaced_matmul(const std::filesystem::path& path, const std::string& tensor, const InputMatrix& x,
-                                    const Ints& rows, const Ints& places, const Ints& new_rows) {
-  const auto backend = make_backend({default_device(), 1});
+                                    const Ints& rows, const Ints& places, const Ints& new_rows,
+                                    const std::string& device) {
+  const auto backend = make_backend({device, 1});
   const WeightSource source = open_source(path, tensor);
   const auto weight = backend->load_rows(source, rows);
   backend->replace_rows(*weight, source, places, new_rows);
@@ -171,6 +172,7 @@ void init_head_ops(nb::module_& m) {
                   "temperature"_a = 0.0F, "seed"_a = 0, "position"_a = 0,
                   "What two heads of the given rows of W say together.")
       .def_static("replaced_matmul", &replaced_matmul, "path"_a, "tensor"_a, "x"_a, "rows"_a, "places"_a, "new_rows"_a,
+                  "device"_a = default_device(),
                   "x W^T for the given rows of a tensor, of which some places were given new rows.");
 }
 

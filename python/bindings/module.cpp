@@ -22,6 +22,7 @@ void init_engine(nb::module_& m);
 void init_bench(nb::module_& m);
 void init_ops(nb::module_& m);
 void init_head_ops(nb::module_& m);
+void init_matmul_ops(nb::module_& m);
 void init_translation(nb::module_& m);
 void init_tuner(nb::module_& m);
 void init_ranks(nb::module_& m);
@@ -72,6 +73,7 @@ NB_MODULE(_core, m) {
   frspec::init_bench(m);
   frspec::init_ops(m);
   frspec::init_head_ops(m);
+  frspec::init_matmul_ops(m);
   frspec::init_translation(m);
   frspec::init_tuner(m);
   frspec::init_ranks(m);
