@@ -106,7 +106,19 @@ int matmul_slices(std::int64_t rows, std::int64_t cols, int tile_cols) {
 void CudaBackend::multiply_packed(const PreparedRows& x, std::span<const Product> products) {
   const MatmulKernels& kernels = matmul_kernels(products.front().weight->type());
   const int index = x.tiles == 1 ? 0 : x.tiles == 2 ? 1 : x.tiles == 4 ? 2 : 3;
-  const MatmulKernels::Variant& variant = kernels.variants[index];
+  const DeviceInfo& device = device_->runtime->device();
+  const auto blocks_of = [&](const Product& product, int strips) {
+    const auto rows = static_cast<int>((product.out.cols + kStrip - 1) / kStrip), some = kMatmulWarps * strips;
+    return (rows + some - 1) / some;
+  };
+  const auto slices_of = [&](const Product& product) {
+    return matmul_slices(product.weight->rows(), product.weight->cols(), kernels.tile_cols);
+  };
+  int wide_blocks = 0;
+  for (const Product& product : products) wide_blocks += blocks_of(product, kernels.wide.strips) * slices_of(product);
+  const bool is_wide = x.tiles == kMostTiles && wide_blocks * x.groups >= device.multiprocessors &&
+                       kernels.wide.shared_bytes <= device.shared_bytes;
+  const MatmulKernels::Variant& variant = is_wide ? kernels.wide : kernels.variants[index];
   MatmulLaunch work;
   work.x = x;
   int blocks = 0, counters = 0;
@@ -122,9 +134,8 @@ void CudaBackend::multiply_packed(const PreparedRows& x, std::span<const Product
     job.columns = static_cast<int>(product.out.cols);
     job.strips = (job.columns + kStrip - 1) / kStrip;
     job.tiles = weight.tiles();
-    job.slices = matmul_slices(weight.rows(), weight.cols(), kernels.tile_cols);
-    const int block_strips = kMatmulWarps * variant.strips;
-    job.blocks = (job.strips + block_strips - 1) / block_strips;
+    job.slices = slices_of(product);
+    job.blocks = blocks_of(product, variant.strips);
     job.first_block = blocks;
     blocks += job.blocks * job.slices;
     if (job.slices == 1) continue;

@@ -5,11 +5,12 @@
 // to memory, and the block that comes last adds them up in the order of the slices.
 //
 // Memory access. Read: the tiles of a strip, which are contiguous, once, by cp.async in pieces of 16 bytes (a warp's
-// copies are 512 contiguous bytes each, past L1), into a ring of its own in shared memory: 3 stages of 2.2 to 3.3 KB in
-// flight for each warp and strip, about 50 to 80 KB for a block. From there a lane reads its quants 16 bytes at a time,
+// copies are 512 contiguous bytes each, past L1), into a ring of its own in shared memory: 2 or 3 stages of 2 to 3.3 KB
+// in flight for each warp and strip, 50 to 80 KB for a block. From there a lane reads its quants 16 bytes at a time,
 // neighbours side by side (no bank conflicts), and scales by broadcast. x comes straight from global memory: 16 bytes a
 // lane, 512 contiguous bytes a warp for 32 columns of 8 rows; the warps of a block read the same of it, so it is L1
-// that serves most of them. With 64 rows that is 14 times the bytes of a Q4_K tile: hence two strips a warp there.
+// that serves most of them. With 64 rows that is 14 times the bytes of a Q4_K tile: hence two strips
+// a warp where there are enough blocks.
 // Written: whole sectors (8 lanes, 8 neighbouring floats of one row of the output); sums of slices as 16 bytes a lane.
 #pragma once
 
@@ -21,12 +22,20 @@
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 
-inline constexpr int kStages = 4;
-
+// Stages of a ring. One strip: the ring of a block fits into 96 KB, which every device from sm_80 on has. Two: into the
+// 163 KB of an A100.
+template <class Format, int kStrips>
+constexpr int ring_stages() {
+  constexpr int kFit = (96 << 10) / (kMatmulWarps * Format::kStageTiles * Format::kTileBytes);
+  return kStrips == 2 ? 3 : kFit < 4 ? kFit : 4;
+}
 template <class Format, int kStrips>
 constexpr int ring_bytes() {  // of a warp
-  return kStages * kStrips * Format::kStageTiles * Format::kTileBytes;
+  return ring_stages<Format, kStrips>() * kStrips * Format::kStageTiles * Format::kTileBytes;
 }
+
+// Blocks that a multiprocessor is to have room for, as far as registers go: shared memory allows three.
+constexpr int least_blocks(int tiles) { return tiles == 1 ? 3 : tiles <= 4 ? 2 : 1; }
 
 // The sums of a warp: those of strip r, column tile c, as mma leaves them.
 template <int kTiles, int kStrips>
@@ -37,6 +46,8 @@ template <class Format, int kTiles, int kStrips>
 __device__ inline void multiply_tile(Sums<kTiles, kStrips>& sums, const std::byte* const (&tile)[kStrips],
                                      const PreparedRows& x, int group, int pair) {
   constexpr int kChunks = Format::kTileCols / kChunk;
+  // Where registers are short, loads of x must not be moved up too far.
+  [[maybe_unused]] constexpr int kUnrolled = Format::kScaling == Scaling::PerStep && kTiles >= 4 ? 1 : kChunks;
   const int g_t = lane();
   const std::byte* numbers = x.numbers + (std::int64_t{group} * x.pairs + pair) * (kTiles * 512) + 16 * g_t;
   [[maybe_unused]] const float* row_sums =
@@ -45,43 +56,42 @@ __device__ inline void multiply_tile(Sums<kTiles, kStrips>& sums, const std::byt
   [[maybe_unused]] Sums<kTiles, kStrips> part;
   FRSPEC_UNROLL
   for (int r = 0; r < kStrips; ++r) weights[r].begin(tile[r]);
-  FRSPEC_UNROLL
+  FRSPEC_UNROLL_BY(kUnrolled)
   for (int c = 0; c < kChunks; ++c) {
     FRSPEC_UNROLL
     for (int r = 0; r < kStrips; ++r) weights[r].chunk(tile[r], c);
     FRSPEC_UNROLL
     for (int b = 0; b < 2; ++b) {
-      Words4 right[kTiles];
+      std::uint32_t left[kStrips][2][4];
       FRSPEC_UNROLL
-      for (int n = 0; n < kTiles; ++n) right[n] = load_as<Words4>(numbers + ((2 * c + b) * kTiles + n) * 512);
+      for (int r = 0; r < kStrips; ++r) weights[r].fragments(c, b, left[r]);
       FRSPEC_UNROLL
-      for (int r = 0; r < kStrips; ++r) {
-        std::uint32_t left[2][4];
-        weights[r].fragments(c, b, left);
+      for (int n = 0; n < kTiles; ++n) {
+        const auto right = load_as<Words4>(numbers + ((2 * c + b) * kTiles + n) * 512);
         FRSPEC_UNROLL
-        for (int n = 0; n < kTiles; ++n) {
-          const std::uint32_t first[2] = {right[n].word[0], right[n].word[1]};
-          const std::uint32_t second[2] = {right[n].word[2], right[n].word[3]};
+        for (int r = 0; r < kStrips; ++r) {
+          const std::uint32_t first[2] = {right.word[0], right.word[1]};
+          const std::uint32_t second[2] = {right.word[2], right.word[3]};
           float (&sum)[4] = sums[r][n];
           if constexpr (Format::kScaling == Scaling::None) {
             if constexpr (Format::kBf16) {
-              mma_bf16(sum, left[0], first);
-              mma_bf16(sum, left[1], second);
+              mma_bf16(sum, left[r][0], first);
+              mma_bf16(sum, left[r][1], second);
             } else {
-              mma_f16(sum, left[0], first);
-              mma_f16(sum, left[1], second);
+              mma_f16(sum, left[r][0], first);
+              mma_f16(sum, left[r][1], second);
             }
           } else if constexpr (Format::kScaling == Scaling::PerTile) {
             if (c == 0 && b == 0) {
-              mma_f16_first(part[r][n], left[0], first);
+              mma_f16_first(part[r][n], left[r][0], first);
             } else {
-              mma_f16(part[r][n], left[0], first);
+              mma_f16(part[r][n], left[r][0], first);
             }
-            mma_f16(part[r][n], left[1], second);
+            mma_f16(part[r][n], left[r][1], second);
           } else if constexpr (Format::kScaling == Scaling::PerBlock) {
             float block[4];
-            mma_f16_first(block, left[0], first);
-            mma_f16(block, left[1], second);
+            mma_f16_first(block, left[r][0], first);
+            mma_f16(block, left[r][1], second);
             FRSPEC_UNROLL
             for (int i = 0; i < 4; ++i) sum[i] = fma(weights[r].scale(i / 2, b, 0), block[i], sum[i]);
             if constexpr (Format::kMinima) {
@@ -91,10 +101,10 @@ __device__ inline void multiply_tile(Sums<kTiles, kStrips>& sums, const std::byt
             }
           } else {
             float step[4];
-            mma_f16_first(step, left[0], first);
+            mma_f16_first(step, left[r][0], first);
             FRSPEC_UNROLL
             for (int i = 0; i < 4; ++i) sum[i] = fma(weights[r].scale(i / 2, b, 0), step[i], sum[i]);
-            mma_f16_first(step, left[1], second);
+            mma_f16_first(step, left[r][1], second);
             FRSPEC_UNROLL
             for (int i = 0; i < 4; ++i) sum[i] = fma(weights[r].scale(i / 2, b, 1), step[i], sum[i]);
           }
@@ -155,7 +165,8 @@ __device__ inline void write_sums(const Sums<kTiles, kStrips>& sums, const Matmu
 
 // Grid: (blocks of all jobs, groups of rows).
 template <class Format, int kTiles, int kStrips>
-__global__ void __launch_bounds__(kMatmulThreads) matmul_tiles(const __grid_constant__ MatmulLaunch launch) {
+__global__ void __launch_bounds__(kMatmulThreads, least_blocks(kTiles))
+    matmul_tiles(const __grid_constant__ MatmulLaunch launch) {
   int number = 0;
   while (number + 1 < launch.jobs && block_x() >= launch.job[number + 1].first_block) ++number;
   const MatmulJob& job = launch.job[number];
@@ -167,6 +178,7 @@ __global__ void __launch_bounds__(kMatmulThreads) matmul_tiles(const __grid_cons
       first_strip < job.strips ? static_cast<int>(std::int64_t{job.tiles} * (slice + 1) / job.slices) : begin;
 
   SharedMemory shared;
+  constexpr int kStages = ring_stages<Format, kStrips>();
   constexpr int kRing = ring_bytes<Format, kStrips>();
   constexpr int kStripStage = Format::kStageTiles * Format::kTileBytes;
   std::byte* ring = shared.take<std::byte>(kMatmulWarps * kRing) + warp() * kRing;
@@ -261,7 +273,8 @@ MatmulKernels make_matmul_kernels() {
   return {Format::kTileCols,
           Format::kTileBytes,
           {matmul_variant<Format, 1, 1>(), matmul_variant<Format, 2, 1>(), matmul_variant<Format, 4, 1>(),
-           matmul_variant<Format, 8, 2>()}};
+           matmul_variant<Format, 8, 1>()},
+          matmul_variant<Format, 8, 2>()};
 }
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

@@ -70,6 +70,9 @@ struct MatmulKernels {
   int tile_cols = 0;
   std::size_t tile_bytes = 0;
   Variant variants[4];  // for 1, 2, 4 and 8 column tiles
+  // For 8, with two strips for each warp, which read x once: the same bits. It needs more shared memory, and twice as
+  // many rows of weights for as many blocks.
+  Variant wide;
 };
 
 // matmul_*.cu: of any weight type but F32.

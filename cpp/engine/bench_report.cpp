@@ -1,6 +1,7 @@
 // Reports of the bench as text.
 #include "engine/bench_report.h"
 
+#include <array>
 #include <cstdio>
 #include <sstream>
 
@@ -26,15 +27,27 @@ double share_of_bandwidth(const BenchRow& row) { return gigabytes_per_second(row
 
 double over_floor(const BenchRow& row) { return row.milliseconds / row.floor_milliseconds; }
 
+constexpr std::array<const char*, kArithmetics> kArithmeticNames = {"int8", "bf16", "f32", "f16"};
+
+// "1090 / 500 / 270 GMAC/s int8 / bf16 / f32": those that the device uses.
+std::string ceilings_of(const BenchReport& r) {
+  std::string speeds, names;
+  for (std::size_t i = 0; i < kArithmeticNames.size(); ++i) {
+    if (r.macs_per_second[i] == 0.0) continue;
+    speeds += (speeds.empty() ? "" : " / ") + fixed(r.macs_per_second[i] / kGiga, 0);
+    names += concat(names.empty() ? "" : " / ", kArithmeticNames[i]);
+  }
+  return concat(speeds, " GMAC/s ", names);
+}
+
 std::string as_markdown(const BenchReport& r) {
   std::ostringstream out;
   out << r.machine << "; " << r.device << "\n\n"
       << r.model << ": " << fixed(static_cast<double>(r.parameters) / kGiga, 3) << "G parameters and "
       << fixed(static_cast<double>(r.model_bytes) / kGiga, 3) << " GB per pass (" << r.types << "); " << r.context
       << " tokens of context\n\n"
-      << "Ceilings measured in this run: " << fixed(r.bytes_per_second / kGiga, 1) << " GB/s read; "
-      << fixed(r.macs_per_second[0] / kGiga, 0) << " / " << fixed(r.macs_per_second[1] / kGiga, 0) << " / "
-      << fixed(r.macs_per_second[2] / kGiga, 0) << " GMAC/s int8 / bf16 / f32\n\n";
+      << "Ceilings measured in this run: " << fixed(r.bytes_per_second / kGiga, 1) << " GB/s read; " << ceilings_of(r)
+      << "\n\n";
   if (r.synthetic_acceptance) {
     out << "**The loops are synthetic**: a node's best child is accepted with probability "
         << fixed(static_cast<double>(*r.synthetic_acceptance), 3)
@@ -99,9 +112,11 @@ std::string as_json(const BenchReport& r) {
   json.key("ceilings");
   json.begin_object();
   json.member("bytes_per_second", r.bytes_per_second);
-  json.member("int8_macs_per_second", r.macs_per_second[0]);
-  json.member("bf16_macs_per_second", r.macs_per_second[1]);
-  json.member("f32_macs_per_second", r.macs_per_second[2]);
+  for (std::size_t i = 0; i < kArithmeticNames.size(); ++i) {
+    if (r.macs_per_second[i] > 0.0) {
+      json.member(concat(kArithmeticNames[i], "_macs_per_second"), r.macs_per_second[i]);
+    }
+  }
   json.end_object();
   if (r.synthetic_acceptance) json.member("synthetic_acceptance", static_cast<double>(*r.synthetic_acceptance));
   json.key("rows");

@@ -4,7 +4,7 @@
 // once, in f32. The minima are a product of their own: eight integers by the sums of 32 activations each, these as f16
 // pairs whose sum they are; one step of mma for a tile.
 //
-// Tile: nibbles (4 chunks, 16 bytes for each lane), fifth bits (16 bytes for each lane: a word for each chunk), three
+// Tile: nibbles (4 chunks, 16 bytes for each lane), fifth bits (4 chunks, a word for each lane), three
 // words of 6-bit numbers for each row (word after word: (3, 16)), and (scale, minimum) of each row.
 #pragma once
 
@@ -75,7 +75,7 @@ struct KFormat {
 
   // --- The packed form ---
   __device__ static std::byte* fifth_at(std::byte* tile, const Place& at) {
-    return tile + kQuantBytes + 16 * at.lane + 4 * at.chunk;
+    return tile + kQuantBytes + 4 * (32 * at.chunk + at.lane);
   }
   __device__ static SixBits six_bits(const std::byte* tile, int row) {
     SixBits bits;
@@ -114,17 +114,16 @@ struct KFormat {
 
   // --- What a lane has of a tile while it is multiplied ---
   // Only what the next multiplications need is in registers: those are scarce.
-  __device__ void begin(const std::byte* tile) {
-    if constexpr (kBits == 5) fifth_ = load_as<Words4>(tile + kQuantBytes + 16 * lane());
-  }
+  __device__ void begin(const std::byte*) {}
   __device__ void chunk(const std::byte* tile, int c) {
     quants_ = load_as<Words4>(tile + 16 * (32 * c + lane()));
+    if constexpr (kBits == 5) fifth_ = read_as<std::uint32_t>(tile + kQuantBytes + 4 * (32 * c + lane()));
     for (int h = 0; h < 2; ++h) {
       pairs_[h] = half2_sub(six_bits(tile, lane() / 4 + 8 * h).scales(c) | k1024, k1024);
     }
   }
-  // The A operands of the two steps of block b (0 or 1) of chunk c: q * scale.
-  __device__ void fragments(int c, int b, std::uint32_t (&a)[2][4]) const {
+  // The A operands of the two steps of block b (0 or 1) of the chunk: q * scale.
+  __device__ void fragments(int, int b, std::uint32_t (&a)[2][4]) const {
     for (int h = 0; h < 2; ++h) {
       const std::uint32_t scale = permute(pairs_[h], b == 0 ? 0x1010 : 0x3232);
       const std::uint32_t part = half2_mul(scale, twice(0x2C00));        // scale / 16
@@ -132,7 +131,7 @@ struct KFormat {
       const std::uint32_t minus_64 = half2_mul(scale, twice(0xD400));
       for (int i = 0; i < 4; ++i) {
         std::uint32_t pair = nibble_pair(quants_.word[2 * b + h], i);
-        if constexpr (kBits == 5) pair |= fifth_bits(fifth_.word[c], h, b, i);
+        if constexpr (kBits == 5) pair |= fifth_bits(fifth_, h, b, i);
         a[i / 2][2 * (i % 2) + h] = i % 2 == 0 ? half2_fma(pair, scale, minus_1024) : half2_fma(pair, part, minus_64);
       }
     }
@@ -154,8 +153,8 @@ struct KFormat {
   __device__ float minima_scale(int h) const { return -half_to_float(static_cast<std::uint16_t>(scales_[h] >> 16)); }
 
  private:
-  Words4 quants_, fifth_;
-  std::uint32_t pairs_[2], minima_[2], scales_[2];
+  Words4 quants_;
+  std::uint32_t fifth_, pairs_[2], minima_[2], scales_[2];
 };
 
 using FormatQ4_K = KFormat<DType::Q4_K, BlockQ4_K, 4>;

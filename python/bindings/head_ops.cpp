@@ -158,8 +158,9 @@ std::pair<OutputVector<std::int32_t>, OutputMatrix<std::int32_t>> sample_with_be
 }
 
 OutputMatrix<float> replaced_matmul(const std::filesystem::path& path, const std::string& tensor, const InputMatrix& x,
-                                    const Ints& rows, const Ints& places, const Ints& new_rows) {
-  const auto backend = make_backend({default_device(), 1});
+                                    const Ints& rows, const Ints& places, const Ints& new_rows,
+                                    const std::string& device) {
+  const auto backend = make_backend({device, 1});
   const WeightSource source = open_source(path, tensor);
   const auto weight = backend->load_rows(source, rows);
   backend->replace_rows(*weight, source, places, new_rows);
@@ -195,6 +196,7 @@ void init_head_ops(nb::module_& m) {
                   "The token that each row chooses for ``position``, and the k largest logits' without noise; -1 "
                   "where there are not so many numbers: (m,), (m, k) int32.")
       .def_static("replaced_matmul", &replaced_matmul, "path"_a, "tensor"_a, "x"_a, "rows"_a, "places"_a, "new_rows"_a,
+                  "device"_a = default_device(),
                   "x W^T for the given rows of a tensor, of which some places were given new rows.");
 }
 

@@ -1,0 +1,99 @@
+// `_core.matmul_ops`: matrix products with all that a layer asks of them, on arrays of the host, for tests.
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/filesystem.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "arrays.h"
+#include "ops_support.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace frspec {
+namespace {
+
+struct MatmulOps {};
+
+// One call with a projection for each tensor.
+std::vector<OutputMatrix<float>> project(const std::filesystem::path& path, const std::vector<std::string>& tensors,
+                                         const InputMatrix& x, const std::optional<InputVector>& norm, float epsilon,
+                                         const std::optional<InputMatrix>& up, const std::vector<InputVector>& biases,
+                                         const std::vector<InputMatrix>& starts, const std::string& device) {
+  const auto backend = make_backend({device, 1});
+  const DeviceMatrix input(*backend, x);
+  Operand operand{.x = input.view(), .epsilon = epsilon};
+  if (norm && norm->size() != input.cols) fail("norm: found ", norm->size(), " values, expected ", input.cols);
+  if (up && (up->shape(0) != input.rows || up->shape(1) != input.cols)) fail("up: expected the shape of x");
+  if (!biases.empty() && biases.size() != tensors.size()) fail("biases: expected one for each tensor");
+  if (!starts.empty() && starts.size() != tensors.size()) fail("starts: expected one for each tensor");
+  const Buffer norm_memory = norm ? to_device(*backend, norm->data(), norm->size()) : Buffer();
+  const Buffer up_memory = up ? to_device(*backend, up->data(), up->size()) : Buffer();
+  operand.norm = norm_memory.as<float>();
+  operand.up = up_memory.as<float>();
+  std::vector<std::unique_ptr<Weight>> weights;
+  std::vector<Buffer> outs, bias_memory;
+  std::vector<Projection> projections;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const WeightSource source = open_source(path, tensors[i]);
+    if (source.cols != operand.x.cols) fail("tensor '", tensors[i], "': found ", source.cols, " columns");
+    weights.push_back(backend->load(source));
+    const auto columns = static_cast<std::size_t>(source.rows);
+    if (!biases.empty() && biases[i].size() != columns) fail("biases: expected ", columns, " values");
+    if (!starts.empty() && (starts[i].shape(0) != input.rows || starts[i].shape(1) != columns)) {
+      fail("starts: expected the shape of the result");
+    }
+    bias_memory.push_back(biases.empty() ? Buffer() : to_device(*backend, biases[i].data(), columns));
+    outs.push_back(starts.empty() ? backend->allocate(input.rows * columns * sizeof(float))
+                                  : to_device(*backend, starts[i].data(), input.rows * columns));
+    projections.push_back({.out = outs.back().matrix(operand.x.rows, source.rows),
+                           .weight = weights.back().get(),
+                           .bias = bias_memory.back().as<float>(),
+                           .accumulate = !starts.empty()});
+  }
+  backend->matmul(operand, projections);
+  std::vector<OutputMatrix<float>> results;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    results.push_back(to_host<OutputMatrix<float>, float>(*backend, outs[i],
+                                                          {input.rows, static_cast<std::size_t>(weights[i]->rows())}));
+  }
+  return results;
+}
+
+std::vector<double> ceilings(const std::filesystem::path& path, const std::vector<std::string>& tensors,
+                             const std::string& device) {
+  const auto backend = make_backend({device, 1});
+  std::vector<std::unique_ptr<Weight>> weights;
+  std::vector<const Weight*> all;
+  for (const std::string& name : tensors) {
+    weights.push_back(backend->load(open_source(path, name)));
+    all.push_back(weights.back().get());
+  }
+  std::vector<double> found(1 + kArithmetics);
+  found[0] = backend->measure_reading(all);
+  backend->measure_arithmetic(found.data() + 1);
+  return found;
+}
+
+}  // namespace
+
+void init_matmul_ops(nb::module_& m) {
+  nb::class_<MatmulOps>(m, "matmul_ops", "Matrix products as layers ask for them, for tests of the kernels.")
+      .def_static("project", &project, "path"_a, "tensors"_a, "x"_a, "norm"_a = nb::none(), "epsilon"_a = 0.0F,
+                  "up"_a = nb::none(), "biases"_a = std::vector<InputVector>(), "starts"_a = std::vector<InputMatrix>(),
+                  "device"_a = default_device(),
+                  "One call of matmul with a projection for each tensor W of a GGUF file: x W^T + bias, added to "
+                  "``starts`` where they are given; x is RMS-normed, or silu(x) * up.")
+      .def_static("ceilings", &ceilings, "path"_a, "tensors"_a, "device"_a = default_device(),
+                  "Bytes per second that are read of these tensors, and multiply-adds per second in each arithmetic.");
+}
+
+}  // namespace frspec
