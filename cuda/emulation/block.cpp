@@ -8,10 +8,6 @@
 
 #include "base/error.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#endif
-
 namespace frspec::emulation {
 namespace {
 
@@ -38,22 +34,6 @@ class Running {
 // Bytes from an allocation of `bytes` shared bytes to its end, guards included.
 constexpr std::size_t with_guards(std::size_t bytes) {
   return (bytes + (kMostPieces + 1) * static_cast<std::size_t>(kGuard) + kPage - 1) / kPage * kPage;
-}
-
-void poison(const void* at, std::size_t bytes) {
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_poison_memory_region(at, bytes);
-#else
-  (void)at, (void)bytes;
-#endif
-}
-
-void unpoison(const void* at, std::size_t bytes) {
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(at, bytes);
-#else
-  (void)at, (void)bytes;
-#endif
 }
 
 }  // namespace
@@ -112,7 +92,7 @@ void Block::run(const char* kernel, GridSize grid, int threads, std::size_t shar
     run_block();
     if (!failure_.empty()) break;
   }
-  unpoison(shared_, shared_used_);
+  permit(shared_, shared_used_);
   if (!failure_.empty()) throw Error(concat("emulated CUDA: kernel ", kernel_, ", ", failure_));
 }
 
@@ -122,7 +102,7 @@ std::string Block::place() const {
 }
 
 void Block::run_block() {
-  unpoison(shared_, shared_used_);
+  permit(shared_, shared_used_);
   std::fill_n(shared_, shared_used_, kPoison);
   pieces_.clear();
   met_ = 0;
@@ -179,7 +159,7 @@ void Block::run_warp(int w, int& done, bool& progress) {
 
 // What lies around the pieces of shared memory must be as it was.
 void Block::check_guards() {
-  unpoison(shared_, shared_used_);
+  permit(shared_, shared_used_);
   const std::byte* at = shared_;
   std::size_t guard = kGuard;
   for (std::size_t piece = 0;; ++piece) {
@@ -337,8 +317,8 @@ void* Block::shared(int offset, int bytes) {
     }
     if (piece == kMostPieces) give_up(concat("takes more than ", kMostPieces, " pieces of shared memory"));
     pieces_.push_back(bytes);
-    poison(at - kGuard, kGuard);
-    poison(at + bytes, kGuard);
+    forbid(at - kGuard, kGuard);
+    forbid(at + bytes, kGuard);
   }
   return at;
 }

@@ -11,7 +11,6 @@
 #include "cuda/emulation/memory.h"
 
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -107,16 +106,17 @@ Fiber::Fiber(std::size_t stack_bytes) : bytes_(stack_bytes + kPage) {
   mprotect(memory_, kPage, PROT_NONE);
 }
 
-Fiber::~Fiber() { munmap(memory_, bytes_); }
+Fiber::~Fiber() {
+  permit(memory_ + kPage, bytes_ - kPage);
+  munmap(memory_, bytes_);
+}
 
 void Fiber::prepare(void (*body)(void*), void* context) {
   body_ = body;
   context_ = context;
   finished_ = false;
   fake_stack_ = nullptr;
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(memory_ + kPage, bytes_ - kPage);  // what an abandoned body left
-#endif
+  permit(memory_ + kPage, bytes_ - kPage);  // what an abandoned body left
   // As frspec_switch_stacks would have left it, with the entry as the place to go on.
   auto* top = reinterpret_cast<std::uint64_t*>(memory_ + bytes_);
   auto start_address = reinterpret_cast<std::uint64_t>(&Fiber::start);

@@ -7,6 +7,10 @@
 #include <cstddef>
 #include <cstring>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace frspec::emulation {
 
 inline constexpr std::size_t kPage = 4096;
@@ -30,6 +34,18 @@ class DeviceAccess {
   DeviceAccess(const DeviceAccess&) = delete;
   DeviceAccess& operator=(const DeviceAccess&) = delete;
 };
+
+// What the address sanitizer reports from now on when it is touched, or no longer. Without it, nothing.
+inline constexpr bool kSanitized =
+#if defined(__SANITIZE_ADDRESS__)
+    true;
+inline void forbid(const void* at, std::size_t bytes) { __asan_poison_memory_region(at, bytes); }
+inline void permit(const void* at, std::size_t bytes) { __asan_unpoison_memory_region(at, bytes); }
+#else
+    false;
+inline void forbid(const void*, std::size_t) {}
+inline void permit(const void*, std::size_t) {}
+#endif
 
 // Whether each of some bytes has the same value.
 inline bool are_all(const std::byte* at, std::size_t count, std::byte value) {
