@@ -36,7 +36,7 @@
 #include "cuda/attention.cuh"
 #include "cuda/cuda_backend.h"
 #include "cuda/device/block.cuh"
-#include "cuda/device/words.cuh"
+#include "cuda/device/memory.cuh"
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 namespace {
@@ -179,9 +179,9 @@ struct Fold {
     for (int j = 0; j < kQuads; ++j) {
       const int d = 4 * lane() + 128 * j;
       if (d >= width) continue;
-      const Floats4 some = load_16<Floats4>(a.parts + at * width + d);
+      const Floats4 some = load_as<Floats4>(a.parts + at * width + d);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) result[4 * j + i] = some.at[i];
+      for (int i = 0; i < 4; ++i) result[4 * j + i] = some.value[i];
     }
   }
 };
@@ -252,14 +252,14 @@ __global__ void __launch_bounds__(kThreads) attend_join(Attention a) {
     const int d = 4 * lane() + 128 * j;
     Floats4 some;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) some.at[i] = total.result[4 * j + i] / total.total;
+    for (int i = 0; i < 4; ++i) some.value[i] = total.result[4 * j + i] / total.total;
     if (a.aligned && d + 4 <= head_dim) {
-      store_16(out + d, some);
+      store_as(out + d, some);
       continue;
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      if (d + i < head_dim) out[d + i] = some.at[i];
+      if (d + i < head_dim) out[d + i] = some.value[i];
     }
   }
 }

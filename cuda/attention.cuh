@@ -5,9 +5,9 @@
 
 #include "cuda/device/block.cuh"
 #include "cuda/device/copy_async.cuh"
+#include "cuda/device/memory.cuh"
 #include "cuda/device/mma.cuh"
 #include "cuda/device/numbers.cuh"
-#include "cuda/device/words.cuh"
 #include "cuda/kv_cache.cuh"
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
@@ -214,7 +214,7 @@ __device__ inline void unpack(const Room& room, std::uint16_t* tile, const std::
   const auto* scales = reinterpret_cast<const std::uint16_t*>(raw + kUnit * from.row_bytes);
   for (int i = thread(); i < count * pieces; i += kThreads) {
     const int row = i / pieces, piece = i % pieces;
-    const Words4 codes = load_16<Words4>(raw + row * from.row_bytes + 16 * piece);
+    const Words4 codes = load_as<Words4>(raw + row * from.row_bytes + 16 * piece);
     const std::uint16_t scale = scales[row * from.blocks + piece / 2];
     const std::uint32_t both = pack_halves(scale, scale);
     std::uint16_t* to = tile + row * room.stride + 16 * piece;
@@ -223,10 +223,10 @@ __device__ inline void unpack(const Room& room, std::uint16_t* tile, const std::
       Words4 words;
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
-        const std::uint32_t two = codes.at[2 * half + w / 2] >> (w % 2 * 16);
-        words.at[w] = half2_mul(both, codes_to_halves(two & 0xFFFFu));
+        const std::uint32_t two = codes.word[2 * half + w / 2] >> (w % 2 * 16);
+        words.word[w] = half2_mul(both, codes_to_halves(two & 0xFFFFu));
       }
-      store_16(to + 8 * half, words);
+      store_as(to + 8 * half, words);
     }
   }
 }
@@ -294,9 +294,9 @@ __device__ inline void soften(const Room& room, int unit, int seen) {
         half[h] = part * kKeys + at < seen ? float_to_half(std::exp(x[at] - m)) : std::uint16_t{0};
         sums[i / 8] += half_to_float(half[h]);
       }
-      words.at[j / 2] = pack_halves(half[0], half[1]);
+      words.word[j / 2] = pack_halves(half[0], half[1]);
     }
-    store_16(room.weights + line * kWeightStride + part * kKeys + i, words);
+    store_as(room.weights + line * kWeightStride + part * kKeys + i, words);
   }
 #pragma unroll
   for (int apart = 1; apart < kTiles; apart *= 2) {
@@ -373,7 +373,7 @@ __device__ inline void write_sums(const Attention& a, const Room& room, const Su
       for (int c = 0; c < 2 * kColumns; ++c) {
         const int d = 16 * kColumns * warp() + 8 * c + lane() % 4 * 2;
         if (d >= room.width) continue;
-        store_8(to + d, Floats2{{sums.d[tile][c][2 * side], sums.d[tile][c][2 * side + 1]}});
+        store_as(to + d, Floats2{{sums.d[tile][c][2 * side], sums.d[tile][c][2 * side + 1]}});
       }
     }
   }

@@ -13,9 +13,9 @@
 #include "base/error.h"
 #include "cuda/cuda_backend.h"
 #include "cuda/device/block.cuh"
+#include "cuda/device/memory.cuh"
 #include "cuda/device/numbers.cuh"
 #include "cuda/device/warp.cuh"
-#include "cuda/device/words.cuh"
 #include "cuda/kv_cache.cuh"
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {

@@ -11,8 +11,8 @@
 
 #include "cuda/cuda_backend.h"
 #include "cuda/device/block.cuh"
+#include "cuda/device/memory.cuh"
 #include "cuda/device/numbers.cuh"
-#include "cuda/device/words.cuh"
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 namespace {
@@ -23,18 +23,18 @@ constexpr int kRowsPerBlock = 4;         // of such rows
 
 // Up to four floats of a row of n from column c on; zeros behind its end.
 __device__ inline Floats4 load_some(const float* row, std::int64_t c, std::int64_t n, bool aligned) {
-  if (aligned && c + 4 <= n) return load_16<Floats4>(row + c);
+  if (aligned && c + 4 <= n) return load_as<Floats4>(row + c);
   Floats4 some = {};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) some.at[i] = c + i < n ? row[c + i] : 0.0f;
+  for (int i = 0; i < 4; ++i) some.value[i] = c + i < n ? row[c + i] : 0.0f;
   return some;
 }
 
 __device__ inline void store_some(float* row, std::int64_t c, std::int64_t n, bool aligned, const Floats4& some) {
-  if (aligned && c + 4 <= n) return store_16(row + c, some);
+  if (aligned && c + 4 <= n) return store_as(row + c, some);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    if (c + i < n) row[c + i] = some.at[i];
+    if (c + i < n) row[c + i] = some.value[i];
   }
 }
 
@@ -56,7 +56,7 @@ __device__ inline float sum_of_squares(const float* x, std::int64_t cols, int t,
   for (std::int64_t c = std::int64_t{4} * t; c < cols; c += std::int64_t{4} * count) {
     const Floats4 some = load_some(x, c, cols, aligned);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sums[i] = fma(some.at[i], some.at[i], sums[i]);
+    for (int i = 0; i < 4; ++i) sums[i] = fma(some.value[i], some.value[i], sums[i]);
   }
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
@@ -68,7 +68,7 @@ __device__ inline void write_normed(float* out, const float* x, const float* wei
     Floats4 some = load_some(x, c, cols, aligned);
     const Floats4 w = load_some(weight, c, cols, aligned);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) some.at[i] = some.at[i] * scale * w.at[i];
+    for (int i = 0; i < 4; ++i) some.value[i] = some.value[i] * scale * w.value[i];
     store_some(out, c, cols, aligned, some);
   }
 }

@@ -57,4 +57,10 @@ __device__ inline void store_as(void* to, const T& value) {
 }
 #endif
 
+// Whether an address and the distance between rows (bytes) allow pieces of 16; for the host, which only looks at the
+// numbers.
+inline bool fits_16(const void* address, std::int64_t row_bytes) {
+  return (reinterpret_cast<std::uintptr_t>(address) | static_cast<std::uintptr_t>(row_bytes)) % 16 == 0;
+}
+
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

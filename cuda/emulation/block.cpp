@@ -274,30 +274,38 @@ void Block::mma(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t 
 // The k of an element of D are added in ascending order to what D was, each product and sum in double, rounded to f32
 // in the end: hardware keeps a few bits beyond f32, too, and no two generations the same.
 void Block::multiply(Slot* slots, Half type) {
-  float a[16][16], b[8][16];
+  constexpr int kRows = 16, kCols = 8, kDepth = 16;
+  double a[kRows][kDepth], b[kDepth][kCols], d[kRows][kCols];
   const auto value = [type](std::uint32_t word, int half) {
     const auto bits = static_cast<std::uint16_t>(word >> (16 * half));
-    return type == Half::F16 ? half_to_float(bits) : std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+    return static_cast<double>(type == Half::F16 ? half_to_float(bits)
+                                                 : std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16));
   };
   for (int l = 0; l < kWarp; ++l) {
     const int g = l / 4, t = l % 4;
+    const Slot& slot = slots[l];
     for (int half = 0; half < 2; ++half) {
-      a[g][2 * t + half] = value(slots[l].in[0], half);
-      a[g + 8][2 * t + half] = value(slots[l].in[1], half);
-      a[g][2 * t + 8 + half] = value(slots[l].in[2], half);
-      a[g + 8][2 * t + 8 + half] = value(slots[l].in[3], half);
-      b[g][2 * t + half] = value(slots[l].in[4], half);
-      b[g][2 * t + 8 + half] = value(slots[l].in[5], half);
+      const int k = 2 * t + half;
+      a[g][k] = value(slot.in[0], half);
+      a[g + 8][k] = value(slot.in[1], half);
+      a[g][k + 8] = value(slot.in[2], half);
+      a[g + 8][k + 8] = value(slot.in[3], half);
+      b[k][g] = value(slot.in[4], half);
+      b[k + 8][g] = value(slot.in[5], half);
+      d[g][k] = static_cast<double>(slot.out[half]);
+      d[g + 8][k] = static_cast<double>(slot.out[2 + half]);
+    }
+  }
+  for (int row = 0; row < kRows; ++row) {
+    for (int k = 0; k < kDepth; ++k) {
+      for (int col = 0; col < kCols; ++col) d[row][col] += a[row][k] * b[k][col];
     }
   }
   for (int l = 0; l < kWarp; ++l) {
     const int g = l / 4, t = l % 4;
-    for (int i = 0; i < 4; ++i) {
-      const float* row = a[i < 2 ? g : g + 8];
-      const float* column = b[2 * t + i % 2];
-      double sum = static_cast<double>(slots[l].out[i]);
-      for (int k = 0; k < 16; ++k) sum += static_cast<double>(row[k]) * static_cast<double>(column[k]);
-      slots[l].out[i] = static_cast<float>(sum);
+    for (int half = 0; half < 2; ++half) {
+      slots[l].out[half] = static_cast<float>(d[g][2 * t + half]);
+      slots[l].out[2 + half] = static_cast<float>(d[g + 8][2 * t + half]);
     }
   }
 }

@@ -136,16 +136,17 @@ OutputMatrix<float> norm_columns(const InputMatrix& x, int first, const InputVec
 void init_cache_ops(nb::module_& m) {
   nb::class_<CacheOps>(m, "cache_ops", "The K/V cache through a step, and small layers, for tests of the kernels.")
       .def_static("committed", &committed, "q"_a, "keys"_a, "values"_a, "head_dim"_a, "scale"_a, "parents"_a, "nodes"_a,
-                  "cache_type"_a = "f16", "spare"_a = 0, "device"_a = "cpu",
+                  "cache_type"_a = "f16", "spare"_a = 0, "device"_a = default_device(),
                   "Attention of one row behind the accepted ``nodes`` of a tree, in each layer: q (layers, heads * "
                   "head_dim), keys and values (layers * n, kv_heads * head_dim) -> as q. A layer's keys are those of "
                   "the prefix, of the tree and of the row; ``spare`` slots are never used.")
       .def_static("rotated", &rotated, "q"_a, "k"_a, "head_dim"_a, "cos"_a, "sin"_a, "interleaved"_a, "prefix"_a,
-                  "depths"_a = nb::none(), "device"_a = "cpu",
+                  "depths"_a = nb::none(), "device"_a = default_device(),
                   "Rows rotated by their positions behind ``prefix``; angles are (positions, dims / 2).")
-      .def_static("gather_rows", &gather_rows, "x"_a, "rows"_a = nb::none(), "device"_a = "cpu",
+      .def_static("gather_rows", &gather_rows, "x"_a, "rows"_a = nb::none(), "device"_a = default_device(),
                   "The given rows, or a copy of all.")
-      .def_static("norm_columns", &norm_columns, "x"_a, "first"_a, "weight"_a, "epsilon"_a, "device"_a = "cpu",
+      .def_static("norm_columns", &norm_columns, "x"_a, "first"_a, "weight"_a, "epsilon"_a,
+                  "device"_a = default_device(),
                   "x with the columns from ``first`` on RMS-normed in place, as many as there are weights.");
 }
 

@@ -192,7 +192,8 @@ void init_head_ops(nb::module_& m) {
                   "temperature"_a = 0.0F, "seed"_a = 0, "position"_a = 0,
                   "What two heads of the given rows of W say together.")
       .def_static("sample_with_best", &sample_with_best, "path"_a, "tensor"_a, "hidden"_a, "k"_a,
-                  "temperature"_a = 0.0F, "seed"_a = 0, "position"_a = 0, "n_threads"_a = 0, "device"_a = "cpu",
+                  "temperature"_a = 0.0F, "seed"_a = 0, "position"_a = 0, "n_threads"_a = 0,
+                  "device"_a = default_device(),
                   "The token that each row chooses for ``position``, and the k largest logits' without noise; -1 "
                   "where there are not so many numbers: (m,), (m, k) int32.")
       .def_static("replaced_matmul", &replaced_matmul, "path"_a, "tensor"_a, "x"_a, "rows"_a, "places"_a, "new_rows"_a,

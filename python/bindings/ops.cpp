@@ -392,7 +392,7 @@ void init_ops(nb::module_& m) {
                   "parents: Sequence[int], device: str, **options: object) -> "
                   "Annotated[NDArray[numpy.float32], dict(shape=(None, None))]"),
           "``process`` of the nodes of a tree (the root's parent is -1) behind the tokens of ``history``.")
-      .def_static("log_probs", &log_probs, "logits"_a, "tokens"_a, "device"_a = "cpu",
+      .def_static("log_probs", &log_probs, "logits"_a, "tokens"_a, "device"_a = default_device(),
                   "The log-softmax of each row (m, V) at its token: (m,) float32.")
       .def_static(
           "simulate_rejection", &simulate_rejection, "target"_a, "drafter"_a, "length"_a, "drafts"_a, "width"_a,

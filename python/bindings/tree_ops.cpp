@@ -256,8 +256,8 @@ void init_tree_ops(nb::module_& m) {
       .def_static("pretend_acceptance", &pretend_acceptance, "tokens"_a, "parents"_a, "sampled"_a, "prefix"_a,
                   "probability"_a, "seed"_a, "device"_a = default_device(),
                   "The target's tokens as they would be if it agreed with the given probability.")
-      .def_static("record", &record, "tokens"_a, "parents"_a, "sampled"_a, "prefix"_a, "room"_a, "device"_a = default_device(),
-                  "The text behind ``prefix`` places that hold -1, and the next root.")
+      .def_static("record", &record, "tokens"_a, "parents"_a, "sampled"_a, "prefix"_a, "room"_a,
+                  "device"_a = default_device(), "The text behind ``prefix`` places that hold -1, and the next root.")
       .def_static("draw_proposal", &draw_proposal, "candidates"_a, "log_probs"_a, "width"_a, "position"_a, "step"_a,
                   "device"_a, "options"_a,
                   nb::sig("def draw_proposal(candidates: Sequence[int], log_probs: Sequence[float], width: int, "

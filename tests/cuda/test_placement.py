@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_pair import TinyPair, make_tiny_pair
 
-from frspec_cpp import LLM, _core
+from frspec_cpp import LLM
 
 DEVICE = "cuda-emulated"
 MEMORY = "FRSPEC_CUDA_EMULATION_MEMORY"
