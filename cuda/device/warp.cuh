@@ -1,6 +1,8 @@
 // Operations of a whole warp.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/device/platform.cuh"
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
@@ -39,12 +41,17 @@ __device__ inline int lowest_bit(unsigned bits) { return __ffs(static_cast<int>(
 // Combines the values of all lanes, always in the same order; every lane gets the result.
 template <class T, class Combine>
 __device__ inline T warp_reduce(T value, Combine&& combine) {
+#ifdef FRSPEC_CUDA_EMULATED
+  // The same tree, with one meeting of the lanes instead of five.
+  return emulation::current_block().reduce(value, combine);
+#else
   for (int mask = kWarp / 2; mask > 0; mask /= 2) {
     const T other = shuffle_xor(value, mask);
     // The lower lane's value comes first, for both.
     value = (lane() & mask) == 0 ? combine(value, other) : combine(other, value);
   }
   return value;
+#endif
 }
 template <class T>
 __device__ inline T warp_sum(T value) {
@@ -58,11 +65,19 @@ __device__ inline T warp_max(T value) {
 // The sum of the values of this lane and those below it.
 template <class T>
 __device__ inline T warp_prefix_sum(T value) {
+#ifdef FRSPEC_CUDA_EMULATED
+  static_assert(std::is_integral_v<T>, "where the order of additions does not matter");
+  T all[kWarp];
+  emulation::current_block().gather(value, all);
+  for (int i = 1; i <= lane(); ++i) all[i] += all[i - 1];
+  return all[lane()];
+#else
   for (int distance = 1; distance < kWarp; distance *= 2) {
     const T lower = shuffle(value, lane() >= distance ? lane() - distance : lane());
     if (lane() >= distance) value += lower;
   }
   return value;
+#endif
 }
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

@@ -210,28 +210,19 @@ Block::Slot& Block::slot() {
   return warp.slots[warp.met & 1][running_ % kWarp];
 }
 
-Block::Slot* Block::meet_warp(Meeting kind) {
+Block::Warp& Block::arrive(Meeting kind) {
   Warp& warp = warps_[static_cast<std::size_t>(running_ / kWarp)];
-  Slot* slots = warp.slots[warp.met & 1];
   if (warp.arrived > 0 && warp.kind != kind) give_up("meets its warp in another operation than the lanes before it");
   warp.kind = kind;
-  if (++warp.arrived == kWarp) {
-    if (kind == Meeting::MmaF16) multiply(slots, Half::F16);
-    if (kind == Meeting::MmaBf16) multiply(slots, Half::BF16);
-    if (kind == Meeting::Ballot) {
-      warp.bits = 0;
-      for (unsigned l = 0; l < kWarp; ++l) warp.bits |= slots[l].in[0] << l;
-      for (unsigned l = 0; l < kWarp; ++l) std::memcpy(slots[l].out, &warp.bits, sizeof warp.bits);
-    }
-    warp.arrived = 0;
-    ++warp.met;
-    return slots;
-  }
+  ++warp.arrived;
+  return warp;
+}
+
+void Block::wait_for(const Warp& warp) {
   Thread& thread = state_[static_cast<std::size_t>(running_)];
   thread.met = warp.met;
   thread.state = Thread::State::WaitsForWarp;
   fibers_[static_cast<std::size_t>(running_)]->pause();
-  return slots;
 }
 
 bool Block::meet_block(Meeting kind, bool predicate) {
@@ -253,12 +244,11 @@ bool Block::meet_block(Meeting kind, bool predicate) {
 }
 
 unsigned Block::ballot(bool predicate) {
-  const int lane = running_ % kWarp;
   slot().in[0] = predicate ? 1 : 0;
-  const Slot* slots = meet_warp(Meeting::Ballot);
-  unsigned bits = 0;
-  std::memcpy(&bits, slots[lane].out, sizeof bits);
-  return bits;
+  const Slot* slots = meet_warp(Meeting::Ballot, [](Slot* all) {
+    for (unsigned l = 1; l < kWarp; ++l) all[0].in[0] |= all[l].in[0] << l;
+  });
+  return slots[0].in[0];
 }
 
 void Block::mma(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2], Half type) {
@@ -267,7 +257,8 @@ void Block::mma(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t 
   std::copy_n(a, 4, mine.in);
   std::copy_n(b, 2, mine.in + 4);
   std::copy_n(d, 4, mine.out);
-  const Slot* slots = meet_warp(type == Half::F16 ? Meeting::MmaF16 : Meeting::MmaBf16);
+  const Slot* slots =
+      meet_warp(type == Half::F16 ? Meeting::MmaF16 : Meeting::MmaBf16, [type](Slot* all) { multiply(all, type); });
   std::copy_n(slots[lane].out, 4, d);
 }
 

@@ -53,6 +53,31 @@ class Block {
     std::memcpy(&result, slots[source & (kWarp - 1)].in, sizeof result);
     return result;
   }
+  // The values of all lanes.
+  template <class T>
+  void gather(T value, T (&all)[kWarp]) {
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+    std::memcpy(slot().in, &value, sizeof value);
+    const Slot* slots = meet_warp(Meeting::Exchange);
+    for (int l = 0; l < kWarp; ++l) std::memcpy(&all[l], slots[l].in, sizeof value);
+  }
+  // Of all lanes' values: combined with those 16 lanes further, then 8, 4, 2, 1.
+  template <class T, class Combine>
+  T reduce(T value, Combine&& combine) {
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+    std::memcpy(slot().in, &value, sizeof value);
+    const auto combine_all = [&combine](Slot* slots) {
+      T all[kWarp];
+      for (int l = 0; l < kWarp; ++l) std::memcpy(&all[l], slots[l].in, sizeof(T));
+      for (int half = kWarp / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; ++i) all[i] = combine(all[i], all[i + half]);
+      }
+      std::memcpy(slots[0].out, &all[0], sizeof(T));
+    };
+    Slot* slots = meet_warp(Meeting::Exchange, combine_all);
+    std::memcpy(&value, slots[0].out, sizeof value);
+    return value;
+  }
   unsigned ballot(bool predicate);
   void warp_sync() { meet_warp(Meeting::Sync); }
   void mma(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2], Half type);
@@ -78,7 +103,6 @@ class Block {
     std::uint32_t met = 0;  // meetings so far
     int arrived = 0;
     Meeting kind = Meeting::None;
-    std::uint32_t bits = 0;  // of a ballot
   };
   struct PendingCopy {
     void* to;
@@ -98,9 +122,27 @@ class Block {
   std::uint64_t random();
   bool can_run(const Thread& thread, const Warp& warp) const;
   Slot& slot();
-  Slot* meet_warp(Meeting kind);
+  // Waits until all lanes are there; the last one calls complete(slots) before anybody goes on.
+  template <class Complete>
+  Slot* meet_warp(Meeting kind, Complete&& complete) {
+    Warp& warp = arrive(kind);
+    Slot* slots = warp.slots[warp.met & 1];
+    if (warp.arrived == kWarp) {
+      complete(slots);
+      warp.arrived = 0;
+      ++warp.met;
+    } else {
+      wait_for(warp);
+    }
+    return slots;
+  }
+  Slot* meet_warp(Meeting kind) {
+    return meet_warp(kind, [](Slot*) {});
+  }
+  Warp& arrive(Meeting kind);
+  void wait_for(const Warp& warp);
   bool meet_block(Meeting kind, bool predicate);
-  void multiply(Slot* slots, Half type);
+  static void multiply(Slot* slots, Half type);
   // Called by a thread: the kernel ends here.
   [[noreturn]] void give_up(const std::string& what);
   void shuffle(std::vector<int>& order);
