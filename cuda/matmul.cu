@@ -33,12 +33,12 @@ __global__ void __launch_bounds__(kMatmulThreads)
         if (first + r < rows) sums[r] = fma(w[c], x[std::int64_t{first + r} * cols + c], sums[r]);
       }
     }
+    warp_sums(sums);
+    if (lane() != 0) continue;
     FRSPEC_UNROLL
     for (int r = 0; r < kRowsAtOnce; ++r) {
       if (first + r >= rows) break;
-      float sum = warp_sum(sums[r]);
-      if (bias != nullptr) sum += bias[column];
-      if (lane() != 0) continue;
+      const float sum = bias != nullptr ? sums[r] + bias[column] : sums[r];
       float* at = out + (first + r) * out_stride + column;
       *at = accumulate ? *at + sum : sum;
     }

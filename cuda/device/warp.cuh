@@ -57,6 +57,16 @@ template <class T>
 __device__ inline T warp_sum(T value) {
   return warp_reduce(value, [](T a, T b) { return a + b; });
 }
+// The same of several values at once.
+template <int count>
+__device__ inline void warp_sums(float (&values)[count]) {
+#ifdef FRSPEC_CUDA_EMULATED
+  emulation::current_block().sum_all(values);
+#else
+#pragma unroll
+  for (int i = 0; i < count; ++i) values[i] = warp_sum(values[i]);
+#endif
+}
 template <class T>
 __device__ inline T warp_max(T value) {
   return warp_reduce(value, [](T a, T b) { return a > b ? a : b; });

@@ -78,6 +78,24 @@ class Block {
     std::memcpy(&value, slots[0].out, sizeof value);
     return value;
   }
+  // The sums of several values of all lanes, each in the order of reduce.
+  template <int count>
+  void sum_all(float (&values)[count]) {
+    static_assert(sizeof values <= sizeof(Slot::in));
+    std::memcpy(slot().in, values, sizeof values);
+    const Slot* slots = meet_warp(Meeting::Exchange, [](Slot* all) {
+      for (int half = kWarp / 2; half > 0; half /= 2) {
+        for (int l = 0; l < half; ++l) {
+          float low[count], high[count];
+          std::memcpy(low, all[l].in, sizeof low);
+          std::memcpy(high, all[l + half].in, sizeof high);
+          for (int i = 0; i < count; ++i) low[i] += high[i];
+          std::memcpy(all[l].in, low, sizeof low);
+        }
+      }
+    });
+    std::memcpy(values, slots[0].in, sizeof values);
+  }
   unsigned ballot(bool predicate);
   void warp_sync() { meet_warp(Meeting::Sync); }
   void mma(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2], Half type);
@@ -95,7 +113,7 @@ class Block {
 
   // What a lane brings to a meeting of its warp, and what it gets.
   struct Slot {
-    std::uint32_t in[6];
+    std::uint32_t in[8];
     float out[4];
   };
   struct Warp {
