@@ -16,14 +16,6 @@ namespace frspec::FRSPEC_CUDA_NAMESPACE {
 
 class CommandList {
  public:
-  struct Counts {
-    std::int64_t commands = 0;        // that were given
-    std::int64_t launches = 0;        // of single commands
-    std::int64_t graph_launches = 0;  // of graphs
-    std::int64_t graphs_made = 0;
-    std::int64_t values_changed = 0;  // commands in graphs that got other values
-  };
-
   explicit CommandList(Runtime& runtime) : runtime_(runtime) {}
 
   template <class... Parameters, class... Values>
@@ -41,7 +33,7 @@ class CommandList {
   }
   // For those who cannot throw: a failure is thrown by the next flush.
   void wait_quietly() noexcept;
-  const Counts& counts() const { return counts_; }
+  const LaunchCounts& counts() const { return counts_; }
   // Of a backend whose launches must not become graphs: to compare.
   void use_graphs(bool use) { uses_graphs_ = use; }
 
@@ -58,7 +50,7 @@ class CommandList {
   std::list<Known> known_;  // the last used first
   std::exception_ptr failure_;
   bool uses_graphs_ = true;
-  Counts counts_;
+  LaunchCounts counts_;
 };
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

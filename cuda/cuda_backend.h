@@ -27,6 +27,7 @@ class CudaBackend final : public Backend {
   void download(void* to_host, const void* from, std::size_t bytes) override;
 
   DeviceMemory memory() override;
+  LaunchCounts launch_counts() const override { return device_->commands.counts(); }
   void note_time(int point) override { device_->commands.note_time(point); }
   double seconds_between(int first_point, int second_point) override {
     return device_->runtime->seconds_between(first_point, second_point);

@@ -167,6 +167,15 @@ struct DeviceMemory {
   std::size_t reserved = 0;  // of what is free: that the backend itself will want
 };
 
+// How a device that is given its work as lists of commands got it so far.
+struct LaunchCounts {
+  std::int64_t commands = 0;        // that operations gave
+  std::int64_t launches = 0;        // of single commands
+  std::int64_t graph_launches = 0;  // of lists as a whole
+  std::int64_t graphs_made = 0;
+  std::int64_t values_changed = 0;  // commands in graphs that got other values
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -190,6 +199,7 @@ class Backend {
   // Bytes of the device that so many rows of a source will take: by load and load_rows, or by load_table.
   virtual std::size_t weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const = 0;
   virtual DeviceMemory memory() = 0;
+  virtual LaunchCounts launch_counts() const { return {}; }
   // Bytes that the keys (or the values) of a layer take.
   virtual std::size_t kv_bytes(const KvShape& shape) const = 0;
   // Row `row` of a source of any loadable type as f32, into host memory.

@@ -12,7 +12,7 @@ namespace frspec {
 namespace {
 
 constexpr int kStep = 256;              // tokens by which a context is made smaller
-constexpr int kLeastContext = 512;      // a shorter one is of no use, unless the model's own is
+constexpr int kLeastContext = 256;      // a shorter one is of no use, unless the model's own is
 constexpr std::int64_t kHeadRows = 64;  // of logits that a backend keeps while it chooses from a head
 
 // The plan but for what the device has, with another context.

@@ -351,7 +351,7 @@ Words run_lists(std::span<const Word> lists) {
                       list >> (8 * i) & 0xFF);
     }
     commands.flush();
-    const CommandList::Counts& counts = commands.counts();
+    const LaunchCounts& counts = commands.counts();
     for (const std::int64_t count :
          {counts.commands, counts.launches, counts.graph_launches, counts.graphs_made, counts.values_changed}) {
       found.push_back(static_cast<Word>(count));

@@ -330,6 +330,21 @@ void init_engine(nb::module_& m) {
           "architecture", [](const Engine& self) { return self.config().architecture; },
           "``general.architecture`` of the target.")
       .def_prop_ro(
+          "launch_counts",
+          [](Engine& self) {
+            const LaunchCounts counts = self.backend().launch_counts();
+            nb::dict found;
+            found["commands"] = counts.commands;
+            found["launches"] = counts.launches;
+            found["graph_launches"] = counts.graph_launches;
+            found["graphs_made"] = counts.graphs_made;
+            found["values_changed"] = counts.values_changed;
+            return found;
+          },
+          nb::sig("def launch_counts(self) -> dict[str, int]"),
+          "What a GPU was given so far: ``commands`` by the operations; ``launches`` of single ones, ``graph_launches`` "
+          "of many at once; ``graphs_made``; and ``values_changed`` in them. All 0 on the CPU.")
+      .def_prop_ro(
           "memory_plan",
           [](const Engine& self) -> nb::object {
             const std::optional<MemoryPlan>& plan = self.memory_plan();

@@ -57,11 +57,13 @@ def test_logits_and_taps(tmp_path: Path, case: str) -> None:
     engine = _core.Engine(str(gguf), taps=list(range(layers)), n_batch=33)
     logits, taps = engine.forward(tokens), engine.forward_taps(tokens)
     expected = reference.logits[0].numpy()
-    # Keys and values are kept in half precision: 11 bits, so some 1e-3 of the spread of the logits.
-    assert np.abs(logits - expected).max() < 4e-3 * max(1.0, float(expected.std()))
+    # Keys and values are kept in half precision: 11 bits, so some 1e-3 of the spread of the logits. On a GPU queries and
+    # the weights of values are, too.
+    tolerance = 4e-3 if engine.device.startswith("cpu") else 8e-3
+    assert np.abs(logits - expected).max() < tolerance * max(1.0, float(expected.std()))
     for layer in range(layers):
         state = reference.hidden_states[layer][0].numpy()
-        assert np.abs(taps[layer] - state).max() < 4e-3 * max(1.0, float(state.std())), layer
+        assert np.abs(taps[layer] - state).max() < tolerance * max(1.0, float(state.std())), layer
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("f16", 1e-2), ("bf16", 8e-2), ("q8_0", 8e-2), ("q4_0", 1.0)])

@@ -1,0 +1,122 @@
+"""On a GPU, too, losslessness is equality; and a step is one graph and one small copy back."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from eagle3_checkpoints import make_tiny_eagle3
+from frspec_cpp.tools.convert import convert
+from reference_steps import write_vocabulary_ranks
+from tiny_pair import TinyPair, make_tiny_pair
+
+from frspec_cpp import LLM
+
+TOKENS = 20
+PROMPTS = [[5, 6, 7], [random.Random(1).randrange(400) for _ in range(70)]]
+SAMPLINGS: list[dict[str, Any]] = [
+    {"temperature": 0.0},
+    {"temperature": 1.0, "top_k": 0},
+    {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "repeat_penalty": 1.1},
+]
+SMALL = {"tree_depth": 3, "tree_branch": 4, "tree_size": 12}
+
+
+def device() -> str:
+    """The device under test: the emulated one, unless FRSPEC_DEVICE names a real one."""
+    from frspec_cpp import _core
+
+    chosen = _core.default_device()
+    return chosen if chosen.startswith("cuda") else "cuda-emulated"
+
+
+@pytest.fixture(scope="module", params=["eagle2", "eagle3", "q8_0"])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyPair:
+    folder = tmp_path_factory.mktemp("pair")
+    if request.param == "eagle3":
+        return make_tiny_eagle3(folder)
+    made = make_tiny_pair(folder)
+    if request.param == "eagle2":
+        return made
+    target, drafter = folder / "target-q8.gguf", folder / "drafter-q8.gguf"
+    convert(made.target, target, "q8_0", quiet=True)
+    convert(made.drafter, drafter, "q8_0", target=target, quiet=True)
+    return TinyPair(made.target, made.drafter, target, drafter)
+
+
+@pytest.fixture(scope="module")
+def plain(pair: TinyPair) -> list[list[int]]:
+    llm = LLM(pair.target_gguf, device=device())
+    return [
+        llm.generate(prompt, TOKENS, seed=11, ignore_eos=True, **sampling).tokens
+        for prompt in PROMPTS
+        for sampling in SAMPLINGS
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"head": "full", **SMALL},
+        {"head": "full", "n_batch": 9},
+        {"head": "full", "tree_branch": 1, "tree_depth": 4, "tree_size": 6, "ngram": 3},
+        {"head": "ranked:150", **SMALL},
+        {"head": "contextual:60", **SMALL},
+        {"head": "ranked:80+contextual:40", **SMALL},
+        {"head": "auto", **SMALL},
+    ],
+    ids=str,
+)
+def test_drafting_changes_nothing(
+    pair: TinyPair, plain: list[list[int]], options: dict[str, Any], tmp_path: Path
+) -> None:
+    ranks = tmp_path / "ranks.gguf" if "ranked" in options["head"] else None
+    if ranks is not None:
+        write_vocabulary_ranks(ranks, pair.target_gguf, np.random.default_rng(2).permutation(400))
+    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, ranks=ranks, device=device(), **options)
+    found = [
+        llm.generate(prompt, TOKENS, seed=11, ignore_eos=True, draft=True, **sampling)
+        for prompt in PROMPTS
+        for sampling in SAMPLINGS
+    ]
+    assert [one.tokens for one in found] == plain
+    assert all(one.stats.drafter_error is None for one in found)
+    assert sum(one.stats.steps for one in found) < len(found) * (TOKENS - 1)  # something was accepted
+
+
+def test_a_whole_model_drafts(pair: TinyPair, plain: list[list[int]]) -> None:
+    llm = LLM(pair.target_gguf, drafter=pair.target_gguf, head="full", device=device(), **SMALL)
+    for at, (prompt, sampling) in enumerate((p, s) for p in PROMPTS for s in SAMPLINGS):
+        found = llm.generate(prompt, TOKENS, seed=11, ignore_eos=True, draft=True, **sampling)
+        assert found.tokens == plain[at]
+
+
+@pytest.mark.parametrize("verify", ["rejection", "block"])
+def test_rejection_accepts_what_the_target_would_say(pair: TinyPair, verify: str) -> None:
+    """A drafter that is the target agrees with it: every draft of a chain is accepted."""
+    shape = {"tree_depth": 3, "tree_branch": 1, "tree_size": 8}
+    llm = LLM(pair.target_gguf, drafter=pair.target_gguf, head="full", device=device(), **shape)
+    options = {"temperature": 1.0, "top_k": 40, "seed": 3, "ignore_eos": True, "draft": True}
+    found = llm.generate(PROMPTS[0], 21, verify=verify, **options)
+    assert found.stats.steps == 4
+    assert llm.generate(PROMPTS[0], 21, verify=verify, **options).tokens == found.tokens
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_a_step_is_one_graph(pair: TinyPair, temperature: float) -> None:
+    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=device(), **SMALL)
+    counts = llm._engine.launch_counts  # noqa: SLF001 - what the engine gave the device is no part of the face
+    for seed in range(3):  # warms up: all numbers of accepted drafts were met
+        before = counts
+        found = llm.generate(PROMPTS[0], 60, temperature=temperature, seed=seed, ignore_eos=True, draft=True)
+        counts = llm._engine.launch_counts  # noqa: SLF001
+    new = {key: counts[key] - before[key] for key in counts}
+    assert new["graphs_made"] <= 2  # one more may be met
+    # The prompt's passes and what begins a text are no steps.
+    assert found.stats.steps - 2 <= new["graph_launches"] <= found.stats.steps + 6
+    assert new["launches"] < 0.25 * new["commands"]
+    # Between two steps little changes: what was accepted, and where.
+    assert new["values_changed"] < 0.2 * new["commands"]
