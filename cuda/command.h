@@ -23,6 +23,7 @@ class Arguments {
  public:
   static constexpr int kMost = 16;
 
+  void reserve(std::size_t bytes) { bytes_.reserve(bytes); }
   template <class T>
   void add(const T& value) {
     static_assert(std::is_trivially_copyable_v<T> && alignof(T) <= 16);
@@ -82,6 +83,7 @@ Command make_command(const char* name, void (*kernel)(Parameters...), Grid grid,
     detail::call_kernel<Parameters...>(k, arguments, std::index_sequence_for<Parameters...>());
   };
 #endif
+  command.arguments.reserve((std::size_t{0} + ... + (sizeof(Parameters) + alignof(Parameters))));  // one allocation
   (command.arguments.add<std::remove_cv_t<Parameters>>(values), ...);
   return command;
 }
