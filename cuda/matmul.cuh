@@ -135,28 +135,72 @@ __device__ inline void multiply_tile(Sums<kTiles, kStrips>& sums, const std::byt
   }
 }
 
-// The sums as numbers of the output.
+// Adds up the sums of all slices, in their order, as `from` has them for this lane: (slice, strip, column tile). Some
+// slices at a time, so that as many loads are in flight for few column tiles as for many.
+template <int kTiles, int kStrips>
+__device__ inline void add_slices(Sums<kTiles, kStrips>& sums, const float* from, std::int64_t slice_size, int slices,
+                                  int strips) {
+  [[maybe_unused]] constexpr int kAtOnce = kTiles * kStrips >= 8 ? 1 : 8 / (kTiles * kStrips);
+  FRSPEC_UNROLL_BY(kAtOnce)
+  for (int s = 0; s < slices; ++s) {
+    FRSPEC_UNROLL
+    for (int r = 0; r < kStrips; ++r) {
+      if (r >= strips) break;
+      FRSPEC_UNROLL
+      for (int n = 0; n < kTiles; ++n) {
+        const auto more = load_as<Floats4>(from + 4 * (s * slice_size + (r * kTiles + n) * kWarp));
+        FRSPEC_UNROLL
+        for (int i = 0; i < 4; ++i) sums[r][n][i] = s == 0 ? more.value[i] : sums[r][n][i] + more.value[i];
+      }
+    }
+  }
+}
+
+// The sums as numbers of the output. All that is read for a strip is read first, so that it is waited for once; and
+// without conditions: what is not there is its last neighbour.
 template <int kTiles, int kStrips>
 __device__ inline void write_sums(const Sums<kTiles, kStrips>& sums, const MatmulJob& job, const PreparedRows& x,
                                   int group, int first_strip) {
-  const int g = lane() / 4, t = lane() % 4;
+  const int first_row = group * kTiles * kTileRows + 2 * (lane() % 4);
+  const auto row_of = [&](int n, int e) { return first_row + n * kTileRows + e; };
+  const auto within = [](int i, int count) { return i < count ? i : count - 1; };
+  float inverse[kTiles][2];
+  FRSPEC_UNROLL
+  for (int n = 0; n < kTiles; ++n) {
+    FRSPEC_UNROLL
+    for (int e = 0; e < 2; ++e) inverse[n][e] = x.inverse[within(row_of(n, e), x.rows)];
+  }
   FRSPEC_UNROLL
   for (int r = 0; r < kStrips; ++r) {
-    FRSPEC_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      const int column = kStrip * (first_strip + r) + 8 * h + g;
-      if (column >= job.columns) continue;
-      const float bias = job.bias != nullptr ? job.bias[column] : 0.0f;
+    const int first_column = kStrip * (first_strip + r) + lane() / 4;
+    float bias[2] = {}, before[2][kTiles][2] = {};
+    if (job.bias != nullptr) {
+      FRSPEC_UNROLL
+      for (int h = 0; h < 2; ++h) bias[h] = job.bias[within(first_column + 8 * h, job.columns)];
+    }
+    if (job.accumulate) {
       FRSPEC_UNROLL
       for (int n = 0; n < kTiles; ++n) {
         FRSPEC_UNROLL
         for (int e = 0; e < 2; ++e) {
-          const int row = (group * kTiles + n) * kTileRows + 2 * t + e;
-          if (row >= x.rows) continue;
-          float value = sums[r][n][2 * h + e] * x.inverse[row];
-          if (job.bias != nullptr) value = value + bias;
-          float* at = job.out + row * job.out_stride + column;
-          *at = job.accumulate ? *at + value : value;
+          const float* row = job.out + within(row_of(n, e), x.rows) * job.out_stride;
+          FRSPEC_UNROLL
+          for (int h = 0; h < 2; ++h) before[h][n][e] = row[within(first_column + 8 * h, job.columns)];
+        }
+      }
+    }
+    FRSPEC_UNROLL
+    for (int n = 0; n < kTiles; ++n) {
+      FRSPEC_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        if (row_of(n, e) >= x.rows) continue;
+        float* row = job.out + row_of(n, e) * job.out_stride;
+        FRSPEC_UNROLL
+        for (int h = 0; h < 2; ++h) {
+          float value = sums[r][n][2 * h + e] * inverse[n][e];
+          if (job.bias != nullptr) value = value + bias[h];
+          if (job.accumulate) value = before[h][n][e] + value;
+          if (first_column + 8 * h < job.columns) row[first_column + 8 * h] = value;
         }
       }
     }
@@ -244,20 +288,7 @@ __global__ void __launch_bounds__(kMatmulThreads, least_blocks(kTiles))
       }
     }
     if (!is_last_block(launch.counters + job.counter + group * job.blocks + block, job.slices, flag)) return;
-    FRSPEC_UNROLL
-    for (int r = 0; r < kStrips; ++r) {
-      if (first_strip + r >= job.strips) break;
-      FRSPEC_UNROLL
-      for (int n = 0; n < kTiles; ++n) {
-        const float* from = partial + 4 * ((r * kTiles + n) * kWarp);
-        auto total = load_as<Floats4>(from);
-        for (int s = 1; s < job.slices; ++s) {
-          const auto more = load_as<Floats4>(from + 4 * (s * slice_size));
-          for (int i = 0; i < 4; ++i) total.value[i] += more.value[i];
-        }
-        for (int i = 0; i < 4; ++i) sums[r][n][i] = total.value[i];
-      }
-    }
+    add_slices<kTiles, kStrips>(sums, partial, slice_size, job.slices, job.strips - first_strip);
   }
   write_sums<kTiles, kStrips>(sums, job, launch.x, group, first_strip);
 }
