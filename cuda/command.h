@@ -30,7 +30,9 @@ class Arguments {
     const std::size_t at = (bytes_.size() + alignof(T) - 1) / alignof(T) * alignof(T);
     offsets_[count_++] = static_cast<std::uint16_t>(at);
     bytes_.resize(at + sizeof(T));
-    std::memcpy(bytes_.data() + at, &value, sizeof(T));
+    T copy = value;
+    clear_padding(copy);
+    std::memcpy(bytes_.data() + at, &copy, sizeof(T));
   }
   // Addresses of the values, as a launch wants them.
   void pointers(void** to) {
@@ -39,6 +41,15 @@ class Arguments {
   friend bool operator==(const Arguments&, const Arguments&) = default;
 
  private:
+  // What lies between members is whatever was on the stack: without this, equal values seem to differ, and a graph's
+  // kernels are given them again in every step. (An nvcc before 13 may not know how.)
+  template <class T>
+  static void clear_padding([[maybe_unused]] T& value) {
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11 && (!defined(__CUDACC__) || __CUDACC_VER_MAJOR__ >= 13)
+    __builtin_clear_padding(&value);
+#endif
+  }
+
   std::vector<std::byte> bytes_;
   std::array<std::uint16_t, kMost> offsets_ = {};
   std::size_t count_ = 0;
