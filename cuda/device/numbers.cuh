@@ -69,6 +69,18 @@ __device__ inline std::uint32_t pack_halves(std::uint16_t low, std::uint16_t hig
   return static_cast<std::uint32_t>(low) | (static_cast<std::uint32_t>(high) << 16);
 }
 
+// word & mask | bits, in one instruction: left to itself, nvcc makes it two, as each of them can hold one constant
+// only.
+#ifdef FRSPEC_CUDA_EMULATED
+inline std::uint32_t and_or(std::uint32_t word, std::uint32_t mask, std::uint32_t bits) { return (word & mask) | bits; }
+#else
+__device__ inline std::uint32_t and_or(std::uint32_t word, std::uint32_t mask, std::uint32_t bits) {
+  std::uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(result) : "r"(word), "r"(mask), "r"(bits));
+  return result;
+}
+#endif
+
 // Four bytes of a word, chosen by the nibbles of `order`, the lowest first.
 #ifdef FRSPEC_CUDA_EMULATED
 inline std::uint32_t permute(std::uint32_t word, std::uint32_t order) {
