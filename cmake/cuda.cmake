@@ -1,7 +1,7 @@
 # The CUDA toolkit and the GPUs to build for. FRSPEC_CUDA=ON; CMAKE_CUDA_ARCHITECTURES chooses other GPUs.
 
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-  # Machine code for the GPUs that this nvcc knows, from Ampere on; newer ones take the PTX of the last.
+  # Machine code for the GPUs that this nvcc knows, from Ampere on; others take PTX, those between 100 and 120, too.
   set(CMAKE_CUDA_ARCHITECTURES OFF)
   set(frspec_choose_architectures ON)
 endif()
@@ -13,7 +13,7 @@ find_package(CUDAToolkit REQUIRED)
 if(frspec_choose_architectures)
   set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90-real)
   if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
-    list(APPEND CMAKE_CUDA_ARCHITECTURES 100-real 120)
+    list(APPEND CMAKE_CUDA_ARCHITECTURES 100 120)
   else()
     list(APPEND CMAKE_CUDA_ARCHITECTURES 90-virtual)
   endif()

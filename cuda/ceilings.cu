@@ -3,6 +3,7 @@
 // Memory access: `read_all` streams a weight, 16 bytes a lane, neighbours side by side, four loads in flight for each
 // thread. `burn` touches no memory.
 #include <algorithm>
+#include <utility>
 
 #include "cuda/cuda_backend.h"
 #include "cuda/device/block.cuh"
@@ -27,7 +28,7 @@ __global__ void __launch_bounds__(kThreads)
   std::uint32_t bits = 0;
   for (std::int64_t first = mine; first < pieces; first += kLoads * all) {
     Words4 words[kLoads] = {};
-    FRSPEC_UNROLL
+#pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       if (first + i * all < pieces) words[i] = load_as<Words4>(from + 16 * (first + i * all));
     }
@@ -43,7 +44,7 @@ __global__ void __launch_bounds__(kThreads) burn(int rounds, float* out) {
   for (int i = 0; i < 4; ++i) a[i] = static_cast<std::uint32_t>(thread());
   for (int i = 0; i < 2; ++i) b[i] = static_cast<std::uint32_t>(block_x());
   for (int round = 0; round < rounds; ++round) {
-    FRSPEC_UNROLL
+#pragma unroll
     for (int i = 0; i < kChains; ++i) {
       if constexpr (kKind == Arithmetic::F16) {
         mma_f16(sums[i], a, b);
@@ -80,17 +81,26 @@ double CudaBackend::measure_reading(std::span<const Weight* const> weights) {
   const int blocks = 8 * device_->runtime->device().multiprocessors;
   auto* digest = measured_.take<std::uint32_t>(1);
   std::int64_t bytes = 0;
-  device_->commands.note_time(kFirstPoint);
-  for (const Weight* each : weights) {
-    const auto& weight = static_cast<const CudaWeight&>(*each);
-    const auto pieces = static_cast<std::int64_t>(weight.memory_bytes() / 16);
-    if (pieces == 0) continue;
-    const auto needed = static_cast<int>(std::min<std::int64_t>(blocks, (pieces + kThreads - 1) / kThreads));
-    launch("read_all", read_all, {needed}, kThreads, 0, weight.data(), pieces, digest);
-    bytes += 16 * pieces;
+  const auto read = [&] {
+    bytes = 0;
+    device_->commands.note_time(kFirstPoint);
+    for (const Weight* each : weights) {
+      const auto& weight = static_cast<const CudaWeight&>(*each);
+      const auto pieces = static_cast<std::int64_t>(weight.memory_bytes() / 16);
+      if (pieces == 0) continue;
+      const auto needed = static_cast<int>(std::min<std::int64_t>(blocks, (pieces + kThreads - 1) / kThreads));
+      launch("read_all", read_all, {needed}, kThreads, 0, weight.data(), pieces, digest);
+      bytes += 16 * pieces;
+    }
+    device_->commands.note_time(kLastPoint);
+    device_->commands.wait();
+  };
+  // At first the driver loads the kernel, then it makes a graph: neither is what is measured.
+  if (!std::exchange(has_read_, true)) {
+    read();
+    read();
   }
-  device_->commands.note_time(kLastPoint);
-  device_->commands.wait();
+  read();
   return static_cast<double>(bytes) / std::max(1e-9, device_->runtime->seconds_between(kFirstPoint, kLastPoint));
 }
 

@@ -23,13 +23,16 @@ class Arguments {
  public:
   static constexpr int kMost = 16;
 
+  void reserve(std::size_t bytes) { bytes_.reserve(bytes); }
   template <class T>
   void add(const T& value) {
     static_assert(std::is_trivially_copyable_v<T> && alignof(T) <= 16);
     const std::size_t at = (bytes_.size() + alignof(T) - 1) / alignof(T) * alignof(T);
     offsets_[count_++] = static_cast<std::uint16_t>(at);
     bytes_.resize(at + sizeof(T));
-    std::memcpy(bytes_.data() + at, &value, sizeof(T));
+    T copy = value;
+    clear_padding(copy);
+    std::memcpy(bytes_.data() + at, &copy, sizeof(T));
   }
   // Addresses of the values, as a launch wants them.
   void pointers(void** to) {
@@ -38,6 +41,15 @@ class Arguments {
   friend bool operator==(const Arguments&, const Arguments&) = default;
 
  private:
+  // What lies between members is whatever was on the stack: without this, equal values seem to differ, and a graph's
+  // kernels are given them again in every step. (An nvcc before 13 may not know how.)
+  template <class T>
+  static void clear_padding([[maybe_unused]] T& value) {
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11 && (!defined(__CUDACC__) || __CUDACC_VER_MAJOR__ >= 13)
+    __builtin_clear_padding(&value);
+#endif
+  }
+
   std::vector<std::byte> bytes_;
   std::array<std::uint16_t, kMost> offsets_ = {};
   std::size_t count_ = 0;
@@ -82,6 +94,7 @@ Command make_command(const char* name, void (*kernel)(Parameters...), Grid grid,
     detail::call_kernel<Parameters...>(k, arguments, std::index_sequence_for<Parameters...>());
   };
 #endif
+  command.arguments.reserve((std::size_t{0} + ... + (sizeof(Parameters) + alignof(Parameters))));  // one allocation
   (command.arguments.add<std::remove_cv_t<Parameters>>(values), ...);
   return command;
 }

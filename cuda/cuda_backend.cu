@@ -23,7 +23,7 @@ struct LargePacket {
 constexpr std::size_t kMostInCommands = 16 * sizeof(LargePacket);
 
 template <class Packet>
-__global__ void store(std::byte* to, Packet packet, int count) {
+__global__ void store(std::byte* to, const __grid_constant__ Packet packet, int count) {
   for (int i = thread(); i < count; i += threads()) to[i] = packet.bytes[i];
 }
 
@@ -68,7 +68,6 @@ void CudaBackend::upload(void* to, const void* from_host, std::size_t bytes) {
     device_->runtime->copy_in(to, from_host, bytes);
     return;
   }
-  // Small things travel as values of a kernel, so that they need not interrupt a list of commands.
   const auto* from = static_cast<const std::byte*>(from_host);
   for (std::size_t at = 0; at < bytes; at += sizeof(LargePacket)) {
     const std::size_t count = std::min(bytes - at, sizeof(LargePacket));

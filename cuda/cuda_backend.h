@@ -173,7 +173,9 @@ class CudaBackend final : public Backend {
   Scratch counters_{*this};  // of slices that have arrived; zero between launches
   Scratch logits_{*this};    // of head_logits
 
-  Scratch measured_{*this};  // ceilings.cu
+  // ceilings.cu
+  Scratch measured_{*this};
+  bool has_read_ = false;  // weights, to measure it
   // choosing.cu, heads.cu, chain.cu
   Scratch choosing_{*this};          // what the chunks of rows leave to those that merge them
   Scratch choosing_arrived_{*this};  // blocks of each row that are done: zero between launches

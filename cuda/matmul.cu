@@ -28,14 +28,14 @@ __global__ void __launch_bounds__(kMatmulThreads)
   for (int first = 0; first < rows; first += kRowsAtOnce) {
     float sums[kRowsAtOnce] = {};
     for (int c = lane(); c < cols; c += kWarp) {
-      FRSPEC_UNROLL
+#pragma unroll
       for (int r = 0; r < kRowsAtOnce; ++r) {
         if (first + r < rows) sums[r] = fma(w[c], x[std::int64_t{first + r} * cols + c], sums[r]);
       }
     }
     warp_sums(sums);
     if (lane() != 0) continue;
-    FRSPEC_UNROLL
+#pragma unroll
     for (int r = 0; r < kRowsAtOnce; ++r) {
       if (first + r >= rows) break;
       const float sum = bias != nullptr ? sums[r] + bias[column] : sums[r];

@@ -54,21 +54,21 @@ __device__ inline void multiply_tile(Sums<kTiles, kStrips>& sums, const std::byt
       x.sums + (std::int64_t{group} * x.pairs + pair) * (kTiles * kTileRows) + 2 * (g_t % 4);
   Format weights[kStrips];
   [[maybe_unused]] Sums<kTiles, kStrips> part;
-  FRSPEC_UNROLL
+#pragma unroll
   for (int r = 0; r < kStrips; ++r) weights[r].begin(tile[r]);
-  FRSPEC_UNROLL_BY(kUnrolled)
+#pragma unroll kUnrolled
   for (int c = 0; c < kChunks; ++c) {
-    FRSPEC_UNROLL
+#pragma unroll
     for (int r = 0; r < kStrips; ++r) weights[r].chunk(tile[r], c);
-    FRSPEC_UNROLL
+#pragma unroll
     for (int b = 0; b < 2; ++b) {
       std::uint32_t left[kStrips][2][4];
-      FRSPEC_UNROLL
+#pragma unroll
       for (int r = 0; r < kStrips; ++r) weights[r].fragments(c, b, left[r]);
-      FRSPEC_UNROLL
+#pragma unroll
       for (int n = 0; n < kTiles; ++n) {
         const auto right = load_as<Words4>(numbers + ((2 * c + b) * kTiles + n) * 512);
-        FRSPEC_UNROLL
+#pragma unroll
         for (int r = 0; r < kStrips; ++r) {
           const std::uint32_t first[2] = {right.word[0], right.word[1]};
           const std::uint32_t second[2] = {right.word[2], right.word[3]};
@@ -92,20 +92,20 @@ __device__ inline void multiply_tile(Sums<kTiles, kStrips>& sums, const std::byt
             float block[4];
             mma_f16_first(block, left[r][0], first);
             mma_f16(block, left[r][1], second);
-            FRSPEC_UNROLL
+#pragma unroll
             for (int i = 0; i < 4; ++i) sum[i] = fma(weights[r].scale(i / 2, b, 0), block[i], sum[i]);
             if constexpr (Format::kMinima) {
               const auto x_sums = load_as<Floats2>(row_sums + ((2 * c + b) * kTiles + n) * kTileRows);
-              FRSPEC_UNROLL
+#pragma unroll
               for (int i = 0; i < 4; ++i) sum[i] = fma(weights[r].minimum(i / 2, b), x_sums.value[i % 2], sum[i]);
             }
           } else {
             float step[4];
             mma_f16_first(step, left[r][0], first);
-            FRSPEC_UNROLL
+#pragma unroll
             for (int i = 0; i < 4; ++i) sum[i] = fma(weights[r].scale(i / 2, b, 0), step[i], sum[i]);
             mma_f16_first(step, left[r][1], second);
-            FRSPEC_UNROLL
+#pragma unroll
             for (int i = 0; i < 4; ++i) sum[i] = fma(weights[r].scale(i / 2, b, 1), step[i], sum[i]);
           }
         }
@@ -114,18 +114,18 @@ __device__ inline void multiply_tile(Sums<kTiles, kStrips>& sums, const std::byt
   }
   if constexpr (Format::kScaling == Scaling::PerTile) {
     const std::byte* minima = x.minima + (std::int64_t{group} * x.supers + pair / 8) * (kTiles * 256) + 8 * g_t;
-    FRSPEC_UNROLL
+#pragma unroll
     for (int r = 0; r < kStrips; ++r) weights[r].end(tile[r]);
-    FRSPEC_UNROLL
+#pragma unroll
     for (int n = 0; n < kTiles; ++n) {
       const auto words = load_as<Words2>(minima + n * 256);
-      FRSPEC_UNROLL
+#pragma unroll
       for (int r = 0; r < kStrips; ++r) {
         std::uint32_t left[4];
         weights[r].minima_fragment(left);
         float less[4];
         mma_f16_first(less, left, words.word);
-        FRSPEC_UNROLL
+#pragma unroll
         for (int i = 0; i < 4; ++i) {
           sums[r][n][i] = fma(weights[r].tile_scale(i / 2), part[r][n][i], sums[r][n][i]);
           sums[r][n][i] = fma(weights[r].minima_scale(i / 2), less[i], sums[r][n][i]);
@@ -135,28 +135,72 @@ __device__ inline void multiply_tile(Sums<kTiles, kStrips>& sums, const std::byt
   }
 }
 
-// The sums as numbers of the output.
+// Adds up the sums of all slices, in their order, as `from` has them for this lane: (slice, strip, column tile). Some
+// slices at a time, so that as many loads are in flight for few column tiles as for many.
+template <int kTiles, int kStrips>
+__device__ inline void add_slices(Sums<kTiles, kStrips>& sums, const float* from, std::int64_t slice_size, int slices,
+                                  int strips) {
+  [[maybe_unused]] constexpr int kAtOnce = kTiles * kStrips >= 8 ? 1 : 8 / (kTiles * kStrips);
+#pragma unroll kAtOnce
+  for (int s = 0; s < slices; ++s) {
+#pragma unroll
+    for (int r = 0; r < kStrips; ++r) {
+      if (r >= strips) break;
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+        const auto more = load_as<Floats4>(from + 4 * (s * slice_size + (r * kTiles + n) * kWarp));
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[r][n][i] = s == 0 ? more.value[i] : sums[r][n][i] + more.value[i];
+      }
+    }
+  }
+}
+
+// The sums as numbers of the output. All that is read for a strip is read first, so that it is waited for once; and
+// without conditions: what is not there is its last neighbour.
 template <int kTiles, int kStrips>
 __device__ inline void write_sums(const Sums<kTiles, kStrips>& sums, const MatmulJob& job, const PreparedRows& x,
                                   int group, int first_strip) {
-  const int g = lane() / 4, t = lane() % 4;
-  FRSPEC_UNROLL
+  const int first_row = group * kTiles * kTileRows + 2 * (lane() % 4);
+  const auto row_of = [&](int n, int e) { return first_row + n * kTileRows + e; };
+  const auto within = [](int i, int count) { return i < count ? i : count - 1; };
+  float inverse[kTiles][2];
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) inverse[n][e] = x.inverse[within(row_of(n, e), x.rows)];
+  }
+#pragma unroll
   for (int r = 0; r < kStrips; ++r) {
-    FRSPEC_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      const int column = kStrip * (first_strip + r) + 8 * h + g;
-      if (column >= job.columns) continue;
-      const float bias = job.bias != nullptr ? job.bias[column] : 0.0f;
-      FRSPEC_UNROLL
+    const int first_column = kStrip * (first_strip + r) + lane() / 4;
+    float bias[2] = {}, before[2][kTiles][2] = {};
+    if (job.bias != nullptr) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) bias[h] = job.bias[within(first_column + 8 * h, job.columns)];
+    }
+    if (job.accumulate) {
+#pragma unroll
       for (int n = 0; n < kTiles; ++n) {
-        FRSPEC_UNROLL
+#pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const int row = (group * kTiles + n) * kTileRows + 2 * t + e;
-          if (row >= x.rows) continue;
-          float value = sums[r][n][2 * h + e] * x.inverse[row];
-          if (job.bias != nullptr) value = value + bias;
-          float* at = job.out + row * job.out_stride + column;
-          *at = job.accumulate ? *at + value : value;
+          const float* row = job.out + within(row_of(n, e), x.rows) * job.out_stride;
+#pragma unroll
+          for (int h = 0; h < 2; ++h) before[h][n][e] = row[within(first_column + 8 * h, job.columns)];
+        }
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        if (row_of(n, e) >= x.rows) continue;
+        float* row = job.out + row_of(n, e) * job.out_stride;
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          float value = sums[r][n][2 * h + e] * inverse[n][e];
+          if (job.bias != nullptr) value = value + bias[h];
+          if (job.accumulate) value = before[h][n][e] + value;
+          if (first_column + 8 * h < job.columns) row[first_column + 8 * h] = value;
         }
       }
     }
@@ -185,7 +229,7 @@ __global__ void __launch_bounds__(kMatmulThreads, least_blocks(kTiles))
   int* flag = shared.take<int>(1);
 
   const std::byte* strips[kStrips];
-  FRSPEC_UNROLL
+#pragma unroll
   for (int r = 0; r < kStrips; ++r) {
     // A second strip that is not there: the first one again, whose sums are not written.
     const int strip = first_strip + r < job.strips ? first_strip + r : first_strip;
@@ -196,11 +240,11 @@ __global__ void __launch_bounds__(kMatmulThreads, least_blocks(kTiles))
     if (stage < stages) {
       const int first = begin + stage * Format::kStageTiles;
       const int tiles = end - first < Format::kStageTiles ? end - first : Format::kStageTiles;
-      FRSPEC_UNROLL
+#pragma unroll
       for (int r = 0; r < kStrips; ++r) {
         std::byte* to = ring + (stage % kStages * kStrips + r) * kStripStage;
         const std::byte* from = strips[r] + std::int64_t{first} * Format::kTileBytes;
-        FRSPEC_UNROLL
+#pragma unroll
         for (int at = 0; at < kStripStage; at += 16 * kWarp) {
           const int mine = at + 16 * lane();
           if (mine < tiles * Format::kTileBytes) copy_async_16(to + mine, from + mine);
@@ -217,11 +261,11 @@ __global__ void __launch_bounds__(kMatmulThreads, least_blocks(kTiles))
     warp_sync();  // what the others have copied is there, and all have read the stage before
     fetch(stage + kStages - 1);
     const int first = begin + stage * Format::kStageTiles;
-    FRSPEC_UNROLL
+#pragma unroll
     for (int i = 0; i < Format::kStageTiles; ++i) {
       if (first + i >= end) break;
       const std::byte* tile[kStrips];
-      FRSPEC_UNROLL
+#pragma unroll
       for (int r = 0; r < kStrips; ++r) {
         tile[r] = ring + (stage % kStages * kStrips + r) * kStripStage + i * Format::kTileBytes;
       }
@@ -234,30 +278,17 @@ __global__ void __launch_bounds__(kMatmulThreads, least_blocks(kTiles))
     const std::int64_t slice_size = std::int64_t{launch.x.groups} * job.strips * (kTiles * kWarp);
     float* partial = launch.partial +
                      4 * (job.partial + (std::int64_t{group} * job.strips + first_strip) * (kTiles * kWarp) + lane());
-    FRSPEC_UNROLL
+#pragma unroll
     for (int r = 0; r < kStrips; ++r) {
       if (first_strip + r >= job.strips) break;
-      FRSPEC_UNROLL
+#pragma unroll
       for (int n = 0; n < kTiles; ++n) {
         store_as(partial + 4 * (slice * slice_size + (r * kTiles + n) * kWarp),
                  Floats4{{sums[r][n][0], sums[r][n][1], sums[r][n][2], sums[r][n][3]}});
       }
     }
     if (!is_last_block(launch.counters + job.counter + group * job.blocks + block, job.slices, flag)) return;
-    FRSPEC_UNROLL
-    for (int r = 0; r < kStrips; ++r) {
-      if (first_strip + r >= job.strips) break;
-      FRSPEC_UNROLL
-      for (int n = 0; n < kTiles; ++n) {
-        const float* from = partial + 4 * ((r * kTiles + n) * kWarp);
-        auto total = load_as<Floats4>(from);
-        for (int s = 1; s < job.slices; ++s) {
-          const auto more = load_as<Floats4>(from + 4 * (s * slice_size));
-          for (int i = 0; i < 4; ++i) total.value[i] += more.value[i];
-        }
-        for (int i = 0; i < 4; ++i) sums[r][n][i] = total.value[i];
-      }
-    }
+    add_slices<kTiles, kStrips>(sums, partial, slice_size, job.slices, job.strips - first_strip);
   }
   write_sums<kTiles, kStrips>(sums, job, launch.x, group, first_strip);
 }

@@ -3,6 +3,9 @@
 
 #include <array>
 #include <cstring>
+#include <map>
+#include <mutex>
+#include <utility>
 #include <vector>
 
 #include <cuda_runtime.h>
@@ -24,17 +27,25 @@ void check(cudaError_t error, const char* what) {
   throw Error(message);
 }
 
-// More than 48 KB of shared memory must be asked for.
-void prepare(const Command& command) {
+// More than 48 KB of shared memory must be asked for. What a kernel may have is the process's for each device, and
+// several engines may share one: so it only ever grows, and nobody's launch meets a smaller number than it asked for.
+void prepare(const Command& command, int device) {
   if (command.kernel == nullptr || command.shared_bytes <= (std::size_t{48} << 10)) return;
+  static std::mutex mutex;
+  static std::map<std::pair<int, const void*>, std::size_t> allowed;
+  const std::scoped_lock lock(mutex);
+  std::size_t& most = allowed[{device, command.kernel}];
+  if (command.shared_bytes <= most) return;
   check(cudaFuncSetAttribute(command.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(command.shared_bytes)),
         command.name);
+  most = command.shared_bytes;
 }
 
 class DriverGraph final : public Graph {
  public:
-  DriverGraph(std::span<Command> commands, const std::array<cudaEvent_t, kTimePoints>& points) {
+  DriverGraph(std::span<Command> commands, const std::array<cudaEvent_t, kTimePoints>& points, int device)
+      : device_(device) {
     check(cudaGraphCreate(&graph_, 0), "making a graph");
     try {
       for (Command& command : commands) {
@@ -46,7 +57,7 @@ class DriverGraph final : public Graph {
                                             points[static_cast<std::size_t>(command.point)]),
                 "adding a time to a graph");
         } else {
-          prepare(command);
+          prepare(command, device_);
           void* arguments[Arguments::kMost];
           const cudaKernelNodeParams values = node_values(command, arguments);
           check(cudaGraphAddKernelNode(&node, graph_, before, count, &values), command.name);
@@ -62,7 +73,7 @@ class DriverGraph final : public Graph {
   ~DriverGraph() override { destroy(); }
 
   void update(std::size_t i, Command& command) override {
-    prepare(command);
+    prepare(command, device_);
     void* arguments[Arguments::kMost];
     const cudaKernelNodeParams values = node_values(command, arguments);
     check(cudaGraphExecKernelNodeSetParams(executable_, nodes_[i], &values), command.name);
@@ -86,6 +97,7 @@ class DriverGraph final : public Graph {
     if (graph_ != nullptr) cudaGraphDestroy(graph_);
   }
 
+  int device_;
   cudaGraph_t graph_ = nullptr;
   cudaGraphExec_t executable_ = nullptr;
   std::vector<cudaGraphNode_t> nodes_;
@@ -107,6 +119,10 @@ class DriverRuntime final : public Runtime {
       fail("device: found ", device_.name, " with compute capability ", device_.major, ".", device_.minor,
            ", expected 8.0 or newer");
     }
+    int reads_pageable = 0;
+    check(cudaDeviceGetAttribute(&reads_pageable, cudaDevAttrPageableMemoryAccess, index),
+          "reading a device's properties");
+    reads_pageable_ = reads_pageable != 0;
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
     check(cudaMallocHost(&staging_, kStaging), "allocating pinned host memory");
     for (cudaEvent_t& point : points_) check(cudaEventCreate(&point), "making an event");
@@ -130,11 +146,13 @@ class DriverRuntime final : public Runtime {
   void* allocate(std::size_t bytes) override {
     use();
     void* memory = nullptr;
-    if (cudaMalloc(&memory, bytes > 0 ? bytes : 1) != cudaSuccess) {
+    const cudaError_t error = cudaMalloc(&memory, bytes > 0 ? bytes : 1);
+    if (error == cudaErrorMemoryAllocation) {
       cudaGetLastError();
       throw OutOfMemory(concat("CUDA device ", index_, " (", device_.name, "): found ", free_bytes(),
                                " bytes free, expected ", bytes));
     }
+    check(error, "allocating memory");  // that of a kernel before, perhaps
     return memory;
   }
   void release(void* memory) noexcept override {
@@ -148,7 +166,10 @@ class DriverRuntime final : public Runtime {
           "allocating pinned host memory");
     return memory;
   }
-  void release_pinned(void* memory) noexcept override { cudaFreeHost(memory); }
+  void release_pinned(void* memory) noexcept override {
+    cudaSetDevice(index_);
+    cudaFreeHost(memory);
+  }
 
   void fill_zero(void* memory, std::size_t bytes) override {
     use();
@@ -156,8 +177,9 @@ class DriverRuntime final : public Runtime {
   }
   void copy_in(void* to, const void* from_host, std::size_t bytes) override {
     use();
-    // From pageable memory it returns when the source has been read.
     check(cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyDefault, stream_), "copying to the device");
+    // Pageable memory is read before this returns, into memory of the driver's; but not where the device can read it.
+    if (reads_pageable_) wait();
   }
   void copy_out(void* to_host, const void* from, std::size_t bytes) override {
     use();
@@ -170,7 +192,7 @@ class DriverRuntime final : public Runtime {
   void run(std::span<Command> commands) override {
     use();
     for (Command& command : commands) {
-      prepare(command);
+      prepare(command, index_);
       if (command.kernel == nullptr) {
         check(cudaEventRecord(points_[static_cast<std::size_t>(command.point)], stream_), "noting a time");
         continue;
@@ -186,14 +208,18 @@ class DriverRuntime final : public Runtime {
   }
   std::unique_ptr<Graph> make_graph(std::span<Command> commands) override {
     use();
-    return std::make_unique<DriverGraph>(commands, points_);
+    return std::make_unique<DriverGraph>(commands, points_, index_);
   }
   void run(Graph& graph) override {
     use();
     static_cast<DriverGraph&>(graph).launch(stream_);
   }
-  void wait() override { check(cudaStreamSynchronize(stream_), "running kernels"); }
+  void wait() override {
+    use();
+    check(cudaStreamSynchronize(stream_), "running kernels");
+  }
   double seconds_between(int first_point, int second_point) override {
+    use();
     float milliseconds = 0.0f;
     check(cudaEventElapsedTime(&milliseconds, points_[static_cast<std::size_t>(first_point)],
                                points_[static_cast<std::size_t>(second_point)]),
@@ -202,9 +228,11 @@ class DriverRuntime final : public Runtime {
   }
 
  private:
+  // First in everything: a thread that has chosen no device would get a context on device 0.
   void use() const { check(cudaSetDevice(index_), "choosing a device"); }
   int index_;
   DeviceInfo device_;
+  bool reads_pageable_ = false;  // the host's ordinary memory
   cudaStream_t stream_ = nullptr;
   void* staging_ = nullptr;
   std::array<cudaEvent_t, kTimePoints> points_ = {};

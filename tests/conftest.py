@@ -15,6 +15,18 @@ def shared_folder() -> Path:
     return Path(os.environ.get("FRSPEC_SHARED", ROOT.parent / "shared"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked ``cpu_only`` are skipped where FRSPEC_DEVICE names another device."""
+    from frspec_cpp import _core
+
+    device = _core.default_device()
+    if device == "cpu":
+        return
+    for item in items:
+        if item.get_closest_marker("cpu_only"):
+            item.add_marker(pytest.mark.skip(reason=f"about the CPU; FRSPEC_DEVICE is {device}"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of the shared test data; a test that needs it is skipped where it is absent."""

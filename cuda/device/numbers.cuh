@@ -28,22 +28,21 @@ inline std::uint32_t half2_mul(std::uint32_t a, std::uint32_t b) { return emulat
 __device__ inline float half_to_float(std::uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
 __device__ inline std::uint16_t float_to_half(float x) { return __half_as_ushort(__float2half_rn(x)); }
 __device__ inline float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
-__device__ inline __half2 as_half2(std::uint32_t bits) {
-  return __halves2half2(__ushort_as_half(static_cast<unsigned short>(bits & 0xFFFF)),
-                        __ushort_as_half(static_cast<unsigned short>(bits >> 16)));
-}
-__device__ inline std::uint32_t half2_bits(__half2 h) {
-  return static_cast<std::uint32_t>(__half_as_ushort(__low2half(h))) |
-         (static_cast<std::uint32_t>(__half_as_ushort(__high2half(h))) << 16);
-}
+// In PTX: through __half2, compilers take words apart and put them together again.
 __device__ inline std::uint32_t half2_fma(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
-  return half2_bits(__hfma2(as_half2(a), as_half2(b), as_half2(c)));
+  std::uint32_t result;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+  return result;
 }
 __device__ inline std::uint32_t half2_sub(std::uint32_t a, std::uint32_t b) {
-  return half2_bits(__hsub2_rn(as_half2(a), as_half2(b)));
+  std::uint32_t result;
+  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
 }
 __device__ inline std::uint32_t half2_mul(std::uint32_t a, std::uint32_t b) {
-  return half2_bits(__hmul2_rn(as_half2(a), as_half2(b)));
+  std::uint32_t result;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
 }
 #endif
 
@@ -69,6 +68,18 @@ __device__ inline std::uint16_t float_to_bf16(float x) {
 __device__ inline std::uint32_t pack_halves(std::uint16_t low, std::uint16_t high) {
   return static_cast<std::uint32_t>(low) | (static_cast<std::uint32_t>(high) << 16);
 }
+
+// word & mask | bits, in one instruction: left to itself, nvcc makes it two, as each of them can hold one constant
+// only.
+#ifdef FRSPEC_CUDA_EMULATED
+inline std::uint32_t and_or(std::uint32_t word, std::uint32_t mask, std::uint32_t bits) { return (word & mask) | bits; }
+#else
+__device__ inline std::uint32_t and_or(std::uint32_t word, std::uint32_t mask, std::uint32_t bits) {
+  std::uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(result) : "r"(word), "r"(mask), "r"(bits));
+  return result;
+}
+#endif
 
 // Four bytes of a word, chosen by the nibbles of `order`, the lowest first.
 #ifdef FRSPEC_CUDA_EMULATED

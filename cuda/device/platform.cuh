@@ -16,13 +16,8 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __grid_constant__
-#define FRSPEC_UNROLL
-#define FRSPEC_UNROLL_BY(count)
 #else
 #include <cuda_runtime.h>
-#define FRSPEC_PRAGMA(text) _Pragma(#text)
-#define FRSPEC_UNROLL _Pragma("unroll")
-#define FRSPEC_UNROLL_BY(count) FRSPEC_PRAGMA(unroll count)
 #endif
 #include "cuda/namespace.h"
 

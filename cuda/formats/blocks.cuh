@@ -134,7 +134,7 @@ struct BlockFormat {
   __device__ std::uint32_t halves(int h, int b, int step, int j) const {
     if constexpr (kBits == 8) {
       const std::uint32_t word = quants_[b].word[2 * h + step];
-      return half2_sub(((word >> (8 * j)) & twice(0x00FF)) | k1024, twice(0x6400 + kOffset));
+      return half2_sub(and_or(word >> (8 * j), twice(0x00FF), k1024), twice(0x6400 + kOffset));
     } else {
       const int i = 2 * step + j;
       std::uint32_t pair = nibble_pair(quants_[0].word[2 * b + h], i);

@@ -63,7 +63,7 @@ __device__ inline std::uint32_t shift_right(std::uint32_t word, int bits) {
 // 1024 + q for even pairs, 1024 + 16 q for odd ones. `extra` (for each pair, in place) are the higher bits of q.
 __device__ inline std::uint32_t nibble_pair(std::uint32_t word, int i) {
   const std::uint32_t shifted = word >> (8 * (i / 2));
-  return (i % 2 == 0 ? shifted & twice(0x000F) : shifted & twice(0x00F0)) | k1024;
+  return and_or(shifted, i % 2 == 0 ? twice(0x000F) : twice(0x00F0), k1024);
 }
 constexpr std::uint32_t nibbles_word(const ChunkQuants& q, int b) {
   std::uint32_t word = 0;

@@ -342,7 +342,8 @@ void init_engine(nb::module_& m) {
             return found;
           },
           nb::sig("def launch_counts(self) -> dict[str, int]"),
-          "What a GPU was given so far: ``commands`` by the operations; ``launches`` of single ones, ``graph_launches`` "
+          "What a GPU was given so far: ``commands`` by the operations; ``launches`` of single ones, "
+          "``graph_launches`` "
           "of many at once; ``graphs_made``; and ``values_changed`` in them. All 0 on the CPU.")
       .def_prop_ro(
           "memory_plan",

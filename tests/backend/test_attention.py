@@ -9,7 +9,7 @@ import pytest
 
 from frspec_cpp import _core
 
-pytestmark = pytest.mark.every_isa
+pytestmark = [pytest.mark.every_isa, pytest.mark.every_device]
 
 SEGMENT = 1024  # keys whose partial results are merged; long texts have several
 

@@ -12,6 +12,8 @@ from matrices import QUANTIZED, random_matrix, write_matrices
 
 import frspec_cpp
 
+pytestmark = pytest.mark.cpu_only
+
 SETS = frspec_cpp.cpu_instruction_sets()
 KNOWN = ["amx", "avx512bf16", "avx512", "avx2vnni", "avx2", "neon", "generic", "amx-emulated"]
 NAMES = [*QUANTIZED, "F32"]

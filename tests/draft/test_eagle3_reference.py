@@ -44,7 +44,8 @@ TREES = [Shape(0, 1, 2), Shape(3, 1, 4), Shape(3, 4, 12), Shape(6, 12, 80)]
 
 
 @pytest.mark.parametrize(
-    "variant", [pytest.param(v, marks=[pytest.mark.every_isa] if v == "all" else []) for v in VARIANTS]
+    "variant",
+    [pytest.param(v, marks=[pytest.mark.every_isa, pytest.mark.every_device] if v == "all" else []) for v in VARIANTS],
 )
 def test_random_pair(tmp_path: Path, variant: str) -> None:
     """Every optional part of the network, several tree shapes, and chunks that divide no prompt."""

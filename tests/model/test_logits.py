@@ -43,6 +43,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.every_isa
+@pytest.mark.every_device
 @pytest.mark.parametrize("case", CASES)
 def test_logits_and_taps(tmp_path: Path, case: str) -> None:
     architecture, overrides = CASES[case]
@@ -57,8 +58,8 @@ def test_logits_and_taps(tmp_path: Path, case: str) -> None:
     engine = _core.Engine(str(gguf), taps=list(range(layers)), n_batch=33)
     logits, taps = engine.forward(tokens), engine.forward_taps(tokens)
     expected = reference.logits[0].numpy()
-    # Keys and values are kept in half precision: 11 bits, so some 1e-3 of the spread of the logits. On a GPU queries and
-    # the weights of values are, too.
+    # Keys and values are kept in half precision: 11 bits, so some 1e-3 of the spread of the logits. On a GPU queries
+    # and the weights of values are, too.
     tolerance = 4e-3 if engine.device.startswith("cpu") else 8e-3
     assert np.abs(logits - expected).max() < tolerance * max(1.0, float(expected.std()))
     for layer in range(layers):

@@ -308,6 +308,9 @@ OPTIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "n_threads 2^31 - 1": ({"n_threads": 2**31 - 1}, ("threads", str(2**31 - 1), "1 to 1024")),
     "unknown device": ({"device": "tpu"}, ("device", "'tpu'", "'cpu'", "'cuda'")),
     "no device": ({"device": ""}, ("device", "''", "'cpu'")),
+    "device number x": ({"device": "cuda:x"}, ("device", "'cuda:x'", "number")),
+    "device number -1": ({"device": "cuda:-1"}, ("device", "'cuda:-1'", "number")),
+    "second emulated device": ({"device": "cuda-emulated:1"}, ("device", "'cuda-emulated:1'", "0")),
     "tap -1": ({"taps": [0, -1]}, ("layer -1", "0 to 2")),
     "tap behind the last layer": ({"taps": [3]}, ("layer 3", "0 to 2")),
 }
@@ -327,9 +330,12 @@ def test_options_that_are_no_number(models: dict[str, Path], name: str, value: A
 
 
 def test_no_cuda(models: dict[str, Path]) -> None:
-    """This version has no CUDA backend and says so, instead of computing elsewhere."""
-    message = engine_error(models["llama"], device="cuda")
-    expect_parts(message, ("device", "'cuda'", "no CUDA backend", "'cpu'"))
+    """A build without the CUDA backend, or a machine without a GPU, says so, instead of computing elsewhere."""
+    try:
+        _core.Engine(str(models["llama"]), device="cuda")
+    except ValueError as error:
+        expect_parts(str(error), ("device", "'cpu'"))
+        assert any(part in str(error) for part in ("no CUDA backend", "no NVIDIA driver", "no CUDA device", "driver for"))
 
 
 @pytest.mark.parametrize("value", ["nonsense", "AVX2", "avx2,generic", " "])

@@ -18,6 +18,8 @@ from transformers import (
 
 from frspec_cpp import _core
 
+pytestmark = pytest.mark.every_device
+
 Row = npt.NDArray[np.float32]
 
 # Everything off: each test switches on what it is about.
