@@ -281,9 +281,13 @@ __global__ void pretend(std::int32_t* sampled, TreeView tree, const std::int32_t
   }
 }
 
-__global__ void note_text(std::int32_t* history, const std::int32_t* prefix, const std::int32_t* tokens,
-                          VerdictView verdict) {
-  for (int i = thread(); i < *verdict.count; i += threads()) history[*prefix + i] = tokens[verdict.nodes[i]];
+__global__ void note_text(std::int32_t* history, const std::int32_t* prefix, TreeView tree, VerdictView verdict) {
+  const bool ranked = tree.ranks != nullptr && verdict.ranks != nullptr;
+  for (int i = thread(); i < *verdict.count; i += threads()) {
+    const std::int32_t node = verdict.nodes[i];
+    history[*prefix + i] = tree.tokens[node];
+    if (ranked && i > 0) verdict.ranks[i] = tree.ranks[node];  // the root has none
+  }
 }
 
 __global__ void last(std::int32_t* token, VerdictView verdict) {
@@ -337,7 +341,7 @@ void CudaBackend::pretend_acceptance(std::int32_t* sampled, const TreeView& tree
 
 void CudaBackend::record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
                          const VerdictView& verdict) {
-  launch("record", note_text, {}, kWarp, 0, history, prefix, tree.tokens, verdict);
+  launch("record", note_text, {}, kWarp, 0, history, prefix, tree, verdict);
 }
 
 void CudaBackend::take_last(std::int32_t* token, const VerdictView& verdict) {
