@@ -331,8 +331,8 @@ void CudaBackend::verify_rejection(const VerdictView& verdict, const TreeView& t
                                    bool block) {
   const Tensor nodes = logits.row_range(0, tree.size);
   // A chain that would change nothing needs no pass.
-  const bool is_identity =
-      chain.is_plain() && !chain.filters() && (chain.temperature == 0.0f || chain.temperature == 1.0f);
+  const bool is_identity = chain.is_plain() && !chain.filters() && chain.dynatemp_range == 0.0f &&
+                           (chain.temperature == 0.0f || chain.temperature == 1.0f);
   if (!is_identity) process(nodes, rows, tree.tokens, chain);
   const int threads = threads_for_chunks(nodes.cols), chunks = chunks_of(nodes.cols);
   const auto room = static_cast<std::size_t>(std::max(tree.size, kRoomForRows));
