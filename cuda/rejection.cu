@@ -39,6 +39,7 @@ struct Level {
   double drafted;       // probability of the draft behind this node
   double proposed;      // the probability that it was drawn with
   double joint;         // of the drafts so far, for block verification
+  double residual;      // sum of the residual, for block verification
   float best;           // logit
   std::int32_t at;      // its column
   std::int32_t finite;  // whether the row can be drawn from
@@ -84,15 +85,17 @@ __device__ inline double probability(const Problem& problem, const Level& level,
   return weight_of(x, level.best) / level.total;
 }
 
-// q of the draft behind a node.
+// q of the draft behind a node: of the first that is this token. By one warp.
 __device__ inline double proposed(const Problem& problem, int node, std::int32_t token) {
   const Proposals& q = problem.proposals;
   if (q.width == 0) return 1.0;
-  for (int i = 0; i < q.width; ++i) {
-    const float prob = q.probs[node * q.width + i];
-    if (prob > 0.0f && q.ids[node * q.width + i] == token) return static_cast<double>(prob);
+  int first = q.width;
+  for (int i = lane(); i < q.width; i += kWarp) {
+    const bool is_it = q.probs[node * q.width + i] > 0.0f && q.ids[node * q.width + i] == token;
+    first = is_it && i < first ? i : first;
   }
-  return 0.0;
+  first = warp_reduce(first, [](int a, int b) { return a < b ? a : b; });
+  return first < q.width ? static_cast<double>(q.probs[node * q.width + first]) : 0.0;
 }
 
 // p - q of a token that the drafter may have proposed.
@@ -144,17 +147,15 @@ __device__ inline Decision decide_singly(const Problem& problem, const Level* le
   return decision;
 }
 
-// Algorithm 2 of 2403.10444: p_i there is `joint` here, and tau is `kept`. `sums` gives the sum of a node's residual.
-// Called by one thread.
-template <class SumOf>
-__device__ inline Decision decide_block(const Problem& problem, const Level* levels, int judged, SumOf&& sum_of) {
+// Algorithm 2 of 2403.10444: p_i there is `joint` here, and tau is `kept`. Called by one thread.
+__device__ inline Decision decide_block(const Problem& problem, const Level* levels, int judged) {
   Decision decision = {1.0, 0, problem.drafts > 0 && levels[0].finite != 0 ? 1 : 0, judged};
   for (int i = 1; i <= judged; ++i) {
     const double joint = levels[i].joint;
     double threshold = joint;
     const bool has_residual = i < problem.drafts && levels[i].finite != 0;
     if (has_residual) {
-      const double sum = sum_of(i);
+      const double sum = levels[i].residual;
       threshold = sum + 1.0 - joint > 0.0 ? sum / (sum + 1.0 - joint) : 1.0;
     }
     if (uniform(problem.draw.seed, position_of(problem, i), problem.draw.acceptance()) < threshold) {
@@ -164,6 +165,28 @@ __device__ inline Decision decide_block(const Problem& problem, const Level* lev
     }
   }
   return decision;
+}
+
+// A row's, of its chunks. By one warp.
+__device__ inline Level level_of(const Problem& problem, const Part* parts, int node) {
+  std::uint64_t key = 0;
+  for (int c = lane(); c < grid_x(); c += kWarp) {
+    const std::uint64_t other = column_key(parts[c].best, parts[c].at);
+    key = other > key ? other : key;
+  }
+  key = warp_max(key);
+  const float* x = problem.logits.row(node);
+  Level level = {0.0, 0.0, 1.0, 1.0, 0.0, value_of_key(key), column_of_key(key), 0};
+  double sum = 0.0;
+  for (int c = lane(); c < grid_x(); c += kWarp) sum += parts[c].value * weight_of(parts[c].best, level.best);
+  level.total = warp_sum(sum);
+  level.finite = level.best > kMinusInfinity && level.best < -kMinusInfinity && x[0] == x[0] ? 1 : 0;
+  if (node == problem.drafts) return level;
+  const std::int32_t token = problem.tokens[node + 1];
+  const bool is_token = token >= 0 && token < problem.logits.cols;
+  if (is_token && level.finite != 0) level.drafted = probability(problem, level, x[token], token);
+  level.proposed = proposed(problem, node, token);
+  return level;
 }
 
 __global__ void row_parts(Problem problem, Workspace work) {
@@ -187,28 +210,9 @@ __global__ void row_parts(Problem problem, Workspace work) {
   sum = block_sum(sum, sums);
   if (thread() == 0) work.parts[row * grid_x() + block_x()] = {sum, best, column_of_key(key)};
   if (!is_last_block(work.arrived, grid_x() * grid_y(), flag)) return;
-  for (int node = thread(); node <= problem.drafts; node += threads()) {
-    const float* x = problem.logits.row(node);
-    const Part* parts = work.parts + node * grid_x();
-    Level level = {0.0, 0.0, 1.0, 1.0, kMinusInfinity, 0, 0};
-    for (int c = 0; c < grid_x(); ++c) {
-      if (parts[c].best > level.best) {
-        level.best = parts[c].best;
-        level.at = parts[c].at;
-      }
-    }
-    for (int c = 0; c < grid_x(); ++c) {
-      const double part = parts[c].value * weight_of(parts[c].best, level.best);
-      if (parts[c].best > kMinusInfinity) level.total += part;
-    }
-    level.finite = level.best > kMinusInfinity && level.best < -kMinusInfinity && x[0] == x[0] ? 1 : 0;
-    if (node < problem.drafts) {
-      const std::int32_t token = problem.tokens[node + 1];
-      const bool is_token = token >= 0 && token < problem.logits.cols;
-      if (is_token && level.finite != 0) level.drafted = probability(problem, level, x[token], token);
-      level.proposed = proposed(problem, node, token);
-    }
-    work.levels[node] = level;
+  for (int node = warp(); node <= problem.drafts; node += warps()) {
+    const Level level = level_of(problem, work.parts + node * grid_x(), node);
+    if (lane() == 0) work.levels[node] = level;
   }
   block_sync();
   if (thread() != 0) return;
@@ -224,7 +228,7 @@ __global__ void row_parts(Problem problem, Workspace work) {
     work.levels[judged].joint = joint;
   }
   // Where there is more than one draft, residual_parts comes to a better decision.
-  *work.decision = decide_block(problem, work.levels, judged, [](int) { return 0.0; });
+  *work.decision = decide_block(problem, work.levels, judged);
 }
 
 __global__ void residual_parts(Problem problem, Workspace work) {
@@ -245,20 +249,32 @@ __global__ void residual_parts(Problem problem, Workspace work) {
     sum = block_sum(sum, sums);
     if (thread() == 0) work.parts[node * grid_x() + block_x()].value = sum;
   }
-  if (!is_last_block(work.arrived, grid_x() * grid_y(), flag) || thread() != 0) return;
-  *work.decision = decide_block(problem, work.levels, judged, [&](int i) {
+  if (!is_last_block(work.arrived, grid_x() * grid_y(), flag)) return;
+  for (int i = 1 + warp(); i <= judged && i < problem.drafts; i += warps()) {
     double sum = 0.0;
-    for (int c = 0; c < grid_x(); ++c) sum += work.parts[i * grid_x() + c].value;
-    return sum;
-  });
+    for (int c = lane(); c < grid_x(); c += kWarp) sum += work.parts[i * grid_x() + c].value;
+    sum = warp_sum(sum);
+    if (lane() == 0) work.levels[i].residual = sum;
+  }
+  block_sync();
+  if (thread() == 0) *work.decision = decide_block(problem, work.levels, judged);
 }
 
-// A column with a weight above 0 drawn by the Gumbel-max trick, as (log-weight with noise, column) in every thread;
-// the first of equal ones, -1 where there is none. A barrier.
+constexpr std::int32_t kNone = 0x7FFFFFFF;
+
+// The best (log-weight with noise, column) of all threads, in every thread; the first of equal ones, -1 where there is
+// none. A barrier.
+__device__ inline Part best_of_block(double value, std::int32_t at, double* values, std::int32_t* columns) {
+  const double best = block_max(value, values);
+  const std::int32_t first =
+      block_reduce(value == best ? at : kNone, columns, [](std::int32_t a, std::int32_t b) { return a < b ? a : b; });
+  return {best, 0.0f, first == kNone ? -1 : first};
+}
+
+// A column with a weight above 0 drawn by the Gumbel-max trick, as best_of_block has it.
 template <class WeightOf>
 __device__ inline Part draw_column(const Problem& problem, const Chunk& chunk, std::uint64_t position, double* values,
                                    std::int32_t* columns, WeightOf&& weight) {
-  constexpr std::int32_t kNone = 0x7FFFFFFF;
   double most = kMinusInfinity;
   std::int32_t at = kNone;
   chunk.for_each([&](int i, std::int32_t column) {
@@ -272,10 +288,7 @@ __device__ inline Part draw_column(const Problem& problem, const Chunk& chunk, s
       at = column;
     }
   });
-  const double best = block_max(most, values);
-  const std::int32_t first =
-      block_reduce(most == best ? at : kNone, columns, [](std::int32_t a, std::int32_t b) { return a < b ? a : b; });
-  return {best, 0.0f, first == kNone ? -1 : first};
+  return best_of_block(most, at, values, columns);
 }
 
 __global__ void draw_parts(VerdictView verdict, Problem problem, Workspace work) {
@@ -302,12 +315,14 @@ __global__ void draw_parts(VerdictView verdict, Problem problem, Workspace work)
   std::int32_t token = -1;
   if (level.finite != 0) {
     double most = kMinusInfinity;
+    std::int32_t at = kNone;
     const auto take = [&](const Part& part) {
-      if (part.at < 0 || (token >= 0 && !(part.value > most))) return;
+      if (part.at < 0 || (at != kNone && !(part.value > most))) return;
       most = part.value;
-      token = part.at;
+      at = part.at;
     };
-    for (int c = 0; c < grid_x(); ++c) take(work.parts[c]);
+    for (int c = thread(); c < grid_x(); c += threads()) take(work.parts[c]);
+    token = best_of_block(most, at, values, columns).at;
     // p equals q to the last digit, so there is no residual: all of it again, from p.
     if (token < 0) {
       for (int c = 0; c < grid_x(); ++c) {
@@ -315,6 +330,7 @@ __global__ void draw_parts(VerdictView verdict, Problem problem, Workspace work)
         take(draw_column(problem, chunk, position, values, columns,
                          [&](int i, std::int32_t column) { return probability(problem, level, chunk.x[i], column); }));
       }
+      token = at == kNone ? -1 : at;
     }
   }
   for (int i = thread(); i <= kept; i += threads()) {
