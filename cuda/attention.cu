@@ -283,9 +283,18 @@ Variant variant_for(int head_dim, std::int64_t lines) {
   return few ? Variant{1, attend_parts<1, 4>, attend_join<2>} : Variant{2, attend_parts<2, 4>, attend_join<2>};
 }
 
+// The largest heads that each variant is for must fit into the shared memory of every device from sm_80 on.
+constexpr std::size_t kLeastShared = std::size_t{99} << 10;
+constexpr bool fits(int head_dim, int tiles) {
+  return room_bytes({KvType::F16, 1, head_dim, kUnit}, 16 * tiles) <= kLeastShared &&
+         room_bytes({KvType::Q8_0, 1, head_dim, kUnit}, 16 * tiles) <= kLeastShared;
+}
+static_assert(fits(64, 4) && fits(128, 4) && fits(kMostHeadDim, 2));
+
 // What a call may need at most, whatever the length of the prefix.
 constexpr std::int64_t kMostScratch = std::int64_t{128} << 20;
-constexpr int kLongContext = 4096;  // from this capacity on, four warps join a line
+constexpr std::int64_t kMostRows = 65535;  // of a grid: blocks in y
+constexpr int kLongContext = 4096;         // from this capacity on, four warps join a line
 
 }  // namespace
 
@@ -302,8 +311,8 @@ void CudaBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows&
   Attention a;
   a.group = static_cast<int>(q.cols / shape.head_dim / shape.heads);
   const std::int64_t row_bytes = std::int64_t{width} * a.group * shape.heads * static_cast<std::int64_t>(sizeof(float));
-  const auto rows_at_once =
-      static_cast<int>(std::max<std::int64_t>(16, kMostScratch / (row_bytes * (most_segments + own_units))));
+  const auto rows_at_once = static_cast<int>(
+      std::clamp<std::int64_t>(kMostScratch / (row_bytes * (most_segments + own_units)), 16, kMostRows));
   for (int first = 0; first < rows.count; first += rows_at_once) {
     const int count = std::min(rows_at_once, rows.count - first);
     const std::int64_t lines = std::int64_t{count} * a.group;

@@ -98,7 +98,7 @@ __device__ inline float merged(float value, float other, const Factors& f) {
 // --- Shared memory ---
 
 struct Room {
-  std::uint16_t *q, *k, *v;  // (lines, stride), (unit, stride) each
+  std::uint16_t *q, *k, *v;  // (lines, stride), (unit, stride) each; k and v are one tile where codes are unpacked
   std::uint16_t* weights;    // (lines, kWeightStride)
   float* scores;             // (lines, kScoreStride)
   float *maxima, *totals;    // (lines) of the span so far
@@ -119,7 +119,8 @@ __device__ inline Room take_room(SharedMemory& shared, const KvShape& shape, int
   room.stride = room.width + 8;
   room.q = shared.take<std::uint16_t>(lines * room.stride);
   room.k = shared.take<std::uint16_t>(kUnit * room.stride);
-  room.v = shared.take<std::uint16_t>(kUnit * room.stride);
+  // Codes wait in rooms of their own and are unpacked just before they are multiplied, so one tile does for both.
+  room.v = shape.type == KvType::F16 ? shared.take<std::uint16_t>(kUnit * room.stride) : room.k;
   room.weights = shared.take<std::uint16_t>(lines * kWeightStride);
   room.scores = shared.take<float>(lines * kScoreStride);
   room.maxima = shared.take<float>(lines);
@@ -132,9 +133,9 @@ __device__ inline Room take_room(SharedMemory& shared, const KvShape& shape, int
   return room;
 }
 
-inline std::size_t room_bytes(const KvShape& shape, int lines) {
-  const int stride = padded(shape.head_dim) + 8;
-  return shared_bytes<std::uint16_t>(lines * stride) + 2 * shared_bytes<std::uint16_t>(kUnit * stride) +
+constexpr std::size_t room_bytes(const KvShape& shape, int lines) {
+  const int stride = padded(shape.head_dim) + 8, tiles = shape.type == KvType::F16 ? 2 : 1;
+  return shared_bytes<std::uint16_t>(lines * stride) + tiles * shared_bytes<std::uint16_t>(kUnit * stride) +
          shared_bytes<std::uint16_t>(lines * kWeightStride) + shared_bytes<float>(lines * kScoreStride) +
          2 * shared_bytes<float>(lines) + shared_bytes<Factors>(lines) + shared_bytes<std::int32_t>(lines) +
          2 * shared_bytes<std::byte>(raw_bytes(shape));

@@ -26,7 +26,7 @@ constexpr int kMostThreads = 512;
 struct Task {
   Tensor logits;
   const std::int32_t* tokens;
-  std::int32_t* counts;  // (rows, cols)
+  std::int32_t* counts;  // (rows, cols); null where nothing is counted
   double unit;           // what the weight 1 is: weights of all columns together stay below 2^63
   float log_min_p;
 };
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kMostThreads) process_row(Task task, Rows rows
   const std::int64_t index = block_x(), cols = task.logits.cols;
   const std::int64_t depth = rows.depth != nullptr ? rows.depth[index] : index;
   float* row = task.logits.row(index);
-  std::int32_t* counts = task.counts + index * cols;
+  std::int32_t* counts = task.counts != nullptr ? task.counts + index * cols : nullptr;
   if (chain.biased > 0) add_biases(row, cols, chain, counts);
   if (chain.held > 0 && *rows.prefix + depth + 1 < chain.held_until) {
     for (int i = thread(); i < chain.held; i += threads()) row[chain.held_ids[i]] = kMinusInfinity;
@@ -164,19 +164,19 @@ __global__ void __launch_bounds__(kMostThreads) process_row(Task task, Rows rows
   block_sync();
   const bool aligned = is_aligned_16(row);
   for (std::int64_t at = 4 * thread(); at < cols; at += 4 * threads()) {
-    FourFloats four = load_four(row + at, cols - at, aligned);
+    Floats4 four = load_four(row + at, cols - at, aligned);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const bool is_in = kept.has(four.x[i], static_cast<std::int32_t>(at + i));
-      four.x[i] = is_in ? four.x[i] / temperature : kMinusInfinity;
+      const bool is_in = kept.has(four.value[i], static_cast<std::int32_t>(at + i));
+      four.value[i] = is_in ? four.value[i] / temperature : kMinusInfinity;
     }
     if (aligned && cols - at >= 4) {
-      *reinterpret_cast<FourFloats*>(row + at) = four;
+      store_as(row + at, four);
       continue;
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      if (at + i < cols) row[at + i] = four.x[i];
+      if (at + i < cols) row[at + i] = four.value[i];
     }
   }
 }
@@ -187,11 +187,13 @@ void CudaBackend::process(Tensor logits, const Rows& rows, const std::int32_t* t
   if (rows.count == 0) return;
   int bits = 0;
   while ((std::int64_t{1} << bits) < logits.cols) ++bits;
-  const Task task{.logits = logits,
-                  .tokens = tokens,
-                  .counts = counts_.take<std::int32_t>(static_cast<std::size_t>(rows.count * logits.cols)),
-                  .unit = std::ldexp(1.0, 62 - bits),
-                  .log_min_p = chain.min_p > 0.0f ? std::log(chain.min_p) : 0.0f};
+  const bool counts = chain.biased > 0 || chain.has_penalties();
+  const Task task{
+      .logits = logits,
+      .tokens = tokens,
+      .counts = counts ? counts_.take<std::int32_t>(static_cast<std::size_t>(rows.count * logits.cols)) : nullptr,
+      .unit = std::ldexp(1.0, 62 - bits),
+      .log_min_p = chain.min_p > 0.0f ? std::log(chain.min_p) : 0.0f};
   const std::int64_t wanted = (logits.cols / 16 + 31) / 32 * 32;
   launch("process_row", process_row, Grid{rows.count},
          static_cast<int>(std::clamp<std::int64_t>(wanted, 64, kMostThreads)), KeptMemory::bytes(), task, rows, chain);

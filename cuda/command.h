@@ -84,6 +84,7 @@ Command make_command(const char* name, void (*kernel)(Parameters...), Grid grid,
                      const Values&... values) {
   static_assert(sizeof...(Parameters) == sizeof...(Values), "one value for each parameter of the kernel");
   static_assert(sizeof...(Parameters) <= Arguments::kMost);
+  static_assert((std::size_t{0} + ... + (sizeof(Parameters) + alignof(Parameters))) <= 4096, "what a launch takes");
   Command command{.name = name,
                   .kernel = reinterpret_cast<const void*>(kernel),
                   .grid = grid,

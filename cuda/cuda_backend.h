@@ -90,7 +90,7 @@ class CudaBackend final : public Backend {
               const VerdictView& verdict) override;
   void take_last(std::int32_t* token, const VerdictView& verdict) override;
 
-  // rejection.cu: rejection sampling along chains
+  // rejection.cu, proposal.cu: rejection sampling along chains
   void draw_proposal(std::int32_t* token, float* log_prob, const Proposals& proposals, int level,
                      const std::int32_t* candidates, const float* log_probs, int count, const SamplerChain& chain,
                      const RejectionDraw& draw, const std::int32_t* position) override;

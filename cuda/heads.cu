@@ -107,10 +107,6 @@ __global__ void __launch_bounds__(256) choose_under_noise(BestTokens best, Noise
 
 constexpr int kGroup = 8;  // columns whose best is noted
 
-struct alignas(16) FourKeys {
-  std::uint32_t keys[4];
-};
-
 struct Scores {
   std::uint32_t* keys;   // (rows, stride) of the columns, in their order; 0 behind the last
   std::uint32_t* bests;  // (rows, groups)
@@ -134,7 +130,7 @@ __global__ void __launch_bounds__(128) score_columns(Columns columns, Noise nois
   std::uint32_t* to = scores.keys + row * scores.stride + chunk.first;
 #pragma unroll
   for (int i = 0; i < kColumnsPerThread; i += 4) {
-    *reinterpret_cast<FourKeys*>(to + chunk.column(i)) = {{keys[i], keys[i + 1], keys[i + 2], keys[i + 3]}};
+    store_as(to + chunk.column(i), Words4{{keys[i], keys[i + 1], keys[i + 2], keys[i + 3]}});
   }
   std::uint32_t* bests = scores.bests + row * scores.groups + block_y() * (scores.groups / grid_y());
 #pragma unroll
@@ -178,19 +174,19 @@ __global__ void __launch_bounds__(kMostThreads) pick_columns(std::int32_t* out, 
 #pragma unroll 4
   for (std::int64_t at = begin; at < end; at += kStep) {
     const std::int64_t column = at + 4 * lane();
-    const auto four = *reinterpret_cast<const FourKeys*>(keys + column);
+    const auto four = load_as<Words4>(keys + column);
     int before = 0, all = 0;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const unsigned some = ballot(four.keys[i] >= bar);
+      const unsigned some = ballot(four.word[i] >= bar);
       before += count_bits(some & lower);
       all += count_bits(some);
     }
     int place = mine + before;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      if (four.keys[i] < bar) continue;
-      list[place++] = (std::uint64_t{four.keys[i]} << 32) | (0xFFFFFFFFu - static_cast<std::uint32_t>(column + i));
+      if (four.word[i] < bar) continue;
+      list[place++] = (std::uint64_t{four.word[i]} << 32) | (0xFFFFFFFFu - static_cast<std::uint32_t>(column + i));
     }
     mine += all;
   }

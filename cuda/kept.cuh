@@ -45,13 +45,12 @@ __device__ inline void for_each_column(const float* row, std::int64_t cols, F&& 
   const int step = 4 * threads();
   std::int64_t at = 4 * thread();
   // Two loads are on their way while a third is looked at.
-  FourFloats four = load_four(row + at, cols - at, aligned),
-             next = load_four(row + at + step, cols - at - step, aligned);
+  Floats4 four = load_four(row + at, cols - at, aligned), next = load_four(row + at + step, cols - at - step, aligned);
   for (; at < cols; at += step) {
-    const FourFloats further = load_four(row + at + 2 * step, cols - at - 2 * step, aligned);
+    const Floats4 further = load_four(row + at + 2 * step, cols - at - 2 * step, aligned);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      if (at + i < cols) f(four.x[i], static_cast<std::int32_t>(at + i));
+      if (at + i < cols) f(four.value[i], static_cast<std::int32_t>(at + i));
     }
     four = next;
     next = further;
@@ -102,6 +101,7 @@ class Kept {
     if (thread() == 0) *shared_.flag = 0;
     block_sync();
     for_each([&](float value, std::int32_t column) {
+      if (peek(shared_.flag) > kListed) return;  // too many: of a flat row, each addition would wait for all others
       const int at = atomic_add(shared_.flag, 1);
       if (at >= kListed) return;
       shared_.values[at] = value;

@@ -113,16 +113,16 @@ template <class Piece>
 __device__ inline void move_piece(std::byte* at, std::int64_t row_bytes, std::int64_t prefix, const std::int32_t* nodes,
                                   int count) {
   for (int first = 0; first < count; first += kMoves) {
-    Piece pieces[kMoves];
+    Piece pieces[kMoves] = {};
 #pragma unroll
     for (int i = 0; i < kMoves; ++i) {
       if (first + i < count) {
-        pieces[i] = *reinterpret_cast<const Piece*>(at + (prefix + nodes[first + i]) * row_bytes);
+        pieces[i] = load_as<Piece>(at + (prefix + nodes[first + i]) * row_bytes);
       }
     }
 #pragma unroll
     for (int i = 0; i < kMoves; ++i) {
-      if (first + i < count) *reinterpret_cast<Piece*>(at + (prefix + first + i) * row_bytes) = pieces[i];
+      if (first + i < count) store_as(at + (prefix + first + i) * row_bytes, pieces[i]);
     }
   }
 }

@@ -17,85 +17,57 @@
 
 #include "base/random.h"
 #include "cuda/device/block.cuh"
-#include "cuda/device/order.cuh"
+#include "cuda/device/cut.cuh"
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 namespace {
 
 constexpr int kMostThreads = 256;
 constexpr int kCounted = 1024;  // up to so many candidates are ranked by counting, in shared memory
-constexpr int kDigits = 256;    // of the radix search for more
-
-// Shared memory of a choice among candidates.
-struct Room {
-  std::uint64_t* keys;   // (min(candidates, kCounted))
-  std::uint64_t* found;  // (1)
-  std::int32_t* digits;  // (kDigits)
-  std::int32_t* counts;  // (kMostThreads / kWarp): of each warp
-  std::int32_t* left;    // (2)
-};
 
 constexpr int keys_in_room(int candidates) { return candidates < kCounted ? candidates : kCounted; }
 
-__device__ inline Room take_room(SharedMemory& shared, int candidates) {
-  Room room;
-  room.keys = shared.take<std::uint64_t>(keys_in_room(candidates));
-  room.found = shared.take<std::uint64_t>(1);
-  room.digits = shared.take<std::int32_t>(kDigits);
-  room.counts = shared.take<std::int32_t>(kMostThreads / kWarp);
-  room.left = shared.take<std::int32_t>(2);
-  return room;
-}
+// Shared memory of a choice among candidates.
+struct Room {
+  __device__ Room(SharedMemory& shared, int candidates)
+      : cut(shared),
+        keys(shared.take<std::uint64_t>(keys_in_room(candidates))),
+        found(shared.take<std::uint64_t>(1)),
+        counts(shared.take<std::int32_t>(kMostThreads / kWarp)) {}
+  static std::size_t bytes(int candidates) {
+    return CutMemory::bytes() + shared_bytes<std::uint64_t>(keys_in_room(candidates)) + shared_bytes<std::uint64_t>(1) +
+           shared_bytes<std::int32_t>(kMostThreads / kWarp);
+  }
 
-std::size_t room_bytes(int candidates) {
-  return shared_bytes<std::uint64_t>(keys_in_room(candidates)) + shared_bytes<std::uint64_t>(1) +
-         shared_bytes<std::int32_t>(kDigits) + shared_bytes<std::int32_t>(kMostThreads / kWarp) +
-         shared_bytes<std::int32_t>(2);
-}
+  CutMemory cut;         // of more candidates than are counted
+  std::uint64_t* keys;   // (min(candidates, kCounted))
+  std::uint64_t* found;  // (1)
+  std::int32_t* counts;  // (kMostThreads / kWarp): of each warp
+};
 
-// The key of the best candidate but wanted - 1 among [first, first + count), in every thread; 1 <= wanted <= count.
-// A barrier before and behind it.
+// The key of the best candidate but wanted - 1 among [first, first + count), or one that no other candidate is between;
+// in every thread. 1 <= wanted <= count. A barrier before and behind it.
 __device__ inline std::uint64_t key_of_place(const float* scores, int first, int count, int wanted, const Room& room) {
-  if (count <= kCounted) {
-    for (int i = thread(); i < count; i += threads()) room.keys[i] = order_key(scores[first + i], first + i);
-    block_sync();
-    for (int i = thread(); i < count; i += threads()) {
-      const std::uint64_t key = room.keys[i];
-      int better = 0;
-      for (int j = 0; j < count; ++j) better += room.keys[j] > key ? 1 : 0;
-      if (better == wanted - 1) *room.found = key;
-    }
-    block_sync();
-    return *room.found;
+  if (count > kCounted) {
+    return room.cut
+        .cut<false>(1, ~std::uint64_t{0}, static_cast<std::uint64_t>(wanted),
+                    [&](auto&& offer) {
+                      for (int i = thread(); i < count; i += threads()) {
+                        offer(column_key(scores[first + i], first + i), [] { return std::uint64_t{1}; });
+                      }
+                    })
+        .key;
   }
-  // Digit by digit, the highest first: how many keys with the digits found so far have which next one?
-  std::uint64_t known = 0;
-  int left = wanted;  // the place among those
-  for (int shift = 56;; shift -= 8) {
-    for (int d = thread(); d < kDigits; d += threads()) room.digits[d] = 0;
-    block_sync();
-    for (int i = thread(); i < count; i += threads()) {
-      const std::uint64_t key = order_key(scores[first + i], first + i);
-      if (shift == 56 || key >> (shift + 8) == known >> (shift + 8)) {
-        atomic_add(&room.digits[(key >> shift) & (kDigits - 1)], 1);
-      }
-    }
-    block_sync();
-    for (int d = thread(); d < kDigits; d += threads()) {
-      int better = 0;
-      for (int e = d + 1; e < kDigits; ++e) better += room.digits[e];
-      const int here = room.digits[d];
-      if (better < left && left <= better + here) {
-        *room.found = known | (static_cast<std::uint64_t>(d) << shift);
-        room.left[0] = left - better;
-        room.left[1] = here;
-      }
-    }
-    block_sync();
-    known = *room.found;
-    left = room.left[0];
-    if (shift == 0 || left == room.left[1]) return known;  // all that are left are wanted: any lower digits will do
+  for (int i = thread(); i < count; i += threads()) room.keys[i] = column_key(scores[first + i], first + i);
+  block_sync();
+  for (int i = thread(); i < count; i += threads()) {
+    const std::uint64_t key = room.keys[i];
+    int better = 0;
+    for (int j = 0; j < count; ++j) better += room.keys[j] > key ? 1 : 0;
+    if (better == wanted - 1) *room.found = key;
   }
+  block_sync();
+  return *room.found;
 }
 
 // Puts the keys of the candidates that are no worse than `least` into `chosen` (shared), in the candidates' order.
@@ -105,7 +77,7 @@ __device__ inline void collect(const float* scores, int first, int count, std::u
   int before = 0;
   for (int base = 0; base < count; base += threads()) {
     const int i = base + thread();
-    const std::uint64_t key = i < count ? order_key(scores[first + i], first + i) : 0;
+    const std::uint64_t key = i < count ? column_key(scores[first + i], first + i) : 0;
     const bool is_in = i < count && key >= least;
     const unsigned in_warp = ballot(is_in);
     if (lane() == 0) room.counts[warp()] = count_bits(in_warp);
@@ -132,7 +104,7 @@ __global__ void expand(CandidatePool pool, int level, const std::int32_t* ids, c
   const int base = pool.base(level);
   const int count = (level == 0 ? 1 : k) * k;
   SharedMemory shared;
-  const Room room = take_room(shared, count);
+  const Room room(shared, count);
   auto* chosen = shared.take<std::uint64_t>(k);
   for (int i = thread(); i < count; i += threads()) {
     const std::int32_t parent = level == 0 ? -1 : pool.frontier[i / k];
@@ -148,7 +120,7 @@ __global__ void expand(CandidatePool pool, int level, const std::int32_t* ids, c
   collect(pool.scores, base, count, least, chosen, room);
   for (int i = thread(); i < k; i += threads()) {
     const int r = place_of(chosen[i], chosen, k);
-    const std::int32_t candidate = index_of_key(chosen[i]);
+    const std::int32_t candidate = column_of_key(chosen[i]);
     const int parent_row = (candidate - base) / k;
     pool.frontier[r] = candidate;
     pool.frontier_tokens[r] = pool.tokens[candidate];
@@ -170,13 +142,13 @@ __device__ inline int node_of(std::int32_t candidate, const std::uint64_t* chose
   int low = 0, high = count;
   while (low < high) {
     const int middle = (low + high) / 2;
-    if (index_of_key(chosen[middle]) < candidate) {
+    if (column_of_key(chosen[middle]) < candidate) {
       low = middle + 1;
     } else {
       high = middle;
     }
   }
-  return low < count && index_of_key(chosen[low]) == candidate ? low + 1 : 0;
+  return low < count && column_of_key(chosen[low]) == candidate ? low + 1 : 0;
 }
 
 __global__ void select_nodes(TreeView tree, CandidatePool pool, const std::int32_t* root_token) {
@@ -189,14 +161,14 @@ __global__ void select_nodes(TreeView tree, CandidatePool pool, const std::int32
   }
   if (kept == 0) return;
   SharedMemory shared;
-  const Room room = take_room(shared, pool.capacity());
+  const Room room(shared, pool.capacity());
   auto* chosen = shared.take<std::uint64_t>(kept);
   auto* parents = shared.take<std::int32_t>(tree.size);  // by node
   const std::uint64_t least = key_of_place(pool.scores, 0, pool.capacity(), kept, room);
   collect(pool.scores, 0, pool.capacity(), least, chosen, room);
   for (int i = thread(); i < kept; i += threads()) {
     const int node = i + 1;
-    const std::int32_t candidate = index_of_key(chosen[i]);
+    const std::int32_t candidate = column_of_key(chosen[i]);
     const std::int32_t parent = pool.parents[candidate];
     // A parent's score is never below its child's and its index is lower, so it is kept, too, and stands before.
     const int parent_node = parent < 0 ? 0 : node_of(parent, chosen, i);
@@ -281,9 +253,13 @@ __global__ void pretend(std::int32_t* sampled, TreeView tree, const std::int32_t
   }
 }
 
-__global__ void note_text(std::int32_t* history, const std::int32_t* prefix, const std::int32_t* tokens,
-                          VerdictView verdict) {
-  for (int i = thread(); i < *verdict.count; i += threads()) history[*prefix + i] = tokens[verdict.nodes[i]];
+__global__ void note_text(std::int32_t* history, const std::int32_t* prefix, TreeView tree, VerdictView verdict) {
+  const bool ranked = tree.ranks != nullptr && verdict.ranks != nullptr;
+  for (int i = thread(); i < *verdict.count; i += threads()) {
+    const std::int32_t node = verdict.nodes[i];
+    history[*prefix + i] = tree.tokens[node];
+    if (ranked && i > 0) verdict.ranks[i] = tree.ranks[node];  // the root has none
+  }
 }
 
 __global__ void last(std::int32_t* token, VerdictView verdict) {
@@ -296,7 +272,7 @@ int threads_for(int count) { return std::clamp((count + kWarp - 1) / kWarp * kWa
 
 void CudaBackend::tree_expand(const CandidatePool& pool, int level, const std::int32_t* ids, const float* log_probs) {
   const int count = (level == 0 ? 1 : pool.branch) * pool.branch;
-  launch("tree_expand", expand, {}, threads_for(count), room_bytes(count) + shared_bytes<std::uint64_t>(pool.branch),
+  launch("tree_expand", expand, {}, threads_for(count), Room::bytes(count) + shared_bytes<std::uint64_t>(pool.branch),
          pool, level, ids, log_probs);
 }
 
@@ -307,9 +283,10 @@ void CudaBackend::map_ids(std::int32_t* ids, int count, const std::int32_t* to) 
 }
 
 void CudaBackend::tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) {
-  const std::size_t shared = tree.size == 1 ? 0
-                                            : room_bytes(pool.capacity()) + shared_bytes<std::uint64_t>(tree.size - 1) +
-                                                  shared_bytes<std::int32_t>(tree.size);
+  const std::size_t shared = tree.size == 1
+                                 ? 0
+                                 : Room::bytes(pool.capacity()) + shared_bytes<std::uint64_t>(tree.size - 1) +
+                                       shared_bytes<std::int32_t>(tree.size);
   launch("tree_select", select_nodes, {}, tree.size == 1 ? kWarp : threads_for(pool.capacity()), shared, tree, pool,
          root_token);
 }
@@ -337,7 +314,7 @@ void CudaBackend::pretend_acceptance(std::int32_t* sampled, const TreeView& tree
 
 void CudaBackend::record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
                          const VerdictView& verdict) {
-  launch("record", note_text, {}, kWarp, 0, history, prefix, tree.tokens, verdict);
+  launch("record", note_text, {}, kWarp, 0, history, prefix, tree, verdict);
 }
 
 void CudaBackend::take_last(std::int32_t* token, const VerdictView& verdict) {

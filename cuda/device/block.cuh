@@ -92,6 +92,12 @@ __device__ inline T atomic_exchange(T* at, T value) {
 __device__ inline void device_fence() { __threadfence(); }
 #endif
 
+// What a counter that others are adding to has come to.
+template <class T>
+__device__ inline T peek(const T* at) {
+  return *static_cast<const volatile T*>(at);
+}
+
 // True in every thread of exactly one of `count` blocks, the one that arrives last; it sees what the others have
 // written. `arrived` is 0 before and after. `flag`: shared, one int.
 __device__ inline bool is_last_block(std::int32_t* arrived, int count, int* flag) {

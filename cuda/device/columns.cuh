@@ -4,22 +4,19 @@
 #include "base/random.h"
 #include "cuda/choosing.h"
 #include "cuda/device/cut.cuh"
+#include "cuda/device/memory.cuh"
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 
 inline constexpr float kMinusInfinity = -__builtin_huge_valf();
 
-struct alignas(16) FourFloats {
-  float x[4];
-};
-
 // Four neighbours, of which the first `count` are there; in one access where they may be aligned.
-__device__ inline FourFloats load_four(const float* at, std::int64_t count, bool aligned) {
-  if (aligned && count >= 4) return *reinterpret_cast<const FourFloats*>(at);
-  FourFloats four = {{kMinusInfinity, kMinusInfinity, kMinusInfinity, kMinusInfinity}};
+__device__ inline Floats4 load_four(const float* at, std::int64_t count, bool aligned) {
+  if (aligned && count >= 4) return load_as<Floats4>(at);
+  Floats4 four = {{kMinusInfinity, kMinusInfinity, kMinusInfinity, kMinusInfinity}};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    if (i < count) four.x[i] = at[i];
+    if (i < count) four.value[i] = at[i];
   }
   return four;
 }
@@ -51,9 +48,9 @@ struct Chunk {
     const bool aligned = is_aligned_16(from);
 #pragma unroll
     for (int i = 0; i < kColumnsPerThread; i += 4) {
-      const FourFloats four = load_four(from + column(i), count - column(i), aligned);
+      const Floats4 four = load_four(from + column(i), count - column(i), aligned);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) x[i + j] = four.x[j];
+      for (int j = 0; j < 4; ++j) x[i + j] = four.value[j];
     }
   }
 

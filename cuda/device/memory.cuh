@@ -23,10 +23,12 @@ struct alignas(16) Floats4 {
 #ifdef FRSPEC_CUDA_EMULATED
 template <class T>
 T load_as(const void* from) {
+  emulation::current_block().expect_aligned(from, sizeof(T));
   return *static_cast<const T*>(from);
 }
 template <class T>
 void store_as(void* to, const T& value) {
+  emulation::current_block().expect_aligned(to, sizeof(T));
   *static_cast<T*>(to) = value;
 }
 #else

@@ -24,6 +24,7 @@ inline void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint
 // Of A: the fragment. Of the transpose of B (row n holds the k of column n): b of columns 0 to 7 is {r[0], r[2]}, of
 // columns 8 to 15 {r[1], r[3]}. Every lane reads only what it gets, so the lanes need not meet.
 inline void load_tile(std::uint32_t (&r)[4], const std::uint16_t* tile, int stride) {
+  emulation::current_block().expect_aligned(tile + lane() % 16 * stride + lane() / 16 * 8, 16);
   const std::uint16_t* corner = tile + lane() / 4 * stride + lane() % 4 * 2;
   for (int i = 0; i < 4; ++i) {
     const std::uint16_t* at = corner + i % 2 * 8 * stride + i / 2 * 8;
@@ -32,6 +33,7 @@ inline void load_tile(std::uint32_t (&r)[4], const std::uint16_t* tile, int stri
 }
 // Of B (row k holds all columns): b of columns 0 to 7 is {r[0], r[1]}, of columns 8 to 15 {r[2], r[3]}.
 inline void load_tile_transposed(std::uint32_t (&r)[4], const std::uint16_t* tile, int stride) {
+  emulation::current_block().expect_aligned(tile + lane() % 16 * stride + lane() / 16 * 8, 16);
   const std::uint16_t* corner = tile + lane() % 4 * 2 * stride + lane() / 4;
   for (int i = 0; i < 4; ++i) {
     const std::uint16_t* at = corner + i % 2 * 8 * stride + i / 2 * 8;

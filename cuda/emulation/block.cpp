@@ -352,6 +352,10 @@ void Block::copy_wait(int pending) {
   });
 }
 
+void Block::report_alignment(const void* at, std::size_t bytes) {
+  give_up(concat("touches ", bytes, " bytes at once at ", at, ", which is not a multiple of them"));
+}
+
 void Block::report_fault(const void* address, const std::string& what) {
   give_up(concat("touched ", address, ", ", what));
 }

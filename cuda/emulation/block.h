@@ -102,6 +102,10 @@ class Block {
   void block_sync() { meet_block(Meeting::Sync, false); }
   bool block_any(bool predicate) { return meet_block(Meeting::Any, predicate); }
   void* shared(int offset, int bytes);
+  // What the device cannot do: reading or writing so many bytes at once at another address than a multiple of them.
+  void expect_aligned(const void* at, std::size_t bytes) {
+    if (reinterpret_cast<std::uintptr_t>(at) % bytes != 0) report_alignment(at, bytes);
+  }
   void copy_async(void* shared, const void* global);
   void copy_commit();
   void copy_wait(int pending);
@@ -161,6 +165,7 @@ class Block {
   void wait_for(const Warp& warp);
   bool meet_block(Meeting kind, bool predicate);
   static void multiply(Slot* slots, Half type);
+  [[noreturn]] void report_alignment(const void* at, std::size_t bytes);
   // Called by a thread: the kernel ends here.
   [[noreturn]] void give_up(const std::string& what);
   void shuffle(std::vector<int>& order);

@@ -1,27 +1,24 @@
 // Tests of the emulated device itself (tests/cuda/test_emulation.py): kernels that use its vocabulary as they should,
-// kernels that break one rule each, and the life of command lists. Only in the emulated build.
-#include <algorithm>
-#include <memory>
+// and kernels that break one rule each. Only in the emulated build.
+#include "cuda/emulation/self_test.h"
+
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "backend/registry.h"
 #include "backend/self_test.h"
 #include "base/error.h"
 #include "cuda/command_list.h"
 #include "cuda/device/block.cuh"
 #include "cuda/device/copy_async.cuh"
+#include "cuda/device/memory.cuh"
 #include "cuda/device/mma.cuh"
 #include "cuda/device/numbers.cuh"
 #include "cuda/runtime.h"
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 namespace {
-
-using Word = std::uint32_t;
-using Words = std::vector<Word>;
 
 // --- Right kernels: `in` has `count` words ---
 
@@ -227,6 +224,21 @@ __global__ void copy_elsewhere(const Word* in, int, Word* out) {
   copy_wait<0>();
   out[0] = 0;
 }
+__global__ void load_crookedly(const Word* in, int, Word* out) {
+  SharedMemory shared;
+  auto* to = shared.take<Word>(8);
+  for (int i = 0; i < 8; ++i) to[i] = in[i];
+  out[0] = load_as<Words4>(to + 2).word[0];
+}
+__global__ void load_tile_crookedly(const Word* in, int, Word* out) {
+  SharedMemory shared;
+  auto* tile = shared.take<std::uint16_t>(16 * 20);
+  for (int i = lane(); i < 16 * 20; i += kWarp) tile[i] = static_cast<std::uint16_t>(in[i % kWarp]);
+  warp_sync();
+  Word r[4];
+  load_tile(r, tile, 20);  // rows are 40 bytes apart
+  out[lane()] = r[0];
+}
 // What nobody has written.
 __global__ void read_unwritten(const Word*, int, Word* out) {
   SharedMemory shared;
@@ -286,35 +298,13 @@ constexpr Case kCases[] = {
     {"never_wait", never_wait, 1, 32, shared_bytes<Word>(128), 32},
     {"copy_crookedly", copy_crookedly, 1, 32, shared_bytes<Word>(8)},
     {"copy_elsewhere", copy_elsewhere, 1, 32, shared_bytes<Word>(8)},
+    {"load_crookedly", load_crookedly, 1, 32, shared_bytes<Word>(8)},
+    {"load_tile_crookedly", load_tile_crookedly, 1, 32, shared_bytes<std::uint16_t>(16 * 20)},
     {"read_unwritten", read_unwritten, 1, 32, shared_bytes<Word>(32), 32},
     {"race", race, 1, 256, shared_bytes<Word>(256), 512},
     {"throws", throws},
     {"no_threads", ballots, 1, 0},
     {"half_a_warp", ballots, 1, 48},
-};
-
-// Device memory of a test.
-class Memory {
- public:
-  Memory(Runtime& runtime, std::size_t words) : runtime_(runtime), words_(words) {
-    data_ = static_cast<Word*>(runtime.allocate(words * sizeof(Word)));
-    runtime.fill_zero(data_, words * sizeof(Word));
-  }
-  ~Memory() { runtime_.release(data_); }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-
-  Word* data() const { return data_; }
-  Words read() const {
-    Words words(words_);
-    runtime_.copy_out(words.data(), data_, words_ * sizeof(Word));
-    return words;
-  }
-
- private:
-  Runtime& runtime_;
-  std::size_t words_;
-  Word* data_;
 };
 
 Words run_case(const Case& wanted, std::span<const Word> words) {
@@ -327,84 +317,6 @@ Words run_case(const Case& wanted, std::span<const Word> words) {
                   static_cast<int>(words.size()), out.data());
   commands.wait();
   return out.read();
-}
-
-// --- Command lists ---
-
-__global__ void add_to(Word* cell, Word value) {
-  if (thread() == 0) *cell += value;
-}
-__global__ void add_twice(Word* cell, Word value) {
-  if (thread() == 0) *cell += 2 * value;
-}
-
-// Each word is a list of four commands: add its four bytes to four cells; one whose lowest byte is above 127 has other
-// kernels. Gives the list's counts after each word, and the cells in the end.
-Words run_lists(std::span<const Word> lists) {
-  const auto runtime = make_runtime(0);
-  const Memory cells(*runtime, 4);
-  CommandList commands(*runtime);
-  Words found;
-  for (const Word list : lists) {
-    for (int i = 0; i < 4; ++i) {
-      commands.launch("add", (list & 0x80) != 0 ? add_twice : add_to, {}, kWarp, 0, cells.data() + i,
-                      list >> (8 * i) & 0xFF);
-    }
-    commands.flush();
-    const LaunchCounts& counts = commands.counts();
-    for (const std::int64_t count :
-         {counts.commands, counts.launches, counts.graph_launches, counts.graphs_made, counts.values_changed}) {
-      found.push_back(static_cast<Word>(count));
-    }
-  }
-  const Words sums = cells.read();
-  found.insert(found.end(), sums.begin(), sums.end());
-  return found;
-}
-
-// Memory that is given back while commands that use it wait: they are run before. Gives what another buffer got then.
-Words release_early(std::span<const Word> words) {
-  const auto backend = make_cuda_emulated_backend({"cuda-emulated", 1}, 0);
-  const Buffer kept = backend->allocate(words.size_bytes());
-  {
-    const Buffer gone = backend->allocate(words.size_bytes());
-    backend->upload(gone.as<void>(), words.data(), words.size_bytes());
-    backend->upload(kept.as<void>(), words.data(), words.size_bytes());
-  }
-  const Buffer other = backend->allocate(words.size_bytes());  // perhaps where the other one was
-  Words found(words.size());
-  backend->download(found.data(), other.as<void>(), words.size_bytes());
-  if (std::any_of(found.begin(), found.end(), [](Word w) { return w != 0; })) throw Error("a buffer is not zeroed");
-  backend->download(found.data(), kept.as<void>(), words.size_bytes());
-  return found;
-}
-
-// A command that fails while memory is given back, which cannot throw: the next one to wait hears of it, once.
-Words fail_early(std::span<const Word> words) {
-  const auto backend = make_cuda_emulated_backend({"cuda-emulated", 1}, 0);
-  const Buffer kept = backend->allocate(words.size_bytes());
-  Words found(words.size());
-  {
-    const Buffer gone = backend->allocate(words.size_bytes());
-    backend->upload(kept.as<std::byte>() + (1 << 16), words.data(), words.size_bytes());
-  }
-  std::string message;
-  try {
-    backend->download(found.data(), kept.as<void>(), words.size_bytes());
-  } catch (const Error& error) {
-    message = error.what();
-  }
-  if (message.find("upload") == std::string::npos) throw Error("the failure was lost");
-  backend->upload(kept.as<void>(), words.data(), words.size_bytes());
-  backend->download(found.data(), kept.as<void>(), words.size_bytes());
-  return found;
-}
-
-// The host follows a pointer of the device: that ends the process.
-Words touch_device(std::span<const Word> words) {
-  const auto runtime = make_runtime(0);
-  const Memory memory(*runtime, words.size());
-  return {*static_cast<volatile Word*>(memory.data())};
 }
 
 constexpr std::pair<const char*, Words (*)(std::span<const Word>)> kOthers[] = {

@@ -42,9 +42,9 @@ std::vector<T> read(Backend& backend, const T* from, std::size_t count) {
 // A verdict of a tree in the backend's memory, and back.
 struct DeviceVerdict {
   DeviceVerdict(Backend& backend, int nodes)
-      : memory(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(1 + 2 * nodes))), room(nodes) {
+      : memory(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(1 + 3 * nodes))), room(nodes) {
     auto* words = memory.as<std::int32_t>();
-    view = {words, words + 1, words + 1 + nodes};
+    view = {words, words + 1, words + 1 + nodes, words + 1 + 2 * nodes};
   }
   Walk found(Backend& backend) const {
     const auto count = static_cast<std::size_t>(read(backend, view.count, 1)[0]);
@@ -158,9 +158,10 @@ Ints pretend_acceptance(const Ints& tokens, const Ints& parents, const Ints& sam
   return read(*backend, after.as<std::int32_t>(), sampled.size());
 }
 
-// A text of `room` tokens, of which the first `prefix` are -1, behind them the accepted ones; and the last token.
-std::tuple<Ints, std::int32_t> record(const Ints& tokens, const Ints& parents, const Ints& sampled, std::int32_t prefix,
-                                      int room, const std::string& device) {
+// A text of `room` tokens, of which the first `prefix` are -1, behind them the accepted ones; the last token; and the
+// ranks of the accepted nodes but the root, where node i has rank 100 + i.
+std::tuple<Ints, std::int32_t, Ints> record(const Ints& tokens, const Ints& parents, const Ints& sampled,
+                                            std::int32_t prefix, int room, const std::string& device) {
   const auto backend = make_backend({device, 1});
   const DraftTree tree(*backend, tokens, parents);
   same_size(sampled.size(), tokens.size(), "sampled");
@@ -171,9 +172,16 @@ std::tuple<Ints, std::int32_t> record(const Ints& tokens, const Ints& parents, c
   const Buffer history = to_device(*backend, empty.data(), empty.size());
   const Buffer length = to_device(*backend, &prefix, 1), last = to_device(*backend, &prefix, 1);
   backend->verify(verdict.view, tree.view(), after.as<std::int32_t>());
-  backend->record(history.as<std::int32_t>(), length.as<std::int32_t>(), tree.view(), verdict.view);
+  Ints numbers(tokens.size());
+  std::iota(numbers.begin(), numbers.end(), 100);
+  const Buffer ranks = to_device(*backend, numbers.data(), numbers.size());
+  TreeView view = tree.view();
+  view.ranks = ranks.as<std::int32_t>();
+  backend->record(history.as<std::int32_t>(), length.as<std::int32_t>(), view, verdict.view);
   backend->take_last(last.as<std::int32_t>(), verdict.view);
-  return {read(*backend, history.as<std::int32_t>(), empty.size()), read(*backend, last.as<std::int32_t>(), 1)[0]};
+  const auto accepted = static_cast<std::size_t>(read(*backend, verdict.view.count, 1)[0]);
+  return {read(*backend, history.as<std::int32_t>(), empty.size()), read(*backend, last.as<std::int32_t>(), 1)[0],
+          read(*backend, verdict.view.ranks + 1, accepted - 1)};
 }
 
 // The draft of one level out of three: (token, log-probability, ids, probabilities).
@@ -257,7 +265,8 @@ void init_tree_ops(nb::module_& m) {
                   "probability"_a, "seed"_a, "device"_a = default_device(),
                   "The target's tokens as they would be if it agreed with the given probability.")
       .def_static("record", &record, "tokens"_a, "parents"_a, "sampled"_a, "prefix"_a, "room"_a,
-                  "device"_a = default_device(), "The text behind ``prefix`` places that hold -1, and the next root.")
+                  "device"_a = default_device(),
+                  "The text behind ``prefix`` places that hold -1, the next root, and the accepted nodes' ranks.")
       .def_static("draw_proposal", &draw_proposal, "candidates"_a, "log_probs"_a, "width"_a, "position"_a, "step"_a,
                   "device"_a, "options"_a,
                   nb::sig("def draw_proposal(candidates: Sequence[int], log_probs: Sequence[float], width: int, "

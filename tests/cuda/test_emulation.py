@@ -218,6 +218,8 @@ BROKEN = {
     "never_wait": "copies that nobody waited for",
     "copy_crookedly": "not a multiple of 16",
     "copy_elsewhere": "no piece of its shared memory",
+    "load_crookedly": "touches 16 bytes at once at .* not a multiple",
+    "load_tile_crookedly": "touches 16 bytes at once at .* not a multiple",
     "throws": "throws: what it says",
     "no_threads": "found a launch of 1 x 1 x 1 blocks of 0 threads",
     "half_a_warp": "blocks of 48 threads",

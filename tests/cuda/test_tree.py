@@ -103,6 +103,7 @@ def test_walks(size: int) -> None:
         text = _core.tree_ops.record(tokens, parents, sampled, 5, room + 5)
         assert _core.tree_ops.record(tokens, parents, sampled, 5, room + 5, device=DEVICE) == text
         assert text[1] == expected[1][-1]
+        assert text[2] == [100 + node for node in expected[0][1:]]
 
 
 @pytest.mark.parametrize("size", [1, 60, 300])
