@@ -335,7 +335,9 @@ def test_no_cuda(models: dict[str, Path]) -> None:
         _core.Engine(str(models["llama"]), device="cuda")
     except ValueError as error:
         expect_parts(str(error), ("device", "'cpu'"))
-        assert any(part in str(error) for part in ("no CUDA backend", "no NVIDIA driver", "no CUDA device", "driver for"))
+        assert any(
+            part in str(error) for part in ("no CUDA backend", "no NVIDIA driver", "no CUDA device", "driver for")
+        )
 
 
 @pytest.mark.parametrize("value", ["nonsense", "AVX2", "avx2,generic", " "])
