@@ -328,9 +328,19 @@ void CudaBackend::merge_top_k(const BestTokens& best, const BestTokens& other, i
 
 void CudaBackend::head_sample(std::int32_t* tokens, Tensor hidden, const Weight& weight, const Rows& rows,
                               const Sampling& sampling, const BestTokens* best) {
-  const Tensor logits = head_logits(hidden, {.weight = &weight});
-  choose(tokens, logits.first_rows(rows.count), Noise::of_rows(rows, sampling), best != nullptr ? best->ids : nullptr,
-         best != nullptr ? best->k : 0);
+  constexpr int kRows = 64;  // at a time: for so many, memory is planned (engine/memory_plan.cpp)
+  for (int first = 0; first < rows.count; first += kRows) {
+    const int count = std::min(kRows, rows.count - first);
+    Noise noise = Noise::of_rows(rows, sampling);
+    if (noise.depth != nullptr) {
+      noise.depth += first;
+    } else {
+      noise.offset += first;
+    }
+    const Tensor logits = head_logits(hidden.row_range(first, count), {.weight = &weight});
+    choose(tokens + first, logits, noise, best != nullptr ? best->ids + std::ptrdiff_t{first} * best->k : nullptr,
+           best != nullptr ? best->k : 0);
+  }
 }
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

@@ -46,9 +46,10 @@ void KvCache::commit(const VerdictView& verdict) {
     backend_.download(host_nodes_.data(), verdict.nodes, host_nodes_.size() * sizeof(std::int32_t));
     host_.backend->compact(std::span(layers_).first(of_host), &host_length_,
                            {.count = &count, .nodes = host_nodes_.data()});
+    host_length_ += count;
   }
   backend_.compact(std::span(layers_).subspan(of_host), length(), verdict);
-  advance(verdict.count);
+  backend_.advance(length_.as<std::int32_t>(), verdict.count);
 }
 
 }  // namespace frspec
