@@ -1,6 +1,7 @@
 // The CUDA runtime of the host emulation.
 #include "cuda/runtime.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -38,7 +39,9 @@ class EmulatedRuntime final : public Runtime {
   }
 
   const DeviceInfo& device() const override { return device_; }
-  std::size_t free_bytes() override { return device_.total_bytes - emulation::allocated_device(); }
+  std::size_t free_bytes() override {
+    return device_.total_bytes - std::min(device_.total_bytes, emulation::allocated_device());
+  }
 
   void* allocate(std::size_t bytes) override {
     void* memory = emulation::allocate_device(bytes);
