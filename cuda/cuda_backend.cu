@@ -30,7 +30,7 @@ __global__ void store(std::byte* to, const __grid_constant__ Packet packet, int 
 }  // namespace
 
 CudaBackend::CudaBackend(std::string name, std::unique_ptr<Runtime> runtime, int threads)
-    : name_(std::move(name)), device_(std::make_shared<Device>(std::move(runtime))), pool_(threads) {}
+    : name_(std::move(name)), pool_(threads), device_(std::make_shared<Device>(std::move(runtime))) {}
 
 std::string CudaBackend::description() const {
   const DeviceInfo& device = device_->runtime->device();

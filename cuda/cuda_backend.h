@@ -125,11 +125,8 @@ class CudaBackend final : public Backend {
   // list is the list's c-th. The same bits as matmul's, for the same row of the weight. Valid until the next call.
   Tensor head_logits(Tensor hidden, const HeadColumns& head);
 
-  // choosing.cu
-  void find_best(const BestTokens& best, float* largest, const Columns& columns, const Noise& noise);
-  void choose(std::int32_t* tokens, Tensor logits, const Noise& noise, std::int32_t* runners, int k);
-
   std::string name_;
+  ThreadPool pool_;  // of the host: checks weights
   // Shared with all buffers, which may outlive the backend.
   struct Device {
     explicit Device(std::unique_ptr<Runtime> owned) : runtime(std::move(owned)), commands(*runtime) {}
@@ -137,15 +134,6 @@ class CudaBackend final : public Backend {
     CommandList commands;
   };
   std::shared_ptr<Device> device_;
-
-  // tree.cu
-  Scratch walked_{*this};  // the target's tokens of all nodes
-
-  // rejection.cu
-  Scratch rejection_parts_{*this}, rejection_results_{*this}, rejection_arrived_{*this};
-  // attention.cu
-  Scratch attention_scratch_{*this};
-  ThreadPool pool_;
 
   // weight.cu
   Buffer weight_memory(std::size_t bytes, bool on_host);
@@ -173,15 +161,27 @@ class CudaBackend final : public Backend {
   Scratch counters_{*this};  // of slices that have arrived; zero between launches
   Scratch logits_{*this};    // of head_logits
 
-  // ceilings.cu
-  Scratch measured_{*this};
-  bool has_read_ = false;  // weights, to measure it
+  // attention.cu
+  Scratch attention_scratch_{*this};
+
   // choosing.cu, heads.cu, chain.cu
+  void find_best(const BestTokens& best, float* largest, const Columns& columns, const Noise& noise);
+  void choose(std::int32_t* tokens, Tensor logits, const Noise& noise, std::int32_t* runners, int k);
   Scratch choosing_{*this};          // what the chunks of rows leave to those that merge them
   Scratch choosing_arrived_{*this};  // blocks of each row that are done: zero between launches
   Scratch noisy_{*this};             // tokens that noise is drawn for
   Scratch scores_{*this};            // of all columns that candidates are chosen from
   Scratch counts_{*this};            // of tokens: zero between launches
+
+  // tree.cu
+  Scratch walked_{*this};  // the target's tokens of all nodes
+
+  // rejection.cu
+  Scratch rejection_parts_{*this}, rejection_results_{*this}, rejection_arrived_{*this};
+
+  // ceilings.cu
+  Scratch measured_{*this};
+  bool has_read_ = false;  // weights, to measure it
 };
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE
