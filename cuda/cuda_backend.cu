@@ -84,6 +84,15 @@ void CudaBackend::upload(void* to, const void* from_host, std::size_t bytes) {
   }
 }
 
+void CudaBackend::post(int slot, const void* from, std::size_t bytes) {
+  device_->commands.flush();
+  device_->runtime->post(slot, from, bytes);
+}
+
+void CudaBackend::collect(int slot, void* to_host, std::size_t bytes) {
+  device_->runtime->collect(slot, to_host, bytes);
+}
+
 void CudaBackend::download(void* to_host, const void* from, std::size_t bytes) {
   device_->commands.flush();
   if (bytes == 0) return device_->runtime->wait();

@@ -25,6 +25,8 @@ class CudaBackend final : public Backend {
   Buffer allocate(std::size_t bytes) override;
   void upload(void* to, const void* from_host, std::size_t bytes) override;
   void download(void* to_host, const void* from, std::size_t bytes) override;
+  void post(int slot, const void* from, std::size_t bytes) override;
+  void collect(int slot, void* to_host, std::size_t bytes) override;
 
   DeviceMemory memory() override;
   LaunchCounts launch_counts() const override { return device_->commands.counts(); }
@@ -88,6 +90,7 @@ class CudaBackend final : public Backend {
                           std::uint64_t seed) override;
   void record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
               const VerdictView& verdict) override;
+  void fill_path(const PathView& path, int rows, const VerdictView& verdict) override;
   void take_last(std::int32_t* token, const VerdictView& verdict) override;
 
   // rejection.cu, proposal.cu: rejection sampling along chains

@@ -126,11 +126,19 @@ class DriverRuntime final : public Runtime {
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
     check(cudaMallocHost(&staging_, kStaging), "allocating pinned host memory");
     for (cudaEvent_t& point : points_) check(cudaEventCreate(&point), "making an event");
+    for (Post& post : posts_) {
+      check(cudaMallocHost(&post.memory, kStaging), "allocating pinned host memory");
+      check(cudaEventCreateWithFlags(&post.arrived, cudaEventDisableTiming), "making an event");
+    }
   }
   ~DriverRuntime() override {
     cudaSetDevice(index_);
     cudaStreamSynchronize(stream_);
     for (const cudaEvent_t point : points_) cudaEventDestroy(point);
+    for (const Post& post : posts_) {
+      cudaFreeHost(post.memory);
+      cudaEventDestroy(post.arrived);
+    }
     cudaFreeHost(staging_);
     cudaStreamDestroy(stream_);
   }
@@ -189,6 +197,20 @@ class DriverRuntime final : public Runtime {
     if (to != to_host) std::memcpy(to_host, to, bytes);
   }
 
+  void post(int slot, const void* from, std::size_t bytes) override {
+    use();
+    if (bytes > kStaging) throw Error(concat("CUDA: a post of ", bytes, " bytes, expected at most ", kStaging));
+    Post& post = posts_[static_cast<std::size_t>(slot)];
+    check(cudaMemcpyAsync(post.memory, from, bytes, cudaMemcpyDeviceToHost, stream_), "copying from the device");
+    check(cudaEventRecord(post.arrived, stream_), "noting a time");
+  }
+  void collect(int slot, void* to_host, std::size_t bytes) override {
+    use();
+    const Post& post = posts_[static_cast<std::size_t>(slot)];
+    check(cudaEventSynchronize(post.arrived), "running kernels");
+    std::memcpy(to_host, post.memory, bytes);
+  }
+
   void run(std::span<Command> commands) override {
     use();
     for (Command& command : commands) {
@@ -236,6 +258,11 @@ class DriverRuntime final : public Runtime {
   cudaStream_t stream_ = nullptr;
   void* staging_ = nullptr;
   std::array<cudaEvent_t, kTimePoints> points_ = {};
+  struct Post {
+    void* memory = nullptr;  // pinned
+    cudaEvent_t arrived = nullptr;
+  };
+  std::array<Post, kPosts> posts_ = {};
 };
 
 }  // namespace

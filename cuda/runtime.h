@@ -47,6 +47,9 @@ class Runtime {
   virtual void fill_zero(void* memory, std::size_t bytes) = 0;
   virtual void copy_in(void* to, const void* from_host, std::size_t bytes) = 0;   // the source may change afterwards
   virtual void copy_out(void* to_host, const void* from, std::size_t bytes) = 0;  // waits for it
+  // The same without waiting, into memory of slot `slot`; collect waits for it alone.
+  virtual void post(int slot, const void* from, std::size_t bytes) = 0;
+  virtual void collect(int slot, void* to_host, std::size_t bytes) = 0;
   virtual void run(std::span<Command> commands) = 0;
   virtual std::unique_ptr<Graph> make_graph(std::span<Command> commands) = 0;
   virtual void run(Graph& graph) = 0;

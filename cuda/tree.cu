@@ -262,6 +262,15 @@ __global__ void note_text(std::int32_t* history, const std::int32_t* prefix, Tre
   }
 }
 
+__global__ void fill(PathView path, int rows, VerdictView verdict) {
+  const int count = *verdict.count;
+  for (int i = thread(); i < rows; i += threads()) {
+    path.nodes[i] = i < count ? verdict.nodes[i] : 0;
+    path.tokens[i] = i < count ? verdict.tokens[i] : 0;
+  }
+  if (thread() == 0) *path.last = count - 1;
+}
+
 __global__ void last(std::int32_t* token, VerdictView verdict) {
   if (thread() == 0) *token = verdict.tokens[*verdict.count - 1];
 }
@@ -315,6 +324,10 @@ void CudaBackend::pretend_acceptance(std::int32_t* sampled, const TreeView& tree
 void CudaBackend::record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
                          const VerdictView& verdict) {
   launch("record", note_text, {}, kWarp, 0, history, prefix, tree, verdict);
+}
+
+void CudaBackend::fill_path(const PathView& path, int rows, const VerdictView& verdict) {
+  launch("fill_path", fill, {}, kWarp, 0, path, rows, verdict);
 }
 
 void CudaBackend::take_last(std::int32_t* token, const VerdictView& verdict) {

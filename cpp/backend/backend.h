@@ -154,11 +154,19 @@ struct VerdictView {
   std::int32_t* ranks = nullptr;   // (max_depth + 1) the nodes' TreeView::ranks, where the tree has some (record)
 };
 
+// A verdict whose length the host need not know: as many entries as a path can have, those that are missing 0.
+struct PathView {
+  std::int32_t* nodes = nullptr;   // (rows)
+  std::int32_t* tokens = nullptr;  // (rows)
+  std::int32_t* last = nullptr;    // (1) the last entry that is there
+};
+
 // The arithmetic in which a weight type is multiplied.
 enum class Arithmetic : std::uint8_t { Int8, Bf16, F32, F16 };
 inline constexpr int kArithmetics = 4;
 
 inline constexpr int kTimePoints = 16;
+inline constexpr int kPosts = 2;
 
 // Bytes of a device's memory. All 0: it is the host's own.
 struct DeviceMemory {
@@ -185,6 +193,10 @@ class Backend {
   virtual Buffer allocate(std::size_t bytes) = 0;  // zeroed, 64-byte aligned; throws OutOfMemory
   virtual void upload(void* to, const void* from_host, std::size_t bytes) = 0;
   virtual void download(void* to_host, const void* from, std::size_t bytes) = 0;  // waits for what was called before
+  // The same in two parts: the copy is on its way to place `slot`, below kPosts; collect waits for it, and for nothing
+  // that was called behind it.
+  virtual void post(int slot, const void* from, std::size_t bytes) = 0;
+  virtual void collect(int slot, void* to_host, std::size_t bytes) = 0;
   void wait() { download(nullptr, nullptr, 0); }  // until all that was called before is done
   // Keeps a weight in the form the matmuls want. Values that are not finite are an error that names the tensor.
   virtual std::unique_ptr<Weight> load(const WeightSource& source) = 0;
@@ -207,7 +219,7 @@ class Backend {
 
   // Notes the time when all that was called before is done, as number `point`, below kTimePoints.
   virtual void note_time(int point) = 0;
-  // Between two noted times; only after a download that was called behind both.
+  // Between two noted times; only after a download or a collected post that was called behind both.
   virtual double seconds_between(int first_point, int second_point) = 0;
 
   virtual Arithmetic arithmetic(DType type) const = 0;
@@ -293,6 +305,8 @@ class Backend {
   // ranks, verdict.ranks[i] = that node's.
   virtual void record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
                       const VerdictView& verdict) = 0;
+  // Fills `rows` entries of a path from a verdict.
+  virtual void fill_path(const PathView& path, int rows, const VerdictView& verdict) = 0;
   // *token = the last of verdict.tokens: the root of the next tree.
   virtual void take_last(std::int32_t* token, const VerdictView& verdict) = 0;
 };

@@ -74,6 +74,9 @@ class PlanningBackend final : public Backend {
   }
   void pretend_acceptance(std::int32_t*, const TreeView&, const Rows&, float, std::uint64_t) override { refuse(); }
   void record(std::int32_t*, const std::int32_t*, const TreeView&, const VerdictView&) override { refuse(); }
+  void fill_path(const PathView&, int, const VerdictView&) override { refuse(); }
+  void post(int, const void*, std::size_t) override { refuse(); }
+  void collect(int, void*, std::size_t) override { refuse(); }
   void take_last(std::int32_t*, const VerdictView&) override { refuse(); }
 
  private:

@@ -131,6 +131,15 @@ void CpuBackend::download(void* to_host, const void* from, std::size_t bytes) {
   if (bytes > 0) std::memcpy(to_host, from, bytes);
 }
 
+void CpuBackend::post(int slot, const void* from, std::size_t bytes) {
+  const auto* begin = static_cast<const std::byte*>(from);
+  posts_[static_cast<std::size_t>(slot)].assign(begin, begin + bytes);
+}
+
+void CpuBackend::collect(int slot, void* to_host, std::size_t bytes) {
+  if (bytes > 0) std::memcpy(to_host, posts_[static_cast<std::size_t>(slot)].data(), bytes);
+}
+
 void CpuBackend::check_source(const WeightSource& source) const {
   if (!is_weight_type(source.type)) {
     fail(source.file, ": tensor '", source.name, "' has type ", dtype_name(source.type),

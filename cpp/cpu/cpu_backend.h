@@ -51,6 +51,8 @@ class CpuBackend final : public Backend {
   Buffer allocate(std::size_t bytes) override;
   void upload(void* to, const void* from_host, std::size_t bytes) override;
   void download(void* to_host, const void* from, std::size_t bytes) override;
+  void post(int slot, const void* from, std::size_t bytes) override;
+  void collect(int slot, void* to_host, std::size_t bytes) override;
   std::unique_ptr<Weight> load(const WeightSource& source) override;
   std::unique_ptr<Weight> load_table(const WeightSource& source) override;
   std::unique_ptr<Weight> load_rows(const WeightSource& source, std::span<const std::int32_t> rows) override;
@@ -120,6 +122,7 @@ class CpuBackend final : public Backend {
                           std::uint64_t seed) override;
   void record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
               const VerdictView& verdict) override;
+  void fill_path(const PathView& path, int rows, const VerdictView& verdict) override;
   void take_last(std::int32_t* token, const VerdictView& verdict) override;
 
  private:
@@ -152,6 +155,7 @@ class CpuBackend final : public Backend {
   const Kernels& kernels_;
   ThreadPool pool_;
   std::array<std::chrono::steady_clock::time_point, kTimePoints> times_;
+  std::array<std::vector<std::byte>, kPosts> posts_;
   Scratch forms_[3];                      // by Form: the rows of x of a matmul
   std::vector<Scratch> product_scratch_;  // by worker: PanelProduct::scratch
   std::vector<Scratch> row_scratch_;      // by worker: a normed row, a chunk of logits, attention

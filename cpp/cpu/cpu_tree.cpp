@@ -162,6 +162,15 @@ void CpuBackend::record(std::int32_t* history, const std::int32_t* prefix, const
   for (int i = 1; i < *verdict.count; ++i) verdict.ranks[i] = tree.ranks[verdict.nodes[i]];
 }
 
+void CpuBackend::fill_path(const PathView& path, int rows, const VerdictView& verdict) {
+  for (int i = 0; i < rows; ++i) {
+    const bool there = i < *verdict.count;
+    path.nodes[i] = there ? verdict.nodes[i] : 0;
+    path.tokens[i] = there ? verdict.tokens[i] : 0;
+  }
+  *path.last = *verdict.count - 1;
+}
+
 void CpuBackend::take_last(std::int32_t* token, const VerdictView& verdict) {
   *token = verdict.tokens[*verdict.count - 1];
 }

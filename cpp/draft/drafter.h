@@ -19,10 +19,14 @@ struct Committed {
   Tensor features;                     // (rows, feature_dim) the target's states (CausalModel::features)
   const std::int32_t* next = nullptr;  // (rows) the token that follows each of them in the text
   // The same on the host, for drafters that look at text.
-  std::span<const TokenId> tokens;  // (rows) the processed tokens themselves
-  TokenId next_token = 0;           // that follows the last of them: the root of the next tree
+  std::span<const TokenId> tokens = {};  // (rows) the processed tokens themselves
+  TokenId next_token = 0;                // that follows the last of them: the root of the next tree
   // Tokens that the target found probable after these, where the drafter wants to know: the likeliest last.
   std::span<const TokenId> candidates = {};
+
+  // Where the host does not know yet what was accepted: `rows` is the most there may be, rows from *count on stand for
+  // nothing, *last (device) is the last that is there, and what the host has is empty. Null: all rows are there.
+  const std::int32_t* last = nullptr;
 
   TextNews news() const { return {tokens, candidates}; }
 };
@@ -45,6 +49,8 @@ class Drafter {
   virtual void begin(const TextRules& rules) = 0;
   // The text grew. Called for every chunk of the prompt and after every step, in order.
   virtual void accept(const Committed& committed) = 0;
+  // Whether accept() takes what the host does not know yet (Committed::last).
+  virtual bool follows_device() const { return false; }
   // A tree whose root is the text's last token, `*root` (device), the one that the target has not processed yet.
   virtual const DraftTree& propose(const std::int32_t* root) = 0;
   // From now on trees have this shape, which fits into the one the drafter was made with. False: it cannot choose.

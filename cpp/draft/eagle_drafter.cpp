@@ -58,7 +58,12 @@ void EagleDrafter::accept(const Committed& committed) {
   head_->observe(committed.news());
   const Tensor states = run_text(committed.next, committed.features, Rows{.count = rows, .prefix = cache_->length()});
   cache_->advance(committed.count);
-  backend_.copy(last_state_.matrix(1, config_.dim), states.row_range(rows - 1, 1));
+  const Tensor last = last_state_.matrix(1, config_.dim);
+  if (committed.last != nullptr) {
+    backend_.gather_rows(last, states, committed.last);
+  } else {
+    backend_.copy(last, states.row_range(rows - 1, 1));
+  }
 }
 
 const DraftTree& EagleDrafter::propose(const std::int32_t* root) {

@@ -28,6 +28,8 @@ class EagleDrafter : public Drafter {
   const DraftTree& propose(const std::int32_t* root) final;
   std::vector<const Weight*> matrices() const override;
   int wanted_candidates() const final { return head_->wanted_candidates(); }
+  // A head that listens to the text wants to hear of candidates.
+  bool follows_device() const final { return head_->wanted_candidates() == 0; }
   bool reshape(const TreeShape& shape) final {
     grower_.reshape(shape);
     return true;

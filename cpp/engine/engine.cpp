@@ -17,7 +17,8 @@ namespace frspec {
 namespace {
 
 // Points of a step whose times are noted.
-enum StepTime : int { kStart, kTold, kDrafted, kVerified };
+enum StepTime : int { kStart, kTold, kDrafted, kVerified, kStepTimes };
+static_assert(kPosts * kStepTimes <= kTimePoints);
 
 // Adds the time until its end to a counter.
 class Timer {
@@ -137,6 +138,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   count_ = ints(1);
   history_ = ints(context_ + max_depth + 1);
   last_depth_ = ints(1);
+  path_ = ints(2 * (max_depth + 1) + 1);
   const auto states = [&](int rows, std::int64_t dim) {
     return backend_->allocate(sizeof(float) * static_cast<std::size_t>(rows) * static_cast<std::size_t>(dim));
   };
@@ -456,63 +458,115 @@ void Engine::note_accepted(Generation& text, const DraftTree& tree, const Verdic
   }
 }
 
-void Engine::run_step(Generation& text) {
-  Stats& stats = text.stats_;
+// Gives the device a step to do. `before`: the step whose verdict the host has not seen yet; null: it has seen them
+// all.
+Engine::Step Engine::begin_step(Generation& text, const Step* before) {
   const std::int32_t* prefix = target_->cache().length();
-  const DraftTree* tree = nullptr;
-  text.rejection_ = {text.options_.sampling.seed, static_cast<std::uint32_t>(stats.steps)};
-  text.tuned_.begin();
-  const Tuner::Plan plan = plan_step(text);
-  backend_->note_time(kStart);
-  if (plan.drafts) {
-    tell_drafter(text);
-    backend_->note_time(kTold);
+  Step step;
+  step.slot = before != nullptr ? 1 - before->slot : 0;
+  const int times = step.slot * kStepTimes;
+  step.plan = plan_step(text);
+  backend_->note_time(times + kStart);
+  if (step.plan.drafts) {
+    if (before != nullptr) {
+      tell_on_device(text, *before);
+    } else {
+      tell_drafter(text);
+    }
+    backend_->note_time(times + kTold);
     with_drafter(text, [&](Drafter& drafter) {
-      if (tuner_->shapes().size() > 1) drafter.reshape(tuner_->shapes()[static_cast<std::size_t>(plan.shape)]);
-      if (choice_ != nullptr) choice_->use(plan.head);
-      tree = &drafter.propose(root_.as<std::int32_t>());
+      if (tuner_->shapes().size() > 1) drafter.reshape(tuner_->shapes()[static_cast<std::size_t>(step.plan.shape)]);
+      if (choice_ != nullptr) choice_->use(step.plan.head);
+      step.tree = &drafter.propose(root_.as<std::int32_t>());
     });
   }
-  backend_->note_time(kDrafted);
-  const bool drafted = tree != nullptr;
-  const bool drafted_last = std::exchange(text.drafted_last_, drafted);
-  text.tuned_.plan = drafted ? plan : Tuner::Plan{.planned = plan.planned && !plan.drafts};
-  if (!drafted) tree = &no_drafter_->propose(root_.as<std::int32_t>());
-  target_->forward(tree->view().tokens, tree->rows(prefix));
-  const bool by_rejection = drafted && text.options_.verify != VerifyMode::Keyed;
-  const VerdictView* verdict =
-      by_rejection ? &verifier_->verify_by_rejection(*tree, text.sampler_, text.rejection_,
-                                                     text.options_.verify == VerifyMode::Block)
-      : text.options_.logits_processor
-          ? &verifier_->verify(*tree, text.sampler_, text.options_.logits_processor, text.tokens_)
-          : &verifier_->verify(*tree, text.sampler_);
-  backend_->record(history_.as<std::int32_t>(), prefix, tree->view(), *verdict);
-  target_->cache().commit(*verdict);
-  backend_->take_last(root_.as<std::int32_t>(), *verdict);
-  backend_->note_time(kVerified);
-  const Verdict& read = verifier_->read();
-  const int rows = static_cast<int>(read.tokens.size());
-  if (plan.drafts) {
-    const double told = backend_->seconds_between(kStart, kTold), grown = backend_->seconds_between(kTold, kDrafted);
+  backend_->note_time(times + kDrafted);
+  step.drafted = step.tree != nullptr;
+  step.drafted_last = std::exchange(text.drafted_last_, step.drafted);
+  if (!step.drafted) step.tree = &no_drafter_->propose(root_.as<std::int32_t>());
+  const DraftTree& tree = *step.tree;
+  target_->forward(tree.view().tokens, tree.rows(prefix));
+  const bool by_rejection = step.drafted && text.options_.verify != VerifyMode::Keyed;
+  step.verdict = by_rejection ? &verifier_->verify_by_rejection(tree, text.sampler_, text.rejection_,
+                                                                text.options_.verify == VerifyMode::Block)
+                 : text.options_.logits_processor
+                     ? &verifier_->verify(tree, text.sampler_, text.options_.logits_processor, text.tokens_)
+                     : &verifier_->verify(tree, text.sampler_);
+  backend_->record(history_.as<std::int32_t>(), prefix, tree.view(), *step.verdict);
+  target_->cache().commit(*step.verdict);
+  backend_->take_last(root_.as<std::int32_t>(), *step.verdict);
+  backend_->note_time(times + kVerified);
+  verifier_->post(step.slot);
+  return step;
+}
+
+// Whether the next step may begin before this one's verdict is seen: it hides what the host does between two steps, on
+// a device that works by itself. Nothing that the host decides may depend on the verdict, and the next step must be
+// wanted whatever it says, but for the end of the text.
+bool Engine::may_go_ahead(const Generation& text, const Step& step) const {
+  const GenerateOptions& options = text.options_;
+  if (!plan_ || host_backend_ || options.verify != VerifyMode::Keyed || options.logits_processor || options.logprobs) {
+    return false;
+  }
+  if (options.draft != DraftMode::Never && drafter_ && text.stats_.drafter_error.empty()) {
+    const bool fixed = options.draft == DraftMode::Always && tuner_->shapes().size() == 1 && choice_ == nullptr;
+    if (!fixed || !drafter_->follows_device() || options_.states || !step.drafted) return false;
+  }
+  const int most = step.tree->view().max_depth + 1;
+  return options.max_tokens - text.stats_.generated_tokens > most &&
+         static_cast<int>(text.tokens_.size()) + 2 * most < context_;
+}
+
+// Tells the drafter of a verdict that only the device knows.
+void Engine::tell_on_device(Generation& text, const Step& before) {
+  const TreeView& tree = before.tree->view();
+  const int rows = tree.max_depth + 1;
+  auto* memory = path_.as<std::int32_t>();
+  const PathView path{memory, memory + rows, memory + 2 * rows};
+  backend_->fill_path(path, rows, *before.verdict);
+  const Tensor features = lag_features_.matrix(rows, target_->feature_dim());
+  backend_->gather_rows(features, target_->features(tree.size), path.nodes);
+  with_drafter(text, [&](Drafter& drafter) {
+    drafter.accept(
+        {.rows = rows, .count = before.verdict->count, .features = features, .next = path.tokens, .last = path.last});
+  });
+}
+
+void Engine::run_step(Generation& text) {
+  Stats& stats = text.stats_;
+  text.rejection_ = {text.options_.sampling.seed, static_cast<std::uint32_t>(stats.steps)};
+  text.tuned_.begin();
+  const Step step = text.ahead_ ? *text.ahead_ : begin_step(text, nullptr);
+  text.ahead_.reset();
+  if (may_go_ahead(text, step)) text.ahead_ = begin_step(text, &step);
+  const DraftTree& tree = *step.tree;
+  text.tuned_.plan = step.drafted ? step.plan : Tuner::Plan{.planned = step.plan.planned && !step.plan.drafts};
+  const Verdict& read = verifier_->read(step.slot);
+  const auto seconds = [&](StepTime first, StepTime second) {
+    return backend_->seconds_between(step.slot * kStepTimes + first, step.slot * kStepTimes + second);
+  };
+  if (step.plan.drafts) {
+    const double told = seconds(kStart, kTold), grown = seconds(kTold, kDrafted);
     // What a drafter missed while it was not asked is no cost of this step's drafts.
-    (drafted_last ? text.tuned_.draft_seconds : text.tuned_.catch_up_seconds) += told;
+    (step.drafted_last ? text.tuned_.draft_seconds : text.tuned_.catch_up_seconds) += told;
     text.tuned_.draft_seconds += grown;
     stats.draft_seconds += told + grown;
   }
-  stats.verify_seconds += backend_->seconds_between(kDrafted, kVerified);
+  stats.verify_seconds += seconds(kDrafted, kVerified);
+  const int rows = static_cast<int>(read.tokens.size());
   text.take(read.tokens);
-  if (drafted) note_accepted(text, *tree, read);
+  if (step.drafted) note_accepted(text, tree, read);
   ++stats.steps;
-  stats.drafted_steps += drafted ? 1 : 0;
+  stats.drafted_steps += step.drafted ? 1 : 0;
   stats.step_tokens += static_cast<std::int64_t>(text.fresh_.size()) + (text.ended_by_token_ ? 1 : 0);
   if (text.options_.logprobs) {
     const Tensor hidden = committed_.matrix(rows, target_->config().dim);
-    backend_->gather_rows(hidden, target_->hidden(tree->size()), verdict->nodes);
-    add_logprobs(text, hidden, verdict->tokens);
+    backend_->gather_rows(hidden, target_->hidden(tree.size()), step.verdict->nodes);
+    add_logprobs(text, hidden, step.verdict->tokens);
   }
-  if (text.finish_ != FinishReason::None) return;
+  if (text.finish_ != FinishReason::None || text.ahead_) return;
   // The text ends with the token that the target has not processed yet: the next root.
-  remember_for_drafter(text, tree->view(), *verdict, std::span(text.tokens_).last(text.fresh_.size() + 1));
+  remember_for_drafter(text, tree.view(), *step.verdict, std::span(text.tokens_).last(text.fresh_.size() + 1));
 }
 
 }  // namespace frspec

@@ -50,6 +50,16 @@ struct TokenLogprobs {
 
 class Engine;
 
+// A step that the device was given to do.
+struct EngineStep {
+  Tuner::Plan plan;
+  const DraftTree* tree = nullptr;
+  const VerdictView* verdict = nullptr;
+  bool drafted = false;
+  bool drafted_last = true;  // the step before was, too
+  int slot = 0;              // where its verdict is posted
+};
+
 // One text. It must not outlive its engine.
 class Generation {
  public:
@@ -91,7 +101,8 @@ class Generation {
     std::vector<TokenId> tokens, next, candidates;  // as Committed's
   };
   Lag lag_;
-  Tuner::Step tuned_;  // the step that is running
+  Tuner::Step tuned_;                // the step that is running
+  std::optional<EngineStep> ahead_;  // the one behind it, where it was begun already
   bool drafted_last_ = true;
   RejectionDraw rejection_;
   std::vector<TokenLogprobs> logprobs_;
@@ -158,6 +169,7 @@ class Engine {
 
  private:
   friend class Generation;
+  using Step = EngineStep;
 
   void check_tokens(std::span<const TokenId> tokens) const;
   void place(ModelLimits& limits, const ModelTaps& taps, const ModelConfig& config);
@@ -176,6 +188,9 @@ class Engine {
   void check_verify_mode(const GenerateOptions& options) const;
   TokenId first_token(Generation& text, int rows);  // after the last of `rows` rows of the prompt
   void run_step(Generation& text);
+  Step begin_step(Generation& text, const Step* before);
+  bool may_go_ahead(const Generation& text, const Step& step) const;
+  void tell_on_device(Generation& text, const Step& before);
   template <class Use>
   void with_drafter(Generation& text, Use&& use);
   void tell_drafter(Generation& text);
@@ -208,6 +223,7 @@ class Engine {
   Buffer next_ids_;      // (batch) tokens that follow them
   Buffer root_;          // (1) the text's last token
   Buffer count_;         // (1) rows of a chunk
+  Buffer path_;          // (max_depth + 1, twice, and 1) of a verdict that the host has not seen
   Buffer last_depth_;    // (1) -1: the row of the prefix's last token
   Buffer history_;       // (context + depth) tokens of the text that the target has processed
   Buffer lag_features_;  // (lag_room, feature_dim) states that the drafter has not been told of

@@ -29,7 +29,7 @@ void Verifier::allocate_record() {
 const std::int32_t* Verifier::sample(const Rows& rows, int first, const std::int32_t* tokens, const Sampler& sampler) {
   const Tensor hidden = target_.hidden(first + rows.count).row_range(first, rows.count);
   auto* sampled = sampled_.as<std::int32_t>();
-  notes_logits_ = false;
+  last_.notes_logits = false;
   const BestTokens noted{.ids = noted_ids_, .scores = noted_scores_.as<float>(), .k = noted_};
   if (sampler.chain().is_plain()) {
     backend_.head_sample(sampled, hidden, target_.head(), rows, sampler.draw(), noted_ > 0 ? &noted : nullptr);
@@ -47,8 +47,7 @@ const std::int32_t* Verifier::sample(const Rows& rows, int first, const std::int
 }
 
 void Verifier::expect(const DraftTree& tree) {
-  last_size_ = tree.size();
-  has_ranks_ = tree.view().ranks != nullptr;
+  last_ = {.size = static_cast<std::size_t>(tree.size()), .has_ranks = tree.view().ranks != nullptr};
 }
 
 const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sampler) {
@@ -58,7 +57,7 @@ const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sample
   if (drawn && pretended_ < 0.0f && tree.size() <= target_.limits().logit_rows) {
     const Tensor logits = target_.logits(target_.hidden(tree.size()));
     backend_.verify_logits(view_, tree.view(), logits, rows, sampler.chain(), sampler.draw_after_chain());
-    notes_logits_ = true;
+    last_.notes_logits = true;
     return view_;
   }
   sample(rows, 0, tree.view().tokens, sampler);
@@ -100,7 +99,7 @@ const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sample
   std::vector<std::int32_t> tokens(size), parents(size);
   backend_.download(tokens.data(), tree.view().tokens, size * sizeof(std::int32_t));
   backend_.download(parents.data(), tree.view().parents, size * sizeof(std::int32_t));
-  notes_logits_ = false;
+  last_.notes_logits = false;
   // What the target would say after nodes that the walk does not reach is never asked.
   std::vector<std::int32_t> sampled(size, -1);
   std::vector<TokenId> sequence(text.begin(), text.end());
@@ -132,14 +131,19 @@ const VerdictView& Verifier::verify_by_rejection(const DraftTree& tree, const Sa
   const Tensor logits = target_.logits(target_.hidden(tree.size()));
   backend_.verify_rejection(view_, tree.view(), logits, tree.rows(target_.cache().length()), sampler.chain(),
                             tree.proposals(), draw, block);
-  notes_logits_ = true;
+  last_.notes_logits = true;
   return view_;
 }
 
-const Verdict& Verifier::read() {
-  const std::size_t fixed = static_cast<std::size_t>(1 + 3 * max_path_);
-  const auto ids = notes_logits_ ? 0 : static_cast<std::size_t>(last_size_) * static_cast<std::size_t>(noted_);
-  backend_.download(host_.data(), record_.as<void>(), (fixed + ids) * sizeof(std::int32_t));
+void Verifier::post(int slot) {
+  last_.copied = fixed_record() + (last_.notes_logits ? 0 : last_.size * static_cast<std::size_t>(noted_));
+  backend_.post(slot, record_.as<void>(), last_.copied * sizeof(std::int32_t));
+  posted_[static_cast<std::size_t>(slot)] = last_;
+}
+
+const Verdict& Verifier::read(int slot) {
+  const Known& known = posted_[static_cast<std::size_t>(slot)];
+  backend_.collect(slot, host_.data(), known.copied * sizeof(std::int32_t));
   const auto nodes = host_.begin() + 1;
   const auto tokens = nodes + max_path_;
   const auto ranks = tokens + max_path_;
@@ -147,8 +151,8 @@ const Verdict& Verifier::read() {
   verdict_.nodes.assign(nodes, nodes + count);
   verdict_.tokens.assign(tokens, tokens + count);
   verdict_.ranks.clear();
-  if (has_ranks_) verdict_.ranks.assign(ranks + 1, ranks + count);
-  if (noted_ > 0) take_candidates(host_.data() + fixed);
+  if (known.has_ranks) verdict_.ranks.assign(ranks + 1, ranks + count);
+  if (noted_ > 0) take_candidates(known, host_.data() + fixed_record());
   return verdict_;
 }
 
@@ -159,15 +163,14 @@ void Verifier::note_candidates(int k) {
                                     static_cast<std::size_t>(target_.limits().logit_rows));
 }
 
-void Verifier::take_candidates(std::int32_t* noted) {
+void Verifier::take_candidates(const Known& known, std::int32_t* noted) {
   candidates_.clear();
-  if (notes_logits_) {  // only now is known which rows the walk reached, and those alone were processed
+  if (known.notes_logits) {  // only now is known which rows the walk reached, and those alone were processed
     for (const std::int32_t node : verdict_.nodes) {
       const Tensor logits = target_.last_logits(node + 1).row_range(node, 1);
       backend_.top_k(noted_ids_ + std::ptrdiff_t{node} * noted_, noted_scores_.as<float>(), noted_, logits, nullptr);
     }
-    const auto rows = static_cast<std::size_t>(last_size_);
-    backend_.download(noted, noted_ids_, rows * static_cast<std::size_t>(noted_) * sizeof(std::int32_t));
+    backend_.download(noted, noted_ids_, known.size * static_cast<std::size_t>(noted_) * sizeof(std::int32_t));
   }
   for (const std::int32_t node : verdict_.nodes) {
     const TokenId* best = noted + std::ptrdiff_t{node} * noted_;

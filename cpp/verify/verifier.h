@@ -4,6 +4,7 @@
 // This is what plain sampling with the same seed would have said, whatever tree was proposed.
 #pragma once
 
+#include <array>
 #include <span>
 #include <vector>
 
@@ -40,9 +41,11 @@ class Verifier {
   void pretend(float probability) { pretended_ = probability; }
   // From now on the target's k most probable tokens after each node of a verified tree are noted, too (0: no more).
   void note_candidates(int k);
-  // The last verdict, copied to the host: the one copy of a step (and one more where candidates are noted of tokens
-  // that were drawn).
-  const Verdict& read();
+  // Sends the last verdict to the host, to place `slot` (Backend::post): the one copy of a step.
+  void post(int slot);
+  // What was posted there. (One more copy where candidates are noted of tokens that were drawn: the verdict must be the
+  // last one then.)
+  const Verdict& read(int slot);
   // After each node of the verdict that was read, the likeliest last. Fewer where logits are no numbers.
   std::span<const TokenId> candidates() const { return candidates_; }
   // The tokens (device) chosen after `rows` of the target's last pass, which are its rows `first` and following.
@@ -53,9 +56,18 @@ class Verifier {
                      const LogitsProcessor& processor, std::span<const TokenId> text);
 
  private:
+  // What the host knows of the last verdict, and of those that were posted.
+  struct Known {
+    std::size_t size = 0;  // nodes of the tree
+    bool has_ranks = false;
+    bool notes_logits = false;  // whether candidates are still to be found, in the target's logits
+    std::size_t copied = 0;     // numbers of the record
+  };
+
   void allocate_record();
   void expect(const DraftTree& tree);  // to be verified next
-  void take_candidates(std::int32_t* noted);
+  std::size_t fixed_record() const { return static_cast<std::size_t>(1 + 3 * max_path_); }
+  void take_candidates(const Known& known, std::int32_t* noted);
   TokenId choose(Tensor logits, const Rows& row, const Sampler& sampler, const LogitsProcessor& processor,
                  std::span<const TokenId> text);
 
@@ -70,11 +82,10 @@ class Verifier {
   std::vector<float> host_logits_;     // (V) for processors on the host
   Verdict verdict_;
   int max_size_;
-  int noted_ = 0;      // candidates of each node
-  int last_size_ = 0;  // nodes of the last tree
-  bool has_ranks_ = false;
-  bool notes_logits_ = false;  // whether those of the last verdict are still to be found, in the target's logits
-  Buffer noted_scores_;        // (logit rows, noted)
+  int noted_ = 0;  // candidates of each node
+  Known last_;
+  std::array<Known, kPosts> posted_;
+  Buffer noted_scores_;  // (logit rows, noted)
   std::vector<TokenId> candidates_;
   float pretended_ = -1.0f;
 };

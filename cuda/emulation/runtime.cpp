@@ -71,6 +71,15 @@ class EmulatedRuntime final : public Runtime {
     std::memcpy(to_host, from, bytes);
   }
 
+  void post(int slot, const void* from, std::size_t bytes) override {
+    const emulation::DeviceAccess access;
+    const auto* begin = static_cast<const std::byte*>(from);
+    posts_[slot].assign(begin, begin + bytes);
+  }
+  void collect(int slot, void* to_host, std::size_t bytes) override {
+    if (bytes > 0) std::memcpy(to_host, posts_[slot].data(), bytes);
+  }
+
   void run(std::span<Command> commands) override {
     const emulation::DeviceAccess access;
     for (Command& command : commands) {
@@ -104,6 +113,7 @@ class EmulatedRuntime final : public Runtime {
   DeviceInfo device_;
   emulation::Block block_;
   std::chrono::steady_clock::time_point points_[kTimePoints];
+  std::vector<std::byte> posts_[kPosts];
 };
 
 }  // namespace

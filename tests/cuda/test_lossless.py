@@ -120,3 +120,36 @@ def test_a_step_is_one_graph(pair: TinyPair, temperature: float) -> None:
     assert new["launches"] < 0.25 * new["commands"]
     # Between two steps little changes: what was accepted, and where.
     assert new["values_changed"] < 0.2 * new["commands"]
+
+
+@pytest.mark.parametrize("draft", [True, False])
+def test_steps_that_begin_before_the_last_verdict_is_seen(pair: TinyPair, draft: bool) -> None:
+    """Where nothing on the host has a say, a step is begun ahead; asking for log-probabilities prevents it."""
+    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=device(), **SMALL)
+    for sampling in SAMPLINGS:
+        for length in (1, 2, 5, 30):
+            options: dict[str, Any] = {"seed": 4, "draft": draft, **sampling}
+            ahead = llm.generate(PROMPTS[1], length, ignore_eos=True, **options)
+            behind = llm.generate(PROMPTS[1], length, ignore_eos=True, logprobs=0, **options)
+            assert ahead.tokens == behind.tokens
+            assert ahead.stats.steps == behind.stats.steps
+    # A text that ends while the next step is on its way, and one that is left: the next text does not mind.
+    stop = ahead.tokens[12]
+    stopped = llm.generate(PROMPTS[1], 30, stop_token_ids=[stop], ignore_eos=True, **options)
+    assert stopped.tokens == ahead.tokens[: ahead.tokens.index(stop)]
+    stream = llm.stream(PROMPTS[1], 30, ignore_eos=True, **options)
+    next(stream)
+    assert llm.generate(PROMPTS[1], 30, ignore_eos=True, **options).tokens == ahead.tokens
+
+
+def test_steps_change_nothing_but_what_the_device_knows(pair: TinyPair) -> None:
+    """A step that is begun ahead is the same list of commands with the same values."""
+    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=device(), **SMALL)
+    options: dict[str, Any] = {"ignore_eos": True, "draft": True}
+    for _ in range(3):
+        llm.generate(PROMPTS[0], 60, **options)
+    before = llm._engine.launch_counts  # noqa: SLF001 - what the engine gave the device is no part of the face
+    found = llm.generate(PROMPTS[0], 60, **options)
+    after = llm._engine.launch_counts  # noqa: SLF001
+    assert after["graphs_made"] == before["graphs_made"]
+    assert after["values_changed"] - before["values_changed"] < 3 * found.stats.steps
