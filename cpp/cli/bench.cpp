@@ -38,7 +38,7 @@ int bench_command(std::span<char* const> arguments) {
   options.number("--tree-size", "N", bench.engine.tree.size, "nodes that are verified at once");
   options.text("--cache-type", "f16|q8_0", cache, "type of the K/V cache; default: f16");
   options.text("--device", "DEVICE", bench.engine.backend.device,
-               "cpu, cuda or cuda:N; default: cpu, or FRSPEC_DEVICE");
+               "cpu, cuda or cuda:N; default: FRSPEC_DEVICE, or cpu");
   options.text("-o, --output", "md|csv|json", format, "default: md");
   if (!options.parse(arguments)) {
     write_output(options.help());

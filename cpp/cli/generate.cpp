@@ -108,11 +108,11 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   add_sampling(options, request);
   options.text("--cache-type", "f16|q8_0", request.cache, "type of the K/V cache; default: f16");
   options.text("--device", "DEVICE", request.engine.backend.device,
-               "cpu, cuda or cuda:N; default: cpu, or FRSPEC_DEVICE");
+               "cpu, cuda or cuda:N; default: FRSPEC_DEVICE, or cpu");
   options.number("-ngl, --gpu-layers, --n-gpu-layers", "N", request.engine.gpu_layers,
-                 "layers that a GPU keeps, the last ones; the CPU runs the others; default: -1, all");
+                 "layers that a GPU keeps, the last ones; default: -1, all");
   options.flag("--head-on-host", request.engine.head_on_host,
-               "leave the head in host memory, from where the GPU reads it: for small cards");
+               "leave the head in host memory, from where a GPU reads it");
   options.text("--draft", "auto|always|never", request.draft, "auto: as long as it pays; default: auto");
   options.text("--verify", "keyed|rejection|block", request.verify, "how drafts are verified; default: keyed");
   options.flag("--no-draft", request.no_draft, "--draft never: the same tokens, without drafts");
