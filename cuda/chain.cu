@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kMostThreads) process_row(Task task, Rows rows
   block_sync();
   const bool aligned = is_aligned_16(row);
   for (std::int64_t at = 4 * thread(); at < cols; at += 4 * threads()) {
-    Floats4 four = load_four(row + at, cols - at, aligned);
+    Floats4 four = load_logits(row + at, cols - at, aligned);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const bool is_in = kept.has(four.value[i], static_cast<std::int32_t>(at + i));

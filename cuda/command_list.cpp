@@ -43,7 +43,7 @@ void CommandList::flush() {
     counts_.launches += static_cast<std::int64_t>(commands.size());
     runtime_.run(commands);
   };
-  if (!uses_graphs_ || commands.size() <= kShort) return run_singly();
+  if (commands.size() <= kShort) return run_singly();
   const auto found = std::find_if(known_.begin(), known_.end(),
                                   [&](const Known& known) { return are_alike(known.commands, commands); });
   if (found == known_.end()) {

@@ -34,8 +34,6 @@ class CommandList {
   // For those who cannot throw: a failure is thrown by the next flush.
   void wait_quietly() noexcept;
   const LaunchCounts& counts() const { return counts_; }
-  // Of a backend whose launches must not become graphs: to compare.
-  void use_graphs(bool use) { uses_graphs_ = use; }
 
  private:
   struct Known {
@@ -49,7 +47,6 @@ class CommandList {
   std::vector<Command> commands_;
   std::list<Known> known_;  // the last used first
   std::exception_ptr failure_;
-  bool uses_graphs_ = true;
   LaunchCounts counts_;
 };
 

@@ -71,15 +71,15 @@ void CudaBackend::upload(void* to, const void* from_host, std::size_t bytes) {
   const auto* from = static_cast<const std::byte*>(from_host);
   for (std::size_t at = 0; at < bytes; at += sizeof(LargePacket)) {
     const std::size_t count = std::min(bytes - at, sizeof(LargePacket));
-    auto* target = static_cast<std::byte*>(to) + at;
+    const auto send = [&](auto packet) {
+      std::memcpy(packet.bytes, from + at, count);
+      launch("upload", store<decltype(packet)>, {}, 32, 0, static_cast<std::byte*>(to) + at, packet,
+             static_cast<int>(count));
+    };
     if (count <= sizeof(SmallPacket)) {
-      SmallPacket packet = {};
-      std::memcpy(packet.bytes, from + at, count);
-      launch("upload", store<SmallPacket>, {}, 32, 0, target, packet, static_cast<int>(count));
+      send(SmallPacket{});
     } else {
-      LargePacket packet = {};
-      std::memcpy(packet.bytes, from + at, count);
-      launch("upload", store<LargePacket>, {}, 32, 0, target, packet, static_cast<int>(count));
+      send(LargePacket{});
     }
   }
 }

@@ -45,9 +45,10 @@ __device__ inline void for_each_column(const float* row, std::int64_t cols, F&& 
   const int step = 4 * threads();
   std::int64_t at = 4 * thread();
   // Two loads are on their way while a third is looked at.
-  Floats4 four = load_four(row + at, cols - at, aligned), next = load_four(row + at + step, cols - at - step, aligned);
+  Floats4 four = load_logits(row + at, cols - at, aligned),
+          next = load_logits(row + at + step, cols - at - step, aligned);
   for (; at < cols; at += step) {
-    const Floats4 further = load_four(row + at + 2 * step, cols - at - 2 * step, aligned);
+    const Floats4 further = load_logits(row + at + 2 * step, cols - at - 2 * step, aligned);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (at + i < cols) f(four.value[i], static_cast<std::int32_t>(at + i));

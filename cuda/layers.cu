@@ -21,15 +21,7 @@ constexpr int kThreads = 256;
 constexpr std::int64_t kWarpCols = 512;  // up to here, a row is one warp's
 constexpr int kRowsPerBlock = 4;         // of such rows
 
-// Up to four floats of a row of n from column c on; zeros behind its end.
-__device__ inline Floats4 load_some(const float* row, std::int64_t c, std::int64_t n, bool aligned) {
-  if (aligned && c + 4 <= n) return load_as<Floats4>(row + c);
-  Floats4 some = {};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) some.value[i] = c + i < n ? row[c + i] : 0.0f;
-  return some;
-}
-
+// Up to four floats of a row of n from column c on.
 __device__ inline void store_some(float* row, std::int64_t c, std::int64_t n, bool aligned, const Floats4& some) {
   if (aligned && c + 4 <= n) return store_as(row + c, some);
 #pragma unroll
@@ -45,7 +37,7 @@ __global__ void copy_rows(Tensor out, Tensor x, const std::int32_t* rows, bool a
   float* to = out.row(r);
 #pragma unroll 4
   for (std::int64_t c = std::int64_t{4} * thread(); c < out.cols; c += std::int64_t{4} * threads()) {
-    store_some(to, c, out.cols, aligned, load_some(from, c, out.cols, aligned));
+    store_some(to, c, out.cols, aligned, load_four(from + c, out.cols - c, aligned));
   }
 }
 
@@ -54,7 +46,7 @@ __global__ void copy_rows(Tensor out, Tensor x, const std::int32_t* rows, bool a
 __device__ inline float sum_of_squares(const float* x, std::int64_t cols, int t, int count, bool aligned) {
   float sums[4] = {};
   for (std::int64_t c = std::int64_t{4} * t; c < cols; c += std::int64_t{4} * count) {
-    const Floats4 some = load_some(x, c, cols, aligned);
+    const Floats4 some = load_four(x + c, cols - c, aligned);
 #pragma unroll
     for (int i = 0; i < 4; ++i) sums[i] = fma(some.value[i], some.value[i], sums[i]);
   }
@@ -65,8 +57,8 @@ __device__ inline void write_normed(float* out, const float* x, const float* wei
                                     float epsilon, int t, int count, bool aligned) {
   const float scale = 1.0f / std::sqrt(squares / static_cast<float>(cols) + epsilon);
   for (std::int64_t c = std::int64_t{4} * t; c < cols; c += std::int64_t{4} * count) {
-    Floats4 some = load_some(x, c, cols, aligned);
-    const Floats4 w = load_some(weight, c, cols, aligned);
+    Floats4 some = load_four(x + c, cols - c, aligned);
+    const Floats4 w = load_four(weight + c, cols - c, aligned);
 #pragma unroll
     for (int i = 0; i < 4; ++i) some.value[i] = some.value[i] * scale * w.value[i];
     store_some(out, c, cols, aligned, some);

@@ -32,32 +32,19 @@ struct RowsToPrepare {
   PreparedRows to;
 };
 
-struct Four {
-  float value[4];
-};
-
 // Four columns from `at` on; zero behind the end.
-__device__ inline Four load_four(const float* row, int at, int cols) {
-  const float* from = row + at;
-  if (at + 4 <= cols && reinterpret_cast<std::uintptr_t>(from) % 16 == 0) {
-    const auto all = load_as<Floats4>(from);
-    return {{all.value[0], all.value[1], all.value[2], all.value[3]}};
-  }
-  Four four = {};
-  for (int i = 0; i < 4; ++i) {
-    if (at + i < cols) four.value[i] = from[i];
-  }
-  return four;
+__device__ inline Floats4 load_columns(const float* row, int at, int cols) {
+  return load_four(row + at, cols - at, is_aligned_16(row + at));
 }
 
 // Four columns of the operand of row r.
-__device__ inline Four operand(const RowsToPrepare& rows, int r, int at, float factor) {
-  Four four = load_four(rows.x + r * rows.stride, at, rows.cols);
+__device__ inline Floats4 operand(const RowsToPrepare& rows, int r, int at, float factor) {
+  Floats4 four = load_columns(rows.x + r * rows.stride, at, rows.cols);
   if (rows.norm != nullptr) {
-    const Four weight = load_four(rows.norm, at, rows.cols);
+    const Floats4 weight = load_columns(rows.norm, at, rows.cols);
     for (int i = 0; i < 4; ++i) four.value[i] = four.value[i] * factor * weight.value[i];
   } else if (rows.up != nullptr) {
-    const Four up = load_four(rows.up + r * rows.stride, at, rows.cols);
+    const Floats4 up = load_columns(rows.up + r * rows.stride, at, rows.cols);
     for (int i = 0; i < 4; ++i) {
       four.value[i] = four.value[i] / (std::exp(-four.value[i]) + 1.0f) * up.value[i];
     }
@@ -77,7 +64,7 @@ __global__ void __launch_bounds__(kMostThreads) prepare_rows(const __grid_consta
   if (is_there && rows.norm != nullptr) {
     float sum = 0.0f;
     for (int at = 4 * thread(); at < rows.cols; at += step_cols) {
-      const Four four = load_four(rows.x + r * rows.stride, at, rows.cols);
+      const Floats4 four = load_columns(rows.x + r * rows.stride, at, rows.cols);
       for (const float value : four.value) sum = fma(value, value, sum);
     }
     sum = block_sum(sum, scratch);
@@ -88,7 +75,7 @@ __global__ void __launch_bounds__(kMostThreads) prepare_rows(const __grid_consta
     if (is_there) {
       std::uint32_t largest = 0;  // magnitudes are in the order of their bits; NaN is above infinity
       for (int at = 4 * thread(); at < rows.cols; at += step_cols) {
-        const Four four = operand(rows, r, at, factor);
+        const Floats4 four = operand(rows, r, at, factor);
         for (const float value : four.value) {
           const std::uint32_t bits = float_to_bits(value) & 0x7FFFFFFFu;
           largest = bits > largest ? bits : largest;
@@ -106,7 +93,7 @@ __global__ void __launch_bounds__(kMostThreads) prepare_rows(const __grid_consta
   if constexpr (kForm == Form::F32) {
     float* row = reinterpret_cast<float*>(to.numbers) + std::int64_t{r} * rows.cols;
     for (int at = 4 * thread(); at < rows.cols; at += step_cols) {
-      const Four four = operand(rows, r, at, factor);
+      const Floats4 four = operand(rows, r, at, factor);
       for (int i = 0; i < 4; ++i) {
         if (at + i < rows.cols) row[at + i] = four.value[i];
       }
@@ -117,7 +104,7 @@ __global__ void __launch_bounds__(kMostThreads) prepare_rows(const __grid_consta
   const int width = 32 * to.pairs;
   for (int base = 0; base < width; base += step_cols) {
     const int at = base + 4 * thread();
-    Four four = {};
+    Floats4 four = {};
     if (is_there && at < width) four = operand(rows, r, at, factor);
     std::uint16_t halves[4];
     float sum = 0.0f;

@@ -98,13 +98,6 @@ WeightSize size_of(const WeightSource& source, std::int64_t rows, bool packed) {
   return {tiles, strips * static_cast<std::size_t>(tiles) * kernels.tile_bytes};
 }
 
-void check_source(const WeightSource& source) {
-  if (!is_weight_type(source.type)) {
-    fail(source.file, ": tensor '", source.name, "' has type ", dtype_name(source.type),
-         ", expected one of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K");
-  }
-}
-
 }  // namespace
 
 // The one place where memory for weights comes from.
@@ -129,10 +122,7 @@ void CudaBackend::check_rows(const WeightSource& source, const std::int32_t* row
   const auto grain = static_cast<std::int64_t>((std::size_t{64} << 10) / bytes + 1);
   pool_.parallel_for(count, grain, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t r = rows != nullptr ? rows[i] : first + i;
-      if (!is_finite_row(source.type, source.data + static_cast<std::size_t>(r) * bytes, source.cols)) {
-        fail(source.file, ": tensor '", source.name, "', row ", r, ": found a value that is NaN or infinite");
-      }
+      check_finite_row(source, rows != nullptr ? rows[i] : first + i);
     }
   });
 }
@@ -178,7 +168,7 @@ void CudaBackend::store_rows(const CudaWeight& weight, const WeightSource& sourc
 // `count` rows of a source, `rows` (null: all in order), as a weight.
 std::unique_ptr<Weight> CudaBackend::make_weight(const WeightSource& source, bool packed, std::int64_t count,
                                                  const std::int32_t* rows) {
-  check_source(source);
+  check_weight_type(source);
   const std::size_t bytes = bytes_of_row(source);
   const WeightSize size = size_of(source, count, packed);
   auto weight = std::make_unique<CudaWeight>(source.type, count, source.cols, size.tiles,
@@ -219,7 +209,7 @@ void CudaBackend::replace_rows(Weight& weight, const WeightSource& source, std::
 }
 
 void CudaBackend::dequantize(float* to_host, const WeightSource& source, std::int64_t row) {
-  check_source(source);
+  check_weight_type(source);
   dequantize_row(source.type, source.data + static_cast<std::size_t>(row) * bytes_of_row(source), to_host, source.cols);
 }
 

@@ -140,17 +140,10 @@ void CpuBackend::collect(int slot, void* to_host, std::size_t bytes) {
   if (bytes > 0) std::memcpy(to_host, posts_[static_cast<std::size_t>(slot)].data(), bytes);
 }
 
-void CpuBackend::check_source(const WeightSource& source) const {
-  if (!is_weight_type(source.type)) {
-    fail(source.file, ": tensor '", source.name, "' has type ", dtype_name(source.type),
-         ", expected one of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K");
-  }
-}
-
 // Rows `order` (null: all, in order) of a source as panels. Workers pack what they will multiply: the pages of a panel
 // then lie near its worker where memory is not uniform.
 std::unique_ptr<Weight> CpuBackend::pack(const WeightSource& source, std::int64_t rows, const std::int32_t* order) {
-  check_source(source);
+  check_weight_type(source);
   const auto bytes = static_cast<std::int64_t>(row_bytes(source.type, static_cast<std::size_t>(source.cols)));
   const std::int64_t panels = (rows + kPanel - 1) / kPanel, panel_size = panel_bytes(source.type, source.cols);
   Buffer memory = allocate(static_cast<std::size_t>(panels * panel_size));
@@ -160,11 +153,8 @@ std::unique_ptr<Weight> CpuBackend::pack(const WeightSource& source, std::int64_
       std::array<const std::byte*, kPanel> lanes{};
       for (std::int64_t lane = 0; lane < kPanel && panel * kPanel + lane < rows; ++lane) {
         const std::int64_t r = order != nullptr ? order[panel * kPanel + lane] : panel * kPanel + lane;
-        const std::byte* row = source.data + r * bytes;
-        if (!is_finite_row(source.type, row, source.cols)) {
-          fail(source.file, ": tensor '", source.name, "', row ", r, ": found a value that is NaN or infinite");
-        }
-        lanes[static_cast<std::size_t>(lane)] = row;
+        check_finite_row(source, r);
+        lanes[static_cast<std::size_t>(lane)] = source.data + r * bytes;
       }
       pack_panel(source.type, packed + panel / kPair * kPair * panel_size, place_of(panel, panels), lanes, source.cols);
     }
@@ -188,29 +178,21 @@ void CpuBackend::replace_rows(Weight& weight, const WeightSource& source, std::s
                               std::span<const std::int32_t> rows) {
   const std::size_t bytes = row_bytes(source.type, static_cast<std::size_t>(source.cols));
   for (std::size_t i = 0; i < places.size(); ++i) {
-    const std::byte* row = source.data + static_cast<std::size_t>(rows[i]) * bytes;
-    if (!is_finite_row(source.type, row, source.cols)) {
-      fail(source.file, ": tensor '", source.name, "', row ", rows[i], ": found a value that is NaN or infinite");
-    }
-    static_cast<CpuWeight&>(weight).replace(places[i], row);
+    check_finite_row(source, rows[i]);
+    static_cast<CpuWeight&>(weight).replace(places[i], source.data + static_cast<std::size_t>(rows[i]) * bytes);
   }
 }
 
 std::unique_ptr<Weight> CpuBackend::load_table(const WeightSource& source) {
-  check_source(source);
-  const auto bytes = static_cast<std::int64_t>(row_bytes(source.type, static_cast<std::size_t>(source.cols)));
+  check_weight_type(source);
   pool_.parallel_for(source.rows, 256, [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t r = begin; r < end; ++r) {
-      if (!is_finite_row(source.type, source.data + r * bytes, source.cols)) {
-        fail(source.file, ": tensor '", source.name, "', row ", r, ": found a value that is NaN or infinite");
-      }
-    }
+    for (std::int64_t r = begin; r < end; ++r) check_finite_row(source, r);
   });
   return std::make_unique<CpuWeight>(source);
 }
 
 void CpuBackend::dequantize(float* to_host, const WeightSource& source, std::int64_t row) {
-  check_source(source);
+  check_weight_type(source);
   const std::size_t bytes = row_bytes(source.type, static_cast<std::size_t>(source.cols));
   dequantize_row(source.type, source.data + static_cast<std::size_t>(row) * bytes, to_host, source.cols);
 }

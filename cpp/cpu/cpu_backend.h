@@ -136,7 +136,6 @@ class CpuBackend final : public Backend {
     std::vector<std::byte> memory_;
   };
 
-  void check_source(const WeightSource& source) const;
   std::unique_ptr<Weight> pack(const WeightSource& source, std::int64_t rows, const std::int32_t* order);
   // x in the given form, in the form's scratch memory; valid until the next call for that form.
   Activations prepare(const Operand& x, Form form);

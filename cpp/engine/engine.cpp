@@ -162,7 +162,6 @@ void Engine::place(ModelLimits& limits, const ModelTaps& taps, const ModelConfig
     limits.context = context_ = fits;
     batch_ = std::min(batch_, context_);
     plan.context = fits;
-    plan.caches = plan.per_token * static_cast<std::size_t>(fits);
   }
   plan_ = plan;
   if (options_.on_plan) options_.on_plan(plan);

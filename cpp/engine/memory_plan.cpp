@@ -55,18 +55,16 @@ MemoryPlan plan_memory(const MemoryPlanRequest& request) {
     const MemoryPlan smaller = count(request, other);
     plan.per_token = (plan.working - smaller.working) / static_cast<std::size_t>(context - other);
   }
-  plan.caches = plan.per_token * static_cast<std::size_t>(context);
-  plan.working -= std::min(plan.working, plan.caches);
+  plan.working -= std::min(plan.working, plan.caches());
   const DeviceMemory memory = request.device.memory();
   plan.working += memory.reserved;
   plan.free = memory.free;
-  plan.total = memory.total;
   return plan;
 }
 
 int fit_context(const MemoryPlan& plan, const MemoryPlanRequest& request, bool is_fixed) {
-  if (plan.total == 0 || plan.bytes() <= plan.free) return plan.context;
-  const std::size_t fixed = plan.bytes() - plan.caches;
+  if (plan.bytes() <= plan.free) return plan.context;
+  const std::size_t fixed = plan.bytes() - plan.caches();
   const std::size_t room = plan.free > fixed && plan.per_token > 0 ? (plan.free - fixed) / plan.per_token : 0;
   const int fits = static_cast<int>(std::min(room, static_cast<std::size_t>(plan.context))) / kStep * kStep;
   if (!is_fixed && fits >= std::min(kLeastContext, plan.context)) return fits;
@@ -84,7 +82,7 @@ std::string describe(const MemoryPlan& plan) {
   std::string text = concat("target ", format_bytes(plan.target_weights));
   if (plan.drafter_weights > 0) text += concat(", drafter ", format_bytes(plan.drafter_weights));
   if (plan.head_rows > 0) text += concat(", draft head rows ", format_bytes(plan.head_rows));
-  return concat(text, ", caches ", format_bytes(plan.caches), " for ", plan.context, " tokens, working memory ",
+  return concat(text, ", caches ", format_bytes(plan.caches()), " for ", plan.context, " tokens, working memory ",
                 format_bytes(plan.working));
 }
 

@@ -1,8 +1,6 @@
 // What an engine will take of a device's memory, before anything is loaded; and how long a context fits.
 #pragma once
 
-#include <cstddef>
-#include <functional>
 #include <memory>
 
 #include "engine/options.h"
@@ -27,7 +25,7 @@ MemoryPlan plan_memory(const MemoryPlanRequest& request);
 
 // The longest context, up to the plan's, that fits into what is free. Throws OutOfMemory where it must be the plan's
 // own
-// (`is_fixed`) or none of use fits: it names the file, what is needed for what, what is free, and what would help.
+// (`is_fixed`), or none of use fits: it names the file, what is needed for what, what is free, and what would help.
 int fit_context(const MemoryPlan& plan, const MemoryPlanRequest& request, bool is_fixed);
 
 }  // namespace frspec

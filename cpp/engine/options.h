@@ -23,13 +23,13 @@ struct MemoryPlan {
   std::size_t target_weights = 0;
   std::size_t drafter_weights = 0;
   std::size_t head_rows = 0;  // that a draft head picked of a larger one
-  std::size_t caches = 0;     // keys, values and all else that grows with the context
   std::size_t working = 0;    // activations, logits, scratch memory
-  int context = 0;
-  std::size_t per_token = 0;        // of the caches
-  std::size_t free = 0, total = 0;  // of the device, before
+  std::size_t per_token = 0;  // keys, values and all else that grows with the context
+  int context = 0;            // tokens
+  std::size_t free = 0;       // of the device, before
 
-  std::size_t bytes() const { return target_weights + drafter_weights + head_rows + caches + working; }
+  std::size_t caches() const { return per_token * static_cast<std::size_t>(context); }
+  std::size_t bytes() const { return target_weights + drafter_weights + head_rows + caches() + working; }
 };
 
 // "target 4.7 GiB, drafter 0.5 GiB, caches 512 MiB for 4096 tokens, working memory 300 MiB"

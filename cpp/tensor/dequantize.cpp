@@ -7,6 +7,7 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "base/error.h"
 #include "tensor/quant.h"
 
 namespace frspec {
@@ -173,6 +174,18 @@ bool is_finite_row(DType type, const std::byte* row, std::int64_t cols) {
     for (std::int64_t i = 0; i < cols; ++i) bad |= (read<std::uint16_t>(row, i) & mask) == mask;
   }
   return bad == 0;
+}
+
+void check_weight_type(const WeightSource& source) {
+  if (is_weight_type(source.type)) return;
+  fail(source.file, ": tensor '", source.name, "' has type ", dtype_name(source.type),
+       ", expected one of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K");
+}
+
+void check_finite_row(const WeightSource& source, std::int64_t row) {
+  const std::size_t bytes = row_bytes(source.type, static_cast<std::size_t>(source.cols));
+  if (is_finite_row(source.type, source.data + static_cast<std::size_t>(row) * bytes, source.cols)) return;
+  fail(source.file, ": tensor '", source.name, "', row ", row, ": found a value that is NaN or infinite");
 }
 
 }  // namespace frspec

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "tensor/dtype.h"
+#include "tensor/tensor.h"
 
 namespace frspec {
 
@@ -16,6 +17,10 @@ void dequantize_row(DType type, const std::byte* row, float* out, std::int64_t c
 
 // False where a value, or the scale or minimum of a block, is NaN or infinite.
 bool is_finite_row(DType type, const std::byte* row, std::int64_t cols);
+
+// Throw InvalidInput that names file and tensor: unless the source is of a weight type; where row `row` is not finite.
+void check_weight_type(const WeightSource& source);
+void check_finite_row(const WeightSource& source, std::int64_t row);
 
 float half_to_float(std::uint16_t bits);
 

@@ -10,17 +10,10 @@ namespace frspec::FRSPEC_CUDA_NAMESPACE {
 
 inline constexpr float kMinusInfinity = -__builtin_huge_valf();
 
-// Four neighbours, of which the first `count` are there; in one access where they may be aligned.
-__device__ inline Floats4 load_four(const float* at, std::int64_t count, bool aligned) {
-  if (aligned && count >= 4) return load_as<Floats4>(at);
-  Floats4 four = {{kMinusInfinity, kMinusInfinity, kMinusInfinity, kMinusInfinity}};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (i < count) four.value[i] = at[i];
-  }
-  return four;
+// Four logits of a row, of which the first `count` are there.
+__device__ inline Floats4 load_logits(const float* at, std::int64_t count, bool aligned) {
+  return load_four(at, count, aligned, kMinusInfinity);
 }
-__device__ inline bool is_aligned_16(const void* at) { return reinterpret_cast<std::uintptr_t>(at) % 16 == 0; }
 
 // e^x for x <= 0 as the CPU backend has it: never 0, and that much for what is no number.
 __device__ inline float exp_of_difference(float x) { return std::exp(x > -87.0f ? x : -87.0f); }
@@ -48,7 +41,7 @@ struct Chunk {
     const bool aligned = is_aligned_16(from);
 #pragma unroll
     for (int i = 0; i < kColumnsPerThread; i += 4) {
-      const Floats4 four = load_four(from + column(i), count - column(i), aligned);
+      const Floats4 four = load_logits(from + column(i), count - column(i), aligned);
 #pragma unroll
       for (int j = 0; j < 4; ++j) x[i + j] = four.value[j];
     }

@@ -59,6 +59,20 @@ __device__ inline void store_as(void* to, const T& value) {
 }
 #endif
 
+// Four neighbours, of which the first `count` are there; in one access where `aligned` says that it may be.
+__device__ inline Floats4 load_four(const float* from, std::int64_t count, bool aligned, float missing = 0.0f) {
+  if (aligned && count >= 4) return load_as<Floats4>(from);
+  Floats4 four = {{missing, missing, missing, missing}};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (i < count) four.value[i] = from[i];
+  }
+  return four;
+}
+__device__ inline bool is_aligned_16(const void* address) {
+  return reinterpret_cast<std::uintptr_t>(address) % 16 == 0;
+}
+
 // Whether an address and the distance between rows (bytes) allow pieces of 16; for the host, which only looks at the
 // numbers.
 inline bool fits_16(const void* address, std::int64_t row_bytes) {

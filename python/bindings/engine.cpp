@@ -354,7 +354,7 @@ void init_engine(nb::module_& m) {
             found["target_weights"] = plan->target_weights;
             found["drafter_weights"] = plan->drafter_weights;
             found["head_rows"] = plan->head_rows;
-            found["caches"] = plan->caches;
+            found["caches"] = plan->caches();
             found["working"] = plan->working;
             found["context"] = plan->context;
             found["total"] = plan->bytes();

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matrices import random_attention
 
 from frspec_cpp import _core
 
@@ -52,13 +53,6 @@ def reference(
     return out.reshape(rows, -1)
 
 
-def make(rows: int, length: int, head_dim: int, heads: int, kv_heads: int, seed: int = 0) -> tuple[np.ndarray, ...]:
-    rng = np.random.default_rng(seed)
-    q = 2 * rng.standard_normal((rows, heads * head_dim), dtype=np.float32)
-    k, v = (rng.standard_normal((length, kv_heads * head_dim), dtype=np.float32) for _ in range(2))
-    return q, k, v
-
-
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, head_dim: int, **options: Any) -> np.ndarray:
     found: np.ndarray = _core.ops.attend(q, k, v, head_dim, 1 / float(np.sqrt(head_dim)), **options)
     return found
@@ -80,7 +74,7 @@ PASSES = [(1, 1), (1, 63), (1, 65), (3, 40), (17, 200), (64, 130), (1, SEGMENT +
 def test_against_numpy(
     rows: int, length: int, head_dim: int, heads: int, kv_heads: int, cache_type: str, shape: str
 ) -> None:
-    q, k, v = make(rows, length, head_dim, heads, kv_heads)
+    q, k, v = random_attention(rows, length, head_dim, heads, kv_heads)
     parents = random_parents(rows, rows) if shape == "tree" else None
     found = attend(q, k, v, head_dim, parents=parents, cache_type=cache_type)
     # Tensor cores meet queries, weights and unpacked codes as f16 (tests/cuda has that rounding in its reference).
@@ -93,7 +87,7 @@ def test_against_numpy(
 def test_bits_depend_on_nothing_else(length: int, cache_type: str) -> None:
     """Threads, the number of rows, and whether a row stands in a chain or in a tree do not change its bits."""
     rows, head_dim = 40, 64
-    q, k, v = make(rows, length, head_dim, 4, 2)
+    q, k, v = random_attention(rows, length, head_dim, 4, 2)
     whole = attend(q, k, v, head_dim, cache_type=cache_type, n_threads=1)
     for n_threads in (2, 3, 16):
         assert np.array_equal(attend(q, k, v, head_dim, cache_type=cache_type, n_threads=n_threads), whole)
@@ -107,7 +101,7 @@ def test_bits_depend_on_nothing_else(length: int, cache_type: str) -> None:
 
 def test_a_branch_sees_its_ancestors_only() -> None:
     """Two branches of a tree, each as a chain of its own, whose keys lie in other slots."""
-    q, k, v = make(9, 100, 64, 4, 2)
+    q, k, v = random_attention(9, 100, 64, 4, 2)
     parents = [-1, 0, 0, 1, 2, 3, 4, 5, 6]  # two interleaved branches below the root
     tree = attend(q, k, v, 64, parents=parents)
     for branch in ([0, 1, 3, 5, 7], [0, 2, 4, 6, 8]):
@@ -117,7 +111,7 @@ def test_a_branch_sees_its_ancestors_only() -> None:
 
 
 def test_errors() -> None:
-    q, k, v = make(1, 4, 24, 2, 1)
+    q, k, v = random_attention(1, 4, 24, 2, 1)
     with pytest.raises(ValueError, match=r"type of the K/V cache: found q8_0.*24 elements, no multiple of 32"):
         attend(q, k, v, 24, cache_type="q8_0")
     with pytest.raises(ValueError, match="'q4_0', expected f16 or q8_0"):

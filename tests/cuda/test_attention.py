@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_device import DEVICE
+from matrices import random_attention
 
 from frspec_cpp import _core
 
-DEVICE = "cuda-emulated"
 UNIT = 64  # keys that meet a query at once: cuda/attention.cu
 
 
@@ -64,13 +65,6 @@ def reference(
     return out.reshape(rows, -1)
 
 
-def make(rows: int, length: int, head_dim: int, heads: int, kv_heads: int, seed: int = 0) -> tuple[np.ndarray, ...]:
-    rng = np.random.default_rng(seed)
-    q = 2 * rng.standard_normal((rows, heads * head_dim), dtype=np.float32)
-    k, v = (rng.standard_normal((length, kv_heads * head_dim), dtype=np.float32) for _ in range(2))
-    return q, k, v
-
-
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, head_dim: int, **options: Any) -> np.ndarray:
     found: np.ndarray = _core.ops.attend(q, k, v, head_dim, 1 / float(np.sqrt(head_dim)), device=DEVICE, **options)
     return found
@@ -93,7 +87,7 @@ CASES = [(*shape, kind) for shape in SHAPES for kind in ("f16", "q8_0") if kind 
 def test_against_numpy(
     rows: int, prefix: int, head_dim: int, heads: int, kv_heads: int, cache_type: str, shape: str
 ) -> None:
-    q, k, v = make(rows, prefix + rows, head_dim, heads, kv_heads)
+    q, k, v = random_attention(rows, prefix + rows, head_dim, heads, kv_heads)
     parents = random_parents(rows, rows) if shape == "tree" else None
     found = attend(q, k, v, head_dim, parents=parents, cache_type=cache_type)
     error = np.abs(found - reference(q, k, v, head_dim, parents, cache_type))
@@ -105,7 +99,7 @@ def test_against_numpy(
 @pytest.mark.parametrize("cache_type", ["f16", "q8_0"])
 @pytest.mark.parametrize(("rows", "prefix"), [(70, 3), (130, 100), (33, 1500), (20, 2600)])
 def test_many_rows_against_numpy(rows: int, prefix: int, cache_type: str) -> None:
-    q, k, v = make(rows, prefix + rows, 64, 4, 2)
+    q, k, v = random_attention(rows, prefix + rows, 64, 4, 2)
     for parents in (None, random_parents(rows, 1), random_parents(rows, 2, reach=1)):
         error = np.abs(
             attend(q, k, v, 64, parents=parents, cache_type=cache_type) - reference(q, k, v, 64, parents, cache_type)
@@ -122,7 +116,7 @@ def test_bits_depend_on_the_logical_sequence_only(
     head_dim: int, heads: int, kv_heads: int, cache_type: str, rows: int, prefix: int
 ) -> None:
     """Every node of a tree as plain decoding computes it: alone, its ancestors in the prefix; and as a chain."""
-    q, k, v = make(rows, prefix + rows, head_dim, heads, kv_heads, seed=rows)
+    q, k, v = random_attention(rows, prefix + rows, head_dim, heads, kv_heads, seed=rows)
     for reach in (2, 30):
         parents = random_parents(rows, reach, reach)
         tree = attend(q, k, v, head_dim, parents=parents, cache_type=cache_type)
@@ -139,7 +133,7 @@ def test_bits_depend_on_the_logical_sequence_only(
 @pytest.mark.parametrize("cache_type", ["f16", "q8_0"])
 @pytest.mark.parametrize("length", [65, 200, 1300])
 def test_chunks_of_any_size_have_the_same_bits(length: int, cache_type: str) -> None:
-    q, k, v = make(length, length, 32, 4, 2)
+    q, k, v = random_attention(length, length, 32, 4, 2)
     whole = attend(q[-65:], k, v, 32, cache_type=cache_type)
     for first, count in [(0, 1), (64, 1), (1, 64), (60, 5), (10, 37)]:
         end = length - 65 + first + count
@@ -152,7 +146,7 @@ def test_chunks_of_any_size_have_the_same_bits(length: int, cache_type: str) -> 
 @pytest.mark.parametrize("shape", ["chain", "tree", "brush"])
 def test_what_is_not_finite_stays_where_it_is_seen(bad: float, cache_type: str, shape: str) -> None:
     rows, prefix, node = 40, 70, 7
-    q, k, v = make(rows, prefix + rows, 64, 4, 2)
+    q, k, v = random_attention(rows, prefix + rows, 64, 4, 2)
     # A brush: rows that see few keys come after those that see more, in the same block.
     brush = [*range(-1, node), *([0] * (rows - node - 1))]
     parents = {"chain": None, "tree": random_parents(rows, 3), "brush": brush}[shape]
@@ -170,7 +164,7 @@ def test_what_is_not_finite_stays_where_it_is_seen(bad: float, cache_type: str, 
 
 def test_scores_of_minus_infinity_count_for_nothing() -> None:
     """A whole unit of them, too."""
-    q, k, v = make(1, 200, 16, 1, 1)
+    q, k, v = random_attention(1, 200, 16, 1, 1)
     q[:] = np.abs(q)
     k[:100] = -np.inf
     found = attend(q, k, v, 16)
@@ -184,7 +178,7 @@ def test_scores_of_minus_infinity_count_for_nothing() -> None:
 def test_commit(prefix: int, spare: int, layers: int, cache_type: str, device: str) -> None:
     """Accepted nodes move to their place in every layer: a model of it in numpy, and plain decoding, to the bit."""
     head_dim, heads, kv_heads, size = 32, 2, 2, 30
-    q, k, v = make(layers, layers * (prefix + size + 1), head_dim, heads, kv_heads)
+    q, k, v = random_attention(layers, layers * (prefix + size + 1), head_dim, heads, kv_heads)
     k, v = (x.reshape(layers, prefix + size + 1, -1) for x in (k, v))
     parents = random_parents(size, 4, reach=3)
     scale = 1 / float(np.sqrt(head_dim))
@@ -250,9 +244,9 @@ def test_rows_are_copied(cols: int) -> None:
 
 
 def test_errors() -> None:
-    q, k, v = make(1, 4, 24, 2, 1)
+    q, k, v = random_attention(1, 4, 24, 2, 1)
     with pytest.raises(ValueError, match=r"type of the K/V cache: found q8_0.*24 elements, no multiple of 32"):
         attend(q, k, v, 24, cache_type="q8_0")
-    q, k, v = make(1, 4, 257, 1, 1)
+    q, k, v = random_attention(1, 4, 257, 1, 1)
     with pytest.raises(ValueError, match=r"heads of the model: found 257 elements, expected at most 256"):
         attend(q, k, v, 257)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from cuda_device import DEVICE
 from matrices import write_matrices
 
 from frspec_cpp import _core
 
-DEVICE = "cuda-emulated"
 Row = npt.NDArray[np.float32]
 
 # Sizes around the width of a warp, of a chunk (512, 1024, 2048 columns), and those of real vocabularies.

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_device import DEVICE
 from eagle3_checkpoints import make_tiny_eagle3
 from frspec_cpp.tools.convert import convert
 from reference_steps import write_vocabulary_ranks
@@ -23,14 +24,6 @@ SAMPLINGS: list[dict[str, Any]] = [
     {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "repeat_penalty": 1.1},
 ]
 SMALL = {"tree_depth": 3, "tree_branch": 4, "tree_size": 12}
-
-
-def device() -> str:
-    """The device under test: the emulated one, unless FRSPEC_DEVICE names a real one."""
-    from frspec_cpp import _core
-
-    chosen = _core.default_device()
-    return chosen if chosen.startswith("cuda") else "cuda-emulated"
 
 
 @pytest.fixture(scope="module", params=["eagle2", "eagle3", "q8_0"])
@@ -49,7 +42,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def plain(pair: TinyPair) -> list[list[int]]:
-    llm = LLM(pair.target_gguf, device=device())
+    llm = LLM(pair.target_gguf, device=DEVICE)
     return [
         llm.generate(prompt, TOKENS, seed=11, ignore_eos=True, **sampling).tokens
         for prompt in PROMPTS
@@ -76,7 +69,7 @@ def test_drafting_changes_nothing(
     ranks = tmp_path / "ranks.gguf" if "ranked" in options["head"] else None
     if ranks is not None:
         write_vocabulary_ranks(ranks, pair.target_gguf, np.random.default_rng(2).permutation(400))
-    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, ranks=ranks, device=device(), **options)
+    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, ranks=ranks, device=DEVICE, **options)
     found = [
         llm.generate(prompt, TOKENS, seed=11, ignore_eos=True, draft=True, **sampling)
         for prompt in PROMPTS
@@ -88,7 +81,7 @@ def test_drafting_changes_nothing(
 
 
 def test_a_whole_model_drafts(pair: TinyPair, plain: list[list[int]]) -> None:
-    llm = LLM(pair.target_gguf, drafter=pair.target_gguf, head="full", device=device(), **SMALL)
+    llm = LLM(pair.target_gguf, drafter=pair.target_gguf, head="full", device=DEVICE, **SMALL)
     for at, (prompt, sampling) in enumerate((p, s) for p in PROMPTS for s in SAMPLINGS):
         found = llm.generate(prompt, TOKENS, seed=11, ignore_eos=True, draft=True, **sampling)
         assert found.tokens == plain[at]
@@ -98,7 +91,7 @@ def test_a_whole_model_drafts(pair: TinyPair, plain: list[list[int]]) -> None:
 def test_rejection_accepts_what_the_target_would_say(pair: TinyPair, verify: str) -> None:
     """A drafter that is the target agrees with it: hardly a draft of a chain is refused."""
     shape = {"tree_depth": 3, "tree_branch": 1, "tree_size": 8}
-    llm = LLM(pair.target_gguf, drafter=pair.target_gguf, head="full", device=device(), **shape)
+    llm = LLM(pair.target_gguf, drafter=pair.target_gguf, head="full", device=DEVICE, **shape)
     options = {"temperature": 1.0, "top_k": 40, "seed": 3, "ignore_eos": True, "draft": True}
     found = llm.generate(PROMPTS[0], 21, verify=verify, **options)
     assert found.stats.steps <= 6
@@ -107,7 +100,7 @@ def test_rejection_accepts_what_the_target_would_say(pair: TinyPair, verify: str
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_a_step_is_one_graph(pair: TinyPair, temperature: float) -> None:
-    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=device(), **SMALL)
+    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
     counts = llm._engine.launch_counts
     for seed in range(3):  # warms up: all numbers of accepted drafts were met
         before = counts
@@ -125,7 +118,7 @@ def test_a_step_is_one_graph(pair: TinyPair, temperature: float) -> None:
 @pytest.mark.parametrize("draft", [True, False])
 def test_steps_that_begin_before_the_last_verdict_is_seen(pair: TinyPair, draft: bool) -> None:
     """Where nothing on the host has a say, a step is begun ahead; asking for log-probabilities prevents it."""
-    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=device(), **SMALL)
+    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
     for sampling in SAMPLINGS:
         for length in (1, 2, 5, 30):
             options: dict[str, Any] = {"seed": 4, "draft": draft, **sampling}
@@ -144,7 +137,7 @@ def test_steps_that_begin_before_the_last_verdict_is_seen(pair: TinyPair, draft:
 
 def test_steps_change_nothing_but_what_the_device_knows(pair: TinyPair) -> None:
     """A step that is begun ahead is the same list of commands with the same values."""
-    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=device(), **SMALL)
+    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
     options: dict[str, Any] = {"ignore_eos": True, "draft": True}
     for _ in range(3):
         llm.generate(PROMPTS[0], 60, **options)

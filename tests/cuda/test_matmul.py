@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+from cuda_device import DEVICE
 from matrices import FLOATS, QUANTIZED, random_matrix, rounded_to_f16, write_matrices
 
 from frspec_cpp import _core
 
-DEVICE = os.environ.get("FRSPEC_DEVICE", "")
-if not DEVICE.startswith("cuda"):
-    DEVICE = "cuda-emulated"
 # Tensor cores cut off what they add up; the emulation rounds.
 TOLERANCE = 5e-7 if DEVICE == "cuda-emulated" else 5e-6
 TYPES = [*FLOATS, *QUANTIZED]

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from cuda_device import DEVICE
 
 from frspec_cpp import _core
 
-DEVICE = "cuda-emulated"
 OFF: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
@@ -56,7 +56,7 @@ def test_grown_trees(branch: int, levels: int, size: int, kind: str) -> None:
     random = np.random.default_rng(branch * levels)
     ids, scores = children(random, branch, levels, kind)
     translation = random.permutation(4 * branch).astype(np.int32).tolist() if levels % 2 == 0 else None
-    expected = _core.tree_ops.grow(branch, levels, size, 7, ids, scores, translation)
+    expected = _core.tree_ops.grow(branch, levels, size, 7, ids, scores, translation, device="cpu")
     found = _core.tree_ops.grow(branch, levels, size, 7, ids, scores, translation, device=DEVICE)
     assert found == expected
 
@@ -97,10 +97,10 @@ def test_walks(size: int) -> None:
         for node in range(size - 1, 0, -1):
             if random.random() < 0.7:
                 sampled[parents[node]] = tokens[node]
-        expected = _core.tree_ops.verify(tokens, parents, sampled)
+        expected = _core.tree_ops.verify(tokens, parents, sampled, device="cpu")
         assert _core.tree_ops.verify(tokens, parents, sampled, device=DEVICE) == expected
         room = len(expected[0]) + max(size, 8)
-        text = _core.tree_ops.record(tokens, parents, sampled, 5, room + 5)
+        text = _core.tree_ops.record(tokens, parents, sampled, 5, room + 5, device="cpu")
         assert _core.tree_ops.record(tokens, parents, sampled, 5, room + 5, device=DEVICE) == text
         assert text[1] == expected[1][-1]
         assert text[2] == [100 + node for node in expected[0][1:]]

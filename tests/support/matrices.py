@@ -45,3 +45,13 @@ def rounded_to_f16(x: np.ndarray) -> np.ndarray:
     largest = np.abs(x).max(1, keepdims=True)
     scale = np.exp2(9 - np.floor(np.log2(np.where(largest > 0, largest, 1))))
     return (x * scale).astype(np.float16) / scale.astype(np.float64)
+
+
+def random_attention(
+    rows: int, length: int, head_dim: int, heads: int, kv_heads: int, seed: int = 0
+) -> tuple[np.ndarray, ...]:
+    """Queries (rows, heads * head_dim), keys and values (length, kv_heads * head_dim)."""
+    rng = np.random.default_rng(seed)
+    q = 2 * rng.standard_normal((rows, heads * head_dim), dtype=np.float32)
+    k, v = (rng.standard_normal((length, kv_heads * head_dim), dtype=np.float32) for _ in range(2))
+    return q, k, v
