@@ -1,0 +1,150 @@
+"""What a run of the evaluation leaves behind: ``run.json`` says what was run, ``results.jsonl`` what came out.
+
+The second is a line for each text, written whole or not at all, so that a run may be interrupted and go on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to generate: a row of the tables.
+
+    Attributes:
+        name: Unique in the run: ``"plain"``, ``"frspec ranked:8192"``, ``"llama.cpp lookup"``.
+        kind: What ``--methods`` calls it: ``"frspec"``.
+        engine: Who generates: ``"frspec_cpp"``, ``"llama-cpp-python 0.3.16"``, ``"transformers 5.23.0"``.
+        drafter: File name of the drafter; None without.
+        head: Head policy of the drafter; None without.
+        rows: Rows of the LM head that a draft level reads (all of them for ``"full"``); None where that is not one
+            number, or nothing is read.
+        settings: Whatever else tells it from others, for the report.
+        exact: Whether its text must be plain decoding's; peers compute otherwise, theirs may differ.
+    """
+
+    name: str
+    kind: str
+    engine: str = "frspec_cpp"
+    drafter: str | None = None
+    head: str | None = None
+    rows: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt of the run: one turn of one question.
+
+    Attributes:
+        index: Its number in the run, from 0.
+        name: Where it stands: ``"spec_bench.jsonl:81"``, with ``" turn 2"`` behind it from the second on.
+        category: ``"math_reasoning"``, ``"mt_bench"`` ...
+        tokens: Tokens of the prompt, template and earlier turns included.
+    """
+
+    index: int
+    name: str
+    category: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class TracedStep:
+    """A pass of the target, as ``frspec_cpp.Step`` has it.
+
+    Attributes:
+        tokens: That it gave to the text: accepted drafts, then the target's own (fewer where the text ended).
+        accepted: Drafts that it accepted.
+        nodes: Of the verified tree, the root included; 1: no drafts.
+        offered: The drafts where the target said otherwise, the drafter's favourite first; empty: the tree ended there.
+        in_subset: Whether the draft head could have offered the target's token there; None: not known.
+        transformer_seconds: Drafting, without the head.
+        head_seconds: The draft head.
+        verify_seconds: The pass of the target and the verdict.
+        total_seconds: The whole step.
+    """
+
+    tokens: list[int]
+    accepted: int
+    nodes: int
+    offered: list[int]
+    in_subset: bool | None
+    transformer_seconds: float
+    head_seconds: float
+    verify_seconds: float
+    total_seconds: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A text: one method on one prompt, once.
+
+    Attributes:
+        method: The method's name.
+        prompt: The prompt's index.
+        repeat: 0: the warm-up, in which every step is traced; its times do not count. From 1 on: timed.
+        generated: Tokens of the text.
+        steps: Passes of the target after the prompt; None where the engine does not say.
+        step_tokens: Tokens that these passes gave.
+        drafted_steps: Passes with drafts.
+        prefill_seconds: Prompt and first token; None where the engine does not say.
+        draft_seconds: Drafting.
+        verify_seconds: Passes of the target.
+        total_seconds: All of it.
+        finish_reason: ``"stop"`` or ``"length"``.
+        tokens: Token ids of the text, where ``repeat`` is 0; None else.
+        pieces: What each of them says, as text; joined: the text. None where ``repeat`` is not 0.
+        trace: The steps, where ``repeat`` is 0 and the engine is ours; None else.
+        said: What the drafts looked like that were offered and not taken: token id (as text) to its text.
+    """
+
+    method: str
+    prompt: int
+    repeat: int
+    generated: int
+    steps: int | None
+    step_tokens: int | None
+    drafted_steps: int | None
+    prefill_seconds: float | None
+    draft_seconds: float | None
+    verify_seconds: float | None
+    total_seconds: float
+    finish_reason: str
+    tokens: list[int] | None = None
+    pieces: list[str] | None = None
+    trace: list[TracedStep] | None = None
+    said: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was run.
+
+    Attributes:
+        version: Of frspec_cpp.
+        created: When it began: ISO 8601, UTC.
+        command: The command line.
+        machine: ``cpu``, ``cores``, ``memory_gib``, ``device``, ``python``, ``system``.
+        target: File name of the target.
+        settings: Options that hold for all methods: ``max_tokens``, ``temperature``, ``seed``, ``repeats``, ``ignore_eos``,
+            ``template`` (whether the chat template was applied), ``threads`` ...
+        identity: What must not change where a run is continued: settings, files (size and a hash), prompts, methods.
+        methods: In the order of the tables, ``plain`` first.
+        prompts: In their order.
+        skipped: Methods that were asked for and could not be run, by name, with the reason: absent peers.
+    """
+
+    version: str
+    created: str
+    command: str
+    machine: dict[str, Any]
+    target: str
+    settings: dict[str, Any]
+    identity: dict[str, Any]
+    methods: list[Method]
+    prompts: list[Prompt]
+    skipped: dict[str, str] = field(default_factory=dict)
