@@ -4,12 +4,15 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/error.h"
+
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 namespace {
 
 constexpr std::size_t kMostKnown = 64;      // lists
 constexpr std::size_t kMostPending = 4096;  // commands that wait: a list as long as this is no step
 constexpr std::size_t kShort = 3;           // commands that are not worth a graph
+constexpr std::size_t kMostLoops = 4;
 
 bool are_alike(const std::vector<Command>& a, const std::vector<Command>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(),
@@ -32,13 +35,53 @@ void CommandList::wait_quietly() noexcept {
   }
 }
 
-void CommandList::flush() {
-  if (commands_.empty() && failure_ == nullptr) return;
-  // Whatever happens, these commands are gone.
+// Whatever happens, these commands are gone.
+std::vector<Command> CommandList::take() {
   std::vector<Command> commands;
   commands.reserve(commands_.size());
   commands.swap(commands_);
   if (failure_ != nullptr) std::rethrow_exception(std::exchange(failure_, nullptr));
+  return commands;
+}
+
+void CommandList::begin_loop() {
+  flush();
+  in_loop_ = true;
+}
+
+void CommandList::keep_loop() {
+  in_loop_ = false;
+  std::vector<Command> commands = take();
+  const auto found =
+      std::find_if(loops_.begin(), loops_.end(), [&](const Known& known) { return known.commands == commands; });
+  if (found != loops_.end()) {
+    loops_.splice(loops_.begin(), loops_, found);
+  } else {
+    std::vector<Command> kept = commands;  // making the graph writes the handle into the last one
+    loops_.push_front({std::move(kept), runtime_.make_loop(commands)});
+    ++counts_.graphs_made;
+    if (loops_.size() > kMostLoops) {
+      runtime_.wait();  // it may be running
+      loops_.pop_back();
+    }
+  }
+}
+
+void CommandList::run_loop() {
+  flush();
+  ++counts_.graph_launches;
+  ++counts_.loop_launches;
+  runtime_.run(*loops_.front().graph);
+}
+
+void CommandList::flush() {
+  if (in_loop_) {
+    in_loop_ = false;
+    commands_.clear();
+    throw Error("CUDA: the host waits inside of a loop of the device");
+  }
+  if (commands_.empty() && failure_ == nullptr) return;
+  std::vector<Command> commands = take();
   const auto run_singly = [&] {
     counts_.launches += static_cast<std::int64_t>(commands.size());
     runtime_.run(commands);

@@ -9,6 +9,7 @@
 #include "base/parallel.h"
 #include "cuda/choosing.h"
 #include "cuda/command_list.h"
+#include "cuda/loop.h"
 #include "cuda/prepare.h"
 #include "cuda/runtime.h"
 #include "cuda/weight.h"
@@ -30,10 +31,16 @@ class CudaBackend final : public Backend {
 
   DeviceMemory memory() override;
   LaunchCounts launch_counts() const override { return device_->commands.counts(); }
-  void note_time(int point) override { device_->commands.note_time(point); }
-  double seconds_between(int first_point, int second_point) override {
-    return device_->runtime->seconds_between(first_point, second_point);
-  }
+  void note_time(int point) override;
+  double seconds_between(int first_point, int second_point) override;
+
+  // loop.cu
+  int most_turns() const override { return loops_ ? DeviceLoop::kMostTurns : 0; }
+  void begin_loop() override { device_->loop.begin(); }
+  void loop(int turns, const void* from, std::size_t bytes) override { device_->loop.start(turns, from, bytes); }
+  void loop_on(int turns) override { device_->loop.go_on(turns); }
+  void collect_turn(void* to_host, std::size_t bytes) override { device_->loop.collect(to_host, bytes); }
+  void end_loop() override { device_->loop.end(); }
 
   // weight.cu: weights
   std::unique_ptr<Weight> load(const WeightSource& source) override;
@@ -132,11 +139,14 @@ class CudaBackend final : public Backend {
   ThreadPool pool_;  // of the host: checks weights
   // Shared with all buffers, which may outlive the backend.
   struct Device {
-    explicit Device(std::unique_ptr<Runtime> owned) : runtime(std::move(owned)), commands(*runtime) {}
+    explicit Device(std::unique_ptr<Runtime> owned)
+        : runtime(std::move(owned)), commands(*runtime), loop(*runtime, commands) {}
     std::unique_ptr<Runtime> runtime;
     CommandList commands;
+    DeviceLoop loop;
   };
   std::shared_ptr<Device> device_;
+  bool loops_;  // whether the device can, and may
 
   // weight.cu
   Buffer weight_memory(std::size_t bytes, bool on_host);

@@ -180,6 +180,7 @@ struct LaunchCounts {
   std::int64_t commands = 0;        // that operations gave
   std::int64_t launches = 0;        // of single commands
   std::int64_t graph_launches = 0;  // of lists as a whole
+  std::int64_t loop_launches = 0;   // those of them that are loops
   std::int64_t graphs_made = 0;
   std::int64_t values_changed = 0;  // commands in graphs that got other values
 };
@@ -197,6 +198,18 @@ class Backend {
   // that was called behind it.
   virtual void post(int slot, const void* from, std::size_t bytes) = 0;
   virtual void collect(int slot, void* to_host, std::size_t bytes) = 0;
+  // A loop: the same operations several times, one behind the other, without the host. What is called behind begin_loop
+  // is only noted, up to loop(), which starts it: the device does it `turns` times, and behind each turn sends the
+  // bytes at `from` to the host. Every turn has the same values: what changes must be in device memory. Nothing that
+  // waits may be called in between.
+  virtual int most_turns() const { return 0; }  // that may be under way; 0: the device cannot
+  virtual void begin_loop() { has_no_loops(); }
+  virtual void loop(int /*turns*/, const void* /*from*/, std::size_t /*bytes*/) { has_no_loops(); }
+  virtual void loop_on(int /*turns*/) { has_no_loops(); }  // so many more turns, behind those under way
+  // Waits for the first turn that was not collected yet, and for nothing behind it; seconds_between is about it then.
+  virtual void collect_turn(void* /*to_host*/, std::size_t /*bytes*/) { has_no_loops(); }
+  // Nobody will collect the turns under way: those that have not begun are left out.
+  virtual void end_loop() {}
   void wait() { download(nullptr, nullptr, 0); }  // until all that was called before is done
   // Keeps a weight in the form the matmuls want. Values that are not finite are an error that names the tensor.
   virtual std::unique_ptr<Weight> load(const WeightSource& source) = 0;
@@ -309,6 +322,9 @@ class Backend {
   virtual void fill_path(const PathView& path, int rows, const VerdictView& verdict) = 0;
   // *token = the last of verdict.tokens: the root of the next tree.
   virtual void take_last(std::int32_t* token, const VerdictView& verdict) = 0;
+
+ private:
+  [[noreturn]] static void has_no_loops();
 };
 
 // "cpu", unless the environment variable FRSPEC_DEVICE names another one.

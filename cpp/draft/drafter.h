@@ -49,8 +49,10 @@ class Drafter {
   virtual void begin(const TextRules& rules) = 0;
   // The text grew. Called for every chunk of the prompt and after every step, in order.
   virtual void accept(const Committed& committed) = 0;
-  // Whether accept() takes what the host does not know yet (Committed::last).
+  // Whether accept() takes what the host does not know yet (Committed::last). observe() tells it afterwards what it
+  // was.
   virtual bool follows_device() const { return false; }
+  virtual void observe(const TextNews&) {}
   // A tree whose root is the text's last token, `*root` (device), the one that the target has not processed yet.
   virtual const DraftTree& propose(const std::int32_t* root) = 0;
   // From now on trees have this shape, which fits into the one the drafter was made with. False: it cannot choose.

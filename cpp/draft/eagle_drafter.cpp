@@ -55,7 +55,7 @@ void EagleDrafter::begin(const TextRules& rules) {
 
 void EagleDrafter::accept(const Committed& committed) {
   const int rows = committed.rows;
-  head_->observe(committed.news());
+  if (committed.last == nullptr) head_->observe(committed.news());
   const Tensor states = run_text(committed.next, committed.features, Rows{.count = rows, .prefix = cache_->length()});
   cache_->advance(committed.count);
   const Tensor last = last_state_.matrix(1, config_.dim);

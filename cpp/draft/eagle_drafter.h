@@ -29,7 +29,8 @@ class EagleDrafter : public Drafter {
   std::vector<const Weight*> matrices() const override;
   int wanted_candidates() const final { return head_->wanted_candidates(); }
   // A head that listens to the text wants to hear of candidates.
-  bool follows_device() const final { return head_->wanted_candidates() == 0; }
+  bool follows_device() const final { return head_->follows_device(); }
+  void observe(const TextNews& news) final { head_->observe(news); }
   bool reshape(const TreeShape& shape) final {
     grower_.reshape(shape);
     return true;

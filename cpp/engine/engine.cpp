@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <limits>
 #include <utility>
 
 #include "base/error.h"
@@ -18,7 +19,8 @@ namespace {
 
 // Points of a step whose times are noted.
 enum StepTime : int { kStart, kTold, kDrafted, kVerified, kStepTimes };
-static_assert(kPosts * kStepTimes <= kTimePoints);
+static_assert((kPosts + 1) * kStepTimes <= kTimePoints);
+constexpr int kFewTurns = 4;  // of a loop: there should be more of them
 
 // Adds the time until its end to a counter.
 class Timer {
@@ -216,6 +218,7 @@ void Engine::check_tokens(std::span<const TokenId> tokens) const {
 
 void Engine::reset() {
   ++ticket_;
+  backend_->end_loop();
   target_->cache().set_length(0);
 }
 
@@ -459,12 +462,13 @@ void Engine::note_accepted(Generation& text, const DraftTree& tree, const Verdic
 
 // Gives the device a step to do. `before`: the step whose verdict the host has not seen yet; null: it has seen them
 // all.
-Engine::Step Engine::begin_step(Generation& text, const Step* before) {
+Engine::Step Engine::begin_step(Generation& text, int slot, const Step* before) {
   const std::int32_t* prefix = target_->cache().length();
   Step step;
-  step.slot = before != nullptr ? 1 - before->slot : 0;
+  step.ahead = before != nullptr;
+  step.slot = slot;
   const int times = step.slot * kStepTimes;
-  step.plan = plan_step(text);
+  step.plan = before != nullptr && before->plan.planned ? tuner_->again() : plan_step(text);
   backend_->note_time(times + kStart);
   if (step.plan.drafts) {
     if (before != nullptr) {
@@ -495,25 +499,76 @@ Engine::Step Engine::begin_step(Generation& text, const Step* before) {
   target_->cache().commit(*step.verdict);
   backend_->take_last(root_.as<std::int32_t>(), *step.verdict);
   backend_->note_time(times + kVerified);
-  verifier_->post(step.slot);
   return step;
 }
 
-// Whether the next step may begin before this one's verdict is seen: it hides what the host does between two steps, on
-// a device that works by itself. Nothing that the host decides may depend on the verdict, and the next step must be
-// wanted whatever it says, but for the end of the text.
-bool Engine::may_go_ahead(const Generation& text, const Step& step) const {
+// How many steps may begin before the host sees this one's verdict, behind `unseen` - 1 others that have begun: it
+// hides what the host does between two steps, on a device that works by itself. Nothing that the host decides may
+// depend on the verdicts, and the steps must be wanted whatever they say, but for the end of the text.
+int Engine::steps_ahead(const Generation& text, const Step& step, int unseen) const {
   const GenerateOptions& options = text.options_;
-  if (!plan_ || host_backend_ || options.verify != VerifyMode::Keyed || options.logits_processor || options.logprobs) {
-    return false;
+  std::int64_t steady = std::numeric_limits<int>::max();  // that are planned alike
+  if (!plan_ || host_backend_ || options.verify != VerifyMode::Keyed || options.logits_processor || options.logprobs ||
+      verifier_->needs_logits()) {
+    return 0;
   }
   if (options.draft != DraftMode::Never && drafter_ && text.stats_.drafter_error.empty()) {
-    const bool fixed = options.draft == DraftMode::Always && tuner_->shapes().size() == 1 && choice_ == nullptr;
-    if (!fixed || !drafter_->follows_device() || options_.states || !step.drafted) return false;
+    if (!step.drafted || !step.plan.planned || options.draft == DraftMode::Sparse) return 0;
+    if (!drafter_->follows_device() || options_.states) return 0;
+    steady = tuner_->steady_steps();
   }
-  const int most = step.tree->view().max_depth + 1;
-  return options.max_tokens - text.stats_.generated_tokens > most &&
-         static_cast<int>(text.tokens_.size()) + 2 * most < context_;
+  const std::int64_t most = step.tree->view().max_depth + 1;  // tokens of a step
+  const std::int64_t left =
+      std::min(options.max_tokens - text.stats_.generated_tokens,
+               static_cast<std::int64_t>(context_) - static_cast<std::int64_t>(text.tokens_.size()) - most);
+  return static_cast<int>(std::max<std::int64_t>(0, std::min((left - 1) / most, steady) - (unseen - 1)));
+}
+
+// Gives the device the step behind this one, or a loop of the next ones, where it may begin. A loop repeats what a step
+// ahead was: only behind one is it known that the device has all it needs for it.
+void Engine::go_ahead(Generation& text, const Step& step) {
+  const int steps = std::min(steps_ahead(text, step, 1), step.ahead ? std::max(1, backend_->most_turns() / 2) : 1);
+  if (steps == 0) return;
+  if (steps == 1) {
+    text.ahead_ = begin_step(text, 1 - step.slot, &step);
+    verifier_->post(text.ahead_->slot);
+    return;
+  }
+  backend_->begin_loop();
+  text.ahead_ = begin_step(text, kPosts, &step);
+  text.turns_ = steps;
+  verifier_->loop(steps);
+}
+
+// The step whose verdict is seen next. Whatever may begin before is begun.
+Engine::Step Engine::next_step(Generation& text) {
+  if (text.turns_ > 0) {
+    const Step step = *text.ahead_;
+    // More turns, while the device is still busy with the last ones.
+    if (text.turns_ == kFewTurns || text.turns_ == 1) {
+      const int more = std::min(steps_ahead(text, step, text.turns_), backend_->most_turns() / 2);
+      if (more > (text.turns_ == 1 ? 0 : kFewTurns)) {
+        backend_->loop_on(more);
+        text.turns_ += more;
+      }
+    }
+    if (--text.turns_ == 0) {
+      text.ahead_.reset();
+    } else if (step.plan.planned) {
+      tuner_->again();  // plans the turn behind this one
+    }
+    return step;
+  }
+  Step step;
+  if (text.ahead_) {
+    step = *text.ahead_;
+    text.ahead_.reset();
+  } else {
+    step = begin_step(text, 0, nullptr);
+    verifier_->post(step.slot);
+  }
+  go_ahead(text, step);
+  return step;
 }
 
 // Tells the drafter of a verdict that only the device knows.
@@ -535,12 +590,10 @@ void Engine::run_step(Generation& text) {
   Stats& stats = text.stats_;
   text.rejection_ = {text.options_.sampling.seed, static_cast<std::uint32_t>(stats.steps)};
   text.tuned_.begin();
-  const Step step = text.ahead_ ? *text.ahead_ : begin_step(text, nullptr);
-  text.ahead_.reset();
-  if (may_go_ahead(text, step)) text.ahead_ = begin_step(text, &step);
+  const Step step = next_step(text);
   const DraftTree& tree = *step.tree;
   text.tuned_.plan = step.drafted ? step.plan : Tuner::Plan{.planned = step.plan.planned && !step.plan.drafts};
-  const Verdict& read = verifier_->read(step.slot);
+  const Verdict& read = step.in_loop() ? verifier_->read_turn() : verifier_->read(step.slot);
   const auto seconds = [&](StepTime first, StepTime second) {
     return backend_->seconds_between(step.slot * kStepTimes + first, step.slot * kStepTimes + second);
   };
@@ -552,6 +605,7 @@ void Engine::run_step(Generation& text) {
     stats.draft_seconds += told + grown;
   }
   stats.verify_seconds += seconds(kDrafted, kVerified);
+  if (step.ahead) text.step_seconds_ = seconds(kStart, kVerified);  // the host may find several that are done
   const int rows = static_cast<int>(read.tokens.size());
   text.take(read.tokens);
   if (step.drafted) note_accepted(text, tree, read);
@@ -563,9 +617,13 @@ void Engine::run_step(Generation& text) {
     backend_->gather_rows(hidden, target_->hidden(tree.size()), step.verdict->nodes);
     add_logprobs(text, hidden, step.verdict->tokens);
   }
-  if (text.finish_ != FinishReason::None || text.ahead_) return;
+  if (text.finish_ != FinishReason::None) backend_->end_loop();
+  if (text.finish_ != FinishReason::None) return;
   // The text ends with the token that the target has not processed yet: the next root.
-  remember_for_drafter(text, tree.view(), *step.verdict, std::span(text.tokens_).last(text.fresh_.size() + 1));
+  const auto tokens = std::span<const TokenId>(text.tokens_).last(text.fresh_.size() + 1);
+  if (!text.ahead_) return remember_for_drafter(text, tree.view(), *step.verdict, tokens);
+  with_drafter(text,
+               [&](Drafter& drafter) { drafter.observe({tokens.first(tokens.size() - 1), verifier_->candidates()}); });
 }
 
 }  // namespace frspec

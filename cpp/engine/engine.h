@@ -56,8 +56,10 @@ struct EngineStep {
   const DraftTree* tree = nullptr;
   const VerdictView* verdict = nullptr;
   bool drafted = false;
-  bool drafted_last = true;  // the step before was, too
-  int slot = 0;              // where its verdict is posted
+  bool drafted_last = true;                        // the step before was, too
+  int slot = 0;                                    // where its verdict is posted; kPosts: nowhere, it is in a loop
+  bool ahead = false;                              // it began before the host had seen the last verdict
+  bool in_loop() const { return slot == kPosts; }  // of the device's: it stands for each of the turns
 };
 
 // One text. It must not outlive its engine.
@@ -103,7 +105,9 @@ class Generation {
   Lag lag_;
   Tuner::Step tuned_;                // the step that is running
   std::optional<EngineStep> ahead_;  // the one behind it, where it was begun already
+  int turns_ = 0;                    // of a loop that ahead_ is in: those that the host has not seen
   bool drafted_last_ = true;
+  double step_seconds_ = 0.0;  // of the last step, where the device alone knows
   RejectionDraw rejection_;
   std::vector<TokenLogprobs> logprobs_;
   Buffer best_memory_;  // ids, log-probabilities, and the chosen token's
@@ -188,8 +192,10 @@ class Engine {
   void check_verify_mode(const GenerateOptions& options) const;
   TokenId first_token(Generation& text, int rows);  // after the last of `rows` rows of the prompt
   void run_step(Generation& text);
-  Step begin_step(Generation& text, const Step* before);
-  bool may_go_ahead(const Generation& text, const Step& step) const;
+  Step begin_step(Generation& text, int slot, const Step* before);
+  int steps_ahead(const Generation& text, const Step& step, int unseen) const;
+  void go_ahead(Generation& text, const Step& step);
+  Step next_step(Generation& text);
   void tell_on_device(Generation& text, const Step& before);
   template <class Use>
   void with_drafter(Generation& text, Use&& use);

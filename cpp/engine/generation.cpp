@@ -32,6 +32,7 @@ std::span<const GeneratedToken> Generation::step() {
   // Invalid until the step is whole: after an error, or half a prompt, the caches are of no use.
   ++engine_.ticket_;
   bool whole = true;
+  step_seconds_ = 0.0;
   if (reads_prompt) {
     whole = engine_.read_prompt(*this);
   } else {
@@ -42,7 +43,7 @@ std::span<const GeneratedToken> Generation::step() {
   if (reads_prompt) {
     stats_.prefill_seconds = seconds;
   } else {
-    tuned_.seconds = seconds - tuned_.catch_up_seconds;
+    tuned_.seconds = step_seconds_ > 0.0 ? step_seconds_ : seconds - tuned_.catch_up_seconds;
     tuned_.tokens = static_cast<int>(stats_.step_tokens - tokens_before);
     if (engine_.tuner_) engine_.tuner_->add(tuned_);
   }

@@ -187,6 +187,28 @@ Tuner::Plan Tuner::next(bool may_pause) {
   return plan;
 }
 
+int Tuner::steady_steps() const {
+  constexpr int kMany = 1 << 20;
+  if (heads_.empty() || shapes_.empty() || layer_seconds_.count() == 0) return 0;
+  if (surveys_beside_ > 0.0 || (free_ && pause_left_ > 0)) return 0;
+  const Plan best = best_arm();
+  if (best.head != current_.head || best.shape != current_.shape) return 0;
+  if (free_ && rate(best.head, best.shape) * plain_seconds_.value() < 1.0) return 0;
+  const int until_plain = free_ ? plain_interval_ - since_plain_ : kMany;
+  if (heads_.size() == 1 && shapes_.size() == 1) return std::max(0, until_plain);
+  // A survey that is due, but costs too much, is asked for again at leisure.
+  const int until_survey = since_survey_ > survey_interval_ ? kLeastPlainInterval : survey_interval_ - since_survey_;
+  return std::clamp(until_survey, 0, std::max(0, until_plain));
+}
+
+Tuner::Plan Tuner::again() {
+  if (free_) ++since_plain_;
+  ++since_survey_;
+  Plan plan = current_;
+  plan.planned = true;
+  return plan;
+}
+
 Tuner::Plan Tuner::choose(bool may_pause) {
   surveys_beside_ = 0.0;
   free_ = may_pause;

@@ -71,6 +71,10 @@ class Tuner {
   void begin_text();
   // The next step. `may_pause`: whether it may be a plain one.
   Plan next(bool may_pause);
+  // How many steps more may be made as the last one was planned, before next() is asked again: where nothing else is to
+  // be learned, and steps begin before it is known what the last ones have shown. again() plans each of them.
+  int steady_steps() const;
+  Plan again();
   void add(const Step& step);
 
   const std::vector<Head>& heads() const { return heads_; }

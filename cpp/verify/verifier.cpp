@@ -135,8 +135,12 @@ const VerdictView& Verifier::verify_by_rejection(const DraftTree& tree, const Sa
   return view_;
 }
 
-void Verifier::post(int slot) {
+void Verifier::finish_record() {
   last_.copied = fixed_record() + (last_.notes_logits ? 0 : last_.size * static_cast<std::size_t>(noted_));
+}
+
+void Verifier::post(int slot) {
+  finish_record();
   backend_.post(slot, record_.as<void>(), last_.copied * sizeof(std::int32_t));
   posted_[static_cast<std::size_t>(slot)] = last_;
 }
@@ -144,6 +148,22 @@ void Verifier::post(int slot) {
 const Verdict& Verifier::read(int slot) {
   const Known& known = posted_[static_cast<std::size_t>(slot)];
   backend_.collect(slot, host_.data(), known.copied * sizeof(std::int32_t));
+  return take_record(known);
+}
+
+void Verifier::loop(int turns) {
+  finish_record();
+  if (needs_logits()) throw Error("verifier: a loop leaves no logits to look at");
+  backend_.loop(turns, record_.as<void>(), last_.copied * sizeof(std::int32_t));
+  looped_ = last_;
+}
+
+const Verdict& Verifier::read_turn() {
+  backend_.collect_turn(host_.data(), looped_.copied * sizeof(std::int32_t));
+  return take_record(looped_);
+}
+
+const Verdict& Verifier::take_record(const Known& known) {
   const auto nodes = host_.begin() + 1;
   const auto tokens = nodes + max_path_;
   const auto ranks = tokens + max_path_;

@@ -43,9 +43,15 @@ class Verifier {
   void note_candidates(int k);
   // Sends the last verdict to the host, to place `slot` (Backend::post): the one copy of a step.
   void post(int slot);
+  // The operations since Backend::begin_loop, the verdict among them, become a loop of so many turns, which sends each
+  // turn's verdict; read_turn gives the first that was not read yet, as read does.
+  void loop(int turns);
+  const Verdict& read_turn();
   // What was posted there. (One more copy where candidates are noted of tokens that were drawn: the verdict must be the
   // last one then.)
   const Verdict& read(int slot);
+  // Whether read() needs the logits that the last verdict was made from: the target may do nothing else before.
+  bool needs_logits() const { return noted_ > 0 && last_.notes_logits; }
   // After each node of the verdict that was read, the likeliest last. Fewer where logits are no numbers.
   std::span<const TokenId> candidates() const { return candidates_; }
   // The tokens (device) chosen after `rows` of the target's last pass, which are its rows `first` and following.
@@ -65,6 +71,8 @@ class Verifier {
   };
 
   void allocate_record();
+  void finish_record();  // of what was verified last
+  const Verdict& take_record(const Known& known);
   void expect(const DraftTree& tree);  // to be verified next
   std::size_t fixed_record() const { return static_cast<std::size_t>(1 + 3 * max_path_); }
   void take_candidates(const Known& known, std::int32_t* noted);
@@ -85,6 +93,7 @@ class Verifier {
   int noted_ = 0;  // candidates of each node
   Known last_;
   std::array<Known, kPosts> posted_;
+  Known looped_;
   Buffer noted_scores_;  // (logit rows, noted)
   std::vector<TokenId> candidates_;
   float pretended_ = -1.0f;

@@ -35,6 +35,7 @@ class ChoiceHead final : public DraftHead {
   void begin() override;
   void observe(const TextNews& news) override;
   int wanted_candidates() const override;
+  bool follows_device() const override { return policies_[used_].head->follows_device(); }
 
  private:
   std::vector<Policy> policies_;

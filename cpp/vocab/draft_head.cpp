@@ -170,6 +170,7 @@ class UnitedHead final : public DraftHead {
     one_->begin();
     other_->begin();
   }
+  bool follows_device() const override { return one_->follows_device() && other_->follows_device(); }
   void observe(const TextNews& news) override {
     one_->observe(news);
     other_->observe(news);

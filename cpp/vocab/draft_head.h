@@ -53,6 +53,8 @@ class DraftHead {
   virtual void begin() {}
   virtual void observe(const TextNews&) {}
   virtual int wanted_candidates() const { return 0; }  // of the target, after each token
+  // Whether observe() may come some steps late: what it offers does not depend on it.
+  virtual bool follows_device() const { return wanted_candidates() == 0; }
 };
 
 // All rows.

@@ -28,6 +28,7 @@ class RecordingHead final : public DraftHead {
   }
   void begin() override { head_->begin(); }
   void observe(const TextNews& news) override { head_->observe(news); }
+  bool follows_device() const override { return false; }  // the states are looked at on the host
   int wanted_candidates() const override { return head_->wanted_candidates(); }
 
  private:

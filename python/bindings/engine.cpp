@@ -337,14 +337,15 @@ void init_engine(nb::module_& m) {
             found["commands"] = counts.commands;
             found["launches"] = counts.launches;
             found["graph_launches"] = counts.graph_launches;
+            found["loop_launches"] = counts.loop_launches;
             found["graphs_made"] = counts.graphs_made;
             found["values_changed"] = counts.values_changed;
             return found;
           },
           nb::sig("def launch_counts(self) -> dict[str, int]"),
           "What a GPU was given so far: ``commands`` by the operations; ``launches`` of single ones, "
-          "``graph_launches`` "
-          "of many at once; ``graphs_made``; and ``values_changed`` in them. All 0 on the CPU.")
+          "``graph_launches`` of many at once, ``loop_launches`` of those, of several steps; ``graphs_made``; and "
+          "``values_changed`` in them. All 0 on the CPU.")
       .def_prop_ro(
           "memory_plan",
           [](const Engine& self) -> nb::object {

@@ -344,3 +344,55 @@ def test_many_kinds_of_lists() -> None:
 def test_memory_given_back_while_commands_wait(name: str) -> None:
     words = np.arange(200, dtype=np.uint32)
     np.testing.assert_array_equal(run(name, words), words)
+
+
+LOOP, LOOP_ON, COLLECT, END, WAIT, FORGET = range(6)
+
+
+def loops(*operations: tuple[int, int]) -> tuple[list[int], int]:
+    """What the turns that were collected counted up to, and how many were made."""
+    *records, made = run("loops", np.array([kind | number << 8 for kind, number in operations], np.uint32)).tolist()
+    assert records[1::2] == [count * count for count in records[::2]]
+    return records[::2], made
+
+
+def test_a_loop_gives_a_record_of_every_turn() -> None:
+    assert loops((LOOP, 5), (COLLECT, 5)) == ([1, 2, 3, 4, 5], 5)
+    assert loops((LOOP, 1), (COLLECT, 1)) == ([1], 1)
+
+
+def test_turns_go_round_the_ring() -> None:
+    """More of them while others are under way, and more than the ring has places."""
+    operations = [(LOOP, 32), *[(COLLECT, 9), (LOOP_ON, 9)] * 12, (COLLECT, 32)]
+    assert loops(*operations) == (list(range(1, 141)), 140)
+
+
+def test_turns_that_nobody_wants_are_left_out() -> None:
+    counts, made = loops((LOOP, 30), (COLLECT, 3), (END, 0), (WAIT, 0), (LOOP, 2), (COLLECT, 2))
+    assert counts[:3] == [1, 2, 3]
+    assert counts[3:] == [made - 1, made]
+    assert 5 <= made <= 6  # the turn that was running when the host said so was made
+    # Another launch behind the one that is stopped makes a turn, no more.
+    counts, made = loops((LOOP, 16), (LOOP_ON, 16), (COLLECT, 2), (END, 0), (LOOP, 3), (COLLECT, 3))
+    assert counts == [1, 2, made - 2, made - 1, made]
+    assert made <= 7
+    # All were made, and nobody has looked.
+    assert loops((LOOP, 4), (WAIT, 0), (END, 0), (LOOP, 1), (COLLECT, 1)) == ([5], 5)
+
+
+@pytest.mark.parametrize(
+    ("operations", "message"),
+    [
+        ([(LOOP, 33)], "a loop of 33 more turns, expected 1 to 32"),
+        ([(LOOP, 20), (COLLECT, 1), (LOOP_ON, 14)], "a loop of 14 more turns, expected 1 to 13"),
+        ([(LOOP, 0)], "a loop of 0 more turns"),
+        ([(LOOP, 2), (COLLECT, 3)], "a turn is awaited that no loop will make"),
+        ([(COLLECT, 1)], "a turn is awaited that no loop will make"),
+        ([(LOOP, 2), (END, 0), (COLLECT, 1)], "a turn is awaited that no loop will make"),
+        ([(LOOP, 2), (LOOP, 2)], "a loop begins while another one is running"),
+        ([(FORGET, 0)], "the host waits inside of a loop"),
+    ],
+)
+def test_loops_that_cannot_be(operations: list[tuple[int, int]], message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        loops(*operations)
