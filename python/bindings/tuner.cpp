@@ -58,6 +58,14 @@ void init_tuner(nb::module_& m) {
             return Planned{plan.drafts, plan.head, plan.shape};
           },
           "may_pause"_a, "The next step: whether it drafts, the head and the shape.")
+      .def("steady_steps", &Tuner::steady_steps, "How many more steps next() need not be asked about.")
+      .def(
+          "again",
+          [](Tuner& self) {
+            const Tuner::Plan plan = self.again();
+            return Planned{plan.drafts, plan.head, plan.shape};
+          },
+          "The plan of one of them.")
       .def(
           "add",
           [](Tuner& self, const Planned& plan, double draft_seconds, double seconds, int tokens,

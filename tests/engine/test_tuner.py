@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass, field
 
@@ -30,6 +31,7 @@ class World:
     holds: tuple[float, ...] = (1.0, 0.98, 0.8)
     noise: float = 0.1
     seed: int = 0
+    ahead: int = 0  # steps that began ahead
     random: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,22 +69,31 @@ class World:
         """Of the best arm, plain decoding included."""
         return max(1 / self.plain, *(self.expected_rate(h, s) for h in range(len(HEADS)) for s in SHAPES))
 
-    def run(self, tuner: _core.Tuner, tokens: int, may_pause: bool = True) -> tuple[float, int]:
-        """Writes so many tokens; returns the seconds it took, and the drafted steps."""
+    def run(
+        self, tuner: _core.Tuner, tokens: int, may_pause: bool = True, ahead: bool = False
+    ) -> tuple[float, int]:
+        """Writes so many tokens; returns the seconds it took, and the drafted steps.
+
+        `ahead`: up to 16 more steps begin before the tuner hears of the first, wherever it says that they may.
+        """
         total, written, drafted = 0.0, 0, 0
         while written < tokens:
-            plan = tuner.next(may_pause)
-            accepted = self.step(plan[1], SHAPES[plan[2]]) if plan[0] else []
-            draft = self.draft(plan[1], SHAPES[plan[2]]) if plan[0] else 0.0
-            target = self.target(SHAPES[plan[2]][2] if plan[0] else 1)
-            slow = self.random.uniform(1 - self.noise, 1 + self.noise)
-            if self.random.random() < 0.02:
-                slow *= 8  # somebody else wanted the processor
-            seconds = (draft + target) * slow
-            tuner.add(plan, draft * slow, seconds, 1 + len(accepted), accepted)
-            total += draft + target  # what it costs in truth
-            written += 1 + len(accepted)
-            drafted += plan[0]
+            plans = [tuner.next(may_pause)]
+            if ahead and plans[0][0]:
+                plans += [tuner.again() for _ in range(min(16, tuner.steady_steps()))]
+                self.ahead += len(plans) - 1
+            for plan in plans:
+                accepted = self.step(plan[1], SHAPES[plan[2]]) if plan[0] else []
+                draft = self.draft(plan[1], SHAPES[plan[2]]) if plan[0] else 0.0
+                target = self.target(SHAPES[plan[2]][2] if plan[0] else 1)
+                slow = self.random.uniform(1 - self.noise, 1 + self.noise)
+                if self.random.random() < 0.02:
+                    slow *= 8  # somebody else wanted the processor
+                seconds = (draft + target) * slow
+                tuner.add(plan, draft * slow, seconds, 1 + len(accepted), accepted)
+                total += draft + target  # what it costs in truth
+                written += 1 + len(accepted)
+                drafted += plan[0]
         return total, drafted
 
     def make_tuner(self) -> _core.Tuner:
@@ -106,15 +117,18 @@ WORLDS = {
 }
 
 
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("name", WORLDS)
-def test_it_comes_close_to_the_best_arm(name: str) -> None:
-    world = WORLDS[name]
+def test_it_comes_close_to_the_best_arm(name: str, ahead: bool) -> None:
+    world = dataclasses.replace(WORLDS[name])
     tuner = world.make_tuner()
     best = world.best_rate()
-    first, _ = world.run(tuner, 3000)
-    seconds, _ = world.run(tuner, 8000)
+    first, _ = world.run(tuner, 3000, ahead=ahead)
+    seconds, drafted = world.run(tuner, 8000, ahead=ahead)
     assert 3000 / first > 0.8 * best
     assert 8000 / seconds > 0.9 * best
+    if ahead and best > 1.05 / world.plain:  # drafting pays: most of it is steady
+        assert world.ahead > 0.6 * drafted
 
 
 @pytest.mark.parametrize("name", ["drafts are useless", "drafts are dear"])
@@ -134,6 +148,23 @@ def test_a_tree_that_can_never_pay_is_never_tried() -> None:
     tuner.know_target(world.plain, world.target(60))  # sixty passes for seven tokens at most
     assert not any(tuner.next(True)[0] for _ in range(1000))
     assert tuner.next(False)[0]
+
+
+def test_steps_ahead_are_planned_like_the_last_one() -> None:
+    world = dataclasses.replace(WORLDS["memory"])
+    tuner = world.make_tuner()
+    assert tuner.steady_steps() == 0  # nothing is known yet
+    world.run(tuner, 2000)
+    plan = tuner.next(True)
+    steps = tuner.steady_steps()
+    assert plan[0]
+    assert steps > 0
+    assert [tuner.again() for _ in range(steps)] == [plan] * steps
+    assert tuner.steady_steps() == 0 or tuner.next(True)[0]
+    lone = _core.Tuner([("full", 0.0, 0.0)], [LARGEST])
+    lone.add(lone.next(False), 0.001, 0.01, 3, [(0, 1), (1, 1)])
+    lone.next(False)
+    assert lone.steady_steps() > 1000  # there is nothing to choose
 
 
 def test_without_pauses_every_step_drafts() -> None:
