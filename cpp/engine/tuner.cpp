@@ -198,7 +198,9 @@ int Tuner::steady_steps() const {
   if (heads_.size() == 1 && shapes_.size() == 1) return std::max(0, until_plain);
   // A survey that is due, but costs too much, is asked for again at leisure.
   const int until_survey = since_survey_ > survey_interval_ ? kLeastPlainInterval : survey_interval_ - since_survey_;
-  return std::clamp(until_survey, 0, std::max(0, until_plain));
+  // An arm that was run a few times only may turn out to be a bad one.
+  const int known = arms_[index(best.head, best.shape)].count() / 4;
+  return std::clamp(std::min(until_survey, known), 0, std::max(0, until_plain));
 }
 
 Tuner::Plan Tuner::again() {

@@ -69,9 +69,7 @@ class World:
         """Of the best arm, plain decoding included."""
         return max(1 / self.plain, *(self.expected_rate(h, s) for h in range(len(HEADS)) for s in SHAPES))
 
-    def run(
-        self, tuner: _core.Tuner, tokens: int, may_pause: bool = True, ahead: bool = False
-    ) -> tuple[float, int]:
+    def run(self, tuner: _core.Tuner, tokens: int, may_pause: bool = True, ahead: bool = False) -> tuple[float, int]:
         """Writes so many tokens; returns the seconds it took, and the drafted steps.
 
         `ahead`: up to 16 more steps begin before the tuner hears of the first, wherever it says that they may.
