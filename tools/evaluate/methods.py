@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import frspec_cpp
+
 from .drafters import DrafterFile
 from .records import Method
 
@@ -202,13 +204,15 @@ def _contender(kind: str, drafter: DrafterFile, use: _Use, choice: Choice) -> Co
 
 
 def custom(text: str, choice: Choice) -> Contender:
-    """Of ``NAME=FILE[,option=value...]``: a drafter (or none), and keyword arguments of `frspec_cpp.LLM` and ``draft``.
+    """Of ``NAME=FILE[,option=value...]``: a drafter (``demo``: the demo pair's; empty: none), and keyword arguments of `frspec_cpp.LLM` and ``draft``.
 
     Raises:
         ValueError: It is written otherwise.
     """
     name, equals, rest = text.partition("=")
     file, *pairs = rest.split(",")
+    if file == "demo":
+        file = str(frspec_cpp.demo_paths()[1])
     if not name or not equals:
         raise ValueError(f"--custom: found '{text}', expected NAME=FILE[,option=value...]")
     settings: dict[str, Any] = dict(choice.tree)
