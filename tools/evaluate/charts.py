@@ -193,7 +193,9 @@ def _subset(summary: Summary, canvas: _Canvas) -> Any:
     for number, ((drafter, _), one) in enumerate(full.items()):
         name = "full head" + (f", {drafter}" if len(drafters) > 1 or len(full) > 1 else "")
         dashes = (0, (5, 2)) if number == 0 else (0, (2, 1 + number))
-        entries.setdefault(name, upper.axhline(one.overall.accepted_length, color=INK[0], linewidth=1, linestyle=dashes))
+        entries.setdefault(
+            name, upper.axhline(one.overall.accepted_length, color=INK[0], linewidth=1, linestyle=dashes)
+        )
         upper.plot([one.method.rows], [one.overall.accepted_length], color=INK[0], marker="x", markersize=6)
         rows.add(one.method.rows)
     for axes in panels:
@@ -307,7 +309,9 @@ def _depth(summary: Summary, canvas: _Canvas) -> Any:
     def points(found: Traced) -> list[tuple[int, float]]:
         return [(one.depth, 100.0 * one.rate) for one in found.depths if one.tried >= _FEWEST]
 
-    return _lines(summary, canvas, points, "depth in the draft tree (tokens)", "accepted of the steps that got there (%)")
+    return _lines(
+        summary, canvas, points, "depth in the draft tree (tokens)", "accepted of the steps that got there (%)"
+    )
 
 
 def _lengths(summary: Summary, canvas: _Canvas) -> Any:

@@ -147,9 +147,7 @@ def _overview(summary: Summary) -> Table:
     return Table("overview", "All prompts", note, header, rows)
 
 
-def _by_category(
-    summary: Summary, name: str, title: str, note: str, value: Callable[[Numbers], str]
-) -> Table | None:
+def _by_category(summary: Summary, name: str, title: str, note: str, value: Callable[[Numbers], str]) -> Table | None:
     rows = [
         [one.method.name, *(value(one.categories[category]) for category in summary.categories), value(one.overall)]
         for one in summary.methods
@@ -184,7 +182,9 @@ def _step_times(summary: Summary) -> Table:
 def _traced(summary: Summary) -> list[tuple[MethodSummary, Traced]]:
     """The methods that drafted and told of their steps."""
     return [
-        (one, one.overall.traced) for one in summary.methods if one.overall.traced is not None and one.overall.traced.lengths
+        (one, one.overall.traced)
+        for one in summary.methods
+        if one.overall.traced is not None and one.overall.traced.lengths
     ]
 
 
@@ -241,7 +241,7 @@ def _agreement(summary: Summary) -> Table:
     rows = []
     for one in summary.methods:
         found = one.overall.agreement
-        if found is None or one.method.kind == "plain" and one.method.exact:
+        if found is None or (one.method.kind == "plain" and one.method.exact):
             continue
         share = 100 * found.same_tokens / found.tokens if found.tokens else None
         rows.append([one.method.name, f"{found.equal} of {found.texts}", number(share, 1)])
@@ -249,7 +249,9 @@ def _agreement(summary: Summary) -> Table:
         "Texts of the warm-up that are token for token plain decoding's, and the share of plain decoding's tokens before "
         "the first difference. Engines that compute with other rounding may differ and still be right."
     )
-    return Table("agreement", "Agreement with plain decoding", note, ["method", "equal texts", "tokens before (%)"], rows)
+    return Table(
+        "agreement", "Agreement with plain decoding", note, ["method", "equal texts", "tokens before (%)"], rows
+    )
 
 
 def _skipped(manifest: Manifest) -> Table:
