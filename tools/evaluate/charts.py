@@ -129,18 +129,20 @@ def _speedup(summary: Summary, canvas: _Canvas) -> Any:
             entries.setdefault(one.method.name, draw(at, found.speedup, thick, **kind)[0])
             if found.ratios is not None and found.ratios.count > 1:
                 line = axes.hlines if flat else axes.vlines
-                line(at, found.ratios.lower_quartile, found.ratios.upper_quartile, color=INK[0], linewidth=1.1)
+                for color, width in ((PAPER[0], 2.8), (INK[0], 1.1)):  # to be seen on every colour
+                    line(at, found.ratios.lower_quartile, found.ratios.upper_quartile, color=color, linewidth=width)
     (axes.axvline if flat else axes.axhline)(1.0, color=INK[0], linewidth=0.9, linestyle=(0, (4, 2)))
-    names = [canvas.shape.wrap(name.replace("_", " "), 14 if flat else max(8, 84 // len(groups))) for name, _ in groups]
+    names = [canvas.shape.wrap(name.replace("_", " "), 14 if flat else max(13, 84 // len(groups))) for name, _ in groups]
     title = "speedup over plain decoding (×)"
     if flat:
         axes.set_yticks(range(len(groups)), names)
-        axes.invert_yaxis()
+        axes.set_ylim(len(groups) - 0.5, -0.5)  # the first on top
         axes.set_xlabel(title)
         axes.set_ylabel("category")
         axes.grid(visible=False, axis="y")
     else:
         axes.set_xticks(range(len(groups)), names)
+        axes.set_xlim(-0.5, len(groups) - 0.5)
         axes.set_ylabel(title)
         axes.set_xlabel("category")
         axes.grid(visible=False, axis="x")
@@ -176,14 +178,14 @@ def _subset(summary: Summary, canvas: _Canvas) -> Any:
     figure, panels = canvas.axes(290.0 if not canvas.shape.narrow else 215.0, 2 if misses else 1)
     upper, lower = panels[0], panels[-1]
     drafters = {key[0] for key in lines}
-    rows = set()
+    rows: set[int] = set()
     for number, ((drafter, family, settings, kind), some) in enumerate(lines.items()):
         some.sort(key=lambda one: one.method.rows or 0)
         several = sum(key[:2] == (drafter, family) for key in lines) > 1
         name = f"{family}, {drafter}" if len(drafters) > 1 else family
         name += f" ({kind} {settings})".replace(" )", ")") if several else ""
-        look = {"color": SERIES[1 + number % 7][0], "marker": MARKERS[number % 8], "markersize": 5, "linewidth": 1.6}
-        sizes = [one.method.rows for one in some]
+        look = {"color": PARTS[number % 4][0], "marker": MARKERS[number % 8], "markersize": 5, "linewidth": 1.6}
+        sizes = [one.method.rows or 0 for one in some]
         rows.update(sizes)
         (entries[name],) = upper.plot(sizes, [one.overall.accepted_length for one in some], **look)
         shares = [(size, _outside_share(one.overall)) for size, one in zip(sizes, some, strict=True)]
@@ -195,10 +197,11 @@ def _subset(summary: Summary, canvas: _Canvas) -> Any:
         dashes = (0, (5, 2)) if number == 0 else (0, (2, 1 + number))
         entries.setdefault(name, upper.axhline(one.overall.accepted_length, color=INK[0], linewidth=1, linestyle=dashes))
         upper.plot([one.method.rows], [one.overall.accepted_length], color=INK[0], marker="x", markersize=6)
-        rows.add(one.method.rows)
+        rows.add(one.method.rows or 0)
     for axes in panels:
         axes.set_xscale("log", base=2)
-        ticks = sorted(size for size in rows if size is not None)
+        axes.set_xlim(min(rows) / 1.4, max(rows) * 1.4)
+        ticks = sorted(rows)
         kept = [size for i, size in enumerate(ticks) if i == 0 or size / ticks[i - 1] > 1.35 or len(ticks) < 4]
         axes.set_xticks(kept, [_thousands(size) for size in kept])
         axes.set_xticks([], minor=True)
@@ -206,9 +209,15 @@ def _subset(summary: Summary, canvas: _Canvas) -> Any:
     upper.set_ylabel("mean accepted tokens per step")
     if misses:
         lower.set_ylabel("steps that end outside\nthe subset (% of drafted)")
-        lower.set_ylim(bottom=0.0)
+        _from_zero(lower)
     canvas.legend(figure, entries)
     return figure
+
+
+def _from_zero(axes: Any) -> None:
+    """The vertical axis from 0 to a little above the highest point, so that no marker is cut."""
+    highest = max((max(line.get_ydata(), default=0.0) for line in axes.get_lines()), default=0.0)
+    axes.set_ylim(0.0, 1.08 * highest or 1.0)
 
 
 def _thousands(size: int) -> str:
@@ -220,7 +229,7 @@ def _lying_bars(canvas: _Canvas, shown: list[MethodSummary], extra: float) -> tu
     narrow = canvas.shape.narrow
     figure, (axes,) = canvas.axes((34.0 if narrow else 25.0) * len(shown) + extra)
     axes.set_yticks(range(len(shown)), [canvas.shape.wrap(one.method.name, 15 if narrow else 34) for one in shown])
-    axes.invert_yaxis()
+    axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     return figure, axes
 
@@ -295,7 +304,7 @@ def _lines(
         (entries[one.method.name],) = axes.plot([a for a, _ in found], [b for _, b in found], **kind)
     if not entries:
         return None
-    axes.set_ylim(bottom=0.0)
+    _from_zero(axes)
     axes.locator_params(axis="x", integer=True)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -329,8 +338,8 @@ def _scatter(summary: Summary, canvas: _Canvas) -> Any:
         if ratios is not None and ratios.count > 1:
             ends = (ratios.lower_quartile, ratios.upper_quartile)
             axes.vlines(one.overall.accepted_length, *ends, color=look.color, linewidth=1.2, alpha=0.6)
-        kind = {"color": look.color, "marker": look.marker, "markersize": 7, "linestyle": "none"}
-        kind |= {"markeredgecolor": INK[0] if look.hatch else PAPER[0], "markeredgewidth": 0.8}
+        kind = {"color": look.color, "marker": look.marker, "markersize": 8, "linestyle": "none"}
+        kind |= {"markeredgecolor": INK[0] if look.hatch else look.color}
         (entries[one.method.name],) = axes.plot([one.overall.accepted_length], [one.overall.speedup], **kind)
     axes.axhline(1.0, color=GRID[0], linewidth=1.5, zorder=0)
     axes.set_xlabel("mean accepted tokens per step")

@@ -37,6 +37,7 @@ def make_tables(manifest: Manifest, summary: Summary) -> list[Table]:
     tables = [
         _methods(summary),
         _overview(summary),
+        _decoding(summary),
         _by_category(
             summary, "speedup-by-category", "Speedup by category (×)", _SPEEDUP_NOTE, lambda n: number(n.speedup, 2)
         ),
@@ -121,8 +122,6 @@ def _overview(summary: Summary) -> Table:
                 quartiles(found.ratios, 2),
                 number(found.tokens_per_second.mean if found.tokens_per_second else None, 1),
                 quartiles(found.tokens_per_second, 1),
-                number(found.decode_tokens_per_second.mean if found.decode_tokens_per_second else None, 1),
-                number(found.decode_speedup, 2),
                 number(found.accepted_length, 2),
                 number(share, 0),
                 f"{found.questions} × {found.samples // found.questions}" if found.questions else "0",
@@ -134,8 +133,6 @@ def _overview(summary: Summary) -> Table:
         "ratio per question (×)",
         "tokens/s",
         "tokens/s, median",
-        "tokens/s without prompts",
-        "speedup without prompts (×)",
         "mean accepted tokens",
         "steps with drafts (%)",
         "questions × repeats",
@@ -145,6 +142,18 @@ def _overview(summary: Summary) -> Table:
         "repeat. Medians stand with their quartiles in brackets, other values are means."
     )
     return Table("overview", "All prompts", note, header, rows)
+
+
+def _decoding(summary: Summary) -> Table:
+    rows = []
+    for one in summary.methods:
+        found = one.overall.decode_tokens_per_second
+        if found is not None:
+            speedup = number(one.overall.decode_speedup, 2)
+            rows.append([one.method.name, speedup, number(found.mean, 1), quartiles(found, 1)])
+    header = ["method", "speedup (×)", "tokens/s", "tokens/s, median"]
+    note = "Tokens after the first of each text over the time after the prompt; otherwise as above."
+    return Table("without-prompts", "All prompts, without the time for the prompt", note, header, rows)
 
 
 def _by_category(
@@ -188,10 +197,10 @@ def _traced(summary: Summary) -> list[tuple[MethodSummary, Traced]]:
     ]
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+def _columns(rows: Sequence[Sequence[str]], missing: str) -> list[list[str]]:
     """Rows made as long as the longest."""
     longest = max(map(len, rows), default=0)
-    return [[*row, *[ABSENT] * (longest - len(row))] for row in rows]
+    return [[*row, *[missing] * (longest - len(row))] for row in rows]
 
 
 def _depths(summary: Summary) -> Table:
@@ -199,7 +208,7 @@ def _depths(summary: Summary) -> Table:
         [one.method.name, *(f"{100 * depth.rate:.0f} % of {depth.tried}" for depth in traced.depths)]
         for one, traced in _traced(summary)
     ]
-    rows = _columns(found)
+    rows = _columns(found, ABSENT)
     header = ["method", *(f"depth {depth}" for depth in range(1, len(rows[0]) if rows else 1))]
     note = (
         "Of the traced steps that accepted every draft above this depth and had drafts here, the share that accepted one "
@@ -213,7 +222,7 @@ def _lengths(summary: Summary) -> Table:
         [one.method.name, *(f"{100 * steps / sum(traced.lengths):.1f}" for steps in traced.lengths)]
         for one, traced in _traced(summary)
     ]
-    rows = _columns(found)
+    rows = _columns(found, "0.0")
     header = ["method", *(str(length) for length in range(max(0, len(rows[0]) - 1) if rows else 0))]
     note = "Percent of the traced steps with drafts that accepted so many of them."
     return Table("accepted-drafts", "Distribution of accepted drafts (%)", note, header, rows)
