@@ -165,7 +165,7 @@ struct PathView {
 enum class Arithmetic : std::uint8_t { Int8, Bf16, F32, F16 };
 inline constexpr int kArithmetics = 4;
 
-inline constexpr int kTimePoints = 16;
+inline constexpr int kTimePoints = 64;
 inline constexpr int kPosts = 2;
 
 // Bytes of a device's memory. All 0: it is the host's own.

@@ -62,6 +62,7 @@ class CausalDrafter final : public Drafter {
   void accept(const Committed& committed) override;
   const DraftTree& propose(const std::int32_t* root) override;
   std::vector<const Weight*> matrices() const override { return model_->matrices(); }
+  std::optional<bool> could_offer(TokenId token) const override { return model_->head().holds(token); }
   int wanted_candidates() const override { return model_->head().wanted_candidates(); }
   bool reshape(const TreeShape& shape) override {
     model_->reshape(shape);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -55,6 +56,9 @@ class Drafter {
   virtual const DraftTree& propose(const std::int32_t* root) = 0;
   // From now on trees have this shape, which fits into the one the drafter was made with. False: it cannot choose.
   virtual bool reshape(const TreeShape&) { return false; }
+  // Whether its head could have offered a token of the target in the last tree, before accept() is called again.
+  // Nothing: it cannot say, or drafts without a head.
+  virtual std::optional<bool> could_offer(TokenId) const { return std::nullopt; }
   // How many of the target's most probable tokens after each row accept() wants to hear of.
   virtual int wanted_candidates() const { return 0; }
   // Every matrix that growing one level of a tree multiplies with, the head's rows last.

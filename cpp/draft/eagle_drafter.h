@@ -27,6 +27,7 @@ class EagleDrafter : public Drafter {
   void accept(const Committed& committed) final;
   const DraftTree& propose(const std::int32_t* root) final;
   std::vector<const Weight*> matrices() const override;
+  std::optional<bool> could_offer(TokenId token) const final { return head_->holds(token); }
   int wanted_candidates() const final { return head_->wanted_candidates(); }
   // A head that listens to the text wants to hear of candidates.
   bool follows_device() const final { return head_->wanted_candidates() == 0; }

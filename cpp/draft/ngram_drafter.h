@@ -50,6 +50,9 @@ class NgramDrafter final : public Drafter {
   std::vector<const Weight*> matrices() const override {
     return inner_ ? inner_->matrices() : std::vector<const Weight*>{};
   }
+  std::optional<bool> could_offer(TokenId token) const override {
+    return inner_ ? inner_->could_offer(token) : std::nullopt;
+  }
   int wanted_candidates() const override { return inner_ ? inner_->wanted_candidates() : 0; }
 
  private:

@@ -62,6 +62,12 @@ const DraftTree& TliDrafter::propose(const std::int32_t* root) {
   return model_->model().grow(rules_, to_target_.as<std::int32_t>()).select(root);
 }
 
+std::optional<bool> TliDrafter::could_offer(TokenId token) const {
+  const TokenId own = model_->alignment().to_drafter(token);
+  if (own == VocabularyAlignment::kNone) return false;
+  return model_->model().head().holds(own);
+}
+
 SlemDrafter::SlemDrafter(Backend& backend, std::unique_ptr<TranslatedModel> model, int size, int max_depth)
     : backend_(backend),
       model_(std::move(model)),

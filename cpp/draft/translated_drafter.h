@@ -51,6 +51,7 @@ class TliDrafter final : public Drafter {
   void begin(const TextRules& rules) override;
   void accept(const Committed& committed) override { model_->accept(committed); }
   const DraftTree& propose(const std::int32_t* root) override;
+  std::optional<bool> could_offer(TokenId token) const override;
   std::vector<const Weight*> matrices() const override { return model_->model().matrices(); }
 
  private:

@@ -95,6 +95,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   batch_ = std::min(options.batch, context_);
   taps_ = static_cast<int>(options.taps.size());
   backend_ = make_backend(options.backend);
+  head_clock_ = std::make_unique<HeadClock>(*backend_, kPosts * kStepTimes, kTimePoints);
   tokenizer_ = Tokenizer::load(*file_);
 
   const bool drafts = options.drafter.has_value();
@@ -185,8 +186,9 @@ Engine::Lock::~Lock() {
 
 void Engine::make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes) {
   ChoiceHead* choice = nullptr;
-  auto drafter = make_drafter(
-      options_, head, {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, &choice, adaptive_});
+  auto drafter = make_drafter(options_, head,
+                              {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, &choice,
+                               adaptive_, head_clock_.get()});
   TreeShape tree = options_.tree;
   tree.size = std::min(tree.size, tree_bounds(options_).size);
   auto tuner = make_tuner(*backend_, *drafter, choice, head, tree);
@@ -465,6 +467,7 @@ Engine::Step Engine::begin_step(Generation& text, const Step* before) {
   step.slot = before != nullptr ? 1 - before->slot : 0;
   const int times = step.slot * kStepTimes;
   step.plan = plan_step(text);
+  head_clock_->run(text.options_.trace);
   backend_->note_time(times + kStart);
   if (step.plan.drafts) {
     if (before != nullptr) {
@@ -504,7 +507,8 @@ Engine::Step Engine::begin_step(Generation& text, const Step* before) {
 // wanted whatever it says, but for the end of the text.
 bool Engine::may_go_ahead(const Generation& text, const Step& step) const {
   const GenerateOptions& options = text.options_;
-  if (!plan_ || host_backend_ || options.verify != VerifyMode::Keyed || options.logits_processor || options.logprobs) {
+  if (!plan_ || host_backend_ || options.verify != VerifyMode::Keyed || options.logits_processor || options.logprobs ||
+      options.trace) {
     return false;
   }
   if (options.draft != DraftMode::Never && drafter_ && text.stats_.drafter_error.empty()) {
@@ -544,16 +548,20 @@ void Engine::run_step(Generation& text) {
   const auto seconds = [&](StepTime first, StepTime second) {
     return backend_->seconds_between(step.slot * kStepTimes + first, step.slot * kStepTimes + second);
   };
+  double draft_seconds = 0.0;
   if (step.plan.drafts) {
     const double told = seconds(kStart, kTold), grown = seconds(kTold, kDrafted);
     // What a drafter missed while it was not asked is no cost of this step's drafts.
     (step.drafted_last ? text.tuned_.draft_seconds : text.tuned_.catch_up_seconds) += told;
     text.tuned_.draft_seconds += grown;
-    stats.draft_seconds += told + grown;
+    draft_seconds = told + grown;
+    stats.draft_seconds += draft_seconds;
   }
-  stats.verify_seconds += seconds(kDrafted, kVerified);
+  const double verify_seconds = seconds(kDrafted, kVerified);
+  stats.verify_seconds += verify_seconds;
   const int rows = static_cast<int>(read.tokens.size());
   text.take(read.tokens);
+  if (text.options_.trace) trace_step(text, step, read, draft_seconds, verify_seconds);
   if (step.drafted) note_accepted(text, tree, read);
   ++stats.steps;
   stats.drafted_steps += step.drafted ? 1 : 0;

@@ -17,6 +17,7 @@
 #include "engine/make_drafter.h"
 #include "engine/options.h"
 #include "engine/stats.h"
+#include "engine/step_trace.h"
 #include "engine/stop_text.h"
 #include "engine/tuner.h"
 #include "gguf/gguf_file.h"
@@ -24,6 +25,7 @@
 #include "tokenizer/tokenizer.h"
 #include "verify/verifier.h"
 #include "vocab/adaptive_ranks.h"
+#include "vocab/timed_head.h"
 
 namespace frspec {
 
@@ -75,6 +77,9 @@ class Generation {
   const std::string& closing_text() const { return closing_text_; }
   // Of every token so far, where GenerateOptions::logprobs asked for them.
   std::span<const TokenLogprobs> logprobs() const { return logprobs_; }
+  // Every step so far, where GenerateOptions::trace asked for them: the passes after the prompt's own, which gave the
+  // text's first token.
+  std::span<const StepTrace> trace() const { return trace_; }
 
  private:
   friend class Engine;
@@ -106,6 +111,7 @@ class Generation {
   bool drafted_last_ = true;
   RejectionDraw rejection_;
   std::vector<TokenLogprobs> logprobs_;
+  std::vector<StepTrace> trace_;
   Buffer best_memory_;  // ids, log-probabilities, and the chosen token's
   std::string closing_text_;
   bool counts_ = true;  // for ranks that adapt: somebody wanted it
@@ -191,6 +197,8 @@ class Engine {
   Step begin_step(Generation& text, const Step* before);
   bool may_go_ahead(const Generation& text, const Step& step) const;
   void tell_on_device(Generation& text, const Step& before);
+  void trace_step(Generation& text, const Step& step, const Verdict& verdict, double draft_seconds,
+                  double verify_seconds);
   template <class Use>
   void with_drafter(Generation& text, Use&& use);
   void tell_drafter(Generation& text);
@@ -214,9 +222,10 @@ class Engine {
   std::unique_ptr<CausalModel> target_;
   std::shared_ptr<AdaptiveRanks> adaptive_;  // null: ranks do not change
   std::vector<TokenId> written_;             // scratch
-  std::unique_ptr<Drafter> drafter_;         // null without one
-  ChoiceHead* choice_ = nullptr;             // its head, where that is "auto"
-  std::unique_ptr<Tuner> tuner_;             // null without a drafter
+  std::unique_ptr<HeadClock> head_clock_;
+  std::unique_ptr<Drafter> drafter_;  // null without one
+  ChoiceHead* choice_ = nullptr;      // its head, where that is "auto"
+  std::unique_ptr<Tuner> tuner_;      // null without a drafter
   std::unique_ptr<Drafter> no_drafter_;
   std::unique_ptr<Verifier> verifier_;
   Buffer ids_;           // (batch) tokens of a chunk

@@ -45,6 +45,7 @@ std::span<const GeneratedToken> Generation::step() {
     tuned_.seconds = seconds - tuned_.catch_up_seconds;
     tuned_.tokens = static_cast<int>(stats_.step_tokens - tokens_before);
     if (engine_.tuner_) engine_.tuner_->add(tuned_);
+    if (options_.trace) trace_.back().total_seconds = seconds;
   }
   if (finish_ != FinishReason::None && engine_.tuner_) {
     stats_.tuning = engine_.tuning();

@@ -43,6 +43,10 @@ HeadParts head_parts(const EngineOptions& options, const DrafterParts& parts) {
   return {parts.backend, *parts.tokenizer, parts.file, options.tree.branch, parts.choice, parts.adaptive};
 }
 
+std::unique_ptr<DraftHead> timed(const DrafterParts& parts, std::unique_ptr<DraftHead> head) {
+  return parts.clock != nullptr ? make_timed_head(std::move(head), *parts.clock) : std::move(head);
+}
+
 EagleLimits eagle_limits(const EngineOptions& options, const DrafterParts& parts) {
   return {parts.context, std::max(parts.batch, kTranslatedDepth * options.tree.levels() + 1), options.kv_type};
 }
@@ -50,9 +54,9 @@ EagleLimits eagle_limits(const EngineOptions& options, const DrafterParts& parts
 std::unique_ptr<Drafter> make_eagle2(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
   (void)read_eagle2_config(*parts.file);  // says what the file is before its vocabulary is looked at
   check_same_vocabulary(*parts.file, *parts.tokenizer);
+  const HeadRows rows = HeadRows::whole(parts.target.head_source(), &parts.target.head());
   return std::make_unique<Eagle2Drafter>(parts.file, parts.backend, parts.target,
-                                         make_head(spec, options, head_parts(options, parts),
-                                                   HeadRows::whole(parts.target.head_source(), &parts.target.head())),
+                                         timed(parts, make_head(spec, options, head_parts(options, parts), rows)),
                                          options.tree, eagle_limits(options, parts), parts.on_bytes);
 }
 
@@ -80,7 +84,7 @@ std::unique_ptr<Drafter> make_eagle3(const EngineOptions& options, const HeadSpe
   }
   return std::make_unique<Eagle3Drafter>(
       parts.file, parts.backend, parts.target,
-      make_head(spec, options, head_parts(options, parts), eagle3_rows(parts, config)), options.tree,
+      timed(parts, make_head(spec, options, head_parts(options, parts), eagle3_rows(parts, config))), options.tree,
       eagle_limits(options, parts), parts.on_bytes);
 }
 
@@ -149,7 +153,8 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
                                            ranked ? follow_ranks(head_parts(options, parts), ids, row_of) : nullptr)
               : ranked  ? make_full_head(parts.backend, rows)
                         : make_head(spec, options, head_parts(options, parts), rows);
-  auto tree_model = std::make_unique<TreeModel>(parts.backend, std::move(model), std::move(head), options.tree);
+  auto tree_model =
+      std::make_unique<TreeModel>(parts.backend, std::move(model), timed(parts, std::move(head)), options.tree);
   if (same) return std::make_unique<CausalDrafter>(std::move(tree_model));
   auto translated = std::make_unique<TranslatedModel>(std::move(tree_model), parts.tokenizer, own);
   if (slrs) {

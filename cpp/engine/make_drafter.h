@@ -12,6 +12,7 @@
 #include "tokenizer/tokenizer.h"
 #include "vocab/adaptive_ranks.h"
 #include "vocab/choice_head.h"
+#include "vocab/timed_head.h"
 
 namespace frspec {
 
@@ -32,6 +33,7 @@ struct DrafterParts {
   std::function<void(std::size_t)> on_bytes;  // as WeightLoader's
   ChoiceHead** choice = nullptr;              // set to the drafter's head where that is "auto"
   std::shared_ptr<AdaptiveRanks> adaptive;    // not null: ranked rows follow them
+  HeadClock* clock = nullptr;                 // not null: of the drafter's head
 };
 
 // The layers of the target whose inputs a drafter continues (ModelTaps::joined); none: it continues the states after

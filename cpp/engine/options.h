@@ -97,6 +97,7 @@ struct GenerateOptions {
   std::vector<std::string> stop = {};     // strings that end the text, and are not part of it
   std::vector<TokenId> stop_tokens = {};  // tokens that do
   std::optional<int> logprobs = {};       // log-probabilities of each token, and of that many best ones beside it
+  bool trace = false;                     // a record of each step: Generation::trace
   LogitsProcessor logits_processor = {};  // none, or a function on the host that has the last word on logits
 };
 

@@ -6,8 +6,10 @@
 namespace frspec {
 
 std::uint32_t ChoiceHead::holders(TokenId token) const {
-  std::uint32_t bits = 0;
-  for (std::size_t i = 0; i < policies_.size(); ++i) bits |= policies_[i].head->holds(token) ? 1u << i : 0u;
+  std::uint32_t bits = 1;
+  for (std::size_t i = 1; i < policies_.size(); ++i) {
+    bits |= policies_[i].head->holds(token).value_or(true) ? 1u << i : 0u;
+  }
   return bits;
 }
 

@@ -23,7 +23,8 @@ class ChoiceHead final : public DraftHead {
 
   const std::vector<Policy>& policies() const { return policies_; }
   void use(int policy) { used_ = static_cast<std::size_t>(policy); }
-  // The policies that hold a token now: a bit for each.
+  // The policies that hold a token now, or cannot say: a bit for each. The first one, which misses least, is taken to
+  // hold all.
   std::uint32_t holders(TokenId token) const;
 
   int size() const override;
@@ -31,7 +32,7 @@ class ChoiceHead final : public DraftHead {
   void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) override {
     policies_[used_].head->top_k(hidden, best, noise);
   }
-  bool holds(TokenId token) const override { return policies_[used_].head->holds(token); }
+  std::optional<bool> holds(TokenId token) const override { return policies_[used_].head->holds(token); }
   void begin() override;
   void observe(const TextNews& news) override;
   int wanted_candidates() const override;

@@ -51,7 +51,7 @@ class ContextualHead final : public DraftHead {
                         noise ? &*noise : nullptr);
   }
 
-  bool holds(TokenId token) const override {
+  std::optional<bool> holds(TokenId token) const override {
     const auto row = rows_.row_of(token);
     return row && place_of_[static_cast<std::size_t>(*row)] != kNowhere;
   }

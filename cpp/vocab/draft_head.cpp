@@ -29,6 +29,7 @@ class FullHead final : public DraftHead {
   void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) override {
     backend_.head_top_k(best, hidden, {.weight = weight_}, pointer_to(noise));
   }
+  std::optional<bool> holds(TokenId token) const override { return token >= 0 && token < size(); }
 
  private:
   Backend& backend_;
@@ -52,6 +53,7 @@ class ListedRows {
   const Weight* weight() const { return weight_.get(); }
   const std::int32_t* ids() const { return ids_.as<std::int32_t>(); }
   const std::vector<TokenId>& tokens() const { return tokens_; }
+  bool adapt() const { return adaptive_ != nullptr; }
   TokenId token(std::int32_t row) const { return rows_.token(row); }
 
   // A new text begins. What has changed.
@@ -90,6 +92,12 @@ class ListedHead final : public DraftHead {
   void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) override {
     backend_.head_top_k(best, hidden, {.weight = rows_.weight(), .ids = rows_.ids()}, pointer_to(noise));
   }
+  std::optional<bool> holds(TokenId token) const override {
+    const std::vector<TokenId>& tokens = rows_.tokens();
+    // Ascending, until one takes the place of another.
+    return rows_.adapt() ? std::find(tokens.begin(), tokens.end(), token) != tokens.end()
+                         : std::binary_search(tokens.begin(), tokens.end(), token);
+  }
   void begin() override { rows_.begin(); }
 
  private:
@@ -121,7 +129,7 @@ class RankedHead final : public DraftHead {
     backend_.head_top_k(best, hidden, {.weight = shared_->rows.weight(), .ids = shared_->rows.ids(), .count = size_},
                         pointer_to(noise));
   }
-  bool holds(TokenId token) const override {
+  std::optional<bool> holds(TokenId token) const override {
     const auto at = static_cast<std::size_t>(token);
     return at < shared_->places.size() && shared_->places[at] < size_;
   }
@@ -165,6 +173,12 @@ class UnitedHead final : public DraftHead {
     one_->top_k(hidden, mine, noise);
     other_->top_k(hidden, theirs, noise);
     backend_.merge_top_k(mine, theirs, rows, noise.has_value());
+  }
+  std::optional<bool> holds(TokenId token) const override {
+    const std::optional<bool> one = one_->holds(token), other = other_->holds(token);
+    if (one.value_or(false) || other.value_or(false)) return true;
+    if (!one || !other) return std::nullopt;
+    return false;
   }
   void begin() override {
     one_->begin();

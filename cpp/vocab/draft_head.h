@@ -47,8 +47,9 @@ class DraftHead {
   // scores are all there is to know.
   virtual void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) = 0;
 
-  // Whether a token may be among the best now. A head that cannot say says yes.
-  virtual bool holds(TokenId) const { return true; }
+  // Whether a token may be among the best now. Nothing: a head that cannot say, because its rows are chosen anew for
+  // each state.
+  virtual std::optional<bool> holds(TokenId) const { return std::nullopt; }
   // A new text begins: what the last one said is forgotten, so that a text depends on nothing else.
   virtual void begin() {}
   virtual void observe(const TextNews&) {}

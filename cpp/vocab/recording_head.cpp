@@ -26,6 +26,7 @@ class RecordingHead final : public DraftHead {
     }
     head_->top_k(hidden, best, noise);
   }
+  std::optional<bool> holds(TokenId token) const override { return head_->holds(token); }
   void begin() override { head_->begin(); }
   void observe(const TextNews& news) override { head_->observe(news); }
   int wanted_candidates() const override { return head_->wanted_candidates(); }

@@ -75,6 +75,31 @@ class PyGeneration {
     return list;
   }
 
+  // Of every step so far: the fields of frspec_cpp.Step.
+  nb::list trace() {
+    std::vector<StepTrace> found;
+    {
+      const nb::gil_scoped_release release;
+      const std::scoped_lock lock(mutex_);
+      found.assign(text_->trace().begin(), text_->trace().end());
+    }
+    nb::list list;
+    for (const StepTrace& step : found) {
+      nb::dict fields;
+      fields["tokens"] = step.tokens;
+      fields["accepted"] = step.accepted;
+      fields["nodes"] = step.nodes;
+      fields["offered"] = step.offered;
+      fields["in_subset"] = step.in_subset;
+      fields["transformer_seconds"] = step.transformer_seconds;
+      fields["head_seconds"] = step.head_seconds;
+      fields["verify_seconds"] = step.verify_seconds;
+      fields["total_seconds"] = step.total_seconds;
+      list.append(fields);
+    }
+    return list;
+  }
+
   std::string closing_text() {
     const nb::gil_scoped_release release;
     const std::scoped_lock lock(mutex_);
@@ -248,6 +273,8 @@ void init_generation(nb::module_& m) {
       .def_prop_ro("logprobs", &PyGeneration::logprobs,
                    nb::sig("def logprobs(self) -> list[tuple[float, list[tuple[int, float]]]]"),
                    "Log-probability of every token so far, and the best tokens with theirs, where asked for.")
+      .def_prop_ro("trace", &PyGeneration::trace, nb::sig("def trace(self) -> list[dict[str, typing.Any]]"),
+                   "Every step so far, where asked for: the fields of ``frspec_cpp.Step``.")
       .def_prop_ro("finish_reason", &PyGeneration::finish_reason,
                    "``\"stop\"`` (an end-of-generation token, a stop token or a stop string), ``\"length\"``, or None "
                    "while it runs.")

@@ -104,6 +104,7 @@ GenerateOptions read_options(const nb::kwargs& values) {
   from.read("stop", o.stop);
   from.read("stop_token_ids", o.stop_tokens);
   from.read("logprobs", o.logprobs);
+  from.read("trace", o.trace);
   SamplingOptions& s = o.sampling;
   from.read("temperature", s.temperature);
   from.read("dynatemp_range", s.dynatemp_range);

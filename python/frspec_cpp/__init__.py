@@ -10,7 +10,7 @@ from frspec_cpp._core import GgufFile, GgufTensor, Tokenizer, cpu_instruction_se
 from frspec_cpp._core import version as __version__
 from frspec_cpp.bench import bench
 from frspec_cpp.demo import demo_paths, generate
-from frspec_cpp.generation import Generation, Stats, TokenLogprobs
+from frspec_cpp.generation import Generation, Stats, Step, TokenLogprobs
 from frspec_cpp.llm import LLM
 from frspec_cpp.options import LogitsProcessor, Options
 from frspec_cpp.overlap import VocabularyOverlap, vocabulary_overlap
@@ -23,6 +23,7 @@ __all__ = [
     "LogitsProcessor",
     "Options",
     "Stats",
+    "Step",
     "TokenLogprobs",
     "Tokenizer",
     "VocabularyOverlap",

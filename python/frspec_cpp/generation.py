@@ -113,6 +113,37 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A pass of the target after the prompt's own, which gave the first token of the text.
+
+    Attributes:
+        tokens: That it gave to the text: accepted drafts, then the target's own. Fewer in the last step, where the text
+            ended before; a token that ended it, and is no part of it, is not among them.
+        accepted: Drafts that the target accepted.
+        nodes: Of the verified tree, the last token of the text included; 1: no drafts.
+        offered: The drafts behind the last accepted one, the drafter's favourite first, where the target said none of
+            them; empty: the tree ended there, or there were no drafts.
+        in_subset: Whether the draft head could have offered what the target said there, be it offered or not, with the
+            rows that it had then. None: it is not known, because there were no drafts or no head, the rows are chosen
+            anew for each state (``"speculated"``), or drafts are spelled in other tokens (``"slem"``, ``"slrs"``).
+        transformer_seconds: Drafting without the head: telling the drafter what was accepted, its layers, the tree.
+        head_seconds: The draft head, with the choice of its best tokens.
+        verify_seconds: The pass of the target and the verdict.
+        total_seconds: The whole step.
+    """
+
+    tokens: list[int]
+    accepted: int
+    nodes: int
+    offered: list[int]
+    in_subset: bool | None
+    transformer_seconds: float
+    head_seconds: float
+    verify_seconds: float
+    total_seconds: float
+
+
+@dataclass(frozen=True)
 class Generation:
     """A generated text.
 
@@ -126,6 +157,7 @@ class Generation:
         prompt_tokens: Number of tokens of the prompt.
         drafted: For each token whether a draft had foreseen it.
         logprobs: For each token its log-probability and the best tokens'; None unless asked for.
+        trace: The steps after the prompt's own pass, so their tokens follow the first one; None unless asked for.
     """
 
     text: str
@@ -135,10 +167,11 @@ class Generation:
     prompt_tokens: int
     drafted: list[bool]
     logprobs: list[TokenLogprobs] | None
+    trace: list[Step] | None
 
     @classmethod
     def from_native(
-        cls, native: _core.Generation, tokens: list[tuple[int, bool, str]], with_logprobs: bool
+        cls, native: _core.Generation, tokens: list[tuple[int, bool, str]], with_logprobs: bool, with_trace: bool
     ) -> Generation:
         """The result of a native generation that has ended."""
         stats = Stats.from_native(native.stats)
@@ -156,4 +189,5 @@ class Generation:
             prompt_tokens=stats.prompt_tokens,
             drafted=[drafted for _, drafted, _ in tokens],
             logprobs=logprobs,
+            trace=[Step(**step) for step in native.trace] if with_trace else None,
         )

@@ -267,7 +267,7 @@ class LLM:
         with self._lock:
             native = self._begin(prompt, max_tokens, options)
             tokens = native.run()
-        return Generation.from_native(native, tokens, options.get("logprobs") is not None)
+        return Generation.from_native(native, tokens, options.get("logprobs") is not None, options.get("trace", False))
 
     @takes_options
     def stream(self, prompt: str | Sequence[int], max_tokens: int = 128, **options: Unpack[Options]) -> Iterator[str]:

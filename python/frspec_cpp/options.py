@@ -51,6 +51,8 @@ class Options(TypedDict, total=False):
         ignore_eos: Go on after an end-of-generation token. Default False.
         logprobs: Give the log-probability of every token, and of so many best ones beside it (0: of none), before
             the sampler chain and at temperature 1. Default None: no.
+        trace: Tell of every step what it did and cost (:class:`Step`). The tokens are the same; on a GPU the text is
+            slower, since no step begins before the last one was told of. Default False.
         draft: ``"auto"`` drafts as long as it pays, True always, False never; the tokens are the same. Default
             ``"auto"``.
         verify: How drafts are verified. ``"keyed"`` (the default): the text of a seed is the same with any drafter.
@@ -78,6 +80,7 @@ class Options(TypedDict, total=False):
     min_tokens: int
     ignore_eos: bool
     logprobs: int | None
+    trace: bool
     draft: Literal["auto"] | bool
     verify: Literal["keyed", "rejection", "block"]
 
@@ -102,6 +105,7 @@ DEFAULTS = Options(
     min_tokens=0,
     ignore_eos=False,
     logprobs=None,
+    trace=False,
     draft="auto",
     verify="keyed",
 )

@@ -31,6 +31,18 @@ def test_generation(llm: LLM) -> None:
         out.text = ""  # type: ignore[misc]
 
 
+def test_trace(llm: LLM) -> None:
+    options: dict[str, Any] = {"max_tokens": 30, "ignore_eos": True, "draft": True}
+    out = llm.generate(PROMPTS[0], trace=True, **options)
+    assert out.tokens == llm.generate(PROMPTS[0], **options).tokens
+    assert out.trace is not None
+    assert all(isinstance(step, frspec_cpp.Step) for step in out.trace)
+    assert [token for step in out.trace for token in step.tokens] == out.tokens[1:]
+    assert "".join(llm.stream(PROMPTS[0], trace=True, **options)) == out.text
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        out.trace[0].nodes = 1  # type: ignore[misc]
+
+
 def test_greedy_text_is_the_argmax_of_forward(llm: LLM) -> None:
     prompt = llm.tokenize(PROMPTS[1])
     out = llm.generate(prompt, max_tokens=24, ignore_eos=True)

@@ -88,6 +88,7 @@ GENERATE: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"min_tokens": 129}, ValueError, "min_tokens: found 129, expected 0 to 128, max_tokens"),
     ({"logprobs": -1}, ValueError, "logprobs: found -1"),
     ({"logprobs": 1001}, ValueError, "logprobs: found 1001, expected 0 to 1000"),
+    ({"trace": "yes"}, TypeError, "trace: found 'yes' of type str"),
     ({"logits_processor": 5}, TypeError, "logits_processor: found int"),
     ({"topp": 0.5}, TypeError, "found an unknown keyword argument 'topp', expected one of temperature, top_k"),
     ({"seed": -1}, ValueError, "seed: found -1"),

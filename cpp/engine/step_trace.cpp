@@ -1,0 +1,41 @@
+// Telling of steps.
+#include "engine/step_trace.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/engine.h"
+
+namespace frspec {
+
+std::vector<TokenId> children_of(Backend& backend, const TreeView& tree, std::int32_t node) {
+  const auto size = static_cast<std::size_t>(tree.size);
+  std::vector<std::int32_t> tokens(size), parents(size);
+  backend.download(tokens.data(), tree.tokens, size * sizeof(std::int32_t));
+  backend.download(parents.data(), tree.parents, size * sizeof(std::int32_t));
+  // A drafter adds the children of a node best first, whether it grows trees level by level or path by path.
+  std::vector<TokenId> children;
+  for (std::size_t i = 1; i < size; ++i) {
+    if (parents[i] == node) children.push_back(tokens[i]);
+  }
+  return children;
+}
+
+// Before the drafter is told of the verdict: its head may follow the text. The total comes when the step is over.
+void Engine::trace_step(Generation& text, const Step& step, const Verdict& verdict, double draft_seconds,
+                        double verify_seconds) {
+  StepTrace trace;
+  for (const GeneratedToken& token : text.fresh_) trace.tokens.push_back(token.id);
+  trace.accepted = static_cast<int>(verdict.nodes.size()) - 1;
+  trace.nodes = step.tree->size();
+  if (step.drafted && trace.nodes > 1) {
+    trace.offered = children_of(*backend_, step.tree->view(), verdict.nodes.back());
+    if (verdict.tokens.back() >= 0) trace.in_subset = drafter_->could_offer(verdict.tokens.back());
+  }
+  trace.head_seconds = head_clock_->seconds();
+  trace.transformer_seconds = std::max(0.0, draft_seconds - trace.head_seconds);
+  trace.verify_seconds = verify_seconds;
+  text.trace_.push_back(std::move(trace));
+}
+
+}  // namespace frspec
