@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -158,32 +159,33 @@ def _outside_share(numbers: Numbers) -> float | None:
 
 
 def _subset(summary: Summary, canvas: _Canvas) -> Any:
-    lines: dict[tuple[str, str, str, str], list[MethodSummary]] = defaultdict(list)
+    lines: dict[tuple[str, str, str], list[MethodSummary]] = defaultdict(list)
     full: dict[tuple[str, str], MethodSummary] = {}
     for one in summary.methods:
         method = one.method
         if method.rows is None or method.head is None or one.overall.accepted_length is None:
             continue
-        drafter, family = method.drafter or "", method.head.split(":")[0]
-        others = {key: value for key, value in method.settings.items() if key not in ("head", "rows")}
+        drafter, family = method.drafter or "", re.sub(r":\d+", "", method.head)
+        others = {key: value for key, value in method.settings.items() if key not in ("head", "ranks", "sketch")}
         settings = json.dumps(others, sort_keys=True, default=str) if others else ""
         if family == "full":
             full[drafter, settings] = one
         else:
-            lines[drafter, family, settings, method.kind].append(one)
+            lines[drafter, family, settings].append(one)
     if not lines:
         return None
+    drafters = {key[0] for key in lines}
+    full = {key: one for key, one in full.items() if key[0] in drafters}
     entries: dict[str, Any] = {}
     misses = any(_outside_share(one.overall) is not None for some in lines.values() for one in some)
     figure, panels = canvas.axes(290.0 if not canvas.shape.narrow else 215.0, 2 if misses else 1)
     upper, lower = panels[0], panels[-1]
-    drafters = {key[0] for key in lines}
     rows: set[int] = set()
-    for number, ((drafter, family, settings, kind), some) in enumerate(lines.items()):
+    for number, ((drafter, family, settings), some) in enumerate(lines.items()):
         some.sort(key=lambda one: one.method.rows or 0)
         several = sum(key[:2] == (drafter, family) for key in lines) > 1
         name = f"{family}, {drafter}" if len(drafters) > 1 else family
-        name += f" ({kind} {settings})".replace(" )", ")") if several else ""
+        name += f" ({settings})" if several and settings else ""
         look = {"color": PARTS[number % 4][0], "marker": MARKERS[number % 8], "markersize": 5, "linewidth": 1.6}
         sizes = [one.method.rows or 0 for one in some]
         rows.update(sizes)

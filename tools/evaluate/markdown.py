@@ -39,7 +39,7 @@ def facts(manifest: Manifest, summary: Summary) -> dict[str, str]:
         "command": manifest.command,
         "machine": ", ".join(part for part in parts if part),
         "settings": ", ".join(f"{key}={_plain(value)}" for key, value in manifest.settings.items()),
-        "prompts": f"{len(manifest.prompts)} in {len(summary.categories)} categories, {summary.texts}{expected} texts",
+        "prompts": f"{summary.prompts} in {len(summary.categories)} categories, {summary.texts}{expected} texts",
         "begun": manifest.created,
         "frspec_cpp": manifest.version,
     }

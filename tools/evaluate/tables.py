@@ -64,7 +64,8 @@ def make_tables(manifest: Manifest, summary: Summary) -> list[Table]:
         _lengths(summary),
         _misses(summary),
         _agreement(summary),
-        _skipped(manifest),
+        _pairs("skipped", "Methods not run", "Asked for, and left out.", ["method", "why"], manifest.skipped),
+        _pairs("left-out", "Prompts left out", "They have no texts.", ["prompt", "why"], manifest.left_out),
     ]
     return [table for table in tables if table is not None and table.rows]
 
@@ -261,6 +262,5 @@ def _agreement(summary: Summary) -> Table:
     return Table("agreement", "Agreement with plain decoding", note, ["method", "equal texts", "tokens before (%)"], rows)
 
 
-def _skipped(manifest: Manifest) -> Table:
-    rows = [[name, why] for name, why in manifest.skipped.items()]
-    return Table("skipped", "Not run", "Asked for, and left out.", ["method", "why"], rows)
+def _pairs(name: str, title: str, note: str, header: list[str], found: dict[str, str]) -> Table:
+    return Table(name, title, note, header, [[key, value] for key, value in found.items()])
