@@ -10,7 +10,23 @@ from pathlib import Path
 from frspec_cpp.tools.evaluate.records import Manifest, Method, Prompt, Run, TracedStep
 
 CATEGORIES = ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag")
-WORDS = (" the", " river", " runs", ",", " and", " so", " do", " we", ".\n", " It", " was", " <b>", " a", "\n\n", " cold")
+WORDS = (
+    " the",
+    " river",
+    " runs",
+    ",",
+    " and",
+    " so",
+    " do",
+    " we",
+    ".\n",
+    " It",
+    " was",
+    " <b>",
+    " a",
+    "\n\n",
+    " cold",
+)
 FULL_ROWS = 65536
 
 
@@ -52,7 +68,14 @@ def make_manifest(methods: list[Method], prompts: list[Prompt], repeats: int = 2
         "python": "3.11.2",
         "system": "Linux 6.1",
     }
-    settings = {"max_tokens": 96, "temperature": 0.0, "seed": 0, "repeats": repeats, "ignore_eos": True, "template": True}
+    settings = {
+        "max_tokens": 96,
+        "temperature": 0.0,
+        "seed": 0,
+        "repeats": repeats,
+        "ignore_eos": True,
+        "template": True,
+    }
     command = "frspec-eval -m demo.gguf -d demo-eagle2.gguf --prompts spec_bench.jsonl -o report/"
     skipped = {"transformers assisted": "the 'transformers' package is not installed"}
     identity = {"target": "sha256:0"}

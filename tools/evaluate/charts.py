@@ -95,13 +95,13 @@ class _Canvas:
 def _looks(summary: Summary) -> dict[str, _Look]:
     looks = {}
     others = 0
-    for number, one in enumerate(summary.methods):
+    for one in summary.methods:
         if one.method.kind == "plain" and one.method.exact:
             looks[one.method.name] = _Look(SERIES[0][0], MARKERS[0], HATCHES[0])
             continue
         colors = len(SERIES) - 1
         color = SERIES[1 + others % colors][0]
-        looks[one.method.name] = _Look(color, MARKERS[(number + others // colors) % 8], HATCHES[others // colors % 4])
+        looks[one.method.name] = _Look(color, MARKERS[(1 + others) % 8], HATCHES[others // colors % 4])
         others += 1
     return looks
 
@@ -133,7 +133,9 @@ def _speedup(summary: Summary, canvas: _Canvas) -> Any:
                 for color, width in ((PAPER[0], 2.8), (INK[0], 1.1)):  # to be seen on every colour
                     line(at, found.ratios.lower_quartile, found.ratios.upper_quartile, color=color, linewidth=width)
     (axes.axvline if flat else axes.axhline)(1.0, color=INK[0], linewidth=0.9, linestyle=(0, (4, 2)))
-    names = [canvas.shape.wrap(name.replace("_", " "), 14 if flat else max(13, 84 // len(groups))) for name, _ in groups]
+    names = [
+        canvas.shape.wrap(name.replace("_", " "), 14 if flat else max(13, 84 // len(groups))) for name, _ in groups
+    ]
     title = "speedup over plain decoding (×)"
     if flat:
         axes.set_yticks(range(len(groups)), names)
@@ -187,6 +189,7 @@ def _subset(summary: Summary, canvas: _Canvas) -> Any:
         name = f"{family}, {drafter}" if len(drafters) > 1 else family
         name += f" ({settings})" if several and settings else ""
         look = {"color": PARTS[number % 4][0], "marker": MARKERS[number % 8], "markersize": 5, "linewidth": 1.6}
+        look |= {"clip_on": False, "zorder": 3}
         sizes = [one.method.rows or 0 for one in some]
         rows.update(sizes)
         (entries[name],) = upper.plot(sizes, [one.overall.accepted_length for one in some], **look)
@@ -197,7 +200,9 @@ def _subset(summary: Summary, canvas: _Canvas) -> Any:
     for number, ((drafter, _), one) in enumerate(full.items()):
         name = "full head" + (f", {drafter}" if len(drafters) > 1 or len(full) > 1 else "")
         dashes = (0, (5, 2)) if number == 0 else (0, (2, 1 + number))
-        entries.setdefault(name, upper.axhline(one.overall.accepted_length, color=INK[0], linewidth=1, linestyle=dashes))
+        entries.setdefault(
+            name, upper.axhline(one.overall.accepted_length, color=INK[0], linewidth=1, linestyle=dashes)
+        )
         upper.plot([one.method.rows], [one.overall.accepted_length], color=INK[0], marker="x", markersize=6)
         rows.add(one.method.rows or 0)
     for axes in panels:
@@ -303,6 +308,7 @@ def _lines(
         look = looks[one.method.name]
         dashed = (0, (4, 1.5)) if look.hatch else "-"
         kind = {"color": look.color, "marker": look.marker, "markersize": 5, "linewidth": 1.5, "linestyle": dashed}
+        kind |= {"clip_on": False, "zorder": 3}
         (entries[one.method.name],) = axes.plot([a for a, _ in found], [b for _, b in found], **kind)
     if not entries:
         return None
@@ -318,7 +324,9 @@ def _depth(summary: Summary, canvas: _Canvas) -> Any:
     def points(found: Traced) -> list[tuple[int, float]]:
         return [(one.depth, 100.0 * one.rate) for one in found.depths if one.tried >= _FEWEST]
 
-    return _lines(summary, canvas, points, "depth in the draft tree (tokens)", "accepted of the steps that got there (%)")
+    return _lines(
+        summary, canvas, points, "depth in the draft tree (tokens)", "accepted of the steps that got there (%)"
+    )
 
 
 def _lengths(summary: Summary, canvas: _Canvas) -> Any:
@@ -364,8 +372,8 @@ _CHARTS: list[tuple[str, str, str, str, _Draw]] = [
     (
         "accepted-length-by-rows",
         "Accepted length against the size of the draft head",
-        "A point for each head whose rows are known, a line for each kind of head. Dashed, with a cross at its size: the "
-        "full head. Second panel: how often a step ended because its next token was not in the subset.",
+        "A point for each head whose rows are known, a line for each kind of head. Dashed, with a cross at its size: "
+        "the full head. Second panel: how often a step ended because its next token was not in the subset.",
         "No method drafts with a part of the head whose size is known.",
         _subset,
     ),
@@ -395,8 +403,8 @@ _CHARTS: list[tuple[str, str, str, str, _Draw]] = [
     (
         "misses",
         "Why acceptance ended",
-        "Outside the subset: the head could not have offered the target's token. Another draft preferred: it could, and "
-        "did not. Tree ended: every draft on the path was right.",
+        "Outside the subset: the head could not have offered the target's token. Another draft preferred: it could, "
+        "and did not. Tree ended: every draft on the path was right.",
         "No method has drafted yet, or none tells of its steps.",
         _misses,
     ),

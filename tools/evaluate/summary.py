@@ -199,8 +199,8 @@ def _remarks(methods: list[MethodSummary], plain: Method | None, texts: int, exp
         return ["There are no results yet."]
     if expected is not None and texts < expected:
         remarks.append(
-            f"The run is not complete: {texts} of {expected} texts. Each speedup compares the questions that the method "
-            "and plain decoding have both been timed on."
+            f"The run is not complete: {texts} of {expected} texts. Each speedup compares the questions that the "
+            "method and plain decoding have both been timed on."
         )
     untimed = [one.method.name for one in methods if not one.overall.samples]
     if len(untimed) == len(methods):

@@ -22,6 +22,7 @@ class Table:
         note: Units and definitions that it needs.
         header: Of its columns; the first one is the method.
         rows: As long as the header.
+        words: Whether its cells are words: not aligned as numbers are.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Table:
     note: str
     header: list[str]
     rows: list[list[str]]
+    words: bool = False
 
 
 def make_tables(manifest: Manifest, summary: Summary) -> list[Table]:
@@ -108,7 +110,7 @@ def _methods(summary: Summary) -> Table:
         )
     header = ["method", "engine", "drafter", "draft head", "rows of the head", "settings", "same text as plain"]
     note = "Rows: of the LM head, as many as a level of drafting reads."
-    return Table("methods", "Methods", note, header, rows)
+    return Table("methods", "Methods", note, header, rows, words=True)
 
 
 def _overview(summary: Summary) -> Table:
@@ -157,9 +159,7 @@ def _decoding(summary: Summary) -> Table:
     return Table("without-prompts", "All prompts, without the time for the prompt", note, header, rows)
 
 
-def _by_category(
-    summary: Summary, name: str, title: str, note: str, value: Callable[[Numbers], str]
-) -> Table | None:
+def _by_category(summary: Summary, name: str, title: str, note: str, value: Callable[[Numbers], str]) -> Table | None:
     rows = [
         [one.method.name, *(value(one.categories[category]) for category in summary.categories), value(one.overall)]
         for one in summary.methods
@@ -185,8 +185,8 @@ def _step_times(summary: Summary) -> Table:
     header = ["method", "draft transformer", "draft head", "verification", "other", "traced step"]
     header += ["untraced: draft", "untraced: verification", "untraced step"]
     note = (
-        "Milliseconds of a mean step. The parts are those of the warm-up, in which every step is traced, as measured and "
-        "not scaled: to trace costs time. Untraced: the timed texts, time after the prompt over steps."
+        "Milliseconds of a mean step. The parts are those of the warm-up, in which every step is traced, as measured "
+        "and not scaled: to trace costs time. Untraced: the timed texts, time after the prompt over steps."
     )
     return Table("time-per-step", "Time per step (ms)", note, header, rows)
 
@@ -194,7 +194,9 @@ def _step_times(summary: Summary) -> Table:
 def _traced(summary: Summary) -> list[tuple[MethodSummary, Traced]]:
     """The methods that drafted and told of their steps."""
     return [
-        (one, one.overall.traced) for one in summary.methods if one.overall.traced is not None and one.overall.traced.lengths
+        (one, one.overall.traced)
+        for one in summary.methods
+        if one.overall.traced is not None and one.overall.traced.lengths
     ]
 
 
@@ -212,8 +214,8 @@ def _depths(summary: Summary) -> Table:
     rows = _columns(found, ABSENT)
     header = ["method", *(f"depth {depth}" for depth in range(1, len(rows[0]) if rows else 1))]
     note = (
-        "Of the traced steps that accepted every draft above this depth and had drafts here, the share that accepted one "
-        "more."
+        "Of the traced steps that accepted every draft above this depth and had drafts here, the share that accepted "
+        "one more."
     )
     return Table("acceptance-by-depth", "Acceptance by draft depth", note, header, rows)
 
@@ -251,16 +253,18 @@ def _agreement(summary: Summary) -> Table:
     rows = []
     for one in summary.methods:
         found = one.overall.agreement
-        if found is None or one.method.kind == "plain" and one.method.exact:
+        if found is None or (one.method.kind == "plain" and one.method.exact):
             continue
         share = 100 * found.same_tokens / found.tokens if found.tokens else None
         rows.append([one.method.name, f"{found.equal} of {found.texts}", number(share, 1)])
     note = (
-        "Texts of the warm-up that are token for token plain decoding's, and the share of plain decoding's tokens before "
-        "the first difference. Engines that compute with other rounding may differ and still be right."
+        "Texts of the warm-up that are token for token plain decoding's, and the share of plain decoding's tokens "
+        "before the first difference. Engines that compute with other rounding may differ and still be right."
     )
-    return Table("agreement", "Agreement with plain decoding", note, ["method", "equal texts", "tokens before (%)"], rows)
+    return Table(
+        "agreement", "Agreement with plain decoding", note, ["method", "equal texts", "tokens before (%)"], rows
+    )
 
 
 def _pairs(name: str, title: str, note: str, header: list[str], found: dict[str, str]) -> Table:
-    return Table(name, title, note, header, [[key, value] for key, value in found.items()])
+    return Table(name, title, note, header, [[key, value] for key, value in found.items()], words=True)
