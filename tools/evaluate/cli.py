@@ -112,8 +112,12 @@ def _add_writing(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_engine(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("-t", "--threads", type=_whole, default=0, metavar="N", help="CPU threads; default: one per core")
-    group.add_argument("-c", "--ctx-size", type=_whole, default=0, metavar="N", help="tokens of prompt and text together")
+    group.add_argument(
+        "-t", "--threads", type=_whole, default=0, metavar="N", help="CPU threads; default: one per core"
+    )
+    group.add_argument(
+        "-c", "--ctx-size", type=_whole, default=0, metavar="N", help="tokens of prompt and text together"
+    )
     group.add_argument("--cache-type", choices=("f16", "q8_0"), default="f16", help="type of the K/V cache (f16)")
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: FRSPEC_DEVICE, or cpu")
     group.add_argument(
@@ -177,14 +181,21 @@ def _flat(lists: list[list[str]] | None) -> list[str] | None:
     return None if lists is None else [name for names in lists for name in names]
 
 
-def first_table(report: str) -> str:
-    """The first table of a Markdown text; empty where there is none."""
-    lines: list[str] = []
-    for line in report.splitlines():
+def table_for_terminal(report: str) -> str:
+    """The table over all prompts of a Markdown report, its columns aligned; empty where there is none."""
+    _, _, rest = report.partition("\n## All prompts\n")
+    rows: list[list[str]] = []
+    for line in rest.splitlines():
         if line.startswith("|"):
-            lines.append(line)
-        elif lines:
+            rows.append([cell.strip().replace("\\", "") for cell in line.strip("|").split("|")])
+        elif rows:
             break
+    del rows[1:2]  # the line below the heads
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=False)]
+    lines = []
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=False)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
     return "\n".join(lines)
 
 
@@ -216,5 +227,5 @@ def _report(folder: Path) -> None:
     from .report import write_report  # imports matplotlib: not before it is known to be there
 
     write_report(folder)
-    print(first_table((folder / "report.md").read_text(encoding="utf-8")))
+    print(table_for_terminal((folder / "report.md").read_text(encoding="utf-8")))
     note(f"{PROGRAM}: {folder / 'report.html'}")

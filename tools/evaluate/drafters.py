@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import _core
+from ... import _core
 
 _LONGEST_CHARACTER = 4  # bytes of a token that SLRS takes
 

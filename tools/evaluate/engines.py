@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import frspec_cpp
 
-from .. import _core
+from ... import _core
 from .methods import Contender
 from .records import TracedStep
 

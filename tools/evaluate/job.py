@@ -11,7 +11,7 @@ from typing import Any
 
 import frspec_cpp
 
-from .. import _core
+from ... import _core
 from ..console import note, require
 from . import manifest as facts
 from . import peers

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .. import _core
+from ... import _core
 from .prompts import Question
 from .records import Method
 

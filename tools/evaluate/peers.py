@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .. import _core
+from ... import _core
 from .engines import Text
 from .records import Method
 

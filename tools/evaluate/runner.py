@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import _core
+from ... import _core
 from .engines import Engine, Text, pieces_of, said_of, token_label
 from .prompts import PromptBuilder, Question
 from .records import Manifest, Prompt, Run
