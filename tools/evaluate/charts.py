@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,13 +95,13 @@ class _Canvas:
 def _looks(summary: Summary) -> dict[str, _Look]:
     looks = {}
     others = 0
-    for number, one in enumerate(summary.methods):
+    for one in summary.methods:
         if one.method.kind == "plain" and one.method.exact:
             looks[one.method.name] = _Look(SERIES[0][0], MARKERS[0], HATCHES[0])
             continue
         colors = len(SERIES) - 1
         color = SERIES[1 + others % colors][0]
-        looks[one.method.name] = _Look(color, MARKERS[(number + others // colors) % 8], HATCHES[others // colors % 4])
+        looks[one.method.name] = _Look(color, MARKERS[(1 + others) % 8], HATCHES[others // colors % 4])
         others += 1
     return looks
 
@@ -129,18 +130,22 @@ def _speedup(summary: Summary, canvas: _Canvas) -> Any:
             entries.setdefault(one.method.name, draw(at, found.speedup, thick, **kind)[0])
             if found.ratios is not None and found.ratios.count > 1:
                 line = axes.hlines if flat else axes.vlines
-                line(at, found.ratios.lower_quartile, found.ratios.upper_quartile, color=INK[0], linewidth=1.1)
+                for color, width in ((PAPER[0], 2.8), (INK[0], 1.1)):  # to be seen on every colour
+                    line(at, found.ratios.lower_quartile, found.ratios.upper_quartile, color=color, linewidth=width)
     (axes.axvline if flat else axes.axhline)(1.0, color=INK[0], linewidth=0.9, linestyle=(0, (4, 2)))
-    names = [canvas.shape.wrap(name.replace("_", " "), 14 if flat else max(8, 84 // len(groups))) for name, _ in groups]
+    names = [
+        canvas.shape.wrap(name.replace("_", " "), 14 if flat else max(13, 84 // len(groups))) for name, _ in groups
+    ]
     title = "speedup over plain decoding (×)"
     if flat:
         axes.set_yticks(range(len(groups)), names)
-        axes.invert_yaxis()
+        axes.set_ylim(len(groups) - 0.5, -0.5)  # the first on top
         axes.set_xlabel(title)
         axes.set_ylabel("category")
         axes.grid(visible=False, axis="y")
     else:
         axes.set_xticks(range(len(groups)), names)
+        axes.set_xlim(-0.5, len(groups) - 0.5)
         axes.set_ylabel(title)
         axes.set_xlabel("category")
         axes.grid(visible=False, axis="x")
@@ -156,34 +161,36 @@ def _outside_share(numbers: Numbers) -> float | None:
 
 
 def _subset(summary: Summary, canvas: _Canvas) -> Any:
-    lines: dict[tuple[str, str, str, str], list[MethodSummary]] = defaultdict(list)
+    lines: dict[tuple[str, str, str], list[MethodSummary]] = defaultdict(list)
     full: dict[tuple[str, str], MethodSummary] = {}
     for one in summary.methods:
         method = one.method
         if method.rows is None or method.head is None or one.overall.accepted_length is None:
             continue
-        drafter, family = method.drafter or "", method.head.split(":")[0]
-        others = {key: value for key, value in method.settings.items() if key not in ("head", "rows")}
+        drafter, family = method.drafter or "", re.sub(r":\d+", "", method.head)
+        others = {key: value for key, value in method.settings.items() if key not in ("head", "ranks", "sketch")}
         settings = json.dumps(others, sort_keys=True, default=str) if others else ""
         if family == "full":
             full[drafter, settings] = one
         else:
-            lines[drafter, family, settings, method.kind].append(one)
+            lines[drafter, family, settings].append(one)
     if not lines:
         return None
+    drafters = {key[0] for key in lines}
+    full = {key: one for key, one in full.items() if key[0] in drafters}
     entries: dict[str, Any] = {}
     misses = any(_outside_share(one.overall) is not None for some in lines.values() for one in some)
     figure, panels = canvas.axes(290.0 if not canvas.shape.narrow else 215.0, 2 if misses else 1)
     upper, lower = panels[0], panels[-1]
-    drafters = {key[0] for key in lines}
-    rows = set()
-    for number, ((drafter, family, settings, kind), some) in enumerate(lines.items()):
+    rows: set[int] = set()
+    for number, ((drafter, family, settings), some) in enumerate(lines.items()):
         some.sort(key=lambda one: one.method.rows or 0)
         several = sum(key[:2] == (drafter, family) for key in lines) > 1
         name = f"{family}, {drafter}" if len(drafters) > 1 else family
-        name += f" ({kind} {settings})".replace(" )", ")") if several else ""
-        look = {"color": SERIES[1 + number % 7][0], "marker": MARKERS[number % 8], "markersize": 5, "linewidth": 1.6}
-        sizes = [one.method.rows for one in some]
+        name += f" ({settings})" if several and settings else ""
+        look = {"color": PARTS[number % 4][0], "marker": MARKERS[number % 8], "markersize": 5, "linewidth": 1.6}
+        look |= {"clip_on": False, "zorder": 3}
+        sizes = [one.method.rows or 0 for one in some]
         rows.update(sizes)
         (entries[name],) = upper.plot(sizes, [one.overall.accepted_length for one in some], **look)
         shares = [(size, _outside_share(one.overall)) for size, one in zip(sizes, some, strict=True)]
@@ -197,10 +204,11 @@ def _subset(summary: Summary, canvas: _Canvas) -> Any:
             name, upper.axhline(one.overall.accepted_length, color=INK[0], linewidth=1, linestyle=dashes)
         )
         upper.plot([one.method.rows], [one.overall.accepted_length], color=INK[0], marker="x", markersize=6)
-        rows.add(one.method.rows)
+        rows.add(one.method.rows or 0)
     for axes in panels:
         axes.set_xscale("log", base=2)
-        ticks = sorted(size for size in rows if size is not None)
+        axes.set_xlim(min(rows) / 1.4, max(rows) * 1.4)
+        ticks = sorted(rows)
         kept = [size for i, size in enumerate(ticks) if i == 0 or size / ticks[i - 1] > 1.35 or len(ticks) < 4]
         axes.set_xticks(kept, [_thousands(size) for size in kept])
         axes.set_xticks([], minor=True)
@@ -208,9 +216,15 @@ def _subset(summary: Summary, canvas: _Canvas) -> Any:
     upper.set_ylabel("mean accepted tokens per step")
     if misses:
         lower.set_ylabel("steps that end outside\nthe subset (% of drafted)")
-        lower.set_ylim(bottom=0.0)
+        _from_zero(lower)
     canvas.legend(figure, entries)
     return figure
+
+
+def _from_zero(axes: Any) -> None:
+    """The vertical axis from 0 to a little above the highest point, so that no marker is cut."""
+    highest = max((max(line.get_ydata(), default=0.0) for line in axes.get_lines()), default=0.0)
+    axes.set_ylim(0.0, 1.08 * highest or 1.0)
 
 
 def _thousands(size: int) -> str:
@@ -222,7 +236,7 @@ def _lying_bars(canvas: _Canvas, shown: list[MethodSummary], extra: float) -> tu
     narrow = canvas.shape.narrow
     figure, (axes,) = canvas.axes((34.0 if narrow else 25.0) * len(shown) + extra)
     axes.set_yticks(range(len(shown)), [canvas.shape.wrap(one.method.name, 15 if narrow else 34) for one in shown])
-    axes.invert_yaxis()
+    axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     return figure, axes
 
@@ -294,10 +308,11 @@ def _lines(
         look = looks[one.method.name]
         dashed = (0, (4, 1.5)) if look.hatch else "-"
         kind = {"color": look.color, "marker": look.marker, "markersize": 5, "linewidth": 1.5, "linestyle": dashed}
+        kind |= {"clip_on": False, "zorder": 3}
         (entries[one.method.name],) = axes.plot([a for a, _ in found], [b for _, b in found], **kind)
     if not entries:
         return None
-    axes.set_ylim(bottom=0.0)
+    _from_zero(axes)
     axes.locator_params(axis="x", integer=True)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -333,8 +348,8 @@ def _scatter(summary: Summary, canvas: _Canvas) -> Any:
         if ratios is not None and ratios.count > 1:
             ends = (ratios.lower_quartile, ratios.upper_quartile)
             axes.vlines(one.overall.accepted_length, *ends, color=look.color, linewidth=1.2, alpha=0.6)
-        kind = {"color": look.color, "marker": look.marker, "markersize": 7, "linestyle": "none"}
-        kind |= {"markeredgecolor": INK[0] if look.hatch else PAPER[0], "markeredgewidth": 0.8}
+        kind = {"color": look.color, "marker": look.marker, "markersize": 8, "linestyle": "none"}
+        kind |= {"markeredgecolor": INK[0] if look.hatch else look.color}
         (entries[one.method.name],) = axes.plot([one.overall.accepted_length], [one.overall.speedup], **kind)
     axes.axhline(1.0, color=GRID[0], linewidth=1.5, zorder=0)
     axes.set_xlabel("mean accepted tokens per step")
@@ -357,8 +372,8 @@ _CHARTS: list[tuple[str, str, str, str, _Draw]] = [
     (
         "accepted-length-by-rows",
         "Accepted length against the size of the draft head",
-        "A point for each head whose rows are known, a line for each kind of head. Dashed, with a cross at its size: the "
-        "full head. Second panel: how often a step ended because its next token was not in the subset.",
+        "A point for each head whose rows are known, a line for each kind of head. Dashed, with a cross at its size: "
+        "the full head. Second panel: how often a step ended because its next token was not in the subset.",
         "No method drafts with a part of the head whose size is known.",
         _subset,
     ),
@@ -388,8 +403,8 @@ _CHARTS: list[tuple[str, str, str, str, _Draw]] = [
     (
         "misses",
         "Why acceptance ended",
-        "Outside the subset: the head could not have offered the target's token. Another draft preferred: it could, and "
-        "did not. Tree ended: every draft on the path was right.",
+        "Outside the subset: the head could not have offered the target's token. Another draft preferred: it could, "
+        "and did not. Tree ended: every draft on the path was right.",
         "No method has drafted yet, or none tells of its steps.",
         _misses,
     ),

@@ -143,12 +143,15 @@ def _of_step(step: TracedStep, pieces: list[str], said: dict[str, str]) -> list[
     tokens = []
     for place, piece in enumerate(pieces):
         if place < step.accepted:
-            tokens.append(Token(piece, place + 1, min(place + 1, DEEPEST), None))
+            shown = piece.replace("\n", "↵\n")  # or the colour of a line break would not be seen
+            tokens.append(Token(shown, place + 1, min(place + 1, DEEPEST), None))
             continue
         why = reason(step)
         miss = None
         if why not in (UNDRAFTED, TEXT_ENDED):
             offered = [visible(said[str(one)]) if str(one) in said else f"#{one}" for one in step.offered]
-            miss = Miss(MARKS[why], REASONS[why], offered, visible(piece), EXPLANATIONS[why])
+            # A token of a part of a character says nothing by itself.
+            wanted = visible(piece) if piece else f"#{step.tokens[place]}"
+            miss = Miss(MARKS[why], REASONS[why], offered, wanted, EXPLANATIONS[why])
         tokens.append(Token(piece, 0, 0, miss))
     return tokens

@@ -39,7 +39,7 @@ def facts(manifest: Manifest, summary: Summary) -> dict[str, str]:
         "command": manifest.command,
         "machine": ", ".join(part for part in parts if part),
         "settings": ", ".join(f"{key}={_plain(value)}" for key, value in manifest.settings.items()),
-        "prompts": f"{len(manifest.prompts)} in {len(summary.categories)} categories, {summary.texts}{expected} texts",
+        "prompts": f"{summary.prompts} in {len(summary.categories)} categories, {summary.texts}{expected} texts",
         "begun": manifest.created,
         "frspec_cpp": manifest.version,
     }
@@ -93,13 +93,14 @@ def _picture(chart: Chart | None) -> list[str]:
 
 
 def _table(table: Table) -> list[str]:
-    rows = [table.header, ["---", *["---:"] * (len(table.header) - 1)], *table.rows]
+    rows = [table.header, ["---", *["---" if table.words else "---:"] * (len(table.header) - 1)], *table.rows]
     return ["| " + " | ".join(cell if row is rows[1] else escape(cell) for cell in row) + " |" for row in rows]
 
 
 def escape(text: str) -> str:
     """`text` as Markdown that shows it, on one line."""
-    for character in "\\`*[]|~":
+    text = text.replace("](", "] (")  # no link
+    for character in "\\`*|~":
         text = text.replace(character, "\\" + character)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return " ".join(text.split())

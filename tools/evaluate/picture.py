@@ -65,7 +65,7 @@ class Shape:
 
     def wrap(self, text: str, columns: int = 0) -> str:
         """`text` broken into lines that fit a legend; hostile leading underscores would hide it."""
-        lines = textwrap.wrap(text, columns or (34 if self.narrow else 48)) or [" "]
+        lines = textwrap.wrap(text, columns or (34 if self.narrow else 48), break_on_hyphens=False) or [" "]
         return "\n".join(lines).replace("_", "\u200b_", 1) if text.startswith("_") else "\n".join(lines)
 
 

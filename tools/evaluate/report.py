@@ -59,7 +59,7 @@ def to_json(manifest: Manifest, summary: Summary) -> dict[str, Any]:
         "format": JSON_FORMAT,
         "version": JSON_VERSION,
         "run": run,
-        "prompts": len(manifest.prompts),
+        "prompts": summary.prompts,
         "texts": summary.texts,
         "expected_texts": summary.expected_texts,
         "remarks": summary.remarks,

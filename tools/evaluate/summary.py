@@ -131,13 +131,15 @@ class Summary:
 
     Attributes:
         methods: In the order of the tables.
-        categories: In the order of the prompts.
+        prompts: That have, or will have, a text of every method.
+        categories: Of these prompts, in their order.
         texts: Records there are.
         expected_texts: Records that a complete run has; None where the manifest does not say how many repeats.
         remarks: What could not be computed, and why: sentences for the reader.
     """
 
     methods: list[MethodSummary]
+    prompts: int
     categories: list[str]
     texts: int
     expected_texts: int | None
@@ -166,27 +168,29 @@ def plain_method(methods: Sequence[Method]) -> Method | None:
 def summarise(manifest: Manifest, runs: Sequence[Run]) -> Summary:
     """The numbers of `runs`; records of methods or prompts that the manifest does not name are left out."""
     names = {method.name for method in manifest.methods}
-    known = [run for run in runs if run.method in names and 0 <= run.prompt < len(manifest.prompts)]
+    asked = [prompt for prompt in manifest.prompts if prompt.name not in manifest.left_out]
+    numbers = {prompt.index for prompt in asked}
+    known = [run for run in runs if run.method in names and run.prompt in numbers]
     unique = list({(run.method, run.prompt, run.repeat): run for run in known}.values())  # the last of each counts
     by_method: dict[str, list[Run]] = defaultdict(list)
     for run in unique:
         by_method[run.method].append(run)
     plain = plain_method(manifest.methods)
     baseline = by_method[plain.name] if plain else []
-    categories = list(dict.fromkeys(prompt.category for prompt in manifest.prompts))
-    parts = {name: [prompt for prompt in manifest.prompts if prompt.category == name] for name in categories}
+    categories = list(dict.fromkeys(prompt.category for prompt in asked))
+    parts = {name: [prompt for prompt in asked if prompt.category == name] for name in categories}
     methods = [
         MethodSummary(
             method,
-            _numbers(manifest.prompts, by_method[method.name], baseline),
+            _numbers(asked, by_method[method.name], baseline),
             {name: _numbers(prompts, by_method[method.name], baseline) for name, prompts in parts.items()},
         )
         for method in manifest.methods
     ]
     repeats = manifest.settings.get("repeats")
-    expected = len(names) * len(manifest.prompts) * (repeats + 1) if isinstance(repeats, int) else None
+    expected = len(names) * len(asked) * (repeats + 1) if isinstance(repeats, int) else None
     remarks = _remarks(methods, plain, len(unique), expected)
-    return Summary(methods, categories, len(unique), expected, remarks)
+    return Summary(methods, len(asked), categories, len(unique), expected, remarks)
 
 
 def _remarks(methods: list[MethodSummary], plain: Method | None, texts: int, expected: int | None) -> list[str]:
@@ -195,8 +199,8 @@ def _remarks(methods: list[MethodSummary], plain: Method | None, texts: int, exp
         return ["There are no results yet."]
     if expected is not None and texts < expected:
         remarks.append(
-            f"The run is not complete: {texts} of {expected} texts. Each speedup compares the questions that the method "
-            "and plain decoding have both been timed on."
+            f"The run is not complete: {texts} of {expected} texts. Each speedup compares the questions that the "
+            "method and plain decoding have both been timed on."
         )
     untimed = [one.method.name for one in methods if not one.overall.samples]
     if len(untimed) == len(methods):

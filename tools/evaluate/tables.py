@@ -22,6 +22,7 @@ class Table:
         note: Units and definitions that it needs.
         header: Of its columns; the first one is the method.
         rows: As long as the header.
+        words: Whether its cells are words: not aligned as numbers are.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Table:
     note: str
     header: list[str]
     rows: list[list[str]]
+    words: bool = False
 
 
 def make_tables(manifest: Manifest, summary: Summary) -> list[Table]:
@@ -37,6 +39,7 @@ def make_tables(manifest: Manifest, summary: Summary) -> list[Table]:
     tables = [
         _methods(summary),
         _overview(summary),
+        _decoding(summary),
         _by_category(
             summary, "speedup-by-category", "Speedup by category (×)", _SPEEDUP_NOTE, lambda n: number(n.speedup, 2)
         ),
@@ -63,7 +66,8 @@ def make_tables(manifest: Manifest, summary: Summary) -> list[Table]:
         _lengths(summary),
         _misses(summary),
         _agreement(summary),
-        _skipped(manifest),
+        _pairs("skipped", "Methods not run", "Asked for, and left out.", ["method", "why"], manifest.skipped),
+        _pairs("left-out", "Prompts left out", "They have no texts.", ["prompt", "why"], manifest.left_out),
     ]
     return [table for table in tables if table is not None and table.rows]
 
@@ -106,7 +110,7 @@ def _methods(summary: Summary) -> Table:
         )
     header = ["method", "engine", "drafter", "draft head", "rows of the head", "settings", "same text as plain"]
     note = "Rows: of the LM head, as many as a level of drafting reads."
-    return Table("methods", "Methods", note, header, rows)
+    return Table("methods", "Methods", note, header, rows, words=True)
 
 
 def _overview(summary: Summary) -> Table:
@@ -121,8 +125,6 @@ def _overview(summary: Summary) -> Table:
                 quartiles(found.ratios, 2),
                 number(found.tokens_per_second.mean if found.tokens_per_second else None, 1),
                 quartiles(found.tokens_per_second, 1),
-                number(found.decode_tokens_per_second.mean if found.decode_tokens_per_second else None, 1),
-                number(found.decode_speedup, 2),
                 number(found.accepted_length, 2),
                 number(share, 0),
                 f"{found.questions} × {found.samples // found.questions}" if found.questions else "0",
@@ -134,8 +136,6 @@ def _overview(summary: Summary) -> Table:
         "ratio per question (×)",
         "tokens/s",
         "tokens/s, median",
-        "tokens/s without prompts",
-        "speedup without prompts (×)",
         "mean accepted tokens",
         "steps with drafts (%)",
         "questions × repeats",
@@ -145,6 +145,18 @@ def _overview(summary: Summary) -> Table:
         "repeat. Medians stand with their quartiles in brackets, other values are means."
     )
     return Table("overview", "All prompts", note, header, rows)
+
+
+def _decoding(summary: Summary) -> Table:
+    rows = []
+    for one in summary.methods:
+        found = one.overall.decode_tokens_per_second
+        if found is not None:
+            speedup = number(one.overall.decode_speedup, 2)
+            rows.append([one.method.name, speedup, number(found.mean, 1), quartiles(found, 1)])
+    header = ["method", "speedup (×)", "tokens/s", "tokens/s, median"]
+    note = "Tokens after the first of each text over the time after the prompt; otherwise as above."
+    return Table("without-prompts", "All prompts, without the time for the prompt", note, header, rows)
 
 
 def _by_category(summary: Summary, name: str, title: str, note: str, value: Callable[[Numbers], str]) -> Table | None:
@@ -173,8 +185,8 @@ def _step_times(summary: Summary) -> Table:
     header = ["method", "draft transformer", "draft head", "verification", "other", "traced step"]
     header += ["untraced: draft", "untraced: verification", "untraced step"]
     note = (
-        "Milliseconds of a mean step. The parts are those of the warm-up, in which every step is traced, as measured and "
-        "not scaled: to trace costs time. Untraced: the timed texts, time after the prompt over steps."
+        "Milliseconds of a mean step. The parts are those of the warm-up, in which every step is traced, as measured "
+        "and not scaled: to trace costs time. Untraced: the timed texts, time after the prompt over steps."
     )
     return Table("time-per-step", "Time per step (ms)", note, header, rows)
 
@@ -188,10 +200,10 @@ def _traced(summary: Summary) -> list[tuple[MethodSummary, Traced]]:
     ]
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+def _columns(rows: Sequence[Sequence[str]], missing: str) -> list[list[str]]:
     """Rows made as long as the longest."""
     longest = max(map(len, rows), default=0)
-    return [[*row, *[ABSENT] * (longest - len(row))] for row in rows]
+    return [[*row, *[missing] * (longest - len(row))] for row in rows]
 
 
 def _depths(summary: Summary) -> Table:
@@ -199,11 +211,11 @@ def _depths(summary: Summary) -> Table:
         [one.method.name, *(f"{100 * depth.rate:.0f} % of {depth.tried}" for depth in traced.depths)]
         for one, traced in _traced(summary)
     ]
-    rows = _columns(found)
+    rows = _columns(found, ABSENT)
     header = ["method", *(f"depth {depth}" for depth in range(1, len(rows[0]) if rows else 1))]
     note = (
-        "Of the traced steps that accepted every draft above this depth and had drafts here, the share that accepted one "
-        "more."
+        "Of the traced steps that accepted every draft above this depth and had drafts here, the share that accepted "
+        "one more."
     )
     return Table("acceptance-by-depth", "Acceptance by draft depth", note, header, rows)
 
@@ -213,7 +225,7 @@ def _lengths(summary: Summary) -> Table:
         [one.method.name, *(f"{100 * steps / sum(traced.lengths):.1f}" for steps in traced.lengths)]
         for one, traced in _traced(summary)
     ]
-    rows = _columns(found)
+    rows = _columns(found, "0.0")
     header = ["method", *(str(length) for length in range(max(0, len(rows[0]) - 1) if rows else 0))]
     note = "Percent of the traced steps with drafts that accepted so many of them."
     return Table("accepted-drafts", "Distribution of accepted drafts (%)", note, header, rows)
@@ -246,14 +258,13 @@ def _agreement(summary: Summary) -> Table:
         share = 100 * found.same_tokens / found.tokens if found.tokens else None
         rows.append([one.method.name, f"{found.equal} of {found.texts}", number(share, 1)])
     note = (
-        "Texts of the warm-up that are token for token plain decoding's, and the share of plain decoding's tokens before "
-        "the first difference. Engines that compute with other rounding may differ and still be right."
+        "Texts of the warm-up that are token for token plain decoding's, and the share of plain decoding's tokens "
+        "before the first difference. Engines that compute with other rounding may differ and still be right."
     )
     return Table(
         "agreement", "Agreement with plain decoding", note, ["method", "equal texts", "tokens before (%)"], rows
     )
 
 
-def _skipped(manifest: Manifest) -> Table:
-    rows = [[name, why] for name, why in manifest.skipped.items()]
-    return Table("skipped", "Not run", "Asked for, and left out.", ["method", "why"], rows)
+def _pairs(name: str, title: str, note: str, header: list[str], found: dict[str, str]) -> Table:
+    return Table(name, title, note, header, [[key, value] for key, value in found.items()], words=True)

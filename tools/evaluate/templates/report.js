@@ -57,6 +57,12 @@
       text.hidden = event.target.value !== "" && text.dataset.method !== event.target.value;
     }
   });
+  document.getElementById("generations").addEventListener("click", (event) => {
+    const mark = event.target.closest("button.miss");
+    if (!mark) return;
+    mark.nextElementSibling.hidden = !mark.nextElementSibling.hidden;
+    mark.setAttribute("aria-expanded", String(!mark.nextElementSibling.hidden));
+  });
   document.getElementById("depths").addEventListener("change", (event) => {
     document.getElementById("generations").classList.toggle("numbers", event.target.checked);
   });
