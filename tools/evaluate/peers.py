@@ -1,7 +1,7 @@
 """Other engines in the same run: llama-cpp-python on the same GGUF file, transformers on the Hugging Face checkpoint.
 
-They get the same token ids and write as many tokens. They compute otherwise (another order of sums, other types), so their
-texts may differ from ours. Whatever is not installed is skipped by name.
+They get the same token ids and write as many tokens. They compute otherwise (another order of sums, other types), so
+their texts may differ from ours. Whatever is not installed is skipped by name.
 """
 
 from __future__ import annotations
