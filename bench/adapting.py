@@ -3,10 +3,10 @@
 Usage:
     python bench/adapting.py PROMPTS.jsonl [--category NAME] [--head ranked:2048] [-m TARGET -d DRAFTER --ranks RANKS]
 
-Reads prompts as frspec-eval does (first turns), all of one category in their order, and writes `--tokens` tokens after each: with
-the head as it is, with ranks that adapt, and with the full head. The first difference between the texts ends the run.
-Prints a Markdown table of the accepted lengths over windows of requests, how many rows changed, and how long that took
-before the text began.
+Reads prompts as frspec-eval does (of several turns the first), all of one category in order, and writes `--tokens`
+tokens after each: with the head as it is, with ranks that adapt, and with the full head. The first difference between
+the texts ends the run. Prints a Markdown table of the accepted lengths over windows of requests, how many rows changed,
+and how long that took before the text began.
 """
 
 from __future__ import annotations
