@@ -127,11 +127,12 @@ def evaluate(request: Request, command: Sequence[str]) -> None:
                 left_out=left_out,
             )
             write_manifest(request.output, found)
+        runner = Runner(request.output, found, fitting, engines, builder, tokenizer, limit)
         # With disable=None there is no bar unless stderr is a terminal.
-        with tqdm.tqdm(desc="texts", unit="text", leave=False, disable=request.quiet or None) as bar:
-            runner = Runner(request.output, found, fitting, engines, builder, tokenizer, limit, bar)
-            bar.reset(runner.missing)
-            runner.run(request.warmup)
+        with tqdm.tqdm(
+            total=runner.missing, desc="texts", unit=" texts", leave=False, disable=request.quiet or None
+        ) as bar:
+            runner.run(request.warmup, bar)
 
 
 def _has_prompt(manifest: Manifest, name: str) -> bool:

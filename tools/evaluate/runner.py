@@ -64,7 +64,6 @@ class Runner:
         builder: Makes prompts.
         tokenizer: The target's.
         limit: Tokens that a prompt may have.
-        bar: Is told of every text: a tqdm bar.
     """
 
     def __init__(
@@ -76,7 +75,6 @@ class Runner:
         builder: PromptBuilder,
         tokenizer: _core.Tokenizer,
         limit: int,
-        bar: Any,
     ) -> None:
         self._folder = folder
         self._manifest = manifest
@@ -85,7 +83,7 @@ class Runner:
         self._builder = builder
         self._tokenizer = tokenizer
         self._limit = limit
-        self._bar = bar
+        self._bar: Any = None
         self._exact = {method.name for method in manifest.methods if method.exact}
         self._done: set[tuple[str, int, int]] = set()
         self._plain: dict[int, Run] = {}  # the texts that all others must be, by prompt
@@ -97,12 +95,13 @@ class Runner:
         """Texts that are still to be written."""
         return missing(self._manifest, self._done)
 
-    def run(self, warmup: int) -> None:
-        """Writes what is missing, after `warmup` texts of each method that are not kept.
+    def run(self, warmup: int, bar: Any) -> None:
+        """Writes what is missing, after `warmup` texts of each method that are not kept; tells a tqdm bar of each.
 
         Raises:
             NotLossless: A text is not plain decoding's; the message names method, prompt and position.
         """
+        self._bar = bar
         results = Results(self._folder)
         try:
             for prompt in self._manifest.prompts:

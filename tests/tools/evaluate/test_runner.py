@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,11 +62,11 @@ class Bench:
         """A new one, as a command makes it."""
         builder: Any = SimpleNamespace(tokens=self._tokens)
         manifest = read_manifest(self.folder)
-        return Runner(self.folder, manifest, QUESTIONS, self.engines, builder, self._tokenizer, self._limit, self.bar)
+        return Runner(self.folder, manifest, QUESTIONS, self.engines, builder, self._tokenizer, self._limit)
 
     def run(self, warmup: int = 0) -> None:
         """Writes what is missing."""
-        self.runner().run(warmup)
+        self.runner().run(warmup, self.bar)
 
     def _tokens(self, turns: tuple[str, ...], answers: list[str]) -> list[int]:
         self.prompts_made.append((list(turns), list(answers)))
@@ -129,7 +130,10 @@ def test_warm_up_texts_are_not_kept(tmp_path: Path, tokenizer: _core.Tokenizer) 
     assert len(lines(tmp_path)) == 36
 
 
-def test_a_run_goes_on_at_every_byte(tmp_path: Path, tokenizer: _core.Tokenizer) -> None:
+def test_a_run_goes_on_at_every_byte(
+    tmp_path: Path, tokenizer: _core.Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # some thousand times
     Bench(tmp_path, tokenizer).run()
     path = tmp_path / "results.jsonl"
     whole = path.read_bytes()
