@@ -48,7 +48,8 @@ class DrafterFile:
             return f"{name} is an EAGLE-3 drafter{' with a learned head' if self.reduced else ''}"
         if self.kind == "eagle2":
             return f"{name} is an EAGLE-2 drafter"
-        return f"{name} is a language model with {'the target' if self.same_vocabulary else 'another'}'s vocabulary"
+        whose = "the target's" if self.same_vocabulary else "another"
+        return f"{name} is a language model with {whose} vocabulary"
 
 
 def look_at(path: Path, target: _core.Tokenizer) -> DrafterFile:
