@@ -22,6 +22,7 @@ class ScriptedEngine:
         self._count = 0
 
     def write(self, prompt: Sequence[int], traced: bool) -> Text:
+        """Notes who was asked."""
         self.calls.append(self.name)
         self._count += 1
         tokens = [10 + (sum(prompt) + i) % 50 for i in range(3)]

@@ -70,7 +70,8 @@ def look_at(path: Path, target: _core.Tokenizer) -> DrafterFile:
         )
     if not isinstance(architecture, str) or architecture.startswith("frspec"):
         raise ValueError(
-            f"{path}: key 'general.architecture': found {architecture!r}, expected 'eagle2', 'eagle3' or a language model"
+            f"{path}: key 'general.architecture': found {architecture!r}, expected 'eagle2', 'eagle3' or a language "
+            "model"
         )
     own = _core.Tokenizer(str(path))
     aligned = _core.align_vocabularies(target, own)

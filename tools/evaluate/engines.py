@@ -118,7 +118,7 @@ class OwnEngine:
             draft_seconds=stats.draft_seconds,
             verify_seconds=stats.verify_seconds,
             total_seconds=stats.total_seconds,
-            trace=[_step(step) for step in out.trace] if traced else None,
+            trace=None if out.trace is None else [_step(step) for step in out.trace],
         )
 
 

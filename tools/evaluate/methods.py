@@ -204,7 +204,9 @@ def _contender(kind: str, drafter: DrafterFile, use: _Use, choice: Choice) -> Co
 
 
 def custom(text: str, choice: Choice) -> Contender:
-    """Of ``NAME=FILE[,option=value...]``: a drafter (``demo``: the demo pair's; empty: none), and keyword arguments of `frspec_cpp.LLM` and ``draft``.
+    """Of ``NAME=FILE[,option=value...]``: a drafter, ``draft`` and keyword arguments of `frspec_cpp.LLM`.
+
+    FILE may be ``demo``, the demo pair's drafter, or empty, none.
 
     Raises:
         ValueError: It is written otherwise.

@@ -1,7 +1,7 @@
 """Other engines in the same run: llama-cpp-python on the same GGUF file, transformers on the Hugging Face checkpoint.
 
-They get the same token ids and write as many tokens. They compute otherwise (another order of sums, other types), so their
-texts may differ from ours. Whatever is not installed is skipped by name.
+They get the same token ids and write as many tokens. They compute otherwise (another order of sums, other types), so
+their texts may differ from ours. Whatever is not installed is skipped by name.
 """
 
 from __future__ import annotations
@@ -149,6 +149,8 @@ class Transformers:
     def __init__(self, kind: str, options: PeerOptions, tokenizer: _core.Tokenizer) -> None:
         torch: Any = importlib.import_module("torch")
         transformers: Any = importlib.import_module("transformers")
+        transformers.utils.logging.set_verbosity_error()  # its remarks would tear the progress bar
+        transformers.utils.logging.disable_progress_bar()
         self._torch = torch
         self._threads = options.threads
         self._writing = options.writing
@@ -158,12 +160,13 @@ class Transformers:
         load = transformers.AutoModelForCausalLM.from_pretrained
         self._model = load(str(options.hf_target), dtype="auto").to(self._device).eval()
         self._extra: dict[str, Any] = {}
+        self._config = _generation_config(transformers, options.writing, tokenizer)
         if kind == "transformers-lookup":
-            self._extra = {"prompt_lookup_num_tokens": LOOKUP_TOKENS, "max_matching_ngram_size": LOOKUP_NGRAM}
+            self._config.prompt_lookup_num_tokens = LOOKUP_TOKENS
+            self._config.max_matching_ngram_size = LOOKUP_NGRAM
         elif kind == "transformers-assisted":
             assistant = load(str(options.hf_drafter), dtype="auto").to(self._device).eval()
             self._extra = {"assistant_model": assistant, **_tokenizers(transformers, options)}
-        self._config = _generation_config(transformers, options.writing, tokenizer)
         self._passes = 0
         self._model.register_forward_hook(self._count)
 

@@ -146,8 +146,8 @@ def _file_of(source: str) -> Path:
             f"--prompts {source}: nothing is downloaded; get {_PUBLIC[source.lower()]} and give the file's path"
         )
     raise FileNotFoundError(
-        f"--prompts {source}: found no such file, expected 'demo' or a .jsonl, .jsonl.gz, .parquet or .txt file, such as "
-        + "; ".join(_PUBLIC.values())
+        f"--prompts {source}: found no such file, expected 'demo' or a .jsonl, .jsonl.gz, .parquet or .txt file, such "
+        "as " + "; ".join(_PUBLIC.values())
     )
 
 

@@ -131,8 +131,8 @@ class Manifest:
         command: The command line.
         machine: ``cpu``, ``cores``, ``memory_gib``, ``device``, ``python``, ``system``.
         target: File name of the target.
-        settings: Options that hold for all methods: ``max_tokens``, ``temperature``, ``seed``, ``repeats``, ``ignore_eos``,
-            ``template`` (whether the chat template was applied), ``threads`` ...
+        settings: Options that hold for all methods: ``max_tokens``, ``temperature``, ``seed``, ``repeats``,
+            ``ignore_eos``, ``template`` (whether the chat template was applied), ``threads`` ...
         identity: What must not change where a run is continued: settings, files (size and a hash), prompts, methods.
         methods: In the order of the tables, ``plain`` first.
         prompts: In their order.

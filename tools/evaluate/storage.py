@@ -122,8 +122,8 @@ def _check_content(folder: Path) -> None:
     foreign = sorted(path.name for path in folder.iterdir() if path.name != _LOCK and not path.name.endswith(".part"))
     if foreign:
         raise ValueError(
-            f"{folder}: found '{foreign[0]}' and no {MANIFEST}, expected a new folder, an empty one, or the folder of an "
-            "evaluation; nothing was changed"
+            f"{folder}: found '{foreign[0]}' and no {MANIFEST}, expected a new folder, an empty one, or the folder of "
+            "an evaluation; nothing was changed"
         )
 
 

@@ -35,12 +35,14 @@ class FakeLlama:
         self.asked: dict[str, Any] = {}
 
     def reset(self) -> None:
+        """Noted: a text must not begin with what another left behind."""
         self.resets += 1
 
     def eval(self, tokens: Sequence[int]) -> None:
-        pass
+        """A pass; counted by who calls."""
 
     def generate(self, tokens: list[int], **options: Any) -> Iterator[int]:
+        """One token a pass, or three with a draft model."""
         self.asked = options
         token = tokens[-1]
         self.eval(tokens)

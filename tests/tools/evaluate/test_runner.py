@@ -28,9 +28,10 @@ class Bar:
         self.total, self.n = 1000, 0
 
     def set_postfix_str(self, text: str, refresh: bool) -> None:
-        pass
+        """Nothing is shown."""
 
     def update(self, count: int) -> None:
+        """So many texts more."""
         self.n += count
 
 
@@ -57,11 +58,13 @@ class Bench:
             write_manifest(folder, make_manifest(METHODS, prompts))
 
     def runner(self) -> Runner:
+        """A new one, as a command makes it."""
         builder: Any = SimpleNamespace(tokens=self._tokens)
         manifest = read_manifest(self.folder)
         return Runner(self.folder, manifest, QUESTIONS, self.engines, builder, self._tokenizer, self._limit, self.bar)
 
     def run(self, warmup: int = 0) -> None:
+        """Writes what is missing."""
         self.runner().run(warmup)
 
     def _tokens(self, turns: tuple[str, ...], answers: list[str]) -> list[int]:

@@ -107,9 +107,9 @@ def test_manifests_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
-    with locked(tmp_path / "new"):
-        with pytest.raises(RuntimeError, match="another frspec-eval is writing"), locked(tmp_path / "new"):
-            pass
+    refused = pytest.raises(RuntimeError, match="another frspec-eval is writing")
+    with locked(tmp_path / "new"), refused, locked(tmp_path / "new"):
+        pass
     with locked(tmp_path / "new"):
         pass
 
