@@ -85,10 +85,12 @@ class _Canvas:
         return figure, list(figure.subplots(*grid, squeeze=False).flat)
 
     def legend(self, figure: Any, entries: dict[str, Any]) -> None:
-        """Below the axes, where it hides nothing."""
+        """Below the axes, where it hides nothing; the figure grows by its height."""
         names = [self.shape.wrap(name) for name in entries]
         longest = max((len(line) for name in names for line in name.split("\n")), default=1)
         columns = max(1, min(4, int(self.shape.width / (longest * 5.4 + 38))))
+        rows = -(-len(names) // columns) * max((1 + name.count("\n") for name in names), default=0)
+        figure.set_figheight(figure.get_figheight() + 13.0 * rows / 72)
         figure.legend(list(entries.values()), names, loc="outside lower center", ncols=columns)
 
 
@@ -116,7 +118,7 @@ def _speedup(summary: Summary, canvas: _Canvas) -> Any:
     groups += [(name, lambda one, name=name: one.categories[name]) for name in summary.categories]  # type: ignore[misc]
     bars = len(groups) * len(shown)
     flat = canvas.shape.narrow  # lying bars have room for their names
-    figure, (axes,) = canvas.axes(max(170.0, 9.0 * bars + 16.0 * len(groups) + 20.0 * len(shown)) if flat else 310.0)
+    figure, (axes,) = canvas.axes(max(110.0, 8.5 * bars + 14.0 * len(groups) + 50.0) if flat else 270.0)
     thick = 0.84 / len(shown)
     entries: dict[str, Any] = {}
     for place, (_, numbers) in enumerate(groups):
@@ -180,7 +182,7 @@ def _subset(summary: Summary, canvas: _Canvas) -> Any:
     full = {key: one for key, one in full.items() if key[0] in drafters}
     entries: dict[str, Any] = {}
     misses = any(_outside_share(one.overall) is not None for some in lines.values() for one in some)
-    figure, panels = canvas.axes(290.0 if not canvas.shape.narrow else 215.0, 2 if misses else 1)
+    figure, panels = canvas.axes(265.0 if not canvas.shape.narrow else 190.0, 2 if misses else 1)
     upper, lower = panels[0], panels[-1]
     rows: set[int] = set()
     for number, ((drafter, family, settings), some) in enumerate(lines.items()):
@@ -231,10 +233,10 @@ def _thousands(size: int) -> str:
     return f"{size // 1024}k" if size % 1024 == 0 else f"{size:,}" if size < 10000 else f"{size / 1024:.1f}k"
 
 
-def _lying_bars(canvas: _Canvas, shown: list[MethodSummary], extra: float) -> tuple[Any, Any]:
+def _lying_bars(canvas: _Canvas, shown: list[MethodSummary]) -> tuple[Any, Any]:
     """A figure with a place for a lying bar for each method, the first on top."""
     narrow = canvas.shape.narrow
-    figure, (axes,) = canvas.axes((34.0 if narrow else 25.0) * len(shown) + extra)
+    figure, (axes,) = canvas.axes((34.0 if narrow else 25.0) * len(shown) + 45.0)
     axes.set_yticks(range(len(shown)), [canvas.shape.wrap(one.method.name, 15 if narrow else 34) for one in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
@@ -245,7 +247,7 @@ def _step_time(summary: Summary, canvas: _Canvas) -> Any:
     shown = [one for one in summary.methods if one.overall.traced is not None]
     if not shown:
         return None
-    figure, axes = _lying_bars(canvas, shown, 120.0 if canvas.shape.narrow else 90.0)
+    figure, axes = _lying_bars(canvas, shown)
     splits = [one.overall.traced.split for one in shown if one.overall.traced is not None]
     lefts = [0.0] * len(shown)
     entries: dict[str, Any] = {}
@@ -269,7 +271,7 @@ def _misses(summary: Summary, canvas: _Canvas) -> Any:
     shown = [one for one in summary.methods if one.overall.traced is not None and one.overall.traced.lengths]
     if not shown:
         return None
-    figure, axes = _lying_bars(canvas, shown, 130.0 if canvas.shape.narrow else 90.0)
+    figure, axes = _lying_bars(canvas, shown)
     lefts = [0.0] * len(shown)
     entries: dict[str, Any] = {}
     reasons = {"outside the subset": OUTSIDE, "another draft preferred": OTHER, "tree ended": TREE_ENDED}
@@ -299,7 +301,7 @@ def _lines(
 ) -> Any:
     """A line for each method that has points."""
     looks = _looks(summary)
-    figure, (axes,) = canvas.axes(320.0)
+    figure, (axes,) = canvas.axes(270.0 if not canvas.shape.narrow else 225.0)
     entries: dict[str, Any] = {}
     for one in summary.methods:
         found = points(one.overall.traced) if one.overall.traced is not None else []
@@ -341,7 +343,7 @@ def _scatter(summary: Summary, canvas: _Canvas) -> Any:
     if len(shown) < 2:
         return None
     looks = _looks(summary)
-    figure, (axes,) = canvas.axes(320.0)
+    figure, (axes,) = canvas.axes(270.0 if not canvas.shape.narrow else 225.0)
     entries: dict[str, Any] = {}
     for one in shown:
         look, ratios = looks[one.method.name], one.overall.ratios

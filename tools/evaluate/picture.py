@@ -33,7 +33,7 @@ GRID = ("#d9dce1", "#3a4048")
 PAPER = ("#ffffff", "#15181c")
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-HATCHES = ("", "////", "....", "xxxx")
+HATCHES = ("", "////", "\\\\\\\\", "xxxx")  # of lines: dots would make megabytes
 
 
 def theme(dark: bool) -> dict[str, str]:
