@@ -3,10 +3,10 @@
 Usage:
     python bench/adapting.py PROMPTS.jsonl [--category NAME] [--head ranked:2048] [-m TARGET -d DRAFTER --ranks RANKS]
 
-Reads prompts as drafters.py does, all of one category in their order, and writes `--tokens` tokens after each: with
-the head as it is, with ranks that adapt, and with the full head. The first difference between the texts ends the run.
-Prints a Markdown table of the accepted lengths over windows of requests, how many rows changed, and how long that took
-before the text began.
+Reads prompts as frspec-eval does (of several turns the first), all of one category in order, and writes `--tokens`
+tokens after each: with the head as it is, with ranks that adapt, and with the full head. The first difference between
+the texts ends the run. Prints a Markdown table of the accepted lengths over windows of requests, how many rows changed,
+and how long that took before the text began.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from drafters import read_prompts
+from frspec_cpp.tools.evaluate.prompts import read_file
 from tqdm import tqdm
 
 import frspec_cpp
@@ -50,9 +50,10 @@ def main() -> int:
         }
         room = models["full"].n_ctx - arguments.tokens
         prompts = [
-            prompt
-            for name, prompt in read_prompts(arguments.prompts)
-            if arguments.category in (None, name) and len(models["full"].tokenize(prompt)) < room
+            question.turns[0]
+            for question in read_file(arguments.prompts)
+            if arguments.category in (None, question.category)
+            and len(models["full"].tokenize(question.turns[0])) < room
         ]
         if arguments.count:
             prompts = prompts[: arguments.count]

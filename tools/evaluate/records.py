@@ -43,7 +43,8 @@ class Prompt:
         index: Its number in the run, from 0.
         name: Where it stands: ``"spec_bench.jsonl:81"``, with ``" turn 2"`` behind it from the second on.
         category: ``"math_reasoning"``, ``"mt_bench"`` ...
-        tokens: Tokens of the prompt, template and earlier turns included.
+        tokens: Tokens of the prompt, template and earlier turns included; 0 where that is not known yet: a later turn
+            holds an answer that is still to be written.
     """
 
     index: int
@@ -130,12 +131,14 @@ class Manifest:
         command: The command line.
         machine: ``cpu``, ``cores``, ``memory_gib``, ``device``, ``python``, ``system``.
         target: File name of the target.
-        settings: Options that hold for all methods: ``max_tokens``, ``temperature``, ``seed``, ``repeats``, ``ignore_eos``,
-            ``template`` (whether the chat template was applied), ``threads`` ...
+        settings: Options that hold for all methods: ``max_tokens``, ``temperature``, ``seed``, ``repeats``,
+            ``ignore_eos``, ``template`` (whether the chat template was applied), ``threads`` ...
         identity: What must not change where a run is continued: settings, files (size and a hash), prompts, methods.
         methods: In the order of the tables, ``plain`` first.
         prompts: In their order.
         skipped: Methods that were asked for and could not be run, by name, with the reason: absent peers.
+        left_out: Prompts that do not fit into the context, by name, with the reason. A first turn that is too long is
+            not among ``prompts``; a later one, which may turn out to be during the run, is, and has no runs.
     """
 
     version: str
@@ -148,3 +151,4 @@ class Manifest:
     methods: list[Method]
     prompts: list[Prompt]
     skipped: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)

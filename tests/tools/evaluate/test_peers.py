@@ -1,0 +1,167 @@
+"""Other engines: skipped by name where they are absent; with stand-ins, what they are asked for and what is counted."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from frspec_cpp.tools.evaluate.peers import (
+    KINDS,
+    LlamaCpp,
+    PeerOptions,
+    Transformers,
+    load_peer,
+    peer_method,
+    unsupported_sampling,
+)
+from frspec_cpp.tools.evaluate.records import Method
+from tiny_pair import TinyPair, make_tiny_pair
+
+import frspec_cpp
+from frspec_cpp import _core
+
+
+class FakeLlama:
+    """llama_cpp.Llama, as far as it is used; writes the prompt's last token and its successors."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+        self.resets = 0
+        self.asked: dict[str, Any] = {}
+
+    def reset(self) -> None:
+        """Noted: a text must not begin with what another left behind."""
+        self.resets += 1
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """A pass; counted by who calls."""
+
+    def generate(self, tokens: list[int], **options: Any) -> Iterator[int]:
+        """One token a pass, or three with a draft model."""
+        self.asked = options
+        token = tokens[-1]
+        self.eval(tokens)
+        while True:
+            drafts = 3 if "draft_model" in self.options else 1
+            for _ in range(drafts):
+                yield token
+                token += 1
+            self.eval([token])
+
+
+@pytest.fixture
+def llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the package."""
+    module: Any = ModuleType("llama_cpp")
+    module.Llama = FakeLlama
+    speculative: Any = ModuleType("llama_cpp.llama_speculative")
+    speculative.LlamaPromptLookupDecoding = lambda ngram, tokens: ("lookup", ngram, tokens)
+    for each in (module, speculative):
+        each.__spec__ = SimpleNamespace(name=each.__name__)
+        monkeypatch.setitem(sys.modules, each.__name__, each)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> TinyPair:
+    """A tiny target."""
+    return make_tiny_pair(tmp_path_factory.mktemp("peers") / "pair")
+
+
+def options_of(pair: TinyPair, **writing: Any) -> PeerOptions:
+    return PeerOptions(
+        target=pair.target_gguf, hf_target=pair.target, hf_drafter=pair.target, threads=1, context=128,
+        writing={"max_tokens": 8, "ignore_eos": False, "temperature": 0.0, "seed": 0, **writing}, gpu=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "package"), [("llama.cpp", "llama_cpp"), ("transformers", "transformers")])
+def test_absent_packages_are_named(kind: str, package: str, pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else real(name))
+    assert peer_method(kind, pair.target, None) == f"the '{package}' package is not installed"
+
+
+def test_folders_that_are_needed(pair: TinyPair, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--methods transformers: found no --hf-target, expected the folder"):
+        peer_method("transformers", None, None)
+    with pytest.raises(ValueError, match=r"--methods transformers-assisted: found no --hf-drafter"):
+        peer_method("transformers-assisted", pair.target, None)
+    with pytest.raises(ValueError, match=r"--hf-target .*found no config\.json"):
+        peer_method("transformers", tmp_path, None)
+
+
+def test_rows_of_peers(llama_cpp: None) -> None:
+    method = peer_method("llama.cpp-lookup", None, None)
+    assert isinstance(method, Method)
+    assert method.name == "llama.cpp-lookup"
+    assert method.engine.startswith("llama-cpp-python ")
+    assert not method.exact
+    assert method.settings == {"lookup_tokens": 10, "lookup_ngram": 2}
+
+
+def test_sampling_that_others_mean_otherwise() -> None:
+    assert unsupported_sampling({"temperature": 0.8, "top_k": 5, "repeat_penalty": 1.0}) is None
+    assert "found repeat_penalty 1.1" in str(unsupported_sampling({"repeat_penalty": 1.1}))
+
+
+def test_llama_cpp_plain(llama_cpp: None, pair: TinyPair) -> None:
+    tokenizer = _core.Tokenizer(str(pair.target_gguf))
+    peer = load_peer("llama.cpp", options_of(pair, ignore_eos=True, top_k=3), tokenizer)
+    assert isinstance(peer, LlamaCpp)
+    for _ in range(2):
+        text = peer.write([7, 8, 20], traced=True)
+        assert text.tokens == list(range(20, 28))
+        assert text.finish_reason == "length"
+        assert (text.steps, text.step_tokens, text.drafted_steps, text.trace) == (7, 7, 0, None)
+        assert text.prefill_seconds is not None
+        assert 0.0 < text.prefill_seconds <= text.total_seconds
+    llama = peer._llm
+    assert llama.resets == 2
+    assert llama.asked == {"temp": 0.0, "top_k": 3}
+    assert llama.options["n_ctx"] == 128
+    assert llama.options["n_threads"] == llama.options["n_threads_batch"] == 1
+    assert "draft_model" not in llama.options
+
+
+def test_llama_cpp_lookup_counts_passes(llama_cpp: None, pair: TinyPair) -> None:
+    tokenizer = _core.Tokenizer(str(pair.target_gguf))
+    peer = load_peer("llama.cpp-lookup", options_of(pair, ignore_eos=True), tokenizer)
+    text = peer.write([7, 8, 20], traced=False)
+    assert (text.steps, text.step_tokens, text.drafted_steps) == (2, 7, None)
+    assert isinstance(peer, LlamaCpp)
+    assert peer._llm.options["draft_model"] == ("lookup", 2, 10)
+    assert peer._llm.options["logits_all"] is True
+
+
+def test_a_text_ends_at_the_models_end(llama_cpp: None, pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = SimpleNamespace(is_eog=lambda token: token == 23)
+    peer = LlamaCpp(options_of(pair), tokenizer, lookup=False)  # type: ignore[arg-type]
+    text = peer.write([20], traced=False)
+    assert (text.tokens, text.finish_reason) == ([20, 21, 22], "stop")
+    assert (text.steps, text.step_tokens) == (3, 3)  # the token that ended it was given, too
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("transformers")])
+def test_transformers_write_the_same_as_we_do(kind: str, pair: TinyPair) -> None:
+    pytest.importorskip("transformers")
+    llm = frspec_cpp.LLM(pair.target_gguf, n_ctx=128, n_threads=1)
+    prompt = list(range(5, 25))
+    expected = llm.generate(prompt, max_tokens=8, ignore_eos=True)
+    assert isinstance(peer_method(kind, pair.target, pair.target), Method)
+    peer = load_peer(kind, options_of(pair, ignore_eos=True), llm.tokenizer)
+    assert isinstance(peer, Transformers)
+    text = peer.write(prompt, traced=False)
+    assert text.tokens == expected.tokens
+    assert (text.finish_reason, text.step_tokens) == ("length", 7)
+    assert text.prefill_seconds is not None
+    assert 0.0 < text.prefill_seconds < text.total_seconds
+    assert text.steps is not None
+    if kind == "transformers":
+        assert text.steps == 7
+    elif kind == "transformers-assisted":  # the target itself assists: all is accepted
+        assert text.steps < 7

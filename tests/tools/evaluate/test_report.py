@@ -1,0 +1,327 @@
+"""report.md, report.json, report.html and the charts from records, whole and with pieces missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from evaluation_records import METHODS, make_manifest, make_prompts, make_runs, write_records
+from frspec_cpp.tools.evaluate import generations
+from frspec_cpp.tools.evaluate.charts import draw_charts
+from frspec_cpp.tools.evaluate.generations import TOKENS, choose, show, visible
+from frspec_cpp.tools.evaluate.markdown import escape
+from frspec_cpp.tools.evaluate.picture import GRID, INK, PAPER, PARTS, SERIES
+from frspec_cpp.tools.evaluate.records import Manifest, Method, Run, TracedStep
+from frspec_cpp.tools.evaluate.report import write_report
+from frspec_cpp.tools.evaluate.summary import summarise
+
+pytest.importorskip("matplotlib")
+
+HOSTILE = "<script>alert('x')</script>&\"|$x^2$"
+CHARTS = {
+    "speedup": ("speedup over plain decoding (×)", "category"),
+    "accepted-length-by-rows": ("mean accepted tokens per step", "rows of the draft head (tokens, log scale)"),
+    "time-per-step": ("time per step (ms)",),
+    "acceptance-by-depth": ("accepted of the steps that got there (%)", "depth in the draft tree (tokens)"),
+    "accepted-drafts": ("steps with drafts (%)", "accepted drafts in a step (tokens)"),
+    "misses": ("steps with drafts (%)",),
+    "speed-and-length": ("speedup over plain decoding (×)", "mean accepted tokens per step"),
+}
+
+
+class Page(HTMLParser):
+    """Tags and attributes of a page, and its visible text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Called by the parser."""
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        """Called by the parser."""
+        self.text += data
+
+    def count(self, tag: str, **attributes: str) -> int:
+        """Elements with these attributes."""
+        return sum(t == tag and attributes.items() <= found.items() for t, found in self.tags)
+
+
+def report_of(folder: Path, manifest: Manifest, runs: list[Run]) -> tuple[str, dict[str, Any], str]:
+    """The three files."""
+    write_report(write_records(folder, manifest, runs))
+    names = ("report.md", "report.json", "report.html")
+    markdown, data, html = ((folder / name).read_text(encoding="utf-8") for name in names)
+    return markdown, json.loads(data), html
+
+
+@pytest.fixture(scope="module")
+def example() -> tuple[Manifest, list[Run]]:
+    manifest = make_manifest(METHODS, make_prompts(each=2), repeats=1)
+    return manifest, make_runs(manifest)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, example: tuple[Manifest, list[Run]]) -> Path:
+    result = write_records(tmp_path_factory.mktemp("evaluation"), *example)
+    write_report(result)
+    return result
+
+
+@pytest.fixture(scope="module")
+def html(folder: Path) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_markdown_is_complete(folder: Path, example: tuple[Manifest, list[Run]]) -> None:
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    manifest = example[0]
+    for needed in (manifest.command, "An Imaginary CPU", "transformers assisted", "## Definitions", "| all |"):
+        assert needed in text
+    for method in manifest.methods:
+        assert text.count(f"| {method.name} |") >= 4
+    for name in CHARTS:
+        assert f"(charts/{name}.svg)" in text
+        assert (folder / "charts" / f"{name}.svg").is_file()
+    # Every table is one: as many cells in each row.
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+
+
+def test_json_has_every_number(folder: Path, example: tuple[Manifest, list[Run]]) -> None:
+    data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert (data["format"], data["version"]) == ("frspec-eval report", 1)
+    assert data["run"]["command"] == example[0].command
+    assert [one["name"] for one in data["methods"]] == [method.name for method in METHODS]
+    found = summarise(*example)
+    for one, summary in zip(data["methods"], found.methods, strict=True):
+        assert one["overall"]["speedup"] == summary.overall.speedup
+        assert list(one["categories"]) == found.categories
+    peer = data["methods"][-1]["overall"]
+    assert peer["accepted_length"] is None
+    assert peer["traced"] is None
+    assert peer["agreement"]["equal"] < peer["agreement"]["texts"]
+
+
+def test_page_needs_nothing_from_outside(html: str) -> None:
+    page = Page(html)
+    assert "default-src 'none'" in html
+    addresses = set(re.findall(r"https?://[^\"'\s<>)]+", html))
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert not [tag for tag, _ in page.tags if tag in ("link", "iframe", "img", "base", "object", "form")]
+    for _, attributes in page.tags:
+        for name, value in attributes.items():
+            assert name not in ("src", "srcset", "action")
+            assert not name.startswith("on")
+            assert not name.endswith("href") or (value or "").startswith("#")
+    assert not re.search(r"@import|url\((?!#)", html)
+    # One set of styles: Matplotlib's own ones would hold for the whole page.
+    assert html.count("<style") == 2
+    identifiers = [found["id"] for _, found in page.tags if "id" in found]
+    assert len(identifiers) == len(set(identifiers))
+    links = {value for _, found in page.tags for name, value in found.items() if name.endswith("href") and value}
+    links |= set(re.findall(r"url\((#[^)]+)\)", html))
+    assert links <= {f"#{one}" for one in identifiers}
+
+
+def test_page_has_charts_for_both_themes_and_widths(html: str) -> None:
+    page = Page(html)
+    assert page.count("svg", role="img") == 2 * len(CHARTS)
+    for name in CHARTS:
+        assert page.count("figure", id=f"chart-{name}") == 1
+    pictures = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
+    assert not re.findall(r'style="[^"]*#[0-9a-fA-F]{6}', pictures), "a colour of one theme alone"
+    assert not re.findall(r'(?:fill|stroke)="#', pictures)
+    for variable in set(re.findall(r"var\((--[\w-]+)\)", html)):
+        assert len(re.findall(rf"{variable}:", html)) >= 2, variable
+    assert "prefers-color-scheme: dark" in html
+    assert page.count("button", id="theme") == 1
+
+
+def test_charts_say_what_their_axes_are(folder: Path) -> None:
+    for name, labels in CHARTS.items():
+        root = ElementTree.parse(folder / "charts" / f"{name}.svg").getroot()
+        texts = {"".join(node.itertext()).strip() for node in root.iter("{http://www.w3.org/2000/svg}text")}
+        assert set(labels) <= texts, name
+        background = re.search(r'id="patch_1">.*?fill: (#\w+)', ElementTree.tostring(root, "unicode"), re.DOTALL)
+        assert background is not None
+        assert background.group(1) == PAPER[0]  # opaque: read on dark pages, too
+    text = (folder / "charts" / "accepted-length-by-rows.svg").read_text(encoding="utf-8")
+    for needed in ("full head", "ranked", "speculated", "1k", "16k", "64k"):
+        assert f">{needed}<" in text
+
+
+def test_colours_are_seen_on_their_page() -> None:
+    def luminance(color: str) -> float:
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for dark in (0, 1):
+        paper = luminance(PAPER[dark])
+        for pair in (*SERIES, *PARTS, INK):
+            values = sorted((luminance(pair[dark]), paper))
+            assert (values[1] + 0.05) / (values[0] + 0.05) >= 3.0, pair
+    assert len({pair[0] for pair in (*SERIES, *PARTS, INK, GRID, PAPER)}) == len(SERIES) + len(PARTS) + 3
+
+
+def test_the_same_records_give_the_same_files(folder: Path, html: str) -> None:
+    write_report(folder)
+    assert (folder / "report.html").read_text(encoding="utf-8") == html
+
+
+def test_generations(html: str, example: tuple[Manifest, list[Run]]) -> None:
+    manifest, runs = example
+    page = Page(html)
+    shown = choose(manifest, runs)
+    assert page.count("details", **{"class": "prompt"}) == len(shown)
+    assert f"{len(shown)} of {len(manifest.prompts)} prompts" in page.text
+    marks = [found for tag, found in page.tags if tag == "button" and found.get("class") == "miss"]
+    assert marks
+    assert {found["aria-expanded"] for found in marks} == {"false"}
+    assert {str(found["aria-label"]) for found in marks} == {
+        "Why: outside the subset",
+        "Why: another draft preferred",
+        "Why: subset unknown",
+        "Why: tree ended",
+    }
+    assert sum(found.get("class") == "why" for _, found in page.tags) == len(marks)
+    depths = {str(found["data-d"]) for _, found in page.tags if "data-d" in found}
+    assert depths == {"1", "2", "3", "4", "5"}
+
+
+def test_one_text() -> None:
+    step = TracedStep([5, 6], 1, 9, [7, 8], False, 0.0, 0.0, 0.0, 0.0)
+    last = TracedStep([9], 0, 1, [], None, 0.0, 0.0, 0.0, 0.0)
+    nothing = (None,) * 6
+    pieces = ["The", " old\n", " man", "."]
+    run = Run("m", 0, 0, 4, *nothing, 1.0, "stop", [4, 5, 6, 9], pieces, [step, last], {"7": " sea\n"})
+    text = show(run)
+    assert [token.depth for token in text.tokens] == [0, 1, 0, 0]
+    assert text.tokens[1].text == " old↵\n"
+    miss = text.tokens[2].miss
+    assert miss is not None
+    assert (miss.reason, miss.offered, miss.wanted) == ("outside the subset", ["␣sea↵", "#8"], "␣man")
+    assert [token.miss for token in text.tokens[:2] + text.tokens[3:]] == [None] * 3
+    # Steps that do not fit the text are not guessed at.
+    torn = show(replace(run, trace=[step, step, step]))
+    assert [token.depth for token in torn.tokens] == [0] * 4
+    assert "no depths" in torn.note
+    long = show(replace(run, pieces=["a"] * 1000, trace=None))
+    assert (len(long.tokens), long.count) == (TOKENS, 1000)
+
+
+def test_every_category_is_shown_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generations, "PROMPTS", 4)
+    manifest = make_manifest(METHODS[:2], make_prompts(("a", "b", "c"), each=3), repeats=0)
+    shown = choose(manifest, make_runs(manifest))
+    assert [one.prompt.category for one in shown] == ["a", "a", "b", "c"]
+
+
+def test_visible() -> None:
+    assert visible("  a b\n") == "␣␣a b↵"
+    assert visible("   ") == "␣␣␣"
+    assert visible("") == "(nothing)"
+
+
+def test_hostile_texts_do_nothing(tmp_path: Path) -> None:
+    hostile = replace(METHODS[2], name=HOSTILE, drafter=HOSTILE, settings={HOSTILE: HOSTILE})
+    prompts = [replace(prompt, name=f"{prompt.name}{HOSTILE}") for prompt in make_prompts((HOSTILE, "_b"), each=1)]
+    manifest = make_manifest([METHODS[0], METHODS[1], hostile], prompts, repeats=1)
+    machine = {**manifest.machine, "cpu": HOSTILE}
+    manifest = replace(
+        manifest, command=f"{HOSTILE} ``` x", target=HOSTILE, machine=machine, skipped={HOSTILE: HOSTILE}
+    )
+    runs = []
+    for run in make_runs(manifest):
+        pieces = None if run.pieces is None else [HOSTILE, *run.pieces[1:-1], "\ud800"]
+        said = None if run.said is None else dict.fromkeys(run.said, HOSTILE)
+        runs.append(replace(run, pieces=pieces, said=said))
+    markdown, data, html = report_of(tmp_path / "out", manifest, runs)
+    page = Page(html)
+    assert page.count("script") == 1
+    assert HOSTILE in page.text
+    assert "alert(" not in re.findall(r"<script>.*?</script>", html, flags=re.DOTALL)[0]
+    assert all("alert" not in name for tag, found in page.tags for name in (tag, *found))
+    for svg in (tmp_path / "out" / "charts").iterdir():
+        tags = {node.tag for node in ElementTree.parse(svg).getroot().iter()}
+        assert not any("script" in tag for tag in tags)
+    outside = markdown.split("````")[-1]  # behind the command, whose fence is longer than its backticks
+    assert "<script>" not in outside
+    assert data["methods"][2]["name"] == HOSTILE
+
+
+def test_peers_alone_have_no_steps(tmp_path: Path) -> None:
+    peer = METHODS[-1]
+    manifest = make_manifest([METHODS[0], peer], make_prompts(("qa",), each=2), repeats=1)
+    runs = [replace(run, trace=None) for run in make_runs(manifest)]
+    markdown, data, html = report_of(tmp_path / "out", manifest, runs)
+    assert f"| {peer.name} | – |" not in markdown  # a row of dashes is no row
+    assert data["methods"][1]["overall"]["speedup"] > 0
+    assert html.count("No chart:") == 6 == len(CHARTS) - len(list((tmp_path / "out" / "charts").iterdir()))
+    assert "The engine does not tell of its steps." in html
+
+
+def test_no_heads_with_rows_and_one_category(tmp_path: Path) -> None:
+    methods = [METHODS[0], replace(METHODS[7], rows=None)]
+    manifest = make_manifest(methods, make_prompts(("qa",), each=1), repeats=1)
+    markdown, _, html = report_of(tmp_path / "out", manifest, make_runs(manifest))
+    assert "No method drafts with a part of the head" in html
+    assert "no chart" in markdown
+    assert html.count("No chart:") == 1
+    assert ">all<" not in (tmp_path / "out" / "charts" / "speedup.svg").read_text(encoding="utf-8")
+    assert "| qa | all |" in markdown
+
+
+@pytest.mark.parametrize("lines", [0, 1, 30])
+def test_an_interrupted_run(tmp_path: Path, example: tuple[Manifest, list[Run]], lines: int) -> None:
+    manifest, runs = example
+    markdown, data, html = report_of(tmp_path / "out", manifest, runs[:lines])
+    assert data["texts"] == lines
+    assert data["remarks"]
+    for remark in data["remarks"]:
+        assert escape(remark) in markdown
+        assert remark.split(":")[0] in Page(html).text
+
+
+def test_a_chart_that_is_no_more_goes(tmp_path: Path, example: tuple[Manifest, list[Run]]) -> None:
+    manifest, runs = example
+    report_of(tmp_path / "out", manifest, runs)
+    report_of(tmp_path / "out", manifest, runs[:3])
+    assert not (tmp_path / "out" / "charts" / "speedup.svg").exists()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "charts",
+        "report.html",
+        "report.json",
+        "report.md",
+        "results.jsonl",
+        "run.json",
+    ]
+
+
+def test_more_methods_than_colours() -> None:
+    methods = [METHODS[0], *(Method(f"_head {i}", "heads", head=f"ranked:{2**i}", rows=2**i) for i in range(4, 15))]
+    manifest = make_manifest(methods, make_prompts(("qa",), each=1), repeats=1)
+    charts = {chart.name: chart for chart in draw_charts(summarise(manifest, make_runs(manifest)))}
+    wide = charts["speedup"].wide
+    assert wide is not None
+    assert "pattern" in wide  # hatched where colours come again
+    assert len(wide) < 250_000  # some hatches would make megabytes
+    for method in methods[1:]:
+        assert method.name.removeprefix("_") in wide
+
+
+def test_not_the_folder_of_an_evaluation(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_report(tmp_path)

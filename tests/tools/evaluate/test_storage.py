@@ -1,0 +1,143 @@
+"""The folder of an evaluation: lines that are whole or not there, one run at a time, nothing overwritten."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+from evaluations import make_manifest
+from frspec_cpp.tools.evaluate.records import Method, Prompt, Run, TracedStep
+from frspec_cpp.tools.evaluate.storage import (
+    Results,
+    check_same,
+    locked,
+    read_manifest,
+    read_runs,
+    write_manifest,
+)
+
+STEP = TracedStep([5, 6], 1, 8, [7], None, 0.1, 0.2, 0.3, 0.7)
+RUNS = [
+    Run(
+        "plain",
+        0,
+        0,
+        2,
+        1,
+        1,
+        0,
+        0.1,
+        0.0,
+        0.2,
+        0.3,
+        "stop",
+        [5, 6],
+        ["\u00e9\n", "\U0001f30a"],
+        [STEP],
+        {"7": "\ufffd"},
+    ),
+    Run("peer", 0, 1, 2, None, None, None, None, None, None, 0.3, "length"),
+    Run("plain", 1, 2, 3, 1, 1, 0, 0.1, 0.0, 0.2, 0.3, "length"),
+]
+
+
+def fill(folder: Path) -> None:
+    results = Results(folder)
+    for run in RUNS:
+        results.append(run)
+    results.close()
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    assert read_runs(tmp_path) == []
+    fill(tmp_path)
+    assert read_runs(tmp_path) == RUNS
+    manifest = make_manifest(["plain", "peer"], [Prompt(0, "a:1", "a", 5)])
+    write_manifest(tmp_path, manifest)
+    assert read_manifest(tmp_path) == manifest
+
+
+def test_a_file_that_was_cut_anywhere_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # some thousand times
+    fill(tmp_path)
+    path = tmp_path / "results.jsonl"
+    whole = path.read_bytes()
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        kept = whole[:cut].count(b"\n")
+        assert read_runs(tmp_path) == RUNS[:kept]
+        results = Results(tmp_path)
+        for run in RUNS[kept:]:
+            results.append(run)
+        results.close()
+        assert path.read_bytes() == whole
+
+
+def test_a_full_disk_leaves_nothing_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path)
+    results = Results(tmp_path)
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:20]))
+    with pytest.raises(OSError, match="disk is full"):
+        results.append(RUNS[0])
+    monkeypatch.undo()
+    results.append(RUNS[0])
+    results.close()
+    assert read_runs(tmp_path) == [*RUNS, RUNS[0]]
+
+
+@pytest.mark.parametrize("line", [b"{}", b"not JSON", b"[1]", b'{"method": "plain"}'])
+def test_a_malformed_line_is_named(tmp_path: Path, line: bytes) -> None:
+    fill(tmp_path)
+    path = tmp_path / "results.jsonl"
+    first, *rest = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + line + b"\n" + b"".join(rest))
+    with pytest.raises(ValueError, match=r"results\.jsonl: line 2: found .* expected a result of frspec-eval"):
+        read_runs(tmp_path)
+
+
+def test_manifests_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_manifest(tmp_path)
+    for content in ("", "[]", '{"version": "0"}', '{"methods": [{"no": 1}], "prompts": []}'):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(ValueError, match=r"run\.json: not what frspec-eval writes"):
+            read_manifest(tmp_path)
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    refused = pytest.raises(RuntimeError, match="another frspec-eval is writing")
+    with locked(tmp_path / "new"), refused, locked(tmp_path / "new"):
+        pass
+    with locked(tmp_path / "new"):
+        pass
+
+
+def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "report.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"found 'report\.md' and no run\.json"), locked(tmp_path):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.md"]
+    file = tmp_path / "report.md"
+    with pytest.raises(NotADirectoryError), locked(file):
+        pass
+    assert file.read_text() == "mine"
+
+
+def test_another_runs_results_are_named(tmp_path: Path) -> None:
+    manifest = make_manifest(["plain"], [])
+    check_same(tmp_path, manifest, {"settings": {"seed": 1}, "files": {"target.gguf": {"size": 1}}})
+    for wanted, difference in (
+        ({"settings": {"seed": 2}, "files": {"target.gguf": {"size": 1}}}, "settings.seed: found 1, now 2"),
+        ({"settings": {"seed": 1}, "files": {"target.gguf": {"size": 2}}}, "files.target.gguf.size: found 1, now 2"),
+        ({"settings": {"seed": 1}, "files": {}}, 'files.target.gguf: found {"size": 1}, now null'),
+    ):
+        with pytest.raises(ValueError, match="another run") as caught:
+            check_same(tmp_path, manifest, wanted)
+        assert difference in str(caught.value)
+        assert "nothing was changed" in str(caught.value)
+    methods = dataclasses.replace(manifest, identity={"methods": [dataclasses.asdict(Method("plain", "plain"))]})
+    with pytest.raises(ValueError, match=r"methods: found 1: plain, now 2: plain, ngram"):
+        check_same(tmp_path, methods, {"methods": [dataclasses.asdict(Method(n, n)) for n in ("plain", "ngram")]})

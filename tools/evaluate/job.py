@@ -1,0 +1,240 @@
+"""One evaluation from its options to its results: what is checked before anything is loaded, and what is loaded."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import frspec_cpp
+
+from ... import _core
+from ..console import note, require
+from . import manifest as facts
+from . import peers
+from .drafters import look_at
+from .engines import Engine, Loader
+from .methods import KINDS, Choice, Contender, check_names, custom, make_contenders
+from .prompts import PromptBuilder, Question, choose, read_questions
+from .records import Manifest, Method, Prompt
+from .runner import Runner, missing, too_long, turns_of
+from .storage import MANIFEST, check_same, locked, read_manifest, read_runs, write_manifest
+
+PROGRAM = "frspec-eval"
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of frspec-eval; see its help.
+
+    `engine` are keyword arguments of `frspec_cpp.LLM` that all methods share, `tree` those that all but plain decoding
+    share, `writing` those of `LLM.generate`.
+    """
+
+    output: Path
+    model: Path
+    drafters: Sequence[Path]
+    prompts: Sequence[str] = ("demo",)
+    methods: Sequence[str] | None = None
+    heads: Sequence[str] = ()
+    custom: Sequence[str] = ()
+    categories: Sequence[str] | None = None
+    count: int | None = None
+    template: str = "auto"
+    repeats: int = 3
+    warmup: int = 1
+    seed: int = 0
+    ngram: int = 8
+    ranks: Path | None = None
+    sketch: Path | None = None
+    hf_target: Path | None = None
+    hf_drafter: Path | None = None
+    share: bool = False
+    quiet: bool = False
+    engine: dict[str, Any] = field(default_factory=dict)
+    tree: dict[str, int] = field(default_factory=dict)
+    writing: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is run: our methods, peers, and those that are skipped, with the reason."""
+
+    contenders: list[Contender]
+    peers: list[Method]
+    skipped: dict[str, str]
+
+    @property
+    def methods(self) -> list[Method]:
+        return [contender.method for contender in self.contenders] + self.peers
+
+
+def evaluate(request: Request, command: Sequence[str]) -> None:
+    """Writes ``run.json`` and ``results.jsonl`` into `request.output`, or goes on where an earlier run stopped.
+
+    Raises:
+        NotLossless: A text is not plain decoding's.
+        ValueError: An option, a prompt file or a drafter does not fit, or the folder holds another run's results.
+        FileNotFoundError: A file is not there.
+    """
+    tqdm = require("tqdm", "a progress bar", "frspec_cpp[eval]")
+    questions = choose(read_questions(request.prompts), request.count, request.categories)
+    tokenizer = _core.Tokenizer(str(request.model))
+    plan = _plan(request, tokenizer)
+    for name, reason in plan.skipped.items():
+        note(f"{PROGRAM}: {name} is skipped: {reason}")
+    settings = _settings(request)
+    device = request.engine.get("device") or _core.default_device()
+    identity = facts.identity(settings, _files(request, plan), questions, plan.methods, device)
+    with locked(request.output):
+        found = read_manifest(request.output) if (request.output / MANIFEST).exists() else None
+        if found is not None:
+            check_same(request.output, found, identity)
+            done = {(run.method, run.prompt, run.repeat) for run in read_runs(request.output)}
+            if not missing(found, done):
+                note(f"{PROGRAM}: {request.output}: every text is there already")
+                return
+        loader = Loader(
+            str(request.model), {**request.engine, "progress": not request.quiet}, _writing(request), request.share
+        )
+        plain = loader.load(plan.contenders[0])
+        builder = PromptBuilder(plain.llm, request.template)
+        limit = plain.llm.n_ctx - int(request.writing["max_tokens"])
+        if found is None:
+            fitting, prompts, left_out = _fit(questions, builder, limit)
+        else:
+            fitting = [q for q in questions if q.name not in found.left_out or _has_prompt(found, q.name)]
+        engines: dict[str, Engine] = {plan.contenders[0].method.name: plain}
+        for contender in plan.contenders[1:]:
+            engines[contender.method.name] = loader.load(contender)
+        for peer in plan.peers:
+            engines[peer.name] = peers.load_peer(peer.kind, _peer_options(request, plain.llm.n_ctx, device), tokenizer)
+        if found is None:
+            found = Manifest(
+                version=frspec_cpp.__version__,
+                created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                command=shlex.join([PROGRAM, *command]),
+                machine=facts.machine(plain.llm.device),
+                target=request.model.name,
+                settings={**settings, "template": builder.applies_template, "context": plain.llm.n_ctx},
+                identity=identity,
+                methods=plan.methods,
+                prompts=prompts,
+                skipped=plan.skipped,
+                left_out=left_out,
+            )
+            write_manifest(request.output, found)
+        runner = Runner(request.output, found, fitting, engines, builder, tokenizer, limit)
+        # With disable=None there is no bar unless stderr is a terminal.
+        with tqdm.tqdm(
+            total=runner.missing, desc="texts", unit=" texts", leave=False, disable=request.quiet or None
+        ) as bar:
+            runner.run(request.warmup, bar)
+
+
+def _has_prompt(manifest: Manifest, name: str) -> bool:
+    return any(prompt.name == name for prompt in manifest.prompts)
+
+
+def _plan(request: Request, tokenizer: _core.Tokenizer) -> _Plan:
+    for option, path in (("--ranks", request.ranks), ("--sketch", request.sketch)):
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(f"{option} {path}: found no such file")
+    if len({path.resolve() for path in request.drafters}) < len(request.drafters):
+        raise ValueError("-d: found a drafter twice, expected each once")
+    choice = Choice(
+        drafters=[look_at(path, tokenizer) for path in request.drafters],
+        heads=request.heads,
+        ranks=request.ranks,
+        sketch=request.sketch,
+        ngram=request.ngram,
+        tree=request.tree,
+        vocabulary=tokenizer.size,
+    )
+    asked = request.methods
+    for name in asked or ():
+        if name not in KINDS and name not in peers.KINDS:
+            raise ValueError(f"--methods: found '{name}', expected some of {', '.join([*KINDS, *peers.KINDS])}")
+    # Given customs alone are all that is asked for.
+    own = [] if asked is None and request.custom else None if asked is None else [n for n in asked if n in KINDS]
+    contenders = make_contenders(own, choice) + [custom(text, choice) for text in request.custom]
+    check_names(contenders)
+    found: list[Method] = []
+    skipped: dict[str, str] = {}
+    for name in asked or ():
+        if name not in peers.KINDS:
+            continue
+        method = peers.peer_method(name, request.hf_target, request.hf_drafter)
+        reason = method if isinstance(method, str) else peers.unsupported_sampling(request.writing)
+        if isinstance(method, Method) and reason is None:
+            found.append(method)
+        else:
+            skipped[name] = str(reason)
+    return _Plan(contenders, found, skipped)
+
+
+def _settings(request: Request) -> dict[str, Any]:
+    return {
+        **request.writing,
+        "seed": request.seed,
+        "repeats": request.repeats,
+        "warmup": request.warmup,
+        "template": request.template,
+        "threads": request.engine.get("n_threads") or facts.cores(),
+        "context": request.engine.get("n_ctx", 0),
+        **{name: value for name, value in request.engine.items() if name not in ("n_threads", "n_ctx", "device")},
+        "shared_engines": request.share,
+    }
+
+
+def _writing(request: Request) -> dict[str, Any]:
+    return {**request.writing, "seed": request.seed}
+
+
+def _files(request: Request, plan: _Plan) -> list[Path]:
+    """Every file that decides what comes out."""
+    paths: list[Path | None] = [request.model]
+    for contender in plan.contenders:
+        given = (contender.options.get(name) for name in ("drafter", "ranks", "sketch"))
+        paths += [Path(path) for path in given if path]
+    if any(method.kind.startswith("transformers") for method in plan.peers):
+        paths += [request.hf_target, request.hf_drafter]
+    return [path for path in paths if path is not None]
+
+
+def _fit(
+    questions: Sequence[Question], builder: PromptBuilder, limit: int
+) -> tuple[list[Question], list[Prompt], dict[str, str]]:
+    """The questions whose first turn fits, their prompts, and the others with the reason."""
+    lengths = {question.name: len(builder.tokens(question.turns[:1], [])) for question in questions}
+    fitting = [question for question in questions if 0 < lengths[question.name] <= limit]
+    left_out = {
+        question.name: too_long(lengths[question.name], limit)
+        for question in questions
+        if lengths[question.name] > limit
+    }
+    if not fitting:
+        reason = next(iter(left_out.values()), "found prompts without tokens")
+        raise ValueError(f"--prompts: none of {len(questions)} fits: {reason}; see --ctx-size and --max-tokens")
+    for name, reason in left_out.items():
+        note(f"{PROGRAM}: prompt {name} is left out: {reason}")
+    prompts = [
+        Prompt(index, turn.name, turn.question.category, 0 if turn.number else lengths[turn.question.name])
+        for index, turn in enumerate(turns_of(fitting))
+    ]
+    return fitting, prompts, left_out
+
+
+def _peer_options(request: Request, context: int, device: str) -> peers.PeerOptions:
+    return peers.PeerOptions(
+        target=request.model,
+        hf_target=request.hf_target,
+        hf_drafter=request.hf_drafter,
+        threads=int(request.engine.get("n_threads") or facts.cores()),
+        context=context,
+        writing=_writing(request),
+        gpu=device.startswith("cuda") and device != "cuda-emulated",
+    )

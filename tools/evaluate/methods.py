@@ -1,0 +1,259 @@
+"""What ``--methods`` names, as rows of the tables and as arguments of the engine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import frspec_cpp
+
+from .drafters import DrafterFile
+from .records import Method
+
+#: What each kind is, and what it needs.
+KINDS = {
+    "plain": "the target alone",
+    "eagle2": "an EAGLE-2 drafter",
+    "eagle3": "an EAGLE-3 drafter",
+    "frspec": "an EAGLE drafter, token ranks (in its file or --ranks) and a 'ranked:N' among --head",
+    "specvocab": "an EAGLE drafter and a sketch of the head (in its file or --sketch)",
+    "heads": "a drafter with the target's vocabulary, and --head",
+    "model": "a language model with the target's vocabulary",
+    "slem": "a language model with another vocabulary",
+    "tli": "a language model with another vocabulary that has tokens of the target's",
+    "slrs": "a language model with another vocabulary, of characters or bytes",
+    "ngram": "the text itself",
+    "auto": "a drafter",
+}
+_SPECULATED = "speculated"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method and how the engine is asked for it.
+
+    Attributes:
+        method: The row of the tables.
+        options: Keyword arguments of `frspec_cpp.LLM`, beyond those that all methods share.
+        draft: When it drafts: always, as long as it pays, or never.
+    """
+
+    method: Method
+    options: dict[str, Any] = field(default_factory=dict)
+    draft: Literal["auto"] | bool = True
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What methods are made of.
+
+    Attributes:
+        drafters: The given ones.
+        heads: The given head policies; none: rows of a quarter of the vocabulary, where ranks are to be had.
+        ranks: A file of ranks; None: those in the drafters' files.
+        sketch: A sketch of the head; None: those in the drafters' files.
+        ngram: Tokens that are looked for by ``ngram``.
+        tree: ``tree_depth``, ``tree_branch``, ``tree_size``.
+        vocabulary: Tokens of the target.
+    """
+
+    drafters: Sequence[DrafterFile]
+    heads: Sequence[str]
+    ranks: Path | None
+    sketch: Path | None
+    ngram: int
+    tree: dict[str, int]
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A way to use a drafter: head, how it is translated, rows that a level reads."""
+
+    head: str
+    translate: str = "auto"
+    rows: int | None = None
+
+
+def make_contenders(kinds: Sequence[str] | None, choice: Choice) -> list[Contender]:
+    """The contenders of all `kinds`, plain decoding first; None: of every kind that applies.
+
+    Raises:
+        ValueError: A kind is unknown, named twice or does not apply, or a head is used by none.
+    """
+    for kind in kinds or ():
+        if kind not in KINDS:
+            raise ValueError(f"--methods: found '{kind}', expected some of {', '.join(KINDS)}")
+        if list(kinds or ()).count(kind) > 1:
+            raise ValueError(f"--methods: found '{kind}' twice, expected each once")
+    contenders = [Contender(Method("plain", "plain"), draft=False)]
+    for kind in KINDS if kinds is None else kinds:
+        if kind in ("plain", "heads" if kinds is None else ""):
+            continue
+        contenders += _of_kind(kind, choice, needed=kinds is not None)
+    unused = [head for head in choice.heads if not any(c.method.head == head for c in contenders)]
+    if unused and kinds is None and choice.drafters:
+        contenders += _of_kind("heads", replace(choice, heads=unused), needed=True)
+    elif unused:
+        raise ValueError(f"--head {unused[0]}: none of the methods uses it; 'heads' uses every head that is given")
+    return _with_unique_names(contenders)
+
+
+def _of_kind(kind: str, choice: Choice, needed: bool) -> list[Contender]:
+    """The contenders of one kind; none where it does not apply, or ValueError where it is `needed`."""
+    if kind == "ngram":
+        settings = {"ngram": choice.ngram, "tree_depth": choice.tree["tree_depth"]}
+        return [Contender(Method("ngram", "ngram", settings=settings), {"ngram": choice.ngram, **choice.tree})]
+    contenders: list[Contender] = []
+    reasons: list[str] = []
+    for drafter in choice.drafters:
+        uses = _uses(kind, drafter, choice)
+        if isinstance(uses, str):
+            reasons.append(uses)
+        else:
+            contenders += [_contender(kind, drafter, use, choice) for use in uses]
+    if needed and not contenders:
+        found = "; ".join(reasons) or "no drafter"
+        raise ValueError(f"--methods {kind}: found {found}; expected {KINDS[kind]}")
+    return contenders
+
+
+def _uses(kind: str, drafter: DrafterFile, choice: Choice) -> list[_Use] | str:
+    """How `drafter` serves `kind`, or why it does not."""
+    what = drafter.describe()
+    if kind == "auto":
+        return [_Use("auto")]
+    if kind in ("eagle2", "eagle3"):
+        return [_Use("learned" if drafter.reduced else "full", rows=drafter.rows)] if drafter.kind == kind else what
+    if kind == "frspec":
+        if not drafter.is_eagle:
+            return what
+        if choice.ranks is None and not drafter.has_ranks:
+            return f"{what} without ranks"
+        given = [head for head in choice.heads if re.fullmatch(r"ranked:\d+", head)]
+        if choice.heads and not given:
+            return f"--head {', '.join(choice.heads)}"
+        return [_use_of(head, drafter) for head in given or [f"ranked:{max(1, choice.vocabulary // 4)}"]]
+    if kind == "specvocab":
+        if not drafter.is_eagle:
+            return what
+        if choice.sketch is None and not drafter.has_sketch:
+            return f"{what} without a sketch"
+        given = [head for head in choice.heads if re.fullmatch(rf"{_SPECULATED}(:\d+)?", head)]
+        return [_use_of(head, drafter) for head in given or [_SPECULATED]]
+    if kind == "heads":
+        if not drafter.same_vocabulary:
+            return what
+        return [_use_of(head, drafter) for head in choice.heads] or "no --head"
+    return _uses_of_model(kind, drafter)
+
+
+def _uses_of_model(kind: str, drafter: DrafterFile) -> list[_Use] | str:
+    what = drafter.describe()
+    if drafter.is_eagle or drafter.same_vocabulary != (kind == "model"):
+        return what
+    if kind == "model":
+        return [_Use("full", rows=drafter.rows)]
+    if kind == "tli":
+        return [_Use("full", "tli", drafter.shared)] if drafter.shared else f"{what}, with no token in common"
+    if kind == "slrs" and not drafter.characters:
+        return f"{what} and tokens of several characters"
+    return [_Use("full", kind, drafter.rows)]
+
+
+def _use_of(head: str, drafter: DrafterFile) -> _Use:
+    return _Use(head, rows=rows_of(head, drafter))
+
+
+def rows_of(head: str, drafter: DrafterFile) -> int | None:
+    """Rows that a level of drafts reads; None where that is not one number (``auto``, ``speculated``)."""
+    if head in ("full", "learned"):
+        return drafter.rows
+    total = 0
+    for part in head.split("+"):
+        name, _, number = part.partition(":")
+        if name not in ("ranked", "contextual") or not (number.isdigit() or (name == "contextual" and not number)):
+            return None
+        total += int(number or 2048)
+    return min(total, drafter.rows)
+
+
+def _contender(kind: str, drafter: DrafterFile, use: _Use, choice: Choice) -> Contender:
+    options: dict[str, Any] = {"drafter": str(drafter.path), "head": use.head, **choice.tree}
+    settings: dict[str, Any] = dict(choice.tree)
+    is_auto = use.head == "auto"
+    if use.translate != "auto":
+        options["translate"] = settings["translate"] = use.translate
+    # A file that the head does not use is an error of the engine's.
+    if choice.ranks and drafter.same_vocabulary and (is_auto or re.search("ranked|contextual", use.head)):
+        options["ranks"] = str(choice.ranks)
+        settings["ranks"] = choice.ranks.name
+    if choice.sketch and drafter.same_vocabulary and (is_auto or _SPECULATED in use.head):
+        options["sketch"] = str(choice.sketch)
+        settings["sketch"] = choice.sketch.name
+    if kind == "auto":
+        settings["draft"] = "auto"
+    name = {"frspec": f"frspec {use.head}", "specvocab": f"specvocab {use.head}", "heads": use.head}.get(kind, kind)
+    if kind == "heads" and is_auto:
+        name = "auto, always drafting"
+    method = Method(name, kind, drafter=drafter.path.name, head=use.head, rows=use.rows, settings=settings)
+    return Contender(method, options, "auto" if kind == "auto" else True)
+
+
+def custom(text: str, choice: Choice) -> Contender:
+    """Of ``NAME=FILE[,option=value...]``: a drafter, ``draft`` and keyword arguments of `frspec_cpp.LLM`.
+
+    FILE may be ``demo``, the demo pair's drafter, or empty, none.
+
+    Raises:
+        ValueError: It is written otherwise.
+    """
+    name, equals, rest = text.partition("=")
+    file, *pairs = rest.split(",")
+    if file == "demo":
+        file = str(frspec_cpp.demo_paths()[1])
+    if not name or not equals:
+        raise ValueError(f"--custom: found '{text}', expected NAME=FILE[,option=value...]")
+    settings: dict[str, Any] = dict(choice.tree)
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise ValueError(f"--custom {name}: found '{pair}', expected option=value")
+        settings[key] = int(value) if re.fullmatch(r"-?\d+", value) else value
+    drafts: dict[Any, Literal["auto"] | bool] = {"always": True, "auto": "auto", "never": False}
+    draft = settings.pop("draft", "always")
+    if draft not in drafts:
+        raise ValueError(f"--custom {name}: draft: found '{draft}', expected 'always', 'auto' or 'never'")
+    options = {**settings, "drafter": file or None}
+    method = Method(
+        name,
+        "custom",
+        drafter=Path(file).name if file else None,
+        head=str(settings["head"]) if "head" in settings else ("auto" if file else None),
+        settings={**settings, "draft": draft},
+    )
+    return Contender(method, options, drafts[draft])
+
+
+def check_names(contenders: Sequence[Contender]) -> None:
+    """Raises ValueError where two contenders have one name."""
+    names = [contender.method.name for contender in contenders]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"found two methods of the name '{name}', expected different names")
+
+
+def _with_unique_names(contenders: list[Contender]) -> list[Contender]:
+    """Where several drafters serve one kind, each row names its drafter."""
+    names = [contender.method.name for contender in contenders]
+    unique: list[Contender] = []
+    for contender in contenders:
+        method = contender.method
+        if names.count(method.name) > 1 and method.drafter is not None:
+            method = replace(method, name=f"{method.name} {Path(method.drafter).stem}")
+        unique.append(replace(contender, method=method))
+    check_names(unique)
+    return unique
