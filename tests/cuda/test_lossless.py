@@ -163,14 +163,13 @@ def counted(llm: LLM, before: dict[str, int] | None = None) -> dict[str, int]:
 def test_several_steps_are_one_graph(pair: TinyPair, draft: bool, sampling: dict[str, Any]) -> None:
     llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
     options: dict[str, Any] = {"ignore_eos": True, "draft": draft, "seed": 2, **sampling}
-    llm.generate(PROMPTS[0], 80, **options)
+    llm.generate(PROMPTS[0], 60, **options)
     before = counted(llm)
-    found = llm.generate(PROMPTS[0], 80, **options)
+    found = llm.generate(PROMPTS[0], 60, **options)
     new = counted(llm, before)
     assert new["loop_launches"] >= 2
     assert new["graph_launches"] < 0.5 * found.stats.steps
-    assert new["values_changed"] < 5  # of the prompt's pass
-    stepwise = llm.generate(PROMPTS[0], 80, logprobs=0, **options)
+    stepwise = llm.generate(PROMPTS[0], 60, logprobs=0, **options)
     assert found.tokens == stepwise.tokens
     assert found.drafted == stepwise.drafted
     assert found.stats.steps == stepwise.stats.steps
