@@ -52,6 +52,10 @@ struct TokenLogprobs {
 
 class Engine;
 
+// Times that are noted of a step, and of all that are under way: one at each post, and one in a loop. Those behind are
+// the draft heads'.
+inline constexpr int kStepTimes = 4, kEngineTimes = (kPosts + 1) * kStepTimes;
+
 // A step that the device was given to do.
 struct EngineStep {
   Tuner::Plan plan;
@@ -260,5 +264,16 @@ class Engine {
   std::atomic<std::thread::id> owner_;
   std::uint64_t ticket_ = 0;  // changes whenever the caches do
 };
+
+// A drafter may be slow or wrong, but it may not end a text: if it fails, the text goes on without.
+template <class Use>
+void Engine::with_drafter(Generation& text, Use&& use) {
+  if (text.options_.draft == DraftMode::Never || !drafter_ || !text.stats_.drafter_error.empty()) return;
+  try {
+    use(*drafter_);
+  } catch (const std::exception& error) {
+    text.stats_.drafter_error = error.what();
+  }
+}
 
 }  // namespace frspec
