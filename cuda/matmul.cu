@@ -62,33 +62,10 @@ __global__ void __launch_bounds__(kMatmulThreads)
 }  // namespace
 
 const MatmulKernels& matmul_kernels(DType type) {
-  static const MatmulKernels f16 = matmul_f16(), bf16 = matmul_bf16(), q8_0 = matmul_q8_0(), q4_0 = matmul_q4_0(),
-                             q4_1 = matmul_q4_1(), q5_0 = matmul_q5_0(), q5_1 = matmul_q5_1(), q4_k = matmul_q4_k(),
-                             q5_k = matmul_q5_k(), q6_k = matmul_q6_k();
-  switch (type) {
-    case DType::F16:
-      return f16;
-    case DType::BF16:
-      return bf16;
-    case DType::Q8_0:
-      return q8_0;
-    case DType::Q4_0:
-      return q4_0;
-    case DType::Q4_1:
-      return q4_1;
-    case DType::Q5_0:
-      return q5_0;
-    case DType::Q5_1:
-      return q5_1;
-    case DType::Q4_K:
-      return q4_k;
-    case DType::Q5_K:
-      return q5_k;
-    case DType::Q6_K:
-      return q6_k;
-    default:
-      fail("cuda: found a weight of type ", dtype_name(type), ", which no kernel multiplies");
-  }
+  return with_packed_format(type, []<class Format>(Chosen<Format>) -> const MatmulKernels& {
+    static const MatmulKernels kernels = make_matmul_kernels<Format>();
+    return kernels;
+  });
 }
 
 int matmul_slices(std::int64_t rows, std::int64_t cols, int tile_cols) {

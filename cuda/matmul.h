@@ -75,17 +75,9 @@ struct MatmulKernels {
   Variant wide;
 };
 
-// matmul_*.cu: of any weight type but F32.
-MatmulKernels matmul_q4_k();
-MatmulKernels matmul_q5_k();
-MatmulKernels matmul_q6_k();
-MatmulKernels matmul_q8_0();
-MatmulKernels matmul_q4_0();
-MatmulKernels matmul_q4_1();
-MatmulKernels matmul_q5_0();
-MatmulKernels matmul_q5_1();
-MatmulKernels matmul_f16();
-MatmulKernels matmul_bf16();
+// Of a format of packed weights (formats/all.cuh): each is instantiated in one of the matmul_*.cu.
+template <class Format>
+MatmulKernels make_matmul_kernels();
 const MatmulKernels& matmul_kernels(DType type);
 
 // In how many slices the columns of a weight are split: by its shape only, so that the bits of a product do not depend

@@ -4,7 +4,7 @@
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 
-MatmulKernels matmul_f16() { return make_matmul_kernels<FormatF16>(); }
-MatmulKernels matmul_bf16() { return make_matmul_kernels<FormatBF16>(); }
+template MatmulKernels make_matmul_kernels<FormatF16>();
+template MatmulKernels make_matmul_kernels<FormatBF16>();
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

@@ -4,7 +4,7 @@
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 
-MatmulKernels matmul_q4_0() { return make_matmul_kernels<FormatQ4_0>(); }
-MatmulKernels matmul_q4_1() { return make_matmul_kernels<FormatQ4_1>(); }
+template MatmulKernels make_matmul_kernels<FormatQ4_0>();
+template MatmulKernels make_matmul_kernels<FormatQ4_1>();
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

@@ -4,7 +4,7 @@
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 
-MatmulKernels matmul_q5_0() { return make_matmul_kernels<FormatQ5_0>(); }
-MatmulKernels matmul_q5_1() { return make_matmul_kernels<FormatQ5_1>(); }
+template MatmulKernels make_matmul_kernels<FormatQ5_0>();
+template MatmulKernels make_matmul_kernels<FormatQ5_1>();
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

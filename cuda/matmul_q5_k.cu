@@ -4,6 +4,6 @@
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 
-MatmulKernels matmul_q5_k() { return make_matmul_kernels<FormatQ5_K>(); }
+template MatmulKernels make_matmul_kernels<FormatQ5_K>();
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

@@ -4,6 +4,6 @@
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 
-MatmulKernels matmul_q6_k() { return make_matmul_kernels<FormatQ6_K>(); }
+template MatmulKernels make_matmul_kernels<FormatQ6_K>();
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

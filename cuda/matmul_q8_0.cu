@@ -4,6 +4,6 @@
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 
-MatmulKernels matmul_q8_0() { return make_matmul_kernels<FormatQ8_0>(); }
+template MatmulKernels make_matmul_kernels<FormatQ8_0>();
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

@@ -274,7 +274,8 @@ class Backend {
 
   // The best tokens by the logits hidden weight^T, which are not kept; with noise (null: none), the best under it.
   virtual void head_top_k(const BestTokens& best, Tensor hidden, const HeadColumns& head, const DraftNoise* noise) = 0;
-  // The `count` best columns of each row, ascending: (rows, count). With noise, the best under it. `head` is no list.
+  // The `count` best columns of each row, ascending: (rows, count). With noise, the best under it. NaN counts as
+  // -infinity, ties go to the lower column. `head` is no list.
   virtual void head_candidates(std::int32_t* columns, int count, Tensor hidden, const HeadColumns& head,
                                const DraftNoise* noise) = 0;
   // Makes of `best` the best of itself and `other`, (rows, k) both with their sums: what two heads say together. A

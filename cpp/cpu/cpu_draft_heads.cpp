@@ -186,6 +186,7 @@ static void best_columns(const Kernels& kernels, std::int32_t* columns, std::int
     if (rank >= static_cast<std::int64_t>(values.size())) break;
     std::nth_element(values.begin(), values.begin() + rank, values.end(), std::greater<>());
     threshold = values[static_cast<std::size_t>(rank)];
+    if (threshold == kLowest) break;  // NaN is as good, but columns_from passes over it
     found = kernels.columns_from(passed.data(), room, scores, n, threshold);
     if (found >= count && found <= room) break;
     wanted = found < count ? wanted * 2 : wanted / 2;

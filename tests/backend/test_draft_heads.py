@@ -25,6 +25,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     sketch = np.round(2 * rng.standard_normal((ROWS, 32))).astype(np.float32)
     matrices["sketch"] = "F32", sketch
     matrices["sketch.Q8_0"] = "Q8_0", gguf.quants.quantize(sketch, gguf.GGMLQuantizationType.Q8_0)
+    # For a state that begins with infinity: some scores are infinite, the others NaN.
+    matrices["overflow"] = "F32", rng.choice([-1.0, 0.0, 1.0], (ROWS, 32), p=[0.5, 0.49, 0.01]).astype(np.float32)
     write_matrices(path, matrices)
     return str(path)
 
@@ -115,6 +117,23 @@ def test_candidates(file: str, tensor: str, count: int, n_threads: int) -> None:
 def test_candidates_of_scores_that_are_all_the_same(file: str) -> None:
     found = _core.head_ops.candidates(file, "sketch", np.zeros((2, 32), dtype=np.float32), 700)
     assert np.array_equal(found, np.stack([np.arange(700)] * 2))
+
+
+@pytest.mark.parametrize("count", [1, 15, 40, 600, 2999])
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_candidates_of_scores_that_are_no_numbers(file: str, count: int, temperature: float) -> None:
+    """NaN counts as -infinity, also where that is good enough."""
+    x = states(2, 32)
+    x[:, 0] = np.inf
+    scores = _core.ops.matmul(file, "overflow", x)
+    assert np.isnan(scores).any()
+    assert np.isneginf(scores).any()
+    if temperature > 0.0:
+        scores = scores / np.float32(temperature) + _core.ops.gumbel(3, 11, list(range(ROWS)))
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    found = _core.head_ops.candidates(file, "overflow", x, count, temperature=temperature, seed=3, position=11)
+    for r in range(2):
+        assert np.array_equal(found[r], np.sort(np.argsort(-scores[r], kind="stable")[:count]))
 
 
 @pytest.mark.parametrize("with_ids", [False, True])

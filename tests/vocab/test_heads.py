@@ -191,6 +191,7 @@ def test_a_text_begins_as_if_it_were_the_first(tmp_path: Path) -> None:
     assert last == first
 
 
+@pytest.mark.every_device
 def test_heads_one_after_the_other(tmp_path: Path) -> None:
     pair = make_tiny_pair(tmp_path / "pair")
     files = make_files(tmp_path, pair)
@@ -246,6 +247,7 @@ def test_n_grams_alone_in_little_room(demo_target: Path, options: dict[str, int]
     assert tokens(text) == tokens(write(_core.Engine(str(demo_target)), [5, 6, 7, 5, 6], max_tokens=20))
 
 
+@pytest.mark.every_device
 def test_states_are_those_of_the_texts(pair: TinyPair) -> None:
     engine = _core.Engine(str(pair.target_gguf), str(pair.drafter_gguf), states=1000, **SHAPE)
     assert engine.take_states().shape[0] == 0
