@@ -47,10 +47,11 @@ class Arguments {
 
  private:
   // What lies between members is whatever was on the stack: without this, equal values seem to differ, and a graph's
-  // kernels are given them again in every step. (An nvcc before 13 may not know how.)
+  // kernels are given them again in every step. (An nvcc before 12.4 may not know how.)
   template <class T>
   static void clear_padding([[maybe_unused]] T& value) {
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11 && (!defined(__CUDACC__) || __CUDACC_VER_MAJOR__ >= 13)
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11 && \
+    (!defined(__CUDACC__) || 100 * __CUDACC_VER_MAJOR__ + __CUDACC_VER_MINOR__ >= 1204)
     __builtin_clear_padding(&value);
 #endif
   }

@@ -24,7 +24,7 @@ bool are_alike(const std::vector<Command>& a, const std::vector<Command>& b) {
 void CommandList::add(Command&& command) {
   ++counts_.commands;
   commands_.push_back(std::move(command));
-  if (commands_.size() == kMostPending) flush();
+  if (commands_.size() >= kMostPending && !in_loop_) flush();
 }
 
 void CommandList::wait_quietly() noexcept {
@@ -49,8 +49,13 @@ void CommandList::begin_loop() {
   in_loop_ = true;
 }
 
-void CommandList::keep_loop() {
+void CommandList::drop_loop() {
+  if (in_loop_) commands_.clear();
   in_loop_ = false;
+}
+
+void CommandList::keep_loop() {
+  if (!std::exchange(in_loop_, false)) throw Error("CUDA: a loop ends that has not begun");
   std::vector<Command> commands = take();
   const auto found =
       std::find_if(loops_.begin(), loops_.end(), [&](const Known& known) { return known.commands == commands; });
@@ -76,8 +81,7 @@ void CommandList::run_loop() {
 
 void CommandList::flush() {
   if (in_loop_) {
-    in_loop_ = false;
-    commands_.clear();
+    drop_loop();
     throw Error("CUDA: the host waits inside of a loop of the device");
   }
   if (commands_.empty() && failure_ == nullptr) return;

@@ -28,6 +28,7 @@ class CommandList {
   // What is given from here on is only kept ...
   void begin_loop();
   bool is_in_loop() const { return in_loop_; }
+  void drop_loop();  // what was kept is forgotten
   // ... up to here, as a loop: the device will run it over and over, until the last command says otherwise
   // (device/loop.cuh), whose first value is the loop's handle. There are no times among the commands.
   void keep_loop();

@@ -40,25 +40,54 @@ CudaBackend::CudaBackend(std::string name, std::unique_ptr<Runtime> runtime, int
     : name_(std::move(name)),
       pool_(threads),
       device_(std::make_shared<Device>(std::move(runtime))),
-      loops_(device_->runtime->can_loop() && loops_are_wanted()) {}
+      loops_(loops_are_wanted()) {}
 
 std::string CudaBackend::description() const {
   const DeviceInfo& device = device_->runtime->device();
   return concat(name_, " (", device.name, ", compute capability ", device.major, ".", device.minor, ")");
 }
 
-Buffer CudaBackend::allocate(std::size_t bytes) {
-  void* memory = device_->runtime->allocate(bytes);
-  Buffer buffer(memory, bytes, [device = device_](void* pointer) {
-    device->commands.wait_quietly();  // commands that are still to be run may use it
-    device->runtime->release(pointer);
+CudaBackend::Device::~Device() {
+  loop.end();
+  release_unused();
+}
+
+Buffer CudaBackend::Device::own(void* memory, std::size_t bytes, bool pinned, std::shared_ptr<Device> self) {
+  return Buffer(memory, bytes, [pinned, device = std::move(self)](void* pointer) {
+    const std::scoped_lock lock(device->mutex_);
+    device->unused_.emplace_back(pointer, pinned);
   });
+}
+
+void CudaBackend::Device::release_unused() {
+  if (commands.is_in_loop()) return;  // nothing may wait there
+  std::vector<std::pair<void*, bool>> unused;
+  {
+    const std::scoped_lock lock(mutex_);
+    unused.swap(unused_);
+  }
+  if (unused.empty()) return;
+  commands.wait_quietly();  // commands that are still to be run may use it
+  for (const auto& [memory, pinned] : unused) {
+    if (pinned) {
+      runtime->release_pinned(memory);
+    } else {
+      runtime->release(memory);
+    }
+  }
+}
+
+Buffer CudaBackend::allocate(std::size_t bytes) {
+  device_->release_unused();
+  void* memory = device_->runtime->allocate(bytes);
+  Buffer buffer = device_->own(memory, bytes, false, device_);
   device_->runtime->fill_zero(memory, bytes);
   return buffer;
 }
 
 // Scratch memory, and what the driver takes for graphs.
 DeviceMemory CudaBackend::memory() {
+  device_->release_unused();
   const std::size_t total = device_->runtime->device().total_bytes;
   return {device_->runtime->free_bytes(), total, std::min(total / 32, std::size_t{512} << 20)};
 }

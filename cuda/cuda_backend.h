@@ -3,7 +3,10 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "backend/backend.h"
 #include "base/parallel.h"
@@ -35,7 +38,7 @@ class CudaBackend final : public Backend {
   double seconds_between(int first_point, int second_point) override;
 
   // loop.cu
-  int most_turns() const override { return loops_ ? DeviceLoop::kMostTurns : 0; }
+  int most_turns() override { return loops_ && device_->loop.works() ? DeviceLoop::kMostTurns : 0; }
   void begin_loop() override { device_->loop.begin(); }
   void loop(int turns, const void* from, std::size_t bytes) override { device_->loop.start(turns, from, bytes); }
   void loop_on(int turns) override { device_->loop.go_on(turns); }
@@ -137,16 +140,25 @@ class CudaBackend final : public Backend {
 
   std::string name_;
   ThreadPool pool_;  // of the host: checks weights
-  // Shared with all buffers, which may outlive the backend.
+  // Shared with all buffers, which may outlive the backend, and which other threads may drop while it works: their
+  // memory is released when the backend wants some, or with the last of them.
   struct Device {
     explicit Device(std::unique_ptr<Runtime> owned)
         : runtime(std::move(owned)), commands(*runtime), loop(*runtime, commands) {}
+    ~Device();
+    Buffer own(void* memory, std::size_t bytes, bool pinned, std::shared_ptr<Device> self);
+    void release_unused();
+
     std::unique_ptr<Runtime> runtime;
     CommandList commands;
     DeviceLoop loop;
+
+   private:
+    std::mutex mutex_;                                 // of what follows
+    std::vector<std::pair<void*, bool>> unused_ = {};  // and whether it is pinned
   };
   std::shared_ptr<Device> device_;
-  bool loops_;  // whether the device can, and may
+  bool loops_;  // whether somebody wants them
 
   // weight.cu
   Buffer weight_memory(std::size_t bytes, bool on_host);

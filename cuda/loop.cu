@@ -51,6 +51,7 @@ __global__ void finish_turn(LoopHandle loop, Ring ring, const std::uint32_t* fro
   const std::int32_t left = ring.state->left - 1;
   ring.state->turns = turns + 1;
   ring.state->left = left;
+  system_fence();
   *reinterpret_cast<volatile std::uint64_t*>(slot) = turns + 1;
   set_another_turn(loop, left > 0 && *static_cast<const volatile std::uint32_t*>(ring.stop) == 0);
 }
@@ -133,10 +134,27 @@ void DeviceLoop::collect(void* to_host, std::size_t bytes) {
   runtime_.await(*reinterpret_cast<const std::uint64_t*>(slot), collected_ + 1);
   ++collected_;
   std::memcpy(times_.data(), slot + kTimesAt, sizeof times_);
-  std::memcpy(to_host, slot + kRecordAt, bytes);
+  if (bytes > 0) std::memcpy(to_host, slot + kRecordAt, bytes);
+}
+
+// One loop of one turn, to see whether the driver does what its version promises.
+bool DeviceLoop::works() {
+  if (!runtime_.can_loop()) return false;
+  if (tried_) return works_;
+  tried_ = true;
+  try {
+    begin();
+    start(1, nullptr, 0);
+    collect(nullptr, 0);
+    works_ = true;
+  } catch (const std::exception&) {
+    end();
+  }
+  return works_;
 }
 
 void DeviceLoop::end() {
+  commands_.drop_loop();
   if (collected_ == begun_) return;
   __atomic_store_n(stop_, 1u, __ATOMIC_RELEASE);
   ended_ = true;

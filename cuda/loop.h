@@ -28,6 +28,8 @@ class DeviceLoop {
   DeviceLoop(const DeviceLoop&) = delete;
   DeviceLoop& operator=(const DeviceLoop&) = delete;
 
+  // Whether the device has loops. The first time it is tried.
+  bool works();
   void begin();
   void note_time(int point);  // between begin and start
   void start(int turns, const void* from, std::size_t bytes);
@@ -53,6 +55,7 @@ class DeviceLoop {
   std::size_t slot_bytes_ = 0;
   std::uint64_t begun_ = 0, collected_ = 0;  // turns
   bool ended_ = false;                       // turns that were begun may never be made
+  bool tried_ = false, works_ = false;
   std::array<bool, kTimePoints> timed_ = {};
   std::array<std::uint64_t, kTimePoints> times_ = {};
 };

@@ -266,13 +266,13 @@ __global__ void fill(PathView path, int rows, VerdictView verdict) {
   const int count = *verdict.count;
   for (int i = thread(); i < rows; i += threads()) {
     path.nodes[i] = i < count ? verdict.nodes[i] : 0;
-    path.tokens[i] = i < count ? verdict.tokens[i] : 0;
+    path.tokens[i] = i < count ? std::max(verdict.tokens[i], 0) : 0;
   }
   if (thread() == 0) *path.last = count - 1;
 }
 
 __global__ void last(std::int32_t* token, VerdictView verdict) {
-  if (thread() == 0) *token = verdict.tokens[*verdict.count - 1];
+  if (thread() == 0) *token = std::max(verdict.tokens[*verdict.count - 1], 0);
 }
 
 int threads_for(int count) { return std::clamp((count + kWarp - 1) / kWarp * kWarp, kWarp, kMostThreads); }

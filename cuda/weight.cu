@@ -103,12 +103,10 @@ WeightSize size_of(const WeightSource& source, std::int64_t rows, bool packed) {
 // The one place where memory for weights comes from.
 Buffer CudaBackend::weight_memory(std::size_t bytes, bool on_host) {
   if (!on_host) return allocate(bytes);
+  device_->release_unused();
   void* memory = device_->runtime->allocate_pinned(bytes);
   std::memset(memory, 0, bytes);
-  return Buffer(memory, bytes, [device = device_](void* pointer) {
-    device->commands.wait_quietly();
-    device->runtime->release_pinned(pointer);
-  });
+  return device_->own(memory, bytes, true, device_);
 }
 
 std::size_t CudaBackend::weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const {

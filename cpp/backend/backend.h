@@ -202,13 +202,14 @@ class Backend {
   // is only noted, up to loop(), which starts it: the device does it `turns` times, and behind each turn sends the
   // bytes at `from` to the host. Every turn has the same values: what changes must be in device memory. Nothing that
   // waits may be called in between.
-  virtual int most_turns() const { return 0; }  // that may be under way; 0: the device cannot
+  virtual int most_turns() { return 0; }  // that may be under way; 0: the device cannot
   virtual void begin_loop() { has_no_loops(); }
   virtual void loop(int /*turns*/, const void* /*from*/, std::size_t /*bytes*/) { has_no_loops(); }
   virtual void loop_on(int /*turns*/) { has_no_loops(); }  // so many more turns, behind those under way
   // Waits for the first turn that was not collected yet, and for nothing behind it; seconds_between is about it then.
   virtual void collect_turn(void* /*to_host*/, std::size_t /*bytes*/) { has_no_loops(); }
-  // Nobody will collect the turns under way: those that have not begun are left out.
+  // Nobody will collect the turns under way: those that have not begun are left out. A loop that was not started yet is
+  // forgotten.
   virtual void end_loop() {}
   void wait() { download(nullptr, nullptr, 0); }  // until all that was called before is done
   // Keeps a weight in the form the matmuls want. Values that are not finite are an error that names the tensor.
@@ -319,7 +320,8 @@ class Backend {
   // ranks, verdict.ranks[i] = that node's.
   virtual void record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
                       const VerdictView& verdict) = 0;
-  // Fills `rows` entries of a path from a verdict.
+  // Fills `rows` entries of a path from a verdict. A token that is none (-1, of which the host will hear in the
+  // verdict) becomes token 0, here and in take_last: it is looked up in tables.
   virtual void fill_path(const PathView& path, int rows, const VerdictView& verdict) = 0;
   // *token = the last of verdict.tokens: the root of the next tree.
   virtual void take_last(std::int32_t* token, const VerdictView& verdict) = 0;

@@ -166,13 +166,13 @@ void CpuBackend::fill_path(const PathView& path, int rows, const VerdictView& ve
   for (int i = 0; i < rows; ++i) {
     const bool there = i < *verdict.count;
     path.nodes[i] = there ? verdict.nodes[i] : 0;
-    path.tokens[i] = there ? verdict.tokens[i] : 0;
+    path.tokens[i] = there ? std::max(verdict.tokens[i], 0) : 0;
   }
   *path.last = *verdict.count - 1;
 }
 
 void CpuBackend::take_last(std::int32_t* token, const VerdictView& verdict) {
-  *token = verdict.tokens[*verdict.count - 1];
+  *token = std::max(verdict.tokens[*verdict.count - 1], 0);
 }
 
 }  // namespace frspec::cpu

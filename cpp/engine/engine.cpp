@@ -200,6 +200,7 @@ void Engine::set_head(const std::string& head) {
   if (!drafter_file_) fail("head: found ", head, ", but there is no drafter to use it");
   check_adapt(options_, parse_head_spec(head));
   const Lock lock(*this);
+  backend_->end_loop();
   make_drafting(head, {});
   verifier_->note_candidates(drafter_->wanted_candidates());
   ++ticket_;  // the new drafter knows nothing of a text that is being written

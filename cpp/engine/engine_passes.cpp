@@ -73,6 +73,7 @@ void Engine::calibrate() {
 void Engine::time_draft() {
   const Lock lock(*this);
   ++ticket_;
+  backend_->end_loop();
   (void)drafter_->propose(root_.as<std::int32_t>());
   backend_->wait();
 }

@@ -94,7 +94,7 @@ Engine::Step Engine::begin_step(Generation& text, int slot, const Step* before) 
   step.ahead = before != nullptr;
   step.slot = slot;
   const int times = step.slot * kStepTimes;
-  step.plan = before != nullptr && before->plan.planned ? tuner_->again() : plan_step(text);
+  step.plan = before != nullptr && before->plan.planned && before->drafted ? tuner_->again() : plan_step(text);
   head_clock_->run(text.options_.trace);
   backend_->note_time(times + kStart);
   if (step.plan.drafts) {
@@ -144,7 +144,7 @@ int Engine::steps_ahead(const Generation& text, const Step& step, int unseen) co
     if (!drafter_->follows_device() || options_.states) return 0;
     steady = tuner_->steady_steps();
   }
-  const std::int64_t most = step.tree->view().max_depth + 1;  // tokens of a step
+  const std::int64_t most = step.drafted ? step.tree->view().max_depth + 1 : 1;  // tokens of a step
   const std::int64_t left =
       std::min(options.max_tokens - text.stats_.generated_tokens,
                static_cast<std::int64_t>(context_) - static_cast<std::int64_t>(text.tokens_.size()) - most);
@@ -161,10 +161,15 @@ void Engine::go_ahead(Generation& text, const Step& step) {
     verifier_->post(text.ahead_->slot);
     return;
   }
-  backend_->begin_loop();
-  text.ahead_ = begin_step(text, kPosts, &step);
+  try {
+    backend_->begin_loop();
+    text.ahead_ = begin_step(text, kPosts, &step);
+    verifier_->loop(steps);
+  } catch (...) {
+    backend_->end_loop();
+    throw;
+  }
   text.turns_ = steps;
-  verifier_->loop(steps);
 }
 
 // The step whose verdict is seen next. Whatever may begin before is begun.
@@ -235,7 +240,8 @@ void Engine::run_step(Generation& text) {
   }
   const double verify_seconds = seconds(kDrafted, kVerified);
   stats.verify_seconds += verify_seconds;
-  if (step.ahead) text.step_seconds_ = seconds(kStart, kVerified);  // the host may find several that are done
+  // Where steps may begin ahead, the host's time is no measure: it may find several that are done.
+  if (plan_) text.step_seconds_ = seconds(kStart, kVerified);
   const int rows = static_cast<int>(read.tokens.size());
   text.take(read.tokens);
   if (text.options_.trace) trace_step(text, step, read, draft_seconds, verify_seconds);

@@ -43,7 +43,7 @@ std::span<const GeneratedToken> Generation::step() {
   if (reads_prompt) {
     stats_.prefill_seconds = seconds;
   } else {
-    tuned_.seconds = step_seconds_ > 0.0 ? step_seconds_ : seconds - tuned_.catch_up_seconds;
+    tuned_.seconds = (step_seconds_ > 0.0 ? step_seconds_ : seconds) - tuned_.catch_up_seconds;
     tuned_.tokens = static_cast<int>(stats_.step_tokens - tokens_before);
     if (engine_.tuner_) engine_.tuner_->add(tuned_);
     if (options_.trace) trace_.back().total_seconds = seconds;

@@ -182,17 +182,16 @@ void Tuner::forget() {
 }
 
 Tuner::Plan Tuner::next(bool may_pause) {
-  Plan plan = choose(may_pause);
-  plan.planned = true;
-  return plan;
+  last_ = choose(may_pause);
+  last_.planned = true;
+  return last_;
 }
 
 int Tuner::steady_steps() const {
   constexpr int kMany = 1 << 20;
-  if (heads_.empty() || shapes_.empty() || layer_seconds_.count() == 0) return 0;
-  if (surveys_beside_ > 0.0 || (free_ && pause_left_ > 0)) return 0;
+  if (!last_.drafts || layer_seconds_.count() == 0 || surveys_beside_ > 0.0 || (free_ && pause_left_ > 0)) return 0;
   const Plan best = best_arm();
-  if (best.head != current_.head || best.shape != current_.shape) return 0;
+  if (best.head != last_.head || best.shape != last_.shape) return 0;
   if (free_ && rate(best.head, best.shape) * plain_seconds_.value() < 1.0) return 0;
   const int until_plain = free_ ? plain_interval_ - since_plain_ : kMany;
   if (heads_.size() == 1 && shapes_.size() == 1) return std::max(0, until_plain);
@@ -206,9 +205,7 @@ int Tuner::steady_steps() const {
 Tuner::Plan Tuner::again() {
   if (free_) ++since_plain_;
   ++since_survey_;
-  Plan plan = current_;
-  plan.planned = true;
-  return plan;
+  return last_;
 }
 
 Tuner::Plan Tuner::choose(bool may_pause) {

@@ -155,7 +155,7 @@ class Tuner {
   std::vector<double> found_, asked_;     // by head: accepted tokens of surveys that it holds, and all of them
   Duration plain_seconds_;
   Duration layer_seconds_;  // of the drafter's layers, for each level and once for the text
-  Plan current_;
+  Plan current_, last_;     // the arm that runs; what next() said
   // What was lost, and the time of all steps that this may be a share of: by drafting, where a text is free to go
   // without, compared with plain decoding; and by surveys, compared with the best arm.
   struct Budget {

@@ -47,6 +47,7 @@ class ContextualHead final : public DraftHead {
   int size() const override { return static_cast<int>(row_at_.size()); }
   std::vector<const Weight*> matrices() const override { return {weight_.get()}; }
   void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) override {
+    write();  // only now: among several heads it may not be the one in use
     backend_.head_top_k(best, hidden, {.weight = weight_.get(), .ids = ids_.as<std::int32_t>()},
                         noise ? &*noise : nullptr);
   }
@@ -74,7 +75,6 @@ class ContextualHead final : public DraftHead {
     if (seed_.empty()) return;
     for (const TokenId token : news.candidates) hear(token);
     for (const TokenId token : news.tokens) hear(token);
-    write();
   }
 
   int wanted_candidates() const override { return seed_.empty() ? 0 : std::min(kCandidates, size()); }

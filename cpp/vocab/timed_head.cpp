@@ -19,6 +19,7 @@ class TimedHead final : public DraftHead {
   void begin() override { head_->begin(); }
   void observe(const TextNews& news) override { head_->observe(news); }
   int wanted_candidates() const override { return head_->wanted_candidates(); }
+  bool follows_device() const override { return head_->follows_device(); }
 
  private:
   std::unique_ptr<DraftHead> head_;

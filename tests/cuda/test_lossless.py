@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -222,3 +224,47 @@ def test_steps_that_a_tuner_plans_go_ahead_while_it_has_nothing_to_learn(
     assert found.tokens == reference.tokens
     assert found.stats.drafted_steps == found.stats.steps
     assert new["loop_launches"] > 0
+
+
+@pytest.mark.parametrize("draft", [True, False])
+def test_a_text_that_leaves_no_token(pair: TinyPair, draft: bool) -> None:
+    """Steps that begin before it is seen look for a token that is none; the error and the next text are as ever."""
+    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
+    options: dict[str, Any] = {"ignore_eos": True, "draft": draft}
+    before = llm.generate(PROMPTS[0], 30, **options).tokens
+    for penalty in (-3e38, -4e37):
+        with pytest.raises(RuntimeError, match="leave no token"):
+            llm.generate(PROMPTS[0], 60, frequency_penalty=penalty, repeat_last_n=-1, **options)
+        assert llm.generate(PROMPTS[0], 30, **options).tokens == before
+
+
+def test_texts_are_dropped_by_another_thread_while_one_is_written(pair: TinyPair) -> None:
+    """What they had on the device is released later, by whoever uses the device."""
+    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
+    reference = llm.generate(PROMPTS[0], 60, ignore_eos=True, draft=True).tokens
+    native = {"logit_bias": {7: 1.0}, "ignore_eos": True}
+    dropped = [llm._begin(PROMPTS[0], 5, native) for _ in range(60)]  # type: ignore[arg-type]
+    found: list[list[int]] = []
+    writer = threading.Thread(
+        target=lambda: found.append(llm.generate(PROMPTS[0], 60, ignore_eos=True, draft=True).tokens)
+    )
+    writer.start()
+    while dropped:
+        dropped.pop()
+        time.sleep(0.002)
+    writer.join()
+    assert found == [reference]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_heads_that_follow_the_text_are_told_late_where_they_are_not_in_use(tmp_path: Path, temperature: float) -> None:
+    """A vocabulary that is large enough for contextual rows among those that `auto` chooses from."""
+    large = make_tiny_pair(tmp_path, vocab=2800)
+    ranks = tmp_path / "ranks.gguf"
+    write_vocabulary_ranks(ranks, large.target_gguf, np.random.default_rng(2).permutation(2800))
+    llm = LLM(large.target_gguf, drafter=large.drafter_gguf, head="auto", ranks=ranks, device=DEVICE, **SMALL)
+    options: dict[str, Any] = {"ignore_eos": True, "temperature": temperature, "seed": 1}
+    reference = llm.generate(PROMPTS[0], 70, draft=False, **options)
+    found = llm.generate(PROMPTS[0], 70, draft=True, **options)
+    assert found.tokens == reference.tokens
+    assert found.stats.drafter_error is None

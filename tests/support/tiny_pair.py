@@ -27,18 +27,25 @@ class TinyPair:
 
 
 def make_tiny_pair(
-    folder: Path, *, own_embedding: bool = False, disturbance: float = 0.2, seed: int = 0, **drafter_config: Any
+    folder: Path,
+    *,
+    own_embedding: bool = False,
+    disturbance: float = 0.2,
+    seed: int = 0,
+    vocab: int = 400,
+    **drafter_config: Any,
 ) -> TinyPair:
-    """Writes a llama target (64 wide, 400 tokens, 2 layers, ids 0 and 1 are control tokens) and its drafter.
+    """Writes a llama target (64 wide, 2 layers, ids 0 and 1 are control tokens) and its drafter.
 
     Args:
         folder: of this pair alone; is made where it is absent.
         own_embedding: the drafter has an embedding that differs a little from the target's.
         disturbance: how much the layers add, compared with the token's own embedding.
         seed: of all weights.
+        vocab: tokens; those from 400 on are padding, with weights as all others.
         drafter_config: keys of the drafter's config.json, as for make_eagle2.
     """
-    target = make_checkpoint(folder / "target", "llama", seed=seed)
+    target = make_checkpoint(folder / "target", "llama", seed=seed, vocab_size=vocab)
     weights = edit_weights(target, disturbance)
     embedding = 8 * weights["model.embed_tokens.weight"]
     weights["model.embed_tokens.weight"] = embedding
