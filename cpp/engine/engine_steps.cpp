@@ -254,8 +254,10 @@ void Engine::run_step(Generation& text) {
     backend_->gather_rows(hidden, target_->hidden(tree.size()), step.verdict->nodes);
     add_logprobs(text, hidden, step.verdict->tokens);
   }
-  if (text.finish_ != FinishReason::None) backend_->end_loop();
-  if (text.finish_ != FinishReason::None) return;
+  if (text.finish_ != FinishReason::None) {
+    backend_->end_loop();  // steps that nobody will look at
+    return;
+  }
   // The text ends with the token that the target has not processed yet: the next root.
   const auto tokens = std::span<const TokenId>(text.tokens_).last(text.fresh_.size() + 1);
   if (!text.ahead_) return remember_for_drafter(text, tree.view(), *step.verdict, tokens);

@@ -45,6 +45,12 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
+def one_pair(tmp_path_factory: pytest.TempPathFactory) -> TinyPair:
+    """For what does not depend on the kind of drafter or weight."""
+    return make_tiny_pair(tmp_path_factory.mktemp("one-pair"))
+
+
+@pytest.fixture(scope="module")
 def plain(pair: TinyPair) -> list[list[int]]:
     llm = LLM(pair.target_gguf, device=DEVICE)
     return [
@@ -103,9 +109,9 @@ def test_rejection_accepts_what_the_target_would_say(pair: TinyPair, verify: str
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_a_step_is_one_graph(pair: TinyPair, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_one_graph(one_pair: TinyPair, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRSPEC_CUDA_LOOPS", "0")
-    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
+    llm = LLM(one_pair.target_gguf, drafter=one_pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
     counts = llm._engine.launch_counts
     for seed in range(3):  # warms up: all numbers of accepted drafts were met
         before = counts
@@ -121,9 +127,9 @@ def test_a_step_is_one_graph(pair: TinyPair, temperature: float, monkeypatch: py
 
 
 @pytest.mark.parametrize("draft", [True, False])
-def test_steps_that_begin_before_the_last_verdict_is_seen(pair: TinyPair, draft: bool) -> None:
+def test_steps_that_begin_before_the_last_verdict_is_seen(one_pair: TinyPair, draft: bool) -> None:
     """Where nothing on the host has a say, a step is begun ahead; asking for log-probabilities prevents it."""
-    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
+    llm = LLM(one_pair.target_gguf, drafter=one_pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
     for sampling in SAMPLINGS:
         for length in (1, 2, 5, 30):
             options: dict[str, Any] = {"seed": 4, "draft": draft, **sampling}
@@ -140,10 +146,10 @@ def test_steps_that_begin_before_the_last_verdict_is_seen(pair: TinyPair, draft:
     assert llm.generate(PROMPTS[1], 30, ignore_eos=True, **options).tokens == ahead.tokens
 
 
-def test_steps_change_nothing_but_what_the_device_knows(pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_change_nothing_but_what_the_device_knows(one_pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that is begun ahead is the same list of commands with the same values."""
     monkeypatch.setenv("FRSPEC_CUDA_LOOPS", "0")
-    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
+    llm = LLM(one_pair.target_gguf, drafter=one_pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
     options: dict[str, Any] = {"ignore_eos": True, "draft": True}
     for _ in range(3):
         llm.generate(PROMPTS[0], 60, **options)
@@ -181,9 +187,9 @@ def test_several_steps_are_one_graph(pair: TinyPair, draft: bool, sampling: dict
 
 
 @pytest.mark.parametrize("draft", [True, False])
-def test_a_text_ends_inside_of_a_loop(pair: TinyPair, draft: bool) -> None:
+def test_a_text_ends_inside_of_a_loop(one_pair: TinyPair, draft: bool) -> None:
     """By a token, by a string, by the context, or because nobody wants more of it: the next text does not mind."""
-    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=DEVICE, n_ctx=64, **SMALL)
+    llm = LLM(one_pair.target_gguf, drafter=one_pair.drafter_gguf, head="full", device=DEVICE, n_ctx=64, **SMALL)
     options: dict[str, Any] = {"ignore_eos": True, "draft": draft, "temperature": 1.0, "seed": 5}
     whole = llm.generate(PROMPTS[0], 500, logprobs=0, **options)
     assert whole.finish_reason == "length"
@@ -212,11 +218,11 @@ def llm_loops(llm: LLM) -> Iterator[dict[str, int]]:
 
 @pytest.mark.parametrize("head", ["auto", "ranked:150"])
 def test_steps_that_a_tuner_plans_go_ahead_while_it_has_nothing_to_learn(
-    pair: TinyPair, plain: list[list[int]], head: str, tmp_path: Path
+    one_pair: TinyPair, head: str, tmp_path: Path
 ) -> None:
     ranks = tmp_path / "ranks.gguf"
-    write_vocabulary_ranks(ranks, pair.target_gguf, np.random.default_rng(2).permutation(400))
-    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head=head, ranks=ranks, device=DEVICE, **SMALL)
+    write_vocabulary_ranks(ranks, one_pair.target_gguf, np.random.default_rng(2).permutation(400))
+    llm = LLM(one_pair.target_gguf, drafter=one_pair.drafter_gguf, head=head, ranks=ranks, device=DEVICE, **SMALL)
     options: dict[str, Any] = {"ignore_eos": True, "draft": True}
     reference = llm.generate(PROMPTS[0], 120, ignore_eos=True, draft=False)
     with llm_loops(llm) as new:
@@ -227,9 +233,9 @@ def test_steps_that_a_tuner_plans_go_ahead_while_it_has_nothing_to_learn(
 
 
 @pytest.mark.parametrize("draft", [True, False])
-def test_a_text_that_leaves_no_token(pair: TinyPair, draft: bool) -> None:
+def test_a_text_that_leaves_no_token(one_pair: TinyPair, draft: bool) -> None:
     """Steps that begin before it is seen look for a token that is none; the error and the next text are as ever."""
-    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
+    llm = LLM(one_pair.target_gguf, drafter=one_pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
     options: dict[str, Any] = {"ignore_eos": True, "draft": draft}
     before = llm.generate(PROMPTS[0], 30, **options).tokens
     for penalty in (-3e38, -4e37):
@@ -238,9 +244,9 @@ def test_a_text_that_leaves_no_token(pair: TinyPair, draft: bool) -> None:
         assert llm.generate(PROMPTS[0], 30, **options).tokens == before
 
 
-def test_texts_are_dropped_by_another_thread_while_one_is_written(pair: TinyPair) -> None:
+def test_texts_are_dropped_by_another_thread_while_one_is_written(one_pair: TinyPair) -> None:
     """What they had on the device is released later, by whoever uses the device."""
-    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
+    llm = LLM(one_pair.target_gguf, drafter=one_pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
     reference = llm.generate(PROMPTS[0], 60, ignore_eos=True, draft=True).tokens
     native = {"logit_bias": {7: 1.0}, "ignore_eos": True}
     dropped = [llm._begin(PROMPTS[0], 5, native) for _ in range(60)]  # type: ignore[arg-type]
