@@ -247,7 +247,7 @@ void Engine::run_step(Generation& text) {
   if (text.options_.trace) trace_step(text, step, read, draft_seconds, verify_seconds);
   if (step.drafted) note_accepted(text, tree, read);
   ++stats.steps;
-  stats.drafted_steps += step.drafted ? 1 : 0;
+  stats.drafted_steps += step.drafted && tree.size() > 1 ? 1 : 0;  // n-grams often find nothing
   stats.step_tokens += static_cast<std::int64_t>(text.fresh_.size()) + (text.ended_by_token_ ? 1 : 0);
   if (text.options_.logprobs) {
     const Tensor hidden = committed_.matrix(rows, target_->config().dim);

@@ -22,7 +22,7 @@ struct Stats {
   std::int64_t generated_tokens = 0;  // as handed out: an end-of-generation token is not among them
   std::int64_t steps = 0;             // passes of the target after the prompt
   std::int64_t step_tokens = 0;  // tokens that these passes gave (an end-of-generation token counts, what follows not)
-  std::int64_t drafted_steps = 0;  // of the steps: with a tree of drafts
+  std::int64_t drafted_steps = 0;  // of the steps: with drafts in the tree
   std::string drafter_error;       // why the drafter gave up, and the text went on without it; empty: it did not
   std::optional<Tuning> tuning;    // when the text ended, where there is a drafter
   std::string adapt_error;  // why the ranks could not be saved when the text ended; they are kept for the next time

@@ -293,7 +293,8 @@ def test_ngrams(eagle2: TinyPair, ranks: Path, drafter: bool) -> None:
     assert found.tokens == llm.generate(prompt, TOKENS, ignore_eos=True, draft=False).tokens
     steps = steps_of(found)
     assert [token for step in steps for token in step.tokens] == found.tokens[1:]
-    assert any(step.nodes > 1 for step in steps)
+    assert found.stats.drafted_steps == sum(step.nodes > 1 for step in steps) > 0
+    assert drafter or found.stats.drafted_steps < found.stats.steps  # the text does not always repeat itself
     for step in steps:
         assert step.in_subset is None if not drafter else step.in_subset is not None
         assert (step.head_seconds > 0) == drafter
