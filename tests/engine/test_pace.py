@@ -29,8 +29,8 @@ def test_a_drafter_that_does_not_pay_pauses(demo_target: Path, demo_drafter: Pat
     assert again.stats.drafted_steps <= 2
 
 
-def test_always_is_always(demo_target: Path) -> None:
-    llm = LLM(demo_target, ngram=8, n_ctx=1024, tree_depth=2, tree_branch=1)
+def test_always_is_always(demo_target: Path, demo_drafter: Path) -> None:
+    llm = LLM(demo_target, drafter=demo_drafter, head="ranked:2048", ngram=8, n_ctx=1024, tree_depth=2, tree_branch=1)
     prompt = "abc def ghi jkl " * 20
     always = llm.generate(prompt, 300, ignore_eos=True, draft=True)
     assert always.stats.drafted_steps == always.stats.steps
