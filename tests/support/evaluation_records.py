@@ -7,7 +7,7 @@ import random
 from dataclasses import asdict
 from pathlib import Path
 
-from frspec_cpp.tools.evaluate.records import Manifest, Method, Prompt, Run, TracedStep
+from frspec_cpp.tools.evaluate.records import FORMAT, Manifest, Method, Prompt, Run, TracedStep
 
 CATEGORIES = ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag")
 WORDS = (
@@ -54,7 +54,8 @@ def make_prompts(categories: tuple[str, ...] = CATEGORIES, each: int = 3) -> lis
         for question in range(each):
             for turn in range(2 if category == "mt_bench" else 1):
                 name = f"spec_bench.jsonl:{81 + each * number + question}" + (" turn 2" if turn else "")
-                prompts.append(Prompt(len(prompts), name, category, 40 + 7 * question))
+                asked = each * number + question
+                prompts.append(Prompt(len(prompts), name, category, 40 + 7 * question, asked, turn + 1))
     return prompts
 
 
@@ -78,7 +79,7 @@ def make_manifest(methods: list[Method], prompts: list[Prompt], repeats: int = 2
     }
     command = "frspec-eval -m demo.gguf -d demo-eagle2.gguf --prompts spec_bench.jsonl -o report/"
     skipped = {"transformers assisted": "the 'transformers' package is not installed"}
-    identity = {"target": "sha256:0"}
+    identity = {"format": FORMAT, "target": "sha256:0"}
     created = "2025-01-02T03:04:05+00:00"
     return Manifest("0.1.0", created, command, machine, "demo.gguf", settings, identity, methods, prompts, skipped)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from frspec_cpp.tools.evaluate.engines import Text
-from frspec_cpp.tools.evaluate.records import Manifest, Method, Prompt, TracedStep
+from frspec_cpp.tools.evaluate.records import FORMAT, Manifest, Method, Prompt, TracedStep
 
 
 class ScriptedEngine:
@@ -43,7 +43,7 @@ def make_manifest(names: Sequence[str], prompts: Sequence[Prompt], repeats: int 
         machine={},
         target="target.gguf",
         settings={"repeats": repeats, "seed": 1},
-        identity={"settings": {"seed": 1}, "files": {"target.gguf": {"size": 1}}},
+        identity={"format": FORMAT, "settings": {"seed": 1}, "files": {"target.gguf": {"size": 1}}},
         methods=[Method(name, name, exact=not name.startswith("peer")) for name in names],
         prompts=list(prompts),
     )

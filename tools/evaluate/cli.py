@@ -133,6 +133,7 @@ def request_of(options: argparse.Namespace) -> Request:
 
     Raises:
         FileNotFoundError: The demo pair is not there.
+        ValueError: An option that takes names has none but commas.
     """
     model, drafters = options.model, options.drafter
     if model is None:
@@ -144,10 +145,10 @@ def request_of(options: argparse.Namespace) -> Request:
         model=model,
         drafters=drafters,
         prompts=options.prompts,
-        methods=_flat(options.methods),
-        heads=_flat(options.head) or [],
+        methods=_flat("--methods", options.methods),
+        heads=_flat("--head", options.head or None) or [],
         custom=options.custom,
-        categories=_flat(options.categories),
+        categories=_flat("--categories", options.categories),
         count=options.count,
         template=options.template,
         repeats=options.repeats,
@@ -177,8 +178,13 @@ def request_of(options: argparse.Namespace) -> Request:
     )
 
 
-def _flat(lists: list[list[str]] | None) -> list[str] | None:
-    return None if lists is None else [name for names in lists for name in names]
+def _flat(option: str, lists: list[list[str]] | None) -> list[str] | None:
+    if lists is None:
+        return None
+    flat = [name for names in lists for name in names]
+    if not flat:
+        raise ValueError(f"{option}: found no name, expected at least one")
+    return flat
 
 
 def table_for_terminal(report: str) -> str:

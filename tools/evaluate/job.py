@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,12 +19,13 @@ from . import peers
 from .drafters import look_at
 from .engines import Engine, Loader
 from .methods import KINDS, Choice, Contender, check_names, custom, make_contenders
-from .prompts import PromptBuilder, Question, choose, read_questions
+from .prompts import PromptBuilder, Question, choose, read_questions, turn_name
 from .records import Manifest, Method, Prompt
-from .runner import Runner, missing, too_long, turns_of
+from .runner import Runner, clear_failure, missing, unfit
 from .storage import MANIFEST, check_same, locked, read_manifest, read_runs, write_manifest
 
 PROGRAM = "frspec-eval"
+_SHOWN = 2000  # characters of a prompt that are kept for the report
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,9 @@ def evaluate(request: Request, command: Sequence[str]) -> None:
         FileNotFoundError: A file is not there.
     """
     tqdm = require("tqdm", "a progress bar", "frspec_cpp[eval]")
+    for option, value in request.writing.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{option}: found {value}, expected a finite number")
     questions = choose(read_questions(request.prompts), request.count, request.categories)
     tokenizer = _core.Tokenizer(str(request.model))
     plan = _plan(request, tokenizer)
@@ -95,18 +100,19 @@ def evaluate(request: Request, command: Sequence[str]) -> None:
             check_same(request.output, found, identity)
             done = {(run.method, run.prompt, run.repeat) for run in read_runs(request.output)}
             if not missing(found, done):
+                clear_failure(request.output, done)
                 note(f"{PROGRAM}: {request.output}: every text is there already")
                 return
         loader = Loader(
             str(request.model), {**request.engine, "progress": not request.quiet}, _writing(request), request.share
         )
         plain = loader.load(plan.contenders[0])
+        # Begins a text and writes none of it: what is wrong with the options is said before anything is written.
+        plain.llm.stream([0], draft=False, **_writing(request))
         builder = PromptBuilder(plain.llm, request.template)
         limit = plain.llm.n_ctx - int(request.writing["max_tokens"])
         if found is None:
-            fitting, prompts, left_out = _fit(questions, builder, limit)
-        else:
-            fitting = [q for q in questions if q.name not in found.left_out or _has_prompt(found, q.name)]
+            prompts, left_out = _fit(questions, builder, limit)
         engines: dict[str, Engine] = {plan.contenders[0].method.name: plain}
         for contender in plan.contenders[1:]:
             engines[contender.method.name] = loader.load(contender)
@@ -127,16 +133,12 @@ def evaluate(request: Request, command: Sequence[str]) -> None:
                 left_out=left_out,
             )
             write_manifest(request.output, found)
-        runner = Runner(request.output, found, fitting, engines, builder, tokenizer, limit)
+        runner = Runner(request.output, found, questions, engines, builder, tokenizer, limit)
         # With disable=None there is no bar unless stderr is a terminal.
         with tqdm.tqdm(
             total=runner.missing, desc="texts", unit=" texts", leave=False, disable=request.quiet or None
         ) as bar:
             runner.run(request.warmup, bar)
-
-
-def _has_prompt(manifest: Manifest, name: str) -> bool:
-    return any(prompt.name == name for prompt in manifest.prompts)
 
 
 def _plan(request: Request, tokenizer: _core.Tokenizer) -> _Plan:
@@ -205,27 +207,34 @@ def _files(request: Request, plan: _Plan) -> list[Path]:
     return [path for path in paths if path is not None]
 
 
-def _fit(
-    questions: Sequence[Question], builder: PromptBuilder, limit: int
-) -> tuple[list[Question], list[Prompt], dict[str, str]]:
-    """The questions whose first turn fits, their prompts, and the others with the reason."""
-    lengths = {question.name: len(builder.tokens(question.turns[:1], [])) for question in questions}
-    fitting = [question for question in questions if 0 < lengths[question.name] <= limit]
-    left_out = {
-        question.name: too_long(lengths[question.name], limit)
-        for question in questions
-        if lengths[question.name] > limit
-    }
-    if not fitting:
-        reason = next(iter(left_out.values()), "found prompts without tokens")
+def _fit(questions: Sequence[Question], builder: PromptBuilder, limit: int) -> tuple[list[Prompt], dict[str, str]]:
+    """The prompts of the questions whose first turn fits, and the other questions with the reason."""
+    prompts: list[Prompt] = []
+    left_out: dict[str, str] = {}
+    for number, question in enumerate(questions):
+        length = len(builder.tokens(question.turns[:1], []))
+        reason = unfit(length, limit)
+        if reason:
+            left_out[question.name] = reason
+            continue
+        for turn, text in enumerate(question.turns, 1):
+            prompts.append(
+                Prompt(
+                    index=len(prompts),
+                    name=turn_name(question.name, turn),
+                    category=question.category,
+                    tokens=length if turn == 1 else 0,
+                    question=number,
+                    turn=turn,
+                    text=text if len(text) <= _SHOWN else "\u2026" + text[-_SHOWN:],
+                )
+            )
+    if not prompts:
+        reason = next(iter(left_out.values()))
         raise ValueError(f"--prompts: none of {len(questions)} fits: {reason}; see --ctx-size and --max-tokens")
     for name, reason in left_out.items():
         note(f"{PROGRAM}: prompt {name} is left out: {reason}")
-    prompts = [
-        Prompt(index, turn.name, turn.question.category, 0 if turn.number else lengths[turn.question.name])
-        for index, turn in enumerate(turns_of(fitting))
-    ]
-    return fitting, prompts, left_out
+    return prompts, left_out
 
 
 def _peer_options(request: Request, context: int, device: str) -> peers.PeerOptions:

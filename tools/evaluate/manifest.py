@@ -13,9 +13,8 @@ from typing import Any
 
 from ... import _core
 from .prompts import Question
-from .records import Method
+from .records import FORMAT, Method
 
-FORMAT = 1  # of run.json and results.jsonl
 _WHOLE = 64 << 20  # bytes up to which a file is hashed whole
 _PART, _PARTS = 1 << 20, 48  # larger ones: so many parts of so many bytes, evenly spread, first and last included
 
@@ -45,7 +44,7 @@ def identity(
     device: str,
 ) -> dict[str, Any]:
     """What must be equal where a run is continued: another machine, file or setting would be another run."""
-    asked = json.dumps([asdict(question) for question in questions], sort_keys=True).encode()
+    asked = json.dumps([asdict(question) for question in questions], sort_keys=True, allow_nan=False).encode()
     return {
         "format": FORMAT,
         "engine": file_hash(Path(_core.__file__)),

@@ -7,7 +7,7 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ class Question:
     """What is asked: one text, or several in turn.
 
     Attributes:
-        name: File and number or id: ``"spec_bench.jsonl:81"``; unique in a run.
+        name: File and number or id: ``"spec_bench.jsonl:81"``; unique in a run, its turns' names included. Like the
+            category it holds nothing that a terminal would obey.
         category: What its results are summed up under.
         turns: What the user says; before each but the first stands an answer.
     """
@@ -75,6 +76,11 @@ def read_file(path: Path) -> Iterator[Question]:
     if ending == ".txt":
         return _read_text(path)
     raise ValueError(f"{path}: found the name ending '{ending}', expected .jsonl, .jsonl.gz, .parquet or .txt")
+
+
+def turn_name(name: str, turn: int) -> str:
+    """What the `turn`th turn (from 1) of the question `name` is called."""
+    return name if turn == 1 else f"{name} turn {turn}"
 
 
 def choose(questions: Sequence[Question], count: int | None, categories: Sequence[str] | None) -> list[Question]:
@@ -202,7 +208,7 @@ def _read_text(path: Path) -> Iterator[Question]:
     texts = [text for text in texts if text.strip()]
     for number, text in enumerate(texts, 1):
         name = path.name if len(texts) == 1 else f"{path.name}:{number}"
-        yield Question(name, path.stem, (text,))
+        yield Question(_plain(name), _plain(path.stem), (text,))
 
 
 def _question(row: Any, path: Path, number: int, where: str) -> Question:
@@ -210,7 +216,7 @@ def _question(row: Any, path: Path, number: int, where: str) -> Question:
         raise ValueError(f"{where}: found {type(row).__name__}, expected an object")
     key = next((key for key in _TEXT_KEYS if row.get(key) is not None), None)
     if key is None:
-        keys = ", ".join(f"'{name}'" for name in row) or "none"
+        keys = ", ".join(map(repr, row)) or "none"
         raise ValueError(f"{where}: found the keys {keys}, expected one of 'turns', 'prompt', 'question' and 'text'")
     turns = [row[key]] if isinstance(row[key], str) else row[key]
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) and turn.strip() for turn in turns):
@@ -221,7 +227,12 @@ def _question(row: Any, path: Path, number: int, where: str) -> Question:
         except UnicodeEncodeError:
             raise ValueError(f"{where}: key '{key}': found a lone surrogate, expected Unicode") from None
     ident = next((row[name] for name in _NAME_KEYS if isinstance(row.get(name), (str, int))), number)
-    return Question(f"{path.name}:{ident}", _category(row, key, path, where), tuple(turns))
+    return Question(_plain(f"{path.name}:{ident}"), _plain(_category(row, key, path, where)), tuple(turns))
+
+
+def _plain(name: str) -> str:
+    """`name` as it may be shown anywhere: blanks for its white space, U+FFFD for what is not printable."""
+    return "".join(char if char.isprintable() else " " if char.isspace() else "\ufffd" for char in name)
 
 
 def _category(row: dict[str, Any], key: str, path: Path, where: str) -> str:
@@ -242,11 +253,18 @@ def _short(value: Any) -> str:
 
 def _with_unique_names(questions: list[Question]) -> list[Question]:
     """Files of one name in different folders, and ids that occur twice, are told apart by a number."""
-    seen: Counter[str] = Counter()
+    taken: set[str] = set()
+    tried: Counter[str] = Counter()  # so that many questions of one name do not begin anew at 2
     unique: list[Question] = []
     for question in questions:
-        seen[question.name] += 1
-        times = seen[question.name]
-        name = question.name if times == 1 else f"{question.name} ({times})"
-        unique.append(Question(name, question.category, question.turns))
+        turns = range(1, len(question.turns) + 1)
+        while True:
+            tried[question.name] += 1
+            times = tried[question.name]
+            name = question.name if times == 1 else f"{question.name} ({times})"
+            names = {turn_name(name, turn) for turn in turns}
+            if not names & taken:
+                break
+        taken |= names
+        unique.append(replace(question, name=name))
     return unique

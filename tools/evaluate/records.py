@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+FORMAT = 2  # of run.json and results.jsonl; goes up where an earlier version could not read them any more
+
 
 @dataclass(frozen=True)
 class Method:
@@ -41,16 +43,23 @@ class Prompt:
 
     Attributes:
         index: Its number in the run, from 0.
-        name: Where it stands: ``"spec_bench.jsonl:81"``, with ``" turn 2"`` behind it from the second on.
+        name: Where it stands: ``"spec_bench.jsonl:81"``, with ``" turn 2"`` behind it from the second on; unique in
+            the run. For people: what belongs together is told by `question` and `turn`.
         category: ``"math_reasoning"``, ``"mt_bench"`` ...
         tokens: Tokens of the prompt, template and earlier turns included; 0 where that is not known yet: a later turn
             holds an answer that is still to be written.
+        question: The number of its question among all that were asked, from 0; those that were left out count, too.
+        turn: Of this question, from 1. The turns of a question follow each other.
+        text: What the user says in this turn, without the template; of a long one the end, behind an ellipsis.
     """
 
     index: int
     name: str
     category: str
     tokens: int
+    question: int
+    turn: int = 1
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ class Run:
     Attributes:
         method: The method's name.
         prompt: The prompt's index.
-        repeat: 0: the warm-up, in which every step is traced; its times do not count. From 1 on: timed.
+        repeat: 0: the traced text, whose steps are told of; its times do not count. From 1 on: timed.
         generated: Tokens of the text.
         steps: Passes of the target after the prompt; None where the engine does not say.
         step_tokens: Tokens that these passes gave.
@@ -137,8 +146,8 @@ class Manifest:
         methods: In the order of the tables, ``plain`` first.
         prompts: In their order.
         skipped: Methods that were asked for and could not be run, by name, with the reason: absent peers.
-        left_out: Prompts that do not fit into the context, by name, with the reason. A first turn that is too long is
-            not among ``prompts``; a later one, which may turn out to be during the run, is, and has no runs.
+        left_out: Prompts without tokens, or with too many for the context, by name, with the reason. Such a first
+            turn is not among ``prompts``; a later one, which may turn out so during the run, is, and has no runs.
     """
 
     version: str
@@ -152,3 +161,28 @@ class Manifest:
     prompts: list[Prompt]
     skipped: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The text that ended a run, since it is not plain decoding's: ``failed.json``.
+
+    Attributes:
+        method: The method's name.
+        prompt: The prompt's index.
+        name: The prompt's name.
+        repeat: As in `Run`.
+        position: Of the first token that differs, from 0; where only the ends do, the number of tokens.
+        expected: Plain decoding's token there; None: its text ends.
+        found: The method's; None: its text ends.
+        message: All of it for people, with the tokens' text.
+    """
+
+    method: str
+    prompt: int
+    name: str
+    repeat: int
+    position: int
+    expected: int | None
+    found: int | None
+    message: str

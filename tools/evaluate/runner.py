@@ -2,50 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ... import _core
 from .engines import Engine, Text, pieces_of, said_of, token_label
 from .prompts import PromptBuilder, Question
-from .records import Manifest, Prompt, Run
-from .storage import Results, read_runs, write_manifest
+from .records import Failure, Manifest, Prompt, Run
+from .storage import Results, read_failure, read_runs, remove_failure, write_failure, write_manifest
 
 
 class NotLossless(RuntimeError):
-    """A method's text is not plain decoding's."""
+    """A method's text is not plain decoding's; `failure` tells which."""
 
-
-@dataclass(frozen=True)
-class Turn:
-    """One prompt of the run: the `number`th turn (from 0) of a question, whose first is prompt `first`."""
-
-    question: Question
-    number: int
-    first: int
-
-    @property
-    def name(self) -> str:
-        """Its name in tables and messages."""
-        return self.question.name + (f" turn {self.number + 1}" if self.number else "")
-
-
-def turns_of(questions: Sequence[Question]) -> list[Turn]:
-    """The prompts of a run, in order."""
-    turns: list[Turn] = []
-    for question in questions:
-        first = len(turns)
-        turns += [Turn(question, number, first) for number in range(len(question.turns))]
-    return turns
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 def order(seed: int, prompt: int, repeat: int, methods: Sequence[str]) -> list[str]:
     """In what order methods take their turn: another one each time, so that none always follows the same.
 
-    In the warm-up, repeat 0, plain decoding (the first of `methods`) goes first: the others are compared with it.
+    For the traced texts, repeat 0, plain decoding (the first of `methods`) goes first: the others are compared with it.
     """
     first = list(methods[:1]) if repeat == 0 else []
     rest = list(methods[len(first) :])
@@ -59,7 +41,7 @@ class Runner:
     Args:
         folder: Of the evaluation; locked, with its ``run.json`` written.
         manifest: What it holds.
-        questions: Those of the manifest.
+        questions: All that were asked; the manifest's prompts name them by number.
         engines: Of each method.
         builder: Makes prompts.
         tokenizer: The target's.
@@ -78,7 +60,7 @@ class Runner:
     ) -> None:
         self._folder = folder
         self._manifest = manifest
-        self._turns = turns_of(questions)
+        self._questions = questions
         self._engines = engines
         self._builder = builder
         self._tokenizer = tokenizer
@@ -99,9 +81,11 @@ class Runner:
         """Writes what is missing, after `warmup` texts of each method that are not kept; tells a tqdm bar of each.
 
         Raises:
-            NotLossless: A text is not plain decoding's; the message names method, prompt and position.
+            NotLossless: A text is not plain decoding's; the message names method, prompt and position, and so does
+                ``failed.json``, until this text goes well.
         """
         self._bar = bar
+        clear_failure(self._folder, self._done)
         results = Results(self._folder)
         try:
             for prompt in self._manifest.prompts:
@@ -115,6 +99,10 @@ class Runner:
                         self._engines[method.name].write(tokens, False)
                 warmup = 0
                 self._run_prompt(prompt, tokens, results)
+        except NotLossless as error:
+            with contextlib.suppress(OSError):  # a full disk must not hide the difference
+                write_failure(self._folder, error.failure)
+            raise
         finally:
             results.close()
 
@@ -128,6 +116,7 @@ class Runner:
                 run = self._write(name, prompt, tokens, repeat)
                 results.append(run)
                 self._note(run)
+                clear_failure(self._folder, self._done)
                 self._bar.update(1)
 
     def _write(self, name: str, prompt: Prompt, tokens: list[int], repeat: int) -> Run:
@@ -138,7 +127,7 @@ class Runner:
             kind = MemoryError if isinstance(error, MemoryError) else RuntimeError
             raise kind(f"method '{name}', prompt {prompt.name}: {error}") from error
         if name in self._exact and prompt.index in self._plain:
-            self._compare(name, prompt, text)
+            self._compare(name, prompt, repeat, text)
         return Run(
             method=name,
             prompt=prompt.index,
@@ -158,22 +147,24 @@ class Runner:
             said=said_of(self._tokenizer, text.trace) if repeat == 0 and text.trace is not None else None,
         )
 
-    def _compare(self, name: str, prompt: Prompt, text: Text) -> None:
+    def _compare(self, name: str, prompt: Prompt, repeat: int, text: Text) -> None:
         """Raises NotLossless at the first difference from the plain text."""
         plain = self._plain[prompt.index]
         expected = plain.tokens or []
         for position in range(max(len(text.tokens), len(expected))):
             found, wanted = (tokens[position] if position < len(tokens) else None for tokens in (text.tokens, expected))
             if found != wanted:
-                raise NotLossless(
+                message = (
                     f"method '{name}' differs from plain decoding: prompt {prompt.name}, token {position} of the text "
                     f"(from 0): found {self._show(found)}, expected {self._show(wanted)}"
                 )
+                raise NotLossless(Failure(name, prompt.index, prompt.name, repeat, position, wanted, found, message))
         if text.finish_reason != plain.finish_reason:
-            raise NotLossless(
+            message = (
                 f"method '{name}' differs from plain decoding: prompt {prompt.name}, end of the text, after "
                 f"{len(expected)} tokens: found '{text.finish_reason}', expected '{plain.finish_reason}'"
             )
+            raise NotLossless(Failure(name, prompt.index, prompt.name, repeat, len(expected), None, None, message))
 
     def _show(self, token: int | None) -> str:
         return "the end of the text" if token is None else f"{token} ({token_label(self._tokenizer, token)!r})"
@@ -188,15 +179,15 @@ class Runner:
             self._plain[run.prompt] = replace(run, trace=None, said=None)
 
     def _tokens(self, prompt: Prompt) -> list[int] | None:
-        """The prompt's tokens; None, and a note in the manifest, where it is too long."""
-        turn = self._turns[prompt.index]
-        answers = [self._plain.get(turn.first + number) for number in range(turn.number)]
+        """The prompt's tokens; None, and a note in the manifest, where it is left out."""
+        question = self._questions[prompt.question]
+        answers = [self._plain.get(index) for index in range(prompt.index - prompt.turn + 1, prompt.index)]
         tokens: list[int] = []
         reason = "an earlier turn was left out"
         if None not in answers:
             texts = ["".join(answer.pieces or []) for answer in answers if answer is not None]
-            tokens = self._builder.tokens(turn.question.turns[: turn.number + 1], texts)
-            reason = too_long(len(tokens), self._limit) if len(tokens) > self._limit else ""
+            tokens = self._builder.tokens(question.turns[: prompt.turn], texts)
+            reason = unfit(len(tokens), self._limit)
         prompts = list(self._manifest.prompts)
         prompts[prompt.index] = replace(prompt, tokens=len(tokens))
         left_out = {**self._manifest.left_out, prompt.name: reason} if reason else self._manifest.left_out
@@ -209,9 +200,20 @@ class Runner:
         return None
 
 
-def too_long(found: int, limit: int) -> str:
-    """Why a prompt is left out, for people."""
-    return f"found {found} tokens, expected at most {limit}, so that the text fits into the context"
+def unfit(found: int, limit: int) -> str:
+    """Why a prompt of so many tokens is left out, for people; empty where it fits."""
+    if not found:
+        return "found no tokens, expected at least one"
+    if found > limit:
+        return f"found {found} tokens, expected at most {limit}, so that the text fits into the context"
+    return ""
+
+
+def clear_failure(folder: Path, done: set[tuple[str, int, int]]) -> None:
+    """Removes ``failed.json`` where its text is `done` by now."""
+    failure = read_failure(folder)
+    if failure is not None and (failure.method, failure.prompt, failure.repeat) in done:
+        remove_failure(folder)
 
 
 def missing(manifest: Manifest, done: set[tuple[str, int, int]]) -> int:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import atomic_output
-from .records import Manifest, Method, Prompt, Run, TracedStep
+from .records import FORMAT, Failure, Manifest, Run
+from .values import build, parse
 
 MANIFEST = "run.json"
 RESULTS = "results.jsonl"
+FAILURE = "failed.json"
 _LOCK = ".lock"
 
 
@@ -31,18 +33,55 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, "no such file, expected the folder of an evaluation", str(path))
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values["methods"] = [Method(**method) for method in values["methods"]]
-        values["prompts"] = [Prompt(**prompt) for prompt in values["prompts"]]
-        return Manifest(**values)
-    except (ValueError, TypeError, KeyError) as error:
+        values = parse(path.read_bytes())
+        version = values["identity"]["format"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path}: not what frspec-eval writes: {error!r}") from None
+    if version != FORMAT:
+        raise ValueError(
+            f"{path}: identity.format: found {json.dumps(version)}, expected {FORMAT}: written by another version of "
+            "frspec-eval; give another folder"
+        )
+    try:
+        return build(Manifest, values)
+    except ValueError as error:
         raise ValueError(f"{path}: not what frspec-eval writes: {error}") from None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes ``run.json``, whole or not at all."""
-    with atomic_output(folder / MANIFEST) as path:
-        path.write_text(json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write(folder / MANIFEST, manifest)
+
+
+def _write(file: Path, record: Manifest | Failure) -> None:
+    text = json.dumps(asdict(record), indent=1, ensure_ascii=False, allow_nan=False)
+    with atomic_output(file) as path:
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_failure(folder: Path) -> Failure | None:
+    """The text that ended the last run, in ``failed.json``; None where none did.
+
+    Raises:
+        ValueError: The file is malformed.
+    """
+    path = folder / FAILURE
+    if not path.is_file():
+        return None
+    try:
+        return build(Failure, parse(path.read_bytes()))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not what frspec-eval writes: {error}") from None
+
+
+def write_failure(folder: Path, failure: Failure) -> None:
+    """Writes ``failed.json``, whole or not at all."""
+    _write(folder / FAILURE, failure)
+
+
+def remove_failure(folder: Path) -> None:
+    """Removes ``failed.json``: its text is plain decoding's now."""
+    (folder / FAILURE).unlink(missing_ok=True)
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -60,11 +99,8 @@ def read_runs(folder: Path) -> list[Run]:
 
 def _run_of(line: bytes, where: str) -> Run:
     try:
-        values = json.loads(line)
-        if values["trace"] is not None:
-            values["trace"] = [TracedStep(**step) for step in values["trace"]]
-        return Run(**values)
-    except (ValueError, TypeError, KeyError) as error:
+        return build(Run, parse(line))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: found {line[:60]!r}, expected a result of frspec-eval ({error})") from None
 
 
@@ -79,7 +115,7 @@ class Results:
 
     def append(self, run: Run) -> None:
         """Adds a line; it is on the disk when this returns. Raises OSError, with nothing of the line left behind."""
-        line = json.dumps(asdict(run), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        line = json.dumps(asdict(run), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
         before = os.fstat(self._file).st_size
         try:
             if os.write(self._file, line) != len(line):
@@ -129,7 +165,7 @@ def _check_content(folder: Path) -> None:
 
 def check_same(folder: Path, found: Manifest, wanted: dict[str, Any]) -> None:
     """Raises ValueError, naming the first difference, where `folder` holds the results of another run."""
-    difference = _difference(found.identity, json.loads(json.dumps(wanted)), "")
+    difference = _difference(found.identity, json.loads(json.dumps(wanted, allow_nan=False)), "")
     if difference:
         raise ValueError(
             f"{folder}: found the results of another run ({difference}); nothing was changed; give another folder, or "

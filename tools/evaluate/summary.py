@@ -6,7 +6,6 @@ ratio of the means over questions. A question that was timed more than once coun
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ import numpy as np
 
 from .records import Manifest, Method, Prompt, Run
 from .steps import Traced, traced
-
-_TURN = re.compile(r" turn \d+$")
 
 
 @dataclass(frozen=True)
@@ -155,9 +152,9 @@ def spread(values: Iterable[float]) -> Spread | None:
     return Spread(found.size, float(found.mean()), low, lower, median, upper, high)
 
 
-def question(prompt: Prompt) -> str:
+def question(prompt: Prompt) -> int:
     """The question that the prompt is a turn of."""
-    return _TURN.sub("", prompt.name)
+    return prompt.question
 
 
 def plain_method(methods: Sequence[Method]) -> Method | None:
@@ -251,13 +248,13 @@ def _numbers(prompts: list[Prompt], runs: list[Run], baseline: list[Run]) -> Num
     )
 
 
-_Key = tuple[str, int]  # question and repeat
+_Key = tuple[int, int]  # question and repeat
 
 
 def _samples(prompts: list[Prompt], runs: list[Run]) -> dict[_Key, list[Run]]:
     """The timed texts of every question and repeat whose turns are all there."""
     names = {prompt.index: question(prompt) for prompt in prompts}
-    turns: dict[str, int] = defaultdict(int)
+    turns: dict[int, int] = defaultdict(int)
     for name in names.values():
         turns[name] += 1
     found: dict[_Key, list[Run]] = defaultdict(list)

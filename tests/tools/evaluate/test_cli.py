@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from evaluations import lines
 from frspec_cpp.tools.evaluate import cli, engines, job
+from frspec_cpp.tools.evaluate.prompts import Question
 from frspec_cpp.tools.evaluate.storage import read_manifest, read_runs
 from tiny_pair import TinyPair, make_tiny_pair
 
@@ -152,6 +154,19 @@ def test_a_difference_ends_the_run(
     assert "error: method '" in message
     assert "differs from plain decoding: prompt mine.jsonl:1, token 5 of the text (from 0): found" in message
     assert not (tmp_path / "r" / "report.md").exists()
+    failure = json.loads((tmp_path / "r" / "failed.json").read_text())
+    assert failure["message"] in message
+    assert (failure["name"], failure["position"], failure["found"]) == (
+        "mine.jsonl:1",
+        5,
+        failure["expected"] + 1,
+    )
+    assert cli.main(["--report-only", "-o", str(tmp_path / "r")]) == 0
+    assert (tmp_path / "r" / "failed.json").exists()
+    monkeypatch.undo()
+    assert call(pair, prompts, tmp_path / "r") == 0
+    assert not (tmp_path / "r" / "failed.json").exists()
+    assert len(lines(tmp_path / "r")) == 36
 
 
 def test_prompts_that_do_not_fit(
@@ -168,6 +183,46 @@ def test_prompts_that_do_not_fit(
     assert call(pair, both, tmp_path / "none", "-n", "255") == 1
     assert "none of 3 fits" in capsys.readouterr().err
     assert not (tmp_path / "none" / "run.json").exists()
+
+
+def test_prompts_without_tokens_are_left_out_and_stay_out(
+    pair: TinyPair, tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.jsonl"
+    rows = [{"id": "none", "text": "nothing"}, {"id": "two", "turns": ["The river", "And the sea"]}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokens = job.PromptBuilder.tokens
+    made: list[list[str]] = []
+
+    def some(self: Any, turns: Any, answers: Any) -> list[int]:
+        made.append(list(turns))
+        return [] if turns[0] == "nothing" else tokens(self, turns, answers)
+
+    monkeypatch.setattr(job.PromptBuilder, "tokens", some)
+    folder = tmp_path / "r"
+    assert call(pair, file, folder) == 0
+    manifest, whole = read_manifest(folder), lines(folder)
+    assert manifest.left_out == {"mine.jsonl:none": "found no tokens, expected at least one"}
+    assert [(one.name, one.question, one.turn, one.text) for one in manifest.prompts] == [
+        ("mine.jsonl:two", 1, 1, "The river"),
+        ("mine.jsonl:two turn 2", 1, 2, "And the sea"),
+    ]
+    results = folder / "results.jsonl"
+    results.write_bytes(b"".join(results.read_bytes().splitlines(keepends=True)[:-1]))
+    made.clear()
+    assert call(pair, file, folder) == 0
+    assert made == [["The river", "And the sea"]]
+    assert len(lines(folder)) == len(whole)
+    monkeypatch.setattr(job.PromptBuilder, "tokens", lambda *_: [])
+    assert call(pair, file, tmp_path / "none") == 1
+    assert not (tmp_path / "none" / "run.json").exists()
+
+
+def test_long_prompts_keep_their_end() -> None:
+    builder: Any = SimpleNamespace(tokens=lambda turns, answers: [1])
+    texts = ("x" * 2000, "start" + "-" * 1998 + "end")
+    prompts, _ = job._fit([Question("a", "a", texts)], builder, 10)
+    assert [prompt.text for prompt in prompts] == [texts[0], "\u2026" + "-" * 1997 + "end"]
 
 
 def test_absent_peers_are_skipped_by_name(
@@ -191,6 +246,17 @@ def test_absent_peers_are_skipped_by_name(
         (["-d", "no.gguf"], "no.gguf"),
         (["--template", "never", "--methods", "transformers", "heads"], "found no --hf-target"),
         (["--head", "ranked:0", "--methods", "heads"], "method 'ranked:0': head: found 'ranked:0'"),
+        (["--temp", "nan"], "temperature: found nan, expected a finite number"),
+        (["--temp", "inf"], "temperature: found inf"),
+        (["--top-p", "7", "--temp", "1"], "top_p: found 7"),
+        (["--min-p", "-1", "--temp", "1"], "min_p: found -1"),
+        (["--repeat-penalty", "0"], "repeat_penalty: found 0"),
+        (["--presence-penalty", "nan"], "presence_penalty: found nan"),
+        (["-s", str(2**64)], f"seed: found {2**64}"),
+        (["-n", "1000000"], "none of 2 fits"),
+        (["--methods", ","], "--methods: found no name, expected at least one"),
+        (["--categories", ","], "--categories: found no name"),
+        (["--head", ","], "--head: found no name"),
         (["--tree-size", "0"], None),
         (["--repeats", "0"], None),
     ],
@@ -205,7 +271,8 @@ def test_bad_options_write_nothing(
         return
     assert call(pair, prompts, tmp_path / "r", *more) == 1
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "r" / "run.json").exists()
+    for name in ("run.json", "results.jsonl"):
+        assert not (tmp_path / "r" / name).exists()
 
 
 def test_the_report_of_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,6 +101,34 @@ def test_names_are_unique(tmp_path: Path) -> None:
     assert [q.name for q in read_questions(files)] == ["p.jsonl:1", "p.jsonl:1 (2)"]
 
 
+@pytest.mark.parametrize(
+    ("ids", "names"),
+    [
+        (["a", "a", "a (2)"], ["a", "a (2)", "a (2) (2)"]),
+        (["a (2)", "a", "a"], ["a (2)", "a", "a (3)"]),
+        (["a", "a turn 2"], ["a", "a turn 2 (2)"]),
+        (["a turn 2", "a"], ["a turn 2", "a (2)"]),
+    ],
+)
+def test_names_stay_unique_where_ids_look_like_them(tmp_path: Path, ids: list[str], names: list[str]) -> None:
+    file = write(tmp_path, "p.jsonl", *({"id": one, "turns": ["A", "B"]} for one in ids))
+    assert [q.name for q in read_questions([file])] == [f"p.jsonl:{name}" for name in names]
+
+
+def test_names_hold_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
+    file = write(tmp_path, "p.jsonl", {"id": "a\x1b[31m\n\u202eb\ud800", "category": "c\x9b2J\td", "text": "A\x1b"})
+    text = tmp_path / "x\x1by.txt"
+    text.write_text("B")
+    assert read_questions([file, str(text)]) == [
+        Question("p.jsonl:a\ufffd[31m \ufffdb\ufffd", "c\ufffd2J d", ("A\x1b",)),
+        Question("x\ufffdy.txt", "x\ufffdy", ("B",)),
+    ]
+    bad = write(tmp_path, "bad.jsonl", {"\x1b[2J": "A"})
+    with pytest.raises(ValueError, match="found the keys") as caught:
+        read_questions([bad])
+    assert "\x1b" not in str(caught.value)
+
+
 def test_the_demo_prompts_are_of_different_kinds() -> None:
     found = read_questions(["demo"])
     assert len(found) >= 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections import Counter
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 from evaluations import ScriptedEngine, lines, make_manifest
-from frspec_cpp.tools.evaluate.prompts import Question
+from frspec_cpp.tools.evaluate import runner
+from frspec_cpp.tools.evaluate.prompts import Question, turn_name
 from frspec_cpp.tools.evaluate.records import Prompt
-from frspec_cpp.tools.evaluate.runner import NotLossless, Runner, order, turns_of
-from frspec_cpp.tools.evaluate.storage import read_manifest, read_runs, write_manifest
+from frspec_cpp.tools.evaluate.runner import NotLossless, Runner, order
+from frspec_cpp.tools.evaluate.storage import read_failure, read_manifest, read_runs, write_manifest
 
 from frspec_cpp import _core
 
@@ -53,8 +55,11 @@ class Bench:
         self.bar = Bar()
         self._tokenizer = tokenizer
         self._limit = limit
-        names = [turn.name for turn in turns_of(QUESTIONS)]
-        prompts = [Prompt(i, name, "a", 0) for i, name in enumerate(names)]
+        turns = [(number, turn) for number, one in enumerate(QUESTIONS) for turn in range(1, len(one.turns) + 1)]
+        prompts = [
+            Prompt(index, turn_name(QUESTIONS[number].name, turn), "a", 0, number, turn)
+            for index, (number, turn) in enumerate(turns)
+        ]
         if not (folder / "run.json").exists():
             write_manifest(folder, make_manifest(METHODS, prompts))
 
@@ -115,7 +120,7 @@ def test_methods_take_turns_in_changing_order(tmp_path: Path, tokenizer: _core.T
     bench.run()
     rounds = [bench.calls[i : i + 4] for i in range(0, len(bench.calls), 4)]
     assert all(sorted(each) == sorted(METHODS) for each in rounds)
-    assert all(each[0] == "plain" for each in rounds[::3])  # the warm-ups
+    assert all(each[0] == "plain" for each in rounds[::3])  # the traced texts
     assert len({tuple(each) for each in rounds}) > 4
     firsts = Counter(order(0, prompt, repeat, METHODS)[0] for prompt in range(100) for repeat in (1, 2))
     assert all(30 < firsts[name] < 70 for name in METHODS)
@@ -165,6 +170,80 @@ def test_the_first_difference_stops_the_run(tmp_path: Path, tokenizer: _core.Tok
     kept = read_runs(tmp_path)
     assert sum(run.method == "eagle2" for run in kept) == call - 1
     assert all(run.prompt <= call // 4 for run in kept)
+
+
+def test_what_failed_is_told_until_it_goes_well(tmp_path: Path, tokenizer: _core.Tokenizer) -> None:
+    bench = Bench(tmp_path, tokenizer)
+    bench.engines["eagle2"].change = (2, 1)
+    for _ in range(2):
+        with pytest.raises(NotLossless) as caught:
+            bench.run()
+        failure = read_failure(tmp_path)
+        assert failure is not None
+        plain = next(run for run in read_runs(tmp_path) if run.method == "plain")
+        expected = (plain.tokens or [])[1]
+        assert dataclasses.asdict(failure) == {
+            "method": "eagle2",
+            "prompt": 0,
+            "name": "f:1",
+            "repeat": 1,
+            "position": 1,
+            "expected": expected,
+            "found": expected + 1,
+            "message": str(caught.value),
+        }
+        assert not any(run.method == "eagle2" and run.repeat for run in read_runs(tmp_path))
+    again = Bench(tmp_path, tokenizer)
+    again.engines["eagle2"].change = (2, 0)  # that text goes well, the next does not
+    with pytest.raises(NotLossless):
+        again.run()
+    failure = read_failure(tmp_path)
+    assert failure is not None
+    assert (failure.prompt, failure.repeat, failure.position) == (0, 2, 0)
+    Bench(tmp_path, tokenizer).run()
+    assert not (tmp_path / "failed.json").exists()
+    assert len(read_runs(tmp_path)) == 36
+
+
+def test_a_run_without_the_failed_text_leaves_the_file(tmp_path: Path, tokenizer: _core.Tokenizer) -> None:
+    bench = Bench(tmp_path, tokenizer)
+    bench.engines["eagle2"].change = (1, 1)
+    with pytest.raises(NotLossless):
+        bench.run()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    bench.engines["eagle2"].write = interrupted  # type: ignore[assignment,method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        bench.run()
+    assert read_failure(tmp_path) is not None
+
+
+def test_a_full_disk_does_not_hide_the_difference(
+    tmp_path: Path, tokenizer: _core.Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(runner, "write_failure", full)
+    bench = Bench(tmp_path, tokenizer)
+    bench.engines["eagle2"].change = (1, 1)
+    with pytest.raises(NotLossless):
+        bench.run()
+
+
+def test_a_text_that_ends_otherwise_differs(tmp_path: Path, tokenizer: _core.Tokenizer) -> None:
+    bench = Bench(tmp_path, tokenizer)
+    write = bench.engines["eagle2"].write
+    bench.engines["eagle2"].write = lambda *given: dataclasses.replace(  # type: ignore[method-assign]
+        write(*given), finish_reason="stop"
+    )
+    with pytest.raises(NotLossless, match="end of the text, after 3 tokens: found 'stop', expected 'length'"):
+        bench.run()
+    failure = read_failure(tmp_path)
+    assert failure is not None
+    assert (failure.position, failure.expected, failure.found) == (3, None, None)
 
 
 def test_a_text_that_ends_early_differs(tmp_path: Path, tokenizer: _core.Tokenizer) -> None:

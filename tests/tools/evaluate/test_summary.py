@@ -50,9 +50,9 @@ def of(found: list[MethodSummary], method: Method) -> MethodSummary:
 
 def two_questions() -> list[Prompt]:
     return [
-        Prompt(0, "a.jsonl:1", "code", 5),
-        Prompt(1, "b.jsonl:1", "talk", 5),
-        Prompt(2, "b.jsonl:1 turn 2", "talk", 9),
+        Prompt(0, "a.jsonl:1", "code", 5, question=0),
+        Prompt(1, "b.jsonl:1", "talk", 5, question=1),
+        Prompt(2, "b.jsonl:1 turn 2", "talk", 9, question=1, turn=2),
     ]
 
 
@@ -66,7 +66,16 @@ def test_spread_interpolates() -> None:
 
 
 def test_turns_are_of_one_question() -> None:
-    assert [question(prompt) for prompt in two_questions()] == ["a.jsonl:1", "b.jsonl:1", "b.jsonl:1"]
+    assert [question(prompt) for prompt in two_questions()] == [0, 1, 1]
+
+
+def test_a_name_like_a_turns_is_a_question_of_its_own() -> None:
+    prompts = [Prompt(0, "a", "talk", 5, question=0), Prompt(1, "a turn 2", "talk", 5, question=1)]
+    runs = [a_run(PLAIN, 0, 1, 10, 5.0), a_run(PLAIN, 1, 1, 12, 3.0)]  # 2 and 4 tokens/s
+    overall = of(summarise(a_manifest([PLAIN], prompts), runs).methods, PLAIN).overall
+    assert overall.questions == 2
+    assert overall.tokens_per_second is not None
+    assert overall.tokens_per_second.mean == 3.0
 
 
 def test_speed_by_spec_benchs_definition() -> None:
