@@ -153,7 +153,8 @@ def test_a_text_ends_at_the_models_end(llama_cpp: None, pair: TinyPair, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("ignore_eos", "found"), [(True, "3 tokens, expected"), (False, "3 tokens and no end-of-generation token, expected")]
+    ("ignore_eos", "found"),
+    [(True, "3 tokens, expected"), (False, "3 tokens and no end-of-generation token, expected")],
 )
 def test_a_text_that_ends_too_early(
     ignore_eos: bool, found: str, llama_cpp: None, pair: TinyPair, monkeypatch: pytest.MonkeyPatch
@@ -198,7 +199,7 @@ def test_memory_that_is_not_there(llama_cpp: None, pair: TinyPair, monkeypatch: 
         raise MemoryError("of the cache")
 
     monkeypatch.setattr(FakeLlama, "__init__", fails)
-    with pytest.raises(MemoryError, match="^method 'llama.cpp': cannot be loaded: of the cache$"):
+    with pytest.raises(MemoryError, match=r"^method 'llama\.cpp': cannot be loaded: of the cache$"):
         load_peer("llama.cpp", options_of(pair), _core.Tokenizer(str(pair.target_gguf)))
 
 
