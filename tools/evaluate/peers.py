@@ -9,13 +9,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ... import _core
+from ..console import describe
 from .engines import Text
 from .records import Method
 
@@ -29,6 +31,14 @@ KINDS = {
 }
 LOOKUP_TOKENS = 10  # drafted at once by prompt lookup: the default of both
 LOOKUP_NGRAM = 2
+# What a checkpoint says of how it drafts as an assistant; all else that it says is a default of texts.
+_ASSISTANT = (
+    "num_assistant_tokens",
+    "num_assistant_tokens_schedule",
+    "assistant_confidence_threshold",
+    "assistant_lookbehind",
+    "target_lookbehind",
+)
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")  # what all of them know, and mean alike
 
 
@@ -87,19 +97,25 @@ def unsupported_sampling(writing: dict[str, Any]) -> str | None:
 
 
 def load_peer(kind: str, options: PeerOptions, tokenizer: _core.Tokenizer) -> LlamaCpp | Transformers:
-    """The engine of a peer that is installed."""
-    if KINDS[kind][0] == "llama_cpp":
-        return LlamaCpp(options, tokenizer, lookup=kind == "llama.cpp-lookup")
-    return Transformers(kind, options, tokenizer)
+    """The engine of a peer that is installed.
+
+    Raises:
+        RuntimeError: The package or the checkpoint cannot be loaded; the message names the method.
+        MemoryError: Likewise.
+    """
+    with _named(f"method '{kind}': cannot be loaded"):
+        if KINDS[kind][0] == "llama_cpp":
+            return LlamaCpp(kind, options, tokenizer)
+        return Transformers(kind, options, tokenizer)
 
 
 class LlamaCpp:
     """llama-cpp-python, plain or with its prompt lookup."""
 
-    def __init__(self, options: PeerOptions, tokenizer: _core.Tokenizer, lookup: bool) -> None:
+    def __init__(self, kind: str, options: PeerOptions, tokenizer: _core.Tokenizer) -> None:
         llama_cpp: Any = importlib.import_module("llama_cpp")
         extra: dict[str, Any] = {}
-        if lookup:
+        if kind == "llama.cpp-lookup":
             speculative: Any = importlib.import_module("llama_cpp.llama_speculative")
             # It keeps the logits of the whole context; without logits_all it makes room for one batch only.
             extra = {
@@ -116,15 +132,19 @@ class LlamaCpp:
             verbose=False,
             **extra,
         )
-        self._lookup = lookup
+        self._kind = kind
         self._writing = options.writing
         self._tokenizer = tokenizer
         self._passes = 0
         self._llm.eval = self._counted(self._llm.eval)
 
     def write(self, prompt: Sequence[int], traced: bool) -> Text:
-        """Continues `prompt`; there is no trace."""
+        """Continues `prompt`; there is no trace. Errors are RuntimeErrors behind the method's name."""
         del traced
+        with _named(self._kind):
+            return self._write(prompt)
+
+    def _write(self, prompt: Sequence[int]) -> Text:
         self._llm.reset()  # nothing of an earlier text: the whole prompt is read
         self._passes = 0
         options = {name: self._writing[name] for name in ("top_k", "top_p", "min_p") if name in self._writing}
@@ -133,7 +153,8 @@ class LlamaCpp:
         tokens, reason, first = _collect(ids, start, self._writing, self._tokenizer)
         total = time.perf_counter() - start
         ids.close()
-        return _text(tokens, reason, first, total, self._passes, self._lookup)
+        # It drafts from the first token on: the prompt's pass gives that one alone.
+        return _text(tokens, reason, first, total, self._passes, 1, self._kind != "llama.cpp")
 
     def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **keywords: Any) -> Any:
@@ -155,29 +176,40 @@ class Transformers:
         self._threads = options.threads
         self._writing = options.writing
         self._tokenizer = tokenizer
-        self._drafts = kind != "transformers"
+        self._kind = kind
         self._device = "cuda" if options.gpu and torch.cuda.is_available() else "cpu"
-        load = transformers.AutoModelForCausalLM.from_pretrained
-        self._model = load(str(options.hf_target), dtype="auto").to(self._device).eval()
+        self._model = self._load(transformers, options.hf_target)
         self._extra: dict[str, Any] = {}
         self._config = _generation_config(transformers, options.writing, tokenizer)
         if kind == "transformers-lookup":
             self._config.prompt_lookup_num_tokens = LOOKUP_TOKENS
             self._config.max_matching_ngram_size = LOOKUP_NGRAM
         elif kind == "transformers-assisted":
-            assistant = load(str(options.hf_drafter), dtype="auto").to(self._device).eval()
+            assistant = self._load(transformers, options.hf_drafter)
             self._extra = {"assistant_model": assistant, **_tokenizers(transformers, options)}
         self._passes = 0
         self._model.register_forward_hook(self._count)
 
+    def _load(self, transformers: Any, folder: Path | None) -> Any:
+        model = transformers.AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto").to(self._device).eval()
+        # What our configuration leaves open is filled from the model's: another end of the text, for instance.
+        own = {name: getattr(model.generation_config, name, None) for name in _ASSISTANT}
+        kept = {name: value for name, value in own.items() if value is not None}
+        model.generation_config = transformers.GenerationConfig(**kept)
+        return model
+
     def write(self, prompt: Sequence[int], traced: bool) -> Text:
-        """Continues `prompt`; there is no trace."""
+        """Continues `prompt`; there is no trace. Errors are RuntimeErrors behind the method's name."""
         del traced
+        with _named(self._kind):
+            return self._write(prompt)
+
+    def _write(self, prompt: Sequence[int]) -> Text:
         torch = self._torch
         torch.set_num_threads(self._threads)
         torch.manual_seed(int(self._writing.get("seed", 0)) % 2**63)
         ids = torch.tensor([list(prompt)], device=self._device)
-        clock = _FirstToken()
+        clock = _FirstPass()
         self._passes = 0
         start = time.perf_counter()
         with torch.inference_mode():
@@ -192,25 +224,26 @@ class Transformers:
         written = out[0, ids.shape[1] :].tolist()
         tokens, reason, _ = _collect(written, start, self._writing, self._tokenizer)
         first = None if clock.at is None else clock.at - start
-        return _text(tokens, reason, first, total, self._passes, self._drafts)
+        return _text(tokens, reason, first, total, self._passes, clock.tokens, self._kind != "transformers")
 
     def _count(self, *_: Any) -> None:
         self._passes += 1
 
 
-class _FirstToken:
-    """A streamer of transformers' that notes when the first token is there."""
+class _FirstPass:
+    """A streamer of transformers' that notes when the tokens of the first pass are there, and how many."""
 
     def __init__(self) -> None:
         self._calls = 0
         self.at: float | None = None
+        self.tokens = 1
 
     def put(self, value: Any) -> None:
-        """The prompt comes first, then tokens."""
-        del value
+        """The prompt comes first, then the tokens of each pass."""
         self._calls += 1
         if self._calls == 2:
             self.at = time.perf_counter()
+            self.tokens = int(value.numel())
 
     def end(self) -> None:
         """Nothing."""
@@ -219,7 +252,11 @@ class _FirstToken:
 def _collect(
     ids: Any, start: float, writing: dict[str, Any], tokenizer: _core.Tokenizer
 ) -> tuple[list[int], str, float | None]:
-    """The text's tokens, why it ended, and the seconds to the first token."""
+    """The text's tokens, why it ended, and the seconds to the first token.
+
+    Raises:
+        RuntimeError: It ended before its time, by something else than an end-of-generation token.
+    """
     tokens: list[int] = []
     first: float | None = None
     for token in ids:
@@ -229,19 +266,21 @@ def _collect(
             return tokens, "stop", first
         tokens.append(int(token))
         if len(tokens) == writing["max_tokens"]:
-            break
-    return tokens, "length", first
+            return tokens, "length", first
+    without = "" if writing.get("ignore_eos") else " and no end-of-generation token"
+    raise RuntimeError(f"found a text of {len(tokens)} tokens{without}, expected {writing['max_tokens']} tokens")
 
 
-def _text(tokens: list[int], reason: str, first: float | None, total: float, passes: int, drafts: bool) -> Text:
-    """Of the passes of the target one was the prompt's, which gave the first token."""
+def _text(
+    tokens: list[int], reason: str, first: float | None, total: float, passes: int, of_prompt: int, drafts: bool
+) -> Text:
+    """Of the passes of the target one was the prompt's, which gave the first `of_prompt` tokens."""
     ended = 1 if reason == "stop" else 0  # the token that ended the text was given, too
-    steps = max(0, passes - 1)
     return Text(
         tokens=tokens,
         finish_reason=reason,
-        steps=steps,
-        step_tokens=max(0, len(tokens) + ended - 1),
+        steps=max(0, passes - 1),
+        step_tokens=max(0, len(tokens) + ended - of_prompt),
         drafted_steps=None if drafts else 0,
         prefill_seconds=first,
         draft_seconds=None,
@@ -273,6 +312,20 @@ def _tokenizers(transformers: Any, options: PeerOptions) -> dict[str, Any]:
     if target.get_vocab() == drafter.get_vocab():
         return {}
     return {"tokenizer": target, "assistant_tokenizer": drafter}
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Whatever goes wrong in code that is not ours is told in one line, behind `where`."""
+    try:
+        yield
+    except MemoryError as error:
+        raise MemoryError(f"{where}: {error}") from error
+    except Exception as error:
+        what = describe(error)
+        if not isinstance(error, (RuntimeError, OSError)):
+            what = type(error).__name__ + (f": {what}" if str(error) else "")
+        raise RuntimeError(f"{where}: {what}") from error
 
 
 def _check_folder(kind: str, option: str, folder: Path | None) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from frspec_cpp.tools.convert import convert
 from frspec_cpp.tools.evaluate.peers import (
     KINDS,
     LlamaCpp,
@@ -42,16 +45,16 @@ class FakeLlama:
         """A pass; counted by who calls."""
 
     def generate(self, tokens: list[int], **options: Any) -> Iterator[int]:
-        """One token a pass, or three with a draft model."""
+        """One token of the prompt's pass; then one a pass, or three with a draft model."""
         self.asked = options
         token = tokens[-1]
         self.eval(tokens)
+        yield token
         while True:
-            drafts = 3 if "draft_model" in self.options else 1
-            for _ in range(drafts):
-                yield token
-                token += 1
             self.eval([token])
+            for _ in range(3 if "draft_model" in self.options else 1):
+                token += 1
+                yield token
 
 
 @pytest.fixture
@@ -132,7 +135,7 @@ def test_llama_cpp_lookup_counts_passes(llama_cpp: None, pair: TinyPair) -> None
     tokenizer = _core.Tokenizer(str(pair.target_gguf))
     peer = load_peer("llama.cpp-lookup", options_of(pair, ignore_eos=True), tokenizer)
     text = peer.write([7, 8, 20], traced=False)
-    assert (text.steps, text.step_tokens, text.drafted_steps) == (2, 7, None)
+    assert (text.steps, text.step_tokens, text.drafted_steps) == (3, 7, None)
     assert isinstance(peer, LlamaCpp)
     assert peer._llm.options["draft_model"] == ("lookup", 2, 10)
     assert peer._llm.options["logits_all"] is True
@@ -140,28 +143,147 @@ def test_llama_cpp_lookup_counts_passes(llama_cpp: None, pair: TinyPair) -> None
 
 def test_a_text_ends_at_the_models_end(llama_cpp: None, pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = SimpleNamespace(is_eog=lambda token: token == 23)
-    peer = LlamaCpp(options_of(pair), tokenizer, lookup=False)  # type: ignore[arg-type]
+    peer = LlamaCpp("llama.cpp", options_of(pair), tokenizer)  # type: ignore[arg-type]
     text = peer.write([20], traced=False)
     assert (text.tokens, text.finish_reason) == ([20, 21, 22], "stop")
     assert (text.steps, text.step_tokens) == (3, 3)  # the token that ended it was given, too
+    peer = LlamaCpp("llama.cpp", options_of(pair, ignore_eos=True), tokenizer)  # type: ignore[arg-type]
+    text = peer.write([20], traced=False)
+    assert (text.tokens, text.finish_reason) == (list(range(20, 28)), "length")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("transformers")])
+@pytest.mark.parametrize(
+    ("ignore_eos", "found"),
+    [(True, "3 tokens, expected"), (False, "3 tokens and no end-of-generation token, expected")],
+)
+def test_a_text_that_ends_too_early(
+    ignore_eos: bool, found: str, llama_cpp: None, pair: TinyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeLlama, "generate", lambda self, tokens, **options: (token for token in (20, 21, 22)))
+    peer = load_peer("llama.cpp", options_of(pair, ignore_eos=ignore_eos), _core.Tokenizer(str(pair.target_gguf)))
+    with pytest.raises(RuntimeError, match=f"^llama.cpp: found a text of {found} 8 tokens$"):
+        peer.write([20], traced=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (ImportError("libllama.so: no such file"), "ImportError: libllama.so: no such file"),
+        (TypeError("unexpected keyword"), "TypeError: unexpected keyword"),
+        (AssertionError(), "AssertionError"),
+        (ValueError("Failed to load\nmodel"), "ValueError: Failed to load model"),
+        (RuntimeError("no such kernel"), "no such kernel"),
+    ],
+)
+def test_errors_name_the_method(
+    error: Exception, what: str, llama_cpp: None, pair: TinyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    tokenizer = _core.Tokenizer(str(pair.target_gguf))
+    peer = load_peer("llama.cpp", options_of(pair), tokenizer)
+    monkeypatch.setattr(FakeLlama, "generate", fails)
+    with pytest.raises(RuntimeError, match=f"^llama.cpp: {what}$"):
+        peer.write([7, 8], traced=False)
+    monkeypatch.setattr(FakeLlama, "__init__", fails)
+    with pytest.raises(RuntimeError, match=f"^method 'llama.cpp-lookup': cannot be loaded: {what}$"):
+        load_peer("llama.cpp-lookup", options_of(pair), tokenizer)
+    monkeypatch.setattr(importlib, "import_module", fails)  # installed, but broken
+    with pytest.raises(RuntimeError, match=f"^method 'transformers': cannot be loaded: {what}$"):
+        load_peer("transformers", options_of(pair), tokenizer)
+
+
+def test_memory_that_is_not_there(llama_cpp: None, pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: Any, **options: Any) -> None:
+        raise MemoryError("of the cache")
+
+    monkeypatch.setattr(FakeLlama, "__init__", fails)
+    with pytest.raises(MemoryError, match=r"^method 'llama\.cpp': cannot be loaded: of the cache$"):
+        load_peer("llama.cpp", options_of(pair), _core.Tokenizer(str(pair.target_gguf)))
+
+
+TRANSFORMERS = [kind for kind in KINDS if kind.startswith("transformers")]
+PROMPT = list(range(5, 25))
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_transformers_write_the_same_as_we_do(kind: str, pair: TinyPair) -> None:
     pytest.importorskip("transformers")
     llm = frspec_cpp.LLM(pair.target_gguf, n_ctx=128, n_threads=1)
-    prompt = list(range(5, 25))
-    expected = llm.generate(prompt, max_tokens=8, ignore_eos=True)
+    expected = llm.generate(PROMPT, max_tokens=8, ignore_eos=True)
     assert isinstance(peer_method(kind, pair.target, pair.target), Method)
     peer = load_peer(kind, options_of(pair, ignore_eos=True), llm.tokenizer)
-    assert isinstance(peer, Transformers)
-    text = peer.write(prompt, traced=False)
+    text = peer.write(PROMPT, traced=False)
     assert text.tokens == expected.tokens
-    assert (text.finish_reason, text.step_tokens) == ("length", 7)
+    assert text.finish_reason == "length"
     assert text.prefill_seconds is not None
     assert 0.0 < text.prefill_seconds < text.total_seconds
-    assert text.steps is not None
     if kind == "transformers":
-        assert text.steps == 7
-    elif kind == "transformers-assisted":  # the target itself assists: all is accepted
-        assert text.steps < 7
+        assert (text.steps, text.step_tokens, text.drafted_steps) == (7, 7, 0)
+
+
+@pytest.fixture(scope="module")
+def ending(pair: TinyPair, tmp_path_factory: pytest.TempPathFactory) -> TinyPair:
+    """The target with an end of generation that it comes to in the midst of a text, told in generation_config.json."""
+    text = frspec_cpp.LLM(pair.target_gguf, n_ctx=128, n_threads=1).generate(PROMPT, max_tokens=8, ignore_eos=True)
+    end = next(token for place, token in enumerate(text.tokens) if place >= 3 and token not in text.tokens[:place])
+    folder = tmp_path_factory.mktemp("peers") / "ending"
+    shutil.copytree(pair.target, folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, end], "max_length": 24}))
+    gguf = folder.with_suffix(".gguf")
+    convert(folder, gguf, "f32", quiet=True)
+    return TinyPair(folder, pair.drafter, gguf, pair.drafter_gguf)
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_the_checkpoints_own_end(kind: str, ignore_eos: bool, ending: TinyPair) -> None:
+    pytest.importorskip("transformers")
+    llm = frspec_cpp.LLM(ending.target_gguf, n_ctx=128, n_threads=1)
+    expected = llm.generate(PROMPT, max_tokens=8, ignore_eos=ignore_eos)
+    assert expected.finish_reason == ("length" if ignore_eos else "stop")
+    text = load_peer(kind, options_of(ending, ignore_eos=ignore_eos), llm.tokenizer).write(PROMPT, traced=False)
+    assert (text.tokens, text.finish_reason) == (expected.tokens, expected.finish_reason)
+
+
+def test_an_end_that_the_target_does_not_know(ending: TinyPair, pair: TinyPair) -> None:
+    pytest.importorskip("transformers")
+    llm = frspec_cpp.LLM(pair.target_gguf, n_ctx=128, n_threads=1)
+    text = load_peer("transformers", options_of(ending), llm.tokenizer).write(PROMPT, traced=False)
+    expected = llm.generate(PROMPT, max_tokens=8)
+    assert (text.tokens, text.finish_reason) == (expected.tokens, expected.finish_reason)
+
+
+@pytest.mark.parametrize("kind", ["transformers-lookup", "transformers-assisted"])
+def test_drafts_before_the_first_pass(kind: str, pair: TinyPair) -> None:
+    """What the prompt's pass gave is no step's."""
+    torch = pytest.importorskip("torch")
+    llm = frspec_cpp.LLM(pair.target_gguf, n_ctx=128, n_threads=1)
+    text = llm.generate(PROMPT, max_tokens=40, ignore_eos=True).tokens
+    prompt = text + text[:2]  # its third token is to be expected behind it
+    peer = load_peer(kind, options_of(pair, ignore_eos=True, max_tokens=20), llm.tokenizer)
+    assert isinstance(peer, Transformers)
+    handed = Handed()
+    peer._model.generate(torch.tensor([prompt]), generation_config=peer._config, streamer=handed, **peer._extra)
+    _, first, *rest = handed.counts
+    assert first > 1
+    found = peer.write(prompt, traced=False)
+    assert (found.steps, found.step_tokens) == (len(rest), sum(rest))
+    assert found.step_tokens == len(found.tokens) - first
+    short = load_peer(kind, options_of(pair, ignore_eos=True, max_tokens=2), llm.tokenizer).write(prompt, traced=False)
+    assert (len(short.tokens), short.steps, short.step_tokens) == (2, 0, 0)
+
+
+class Handed:
+    """A streamer of transformers': how many tokens the prompt had, and what each pass gave."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def put(self, value: Any) -> None:
+        """Once for the prompt, then once a pass."""
+        self.counts.append(value.numel())
+
+    def end(self) -> None:
+        """Nothing."""
