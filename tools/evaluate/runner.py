@@ -96,7 +96,7 @@ class Runner:
                     continue
                 for _ in range(warmup):
                     for method in self._manifest.methods:
-                        self._engines[method.name].write(tokens, False)
+                        self._generate(method.name, prompt, tokens, False)
                 warmup = 0
                 self._run_prompt(prompt, tokens, results)
         except NotLossless as error:
@@ -119,13 +119,16 @@ class Runner:
                 clear_failure(self._folder, self._done)
                 self._bar.update(1)
 
-    def _write(self, name: str, prompt: Prompt, tokens: list[int], repeat: int) -> Run:
-        traced = repeat == 0 and name in self._exact
+    def _generate(self, name: str, prompt: Prompt, tokens: list[int], traced: bool) -> Text:
+        """One text of a method; what goes wrong names method and prompt."""
         try:
-            text = self._engines[name].write(tokens, traced)
+            return self._engines[name].write(tokens, traced)
         except (ValueError, RuntimeError, MemoryError) as error:
             kind = MemoryError if isinstance(error, MemoryError) else RuntimeError
             raise kind(f"method '{name}', prompt {prompt.name}: {error}") from error
+
+    def _write(self, name: str, prompt: Prompt, tokens: list[int], repeat: int) -> Run:
+        text = self._generate(name, prompt, tokens, repeat == 0 and name in self._exact)
         if name in self._exact and prompt.index in self._plain:
             self._compare(name, prompt, repeat, text)
         return Run(
