@@ -72,8 +72,8 @@ _CHARTS: list[tuple[str, str, str, str, _Draw]] = [
         "accepted-length-by-rows",
         "Tokens per step against the size of the draft head",
         "A point for each head whose rows are known, a line for each kind of head. Dashed, with a cross at its size: "
-        "the full head. Second panel: how often a step ended because its next token was not in the subset, of the traced "
-        "steps with drafts.",
+        "the full head. Second panel: how often a step ended because its next token was not in the subset, of the "
+        "traced steps with drafts.",
         "No kind of head was run with two sizes that are known.",
         subset,
     ),
@@ -104,10 +104,10 @@ _CHARTS: list[tuple[str, str, str, str, _Draw]] = [
     (
         "misses",
         "Why acceptance ended",
-        "Of the traced steps with drafts. Outside the subset: the head could not have offered the target's token. Another "
-        "draft preferred: it could, and did not. No fixed subset: nobody can tell, since the head chooses its subset anew "
-        "for every state, or the drafts are n-grams or from another vocabulary. Tree ended: every draft on the path was "
-        "right. Text ended: so it was, and the text ended among them. "
+        "Of the traced steps with drafts. Outside the subset: the head could not have offered the target's token. "
+        "Another draft preferred: it could, and did not. No fixed subset: nobody can tell, since the head chooses its "
+        "subset anew for every state, or the drafts are n-grams or from another vocabulary. Tree ended: every draft "
+        "on the path was right. Text ended: so it was, and the text ended among them. "
         f"Methods with fewer than {FEWEST} such steps are left out here.",
         "No method has drafted yet, or none tells of its steps.",
         misses,
@@ -115,8 +115,9 @@ _CHARTS: list[tuple[str, str, str, str, _Draw]] = [
     (
         "speed-and-length",
         "Speedup against tokens per step",
-        "Drafts are worth what they cost: a method above another with as many tokens per step drafts more cheaply. Thin "
-        "lines: the middle half of the ratios of single questions. Points that lie together are rings around each other.",
+        "Drafts are worth what they cost: a method above another with as many tokens per step drafts more cheaply. "
+        "Thin lines: the middle half of the ratios of single questions. Points that lie together are rings around "
+        "each other.",
         "Fewer than two methods have both numbers.",
         speed_and_length,
     ),

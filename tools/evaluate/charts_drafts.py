@@ -23,7 +23,7 @@ def _drafted(summary: Summary) -> list[tuple[MethodSummary, Traced]]:
     return [(one, traced) for one, traced in found if traced is not None and traced.drafted >= FEWEST]
 
 
-def _outside_share(numbers: Numbers) -> float | None:
+def outside_share(numbers: Numbers) -> float | None:
     """Percent of the steps with drafts that ended at a token outside the subset."""
     found = numbers.traced
     if found is None or found.drafted < FEWEST or found.misses[UNKNOWN]:
@@ -51,7 +51,7 @@ def subset(summary: Summary, canvas: Canvas) -> Any:
     drafters = {key[0] for key in lines}
     full = {key: one for key, one in full.items() if key[0] in drafters}
     entries: dict[str, Any] = {}
-    misses = any(_outside_share(one.overall) is not None for some in lines.values() for one in some)
+    misses = any(outside_share(one.overall) is not None for some in lines.values() for one in some)
     figure, panels = canvas.axes(265.0 if not canvas.shape.narrow else 190.0, 2 if misses else 1)
     upper, lower = panels[0], panels[-1]
     rows: set[int] = set()
@@ -65,7 +65,7 @@ def subset(summary: Summary, canvas: Canvas) -> Any:
         sizes = [one.method.rows or 0 for one in some]
         rows.update(sizes)
         (entries[name],) = upper.plot(sizes, [one.overall.accepted_length for one in some], **look)
-        shares = [(size, _outside_share(one.overall)) for size, one in zip(sizes, some, strict=True)]
+        shares = [(size, outside_share(one.overall)) for size, one in zip(sizes, some, strict=True)]
         if misses:
             known = [(size, share) for size, share in shares if share is not None]
             lower.plot([size for size, _ in known], [share for _, share in known], **look)

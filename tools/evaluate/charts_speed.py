@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .canvas import Canvas, lying_bars, looks
+from .canvas import Canvas, looks, lying_bars
 from .picture import GRID, INK, PAPER, PARTS
 from .summary import MethodSummary, Numbers, Summary
 

@@ -22,19 +22,19 @@ DEFINITIONS = {
         "prompt, so that drift of the machine hits all alike."
     ),
     "tokens per step": (
-        "Tokens that the steps gave to the texts, over all steps, with drafts or without: accepted drafts and the target's "
-        "own. Of a text's last step only those count that fitted into the text, with the token that ended it. 1: plain "
-        "decoding. Known of timed texts, too."
+        "Tokens that the steps gave to the texts, over all steps, with drafts or without: accepted drafts and the "
+        "target's own. Of a text's last step only those count that fitted into the text, with the token that ended "
+        "it. 1: plain decoding. Known of timed texts, too."
     ),
     "mean accepted tokens": (
-        "As Spec-Bench has it: accepted drafts + 1, the mean over all steps. A text's last step counts whole. Of the traced "
-        "texts."
+        "As Spec-Bench has it: accepted drafts + 1, the mean over all steps. A text's last step counts whole. Of the "
+        "traced texts."
     ),
     "percent of steps": "Of the traced steps with drafts, in all charts and tables of them.",
     "without prompts": "Tokens after the first of each text, over the time after the prompt.",
     "traced text": (
-        "The first text of every method and prompt that is kept. Its steps are traced where the engine tells of them, its "
-        "speed does not count. What `--warmup` asks for comes before, and is thrown away."
+        "The first text of every method and prompt that is kept. Its steps are traced where the engine tells of them, "
+        "its speed does not count. What --warmup asks for comes before, and is thrown away."
     ),
     "texts without a token": "Have no speed: their prompts are left out of all speeds, and named in a remark.",
     "absent numbers": "A dash: the engine does not say, or nothing was timed.",

@@ -72,8 +72,8 @@ class Traced:
     Attributes:
         texts: How many.
         steps: Of all of them.
-        accepted_plus_one: Mean over all steps of accepted drafts + 1, the target's own token: Spec-Bench's mean accepted
-            tokens. The last step of a text counts whole, even where the text ended within it.
+        accepted_plus_one: Mean over all steps of accepted drafts + 1, the target's own token: Spec-Bench's mean
+            accepted tokens. The last step of a text counts whole, even where the text ended within it.
         split: Time of a mean step.
         depths: From depth 1 on, without gaps.
         lengths: For each number of accepted drafts, from 0 on, how many steps had drafts and accepted so many.

@@ -1,8 +1,8 @@
 """From the records of an evaluation to the numbers of its report: pure functions, nothing is read or written.
 
 Speed follows Spec-Bench: a question's tokens over its seconds, all turns together and prompts included; speedup is the
-ratio of the means over questions. A question that was timed more than once counts once for each repeat. A prompt whose text
-ends at once, without a token, has no speed: it is left out of all speeds.
+ratio of the means over questions. A question that was timed more than once counts once for each repeat. A prompt whose
+text ends at once, without a token, has no speed: it is left out of all speeds.
 """
 
 from __future__ import annotations
@@ -233,7 +233,9 @@ def _remarks(
     silent_texts = {name for name, runs in by_method.items() if any(run.repeat and not run.generated for run in runs)}
     untimed = [one.method.name for one in methods if not one.overall.samples and one.method.name not in silent_texts]
     if len(untimed) == len(methods):
-        remarks.append("There are no timed texts yet: speeds and speedups are absent, tokens per step those of the traced texts.")
+        remarks.append(
+            "There are no timed texts yet: speeds and speedups are absent, tokens per step those of the traced texts."
+        )
     elif untimed:
         remarks.append(f"No question has been timed completely yet with: {', '.join(untimed)}.")
     if plain is None:

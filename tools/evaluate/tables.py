@@ -199,12 +199,19 @@ def _steps(summary: Summary) -> Table:
         if found is not None:
             share = 100 * found.drafted / found.steps
             rows.append(
-                [one.method.name, str(found.texts), str(found.steps), number(share, 0), number(found.accepted_plus_one, 2)]
+                [
+                    one.method.name,
+                    str(found.texts),
+                    str(found.steps),
+                    number(share, 0),
+                    number(found.accepted_plus_one, 2),
+                ]
             )
     header = ["method", "texts", "steps", "steps with drafts (%)", "mean accepted tokens (Spec-Bench)"]
     note = (
-        "Of the traced texts. Mean accepted tokens, as Spec-Bench has it: accepted drafts + 1, over all steps; a text's "
-        "last step counts whole, even where the text ended within it, so it is a little more than the tokens per step."
+        "Of the traced texts. Mean accepted tokens, as Spec-Bench has it: accepted drafts + 1, over all steps; a "
+        "text's last step counts whole, even where the text ended within it, so it is a little more than the tokens "
+        "per step."
     )
     return Table("steps", "Steps", note, header, rows)
 
@@ -226,8 +233,8 @@ def _step_times(summary: Summary) -> Table:
     header = ["method", "draft transformer", "draft head", "verification", "other", "traced step"]
     header += ["untraced: draft", "untraced: verification", "untraced step"]
     note = (
-        "Milliseconds of a mean step. The parts are those of the traced texts, as measured and not scaled: to trace costs "
-        "time. Untraced: the timed texts, time after the prompt over steps."
+        "Milliseconds of a mean step. The parts are those of the traced texts, as measured and not scaled: to trace "
+        "costs time. Untraced: the timed texts, time after the prompt over steps."
     )
     return Table("time-per-step", "Time per step (ms)", note, header, rows)
 
@@ -263,11 +270,11 @@ def _depths(summary: Summary) -> Table:
 
 def _lengths(summary: Summary) -> Table:
     found = [
-        [one.method.name, *(f"{100 * steps / traced.drafted:.1f}" for steps in traced.lengths)]
+        [one.method.name, str(traced.drafted), *(f"{100 * steps / traced.drafted:.1f}" for steps in traced.lengths)]
         for one, traced in _traced(summary)
     ]
     rows = _columns(found, "0.0")
-    header = ["method", *(str(length) for length in range(max(0, len(rows[0]) - 1) if rows else 0))]
+    header = ["method", "steps with drafts", *(str(length) for length in range(len(rows[0]) - 2 if rows else 0))]
     note = "Percent of the traced steps with drafts that accepted so many of them."
     return Table("accepted-drafts", "Distribution of accepted drafts (%)", note, header, rows)
 
@@ -282,11 +289,12 @@ def _misses(summary: Summary) -> Table:
         ]
         rows.append([one.method.name, str(drafted), *shares])
     note = (
-        "Why a traced step accepted no more, as steps and as percent of the steps with drafts. Outside the subset: the "
-        "draft head could not have offered the target's token; another draft preferred: it could, and did not; no fixed "
-        "subset: the token was not drafted, and nobody can tell whether it could have been, because the head chooses its "
-        "subset anew for every state, or the drafts are n-grams or from another vocabulary; tree ended: every draft on the "
-        "path was right, there were no deeper ones; text ended: so it was, and the text ended among them."
+        "Why a traced step accepted no more, as steps and as percent of the steps with drafts. Outside the subset: "
+        "the draft head could not have offered the target's token; another draft preferred: it could, and did not; no "
+        "fixed subset: the token was not drafted, and nobody can tell whether it could have been, because the head "
+        "chooses its subset anew for every state, or the drafts are n-grams or from another vocabulary; tree ended: "
+        "every draft on the path was right, there were no deeper ones; text ended: so it was, and the text ended "
+        "among them."
     )
     header = ["method", "steps with drafts", *REASONS.values()]
     return Table("misses", "Why acceptance ended", note, header, rows)
