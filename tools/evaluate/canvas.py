@@ -72,8 +72,10 @@ def looks(summary: Summary) -> dict[str, Look]:
 def lying_bars(canvas: Canvas, shown: list[MethodSummary]) -> tuple[Any, Any]:
     """A figure with a place for a lying bar for each method, the first on top."""
     narrow = canvas.shape.narrow
-    figure, (axes,) = canvas.axes((34.0 if narrow else 25.0) * len(shown) + 45.0)
-    axes.set_yticks(range(len(shown)), [canvas.shape.wrap(one.method.name, 18 if narrow else 34) for one in shown])
+    names = [canvas.shape.wrap(one.method.name, 20 if narrow else 34) for one in shown]
+    room = max(25.0, 6.0 + 10.5 * max(1 + name.count("\n") for name in names))
+    figure, (axes,) = canvas.axes(room * len(shown) + 45.0)
+    axes.set_yticks(range(len(shown)), names, fontsize=8.0 if narrow else 9.0)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     return figure, axes
