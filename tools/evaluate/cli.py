@@ -187,24 +187,6 @@ def _flat(option: str, lists: list[list[str]] | None) -> list[str] | None:
     return flat
 
 
-def table_for_terminal(report: str) -> str:
-    """The table over all prompts of a Markdown report, its columns aligned; empty where there is none."""
-    _, _, rest = report.partition("\n## All prompts\n")
-    rows: list[list[str]] = []
-    for line in rest.splitlines():
-        if line.startswith("|"):
-            rows.append([cell.strip().replace("\\", "") for cell in line.strip("|").split("|")])
-        elif rows:
-            break
-    del rows[1:2]  # the line below the heads
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=False)]
-    lines = []
-    for first, *others in rows:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=False)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return "\n".join(lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the tool; returns the exit code: 0, 1 for an error (a text that differs, too), 130 for Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -231,7 +213,9 @@ def _evaluate(request: Request, given: Sequence[str]) -> None:
 
 def _report(folder: Path) -> None:
     from .report import write_report  # imports matplotlib: not before it is known to be there
+    from .tables import for_terminal
 
-    write_report(folder)
-    print(table_for_terminal((folder / "report.md").read_text(encoding="utf-8")))
+    for table in write_report(folder):
+        if table.name == "overview":
+            print(for_terminal(table))
     note(f"{PROGRAM}: {folder / 'report.html'}")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .records import Manifest, Method, Prompt, Run, TracedStep
-from .steps import OTHER, OUTSIDE, REASONS, TEXT_ENDED, TREE_ENDED, UNDRAFTED, UNKNOWN, reason
+from .steps import OTHER, OUTSIDE, REASONS, TREE_ENDED, UNKNOWN, reason, why_no_subset
+from .text import printable
 
 PROMPTS = 12  # that are shown, unless there are more categories
 CATEGORIES = 24  # that are shown at most
@@ -18,7 +19,7 @@ MARKS = {OUTSIDE: "◇", OTHER: "✗", UNKNOWN: "?", TREE_ENDED: "▸"}
 EXPLANATIONS = {
     OUTSIDE: "The target's token is outside the subset: the draft head could not offer it.",
     OTHER: "The draft head could have offered the target's token, but preferred others.",
-    UNKNOWN: "The target's token was not among the drafts; whether it could have been is not known.",
+    UNKNOWN: "The target's token was not among the drafts.",
     TREE_ENDED: "Every draft on this path was right; the tree had no deeper ones.",
 }
 
@@ -86,7 +87,7 @@ class Shown:
 
 def visible(text: str) -> str:
     """`text` with its white space made visible at the ends, and line breaks everywhere."""
-    text = text.replace("\r", "␍").replace("\n", "↵").replace("\t", "⇥")
+    text = printable(text.replace("\n", "↵").replace("\t", "⇥").replace("\r", "␍"))
     inner = text.strip(" ")
     if not inner:
         return "␣" * len(text) or "(nothing)"
@@ -116,11 +117,11 @@ def choose(manifest: Manifest, runs: Sequence[Run]) -> list[Shown]:
 
 
 def _shown(prompt: Prompt, methods: list[Method], runs: dict[str, Run]) -> Shown:
-    return Shown(prompt, [show(runs[method.name]) for method in methods if method.name in runs])
+    return Shown(prompt, [show(runs[method.name], method) for method in methods if method.name in runs])
 
 
-def show(run: Run) -> Text:
-    """The run's first tokens with their depths and misses."""
+def show(run: Run, method: Method | None = None) -> Text:
+    """The run's first tokens with their depths and misses; `method` tells why something is not known."""
     pieces = run.pieces or []
     if run.trace is None:
         return Text(run.method, _bare(pieces), len(pieces), "The engine does not tell of its steps.")
@@ -129,9 +130,13 @@ def show(run: Run) -> Text:
     if not 0 <= first <= 1:
         return Text(run.method, _bare(pieces), len(pieces), f"The steps tell of {given} tokens: no depths are shown.")
     tokens = _bare(pieces[:first])
+    at = first
     for step in run.trace:
-        tokens += _of_step(step, pieces[len(tokens) : len(tokens) + len(step.tokens)], run.said or {})
-    mean = f"{given / len(run.trace):.2f} tokens per step" if run.trace else "no steps"
+        tokens += _of_step(step, pieces[at : at + len(step.tokens)], run, method)
+        at += len(step.tokens)
+    # As in the tables: the token that ended the text, and is no part of it, counts.
+    tokens_given = given if run.step_tokens is None else run.step_tokens
+    mean = f"{tokens_given / len(run.trace):.2f} tokens per step" if run.trace else "no steps"
     return Text(run.method, tokens[:TOKENS], len(pieces), f"{len(run.trace)} steps, {mean}")
 
 
@@ -139,19 +144,28 @@ def _bare(pieces: Sequence[str]) -> list[Token]:
     return [Token(piece, 0, 0, None) for piece in pieces[:TOKENS]]
 
 
-def _of_step(step: TracedStep, pieces: list[str], said: dict[str, str]) -> list[Token]:
+def _of_step(step: TracedStep, pieces: list[str], run: Run, method: Method | None) -> list[Token]:
     tokens = []
     for place, piece in enumerate(pieces):
         if place < step.accepted:
             shown = piece.replace("\n", "↵\n")  # or the colour of a line break would not be seen
             tokens.append(Token(shown, place + 1, min(place + 1, DEEPEST), None))
             continue
-        why = reason(step)
-        miss = None
-        if why not in (UNDRAFTED, TEXT_ENDED):
-            offered = [visible(said[str(one)]) if str(one) in said else f"#{one}" for one in step.offered]
-            # A token of a part of a character says nothing by itself.
-            wanted = visible(piece) if piece else f"#{step.tokens[place]}"
-            miss = Miss(MARKS[why], REASONS[why], offered, wanted, EXPLANATIONS[why])
-        tokens.append(Token(piece, 0, 0, miss))
+        # A token of a part of a character says nothing by itself.
+        wanted = visible(piece) if piece else f"#{step.tokens[place]}"
+        tokens.append(Token(piece, 0, 0, _miss(step, wanted, run, method)))
+    if len(pieces) == step.accepted and step.offered and run.finish_reason == "stop":
+        tokens.append(Token("", 0, 0, _miss(step, "(end of the text)", run, method)))
     return tokens
+
+
+def _miss(step: TracedStep, wanted: str, run: Run, method: Method | None) -> Miss | None:
+    why = reason(step)
+    if why not in MARKS:
+        return None
+    said = run.said or {}
+    offered = [visible(said[str(one)]) if str(one) in said else f"#{one}" for one in step.offered]
+    explanation = EXPLANATIONS[why]
+    if why == UNKNOWN:
+        explanation += f" Whether it could have been is not known: {why_no_subset(method)}."
+    return Miss(MARKS[why], REASONS[why], offered, wanted, explanation)

@@ -9,6 +9,7 @@ from .charts import Chart
 from .records import Manifest
 from .summary import Summary
 from .tables import Table
+from .text import printable
 
 DEFINITIONS = {
     "step": "A pass of the target after the prompt, with drafts to verify or without.",
@@ -20,9 +21,22 @@ DEFINITIONS = {
         "Tokens per second over plain decoding's on the same question in the same repeat; methods take turns prompt by "
         "prompt, so that drift of the machine hits all alike."
     ),
-    "mean accepted tokens": "Tokens of all steps over steps: accepted drafts, and the target's own token.",
+    "tokens per step": (
+        "Tokens that the steps gave to the texts, over all steps, with drafts or without: accepted drafts and the "
+        "target's own. Of a text's last step only those count that fitted into the text, with the token that ended "
+        "it. 1: plain decoding. Known of timed texts, too."
+    ),
+    "mean accepted tokens": (
+        "As Spec-Bench has it: accepted drafts + 1, the mean over all steps. A text's last step counts whole. Of the "
+        "traced texts."
+    ),
+    "percent of steps": "Of the traced steps with drafts, in all charts and tables of them.",
     "without prompts": "Tokens after the first of each text, over the time after the prompt.",
-    "warm-up": "The first text of every method and prompt. Its steps are traced, its speed does not count.",
+    "traced text": (
+        "The first text of every method and prompt that is kept. Its steps are traced where the engine tells of them, "
+        "its speed does not count. What --warmup asks for comes before, and is thrown away."
+    ),
+    "texts without a token": "Have no speed: their prompts are left out of all speeds, and named in a remark.",
     "absent numbers": "A dash: the engine does not say, or nothing was timed.",
 }
 
@@ -55,7 +69,7 @@ def write_markdown(manifest: Manifest, summary: Summary, tables: Sequence[Table]
     command = told.pop("command")
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
     lines = [f"# frspec-eval: {escape(manifest.target)}", ""]
-    lines += [fence, command, fence, ""]
+    lines += [fence, printable(command), fence, ""]
     lines += [f"- {name}: {escape(value)}" for name, value in told.items() if value]
     for remark in summary.remarks:
         lines += ["", f"> {escape(remark)}"]
@@ -99,7 +113,7 @@ def _table(table: Table) -> list[str]:
 
 def escape(text: str) -> str:
     """`text` as Markdown that shows it, on one line."""
-    text = text.replace("](", "] (")  # no link
+    text = printable(text).replace("](", "] (")  # no link
     for character in "\\`*|~":
         text = text.replace(character, "\\" + character)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -16,6 +17,7 @@ from .records import Manifest, Run
 from .steps import REASONS
 from .summary import Summary
 from .tables import Table
+from .text import printable
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -26,7 +28,12 @@ def write_page(
     """The text of report.html. Everything from outside is escaped: texts of models may hold anything."""
     loader = jinja2.FileSystemLoader(_TEMPLATES)
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
     )
     # The charts are our own markup; Matplotlib escapes the names in them.
     pictures = [
@@ -53,3 +60,8 @@ def write_page(
         light=theme(dark=False),
         dark=theme(dark=True),
     )
+
+
+def _printable(value: Any) -> Any:
+    """Applied to everything that the template shows."""
+    return printable(value, keep="\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value

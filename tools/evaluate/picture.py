@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import io
 import re
-import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..console import require
+from .text import wrap
 
 # Okabe and Ito's palette without its yellow, which no white page can show; darkened for light pages where needed, so
 # that every colour has a contrast of 3 or more on its page. The first is plain decoding's.
@@ -65,8 +65,8 @@ class Shape:
 
     def wrap(self, text: str, columns: int = 0) -> str:
         """`text` broken into lines that fit a legend; hostile leading underscores would hide it."""
-        lines = textwrap.wrap(text, columns or (34 if self.narrow else 48), break_on_hyphens=False) or [" "]
-        return "\n".join(lines).replace("_", "\u200b_", 1) if text.startswith("_") else "\n".join(lines)
+        lines = "\n".join(wrap(text, columns or (34 if self.narrow else 48)))
+        return f"\u200b{lines}" if lines.startswith("_") else lines
 
 
 WIDE = Shape(570.0, False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from .page import write_page
 from .records import Manifest
 from .storage import read_manifest, read_runs
 from .summary import Summary, summarise
-from .tables import make_tables
+from .tables import Table, make_tables
 
 JSON_FORMAT = "frspec-eval report"
 JSON_VERSION = 1  # goes up where a key changes its meaning or goes away; new keys may come
 
 
-def write_report(folder: Path) -> None:
+def write_report(folder: Path) -> list[Table]:
     """Writes report.md, report.json, report.html and charts/*.svg from the folder's run.json and results.jsonl.
 
     Works at any time: what an unfinished run cannot tell yet is named as absent. Files of an earlier report are
@@ -28,6 +28,9 @@ def write_report(folder: Path) -> None:
 
     Args:
         folder: Of an evaluation.
+
+    Returns:
+        The tables of the report, in its order.
 
     Raises:
         FileNotFoundError: The folder holds no evaluation.
@@ -37,6 +40,9 @@ def write_report(folder: Path) -> None:
     """
     manifest, runs = read_manifest(folder), read_runs(folder)
     summary = summarise(manifest, runs)
+    failure = _failure(folder / "failed.json")
+    if failure is not None:
+        summary = replace(summary, remarks=[failure, *summary.remarks])
     tables, charts = make_tables(manifest, summary), draw_charts(summary)
     (folder / "charts").mkdir(exist_ok=True)
     for chart in charts:
@@ -48,6 +54,18 @@ def write_report(folder: Path) -> None:
     _write(folder / "report.json", json.dumps(to_json(manifest, summary), indent=1, allow_nan=False) + "\n")
     _write(folder / "report.md", write_markdown(manifest, summary, tables, charts))
     _write(folder / "report.html", write_page(manifest, summary, tables, charts, runs))
+    return tables
+
+
+def _failure(path: Path) -> str | None:
+    """What ended the run, as a remark; None where nothing did."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return f"NOT LOSSLESS, the run ended: {found['message']}"
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: not what frspec-eval writes: {error}") from None
 
 
 def to_json(manifest: Manifest, summary: Summary) -> dict[str, Any]:

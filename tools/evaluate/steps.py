@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .records import TracedStep
+from .records import Method, TracedStep
 
 # Why a step accepted no more, in the order of the tables.
 OUTSIDE = "outside_subset"
@@ -19,7 +19,7 @@ UNDRAFTED = "no_drafts"
 REASONS = {
     OUTSIDE: "outside the subset",
     OTHER: "another draft preferred",
-    UNKNOWN: "subset unknown",
+    UNKNOWN: "no fixed subset",
     TREE_ENDED: "tree ended",
     TEXT_ENDED: "text ended",
     UNDRAFTED: "no drafts",
@@ -72,6 +72,8 @@ class Traced:
     Attributes:
         texts: How many.
         steps: Of all of them.
+        accepted_plus_one: Mean over all steps of accepted drafts + 1, the target's own token: Spec-Bench's mean
+            accepted tokens. The last step of a text counts whole, even where the text ended within it.
         split: Time of a mean step.
         depths: From depth 1 on, without gaps.
         lengths: For each number of accepted drafts, from 0 on, how many steps had drafts and accepted so many.
@@ -80,23 +82,43 @@ class Traced:
 
     texts: int
     steps: int
+    accepted_plus_one: float
     split: TimeSplit
     depths: list[DepthRate]
     lengths: list[int]
     misses: dict[str, int]
 
+    @property
+    def drafted(self) -> int:
+        """Steps that had drafts: what all shares of steps are shares of."""
+        return sum(self.lengths)
+
 
 def reason(step: TracedStep) -> str:
-    """Why the step accepted no more drafts: a key of REASONS."""
+    """Why the step accepted no more drafts: a key of REASONS.
+
+    Drafts that the target refused are a refusal at the end of a text, too, whether it wanted to end the text or its
+    token did not fit any more.
+    """
     if step.nodes <= 1:
         return UNDRAFTED
-    if len(step.tokens) <= step.accepted:
-        return TEXT_ENDED  # before the target's own token
     if not step.offered:
-        return TREE_ENDED
+        return TEXT_ENDED if len(step.tokens) <= step.accepted else TREE_ENDED
     if step.in_subset is None:
         return UNKNOWN
     return OTHER if step.in_subset else OUTSIDE
+
+
+def why_no_subset(method: Method | None) -> str:
+    """Why nobody can tell whether the method could have offered a token: the end of a sentence."""
+    if method is not None:
+        if (method.head or "").startswith("speculated"):
+            return "the head chooses its subset anew for every state"
+        if method.settings.get("translate") in ("slem", "slrs"):
+            return "the drafts are translated from another vocabulary"
+        if method.drafter is None:
+            return "the drafts are n-grams of the text, not from a head"
+    return "the head chooses its subset anew for every state, or the drafts are n-grams or from another vocabulary"
 
 
 def traced(texts: Sequence[Sequence[TracedStep]]) -> Traced | None:
@@ -109,6 +131,7 @@ def traced(texts: Sequence[Sequence[TracedStep]]) -> Traced | None:
     return Traced(
         texts=len(texts),
         steps=len(steps),
+        accepted_plus_one=sum(step.accepted + 1 for step in steps) / len(steps),
         split=_split(steps),
         depths=_depths(steps),
         lengths=[lengths[length] for length in range(max(lengths, default=-1) + 1)],

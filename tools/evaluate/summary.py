@@ -1,7 +1,8 @@
 """From the records of an evaluation to the numbers of its report: pure functions, nothing is read or written.
 
 Speed follows Spec-Bench: a question's tokens over its seconds, all turns together and prompts included; speedup is the
-ratio of the means over questions. A question that was timed more than once counts once for each repeat.
+ratio of the means over questions. A question that was timed more than once counts once for each repeat. A prompt whose
+text ends at once, without a token, has no speed: it is left out of all speeds.
 """
 
 from __future__ import annotations
@@ -76,20 +77,21 @@ class Numbers:
     """One method on some of the prompts. None: nothing was timed, or the engine does not say; never 0 instead.
 
     Attributes:
-        questions: With a complete timed text.
-        samples: Questions times the repeats that were timed.
+        questions: With a complete timed text of a token or more.
+        samples: Complete timed texts of these questions, all turns of a question and repeat together.
         tokens_per_second: Prompts included, over samples.
         decode_tokens_per_second: Tokens after the first of each text, over the time after the prompt.
         speedup: Mean of tokens_per_second over plain's, on the samples that both have.
         decode_speedup: The same of decode_tokens_per_second.
         ratios: tokens_per_second over plain's on the same question in the same repeat.
-        accepted_length: Mean accepted tokens: tokens of all steps over steps (an accepted draft each, and the
-            target's own token). Of the timed texts; of the warm-up where there are none.
+        accepted_length: Tokens per step: those that the steps gave to the texts (accepted drafts and the target's own
+            tokens; of a text's last step only what fitted, the token that ended it included) over steps. Of the timed
+            texts; of the traced ones where there are none.
         steps: Of these texts.
-        drafted_share: The share of these steps that had drafts.
+        drafted_share: The share of these steps in which a drafter was asked, whether it had drafts or not.
         step_times: Of the timed texts.
-        traced: From the steps of the warm-up.
-        agreement: Of the warm-up's texts with plain's.
+        traced: From the steps of the traced texts.
+        agreement: Of the traced texts with plain's.
     """
 
     questions: int
@@ -186,11 +188,37 @@ def summarise(manifest: Manifest, runs: Sequence[Run]) -> Summary:
     ]
     repeats = manifest.settings.get("repeats")
     expected = len(names) * len(asked) * (repeats + 1) if isinstance(repeats, int) else None
-    remarks = _remarks(methods, plain, len(unique), expected)
+    remarks = [*_remarks(methods, plain, len(unique), expected, by_method), *_ended_at_once(asked, by_method)]
     return Summary(methods, len(asked), categories, len(unique), expected, remarks)
 
 
-def _remarks(methods: list[MethodSummary], plain: Method | None, texts: int, expected: int | None) -> list[str]:
+def _ended_at_once(prompts: list[Prompt], by_method: dict[str, list[Run]]) -> list[str]:
+    """Names the prompts that have no speed, by the methods that say so."""
+    names = {prompt.index: prompt.name for prompt in prompts}
+    methods: dict[int, list[str]] = defaultdict(list)
+    for method, runs in by_method.items():
+        for index in {run.prompt for run in runs if not run.generated}:
+            methods[index].append(method)
+    groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index in sorted(methods):
+        groups[tuple(methods[index])].append(index)
+    with_texts = sum(bool(runs) for runs in by_method.values())
+    remarks = []
+    for some, found in groups.items():
+        whose = "" if len(some) == with_texts else f" of {', '.join(some)}"
+        count = "1 prompt, whose text" if len(found) == 1 else f"{len(found)} prompts, whose texts"
+        listed = ", ".join(names[index] for index in found)
+        remarks.append(f"Left out of the speeds{whose}: {count} ended at once, without a token: {listed}.")
+    return remarks
+
+
+def _remarks(
+    methods: list[MethodSummary],
+    plain: Method | None,
+    texts: int,
+    expected: int | None,
+    by_method: dict[str, list[Run]],
+) -> list[str]:
     remarks = []
     if not texts:
         return ["There are no results yet."]
@@ -199,9 +227,12 @@ def _remarks(methods: list[MethodSummary], plain: Method | None, texts: int, exp
             f"The run is not complete: {texts} of {expected} texts. Each speedup compares the questions that the "
             "method and plain decoding have both been timed on."
         )
-    untimed = [one.method.name for one in methods if not one.overall.samples]
+    silent_texts = {name for name, runs in by_method.items() if any(run.repeat and not run.generated for run in runs)}
+    untimed = [one.method.name for one in methods if not one.overall.samples and one.method.name not in silent_texts]
     if len(untimed) == len(methods):
-        remarks.append("There are no timed texts yet: speeds and speedups are absent, accepted lengths the warm-up's.")
+        remarks.append(
+            "There are no timed texts yet: speeds and speedups are absent, tokens per step those of the traced texts."
+        )
     elif untimed:
         remarks.append(f"No question has been timed completely yet with: {', '.join(untimed)}.")
     if plain is None:
@@ -215,7 +246,7 @@ def _remarks(methods: list[MethodSummary], plain: Method | None, texts: int, exp
         remarks.append(f"NOT LOSSLESS: texts differ from plain decoding's with: {', '.join(differing)}.")
     silent = [one.method.name for one in methods if one.overall.steps is None and one.overall.samples]
     if silent:
-        remarks.append(f"These do not tell of their steps, so their accepted lengths are absent: {', '.join(silent)}.")
+        remarks.append(f"These do not tell of their steps, so their tokens per step are absent: {', '.join(silent)}.")
     return remarks
 
 
@@ -252,7 +283,7 @@ _Key = tuple[int, int]  # question and repeat
 
 
 def _samples(prompts: list[Prompt], runs: list[Run]) -> dict[_Key, list[Run]]:
-    """The timed texts of every question and repeat whose turns are all there."""
+    """The timed texts of every question and repeat whose turns are all there; those without a token left out."""
     names = {prompt.index: question(prompt) for prompt in prompts}
     turns: dict[int, int] = defaultdict(int)
     for name in names.values():
@@ -261,7 +292,9 @@ def _samples(prompts: list[Prompt], runs: list[Run]) -> dict[_Key, list[Run]]:
     for run in runs:
         if run.repeat > 0:
             found[names[run.prompt], run.repeat].append(run)
-    return {key: some for key, some in found.items() if len(some) == turns[key[0]]}
+    complete = {key: some for key, some in found.items() if len(some) == turns[key[0]]}
+    spoken = {key: [run for run in some if run.generated] for key, some in complete.items()}
+    return {key: some for key, some in spoken.items() if some}
 
 
 def _rates(samples: dict[_Key, list[Run]], rate: Callable[[list[Run]], float | None]) -> dict[_Key, float]:

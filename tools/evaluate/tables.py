@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .records import Manifest
 from .steps import REASONS, Traced
 from .summary import MethodSummary, Numbers, Spread, Summary
+from .text import printable
 
 ABSENT = "–"
 
@@ -46,8 +47,9 @@ def make_tables(manifest: Manifest, summary: Summary) -> list[Table]:
         _by_category(
             summary,
             "accepted-by-category",
-            "Mean accepted tokens by category",
-            "Tokens of all steps over steps: accepted drafts and the target's own token. 1: no draft was accepted.",
+            "Tokens per step by category",
+            "Tokens that the steps gave to the texts over steps: accepted drafts and the target's own. 1: no draft was "
+            "accepted.",
             lambda n: number(n.accepted_length, 2),
         )
         if several
@@ -61,6 +63,7 @@ def make_tables(manifest: Manifest, summary: Summary) -> list[Table]:
         )
         if several
         else None,
+        _steps(summary),
         _step_times(summary),
         _depths(summary),
         _lengths(summary),
@@ -69,7 +72,24 @@ def make_tables(manifest: Manifest, summary: Summary) -> list[Table]:
         _pairs("skipped", "Methods not run", "Asked for, and left out.", ["method", "why"], manifest.skipped),
         _pairs("left-out", "Prompts left out", "They have no texts.", ["prompt", "why"], manifest.left_out),
     ]
-    return [table for table in tables if table is not None and table.rows]
+    return [_printable(table) for table in tables if table is not None and table.rows]
+
+
+def _printable(table: Table) -> Table:
+    """Cells without what a page cannot hold or a terminal would obey."""
+    header, *rows = ([printable(cell) for cell in row] for row in (table.header, *table.rows))
+    return replace(table, header=header, rows=rows)
+
+
+def for_terminal(table: Table) -> str:
+    """The table as text, its columns aligned: names to the left, numbers to the right."""
+    rows = [table.header, *table.rows]
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = [
+        "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))])
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def number(value: float | None, digits: int) -> str:
@@ -127,7 +147,8 @@ def _overview(summary: Summary) -> Table:
                 quartiles(found.tokens_per_second, 1),
                 number(found.accepted_length, 2),
                 number(share, 0),
-                f"{found.questions} × {found.samples // found.questions}" if found.questions else "0",
+                str(found.questions),
+                str(found.samples),
             ]
         )
     header = [
@@ -136,13 +157,16 @@ def _overview(summary: Summary) -> Table:
         "ratio per question (×)",
         "tokens/s",
         "tokens/s, median",
-        "mean accepted tokens",
-        "steps with drafts (%)",
-        "questions × repeats",
+        "tokens per step",
+        "drafter asked (% of steps)",
+        "questions",
+        "timings",
     ]
     note = (
         f"{_SPEEDUP_NOTE} Ratio per question: to plain decoding's tokens per second on the same question in the same "
-        "repeat. Medians stand with their quartiles in brackets, other values are means."
+        "repeat. Medians stand with their quartiles in brackets, other values are means. Drafter asked: it "
+        "may have had nothing to offer, as n-grams often have. "
+        "Timings: of these questions, all repeats that there are."
     )
     return Table("overview", "All prompts", note, header, rows)
 
@@ -168,6 +192,30 @@ def _by_category(summary: Summary, name: str, title: str, note: str, value: Call
     return Table(name, title, note, ["method", *summary.categories, "all"], rows)
 
 
+def _steps(summary: Summary) -> Table:
+    rows = []
+    for one in summary.methods:
+        found = one.overall.traced
+        if found is not None:
+            share = 100 * found.drafted / found.steps
+            rows.append(
+                [
+                    one.method.name,
+                    str(found.texts),
+                    str(found.steps),
+                    number(share, 0),
+                    number(found.accepted_plus_one, 2),
+                ]
+            )
+    header = ["method", "texts", "steps", "steps with drafts (%)", "mean accepted tokens (Spec-Bench)"]
+    note = (
+        "Of the traced texts. Mean accepted tokens, as Spec-Bench has it: accepted drafts + 1, over all steps; a "
+        "text's last step counts whole, even where the text ended within it, so it is a little more than the tokens "
+        "per step."
+    )
+    return Table("steps", "Steps", note, header, rows)
+
+
 def _step_times(summary: Summary) -> Table:
     rows = []
     for one in summary.methods:
@@ -185,8 +233,8 @@ def _step_times(summary: Summary) -> Table:
     header = ["method", "draft transformer", "draft head", "verification", "other", "traced step"]
     header += ["untraced: draft", "untraced: verification", "untraced step"]
     note = (
-        "Milliseconds of a mean step. The parts are those of the warm-up, in which every step is traced, as measured "
-        "and not scaled: to trace costs time. Untraced: the timed texts, time after the prompt over steps."
+        "Milliseconds of a mean step. The parts are those of the traced texts, as measured and not scaled: to trace "
+        "costs time. Untraced: the timed texts, time after the prompt over steps."
     )
     return Table("time-per-step", "Time per step (ms)", note, header, rows)
 
@@ -222,11 +270,11 @@ def _depths(summary: Summary) -> Table:
 
 def _lengths(summary: Summary) -> Table:
     found = [
-        [one.method.name, *(f"{100 * steps / sum(traced.lengths):.1f}" for steps in traced.lengths)]
+        [one.method.name, str(traced.drafted), *(f"{100 * steps / traced.drafted:.1f}" for steps in traced.lengths)]
         for one, traced in _traced(summary)
     ]
     rows = _columns(found, "0.0")
-    header = ["method", *(str(length) for length in range(max(0, len(rows[0]) - 1) if rows else 0))]
+    header = ["method", "steps with drafts", *(str(length) for length in range(len(rows[0]) - 2 if rows else 0))]
     note = "Percent of the traced steps with drafts that accepted so many of them."
     return Table("accepted-drafts", "Distribution of accepted drafts (%)", note, header, rows)
 
@@ -234,16 +282,19 @@ def _lengths(summary: Summary) -> Table:
 def _misses(summary: Summary) -> Table:
     rows = []
     for one, traced in _traced(summary):
-        drafted = sum(traced.lengths)
+        drafted = traced.drafted
         shares = [
             f"{count} ({100 * count / drafted:.1f} %)" if key != "no_drafts" else str(count)
             for key, count in traced.misses.items()
         ]
         rows.append([one.method.name, str(drafted), *shares])
     note = (
-        "Why a traced step accepted no more, as steps and as percent of the steps with drafts. Outside the subset: the "
-        "draft head could not have offered the target's token; another draft preferred: it could, and did not; subset "
-        "unknown: the drafter does not say; tree ended: every draft on the path was right, there were no deeper ones."
+        "Why a traced step accepted no more, as steps and as percent of the steps with drafts. Outside the subset: "
+        "the draft head could not have offered the target's token; another draft preferred: it could, and did not; no "
+        "fixed subset: the token was not drafted, and nobody can tell whether it could have been, because the head "
+        "chooses its subset anew for every state, or the drafts are n-grams or from another vocabulary; tree ended: "
+        "every draft on the path was right, there were no deeper ones; text ended: so it was, and the text ended "
+        "among them."
     )
     header = ["method", "steps with drafts", *REASONS.values()]
     return Table("misses", "Why acceptance ended", note, header, rows)
@@ -258,7 +309,7 @@ def _agreement(summary: Summary) -> Table:
         share = 100 * found.same_tokens / found.tokens if found.tokens else None
         rows.append([one.method.name, f"{found.equal} of {found.texts}", number(share, 1)])
     note = (
-        "Texts of the warm-up that are token for token plain decoding's, and the share of plain decoding's tokens "
+        "Traced texts that are token for token plain decoding's, and the share of plain decoding's tokens "
         "before the first difference. Engines that compute with other rounding may differ and still be right."
     )
     return Table(

@@ -14,24 +14,28 @@ import pytest
 from evaluation_records import METHODS, make_manifest, make_prompts, make_runs, write_records
 from frspec_cpp.tools.evaluate import generations
 from frspec_cpp.tools.evaluate.charts import draw_charts
+from frspec_cpp.tools.evaluate.charts_drafts import outside_share
 from frspec_cpp.tools.evaluate.generations import TOKENS, choose, show, visible
 from frspec_cpp.tools.evaluate.markdown import escape
 from frspec_cpp.tools.evaluate.picture import GRID, INK, PAPER, PARTS, SERIES
 from frspec_cpp.tools.evaluate.records import Manifest, Method, Run, TracedStep
 from frspec_cpp.tools.evaluate.report import write_report
+from frspec_cpp.tools.evaluate.steps import why_no_subset
 from frspec_cpp.tools.evaluate.summary import summarise
+from frspec_cpp.tools.evaluate.tables import Table, for_terminal, make_tables
+from frspec_cpp.tools.evaluate.text import wrap
 
 pytest.importorskip("matplotlib")
 
 HOSTILE = "<script>alert('x')</script>&\"|$x^2$"
 CHARTS = {
-    "speedup": ("speedup over plain decoding (×)", "category"),
-    "accepted-length-by-rows": ("mean accepted tokens per step", "rows of the draft head (tokens, log scale)"),
+    "speedup": ("speedup over plain decoding (×)", "all", "math reasoning"),
+    "accepted-length-by-rows": ("tokens per step", "rows of the draft head (tokens, log scale)"),
     "time-per-step": ("time per step (ms)",),
     "acceptance-by-depth": ("accepted of the steps that got there (%)", "depth in the draft tree (tokens)"),
-    "accepted-drafts": ("steps with drafts (%)", "accepted drafts in a step (tokens)"),
-    "misses": ("steps with drafts (%)",),
-    "speed-and-length": ("speedup over plain decoding (×)", "mean accepted tokens per step"),
+    "accepted-drafts": ("share of the steps with drafts (%)", "accepted drafts in a step (tokens)"),
+    "misses": ("share of the steps with drafts (%)", "text ended"),
+    "speed-and-length": ("speedup over plain decoding (×)", "tokens per step"),
 }
 
 
@@ -193,7 +197,7 @@ def test_generations(html: str, example: tuple[Manifest, list[Run]]) -> None:
     assert {str(found["aria-label"]) for found in marks} == {
         "Why: outside the subset",
         "Why: another draft preferred",
-        "Why: subset unknown",
+        "Why: no fixed subset",
         "Why: tree ended",
     }
     assert sum(found.get("class") == "why" for _, found in page.tags) == len(marks)
@@ -220,6 +224,33 @@ def test_one_text() -> None:
     assert "no depths" in torn.note
     long = show(replace(run, pieces=["a"] * 1000, trace=None))
     assert (len(long.tokens), long.count) == (TOKENS, 1000)
+
+
+def test_a_text_that_ends_where_drafts_were_offered() -> None:
+    step = TracedStep([5], 1, 9, [7], None, 0.0, 0.0, 0.0, 0.0)
+    run = Run("m", 0, 0, 2, 1, 2, 1, 0.5, 0.1, 0.1, 1.0, "stop", [4, 5], ["The", " end"], [step], {"7": " is"})
+    text = show(run, replace(METHODS[2], head="speculated"))
+    assert text.note == "1 steps, 2.00 tokens per step"  # with the token that ended the text, as in the tables
+    assert [token.text for token in text.tokens] == ["The", " end", ""]
+    miss = text.tokens[-1].miss
+    assert miss is not None
+    assert (miss.reason, miss.offered, miss.wanted) == ("no fixed subset", ["␣is"], "(end of the text)")
+    assert "chooses its subset anew for every state" in miss.explanation
+    # Cut by the limit of tokens: what the target said is not there to be shown.
+    assert len(show(replace(run, finish_reason="length", step_tokens=1)).tokens) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [
+        (Method("a", "specvocab", drafter="d", head="speculated:2048"), "its subset anew for every state"),
+        (Method("b", "slem", drafter="d", head="full", settings={"translate": "slem"}), "from another vocabulary"),
+        (METHODS[6], "n-grams of the text, not from a head"),
+        (METHODS[7], "or the drafts are n-grams or from another vocabulary"),
+    ],
+)
+def test_why_a_subset_is_not_known(method: Method, why: str) -> None:
+    assert why_no_subset(method).endswith(why)
 
 
 def test_every_category_is_shown_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +293,103 @@ def test_hostile_texts_do_nothing(tmp_path: Path) -> None:
     assert data["methods"][2]["name"] == HOSTILE
 
 
+def test_control_characters(tmp_path: Path) -> None:
+    bad = "\x01a\x1b[31m\x00|\ud800\ufffe"
+    methods = [METHODS[0], *(replace(one, name=f"{one.name}{bad}", drafter=bad) for one in METHODS[2:5])]
+    manifest = make_manifest(methods, make_prompts((bad, "_b"), each=1), repeats=1)
+    runs = [replace(run, pieces=run.pieces and [bad] * len(run.pieces)) for run in make_runs(manifest)]
+    out = write_records(tmp_path / "out", manifest, runs)
+    tables = write_report(out)
+    for svg in (out / "charts").iterdir():
+        ElementTree.parse(svg)  # raises where it is malformed
+    assert len(list((out / "charts").iterdir())) == len(CHARTS)
+    texts = [path.read_text(encoding="utf-8") for path in (out / "report.md", out / "report.html")]
+    for text in [*texts, *map(for_terminal, tables)]:
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ufffe]", text)
+    assert "␁a␛[31m␀" in texts[0]
+    assert "␁a␛[31m␀" in texts[1]
+
+
+def test_the_table_for_the_terminal() -> None:
+    table = Table("t", "", "", ["method", "a", "bb"], [["x|y", "1", "2.5"], ["long name", "–", "3"]])
+    assert for_terminal(table).splitlines() == ["method     a   bb", "x|y        1  2.5", "long name  –    3"]
+
+
+def test_the_report_returns_its_tables(folder: Path) -> None:
+    tables = {table.name: table for table in write_report(folder)}
+    found = tables["steps"]
+    assert found.header[-1] == "mean accepted tokens (Spec-Bench)"
+    assert len(found.rows) == 8  # all but the peer
+    assert "frspec ranked:4096" in for_terminal(tables["overview"])
+
+
+def test_an_unfinished_run_shows_what_there_is(tmp_path: Path) -> None:
+    manifest = make_manifest(METHODS[:2], make_prompts(("qa",), each=3), repeats=2)
+    runs = make_runs(manifest)  # 6 for each repeat
+    tables = {table.name: table for table in write_report(write_records(tmp_path / "out", manifest, runs[:-2]))}
+    assert [row[-2:] for row in tables["overview"].rows] == [["3", "5"], ["3", "5"]]
+
+
+def test_what_ended_the_run_comes_first(tmp_path: Path, example: tuple[Manifest, list[Run]]) -> None:
+    manifest, runs = example
+    out = write_records(tmp_path / "out", manifest, runs[:30])
+    values: dict[str, Any] = {"method": "auto", "prompt": 1, "name": "a.jsonl:1", "repeat": 1, "position": 4}
+    message = "auto, a.jsonl:1: token 4 is <another>"
+    values |= {"expected": 3, "found": 5, "message": message}
+    (out / "failed.json").write_text(json.dumps(values), encoding="utf-8")
+    write_report(out)
+    remarks = json.loads((out / "report.json").read_text(encoding="utf-8"))["remarks"]
+    assert remarks[0] == f"NOT LOSSLESS, the run ended: {message}"
+    assert remarks[1].startswith("The run is not complete")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert 0 < page.index("token 4 is &lt;another&gt;") < page.index("The run is not complete")
+    (out / "failed.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"failed\.json: not what frspec-eval writes"):
+        write_report(out)
+
+
+def test_shares_of_a_few_steps_are_not_drawn() -> None:
+    manifest = make_manifest(METHODS[:3], make_prompts(("qa",), each=1), repeats=1)
+    runs = []
+    for run in make_runs(manifest):
+        few = run.method == METHODS[2].name and run.trace is not None
+        runs.append(replace(run, trace=run.trace[:9] if few and run.trace else run.trace))
+    charts = {chart.name: chart for chart in draw_charts(summarise(manifest, runs))}
+    for name in ("accepted-drafts", "misses"):
+        wide = charts[name].wide
+        assert wide is not None
+        assert ">eagle2<" in wide
+        assert "ranked" not in wide, name
+
+
+def test_one_size_is_no_chart() -> None:
+    manifest = make_manifest([METHODS[i] for i in (0, 1, 3, 5)], make_prompts(("qa",), each=1), repeats=1)
+    charts = {chart.name: chart for chart in draw_charts(summarise(manifest, make_runs(manifest)))}
+    assert charts["accepted-length-by-rows"].wide is None
+
+
+def test_shares_have_one_denominator() -> None:
+    def step(accepted: int, offered: list[int], inside: bool, given: int) -> TracedStep:
+        return TracedStep([1] * given, accepted, 9, offered, inside, 0.0, 0.0, 0.0, 0.0)
+
+    steps = [step(0, [7], False, 1)] * 5 + [step(2, [], True, 1)] * 15  # text ended in the last ones
+    manifest = make_manifest(METHODS[:3], make_prompts(("qa",), each=1), repeats=1)
+    runs = [replace(run, trace=steps if run.trace and run.method != "plain" else None) for run in make_runs(manifest)]
+    summary = summarise(manifest, runs)
+    assert outside_share(summary.methods[1].overall) == pytest.approx(25.0)
+    tables = {table.name: table for table in make_tables(manifest, summary)}
+    assert tables["misses"].rows[0][1:3] == ["20", "5 (25.0 %)"]
+
+
+def test_names_break_between_words() -> None:
+    assert wrap("frspec ranked:32768 demo-eagle2", 20) == ["frspec ranked:32768", "demo-eagle2"]
+    assert wrap("transformers-assisted", 15) == ["transformers-", "assisted"]
+    assert wrap("small-tree+ngram", 12) == ["small-tree+", "ngram"]
+    assert wrap("unbreakable_name", 10) == ["unbreakable_name"]
+    assert wrap("x" * 25, 10) == ["x" * 10, "x" * 15]
+    assert wrap(" ", 10) == [" "]
+
+
 def test_peers_alone_have_no_steps(tmp_path: Path) -> None:
     peer = METHODS[-1]
     manifest = make_manifest([METHODS[0], peer], make_prompts(("qa",), each=2), repeats=1)
@@ -277,7 +405,7 @@ def test_no_heads_with_rows_and_one_category(tmp_path: Path) -> None:
     methods = [METHODS[0], replace(METHODS[7], rows=None)]
     manifest = make_manifest(methods, make_prompts(("qa",), each=1), repeats=1)
     markdown, _, html = report_of(tmp_path / "out", manifest, make_runs(manifest))
-    assert "No method drafts with a part of the head" in html
+    assert "No kind of head was run with two sizes" in html
     assert "no chart" in markdown
     assert html.count("No chart:") == 1
     assert ">all<" not in (tmp_path / "out" / "charts" / "speedup.svg").read_text(encoding="utf-8")

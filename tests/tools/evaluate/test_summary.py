@@ -175,6 +175,34 @@ def test_without_timed_texts_the_warm_up_tells_accepted_lengths() -> None:
     assert any("no timed texts" in remark for remark in found.remarks)
 
 
+def test_texts_that_end_at_once_have_no_speed() -> None:
+    nothing = {"generated": 0, "steps": 0, "step_tokens": 0}
+    runs = [
+        replace(a_run(method, prompt, repeat, 10, seconds), **(nothing if prompt != 1 else {}))
+        for method, seconds in ((PLAIN, 4.0), (FAST, 2.0))
+        for prompt in (0, 1, 2)
+        for repeat in (0, 1)
+    ]
+    found = summarise(a_manifest([PLAIN, FAST], two_questions()), runs)
+    fast = of(found.methods, FAST).overall
+    assert (fast.questions, fast.samples) == (1, 1)
+    assert fast.tokens_per_second == Spread(1, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0)  # of the first turn alone
+    assert fast.ratios == Spread(1, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0)
+    assert found.remarks == [
+        "Left out of the speeds: 2 prompts, whose texts ended at once, without a token: a.jsonl:1, b.jsonl:1 turn 2."
+    ]
+    # Of one method alone: it is named.
+    found = summarise(
+        a_manifest([PLAIN, FAST], two_questions()), [*runs[:6], *(replace(r, generated=1) for r in runs[6:])]
+    )
+    assert all(remark.startswith("Left out of the speeds of plain: ") for remark in found.remarks)
+    assert found.remarks
+    # Of all questions: nothing was timed, and nothing is said to be missing.
+    found = summarise(a_manifest([PLAIN, FAST], two_questions()), [replace(run, generated=0) for run in runs])
+    assert of(found.methods, FAST).overall.tokens_per_second is None
+    assert len(found.remarks) == 1
+
+
 def test_without_anything() -> None:
     found = summarise(a_manifest([PLAIN, FAST], two_questions()), [])
     assert found.remarks == ["There are no results yet."]
@@ -190,6 +218,9 @@ def test_without_plain_decoding() -> None:
 def test_reasons() -> None:
     assert reason(a_step([1], 0, nodes=1, offered=[], in_subset=None)) == "no_drafts"
     assert reason(a_step([1, 2], 2, offered=[])) == "text_ended"
+    # The target wanted to end the text instead of these drafts, or its token did not fit: a refusal all the same.
+    assert reason(a_step([1, 2], 2)) == "another_preferred"
+    assert reason(a_step([1], 2, in_subset=False)) == "outside_subset"
     assert reason(a_step([1, 2, 3], 2, offered=[], in_subset=None)) == "tree_ended"
     assert reason(a_step([1, 2], 1, in_subset=False)) == "outside_subset"
     assert reason(a_step([1, 2], 1)) == "another_preferred"
@@ -208,6 +239,8 @@ def test_steps() -> None:
     assert (found.texts, found.steps) == (2, 4)
     assert [(one.depth, one.tried, one.accepted) for one in found.depths] == [(1, 3, 2), (2, 2, 1)]
     assert found.lengths == [1, 1, 1]
+    assert found.drafted == 3
+    assert found.accepted_plus_one == pytest.approx((3 + 2 + 1 + 1) / 4)
     assert found.misses == {
         "outside_subset": 1,
         "another_preferred": 1,
