@@ -12,7 +12,7 @@ from .charts import draw_charts
 from .markdown import write_markdown
 from .page import write_page
 from .records import Manifest
-from .storage import read_manifest, read_runs
+from .storage import read_failure, read_manifest, read_runs
 from .summary import Summary, summarise
 from .tables import Table, make_tables
 
@@ -40,9 +40,10 @@ def write_report(folder: Path) -> list[Table]:
     """
     manifest, runs = read_manifest(folder), read_runs(folder)
     summary = summarise(manifest, runs)
-    failure = _failure(folder / "failed.json")
+    failure = read_failure(folder)
     if failure is not None:
-        summary = replace(summary, remarks=[failure, *summary.remarks])
+        remark = f"NOT LOSSLESS, the run ended: {failure.message}"
+        summary = replace(summary, remarks=[remark, *summary.remarks])
     tables, charts = make_tables(manifest, summary), draw_charts(summary)
     (folder / "charts").mkdir(exist_ok=True)
     for chart in charts:
@@ -55,17 +56,6 @@ def write_report(folder: Path) -> list[Table]:
     _write(folder / "report.md", write_markdown(manifest, summary, tables, charts))
     _write(folder / "report.html", write_page(manifest, summary, tables, charts, runs))
     return tables
-
-
-def _failure(path: Path) -> str | None:
-    """What ended the run, as a remark; None where nothing did."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return f"NOT LOSSLESS, the run ended: {found['message']}"
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: not what frspec-eval writes: {error}") from None
 
 
 def to_json(manifest: Manifest, summary: Summary) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Numbers:
             tokens; of a text's last step only what fitted, the token that ended it included) over steps. Of the timed
             texts; of the traced ones where there are none.
         steps: Of these texts.
-        drafted_share: The share of these steps in which a drafter was asked, whether it had drafts or not.
+        drafted_share: The share of these steps that had drafts.
         step_times: Of the timed texts.
         traced: From the steps of the traced texts.
         agreement: Of the traced texts with plain's.

@@ -158,14 +158,13 @@ def _overview(summary: Summary) -> Table:
         "tokens/s",
         "tokens/s, median",
         "tokens per step",
-        "drafter asked (% of steps)",
+        "steps with drafts (%)",
         "questions",
         "timings",
     ]
     note = (
         f"{_SPEEDUP_NOTE} Ratio per question: to plain decoding's tokens per second on the same question in the same "
-        "repeat. Medians stand with their quartiles in brackets, other values are means. Drafter asked: it "
-        "may have had nothing to offer, as n-grams often have. "
+        "repeat. Medians stand with their quartiles in brackets, other values are means. "
         "Timings: of these questions, all repeats that there are."
     )
     return Table("overview", "All prompts", note, header, rows)
