@@ -31,6 +31,22 @@ def progress_bar(total: int, description: str, quiet: bool, unit: str = "B") -> 
     return tqdm.tqdm(total=total, desc=description, unit=unit, unit_scale=True, leave=False, disable=quiet or None)
 
 
+def count(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 0, for argparse."""
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
 def note(message: str) -> None:
     """One line for the user on stderr."""
     print(message, file=sys.stderr)

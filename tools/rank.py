@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .._core import Tokenizer
-from .console import progress_bar, require, run
+from .console import progress_bar, require, run, whole
 from .generated_texts import count_generated
 from .ranks_file import Ranks, check_ids, read_ranks, write_ranks
 from .text_files import check_input, read_texts
@@ -157,14 +157,6 @@ def _require_packages() -> None:
         require(package, PROGRAM)
 
 
-def _count(text: str) -> int:
-    """A whole number of 0 or more, for argparse."""
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line of frspec-rank."""
     result = argparse.ArgumentParser(
@@ -177,15 +169,15 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--tokenizer", type=Path, metavar="TARGET.gguf", help="the vocabulary to rank")
     result.add_argument("-o", "--output", type=Path, required=True, metavar="RANKS.gguf", help="the file to write")
-    result.add_argument("--threads", type=_count, default=0, metavar="N", help="default: all processors")
+    result.add_argument("--threads", type=whole, default=0, metavar="N", help="default: all processors")
     result.add_argument("--field", metavar="NAME", help="of JSON and Parquet records; default: the common ones")
-    result.add_argument("--limit-tokens", type=_count, metavar="N", help="stop after about so many tokens")
+    result.add_argument("--limit-tokens", type=whole, metavar="N", help="stop after about so many tokens")
     result.add_argument("--import-pt", type=Path, metavar="FREQ.pt", help="instead of counting: FR-Spec's saved list")
     generate = result.add_argument_group("the target's own texts")
     generate.add_argument("--generate", action="store_true", help="count what the target writes behind the TEXTs")
     generate.add_argument("-m", "--model", type=Path, metavar="TARGET.gguf", help="that writes")
     generate.add_argument("-d", "--drafter", type=Path, metavar="DRAFTER.gguf", help="for speed; default: none")
-    generate.add_argument("--max-tokens", type=_count, default=128, metavar="N", help="of each text; default: 128")
+    generate.add_argument("--max-tokens", type=whole, default=128, metavar="N", help="of each text; default: 128")
     generate.add_argument("--temperature", type=float, default=0.0, metavar="T", help="default: 0")
     result.add_argument("-q", "--quiet", action="store_true", help="show neither progress nor the coverage table")
     return result

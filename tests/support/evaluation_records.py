@@ -7,7 +7,9 @@ import random
 from dataclasses import asdict
 from pathlib import Path
 
-from frspec_cpp.tools.evaluate.records import FORMAT, Manifest, Method, Prompt, Run, TracedStep
+from frspec_cpp.tools.evaluate.records import FORMAT, Manifest, Method, Prompt, Run
+
+from frspec_cpp import Step
 
 CATEGORIES = ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag")
 WORDS = (
@@ -98,7 +100,7 @@ def _chance(method: Method) -> float:
     return 0.72 - (0.0 if method.rows is None else 0.05 * max(0.0, 16 - method.rows.bit_length()))
 
 
-def make_steps(random_: random.Random, method: Method, tokens: list[int]) -> list[TracedStep]:
+def make_steps(random_: random.Random, method: Method, tokens: list[int]) -> list[Step]:
     """Steps that give `tokens`, the first of which the prompt's own pass gave."""
     steps = []
     at = 1
@@ -120,7 +122,7 @@ def make_steps(random_: random.Random, method: Method, tokens: list[int]) -> lis
         total = transformer + head + verify + 0.15e-3
         nodes = 61 if drafts else 1
         accepted = min(wanted, len(taken))
-        steps.append(TracedStep(taken, accepted, nodes, offered, inside, transformer, head, verify, total))
+        steps.append(Step(taken, accepted, nodes, offered, inside, transformer, head, verify, total))
     return steps
 
 

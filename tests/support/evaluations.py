@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from frspec_cpp.tools.evaluate.engines import Text
-from frspec_cpp.tools.evaluate.records import FORMAT, Manifest, Method, Prompt, TracedStep
+from frspec_cpp.tools.evaluate.records import FORMAT, Manifest, Method, Prompt
+
+from frspec_cpp import Step
 
 
 class ScriptedEngine:
@@ -30,7 +32,7 @@ class ScriptedEngine:
             tokens[self.change[1]] += 1
         if self.shorter:
             tokens = tokens[:2]
-        step = TracedStep(tokens[1:], 1, 4, [60], True, 0.1, 0.2, 0.3, 0.6)
+        step = Step(tokens[1:], 1, 4, [60], True, 0.1, 0.2, 0.3, 0.6)
         return Text(tokens, "length", 1, 2, 1, 0.5, 0.3, 0.3, 1.1, [step] if traced else None)
 
 

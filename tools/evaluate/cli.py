@@ -9,7 +9,7 @@ from pathlib import Path
 
 import frspec_cpp
 
-from ..console import note, require, run
+from ..console import count, note, require, run, whole
 from . import peers
 from .job import PROGRAM, Request, evaluate
 from .methods import KINDS
@@ -17,22 +17,6 @@ from .prompts import TEMPLATES
 from .storage import read_runs
 
 EXTRA = "frspec_cpp[eval]"
-
-
-def _count(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-def _whole(text: str) -> int:
-    """A whole number of at least 0, for argparse."""
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
 
 
 def _names(text: str) -> list[str]:
@@ -77,12 +61,12 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
         "--custom", action="append", default=[], metavar="NAME=FILE[,OPTION=VALUE...]",
         help="one more method: a drafter (or none) and arguments of frspec_cpp.LLM, and draft=always|auto|never",
     )  # fmt: skip
-    group.add_argument("--ngram", type=_count, default=8, metavar="N", help="last tokens that ngram looks for (8)")
+    group.add_argument("--ngram", type=count, default=8, metavar="N", help="last tokens that ngram looks for (8)")
     group.add_argument("--ranks", type=Path, metavar="FILE", help="token ranks; default: those in the drafter's file")
     group.add_argument("--sketch", type=Path, metavar="FILE", help="sketch of the head; default: the drafter's")
-    group.add_argument("--tree-depth", type=_whole, default=5, metavar="D", help="depth of draft trees (5)")
-    group.add_argument("--tree-branch", type=_count, default=10, metavar="K", help="nodes expanded per level (10)")
-    group.add_argument("--tree-size", type=_count, default=60, metavar="N", help="nodes that are verified at once (60)")
+    group.add_argument("--tree-depth", type=whole, default=5, metavar="D", help="depth of draft trees (5)")
+    group.add_argument("--tree-branch", type=count, default=10, metavar="K", help="nodes expanded per level (10)")
+    group.add_argument("--tree-size", type=count, default=60, metavar="N", help="nodes that are verified at once (60)")
     group.add_argument("--hf-target", type=Path, metavar="DIR", help="the target's checkpoint, for transformers")
     group.add_argument("--hf-drafter", type=Path, metavar="DIR", help="the assistant's checkpoint, for transformers")
 
@@ -92,7 +76,7 @@ def _add_prompts(group: argparse._ArgumentGroup) -> None:
         "--prompts", nargs="+", default=["demo"], metavar="FILE",
         help=".jsonl of Spec-Bench, MT-Bench, HumanEval or GSM8K, .parquet, .txt; default: demo, a few of ours",
     )  # fmt: skip
-    group.add_argument("--count", type=_count, metavar="N", help="questions of each category, evenly spread (all)")
+    group.add_argument("--count", type=count, metavar="N", help="questions of each category, evenly spread (all)")
     group.add_argument("--categories", type=_names, nargs="+", metavar="NAME", help="only these")
     group.add_argument(
         "--template", choices=TEMPLATES, default="auto", help="the model's chat template; auto: where it has one"
@@ -100,11 +84,11 @@ def _add_prompts(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_writing(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("-n", "--max-tokens", type=_count, default=128, metavar="N", help="tokens of a text (128)")
+    group.add_argument("-n", "--max-tokens", type=count, default=128, metavar="N", help="tokens of a text (128)")
     group.add_argument("--ignore-eos", action="store_true", help="go on after an end-of-generation token")
-    group.add_argument("--repeats", type=_count, default=3, metavar="N", help="timed texts of each method (3)")
-    group.add_argument("--warmup", type=_whole, default=1, metavar="N", help="texts before anything is kept (1)")
-    group.add_argument("-s", "--seed", type=_whole, default=0, metavar="S", help="of sampling and of the order (0)")
+    group.add_argument("--repeats", type=count, default=3, metavar="N", help="timed texts of each method (3)")
+    group.add_argument("--warmup", type=whole, default=1, metavar="N", help="texts before anything is kept (1)")
+    group.add_argument("-s", "--seed", type=whole, default=0, metavar="S", help="of sampling and of the order (0)")
     group.add_argument("--temp", "--temperature", dest="temperature", type=float, default=0.0, metavar="T", help="(0)")
     for name in ("top-k", "top-p", "min-p", "typical-p", "repeat-penalty", "frequency-penalty", "presence-penalty"):
         default = frspec_cpp.options.DEFAULTS[name.replace("-", "_")]  # type: ignore[literal-required]
@@ -112,11 +96,9 @@ def _add_writing(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_engine(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("-t", "--threads", type=whole, default=0, metavar="N", help="CPU threads; default: one per core")
     group.add_argument(
-        "-t", "--threads", type=_whole, default=0, metavar="N", help="CPU threads; default: one per core"
-    )
-    group.add_argument(
-        "-c", "--ctx-size", type=_whole, default=0, metavar="N", help="tokens of prompt and text together"
+        "-c", "--ctx-size", type=whole, default=0, metavar="N", help="tokens of prompt and text together"
     )
     group.add_argument("--cache-type", choices=("f16", "q8_0"), default="f16", help="type of the K/V cache (f16)")
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: FRSPEC_DEVICE, or cpu")

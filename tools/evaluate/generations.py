@@ -6,7 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .records import Manifest, Method, Prompt, Run, TracedStep
+from frspec_cpp import Step
+
+from .records import Manifest, Method, Prompt, Run
 from .steps import OTHER, OUTSIDE, REASONS, TREE_ENDED, UNKNOWN, reason, why_no_subset
 from .text import printable
 
@@ -144,7 +146,7 @@ def _bare(pieces: Sequence[str]) -> list[Token]:
     return [Token(piece, 0, 0, None) for piece in pieces[:TOKENS]]
 
 
-def _of_step(step: TracedStep, pieces: list[str], run: Run, method: Method | None) -> list[Token]:
+def _of_step(step: Step, pieces: list[str], run: Run, method: Method | None) -> list[Token]:
     tokens = []
     for place, piece in enumerate(pieces):
         if place < step.accepted:
@@ -159,7 +161,7 @@ def _of_step(step: TracedStep, pieces: list[str], run: Run, method: Method | Non
     return tokens
 
 
-def _miss(step: TracedStep, wanted: str, run: Run, method: Method | None) -> Miss | None:
+def _miss(step: Step, wanted: str, run: Run, method: Method | None) -> Miss | None:
     why = reason(step)
     if why not in MARKS:
         return None

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from frspec_cpp import Step
+
 FORMAT = 2  # of run.json and results.jsonl; goes up where an earlier version could not read them any more
 
 
@@ -63,33 +65,6 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class TracedStep:
-    """A pass of the target, as ``frspec_cpp.Step`` has it.
-
-    Attributes:
-        tokens: That it gave to the text: accepted drafts, then the target's own (fewer where the text ended).
-        accepted: Drafts that it accepted.
-        nodes: Of the verified tree, the root included; 1: no drafts.
-        offered: The drafts where the target said otherwise, the drafter's favourite first; empty: the tree ended there.
-        in_subset: Whether the draft head could have offered the target's token there; None: not known.
-        transformer_seconds: Drafting, without the head.
-        head_seconds: The draft head.
-        verify_seconds: The pass of the target and the verdict.
-        total_seconds: The whole step.
-    """
-
-    tokens: list[int]
-    accepted: int
-    nodes: int
-    offered: list[int]
-    in_subset: bool | None
-    transformer_seconds: float
-    head_seconds: float
-    verify_seconds: float
-    total_seconds: float
-
-
-@dataclass(frozen=True)
 class Run:
     """A text: one method on one prompt, once.
 
@@ -126,7 +101,7 @@ class Run:
     finish_reason: str
     tokens: list[int] | None = None
     pieces: list[str] | None = None
-    trace: list[TracedStep] | None = None
+    trace: list[Step] | None = None
     said: dict[str, str] | None = None
 
 

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .records import Method, TracedStep
+from frspec_cpp import Step
+
+from .records import Method
 
 # Why a step accepted no more, in the order of the tables.
 OUTSIDE = "outside_subset"
@@ -94,7 +96,7 @@ class Traced:
         return sum(self.lengths)
 
 
-def reason(step: TracedStep) -> str:
+def reason(step: Step) -> str:
     """Why the step accepted no more drafts: a key of REASONS.
 
     Drafts that the target refused are a refusal at the end of a text, too, whether it wanted to end the text or its
@@ -121,7 +123,7 @@ def why_no_subset(method: Method | None) -> str:
     return "the head chooses its subset anew for every state, or the drafts are n-grams or from another vocabulary"
 
 
-def traced(texts: Sequence[Sequence[TracedStep]]) -> Traced | None:
+def traced(texts: Sequence[Sequence[Step]]) -> Traced | None:
     """The numbers of all steps of `texts`; None where there is no step."""
     steps = [step for text in texts for step in text]
     if not steps:
@@ -139,7 +141,7 @@ def traced(texts: Sequence[Sequence[TracedStep]]) -> Traced | None:
     )
 
 
-def _split(steps: list[TracedStep]) -> TimeSplit:
+def _split(steps: list[Step]) -> TimeSplit:
     def mean(seconds: list[float]) -> float:
         return 1e3 * sum(seconds) / len(steps)
 
@@ -151,7 +153,7 @@ def _split(steps: list[TracedStep]) -> TimeSplit:
     return TimeSplit(transformer, head, verify, max(0.0, total - transformer - head - verify), total)
 
 
-def _depths(steps: list[TracedStep]) -> list[DepthRate]:
+def _depths(steps: list[Step]) -> list[DepthRate]:
     rates = []
     for depth in range(1, max(step.accepted for step in steps) + 2):
         accepted = sum(step.accepted >= depth for step in steps)

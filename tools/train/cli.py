@@ -7,27 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..console import require, run
+from ..console import count, require, run, whole
 from .settings import KINDS, Settings
 
 PROGRAM = "frspec-train"
 EXTRA = "frspec_cpp[train]"
-
-
-def _count(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-def _whole(text: str) -> int:
-    """A whole number of at least 0, for argparse."""
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
 
 
 def _positive(text: str) -> float:
@@ -65,54 +49,54 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--text", type=Path, nargs="+", metavar="FILE", help=".txt, .jsonl (also .gz, .zst) or .parquet")
-    group.add_argument("--text-tokens", type=_count, metavar="N", help="take about so many of --text (all)")
+    group.add_argument("--text-tokens", type=count, metavar="N", help="take about so many of --text (all)")
     group.add_argument("--field", metavar="NAME", help="of JSON and Parquet records; default: the common ones")
     group.add_argument(
         "--generate", type=Path, nargs="+", metavar="FILE", help="let the target continue the beginnings of these texts"
     )
-    group.add_argument("--generate-tokens", type=_count, metavar="N", help="continue by so many in all (1,000,000)")
-    group.add_argument("--prompt-tokens", type=_count, metavar="N", help="of each text that are the prompt (64)")
-    group.add_argument("--max-new-tokens", type=_count, metavar="N", help="longest continuation (256)")
-    group.add_argument("--generate-batch", type=_count, metavar="N", help="texts continued together (32)")
+    group.add_argument("--generate-tokens", type=count, metavar="N", help="continue by so many in all (1,000,000)")
+    group.add_argument("--prompt-tokens", type=count, metavar="N", help="of each text that are the prompt (64)")
+    group.add_argument("--max-new-tokens", type=count, metavar="N", help="longest continuation (256)")
+    group.add_argument("--generate-batch", type=count, metavar="N", help="texts continued together (32)")
     group.add_argument(
         "--temperature", type=_amount, nargs="+", metavar="T", help="of generation; several: batches take turns (0)"
     )
-    group.add_argument("--length", type=_count, metavar="N", help="tokens of a training row (512)")
+    group.add_argument("--length", type=count, metavar="N", help="tokens of a training row (512)")
 
 
 def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--drafter", type=Path, metavar="DIR", help="weights to start from; specvocab: the drafter to make a sketch for"
     )
-    group.add_argument("--unroll", type=_count, metavar="N", help="draft steps that are trained (3)")
+    group.add_argument("--unroll", type=count, metavar="N", help="draft steps that are trained (3)")
     group.add_argument("--decay", type=_amount, metavar="X", help="weight of a step relative to the one before (0.8)")
-    group.add_argument("--samples", type=_whole, metavar="N", help="rows of the vocabulary per batch; 0: all")
+    group.add_argument("--samples", type=whole, metavar="N", help="rows of the vocabulary per batch; 0: all")
     group.add_argument("--feature-loss", type=_amount, metavar="X", help="eagle2: weight of the feature regression (0)")
-    group.add_argument("--taps", type=_whole, nargs=3, metavar="LAYER", help="eagle3: layers whose inputs are read")
+    group.add_argument("--taps", type=whole, nargs=3, metavar="LAYER", help="eagle3: layers whose inputs are read")
     group.add_argument("--own-head", action="store_true", help="eagle3: train a head, begun as the target's")
-    group.add_argument("--draft-vocab", type=_count, metavar="N", help="eagle3: train a head of the N likeliest tokens")
+    group.add_argument("--draft-vocab", type=count, metavar="N", help="eagle3: train a head of the N likeliest tokens")
     group.add_argument("--ranks", type=Path, metavar="FILE", help="eagle3: of frspec-rank; default: count the text")
     group.add_argument("--fc-norm", action="store_true", help="eagle3: norm each tap before fc (EAGLE-3.1)")
     group.add_argument("--norm-before-fc", action="store_true", help="eagle3: instead, norm the joined taps")
     group.add_argument("--norm-output", action="store_true", help="eagle3: feed back normed states (EAGLE-3.1)")
-    group.add_argument("--rank", type=_count, metavar="N", help="specvocab: of the factors (hidden size / 8)")
+    group.add_argument("--rank", type=count, metavar="N", help="specvocab: of the factors (hidden size / 8)")
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--steps", type=_count, metavar="N", help="default: one epoch")
+    group.add_argument("--steps", type=count, metavar="N", help="default: one epoch")
     group.add_argument("--epochs", type=_positive, metavar="X", help="instead of --steps")
-    group.add_argument("--tokens-per-batch", type=_count, metavar="N", help="tokens of a step (4096)")
+    group.add_argument("--tokens-per-batch", type=count, metavar="N", help="tokens of a step (4096)")
     group.add_argument("--lr", type=_positive, metavar="X", help="peak learning rate; default: by the target's width")
-    group.add_argument("--warmup", type=_whole, metavar="N", help="steps up to the peak (5 %% of all, at most 100)")
+    group.add_argument("--warmup", type=whole, metavar="N", help="steps up to the peak (5 %% of all, at most 100)")
     group.add_argument("--betas", type=_amount, nargs=2, metavar="B", help="of AdamW (0.9 0.95)")
     group.add_argument("--weight-decay", type=_amount, metavar="X", help="of AdamW (0)")
     group.add_argument("--clip", type=_positive, metavar="X", help="largest norm of the gradient (0.5)")
-    group.add_argument("--save-every", type=_count, metavar="N", help="steps between validations and checkpoints (500)")
-    group.add_argument("--eval-tokens", type=_count, metavar="N", help="held-out tokens of a validation (8192)")
+    group.add_argument("--save-every", type=count, metavar="N", help="steps between validations and checkpoints (500)")
+    group.add_argument("--eval-tokens", type=count, metavar="N", help="held-out tokens of a validation (8192)")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
     group.add_argument("--dtype", choices=("bf16", "f32"), help="of matrix products; default: what is fast here")
-    group.add_argument("--seed", type=_whole, metavar="N", help="default: 0")
-    group.add_argument("--threads", type=_whole, metavar="N", help="default: all processors")
+    group.add_argument("--seed", type=whole, metavar="N", help="default: 0")
+    group.add_argument("--threads", type=whole, metavar="N", help="default: all processors")
 
 
 def settings_of(options: argparse.Namespace) -> Settings:

@@ -18,12 +18,14 @@ from frspec_cpp.tools.evaluate.charts_drafts import outside_share
 from frspec_cpp.tools.evaluate.generations import TOKENS, choose, show, visible
 from frspec_cpp.tools.evaluate.markdown import escape
 from frspec_cpp.tools.evaluate.picture import GRID, INK, PAPER, PARTS, SERIES
-from frspec_cpp.tools.evaluate.records import Manifest, Method, Run, TracedStep
+from frspec_cpp.tools.evaluate.records import Manifest, Method, Run
 from frspec_cpp.tools.evaluate.report import write_report
 from frspec_cpp.tools.evaluate.steps import why_no_subset
 from frspec_cpp.tools.evaluate.summary import summarise
 from frspec_cpp.tools.evaluate.tables import Table, for_terminal, make_tables
 from frspec_cpp.tools.evaluate.text import wrap
+
+from frspec_cpp import Step
 
 pytest.importorskip("matplotlib")
 
@@ -206,8 +208,8 @@ def test_generations(html: str, example: tuple[Manifest, list[Run]]) -> None:
 
 
 def test_one_text() -> None:
-    step = TracedStep([5, 6], 1, 9, [7, 8], False, 0.0, 0.0, 0.0, 0.0)
-    last = TracedStep([9], 0, 1, [], None, 0.0, 0.0, 0.0, 0.0)
+    step = Step([5, 6], 1, 9, [7, 8], False, 0.0, 0.0, 0.0, 0.0)
+    last = Step([9], 0, 1, [], None, 0.0, 0.0, 0.0, 0.0)
     nothing = (None,) * 6
     pieces = ["The", " old\n", " man", "."]
     run = Run("m", 0, 0, 4, *nothing, 1.0, "stop", [4, 5, 6, 9], pieces, [step, last], {"7": " sea\n"})
@@ -227,7 +229,7 @@ def test_one_text() -> None:
 
 
 def test_a_text_that_ends_where_drafts_were_offered() -> None:
-    step = TracedStep([5], 1, 9, [7], None, 0.0, 0.0, 0.0, 0.0)
+    step = Step([5], 1, 9, [7], None, 0.0, 0.0, 0.0, 0.0)
     run = Run("m", 0, 0, 2, 1, 2, 1, 0.5, 0.1, 0.1, 1.0, "stop", [4, 5], ["The", " end"], [step], {"7": " is"})
     text = show(run, replace(METHODS[2], head="speculated"))
     assert text.note == "1 steps, 2.00 tokens per step"  # with the token that ended the text, as in the tables
@@ -369,8 +371,8 @@ def test_one_size_is_no_chart() -> None:
 
 
 def test_shares_have_one_denominator() -> None:
-    def step(accepted: int, offered: list[int], inside: bool, given: int) -> TracedStep:
-        return TracedStep([1] * given, accepted, 9, offered, inside, 0.0, 0.0, 0.0, 0.0)
+    def step(accepted: int, offered: list[int], inside: bool, given: int) -> Step:
+        return Step([1] * given, accepted, 9, offered, inside, 0.0, 0.0, 0.0, 0.0)
 
     steps = [step(0, [7], False, 1)] * 5 + [step(2, [], True, 1)] * 15  # text ended in the last ones
     manifest = make_manifest(METHODS[:3], make_prompts(("qa",), each=1), repeats=1)

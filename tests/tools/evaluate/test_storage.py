@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from evaluations import make_manifest
-from frspec_cpp.tools.evaluate.records import FORMAT, Failure, Method, Prompt, Run, TracedStep
+from frspec_cpp.tools.evaluate.records import FORMAT, Failure, Method, Prompt, Run
 from frspec_cpp.tools.evaluate.storage import (
     Results,
     check_same,
@@ -23,7 +23,9 @@ from frspec_cpp.tools.evaluate.storage import (
     write_manifest,
 )
 
-STEP = TracedStep([5, 6], 1, 8, [7], None, 0.1, 0.2, 0.3, 0.7)
+from frspec_cpp import Step
+
+STEP = Step([5, 6], 1, 8, [7], None, 0.1, 0.2, 0.3, 0.7)
 RUNS = [
     Run(
         "plain",

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from evaluation_records import METHODS, make_manifest, make_prompts, make_runs
-from frspec_cpp.tools.evaluate.records import Manifest, Method, Prompt, Run, TracedStep
+from frspec_cpp.tools.evaluate.records import Manifest, Method, Prompt, Run
 from frspec_cpp.tools.evaluate.steps import reason, traced
 from frspec_cpp.tools.evaluate.summary import MethodSummary, Spread, question, spread, summarise
+
+from frspec_cpp import Step
 
 PLAIN = Method("plain", "plain")
 FAST = Method("fast", "frspec", head="ranked:8", rows=8)
@@ -31,7 +33,7 @@ def a_run(method: Method, prompt: int, repeat: int, generated: int, seconds: flo
     return Run(method.name, prompt, repeat, generated, total_seconds=seconds, **values)
 
 
-def a_step(tokens: list[int], accepted: int, **others: Any) -> TracedStep:
+def a_step(tokens: list[int], accepted: int, **others: Any) -> Step:
     values: dict[str, Any] = {
         "nodes": 10,
         "offered": [9, 8],
@@ -41,7 +43,7 @@ def a_step(tokens: list[int], accepted: int, **others: Any) -> TracedStep:
         "verify_seconds": 0.004,
         "total_seconds": 0.008,
     }
-    return TracedStep(tokens, accepted, **(values | others))
+    return Step(tokens, accepted, **(values | others))
 
 
 def of(found: list[MethodSummary], method: Method) -> MethodSummary:
