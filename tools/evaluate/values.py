@@ -28,7 +28,8 @@ def build(kind: type[T], values: Any) -> T:
     Raises:
         ValueError: A key is missing or unknown, or a value is of a wrong type; the message names the place.
     """
-    result: T = _reader(kind)(values, "")
+    hint: Any = kind
+    result: T = _reader(hint)(values, "")
     return result
 
 
