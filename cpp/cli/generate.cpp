@@ -34,6 +34,7 @@ struct Request {
   std::string verify = "keyed";
   std::string cache = "f16";
   bool no_draft = false;
+  bool no_mmap = false;
   bool json = false;
   bool show_drafts = false;
 };
@@ -106,6 +107,7 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   options.number("--tree-size", "N", request.engine.tree.size,
                  concat("nodes that are verified at once; default: ", request.engine.tree.size));
   add_sampling(options, request);
+  options.flag("--no-mmap", request.no_mmap, "read the models into memory: their files may change then");
   options.text("--cache-type", "f16|q8_0", request.cache, "type of the K/V cache; default: f16");
   options.text("--device", "DEVICE", request.engine.backend.device,
                "cpu, cuda or cuda:N; default: FRSPEC_DEVICE, or cpu");
@@ -126,6 +128,7 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   for (const std::string& bias : request.biases) request.generate.sampling.logit_bias.push_back(parse_bias(bias));
   if (request.generate.logprobs && !request.json) fail("--logprobs: found no --json, expected both");
   if (request.json && request.show_drafts) fail("--json and --show-drafts: found both, expected one of them");
+  request.engine.files.map = !request.no_mmap;
   request.engine.kv_type = parse_kv_type(request.cache);
   request.generate.verify = parse_verify_mode(request.verify);
   if (request.draft && request.no_draft) fail("--draft and --no-draft: found both, expected one of them");

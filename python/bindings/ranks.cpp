@@ -19,6 +19,7 @@
 #include "arrays.h"
 #include "base/error.h"
 #include "gguf/gguf_writer.h"
+#include "gil.h"
 #include "vocab/adaptive_ranks.h"
 
 namespace nb = nanobind;
@@ -47,7 +48,7 @@ void open_ranks(AdaptiveRanks* self, const std::filesystem::path& path,
 }
 
 void save(AdaptiveRanks& self, double patience) {
-  const nb::gil_scoped_release release;
+  const WithoutGil released;
   self.save(std::chrono::milliseconds(static_cast<std::int64_t>(1000.0 * patience)));
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
@@ -53,6 +54,8 @@ class Options(TypedDict, total=False):
             the sampler chain and at temperature 1. Default None: no.
         trace: Tell of every step what it did and cost (:class:`Step`). The tokens are the same; on a GPU the text is
             slower, since no step begins before the last one was told of. Default False.
+        cancel: A ``threading.Event``; once it is set, from whatever thread, the text ends with what there is (within
+            some milliseconds and a pass; a prompt is left between two layers). Default None.
         draft: ``"auto"`` drafts as long as it pays, True always, False never; the tokens are the same. Default
             ``"auto"``.
         verify: How drafts are verified. ``"keyed"`` (the default): the text of a seed is the same with any drafter.
@@ -81,6 +84,7 @@ class Options(TypedDict, total=False):
     ignore_eos: bool
     logprobs: int | None
     trace: bool
+    cancel: threading.Event | None
     draft: Literal["auto"] | bool
     verify: Literal["keyed", "rejection", "block"]
 
@@ -106,6 +110,7 @@ DEFAULTS = Options(
     ignore_eos=False,
     logprobs=None,
     trace=False,
+    cancel=None,
     draft="auto",
     verify="keyed",
 )
@@ -219,4 +224,7 @@ def native(vocab_size: int, **options: Unpack[Options]) -> dict[str, Any]:
     processor = values.get("logits_processor")
     if processor is not None and not callable(processor):
         raise TypeError(f"logits_processor: found {type(processor).__name__}, expected a function")
+    cancel = values.get("cancel")
+    if cancel is not None and not callable(getattr(cancel, "is_set", None)):
+        raise TypeError(f"cancel: found {type(cancel).__name__}, expected a threading.Event")
     return values
