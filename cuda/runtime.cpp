@@ -23,8 +23,8 @@ constexpr int kLooks = 1000;  // at a number that is awaited, between two questi
 #define FRSPEC_LOOPS_FROM \
   12040  // version of the runtime and of the driver: kernels that set the condition of a graph's node
 
-// A forked process cannot use what its parent had made of CUDA, nor make anything anew, and must leave its parent's memory
-// alone. What is made keeps the fork_count of then.
+// A forked process cannot use what its parent had made of CUDA, nor make anything anew, and must leave its parent's
+// memory alone. What is made keeps the fork_count of then.
 [[noreturn]] void fail_forked() {
   throw Error(
       "CUDA: this process was forked after a GPU was used, and cannot use it: expected a process that is started anew "
