@@ -46,16 +46,24 @@ void RowCosts::add(int rows, double seconds) {
   if (at == kRows.size() || (at > 0 && kRows[at] - rows > rows - kRows[at - 1])) --at;
   seconds *= shape(kRows[at]) > 0.0 && known_ > 0 ? shape(kRows[at]) / shape(rows) : 1.0;
   Knot& knot = knots_[at];
-  if (knot.count < kFirst) {
-    // The first passes may have had bad luck, never good luck.
-    const double now = seconds / speed_;
-    knot.seconds = knot.count == 0 ? now : std::min(knot.seconds, now);
-    known_ += knot.count++ == 0 ? 1 : 0;
+  const double now = seconds / speed_;
+  if (knot.count == 0) {
+    // What others promise may be wrong, but this pass may have been disturbed.
+    const double promised = shape(kRows[at]);
+    knot.seconds = known_ > 0 ? std::clamp(now, promised / kUnusual, promised * kUnusual) : now;
+    knot.count = 1;
+    ++known_;
     return;
   }
-  const double ratio = std::clamp(seconds / (speed_ * knot.seconds), 1.0 / kUnusual, kUnusual);
-  speed_ *= std::pow(ratio, kSpeedPace);
-  if (ratio > 1.0 / kUnusual && ratio < kUnusual) knot.seconds *= std::pow(ratio, 1.0 / std::min(knot.count, kMemory));
+  const double ratio = std::clamp(now / knot.seconds, 1.0 / kUnusual, kUnusual);
+  if (knot.count >= kFirst) speed_ *= std::pow(ratio, kSpeedPace);
+  // The first passes may have had bad luck, never good luck.
+  const bool is_usual = ratio > 1.0 / kUnusual && ratio < kUnusual;
+  if (ratio < 1.0 && knot.count < kFirst) {
+    knot.seconds *= ratio;
+  } else if (is_usual || knot.count < kFirst) {
+    knot.seconds *= std::pow(ratio, 1.0 / std::min(knot.count + 1, kMemory));
+  }
   ++knot.count;
 }
 
