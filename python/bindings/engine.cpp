@@ -62,10 +62,11 @@ using Tokens = std::vector<TokenId>;
 void make_engine(PyEngine* self, const std::filesystem::path& target,
                  const std::optional<std::filesystem::path>& drafter, const std::optional<std::filesystem::path>& ranks,
                  const std::optional<std::filesystem::path>& sketch, const std::optional<std::filesystem::path>& adapt,
-                 const std::string& head, const std::string& translate, int ngram, int tree_depth, int tree_branch,
-                 int tree_size, int n_ctx, int n_batch, int n_threads, const std::string& cache_type,
-                 const std::string& device, int n_gpu_layers, bool head_on_host, bool use_mmap,
-                 const std::vector<int>& taps, std::size_t states, const nb::object& progress) {
+                 const std::string& head, const std::string& translate, int ngram, const std::string& tree,
+                 std::optional<int> tree_depth, std::optional<int> tree_branch, std::optional<int> tree_size, int n_ctx,
+                 int n_batch, int n_threads, const std::string& cache_type, const std::string& device, int n_gpu_layers,
+                 bool head_on_host, bool use_mmap, const std::vector<int>& taps, std::size_t states,
+                 const nb::object& progress) {
   const WithoutGil released;
   EngineOptions options;
   options.target = target;
@@ -77,7 +78,7 @@ void make_engine(PyEngine* self, const std::filesystem::path& target,
   options.head = head;
   options.translate = translate;
   options.ngram = ngram;
-  options.tree = {tree_depth, tree_branch, tree_size};
+  options.tree = TreeChoice{tree, tree_depth, tree_branch, tree_size}.shape();
   options.context = n_ctx;
   options.batch = n_batch;
   options.backend = {device, n_threads};
@@ -147,15 +148,15 @@ void init_engine(nb::module_& m) {
                        "other; engines are independent of each other.")
       .def("__init__", &make_engine, "target"_a, "drafter"_a = nb::none(), "ranks"_a = nb::none(),
            "sketch"_a = nb::none(), "adapt"_a = nb::none(), "head"_a = "full", "translate"_a = "auto", "ngram"_a = 0,
-           "tree_depth"_a = TreeShape{}.depth, "tree_branch"_a = TreeShape{}.branch, "tree_size"_a = TreeShape{}.size,
+           "tree"_a = "auto", "tree_depth"_a = nb::none(), "tree_branch"_a = nb::none(), "tree_size"_a = nb::none(),
            "n_ctx"_a = 0, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0, "cache_type"_a = "f16",
            "device"_a = default_device(), "n_gpu_layers"_a = -1, "head_on_host"_a = false, "use_mmap"_a = true,
            "taps"_a = std::vector<int>{}, "states"_a = 0, "progress"_a = nb::none(),
            nb::sig("def __init__(self, target: str | os.PathLike[str], drafter: str | os.PathLike[str] | None = None, "
                    "ranks: str | os.PathLike[str] | None = None, sketch: str | os.PathLike[str] | None = None, "
                    "adapt: str | os.PathLike[str] | None = None, head: str = 'full', translate: str = 'auto', ngram: "
-                   "int = 0, tree_depth: int = 5, "
-                   "tree_branch: int = 10, tree_size: int = 60, n_ctx: int = 0, n_batch: int = 512, "
+                   "int = 0, tree: str = 'auto', tree_depth: int | None = None, "
+                   "tree_branch: int | None = None, tree_size: int | None = None, n_ctx: int = 0, n_batch: int = 512, "
                    "n_threads: int = 0, cache_type: str = 'f16', device: str = 'cpu', n_gpu_layers: int = -1, "
                    "head_on_host: bool = False, use_mmap: bool = True, taps: Sequence[int] = (), "
                    "states: int = 0, "
@@ -190,13 +191,13 @@ void init_engine(nb::module_& m) {
           "head_costs", of_engine([](const Engine& engine) {
             nb::list costs;
             if (engine.tuner() == nullptr) return costs;
-            for (const Tuner::Head& head : engine.tuner()->heads()) {
-              costs.append(nb::make_tuple(head.name, head.root_seconds, head.level_seconds));
+            for (const Tuner::Arm& arm : engine.tuner()->arms()) {
+              costs.append(nb::make_tuple(arm.head, arm.root_seconds, arm.row_seconds));
             }
             return costs;
           }),
           nb::sig("def head_costs(self) -> list[tuple[str, float, float]]"),
-          "With head \"auto\": the policies, and the seconds that each took for one state and for those of a level.")
+          "With head \"auto\": the policies, and the seconds that each took for one state and for each state more.")
       .def(
           "set_head",
           [](const PyEngine& self, const std::string& head) {

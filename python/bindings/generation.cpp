@@ -77,6 +77,19 @@ nb::list PyGeneration::trace() {
   return list;
 }
 
+// Of every step so far: the nodes of a tree that was not verified.
+nb::list PyGeneration::watched() {
+  const auto found =
+      look([](const Generation& text) { return std::vector<StepTrace>(text.trace().begin(), text.trace().end()); });
+  nb::list list;
+  for (const StepTrace& step : found) {
+    nb::list nodes;
+    for (const auto& node : step.watched) nodes.append(nb::make_tuple(node.token, node.parent, node.score));
+    list.append(nodes);
+  }
+  return list;
+}
+
 std::string PyGeneration::closing_text() {
   return look([](const Generation& text) { return text.closing_text(); });
 }
@@ -147,13 +160,15 @@ void init_stats(nb::module_& m) {
             if (!self.tuning) return nb::none();
             nb::dict found;
             found["head"] = self.tuning->head;
-            found["tree"] = nb::make_tuple(self.tuning->depth, self.tuning->branch, self.tuning->size);
+            found["translation"] = self.tuning->translation;
             found["drafts"] = self.tuning->drafts;
-            found["rho"] = self.tuning->rho;
-            found["nu"] = self.tuning->nu;
-            found["kappa"] = self.tuning->kappa;
+            found["nodes"] = self.tuning->nodes;
+            found["levels"] = self.tuning->levels;
+            found["gain"] = self.tuning->gain;
+            found["cost"] = self.tuning->cost;
             found["tokens_per_second"] = self.tuning->tokens_per_second;
             found["plain_tokens_per_second"] = self.tuning->plain_tokens_per_second;
+            found["summary"] = self.tuning->summary;
             return found;
           },
           nb::sig("def tuning(self) -> dict[str, typing.Any] | None"),
@@ -185,6 +200,10 @@ void init_generation(nb::module_& m) {
                    "Log-probability of every token so far, and the best tokens with theirs, where asked for.")
       .def_prop_ro("trace", &PyGeneration::trace, nb::sig("def trace(self) -> list[dict[str, typing.Any]]"),
                    "Every step so far, where asked for: the fields of ``frspec_cpp.Step``.")
+      .def_prop_ro(
+          "watched", &PyGeneration::watched, nb::sig("def watched(self) -> list[list[tuple[int, int, float]]]"),
+          "With ``draft=\"watch\"`` and ``trace``: the nodes (token, parent, log-probability given the parent) of "
+          "each step's tree, which was not verified. Parent 0 is the root.")
       .def_prop_ro("finish_reason", &PyGeneration::finish_reason,
                    "``\"stop\"`` (an end-of-generation token, a stop token or a stop string), ``\"length\"``, "
                    "``\"cancelled\"``, or None while it runs.")

@@ -47,6 +47,7 @@ class PyGeneration {
   std::optional<std::string> finish_reason();
   nanobind::list logprobs();
   nanobind::list trace();
+  nanobind::list watched();
   std::string closing_text();
   Stats stats();
 
