@@ -84,7 +84,7 @@ def test_the_binary_explains_a_bus_error(demo_target: Path, tmp_path: Path) -> N
     binary = shutil.which("frspec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     assert binary is not None
     whole = target.read_bytes()
-    for options, code, said in ([], 1, "--no-mmap reads models"), (["--no-mmap"], 0, "1000 tokens"):
+    for options, code, said in ([], 1, "--no-mmap reads models"), (["--no-mmap"], 0, "300 tokens"):
         target.write_bytes(whole)
         command = [
             binary,
@@ -94,7 +94,7 @@ def test_the_binary_explains_a_bus_error(demo_target: Path, tmp_path: Path) -> N
             "-p",
             "x",
             "-n",
-            "1000",
+            "300",
             "--ignore-eos",
             "--temp",
             "5",
