@@ -183,9 +183,10 @@ Engine::Lock::~Lock() {
 
 void Engine::make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes) {
   ChoiceHead* choice = nullptr;
+  std::string ranks;
   auto drafter = make_drafter(options_, head,
                               {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, &choice,
-                               adaptive_, head_clock_.get()});
+                               adaptive_, head_clock_.get(), &ranks});
   TreeShape tree = options_.tree;
   tree.size = std::min(tree.size, tree_bounds(options_).size);
   auto tuner = make_tuner(*backend_, *drafter, choice, head, tree);
@@ -193,6 +194,7 @@ void Engine::make_drafting(const std::string& head, const std::function<void(std
   drafter_ = std::move(drafter);
   tuner_ = std::move(tuner);
   choice_ = choice;
+  ranks_source_ = ranks;
   calibrated_ = false;
 }
 
@@ -255,6 +257,7 @@ std::unique_ptr<Generation> Engine::begin(std::vector<TokenId> prompt, const Gen
                   options.min_tokens > 0 ? static_cast<std::int64_t>(prompt.size()) + options.min_tokens : 0);
   std::unique_ptr<Generation> text(new Generation(*this, std::move(prompt), options));
   text->sampler_ = std::move(sampler);
+  text->stats_.ranks = ranks_source_;
   if (options.logprobs) {
     text->best_memory_ = backend_->allocate(4 * (2 * static_cast<std::size_t>(*options.logprobs) + 1));
   }
