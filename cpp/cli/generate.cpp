@@ -257,6 +257,7 @@ void write_json(const Transcript& transcript, const Generation& generation, cons
   json.member("draft_seconds", stats.draft_seconds);
   json.member("verify_seconds", stats.verify_seconds);
   json.member("prefill_seconds", stats.prefill_seconds);
+  if (!stats.ranks.empty()) json.member("ranks", std::string_view(stats.ranks));
   if (stats.tuning) write_tuning(json, *stats.tuning);
   json.end_object();
   json.end_object();
@@ -271,6 +272,7 @@ void write_statistics(const Stats& stats, const char* finish_reason, const std::
        << " tokens/s, accepted length " << stats.accepted_length() << " over " << stats.steps << " steps; prompt of "
        << stats.prompt_tokens << " tokens " << stats.prefill_seconds << " s, draft " << stats.draft_seconds
        << " s, verify " << stats.verify_seconds << " s; " << device;
+  if (!stats.ranks.empty()) line << "; ranks: " << stats.ranks;
   write_note(line.str());
   if (stats.tuning && is_auto) write_note(concat("auto: ", stats.tuning->summary));
   if (!stats.drafter_error.empty()) write_note(concat("the drafter failed, and was left alone: ", stats.drafter_error));

@@ -210,13 +210,15 @@ Engine::Lock::~Lock() {
 }
 
 void Engine::make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes) {
-  auto drafter = make_drafter(
-      options_, head,
-      {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, adaptive_, head_clock_.get()});
+  std::string ranks;
+  auto drafter = make_drafter(options_, head,
+                              {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, adaptive_,
+                               head_clock_.get(), &ranks});
   auto tuner = make_tuner(*backend_, *drafter, head, options_);
   // Only now: where something failed, all stays as it was.
   drafter_ = std::move(drafter);
   tuner_ = std::move(tuner);
+  ranks_source_ = ranks;
   calibrated_ = false;
 }
 
@@ -279,6 +281,7 @@ std::unique_ptr<Generation> Engine::begin(std::vector<TokenId> prompt, const Gen
                   options.min_tokens > 0 ? static_cast<std::int64_t>(prompt.size()) + options.min_tokens : 0);
   std::unique_ptr<Generation> text(new Generation(*this, std::move(prompt), options));
   text->sampler_ = std::move(sampler);
+  text->stats_.ranks = ranks_source_;
   if (options.logprobs) {
     text->best_memory_ = backend_->allocate(4 * (2 * static_cast<std::size_t>(*options.logprobs) + 1));
   }

@@ -233,6 +233,7 @@ class Engine {
   std::vector<TokenId> written_;             // scratch
   std::unique_ptr<HeadClock> head_clock_;
   std::unique_ptr<Drafter> drafter_;  // null without one
+  std::string ranks_source_;          // of the ranks that its head's rows follow, if they follow any
   std::unique_ptr<Tuner> tuner_;      // null without a drafter
   std::unique_ptr<Drafter> no_drafter_;
   std::unique_ptr<Verifier> verifier_;

@@ -28,6 +28,7 @@ struct Stats {
   std::int64_t drafted_steps = 0;  // of the steps: with drafts in the tree
   std::string drafter_error;       // why the drafter gave up, and the text went on without it; empty: it did not
   std::optional<Tuning> tuning;    // when the text ended, where there is a drafter
+  std::string ranks;               // where those of the drafter's head came from (TokenRanks::source); empty: no ranks
   std::string adapt_error;  // why the ranks could not be saved when the text ended; they are kept for the next time
   std::int64_t adapted_rows = 0;  // rows of the drafter's heads that changed before the text began
   double adapt_seconds = 0.0;     // that this took, at the beginning of prefill_seconds

@@ -11,10 +11,10 @@ namespace {
 // Steps that the tokens per second are taken from: as fast as texts change their kind.
 constexpr double kRateMemory = 48.0;
 // Drafted steps that the worth of drafting is taken from: while it runs, and where probes are all there is.
-constexpr double kWorthMemory = 24.0, kProbeMemory = 4.0;
+constexpr double kWorthMemory = 32.0, kProbeMemory = 4.0;
 // Tokens by which drafting may be better than its few first steps showed: their number divides it. Where no notes say
 // what a tree promises, luck decides what a step shows. A new text may be of another kind.
-constexpr double kHope = 1.0, kHopeOfLuck = 2.0, kSeenBefore = 12.0;
+constexpr double kHope = 1.2, kHopeOfLuck = 2.5, kSeenBefore = 12.0;
 // Share of all time that probes of a drafter that does not pay may cost.
 constexpr double kProbeShare = 0.01;
 constexpr int kLeastProbe = 3, kMostProbe = 400;  // plain steps between two probes
