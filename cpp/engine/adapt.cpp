@@ -42,6 +42,7 @@ void Engine::save_ranks() {
 }
 
 Engine::~Engine() {
+  if (tuning_file_ && tuner_->knows_costs()) (void)tuning_file_->write(tuner_->numbers());
   if (!adaptive_ || adaptive_->unsaved() == 0) return;
   try {
     adaptive_->save(kFinalPatience);

@@ -31,6 +31,7 @@ class RowCosts {
     int count = 0;
   };
   double shape(int rows) const;  // seconds at the usual speed
+  double between_knots(int rows, int left_out) const;
 
   std::array<Knot, kRows.size()> knots_ = {};
   int known_ = 0;  // knots that are

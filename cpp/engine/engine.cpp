@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/machine.h"
 #include "base/text.h"
 #include "draft/no_drafter.h"
 #include "engine/adapt.h"
@@ -218,6 +219,17 @@ void Engine::make_drafting(const std::string& head, const std::function<void(std
   // Only now: where something failed, all stays as it was.
   drafter_ = std::move(drafter);
   tuner_ = std::move(tuner);
+  std::string about =
+      concat(processor_name(), "; ", backend_->description(), "; target ", identity_of(*file_), "; drafter ",
+             drafter_file_ ? identity_of(*drafter_file_) : "none", "; ngram ", options_.ngram, "; cache ",
+             static_cast<int>(options_.kv_type), "; tree ", options_.tree ? "fixed" : "auto");
+  for (const Tuner::Arm& arm : tuner_->arms()) about += concat("; ", arm.translation, " ", arm.head);
+  tuning_file_ = std::make_unique<TuningFile>(std::move(about));
+  // Trees of a fixed shape are a user's own choice, and soon judged.
+  if (options_.tree) tuning_file_.reset();
+  if (tuning_file_) {
+    if (const auto numbers = tuning_file_->read()) tuner_->restore(*numbers);
+  }
   ranks_source_ = ranks;
   calibrated_ = false;
 }

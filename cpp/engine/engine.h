@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -20,6 +21,7 @@
 #include "engine/step_trace.h"
 #include "engine/stop_text.h"
 #include "engine/tuner.h"
+#include "engine/tuning_file.h"
 #include "gguf/gguf_file.h"
 #include "model/causal_model.h"
 #include "tokenizer/tokenizer.h"
@@ -191,6 +193,7 @@ class Engine {
   Tuner::Plan plan_step(const Generation& text);
   void calibrate();
   Tuning tuning() const;
+  void keep_tuning();  // for the next process
   void note_accepted(Generation& text, const DraftTree& tree, const Verdict& verdict);
   void run_chunk(std::span<const TokenId> tokens);  // one pass over at most batch_ tokens behind the prefix
   void set_count(std::int32_t count);
@@ -235,6 +238,8 @@ class Engine {
   std::unique_ptr<Drafter> drafter_;  // null without one
   std::string ranks_source_;          // of the ranks that its head's rows follow, if they follow any
   std::unique_ptr<Tuner> tuner_;      // null without a drafter
+  std::unique_ptr<TuningFile> tuning_file_;
+  std::chrono::steady_clock::time_point tuning_kept_ = {};
   std::unique_ptr<Drafter> no_drafter_;
   std::unique_ptr<Verifier> verifier_;
   Buffer ids_;           // (batch) tokens of a chunk

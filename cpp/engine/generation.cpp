@@ -45,6 +45,7 @@ std::span<const GeneratedToken> Generation::step() {
   }
   if (finish_ != FinishReason::None && engine_.tuner_) {
     stats_.tuning = engine_.tuning();
+    engine_.keep_tuning();
   }
   stats_.total_seconds += seconds;
   engine_.note_written(*this);
