@@ -8,15 +8,16 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from frspec_cpp import _core
-from frspec_cpp.chat import ChatTemplate
+from frspec_cpp.chat import TEMPLATE_DEFAULTS, ChatTemplate, TemplateOptions
 from frspec_cpp.generation import Generation
-from frspec_cpp.options import Options, takes_options
+from frspec_cpp.options import ChatOptions, Options, takes_chat_options, takes_options
 from frspec_cpp.options import native as native_options
 from frspec_cpp.progress import Report, reporting
 
@@ -151,6 +152,7 @@ class LLM:
                 progress=None if report is None else functools.partial(report, "loading"),
             )
         self._tokenizer = self._engine.tokenizer
+        self._chat_templates: dict[str, ChatTemplate] = {}  # by their source
         if adapt is not None:
             # The engine saves when it goes, but at the end of Python it may not go, and it could not say what failed.
             weakref.finalize(self, self._engine.save_ranks)
@@ -220,13 +222,15 @@ class LLM:
         with self._lock:
             self._engine.save_ranks()
 
-    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Token ids of ``text``.
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids of ``text``, as :meth:`generate` takes a prompt.
 
         Args:
             text: Any Unicode text.
-            add_special: Add the tokens that the vocabulary wants around a text (mostly: BOS before it).
-            parse_special: Take the text of a control token for that token.
+            add_special: Add the tokens that the vocabulary wants around a text (mostly: BOS before it, where the text
+                does not begin with it).
+            parse_special: Take the text of a control token (``<|im_start|>``) for that token, as llama.cpp and
+                transformers do with a prompt. False: letter by letter, for text that must not steer the model.
 
         Raises:
             ValueError: The text holds a lone surrogate.
@@ -252,12 +256,20 @@ class LLM:
             return self._engine.forward(ids)
 
     @takes_options
-    def generate(self, prompt: str | Sequence[int], max_tokens: int = 128, **options: Unpack[Options]) -> Generation:
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int = 128,
+        *,
+        parse_special: bool = True,
+        **options: Unpack[Options],
+    ) -> Generation:
         """Continues ``prompt``. Ctrl-C stops it with KeyboardInterrupt; the LLM stays usable.
 
         Args:
             prompt: A text, or token ids, which are taken as they are.
             max_tokens: Tokens to generate at most; at least 1.
+            parse_special: How a text is read: see :meth:`tokenize`. Ids are taken as they are.
             options: How tokens are chosen and where the text ends: see :class:`Options`.
 
         Raises:
@@ -265,12 +277,19 @@ class LLM:
                 is out of its range.
         """
         with self._lock:
-            native = self._begin(prompt, max_tokens, options)
+            native = self._begin(prompt, max_tokens, parse_special, options)
             tokens = native.run()
         return Generation.from_native(native, tokens, options.get("logprobs") is not None, options.get("trace", False))
 
     @takes_options
-    def stream(self, prompt: str | Sequence[int], max_tokens: int = 128, **options: Unpack[Options]) -> Iterator[str]:
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int = 128,
+        *,
+        parse_special: bool = True,
+        **options: Unpack[Options],
+    ) -> Iterator[str]:
         """Continues ``prompt`` and gives the text in pieces, as it comes. No piece ends inside a character.
 
         The pieces together are :meth:`generate`'s text, whose arguments these are. The iterator may be left
@@ -280,25 +299,94 @@ class LLM:
             ValueError: As :meth:`generate`, at once.
         """
         with self._lock:
-            native = self._begin(prompt, max_tokens, options)
+            native = self._begin(prompt, max_tokens, parse_special, options)
         return self._pieces(native)
 
-    @takes_options
+    @overload
     def chat(
-        self, messages: Sequence[Mapping[str, str]], max_tokens: int = 128, **options: Unpack[Options]
-    ) -> Generation:
-        """Answers ``messages``, dictionaries with ``role`` and ``content``, by the model's own chat template.
+        self,
+        messages: Sequence[Any],
+        max_tokens: int = 128,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[ChatOptions],
+    ) -> Generation: ...
 
-        The other arguments are those of :meth:`generate`.
+    @overload
+    def chat(
+        self, messages: Sequence[Any], max_tokens: int = 128, *, stream: Literal[True], **options: Unpack[ChatOptions]
+    ) -> Iterator[str]: ...
+
+    @takes_chat_options
+    def chat(
+        self, messages: Sequence[Any], max_tokens: int = 128, *, stream: bool = False, **options: Unpack[ChatOptions]
+    ) -> Generation | Iterator[str]:
+        """Answers ``messages`` by the model's own chat template.
+
+        The messages are OpenAI's: dictionaries (or dataclasses, or the client's own objects) with ``role`` and
+        ``content``, a text or a list of text parts. Beside ``tool_calls`` the content may be None or absent. All their
+        keys reach the template.
+
+        Args:
+            messages: The conversation so far.
+            max_tokens: As in :meth:`generate`.
+            stream: Give the answer's text in pieces, as :meth:`stream` does.
+            options: What the template is given besides: see :class:`ChatOptions`; how tokens are chosen and where the
+                text ends: see :class:`Options`.
 
         Raises:
             ValueError: The model has no chat template, the messages are malformed or not what the template
-                accepts, or as :meth:`generate`.
+                accepts (its own words are in the message), or as :meth:`generate`.
+            FileNotFoundError: There is no such file with a template.
         """
-        return self.generate(self._chat_prompt(messages), max_tokens, **options)
+        given: dict[str, Any] = dict(options)
+        prompt = self.chat_prompt(messages, **{name: given.pop(name) for name in TEMPLATE_DEFAULTS if name in given})
+        return self.stream(prompt, max_tokens, **given) if stream else self.generate(prompt, max_tokens, **given)
 
-    def _begin(self, prompt: str | Sequence[int], max_tokens: int, options: Options) -> _core.Generation:
-        ids = self.tokenize(prompt) if isinstance(prompt, str) else _check_ids(prompt, self.vocab_size)
+    def chat_prompt(self, messages: Sequence[Any], **options: Unpack[TemplateOptions]) -> list[int]:
+        """Token ids of the prompt that :meth:`chat` continues.
+
+        The template writes its own special tokens; a BOS that it omits is added where the vocabulary wants one.
+
+        Raises:
+            ValueError: As :meth:`chat`.
+            FileNotFoundError: As :meth:`chat`.
+        """
+        ids = self.tokenize(self._render_chat(messages, **options), add_special=False)
+        bos = self._tokenizer.bos_id
+        if self._tokenizer.adds_bos and bos is not None and ids[:1] != [bos]:
+            ids.insert(0, bos)
+        return ids
+
+    def _render_chat(
+        self,
+        messages: Sequence[Any],
+        tools: Sequence[Any] | None = None,
+        tool_choice: Any = None,
+        chat_template: str | os.PathLike[str] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        enable_thinking: bool | None = None,
+        reasoning_effort: str | None = None,
+        continue_final_message: bool = False,
+    ) -> str:
+        if tool_choice == "none":
+            tools = None
+        named = {"tool_choice": tool_choice, "enable_thinking": enable_thinking, "reasoning_effort": reasoning_effort}
+        variables = {name: value for name, value in named.items() if value is not None}
+        return self._chat_template(chat_template, with_tools=tools is not None).render(
+            messages,
+            tools=tools,
+            variables={**variables, **(chat_template_kwargs or {})},
+            continue_final_message=continue_final_message,
+        )
+
+    def _begin(
+        self, prompt: str | Sequence[int], max_tokens: int, parse_special: bool, options: Options
+    ) -> _core.Generation:
+        if isinstance(prompt, str):
+            ids = self.tokenize(prompt, parse_special=parse_special)
+        else:
+            ids = _check_ids(prompt, self.vocab_size)
         limit = operator.index(max_tokens)
         if limit < 1:
             raise ValueError(f"max_tokens: found {limit}, expected at least 1")
@@ -313,22 +401,37 @@ class LLM:
         if native.closing_text:
             yield native.closing_text
 
-    @functools.cached_property
-    def _chat_template(self) -> ChatTemplate:
-        source = self._tokenizer.chat_template
-        if source is None:
-            raise ValueError(f"{self._path}: found no key 'tokenizer.chat_template': the model has no chat template")
-        bos, eos = (
-            "" if token is None else self._tokenizer.token_text(token)
-            for token in (self._tokenizer.bos_id, self._tokenizer.eos_id)
-        )
-        return ChatTemplate(source, self._path, bos, eos)
+    def _chat_template(self, choice: str | os.PathLike[str] | None, with_tools: bool) -> ChatTemplate:
+        """The template of the file, or the one that `choice` names, is, or is the file of."""
+        name, source = self._template_source(choice, with_tools)
+        if source not in self._chat_templates:
+            bos, eos = (
+                "" if token is None else self._tokenizer.token_text(token)
+                for token in (self._tokenizer.bos_id, self._tokenizer.eos_id)
+            )
+            self._chat_templates[source] = ChatTemplate(source, name, bos, eos)
+        return self._chat_templates[source]
 
-    def _chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of the rendered template, which writes its own special tokens; a BOS it omits is added."""
-        text = self._chat_template.render(messages)
-        ids = self.tokenize(text, add_special=False, parse_special=True)
-        bos = self._tokenizer.bos_id
-        if self._tokenizer.adds_bos and bos is not None and ids[:1] != [bos]:
-            ids.insert(0, bos)
-        return ids
+    def _template_source(self, choice: str | os.PathLike[str] | None, with_tools: bool) -> tuple[str, str]:
+        known = self._tokenizer.chat_templates
+        if choice is None:
+            choice = "tool_use" if with_tools and "tool_use" in known else ""
+            if choice not in known:
+                named = f" but {', '.join(map(repr, known))} (chat_template=NAME takes one)" if known else ""
+                raise ValueError(
+                    f"{self._path}: found no key 'tokenizer.chat_template'{named}: the model has no chat template"
+                )
+        if isinstance(choice, str):
+            if choice in known:
+                return f"{self._path}: key 'tokenizer.chat_template{'.' + choice if choice else ''}'", known[choice]
+            if "{" in choice or "\n" in choice:
+                return "chat_template", choice
+        try:
+            return os.fspath(choice), Path(choice).read_bytes().decode()
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"chat_template: found {os.fspath(choice)!r}, expected a Jinja program, a file with one, or one of the "
+                f"model's templates: {', '.join(map(repr, known)) or 'it has none'}"
+            ) from None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{os.fspath(choice)}: byte {error.start}: not valid UTF-8 ({error.reason})") from None

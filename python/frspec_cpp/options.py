@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from frspec_cpp.chat import TEMPLATE_DEFAULTS, TemplateOptions
+
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
@@ -20,7 +22,7 @@ LogitsProcessor = Callable[[npt.NDArray[np.int32], npt.NDArray[np.float32]], "np
 
 
 class Options(TypedDict, total=False):
-    """Keyword arguments of :meth:`LLM.generate`, :meth:`LLM.stream` and :meth:`LLM.chat`.
+    """Keyword arguments of :meth:`LLM.generate` and :meth:`LLM.stream`, and among those of :meth:`LLM.chat`.
 
     Names, order and defaults of the sampler chain are llama.cpp's (bias, penalties, top-k, typical-p, top-p, min-p,
     temperature), but for the temperature, which is 0.
@@ -110,6 +112,11 @@ DEFAULTS = Options(
     verify="keyed",
 )
 
+
+class ChatOptions(TemplateOptions, Options, total=False):
+    """Keyword arguments of :meth:`LLM.chat`."""
+
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -118,19 +125,27 @@ def takes_options(function: F) -> F:
 
     An unknown name is a TypeError.
     """
+    return _taking(function, Options.__annotations__, dict(DEFAULTS))
+
+
+def takes_chat_options(function: F) -> F:
+    """The same for ``**options: Unpack[ChatOptions]``."""
+    return _taking(function, ChatOptions.__annotations__, {**TEMPLATE_DEFAULTS, **DEFAULTS})
+
+
+def _taking(function: F, kinds: Mapping[str, Any], defaults: Mapping[str, Any]) -> F:
     signature = inspect.signature(function)
     parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    kinds = Options.__annotations__
     parameters += [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=str(kinds[name]))
-        for name, value in DEFAULTS.items()
+        for name, value in defaults.items()
     ]
 
     @functools.wraps(function)
     def checked(*arguments: Any, **options: Any) -> Any:
-        for name in options.keys() - signature.parameters.keys() - DEFAULTS.keys():
+        for name in options.keys() - signature.parameters.keys() - defaults.keys():
             message = f"{function.__name__}: found an unknown keyword argument {name!r}, expected one of "
-            raise TypeError(message + ", ".join(DEFAULTS))
+            raise TypeError(message + ", ".join(defaults))
         return function(*arguments, **options)
 
     checked.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -136,7 +136,7 @@ class PromptBuilder:
         messages = [{"role": "user", "content": turns[0]}]
         for turn, answer in zip(turns[1:], answers, strict=True):
             messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": turn}]
-        return self._llm._chat_prompt(messages)  # what LLM.chat sends
+        return self._llm.chat_prompt(messages)
 
 
 def _file_of(source: str) -> Path:
