@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn, TypedDict
@@ -118,6 +119,7 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise ValueError(f"{name}: line {error.lineno} of the chat template: {error.message}") from error
         self._form = MessageForm(source, self._render)
+        self._mentions_tools = "tools" in source
 
     def render(
         self,
@@ -144,6 +146,8 @@ class ChatTemplate:
             raise ValueError("chat_template_kwargs: found 'messages', expected variables beside them")
         if tools is not None:
             values["tools"] = plain_data(tools, "tools")
+            if not self._mentions_tools:
+                warnings.warn(f"{self._name}: the chat template does not tell the model of tools", stacklevel=4)
         if not continue_final_message:
             return self._render(self._form.fit(checked), values)
         values["add_generation_prompt"] = False

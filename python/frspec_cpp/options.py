@@ -137,7 +137,7 @@ def _taking(function: F, kinds: Mapping[str, Any], defaults: Mapping[str, Any]) 
     signature = inspect.signature(function)
     parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     parameters += [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=str(kinds[name]))
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=_words(kinds[name]))
         for name, value in defaults.items()
     ]
 
@@ -150,6 +150,11 @@ def _taking(function: F, kinds: Mapping[str, Any], defaults: Mapping[str, Any]) 
 
     checked.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return checked  # type: ignore[return-value]
+
+
+def _words(kind: Any) -> str:
+    """An annotation as it is written."""
+    return str(getattr(kind, "__forward_arg__", kind))
 
 
 def _index(name: str, value: object) -> int:
