@@ -44,7 +44,7 @@ def _demo_llm() -> LLM:
 
 
 @takes_options
-def generate(prompt: str | list[int], max_tokens: int = 128, **options: Unpack[Options]) -> Generation:
+def generate(prompt: str | list[int], max_tokens: int | None = 128, **options: Unpack[Options]) -> Generation:
     """Continues ``prompt`` with the bundled demo pair, which is loaded at the first call and kept.
 
     The arguments are those of :meth:`LLM.generate`.

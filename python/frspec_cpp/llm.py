@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,21 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _INT32_MAX = 2**31 - 1
+
+RopeScaling = Literal["none", "linear", "yarn"]
+_ROPE_SCALINGS: tuple[RopeScaling, ...] = get_args(RopeScaling)  # in the order of llama.cpp's numbers
+
+
+def _rope_scaling(kind: RopeScaling | int | None) -> str | None:
+    """The name of a kind of scaling, which may be llama.cpp's number; None: the file's."""
+    if kind is None or kind == -1:
+        return None
+    if isinstance(kind, int):
+        if not 0 <= kind < len(_ROPE_SCALINGS):
+            known = ", ".join(f"{number} ({name})" for number, name in enumerate(_ROPE_SCALINGS))
+            raise ValueError(f"rope_scaling_type: found {kind}, expected -1 (the file's), {known}")
+        return _ROPE_SCALINGS[kind]
+    return kind
 
 
 def _check_text(text: str) -> str:
@@ -82,10 +97,10 @@ class LLM:
         tree_depth: Depth of the draft tree (EAGLE's d): it has one level of drafted tokens more.
         tree_branch: Nodes expanded per level, and children of each (EAGLE's k).
         tree_size: Nodes that are verified at once, the last token of the text included (EAGLE's N).
-        n_ctx: Tokens that prompt and text may have together; 0: as many as the model was trained for, at most
-            4096.
+        n_ctx: Tokens that prompt and text may have together; 0: as many as the model was trained for; None: so many,
+            at most 4096.
         n_batch: Prompt tokens per pass.
-        n_threads: CPU threads; 0: one per available core.
+        n_threads: CPU threads; None, 0 or -1: one per available core.
         cache_type: How keys and values are kept: ``"f16"``, or ``"q8_0"`` in about half the memory, which changes the
             text a little (with and without a drafter alike).
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None: what the environment variable FRSPEC_DEVICE says, else the
@@ -94,6 +109,19 @@ class LLM:
             effect on the CPU.
         head_on_host: Leave the target's head in host memory, from where the GPU reads it in every pass: slow, for
             cards with little memory. Ranked rows for drafting are kept on the GPU all the same.
+        rope_scaling_type: How positions are stretched, so that the context becomes longer than the model was trained
+            for: ``"none"``, ``"linear"`` or ``"yarn"`` (2309.00071), or llama.cpp's numbers for them, 0 to 2; None or
+            -1: as the file says. This and the next seven are llama.cpp's; they are the drafter's, too.
+        rope_freq_base: Base of the rotary frequencies; 0: the file's. With another one any ``n_ctx`` is taken.
+        rope_freq_scale: 1 over the factor by which the context is stretched; 0: the file's. Qwen2.5's long contexts:
+            ``rope_scaling_type="yarn", rope_freq_scale=1/4, n_ctx=131072``.
+        yarn_orig_ctx: YaRN: tokens the model was trained for before stretching; 0: the file's.
+        yarn_ext_factor: YaRN: how far fast pairs keep their frequency, 1: they do, 0: linear scaling; negative: by
+            ``rope_scaling_type``.
+        yarn_attn_factor: Multiplies cos and sin beside YaRN's own ``1 + 0.1 ln(factor)``; negative: the file's alone.
+        yarn_beta_fast: YaRN: pairs that turn more often within the original context are fast; negative: the file's,
+            or 32.
+        yarn_beta_slow: YaRN: pairs that turn less often are stretched by the whole factor; negative: the file's, or 1.
         progress: Show a bar while the weights are loaded (where tqdm is installed and standard error is a terminal),
             or a function that is called with ``"loading"``, the bytes that are ready and those of all.
 
@@ -117,13 +145,21 @@ class LLM:
         tree_depth: int = 5,
         tree_branch: int = 10,
         tree_size: int = 60,
-        n_ctx: int = 0,
+        n_ctx: int | None = None,
         n_batch: int = 512,
-        n_threads: int = 0,
+        n_threads: int | None = None,
         cache_type: str = "f16",
         device: str | None = None,
         n_gpu_layers: int = -1,
         head_on_host: bool = False,
+        rope_scaling_type: RopeScaling | int | None = None,
+        rope_freq_base: float = 0.0,
+        rope_freq_scale: float = 0.0,
+        yarn_orig_ctx: int = 0,
+        yarn_ext_factor: float = -1.0,
+        yarn_attn_factor: float = -1.0,
+        yarn_beta_fast: float = -1.0,
+        yarn_beta_slow: float = -1.0,
         progress: bool | Report = False,
     ) -> None:
         self._path = os.fspath(model_path)
@@ -142,8 +178,18 @@ class LLM:
                 tree_branch=tree_branch,
                 tree_size=tree_size,
                 n_ctx=n_ctx,
+                rope=_core.RopeOptions(
+                    _rope_scaling(rope_scaling_type),
+                    freq_base=rope_freq_base,
+                    freq_scale=rope_freq_scale,
+                    orig_ctx=yarn_orig_ctx,
+                    ext_factor=yarn_ext_factor,
+                    attn_factor=yarn_attn_factor,
+                    beta_fast=yarn_beta_fast,
+                    beta_slow=yarn_beta_slow,
+                ),
                 n_batch=n_batch,
-                n_threads=n_threads,
+                n_threads=0 if n_threads is None else n_threads,
                 cache_type=cache_type,
                 device=device or _core.default_device(),
                 n_gpu_layers=n_gpu_layers,
@@ -252,12 +298,12 @@ class LLM:
             return self._engine.forward(ids)
 
     @takes_options
-    def generate(self, prompt: str | Sequence[int], max_tokens: int = 128, **options: Unpack[Options]) -> Generation:
+    def generate(self, prompt: str | Sequence[int], max_tokens: int | None = 128, **options: Unpack[Options]) -> Generation:
         """Continues ``prompt``. Ctrl-C stops it with KeyboardInterrupt; the LLM stays usable.
 
         Args:
             prompt: A text, or token ids, which are taken as they are.
-            max_tokens: Tokens to generate at most; at least 1.
+            max_tokens: Tokens to generate at most; None or -1: as many as the context holds.
             options: How tokens are chosen and where the text ends: see :class:`Options`.
 
         Raises:
@@ -270,7 +316,7 @@ class LLM:
         return Generation.from_native(native, tokens, options.get("logprobs") is not None, options.get("trace", False))
 
     @takes_options
-    def stream(self, prompt: str | Sequence[int], max_tokens: int = 128, **options: Unpack[Options]) -> Iterator[str]:
+    def stream(self, prompt: str | Sequence[int], max_tokens: int | None = 128, **options: Unpack[Options]) -> Iterator[str]:
         """Continues ``prompt`` and gives the text in pieces, as it comes. No piece ends inside a character.
 
         The pieces together are :meth:`generate`'s text, whose arguments these are. The iterator may be left
@@ -285,7 +331,7 @@ class LLM:
 
     @takes_options
     def chat(
-        self, messages: Sequence[Mapping[str, str]], max_tokens: int = 128, **options: Unpack[Options]
+        self, messages: Sequence[Mapping[str, str]], max_tokens: int | None = 128, **options: Unpack[Options]
     ) -> Generation:
         """Answers ``messages``, dictionaries with ``role`` and ``content``, by the model's own chat template.
 
@@ -297,13 +343,11 @@ class LLM:
         """
         return self.generate(self._chat_prompt(messages), max_tokens, **options)
 
-    def _begin(self, prompt: str | Sequence[int], max_tokens: int, options: Options) -> _core.Generation:
+    def _begin(self, prompt: str | Sequence[int], max_tokens: int | None, options: Options) -> _core.Generation:
         ids = self.tokenize(prompt) if isinstance(prompt, str) else _check_ids(prompt, self.vocab_size)
-        limit = operator.index(max_tokens)
-        if limit < 1:
-            raise ValueError(f"max_tokens: found {limit}, expected at least 1")
         # No context is longer than 32 bits can count.
-        return self._engine.begin(ids, max_tokens=min(limit, _INT32_MAX), **native_options(self.vocab_size, **options))
+        limit = -1 if max_tokens is None else min(max(operator.index(max_tokens), -_INT32_MAX), _INT32_MAX)
+        return self._engine.begin(ids, max_tokens=limit, **native_options(self.vocab_size, **options))
 
     def _pieces(self, native: _core.Generation) -> Iterator[str]:
         while native.finish_reason is None:
