@@ -48,10 +48,11 @@ struct EngineOptions {
   int ngram = 0;                   // longest run of tokens that is looked up in the text; 0: none
   std::string translate = "auto";  // a drafter of another vocabulary: "auto", "tli", "slem", "slrs"
   TreeShape tree;
-  // Tokens of prompt and text together; 0: as many as the model was trained for; none: so many, at most kDefaultContext.
+  // Tokens of prompt and text together; 0: as many as the model was trained for; none: so many, at most
+  // kDefaultContext.
   std::optional<int> context;
   RopeOptions rope;  // of the target, and of its drafter
-  int batch = 512;  // prompt tokens per pass
+  int batch = 512;   // prompt tokens per pass
   BackendOptions backend;
   // Of a device with memory of its own: layers of the target that are kept there, the last ones; the CPU runs the
   // others. -1: all.

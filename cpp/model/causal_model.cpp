@@ -29,7 +29,11 @@ ModelConfig read_config(const GgufFile& file, const RopeOptions& rope) {
 
 CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend, const ModelLimits& limits,
                          const ModelTaps& taps, std::function<void(std::size_t)> on_bytes)
-    : file_(std::move(file)), backend_(backend), config_(read_config(*file_, limits.rope)), limits_(limits), taps_(taps) {
+    : file_(std::move(file)),
+      backend_(backend),
+      config_(read_config(*file_, limits.rope)),
+      limits_(limits),
+      taps_(taps) {
   WeightLoader loader(file_, backend_, std::move(on_bytes));
   const bool tied = !loader.has("output.weight");
   embedding_ = tied ? loader.matrix("token_embd.weight", config_.vocab, config_.dim, limits_.head_on_host)

@@ -64,9 +64,9 @@ void apply(const RopeOptions& options, ModelConfig& config) {
   // YaRN is linear scaling that leaves fast pairs alone: by how much it does is what turns it on and off.
   if (options.extrapolation >= 0.0f) {
     rope.extrapolation = static_cast<double>(options.extrapolation);
-    rope.scaling = rope.extrapolation > 0.0             ? Scaling::Yarn
+    rope.scaling = rope.extrapolation > 0.0        ? Scaling::Yarn
                    : rope.scaling == Scaling::Yarn ? Scaling::Linear
-                                                        : rope.scaling;
+                                                   : rope.scaling;
   }
   if (options.original_context > 0) rope.original_context = options.original_context;
   if (rope.original_context == 0) rope.original_context = static_cast<int>(unscaled);

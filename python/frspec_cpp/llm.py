@@ -8,7 +8,8 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from frspec_cpp import _core
 from frspec_cpp.chat import ChatTemplate
 from frspec_cpp.generation import Generation
+from frspec_cpp.hub import find_model
 from frspec_cpp.options import Options, takes_options
 from frspec_cpp.options import native as native_options
 from frspec_cpp.progress import Report, reporting
@@ -201,6 +203,59 @@ class LLM:
             # The engine saves when it goes, but at the end of Python it may not go, and it could not say what failed.
             weakref.finalize(self, self._engine.save_ranks)
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str | None = None,
+        *,
+        drafter: str | os.PathLike[str] | None = None,
+        drafter_filename: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> LLM:
+        """A model by its name on the Hugging Face Hub, fetched where it is not in the hub's cache yet.
+
+        Needs the extra ``hub``. Files that are split come with all their parts; downloads that broke off go on; there
+        is a bar on a terminal. Without a connection, or with HF_HUB_OFFLINE set, the cache is what there is.
+
+        Args:
+            repo_id: ``"USER/REPO"``, or ``"USER/REPO:QUANT"`` with a quantization such as Q8_0; without one it is
+                Q4_K_M, or the first file where there is none.
+            filename: Instead of QUANT: the file's path in the repository, or a pattern of it (``"*q8_0.gguf"``).
+            drafter: A file, as in the constructor (it exists, or its name ends with ``.gguf``), or another name on the
+                hub like ``repo_id``.
+            drafter_filename: Likewise of the drafter.
+            revision: A branch, a tag or a commit of the model; None: ``main``.
+            token: An access token; None: HF_TOKEN, or as logged in with ``hf auth login``.
+            cache_dir: The hub's cache; None: the usual one.
+            local_dir: A folder of your own for the files, instead of the cache.
+            local_files_only: Never ask the hub.
+            options: The constructor's other arguments.
+
+        Raises:
+            ImportError: The package huggingface_hub is not installed.
+            FileNotFoundError: There is no such repository, or no connection, and the file is not in the cache.
+            ValueError: The repository has no such file, or several that match; or as the constructor.
+            PermissionError: The repository's terms were not accepted.
+            ConnectionError: A download broke off.
+        """
+        places: dict[str, Any] = {
+            "token": token,
+            "cache_dir": cache_dir,
+            "local_dir": local_dir,
+            "local_files_only": local_files_only,
+        }
+        if drafter_filename is not None and drafter is None:
+            raise ValueError("drafter_filename: found no drafter, expected the name of its repository, too")
+        if drafter is not None and not os.fspath(drafter).endswith(".gguf") and not Path(drafter).exists():
+            drafter = find_model(os.fspath(drafter), drafter_filename, is_drafter=True, **places)
+        return cls(find_model(repo_id, filename, revision=revision, **places), drafter, **options)
+
     def __repr__(self) -> str:
         return f"LLM({self._path!r}, architecture={self.architecture!r}, device={self.device!r})"
 
@@ -298,7 +353,9 @@ class LLM:
             return self._engine.forward(ids)
 
     @takes_options
-    def generate(self, prompt: str | Sequence[int], max_tokens: int | None = 128, **options: Unpack[Options]) -> Generation:
+    def generate(
+        self, prompt: str | Sequence[int], max_tokens: int | None = 128, **options: Unpack[Options]
+    ) -> Generation:
         """Continues ``prompt``. Ctrl-C stops it with KeyboardInterrupt; the LLM stays usable.
 
         Args:
@@ -316,7 +373,9 @@ class LLM:
         return Generation.from_native(native, tokens, options.get("logprobs") is not None, options.get("trace", False))
 
     @takes_options
-    def stream(self, prompt: str | Sequence[int], max_tokens: int | None = 128, **options: Unpack[Options]) -> Iterator[str]:
+    def stream(
+        self, prompt: str | Sequence[int], max_tokens: int | None = 128, **options: Unpack[Options]
+    ) -> Iterator[str]:
         """Continues ``prompt`` and gives the text in pieces, as it comes. No piece ends inside a character.
 
         The pieces together are :meth:`generate`'s text, whose arguments these are. The iterator may be left

@@ -1,7 +1,8 @@
-"""Rope scaling chosen at run time: logits as transformers', contexts as far as it carries, texts that drafts leave alone."""
+"""Rope scaling chosen at run time: logits are transformers', contexts as long as it carries."""
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import main as convert
-from gguf_edit import GgufEditor
+from gguf import GGUFValueType
 
 from frspec_cpp import LLM, _core
 
@@ -22,7 +23,7 @@ TOKENS = np.random.default_rng(5).integers(3, 300, 200).tolist()
 
 
 def scaled(kind: str, **values: float) -> dict[str, Any]:
-    """transformers' rope_parameters of that kind."""
+    """Transformers' rope_parameters of that kind."""
     section = {"rope_type": kind, "rope_theta": THETA, **values}
     return section | ({"original_max_position_embeddings": ORIGINAL} if kind == "yarn" else {})
 
@@ -80,7 +81,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def reference(checkpoint: Path, rope_parameters: dict[str, Any], inv_freq: np.ndarray | None = None) -> np.ndarray:
-    """transformers' logits after each of TOKENS."""
+    """Transformers' logits after each of TOKENS."""
     config = transformers.AutoConfig.from_pretrained(checkpoint)
     config.rope_parameters = rope_parameters
     config.max_position_embeddings = 4 * ORIGINAL
@@ -159,9 +160,14 @@ def test_how_long_a_context_may_be(plain: tuple[Path, Path]) -> None:
 @pytest.fixture(scope="module")
 def short_target(demo_target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo pair's target, said to be trained for 256 tokens."""
-    file = GgufEditor(demo_target)
-    file.set("llama.context_length", 256)
-    return file.write(tmp_path_factory.mktemp("short") / "target.gguf")
+    data = bytearray(demo_target.read_bytes())
+    key = b"llama.context_length"
+    at = data.index(key) + len(key)
+    assert data[at : at + 4] == struct.pack("<I", GGUFValueType.UINT32)
+    data[at + 4 : at + 8] = struct.pack("<I", 256)
+    path = tmp_path_factory.mktemp("short") / "target.gguf"
+    path.write_bytes(data)
+    return path
 
 
 @pytest.mark.every_device
