@@ -9,19 +9,25 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "cli/unknown_option.h"
 
 namespace frspec {
 namespace {
 
 // "-n, --max-tokens" holds "-n" and "--max-tokens".
-bool holds_name(std::string_view names, std::string_view name) {
-  while (!names.empty()) {
+std::vector<std::string_view> split_names(std::string_view names) {
+  std::vector<std::string_view> parts;
+  for (;;) {
     const std::size_t comma = names.find(", ");
-    if (names.substr(0, comma) == name) return true;
-    if (comma == std::string_view::npos) return false;
+    parts.push_back(names.substr(0, comma));
+    if (comma == std::string_view::npos) return parts;
     names.remove_prefix(comma + 2);
   }
-  return false;
+}
+
+bool holds_name(std::string_view names, std::string_view name) {
+  const std::vector<std::string_view> parts = split_names(names);
+  return std::find(parts.begin(), parts.end(), name) != parts.end();
 }
 
 template <class T>
@@ -59,8 +65,8 @@ void Arguments::add(std::string names, std::string placeholder, std::string help
   options_.push_back({std::move(names), std::move(placeholder), std::move(help), std::move(set)});
 }
 
-void Arguments::flag(std::string names, bool& target, std::string help) {
-  add(std::move(names), "", std::move(help), [&target](std::string_view) { target = true; });
+void Arguments::flag(std::string names, bool& target, std::string help, bool value) {
+  add(std::move(names), "", std::move(help), [&target, value](std::string_view) { target = value; });
 }
 
 void Arguments::text(std::string names, std::string placeholder, std::string& target, std::string help) {
@@ -112,8 +118,13 @@ void Arguments::number(std::string names, std::string placeholder, int& target, 
   add_number(std::move(names), std::move(placeholder), target, std::move(help));
 }
 
-void Arguments::number(std::string names, std::string placeholder, std::uint64_t& target, std::string help) {
-  add_number(std::move(names), std::move(placeholder), target, std::move(help));
+void Arguments::number(std::string names, std::string placeholder, std::optional<std::uint64_t>& target,
+                       std::string help) {
+  auto set = [&target, names](std::string_view value) {
+    target.reset();
+    if (value != "-1") target = parse_number<std::uint64_t>(names, value);
+  };
+  add(std::move(names), std::move(placeholder), std::move(help), std::move(set));
 }
 
 void Arguments::number(std::string names, std::string placeholder, float& target, std::string help) {
@@ -128,6 +139,15 @@ const Arguments::Option* Arguments::find(std::string_view name) const {
   const auto found = std::find_if(options_.begin(), options_.end(),
                                   [&](const Option& option) { return holds_name(option.names, name); });
   return found == options_.end() ? nullptr : &*found;
+}
+
+void Arguments::fail_unknown(std::string_view name) const {
+  std::vector<std::string_view> known = {"--help"};
+  for (const Option& option : options_) {
+    const std::vector<std::string_view> names = split_names(option.names);
+    known.insert(known.end(), names.begin(), names.end());
+  }
+  fail("unknown option ", quoted(name), unknown_option_help(name, known));
 }
 
 void Arguments::take_positional(std::string_view argument) {
@@ -149,10 +169,11 @@ bool Arguments::parse(std::span<char* const> arguments) {
       continue;
     }
     const std::size_t equals = argument.starts_with("--") ? argument.find('=') : std::string_view::npos;
-    const std::string_view name = argument.substr(0, equals);
+    std::string name(argument.substr(0, equals));
+    if (name.starts_with("--")) std::replace(name.begin(), name.end(), '_', '-');
     if (name == "--help" || name == "-h") return false;
     const Option* option = find(name);
-    if (option == nullptr) fail("unknown option ", quoted(name));
+    if (option == nullptr) fail_unknown(argument.substr(0, equals));
     if (option->placeholder.empty()) {
       if (equals != std::string_view::npos) fail(option->names, ": takes no value");
       option->set("");

@@ -18,11 +18,12 @@ class Arguments {
 
   // `names` as the help shows them: "-n, --max-tokens". The targets must outlive parse(); one that is not mentioned on
   // the command line keeps its value. An option that is given twice takes its last value.
-  void flag(std::string names, bool& target, std::string help);
+  void flag(std::string names, bool& target, std::string help, bool value = true);
   void text(std::string names, std::string placeholder, std::string& target, std::string help);
   void text(std::string names, std::string placeholder, std::optional<std::string>& target, std::string help);
   void number(std::string names, std::string placeholder, int& target, std::string help);
-  void number(std::string names, std::string placeholder, std::uint64_t& target, std::string help);
+  // "-1" is none.
+  void number(std::string names, std::string placeholder, std::optional<std::uint64_t>& target, std::string help);
   void number(std::string names, std::string placeholder, float& target, std::string help);
   void numbers(std::string names, std::string placeholder, std::vector<int>& target, std::string help);  // "1,2,4"
   void texts(std::string names, std::string placeholder, std::vector<std::string>& target, std::string help);
@@ -33,7 +34,8 @@ class Arguments {
   // The one argument that is no option; without it parse() fails.
   void positional(std::string name, std::string& target, std::string help);
 
-  // Reads "--name value", "--name=value" and "-n value"; after "--" everything is positional. Returns false where
+  // Reads "--name value", "--name=value" and "-n value", and underscores of long names as dashes; after "--" everything
+  // is positional. Returns false where
   // --help or -h was found. Throws InvalidInput that names the option for anything it cannot use.
   bool parse(std::span<char* const> arguments);
   std::string help() const;
@@ -50,6 +52,7 @@ class Arguments {
   template <class T>
   void add_number(std::string names, std::string placeholder, T& target, std::string help);
   const Option* find(std::string_view name) const;
+  [[noreturn]] void fail_unknown(std::string_view name) const;
   void take_positional(std::string_view argument);
 
   std::string usage_, summary_;

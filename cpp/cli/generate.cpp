@@ -5,6 +5,7 @@
 #include <charconv>
 #include <memory>
 #include <optional>
+#include <random>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -16,7 +17,7 @@
 #include "base/text.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
-#include "cli/demo_pair.h"
+#include "cli/model_files.h"
 #include "cli/terminal.h"
 #include "engine/engine.h"
 
@@ -27,13 +28,17 @@ constexpr std::string_view kDraftedColor = "\x1b[30;42m";  // black on green: re
 constexpr std::string_view kPlainColor = "\x1b[0m";
 
 struct Request {
-  std::optional<std::string> model, drafter, ranks, sketch, adapt, prompt, file, draft;
+  ModelFiles files;
+  std::optional<std::string> ranks, sketch, adapt, prompt, file, draft, gpu_layers, rope_scaling;
+  std::optional<float> rope_scale;
+  std::optional<std::uint64_t> seed = SamplingOptions{}.seed;
   EngineOptions engine;
   GenerateOptions generate;
   std::vector<std::string> biases;
   std::string verify = "keyed";
   std::string cache = "f16";
   bool no_draft = false;
+  bool escape = true;
   bool json = false;
   bool show_drafts = false;
 };
@@ -68,11 +73,47 @@ void add_sampling(Arguments& options, Request& request) {
   options.number("--repeat-last-n", "N", s.repeat_last_n,
                  concat("tokens that are recent, -1: all; default: ", s.repeat_last_n));
   options.repeated("-l, --logit-bias", "ID+BIAS", request.biases, "adds to a token's logit: 15043+1, 29871-inf");
-  options.number("-s, --seed", "S", s.seed, "seed of sampling; default: 0");
+  options.number("-s, --seed", "S", request.seed, "seed of sampling, -1: a random one; default: 0");
   options.repeated("-r, --reverse-prompt, --stop", "TEXT", request.generate.stop, "ends the text; may be repeated");
   options.number("--min-tokens", "MIN", request.generate.min_tokens, "nothing ends the text before; default: 0");
   options.number("--logprobs", "N", request.generate.logprobs,
                  "with --json: log-probabilities of each token and of N best ones");
+}
+
+// llama.cpp's numbers and words for layers that a GPU keeps.
+int parse_gpu_layers(const std::string& text) {
+  if (text == "auto" || text == "all" || text == "-1" || text == "-2") return -1;
+  int layers = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, layers);
+  if (error == std::errc() && rest == end && layers >= 0) return layers;
+  fail("-ngl, --gpu-layers: found ", quoted(text), ", expected a number of layers, all (-1) or auto");
+}
+
+void add_rope(Arguments& options, Request& request) {
+  RopeOptions& rope = request.engine.rope;
+  options.text("--rope-scaling", "none|linear|yarn", request.rope_scaling,
+               "how positions are stretched for long contexts; default: the model's");
+  options.number("--rope-scale", "N", request.rope_scale,
+                 "stretches the context N times; linear without --rope-scaling");
+  options.number("--rope-freq-base", "N", rope.freq_base, "base of the rotary frequencies; default: the model's");
+  options.number("--rope-freq-scale", "N", rope.freq_scale, "1 / --rope-scale");
+  options.number("--yarn-orig-ctx", "N", rope.original_context,
+                 "tokens the model was trained for before stretching; default: the model's");
+  options.number("--yarn-ext-factor", "X", rope.extrapolation,
+                 "0: stretch fast pairs, too; default: by --rope-scaling");
+  options.number("--yarn-attn-factor", "X", rope.attention_factor, "multiplies cos and sin; default: the model's");
+  options.number("--yarn-beta-fast", "X", rope.beta_fast, "turns of pairs that are not stretched; default: 32");
+  options.number("--yarn-beta-slow", "X", rope.beta_slow, "turns of pairs that are stretched wholly; default: 1");
+}
+
+void take_rope(Request& request) {
+  RopeOptions& rope = request.engine.rope;
+  if (request.rope_scaling) rope.scaling = parse_rope_scaling(*request.rope_scaling);
+  if (!request.rope_scale) return;
+  if (rope.freq_scale != 0.0f) fail("--rope-scale and --rope-freq-scale: found both, expected one of them");
+  if (!(*request.rope_scale > 0.0f)) fail("--rope-scale: found ", *request.rope_scale, ", expected a number above 0");
+  rope.freq_scale = 1.0f / *request.rope_scale;
 }
 
 // Returns false where the help was asked for, and shown.
@@ -81,8 +122,9 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   Arguments options("frspec generate [-m TARGET] [-d DRAFTER] [-p TEXT | -f FILE] [OPTION...]",
                     "Continues a prompt; the text goes to standard output, statistics to standard error.\n"
                     "Without -m: the demo pair. Without -p and -f: the prompt is read from standard input.");
-  options.text("-m, --model", "TARGET", request.model, "GGUF file of the target model");
-  options.text("-d, --drafter", "DRAFTER", request.drafter, "GGUF file of its drafter; none with -m: plain decoding");
+  request.files.add_model(options, "GGUF file of the target model");
+  request.files.add_drafter(options, "GGUF file of its drafter; none with -m: plain decoding");
+  request.files.add_hub(options, true);
   options.text("--ranks", "FILE", request.ranks, "token ranks; default: those in the drafter's file");
   options.text("--sketch", "FILE", request.sketch, "sketch of the head; default: the one in the drafter's file");
   options.text("--adapt", "FILE", request.adapt, "token ranks that follow what is written; made if absent");
@@ -93,12 +135,21 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   options.number("--ngram", "N", request.engine.ngram,
                  "draft what followed the last N tokens before; default: 0, do not");
   options.text("-p, --prompt", "TEXT", request.prompt, "the prompt");
-  options.text("-f, --file", "FILE", request.file, "a file that holds the prompt; - is standard input");
-  options.number("-n, --max-tokens, --n-predict, --predict", "MAX", request.generate.max_tokens,
-                 concat("tokens to generate at most; default: ", request.generate.max_tokens));
-  options.number("-t, --threads", "THREADS", request.engine.backend.threads, "CPU threads; default: one per core");
-  options.number("-c, --ctx-size", "CONTEXT", request.engine.context,
-                 concat("tokens of prompt and text together; default: the model's, at most ", kDefaultContext));
+  options.text("-f, --file", "FILE", request.file,
+               "a file that holds the prompt, but for a last line end; - is standard input");
+  options.flag("-e, --escape", request.escape, "\\n, \\t ... in -p and --stop are what they stand for; the default");
+  options.flag("--no-escape", request.escape, "they are what they are", false);
+  options.number(
+      "-n, --max-tokens, --n-predict, --predict", "MAX", request.generate.max_tokens,
+      concat("tokens to generate at most, -1: as many as the context holds; default: ", request.generate.max_tokens));
+  options.number("-t, --threads", "THREADS", request.engine.backend.threads,
+                 "CPU threads, -1: one per core; default: -1");
+  options.number(
+      "-c, --ctx-size", "CONTEXT", request.engine.context,
+      concat("tokens of prompt and text together, 0: the model's; default: so many, at most ", kDefaultContext));
+  options.number("-b, --batch-size", "N", request.engine.batch,
+                 concat("prompt tokens per pass; default: ", request.engine.batch));
+  add_rope(options, request);
   options.number("--tree-depth", "D", request.engine.tree.depth,
                  concat("depth of the draft tree (EAGLE's d); default: ", request.engine.tree.depth));
   options.number("--tree-branch", "K", request.engine.tree.branch,
@@ -109,8 +160,8 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   options.text("--cache-type", "f16|q8_0", request.cache, "type of the K/V cache; default: f16");
   options.text("--device", "DEVICE", request.engine.backend.device,
                "cpu, cuda or cuda:N; default: FRSPEC_DEVICE, or cpu");
-  options.number("-ngl, --gpu-layers, --n-gpu-layers", "N", request.engine.gpu_layers,
-                 "layers that a GPU keeps, the last ones; default: -1, all");
+  options.text("-ngl, --gpu-layers, --n-gpu-layers", "N", request.gpu_layers,
+               "layers that a GPU keeps, the last ones; default: -1, all");
   options.flag("--head-on-host", request.engine.head_on_host,
                "leave the head in host memory, from where a GPU reads it");
   options.text("--draft", "auto|always|never", request.draft, "auto: as long as it pays; default: auto");
@@ -134,14 +185,16 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
                            : request.no_draft    ? DraftMode::Never
                            : request.show_drafts ? DraftMode::Always
                                                  : DraftMode::Auto;
-  if (request.model) {
-    request.engine.target = *request.model;
-    request.engine.drafter = request.drafter;
-  } else {
-    const DemoPair demo = find_demo_pair();
-    request.engine.target = demo.target;
-    request.engine.drafter = request.drafter ? std::filesystem::path(*request.drafter) : demo.drafter;
+  if (request.gpu_layers) request.engine.gpu_layers = parse_gpu_layers(*request.gpu_layers);
+  take_rope(request);
+  request.generate.sampling.seed = request.seed ? *request.seed : std::random_device()();
+  if (request.escape) {
+    if (request.prompt) request.prompt = unescaped(*request.prompt);
+    for (std::string& text : request.generate.stop) text = unescaped(text);
   }
+  ModelFiles::Paths paths = request.files.find();
+  request.engine.target = std::move(paths.target);
+  request.engine.drafter = std::move(paths.drafter);
   request.engine.ranks = request.ranks;
   request.engine.sketch = request.sketch;
   request.engine.adapt = request.adapt;
@@ -259,6 +312,7 @@ void write_json(const Transcript& transcript, const Generation& generation, cons
   json.member("draft_seconds", stats.draft_seconds);
   json.member("verify_seconds", stats.verify_seconds);
   json.member("prefill_seconds", stats.prefill_seconds);
+  json.member("seed", stats.seed);
   if (stats.tuning) write_tuning(json, *stats.tuning);
   json.end_object();
   json.end_object();
@@ -272,7 +326,7 @@ void write_statistics(const Stats& stats, const char* finish_reason, const std::
   line << stats.generated_tokens << " tokens (" << finish_reason << "), " << stats.tokens_per_second()
        << " tokens/s, accepted length " << stats.accepted_length() << " over " << stats.steps << " steps; prompt of "
        << stats.prompt_tokens << " tokens " << stats.prefill_seconds << " s, draft " << stats.draft_seconds
-       << " s, verify " << stats.verify_seconds << " s; " << device;
+       << " s, verify " << stats.verify_seconds << " s; seed " << stats.seed << "; " << device;
   write_note(line.str());
   if (stats.tuning && is_auto) {
     const Tuning& found = *stats.tuning;

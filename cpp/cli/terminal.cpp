@@ -6,7 +6,9 @@
 
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <csignal>
+#include <cstdint>
 #include <cstring>
 
 #include "base/error.h"
@@ -59,6 +61,12 @@ std::string read_file(const std::string& path) {
   return read_all(file.number(), path);
 }
 
+std::string without_line_end(std::string text) {
+  const std::size_t size = text.ends_with("\r\n") ? 2 : text.ends_with('\n') ? 1 : 0;
+  text.resize(text.size() - size);
+  return text;
+}
+
 }  // namespace
 
 void write_output(std::string_view text) {
@@ -77,9 +85,30 @@ void ignore_broken_pipe() { std::signal(SIGPIPE, SIG_IGN); }
 std::string read_prompt(const std::optional<std::string>& prompt, const std::optional<std::string>& file) {
   if (prompt && file) fail("-p, --prompt and -f, --file: found both, expected one of them");
   if (prompt) return *prompt;
-  if (file && *file != "-") return read_file(*file);
+  if (file && *file != "-") return without_line_end(read_file(*file));
   if (isatty(STDIN_FILENO) != 0) write_note("reading the prompt from the terminal; Ctrl-D ends it");
-  return read_all(STDIN_FILENO, "standard input");
+  return without_line_end(read_all(STDIN_FILENO, "standard input"));
+}
+
+std::string unescaped(std::string_view text) {
+  constexpr std::string_view kNames = "nrt'\"\\", kBytes = "\n\r\t'\"\\";
+  std::string result;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const std::size_t name = text[i] == '\\' && i + 1 < text.size() ? kNames.find(text[i + 1]) : std::string_view::npos;
+    std::uint8_t byte = 0;
+    const char* digits = text.data() + i + 2;
+    if (name != std::string_view::npos) {
+      result += kBytes[name];
+      i += 1;
+    } else if (text.substr(i).starts_with("\\x") && i + 3 < text.size() &&
+               std::from_chars(digits, digits + 2, byte, 16).ptr == digits + 2) {
+      result += static_cast<char>(byte);
+      i += 3;
+    } else {
+      result += text[i];
+    }
+  }
+  return result;
 }
 
 void catch_interrupt() {

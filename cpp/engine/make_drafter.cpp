@@ -48,7 +48,8 @@ std::unique_ptr<DraftHead> timed(const DrafterParts& parts, std::unique_ptr<Draf
 }
 
 EagleLimits eagle_limits(const EngineOptions& options, const DrafterParts& parts) {
-  return {parts.context, std::max(parts.batch, kTranslatedDepth * options.tree.levels() + 1), options.kv_type};
+  return {parts.context, std::max(parts.batch, kTranslatedDepth * options.tree.levels() + 1), options.kv_type,
+          options.rope};
 }
 
 std::unique_ptr<Drafter> make_eagle2(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
@@ -102,10 +103,11 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   const std::string path = parts.file->path().string();
   const std::shared_ptr<const Tokenizer> own = Tokenizer::load(*parts.file);
   const VocabularyAlignment alignment(*parts.tokenizer, *own);
-  const ModelConfig config = read_causal_config(*parts.file);
+  ModelConfig config = read_causal_config(*parts.file);
+  apply(options.rope, config);
   // The same text may be more tokens in another vocabulary.
   const std::int64_t wanted = std::int64_t{parts.context} * (alignment.is_identity() ? 1 : kTranslatedContext);
-  const int context = static_cast<int>(std::min<std::int64_t>(wanted + 1, config.context));
+  const int context = static_cast<int>(std::min<std::int64_t>(wanted + 1, config.context_limit));
   const bool slrs = options.translate == "slrs";
   if (slrs && !alignment.is_identity()) SlrsDrafter::check_tokens(*own, path);
   ModelLimits limits = TreeModel::limits(options.tree, context, parts.batch, options.kv_type);

@@ -7,7 +7,8 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NoReturn, TypedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 import jinja2
 import jinja2.ext
@@ -15,7 +16,11 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
+from frspec_cpp import _core
 from frspec_cpp.chat_messages import Message, MessageForm, check_messages, plain_data
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # Behind the text that is to be continued. The space tells whether the template trims what it is given.
 _MARK = "FRSPEC_CONTINUES_HERE "
@@ -178,3 +183,75 @@ class ChatTemplate:
         if at < 0 or final.strip() not in text:
             raise ValueError(f"{self._name}: continue_final_message: the chat template does not spell the last message")
         return text[:at] if text.startswith(_MARK, at) else text[:at].rstrip()
+
+
+class ChatPrompts:
+    """The prompts of a model's chats.
+
+    Args:
+        tokenizer: The model's.
+        path: Its file, for messages.
+    """
+
+    def __init__(self, tokenizer: _core.Tokenizer, path: str) -> None:
+        self._tokenizer = tokenizer
+        self._path = path
+        self._compiled: dict[str, ChatTemplate] = {}  # by their source
+
+    def tokens(self, messages: Sequence[Any], **options: Unpack[TemplateOptions]) -> list[int]:
+        """Token ids of the prompt; see :meth:`LLM.chat_prompt`."""
+        ids = list(self._tokenizer.encode(self.text(messages, **options), add_special=False, parse_special=True))
+        bos = self._tokenizer.bos_id
+        if self._tokenizer.adds_bos and bos is not None and ids[:1] != [bos]:
+            ids.insert(0, bos)
+        return ids
+
+    def text(self, messages: Sequence[Any], **options: Unpack[TemplateOptions]) -> str:
+        """The prompt as the template spells it; raises as :meth:`LLM.chat`."""
+        choice = options.get("tool_choice")
+        tools = None if choice == "none" else options.get("tools")
+        named = {name: options.get(name) for name in ("tool_choice", "enable_thinking", "reasoning_effort")}
+        variables = {name: value for name, value in named.items() if value is not None}
+        variables.update(options.get("chat_template_kwargs") or {})
+        return self._template(options.get("chat_template"), with_tools=tools is not None).render(
+            messages,
+            tools=tools,
+            variables=variables,
+            continue_final_message=options.get("continue_final_message", False),
+        )
+
+    def _template(self, choice: str | os.PathLike[str] | None, with_tools: bool) -> ChatTemplate:
+        """The template of the file, or the one that `choice` names, is, or is the file of."""
+        name, source = self._source(choice, with_tools)
+        if source not in self._compiled:
+            bos, eos = (
+                "" if token is None else self._tokenizer.token_text(token)
+                for token in (self._tokenizer.bos_id, self._tokenizer.eos_id)
+            )
+            self._compiled[source] = ChatTemplate(source, name, bos, eos)
+        return self._compiled[source]
+
+    def _source(self, choice: str | os.PathLike[str] | None, with_tools: bool) -> tuple[str, str]:
+        """Where the template comes from, and its program."""
+        known = self._tokenizer.chat_templates
+        if choice is None:
+            choice = "tool_use" if with_tools and "tool_use" in known else ""
+            if choice not in known:
+                others = f" but {', '.join(map(repr, known))} (chat_template=NAME takes one)" if known else ""
+                raise ValueError(
+                    f"{self._path}: found no key 'tokenizer.chat_template'{others}: the model has no chat template"
+                )
+        if isinstance(choice, str):
+            if choice in known:
+                return f"{self._path}: key 'tokenizer.chat_template{'.' + choice if choice else ''}'", known[choice]
+            if "{" in choice or "\n" in choice:
+                return "chat_template", choice
+        try:
+            return os.fspath(choice), Path(choice).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"chat_template: found {os.fspath(choice)!r}, expected a Jinja program, a file with one, or one of the "
+                f"model's templates: {', '.join(map(repr, known)) or 'it has none'}"
+            ) from None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{os.fspath(choice)}: byte {error.start}: not valid UTF-8 ({error.reason})") from None

@@ -45,7 +45,7 @@ def _demo_llm() -> LLM:
 
 @takes_options
 def generate(
-    prompt: str | list[int], max_tokens: int = 128, *, parse_special: bool = True, **options: Unpack[Options]
+    prompt: str | list[int], max_tokens: int | None = 128, *, parse_special: bool = True, **options: Unpack[Options]
 ) -> Generation:
     """Continues ``prompt`` with the bundled demo pair, which is loaded at the first call and kept.
 

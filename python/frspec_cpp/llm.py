@@ -7,16 +7,17 @@ import operator
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from frspec_cpp import _core
-from frspec_cpp.chat import TEMPLATE_DEFAULTS, ChatTemplate, TemplateOptions
+from frspec_cpp.chat import TEMPLATE_DEFAULTS, ChatPrompts, TemplateOptions
 from frspec_cpp.generation import Generation
+from frspec_cpp.hub import find_model
 from frspec_cpp.options import ChatOptions, Options, takes_chat_options, takes_options
 from frspec_cpp.options import native as native_options
 from frspec_cpp.progress import Report, reporting
@@ -25,6 +26,21 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _INT32_MAX = 2**31 - 1
+
+RopeScaling = Literal["none", "linear", "yarn"]
+_ROPE_SCALINGS: tuple[RopeScaling, ...] = get_args(RopeScaling)  # in the order of llama.cpp's numbers
+
+
+def _rope_scaling(kind: RopeScaling | int | None) -> str | None:
+    """The name of a kind of scaling, which may be llama.cpp's number; None: the file's."""
+    if kind is None or kind == -1:
+        return None
+    if isinstance(kind, int):
+        if not 0 <= kind < len(_ROPE_SCALINGS):
+            known = ", ".join(f"{number} ({name})" for number, name in enumerate(_ROPE_SCALINGS))
+            raise ValueError(f"rope_scaling_type: found {kind}, expected -1 (the file's), {known}")
+        return _ROPE_SCALINGS[kind]
+    return kind
 
 
 def _check_text(text: str) -> str:
@@ -83,10 +99,10 @@ class LLM:
         tree_depth: Depth of the draft tree (EAGLE's d): it has one level of drafted tokens more.
         tree_branch: Nodes expanded per level, and children of each (EAGLE's k).
         tree_size: Nodes that are verified at once, the last token of the text included (EAGLE's N).
-        n_ctx: Tokens that prompt and text may have together; 0: as many as the model was trained for, at most
-            4096.
+        n_ctx: Tokens that prompt and text may have together; 0: as many as the model was trained for; None: so many,
+            at most 4096.
         n_batch: Prompt tokens per pass.
-        n_threads: CPU threads; 0: one per available core.
+        n_threads: CPU threads; None, 0 or -1: one per available core.
         cache_type: How keys and values are kept: ``"f16"``, or ``"q8_0"`` in about half the memory, which changes the
             text a little (with and without a drafter alike).
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None: what the environment variable FRSPEC_DEVICE says, else the
@@ -95,6 +111,19 @@ class LLM:
             effect on the CPU.
         head_on_host: Leave the target's head in host memory, from where the GPU reads it in every pass: slow, for
             cards with little memory. Ranked rows for drafting are kept on the GPU all the same.
+        rope_scaling_type: How positions are stretched, so that the context becomes longer than the model was trained
+            for: ``"none"``, ``"linear"`` or ``"yarn"`` (2309.00071), or llama.cpp's numbers for them, 0 to 2; None or
+            -1: as the file says. This and the next seven are llama.cpp's; they are the drafter's, too.
+        rope_freq_base: Base of the rotary frequencies; 0: the file's. With another one any ``n_ctx`` is taken.
+        rope_freq_scale: 1 over the factor by which the context is stretched; 0: the file's. Qwen2.5's long contexts:
+            ``rope_scaling_type="yarn", rope_freq_scale=1/4, n_ctx=131072``.
+        yarn_orig_ctx: YaRN: tokens the model was trained for before stretching; 0: the file's.
+        yarn_ext_factor: YaRN: how far fast pairs keep their frequency, 1: they do, 0: linear scaling; negative: by
+            ``rope_scaling_type``.
+        yarn_attn_factor: Multiplies cos and sin beside YaRN's own ``1 + 0.1 ln(factor)``; negative: the file's alone.
+        yarn_beta_fast: YaRN: pairs that turn more often within the original context are fast; negative: the file's,
+            or 32.
+        yarn_beta_slow: YaRN: pairs that turn less often are stretched by the whole factor; negative: the file's, or 1.
         progress: Show a bar while the weights are loaded (where tqdm is installed and standard error is a terminal),
             or a function that is called with ``"loading"``, the bytes that are ready and those of all.
 
@@ -118,13 +147,21 @@ class LLM:
         tree_depth: int = 5,
         tree_branch: int = 10,
         tree_size: int = 60,
-        n_ctx: int = 0,
+        n_ctx: int | None = None,
         n_batch: int = 512,
-        n_threads: int = 0,
+        n_threads: int | None = None,
         cache_type: str = "f16",
         device: str | None = None,
         n_gpu_layers: int = -1,
         head_on_host: bool = False,
+        rope_scaling_type: RopeScaling | int | None = None,
+        rope_freq_base: float = 0.0,
+        rope_freq_scale: float = 0.0,
+        yarn_orig_ctx: int = 0,
+        yarn_ext_factor: float = -1.0,
+        yarn_attn_factor: float = -1.0,
+        yarn_beta_fast: float = -1.0,
+        yarn_beta_slow: float = -1.0,
         progress: bool | Report = False,
     ) -> None:
         self._path = os.fspath(model_path)
@@ -143,8 +180,18 @@ class LLM:
                 tree_branch=tree_branch,
                 tree_size=tree_size,
                 n_ctx=n_ctx,
+                rope=_core.RopeOptions(
+                    _rope_scaling(rope_scaling_type),
+                    freq_base=rope_freq_base,
+                    freq_scale=rope_freq_scale,
+                    orig_ctx=yarn_orig_ctx,
+                    ext_factor=yarn_ext_factor,
+                    attn_factor=yarn_attn_factor,
+                    beta_fast=yarn_beta_fast,
+                    beta_slow=yarn_beta_slow,
+                ),
                 n_batch=n_batch,
-                n_threads=n_threads,
+                n_threads=0 if n_threads is None else n_threads,
                 cache_type=cache_type,
                 device=device or _core.default_device(),
                 n_gpu_layers=n_gpu_layers,
@@ -152,10 +199,62 @@ class LLM:
                 progress=None if report is None else functools.partial(report, "loading"),
             )
         self._tokenizer = self._engine.tokenizer
-        self._chat_templates: dict[str, ChatTemplate] = {}  # by their source
         if adapt is not None:
             # The engine saves when it goes, but at the end of Python it may not go, and it could not say what failed.
             weakref.finalize(self, self._engine.save_ranks)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str | None = None,
+        *,
+        drafter: str | os.PathLike[str] | None = None,
+        drafter_filename: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> LLM:
+        """A model by its name on the Hugging Face Hub, fetched where it is not in the hub's cache yet.
+
+        Needs the extra ``hub``. Files that are split come with all their parts; downloads that broke off go on; there
+        is a bar on a terminal. Without a connection, or with HF_HUB_OFFLINE set, the cache is what there is.
+
+        Args:
+            repo_id: ``"USER/REPO"``, or ``"USER/REPO:QUANT"`` with a quantization such as Q8_0; without one it is
+                Q4_K_M, or the first file where there is none.
+            filename: Instead of QUANT: the file's path in the repository, or a pattern of it (``"*q8_0.gguf"``).
+            drafter: A file, as in the constructor (it exists, or its name ends with ``.gguf``), or another name on the
+                hub like ``repo_id``.
+            drafter_filename: Likewise of the drafter.
+            revision: A branch, a tag or a commit of the model; None: ``main``.
+            token: An access token; None: HF_TOKEN, or as logged in with ``hf auth login``.
+            cache_dir: The hub's cache; None: the usual one.
+            local_dir: A folder of your own for the files, instead of the cache.
+            local_files_only: Never ask the hub.
+            options: The constructor's other arguments.
+
+        Raises:
+            ImportError: The package huggingface_hub is not installed.
+            FileNotFoundError: There is no such repository, or no connection, and the file is not in the cache.
+            ValueError: The repository has no such file, or several that match; or as the constructor.
+            PermissionError: The repository's terms were not accepted.
+            ConnectionError: A download broke off.
+        """
+        places: dict[str, Any] = {
+            "token": token,
+            "cache_dir": cache_dir,
+            "local_dir": local_dir,
+            "local_files_only": local_files_only,
+        }
+        if drafter_filename is not None and drafter is None:
+            raise ValueError("drafter_filename: found no drafter, expected the name of its repository, too")
+        if drafter is not None and not os.fspath(drafter).endswith(".gguf") and not Path(drafter).exists():
+            drafter = find_model(os.fspath(drafter), drafter_filename, is_drafter=True, **places)
+        return cls(find_model(repo_id, filename, revision=revision, **places), drafter, **options)
 
     def __repr__(self) -> str:
         return f"LLM({self._path!r}, architecture={self.architecture!r}, device={self.device!r})"
@@ -259,7 +358,7 @@ class LLM:
     def generate(
         self,
         prompt: str | Sequence[int],
-        max_tokens: int = 128,
+        max_tokens: int | None = 128,
         *,
         parse_special: bool = True,
         **options: Unpack[Options],
@@ -268,7 +367,7 @@ class LLM:
 
         Args:
             prompt: A text, or token ids, which are taken as they are.
-            max_tokens: Tokens to generate at most; at least 1.
+            max_tokens: Tokens to generate at most; None or -1: as many as the context holds.
             parse_special: How a text is read: see :meth:`tokenize`. Ids are taken as they are.
             options: How tokens are chosen and where the text ends: see :class:`Options`.
 
@@ -285,7 +384,7 @@ class LLM:
     def stream(
         self,
         prompt: str | Sequence[int],
-        max_tokens: int = 128,
+        max_tokens: int | None = 128,
         *,
         parse_special: bool = True,
         **options: Unpack[Options],
@@ -306,7 +405,7 @@ class LLM:
     def chat(
         self,
         messages: Sequence[Any],
-        max_tokens: int = 128,
+        max_tokens: int | None = 128,
         *,
         stream: Literal[False] = False,
         **options: Unpack[ChatOptions],
@@ -314,12 +413,22 @@ class LLM:
 
     @overload
     def chat(
-        self, messages: Sequence[Any], max_tokens: int = 128, *, stream: Literal[True], **options: Unpack[ChatOptions]
+        self,
+        messages: Sequence[Any],
+        max_tokens: int | None = 128,
+        *,
+        stream: Literal[True],
+        **options: Unpack[ChatOptions],
     ) -> Iterator[str]: ...
 
     @takes_chat_options
     def chat(
-        self, messages: Sequence[Any], max_tokens: int = 128, *, stream: bool = False, **options: Unpack[ChatOptions]
+        self,
+        messages: Sequence[Any],
+        max_tokens: int | None = 128,
+        *,
+        stream: bool = False,
+        **options: Unpack[ChatOptions],
     ) -> Generation | Iterator[str]:
         """Answers ``messages`` by the model's own chat template.
 
@@ -352,33 +461,7 @@ class LLM:
             ValueError: As :meth:`chat`.
             FileNotFoundError: As :meth:`chat`.
         """
-        ids = self.tokenize(self._render_chat(messages, **options), add_special=False)
-        bos = self._tokenizer.bos_id
-        if self._tokenizer.adds_bos and bos is not None and ids[:1] != [bos]:
-            ids.insert(0, bos)
-        return ids
-
-    def _render_chat(
-        self,
-        messages: Sequence[Any],
-        tools: Sequence[Any] | None = None,
-        tool_choice: Any = None,
-        chat_template: str | os.PathLike[str] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        enable_thinking: bool | None = None,
-        reasoning_effort: str | None = None,
-        continue_final_message: bool = False,
-    ) -> str:
-        if tool_choice == "none":
-            tools = None
-        named = {"tool_choice": tool_choice, "enable_thinking": enable_thinking, "reasoning_effort": reasoning_effort}
-        variables = {name: value for name, value in named.items() if value is not None}
-        return self._chat_template(chat_template, with_tools=tools is not None).render(
-            messages,
-            tools=tools,
-            variables={**variables, **(chat_template_kwargs or {})},
-            continue_final_message=continue_final_message,
-        )
+        return self._chat_prompts.tokens(messages, **options)
 
     def _begin(
         self, prompt: str | Sequence[int], max_tokens: int, parse_special: bool, options: Options
@@ -387,11 +470,9 @@ class LLM:
             ids = self.tokenize(prompt, parse_special=parse_special)
         else:
             ids = _check_ids(prompt, self.vocab_size)
-        limit = operator.index(max_tokens)
-        if limit < 1:
-            raise ValueError(f"max_tokens: found {limit}, expected at least 1")
         # No context is longer than 32 bits can count.
-        return self._engine.begin(ids, max_tokens=min(limit, _INT32_MAX), **native_options(self.vocab_size, **options))
+        limit = -1 if max_tokens is None else min(max(operator.index(max_tokens), -_INT32_MAX), _INT32_MAX)
+        return self._engine.begin(ids, max_tokens=limit, **native_options(self.vocab_size, **options))
 
     def _pieces(self, native: _core.Generation) -> Iterator[str]:
         while native.finish_reason is None:
@@ -401,37 +482,6 @@ class LLM:
         if native.closing_text:
             yield native.closing_text
 
-    def _chat_template(self, choice: str | os.PathLike[str] | None, with_tools: bool) -> ChatTemplate:
-        """The template of the file, or the one that `choice` names, is, or is the file of."""
-        name, source = self._template_source(choice, with_tools)
-        if source not in self._chat_templates:
-            bos, eos = (
-                "" if token is None else self._tokenizer.token_text(token)
-                for token in (self._tokenizer.bos_id, self._tokenizer.eos_id)
-            )
-            self._chat_templates[source] = ChatTemplate(source, name, bos, eos)
-        return self._chat_templates[source]
-
-    def _template_source(self, choice: str | os.PathLike[str] | None, with_tools: bool) -> tuple[str, str]:
-        known = self._tokenizer.chat_templates
-        if choice is None:
-            choice = "tool_use" if with_tools and "tool_use" in known else ""
-            if choice not in known:
-                named = f" but {', '.join(map(repr, known))} (chat_template=NAME takes one)" if known else ""
-                raise ValueError(
-                    f"{self._path}: found no key 'tokenizer.chat_template'{named}: the model has no chat template"
-                )
-        if isinstance(choice, str):
-            if choice in known:
-                return f"{self._path}: key 'tokenizer.chat_template{'.' + choice if choice else ''}'", known[choice]
-            if "{" in choice or "\n" in choice:
-                return "chat_template", choice
-        try:
-            return os.fspath(choice), Path(choice).read_bytes().decode()
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"chat_template: found {os.fspath(choice)!r}, expected a Jinja program, a file with one, or one of the "
-                f"model's templates: {', '.join(map(repr, known)) or 'it has none'}"
-            ) from None
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{os.fspath(choice)}: byte {error.start}: not valid UTF-8 ({error.reason})") from None
+    @functools.cached_property
+    def _chat_prompts(self) -> ChatPrompts:
+        return ChatPrompts(self._tokenizer, self._path)

@@ -145,7 +145,7 @@ def request_of(options: argparse.Namespace) -> Request:
         quiet=options.quiet,
         engine={
             "n_threads": options.threads,
-            "n_ctx": options.ctx_size,
+            "n_ctx": options.ctx_size or None,
             "cache_type": options.cache_type,
             "device": options.device,
             "n_gpu_layers": options.gpu_layers,

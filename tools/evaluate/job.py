@@ -186,7 +186,7 @@ def _settings(request: Request) -> dict[str, Any]:
         "warmup": request.warmup,
         "template": request.template,
         "threads": request.engine.get("n_threads") or facts.cores(),
-        "context": request.engine.get("n_ctx", 0),
+        "context": request.engine.get("n_ctx") or 0,
         **{name: value for name, value in request.engine.items() if name not in ("n_threads", "n_ctx", "device")},
         "shared_engines": request.share,
     }
