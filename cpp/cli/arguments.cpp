@@ -141,13 +141,13 @@ const Arguments::Option* Arguments::find(std::string_view name) const {
   return found == options_.end() ? nullptr : &*found;
 }
 
-void Arguments::fail_unknown(std::string_view name) const {
+std::string Arguments::unknown_help(std::string_view name) const {
   std::vector<std::string_view> known = {"--help"};
   for (const Option& option : options_) {
     const std::vector<std::string_view> names = split_names(option.names);
     known.insert(known.end(), names.begin(), names.end());
   }
-  fail("unknown option ", quoted(name), unknown_option_help(name, known));
+  return unknown_option_help(name, known);
 }
 
 void Arguments::take_positional(std::string_view argument) {
@@ -173,7 +173,7 @@ bool Arguments::parse(std::span<char* const> arguments) {
     if (name.starts_with("--")) std::replace(name.begin(), name.end(), '_', '-');
     if (name == "--help" || name == "-h") return false;
     const Option* option = find(name);
-    if (option == nullptr) fail_unknown(argument.substr(0, equals));
+    if (option == nullptr) fail("unknown option ", quoted(argument.substr(0, equals)), unknown_help(name));
     if (option->placeholder.empty()) {
       if (equals != std::string_view::npos) fail(option->names, ": takes no value");
       option->set("");

@@ -52,7 +52,7 @@ class Arguments {
   template <class T>
   void add_number(std::string names, std::string placeholder, T& target, std::string help);
   const Option* find(std::string_view name) const;
-  [[noreturn]] void fail_unknown(std::string_view name) const;
+  std::string unknown_help(std::string_view name) const;
   void take_positional(std::string_view argument);
 
   std::string usage_, summary_;

@@ -16,6 +16,7 @@ from frspec_cpp import LLM
 from frspec_cpp.hub import choose, find_model, parts_of
 
 constants = pytest.importorskip("huggingface_hub.constants")
+file_download = pytest.importorskip("huggingface_hub.file_download")
 Runner = Callable[..., subprocess.CompletedProcess[bytes]]
 
 SPLIT = [f"big/M-Q8_0-{part:05}-of-00003.gguf" for part in (1, 2, 3)]
@@ -59,7 +60,9 @@ def cache(hub: SmallHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    for module in (constants, file_download):  # old versions keep a copy
+        url = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", url, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -246,11 +249,8 @@ def test_the_binary(run: Runner, hub: SmallHub, cache: Path, llm: LLM) -> None:
 
 def test_errors_of_the_binary(run: Runner, hub: SmallHub, cache: Path) -> None:
     for arguments, parts in [
-        (("-hf", "no/model"), ("no/model: found no such model",)),
         (("-hf", "some/split:Q1"), ("some/split: found no file of Q1, expected one of", "M-F16.gguf")),
-        (("-hf", "--offline"), ("USER/REPO",)),
         (("-hf", "demo/drafter", "--offline"), ("demo/drafter", "offline", str(cache))),
-        (("-hf", "my/private", "-hft", "wrong"), ("my/private", "token")),
         (("-hf", "a/b", "-m", "c.gguf"), ("-m, --model", "-hf, --hf-repo", "one of them")),
         (("-hfd", "a/b", "-d", "c.gguf"), ("--drafter", "--hf-repo-draft", "one of them")),
         (("-hff", "a.gguf"), ("--hf-file", "--hf-repo", "both")),
