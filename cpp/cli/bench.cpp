@@ -19,11 +19,14 @@ int bench_command(std::span<char* const> arguments) {
   std::optional<std::string> ranks, sketch;
   std::string format = "md", cache = "f16";
   Arguments options("frspec bench [-m TARGET] [-d DRAFTER] [OPTION...]",
-                    "Times passes of a model beside what the machine can do at best. Without -m: the demo pair.\n"
-                    "pp: tokens of a prompt; tg: tokens of a plain text; verify: nodes of a draft tree.");
+                    "Times passes of a model beside what the machine can do at best.\n"
+                    "pp: tokens of a prompt; tg: of a plain text; verify: nodes of a draft tree.\n"
+                    "Without -m: the demo pair.");
   files.add_model(options, "GGUF file of the target model");
   files.add_drafter(options, "GGUF file of its drafter: times levels of its tree, too");
   files.add_hub(options, true);
+  files.add_more(options);
+  options.begin("Measurements");
   options.text("--ranks", "FILE", ranks, "token ranks; default: those in the drafter's file");
   options.text("--sketch", "FILE", sketch, "sketch of the head; default: the one in the drafter's file");
   options.texts("--head", "POLICY,...", bench.heads, "heads of the drafter; default: full");

@@ -14,6 +14,7 @@ class ModelFiles {
   void add_model(Arguments& options, std::string help);
   void add_drafter(Arguments& options, std::string help);
   void add_hub(Arguments& options, bool with_drafter);  // behind the two others
+  void add_more(Arguments& options);                    // a section of its own, of rare ones
 
   struct Paths {
     std::filesystem::path target;

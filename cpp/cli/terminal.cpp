@@ -2,6 +2,7 @@
 #include "cli/terminal.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <array>
@@ -10,6 +11,7 @@
 #include <csignal>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 
@@ -18,7 +20,15 @@ namespace {
 
 volatile std::sig_atomic_t interrupt_seen = 0;
 
-extern "C" void on_interrupt(int) { interrupt_seen = 1; }
+// Ctrl-C writes here, so that who waits for input wakes up, whichever thread takes the signal.
+std::array<int, 2> wake_pipe = {-1, -1};
+
+extern "C" void on_interrupt(int) {
+  const int error = errno;
+  interrupt_seen = 1;
+  if (wake_pipe[1] >= 0) (void)!::write(wake_pipe[1], "", 1);
+  errno = error;
+}
 
 // False where writing failed; errno says why.
 bool write_all(int descriptor, std::string_view text) {
@@ -112,6 +122,13 @@ std::string unescaped(std::string_view text) {
 }
 
 void catch_interrupt() {
+  if (wake_pipe[0] < 0 && pipe2(wake_pipe.data(), O_CLOEXEC | O_NONBLOCK) != 0) {
+    throw Error(concat("a pipe cannot be made: ", std::strerror(errno)));
+  }
+  std::array<char, 16> old;
+  while (::read(wake_pipe[0], old.data(), old.size()) > 0) {
+  }
+  interrupt_seen = 0;
   struct sigaction action = {};
   action.sa_handler = on_interrupt;
   action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
@@ -119,6 +136,29 @@ void catch_interrupt() {
 }
 
 bool interrupted() { return interrupt_seen != 0; }
+
+std::optional<std::string> LineReader::read() {
+  for (;;) {
+    if (const std::size_t end = pending_.find('\n'); end != std::string::npos) {
+      std::string line = pending_.substr(0, end);
+      pending_.erase(0, end + 1);
+      if (line.ends_with('\r')) line.pop_back();
+      return line;
+    }
+    if (ended_) return pending_.empty() ? std::nullopt : std::optional(std::exchange(pending_, {}));
+    std::array<pollfd, 2> sources = {pollfd{STDIN_FILENO, POLLIN, 0}, pollfd{wake_pipe[0], POLLIN, 0}};
+    if (poll(sources.data(), sources.size(), -1) < 0 && errno != EINTR) {
+      throw Error(concat("standard input: ", std::strerror(errno)));
+    }
+    if (interrupted()) return std::nullopt;
+    if (sources[0].revents == 0) continue;
+    std::array<char, 4096> piece;
+    const ssize_t count = ::read(STDIN_FILENO, piece.data(), piece.size());
+    if (count < 0 && errno != EINTR) throw Error(concat("standard input: ", std::strerror(errno)));
+    if (count > 0) pending_.append(piece.data(), static_cast<std::size_t>(count));
+    ended_ = count == 0;
+  }
+}
 
 namespace {
 

@@ -54,8 +54,20 @@ class ProgressLine {
   bool shown_ = false;
 };
 
-// From now on the first Ctrl-C sets a flag; a second one ends the process.
+// From now on the first Ctrl-C sets a flag, which is not set now; a second one ends the process.
 void catch_interrupt();
 bool interrupted();
+
+// Standard input, line by line.
+class LineReader {
+ public:
+  // The next line without its end; nothing at the end of the input, or where Ctrl-C was pressed (interrupted() tells).
+  // catch_interrupt must have been called. Throws Error.
+  std::optional<std::string> read();
+
+ private:
+  std::string pending_;  // was read, and follows the last line
+  bool ended_ = false;
+};
 
 }  // namespace frspec
