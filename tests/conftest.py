@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,19 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no shared test data at {folder} (FRSPEC_SHARED sets another place)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Callable[[str], Path]:
+    """Finds a real model by its file's name in FRSPEC_REAL_MODELS or the user's cache; skips where it is absent."""
+    folder = Path(os.environ.get("FRSPEC_REAL_MODELS", Path.home() / ".cache" / "frspec-real-models"))
+
+    def find(name: str) -> Path:
+        if not (folder / name).is_file():
+            pytest.skip(f"no {name} in {folder} (FRSPEC_REAL_MODELS sets another place)")
+        return folder / name
+
+    return find
 
 
 @pytest.fixture(scope="session")

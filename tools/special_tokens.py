@@ -107,14 +107,22 @@ def _template(tokenizer: dict[str, Any]) -> list[Any] | None:
 
 
 def _chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
-    value, result = settings.get("chat_template"), {}
-    if isinstance(value, str):
-        result[""] = value
-    elif isinstance(value, list):  # several, each with a name
-        for template in value:
-            name = "" if template.get("name") == "default" else str(template.get("name"))
-            result[name] = str(template.get("template"))
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        result[""] = file.read_text(encoding="utf-8")
+    """The templates by name, "" the default one: from all places that transformers knows, newer ones last."""
+    result: dict[str, str] = {}
+    processor = read_json_if_there(folder / "chat_template.json")
+    for value in (settings.get("chat_template"), processor.get("chat_template")):
+        if isinstance(value, str):
+            result[""] = value
+        elif isinstance(value, list):  # several, each with a name
+            value = {template.get("name"): template.get("template") for template in value}
+        if isinstance(value, dict):
+            result |= {"" if name == "default" else str(name): str(template) for name, template in value.items()}
+    files = {"": folder / "chat_template.jinja"}
+    files |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    for name, path in files.items():
+        if path.is_file():
+            try:
+                result[name] = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}: byte {error.start}: not valid UTF-8 ({error.reason})") from None
     return result

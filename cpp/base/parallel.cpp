@@ -39,8 +39,8 @@ int available_cores() {
 }
 
 ThreadPool::ThreadPool(int threads) {
-  if (threads < 0 || threads > kMaxThreads) {
-    fail("threads: found ", threads, ", expected 1 to ", kMaxThreads, ", or 0 for one per core");
+  if (threads < -1 || threads > kMaxThreads) {
+    fail("threads: found ", threads, ", expected 1 to ", kMaxThreads, ", or 0 or -1 for one per core");
   }
   const int total = threads > 0 ? threads : available_cores();
   shares_ = std::vector<Share>(static_cast<std::size_t>(total));

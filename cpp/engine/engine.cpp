@@ -34,12 +34,19 @@ class Timer {
 };
 
 int choose_context(const EngineOptions& options, const ModelConfig& config) {
-  if (options.context == 0) return std::min(config.context, kDefaultContext);
-  if (options.context < 2 || options.context > config.context) {
-    fail("context: found ", options.context, " tokens, expected 2 to ", config.context, ", the length ",
-         options.target.string(), " was trained for");
+  if (!options.context) return std::min(config.context, kDefaultContext);
+  const int context = *options.context;
+  if (context == 0) return config.context;
+  const int limit = config.context_limit;
+  if (context > 1 && context <= limit) return context;
+  std::string help;
+  if (context > limit) {
+    const int factor = 1 + (context - 1) / limit;
+    help = concat("; rope scaling stretches it: rope_scaling_type 'yarn', rope_freq_scale 1/", factor,
+                  " (--rope-scaling yarn --rope-scale ", factor, ")");
   }
-  return options.context;
+  fail("context: found ", context, " tokens, expected 2 to ", limit, ", the length ", options.target.string(),
+       " was trained for", help);
 }
 
 // Of all tensors: what loading will report in the end.
@@ -116,7 +123,9 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   if (options.batch < 1 || options.batch > 1 << 16) {
     fail("batch: found ", options.batch, " tokens, expected 1 to ", 1 << 16);
   }
-  const ModelConfig config = read_causal_config(*file_);
+  check_rope_options(options.rope);
+  ModelConfig config = read_causal_config(*file_);
+  apply(options.rope, config);
   context_ = choose_context(options, config);
   batch_ = std::min(options.batch, context_);
   taps_ = static_cast<int>(options.taps.size());
@@ -143,7 +152,8 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
                      .logit_rows = std::clamp(max_size, kLogitRows, kMaxLogitRows),
                      .tree = max_size,
                      .depth = max_depth,
-                     .kv = options.kv_type};
+                     .kv = options.kv_type,
+                     .rope = options.rope};
   place(limits, taps, config);
   target_ = std::make_unique<CausalModel>(file_, *backend_, limits, taps, on_bytes);
   if (target_->config().vocab != tokenizer_->size()) {
@@ -184,7 +194,7 @@ void Engine::place(ModelLimits& limits, const ModelTaps& taps, const ModelConfig
   limits.head_on_host = options_.head_on_host;
   const MemoryPlanRequest request{options_, *backend_, file_, drafter_file_, tokenizer_, limits, taps};
   MemoryPlan plan = plan_memory(request);
-  const int fits = fit_context(plan, request, options_.context != 0);
+  const int fits = fit_context(plan, request, options_.context.has_value());
   if (fits < context_) {
     limits.context = context_ = fits;
     batch_ = std::min(batch_, context_);
@@ -271,8 +281,11 @@ std::unique_ptr<Generation> Engine::begin(std::vector<TokenId> prompt, const Gen
   if (prompt.size() >= static_cast<std::size_t>(context_)) {
     fail("prompt: found ", prompt.size(), " tokens, expected at most ", context_ - 1, ": the context holds ", context_);
   }
-  if (options.max_tokens < 1) fail("max_tokens: found ", options.max_tokens, ", expected at least 1");
-  if (options.min_tokens < 0 || options.min_tokens > options.max_tokens) {
+  const bool until_full = options.max_tokens == kUntilFull || options.max_tokens == kUntilContextFilled;
+  if (options.max_tokens < 1 && !until_full) {
+    fail("max_tokens: found ", options.max_tokens, ", expected at least 1, or -1 for as many as the context holds");
+  }
+  if (options.min_tokens < 0 || (options.min_tokens > options.max_tokens && !until_full)) {
     fail("min_tokens: found ", options.min_tokens, ", expected 0 to ", options.max_tokens, ", max_tokens");
   }
   if (options.logprobs && (*options.logprobs < 0 || *options.logprobs > kMaxLogprobs)) {

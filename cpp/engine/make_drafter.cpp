@@ -52,7 +52,8 @@ std::unique_ptr<DraftHead> timed(const DrafterParts& parts, std::unique_ptr<Draf
 }
 
 EagleLimits eagle_limits(const EngineOptions& options, const DrafterParts& parts) {
-  return {parts.context, std::max(parts.batch, kTranslatedDepth * largest_tree(options).levels() + 1), options.kv_type};
+  return {parts.context, std::max(parts.batch, kTranslatedDepth * largest_tree(options).levels() + 1), options.kv_type,
+          options.rope};
 }
 
 std::unique_ptr<Drafter> make_eagle2(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
@@ -156,7 +157,8 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   const TreeShape tree = largest_tree(options);
   const std::shared_ptr<const Tokenizer> own = Tokenizer::load(*parts.file);
   const VocabularyAlignment alignment(*parts.tokenizer, *own);
-  const ModelConfig config = read_causal_config(*parts.file);
+  ModelConfig config = read_causal_config(*parts.file);
+  apply(options.rope, config);
   // The same ids on both sides: nothing to translate, although either may have more rows than there are tokens.
   const bool same = alignment.is_identity();
   if (same && options.translate != "auto") {
@@ -164,7 +166,7 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   }
   // The same text may be more tokens in another vocabulary.
   const std::int64_t wanted = std::int64_t{parts.context} * (same ? 1 : kTranslatedContext);
-  const int context = static_cast<int>(std::min<std::int64_t>(wanted + 1, config.context));
+  const int context = static_cast<int>(std::min<std::int64_t>(wanted + 1, config.context_limit));
   const bool slrs = options.translate == "slrs";
   if (slrs) SlrsDrafter::check_tokens(*own, path);
   ModelLimits limits = TreeModel::limits(tree, context, parts.batch, options.kv_type);

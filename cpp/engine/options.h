@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "model/rope_options.h"
 #include "tree/draft_tree.h"
 #include "verify/sampler.h"
 #include "vocab/recording_head.h"
@@ -48,8 +49,11 @@ struct EngineOptions {
   std::string translate = "auto";  // a drafter of another vocabulary: "auto", "tli", "slem", "slrs"
   // The shape of trees; none: they grow as far as pays (engine/tuner.h), within kMostTree.
   std::optional<TreeShape> tree;
-  int context = 0;  // tokens of prompt and text together; 0: the model's own, at most kDefaultContext
-  int batch = 512;  // prompt tokens per pass
+  // Tokens of prompt and text together; 0: as many as the model was trained for; none: so many, at most
+  // kDefaultContext.
+  std::optional<int> context;
+  RopeOptions rope;  // of the target, and of its drafter
+  int batch = 512;   // prompt tokens per pass
   BackendOptions backend;
   // Of a device with memory of its own: layers of the target that are kept there, the last ones; the CPU runs the
   // others. -1: all.
@@ -102,8 +106,11 @@ enum class VerifyMode : std::uint8_t {
 };
 VerifyMode parse_verify_mode(std::string_view name);  // "keyed", "rejection", "block"; throws InvalidInput for others
 
+// Values of GenerateOptions::max_tokens, as llama.cpp knows them: as many as the context holds.
+inline constexpr int kUntilFull = -1, kUntilContextFilled = -2;
+
 struct GenerateOptions {
-  int max_tokens = 128;
+  int max_tokens = 128;     // or kUntilFull
   int min_tokens = 0;       // before that many, neither a token nor a string ends the text
   bool ignore_eos = false;  // go on after an end-of-generation token
   DraftMode draft = DraftMode::Auto;

@@ -95,7 +95,7 @@ RopeConfig read_rope(const GgufFile& file, const Reader& reader, const ModelConf
     rope.scaling = RopeConfig::Scaling::Linear;
   } else if (scaling == "yarn") {
     rope.scaling = RopeConfig::Scaling::Yarn;
-    rope.original_context = reader.size_or("rope.scaling.original_context_length", 1 << 30, config.context);
+    rope.original_context = reader.size_or("rope.scaling.original_context_length", kMaxContext, config.context);
     rope.attention_factor = reader.positive("rope.scaling.attn_factor", 1.0);
     rope.beta_fast = reader.positive("rope.scaling.yarn_beta_fast", 32.0);
     rope.beta_slow = reader.positive("rope.scaling.yarn_beta_slow", 1.0);
@@ -113,7 +113,7 @@ ModelConfig read_config(const GgufFile& file, const std::string& architecture, b
   config.layers = reader.size("block_count", kMaxLayers);
   config.dim = reader.size("embedding_length", 1 << 20);
   config.ff = reader.size("feed_forward_length", 1 << 22);
-  config.context = reader.size("context_length", 1 << 30);
+  config.context = config.context_limit = reader.size("context_length", kMaxContext);
   config.heads = reader.head_count("attention.head_count", 0);
   config.kv_heads = reader.head_count("attention.head_count_kv", config.heads);
   config.epsilon = static_cast<float>(reader.positive("attention.layer_norm_rms_epsilon"));

@@ -146,6 +146,16 @@ void read_special_tokens(const GgufFile& file, const VocabularyDefaults& default
   vocabulary.special = TextMatcher(special);
 }
 
+// The default one, and those that have names ("tool_use", "rag").
+void read_chat_templates(const GgufFile& file, Vocabulary& vocabulary) {
+  constexpr std::string_view kKey = "tokenizer.chat_template";
+  if (const auto text = file.find_string(kKey)) vocabulary.chat_templates.emplace("", *text);
+  for (const GgufEntry& entry : file.metadata()) {
+    if (!entry.key.starts_with(kKey) || entry.key.substr(kKey.size(), 1) != ".") continue;
+    vocabulary.chat_templates.emplace(entry.key.substr(kKey.size() + 1), *file.find_string(entry.key));
+  }
+}
+
 std::string fingerprint_of(const Vocabulary& vocabulary) {
   Fnv1a64 hash;
   hash.add(std::to_string(vocabulary.size()));
@@ -198,7 +208,7 @@ Vocabulary load_vocabulary(const GgufFile& file, const VocabularyDefaults& defau
   find_end_of_generation(file, vocabulary);
   vocabulary.adds_space_prefix =
       defaults.adds_space_prefix && file.find_bool("tokenizer.ggml.add_space_prefix").value_or(true);
-  if (const auto text = file.find_string("tokenizer.chat_template")) vocabulary.chat_template = std::string(*text);
+  read_chat_templates(file, vocabulary);
   vocabulary.fingerprint = fingerprint_of(vocabulary);
   return vocabulary;
 }

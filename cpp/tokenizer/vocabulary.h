@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -33,7 +35,7 @@ struct Vocabulary {
   std::vector<bool> ends_generation;  // (V)
   TextMatcher user_defined;           // user-defined tokens, which are recognised in every text
   TextMatcher special;                // these and control tokens
-  std::optional<std::string> chat_template;
+  std::map<std::string, std::string, std::less<>> chat_templates;  // by name; "" is the default one
   std::string fingerprint;
 
   std::int32_t size() const { return static_cast<std::int32_t>(texts.size()); }

@@ -170,9 +170,10 @@ void make_engine(Engine* self, const std::filesystem::path& target, const std::o
                  const std::optional<std::filesystem::path>& ranks, const std::optional<std::filesystem::path>& sketch,
                  const std::optional<std::filesystem::path>& adapt, const std::string& head,
                  const std::string& translate, int ngram, const std::string& tree, std::optional<int> tree_depth,
-                 std::optional<int> tree_branch, std::optional<int> tree_size, int n_ctx,
-                 int n_batch, int n_threads, const std::string& cache_type, const std::string& device, int n_gpu_layers,
-                 bool head_on_host, const std::vector<int>& taps, std::size_t states, const nb::object& progress) {
+                 std::optional<int> tree_branch, std::optional<int> tree_size, std::optional<int> n_ctx,
+                 const RopeOptions& rope, int n_batch, int n_threads, const std::string& cache_type,
+                 const std::string& device, int n_gpu_layers, bool head_on_host, const std::vector<int>& taps,
+                 std::size_t states, const nb::object& progress) {
   const nb::gil_scoped_release release;
   EngineOptions options;
   options.target = target;
@@ -186,6 +187,7 @@ void make_engine(Engine* self, const std::filesystem::path& target, const std::o
   options.ngram = ngram;
   options.tree = TreeChoice{tree, tree_depth, tree_branch, tree_size}.shape();
   options.context = n_ctx;
+  options.rope = rope;
   options.batch = n_batch;
   options.backend = {device, n_threads};
   options.gpu_layers = n_gpu_layers;
@@ -240,6 +242,7 @@ OutputMatrix<float> forward_tree(Engine& self, const Tokens& prefix, const Token
 void init_stats(nb::module_& m) {
   nb::class_<Stats>(m, "Stats", "What a text has cost so far, and what drafting gained.")
       .def_ro("prompt_tokens", &Stats::prompt_tokens, "Tokens of the prompt.")
+      .def_ro("seed", &Stats::seed, "Of the sampling.")
       .def_ro("generated_tokens", &Stats::generated_tokens, "Tokens handed out.")
       .def_ro("steps", &Stats::steps, "Passes of the target after the prompt.")
       .def_ro("drafted_steps", &Stats::drafted_steps, "Those of them that verified drafts.")
@@ -312,14 +315,15 @@ void init_engine(nb::module_& m) {
       .def("__init__", &make_engine, "target"_a, "drafter"_a = nb::none(), "ranks"_a = nb::none(),
            "sketch"_a = nb::none(), "adapt"_a = nb::none(), "head"_a = "full", "translate"_a = "auto", "ngram"_a = 0,
            "tree"_a = "auto", "tree_depth"_a = nb::none(), "tree_branch"_a = nb::none(), "tree_size"_a = nb::none(),
-           "n_ctx"_a = 0, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0, "cache_type"_a = "f16",
-           "device"_a = default_device(), "n_gpu_layers"_a = -1, "head_on_host"_a = false,
+           "n_ctx"_a = nb::none(), "rope"_a = RopeOptions{}, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0,
+           "cache_type"_a = "f16", "device"_a = default_device(), "n_gpu_layers"_a = -1, "head_on_host"_a = false,
            "taps"_a = std::vector<int>{}, "states"_a = 0, "progress"_a = nb::none(),
            nb::sig("def __init__(self, target: str | os.PathLike[str], drafter: str | os.PathLike[str] | None = None, "
                    "ranks: str | os.PathLike[str] | None = None, sketch: str | os.PathLike[str] | None = None, "
                    "adapt: str | os.PathLike[str] | None = None, head: str = 'full', translate: str = 'auto', ngram: "
                    "int = 0, tree: str = 'auto', tree_depth: int | None = None, "
-                   "tree_branch: int | None = None, tree_size: int | None = None, n_ctx: int = 0, n_batch: int = 512, "
+                   "tree_branch: int | None = None, tree_size: int | None = None, n_ctx: int | None = None, rope: "
+                   "RopeOptions = RopeOptions(), n_batch: int = 512, "
                    "n_threads: int = 0, cache_type: str = 'f16', device: str = 'cpu', n_gpu_layers: int = -1, "
                    "head_on_host: bool = False, taps: Sequence[int] = (), "
                    "states: int = 0, "

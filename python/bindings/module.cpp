@@ -18,6 +18,7 @@ namespace frspec {
 
 void init_gguf(nb::module_& m);
 void init_tokenizer(nb::module_& m);
+void init_rope(nb::module_& m);
 void init_engine(nb::module_& m);
 void init_bench(nb::module_& m);
 void init_ops(nb::module_& m);
@@ -72,6 +73,7 @@ NB_MODULE(_core, m) {
         "another one than the first.");
   frspec::init_gguf(m);
   frspec::init_tokenizer(m);
+  frspec::init_rope(m);
   frspec::init_engine(m);
   frspec::init_bench(m);
   frspec::init_ops(m);

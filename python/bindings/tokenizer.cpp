@@ -155,6 +155,14 @@ std::vector<TokenId> control_ids(const Tokenizer& tokenizer) {
   return ids;
 }
 
+nb::dict chat_templates(const Tokenizer& tokenizer) {
+  nb::dict templates;
+  for (const std::string_view name : tokenizer.chat_template_names()) {
+    templates[to_str(name)] = to_str(*tokenizer.chat_template(name));
+  }
+  return templates;
+}
+
 nb::list pretokenize(std::string_view pre, nb::handle text) {
   const Pretokenizer* pretokenizer = find_pretokenizer(pre);
   if (pretokenizer == nullptr) fail("pre: found '", pre, "', expected one of pretokenizers()");
@@ -212,7 +220,8 @@ void bind_texts(nb::class_<Tokenizer>& tokenizer) {
           "Args:\n"
           "    text: The text.\n"
           "    add_special: Put BOS and EOS around it, as the vocabulary asks for.\n"
-          "    parse_special: Let the text of a control token become that token.\n\n"
+          "    parse_special: Let the text of a control token become that token (a BOS that the text begins with is\n"
+          "        not added once more).\n\n"
           "Raises:\n"
           "    ValueError: The text is not valid UTF-8 (a lone surrogate is not, either), or has a character that the "
           "vocabulary cannot spell.")
@@ -295,7 +304,11 @@ void bind_tokens(nb::class_<Tokenizer>& tokenizer) {
             const auto source = self.chat_template();
             return source ? to_str(*source) : nb::none();
           },
-          nb::sig("def chat_template(self) -> str | None"), "The Jinja template of the file, if it has one.");
+          nb::sig("def chat_template(self) -> str | None"), "The Jinja template of the file, if it has one.")
+      .def_prop_ro(
+          "chat_templates", &chat_templates, nb::sig("def chat_templates(self) -> dict[str, str]"),
+          "All of them by name: ``\"\"`` is the default one, ``\"tool_use\"`` the one for tools, where there is "
+          "one.");
 }
 
 }  // namespace

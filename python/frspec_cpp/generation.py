@@ -62,6 +62,7 @@ class Stats:
         verify_seconds: Time spent in passes of the target.
         prefill_seconds: Time for the prompt and the first token.
         total_seconds: All of it, and what lies between.
+        seed: Of the sampling: the one that was drawn where a random one was asked for.
         prompt_tokens: Tokens of the prompt.
         generated_tokens: Tokens of the text.
     """
@@ -80,6 +81,7 @@ class Stats:
     verify_seconds: float
     prefill_seconds: float
     total_seconds: float
+    seed: int
     prompt_tokens: int
     generated_tokens: int
 
@@ -101,6 +103,7 @@ class Stats:
             verify_seconds=stats.verify_seconds,
             prefill_seconds=stats.prefill_seconds,
             total_seconds=stats.total_seconds,
+            seed=stats.seed,
             prompt_tokens=stats.prompt_tokens,
             generated_tokens=stats.generated_tokens,
         )

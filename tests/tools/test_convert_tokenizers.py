@@ -174,14 +174,28 @@ def test_chat_templates(tmp_path: Path) -> None:
     edit(file, lambda value: value.update(chat_template=named))
     from frspec_cpp.tools.convert import convert
 
+    from frspec_cpp import Tokenizer
+
     convert(folder, tmp_path / "out.gguf")
     found = metadata(tmp_path / "out.gguf")
     assert found["tokenizer.chat_template"] == "D"
     assert found["tokenizer.chat_template.tool_use"] == "T"
     assert found["tokenizer.chat_templates"] == ["tool_use"]
-    (folder / "chat_template.jinja").write_text("J")
+    # As processors kept it, then as transformers does now.
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": "P"}))
     convert(folder, tmp_path / "out.gguf")
-    assert metadata(tmp_path / "out.gguf")["tokenizer.chat_template"] == "J"
+    assert metadata(tmp_path / "out.gguf")["tokenizer.chat_template"] == "P"
+    (folder / "chat_template.jinja").write_text("J")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "rag.jinja").write_text("R")
+    convert(folder, tmp_path / "out.gguf")
+    found = metadata(tmp_path / "out.gguf")
+    assert found["tokenizer.chat_template"] == "J"
+    assert found["tokenizer.chat_templates"] == ["rag", "tool_use"]
+    assert Tokenizer(tmp_path / "out.gguf").chat_templates == {"": "J", "rag": "R", "tool_use": "T"}
+    (folder / "additional_chat_templates" / "rag.jinja").write_bytes(b"ab\xff")
+    with pytest.raises(ValueError, match=r"rag\.jinja: byte 2"):
+        convert(folder, tmp_path / "out.gguf")
 
 
 def sentencepiece_model(pieces: list[tuple[str, float, int]], model_type: int = 2) -> bytes:

@@ -81,6 +81,10 @@ def _add_prompts(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--template", choices=TEMPLATES, default="auto", help="the model's chat template; auto: where it has one"
     )
+    group.add_argument(
+        "--no-parse-special", action="store_false", dest="parse_special",
+        help="without a template: read the text of control tokens (<|im_start|>) letter by letter",
+    )  # fmt: skip
 
 
 def _add_writing(group: argparse._ArgumentGroup) -> None:
@@ -133,6 +137,7 @@ def request_of(options: argparse.Namespace) -> Request:
         categories=_flat("--categories", options.categories),
         count=options.count,
         template=options.template,
+        parse_special=options.parse_special,
         repeats=options.repeats,
         warmup=options.warmup,
         seed=options.seed,
@@ -145,7 +150,7 @@ def request_of(options: argparse.Namespace) -> Request:
         quiet=options.quiet,
         engine={
             "n_threads": options.threads,
-            "n_ctx": options.ctx_size,
+            "n_ctx": options.ctx_size or None,
             "cache_type": options.cache_type,
             "device": options.device,
             "n_gpu_layers": options.gpu_layers,

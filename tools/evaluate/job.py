@@ -46,6 +46,7 @@ class Request:
     categories: Sequence[str] | None = None
     count: int | None = None
     template: str = "auto"
+    parse_special: bool = True
     repeats: int = 3
     warmup: int = 1
     seed: int = 0
@@ -109,7 +110,7 @@ def evaluate(request: Request, command: Sequence[str]) -> None:
         plain = loader.load(plan.contenders[0])
         # Begins a text and writes none of it: what is wrong with the options is said before anything is written.
         plain.llm.stream([0], draft=False, **_writing(request))
-        builder = PromptBuilder(plain.llm, request.template)
+        builder = PromptBuilder(plain.llm, request.template, request.parse_special)
         limit = plain.llm.n_ctx - int(request.writing["max_tokens"])
         if found is None:
             prompts, left_out = _fit(questions, builder, limit)
@@ -185,8 +186,9 @@ def _settings(request: Request) -> dict[str, Any]:
         "repeats": request.repeats,
         "warmup": request.warmup,
         "template": request.template,
+        "parse_special": request.parse_special,
         "threads": request.engine.get("n_threads") or facts.cores(),
-        "context": request.engine.get("n_ctx", 0),
+        "context": request.engine.get("n_ctx") or 0,
         **{name: value for name, value in request.engine.items() if name not in ("n_threads", "n_ctx", "device")},
         "shared_engines": request.share,
     }
