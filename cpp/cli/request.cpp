@@ -119,6 +119,7 @@ void add_machine(Arguments& options, Request& request) {
   options.number("-b, --batch-size", "N", request.engine.batch,
                  concat("prompt tokens per pass; default: ", request.engine.batch));
   options.text("--cache-type", "f16|q8_0", request.cache, "type of the K/V cache; default: f16");
+  options.flag("--no-mmap", request.no_mmap, "read the models into memory: their files may change then");
   options.text("-ngl, --gpu-layers, --n-gpu-layers", "N", request.gpu_layers,
                "layers that a GPU keeps, the last ones; default: -1, all");
   options.flag("--head-on-host", request.engine.head_on_host,
@@ -247,6 +248,7 @@ bool read_request(Request& request, Command command, std::span<char* const> argu
   ModelFiles::Paths paths = request.files.find();
   request.engine.target = std::move(paths.target);
   request.engine.drafter = std::move(paths.drafter);
+  request.engine.files.map = !request.no_mmap;
   request.engine.tree = request.tree.shape();
   request.engine.ranks = request.ranks;
   request.engine.sketch = request.sketch;

@@ -112,13 +112,15 @@ const char* finish_reason_name(FinishReason reason) {
       return "stop";
     case FinishReason::Length:
       return "length";
+    case FinishReason::Cancelled:
+      return "cancelled";
     case FinishReason::None:
       break;
   }
   return "";
 }
 
-Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile::open(options.target)) {
+Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile::open(options.target, options.files)) {
   check_drafter_options(options);
   if (options.batch < 1 || options.batch > 1 << 16) {
     fail("batch: found ", options.batch, " tokens, expected 1 to ", 1 << 16);
@@ -135,7 +137,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
 
   const bool drafts = options.drafter.has_value();
   if (drafts) {
-    drafter_file_ = GgufFile::open(*options.drafter);
+    drafter_file_ = GgufFile::open(*options.drafter, options.files);
     adaptive_ = make_adaptive_ranks(options_, tokenizer_, *drafter_file_);
   }
   const std::size_t total = weight_bytes(*file_) + (drafts ? weight_bytes(*drafter_file_) : 0);
@@ -205,19 +207,16 @@ void Engine::place(ModelLimits& limits, const ModelTaps& taps, const ModelConfig
 }
 
 Engine::Lock::Lock(Engine& engine) : engine_(engine) {
-  if (engine.owner_.load() == std::this_thread::get_id()) {
+  if (engine.mutex_.is_mine()) {
     nested_ = engine.calibrates_;
     if (nested_) return;
     throw Error("this engine is writing a text: a logits processor cannot use the model that it is called for");
   }
   engine.mutex_.lock();
-  engine.owner_.store(std::this_thread::get_id());
 }
 
 Engine::Lock::~Lock() {
-  if (nested_) return;
-  engine_.owner_.store(std::thread::id());
-  engine_.mutex_.unlock();
+  if (!nested_) engine_.mutex_.unlock();
 }
 
 void Engine::make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes) {
@@ -270,10 +269,10 @@ void Engine::reset() {
 
 void Engine::set_count(std::int32_t count) { backend_->upload(count_.as<void>(), &count, sizeof count); }
 
-void Engine::run_chunk(std::span<const TokenId> tokens) {
+bool Engine::run_chunk(std::span<const TokenId> tokens, const std::function<bool()>& keep_going) {
   backend_->upload(ids_.as<void>(), tokens.data(), tokens.size_bytes());
-  target_->forward(ids_.as<std::int32_t>(),
-                   Rows{.count = static_cast<int>(tokens.size()), .prefix = target_->cache().length()});
+  const Rows rows{.count = static_cast<int>(tokens.size()), .prefix = target_->cache().length()};
+  return target_->forward(ids_.as<std::int32_t>(), rows, keep_going);
 }
 
 std::unique_ptr<Generation> Engine::begin(std::vector<TokenId> prompt, const GenerateOptions& options) {
@@ -392,10 +391,9 @@ bool Engine::read_prompt(Generation& text) {
   }
   backend_->upload(history_.as<void>(), prompt.data(), prompt.size() * sizeof(TokenId));
   for (std::size_t first = 0; first < prompt.size(); first += batch) {
-    if (text.keep_going_ && !text.keep_going_()) return false;
     const auto chunk = std::span(prompt).subspan(first, std::min(batch, prompt.size() - first));
     const int rows = static_cast<int>(chunk.size());
-    run_chunk(chunk);
+    if (!run_chunk(chunk, [&] { return text.goes_on(); })) return false;
     set_count(rows);
     target_->cache().advance(count_.as<std::int32_t>());
     std::vector<TokenId> next(prompt.begin() + static_cast<std::ptrdiff_t>(first) + 1,

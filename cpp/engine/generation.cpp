@@ -26,6 +26,11 @@ std::span<const GeneratedToken> Generation::step() {
   fresh_.clear();
   if (finish_ != FinishReason::None) return fresh_;
   const Engine::Lock lock(engine_);
+  if (cancelled_.load()) {
+    if (ticket_ == engine_.ticket_) engine_.backend_->end_loop();
+    finish(FinishReason::Cancelled);
+    return hand_out();
+  }
   if (ticket_ != engine_.ticket_) {
     throw Error("this generation cannot go on: it was interrupted, or its engine began another text");
   }
@@ -40,17 +45,22 @@ std::span<const GeneratedToken> Generation::step() {
     engine_.run_step(*this);
   }
   if (whole) ticket_ = engine_.ticket_;
+  if (!whole && cancelled_.load()) finish(FinishReason::Cancelled);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (reads_prompt) {
     stats_.prefill_seconds = seconds;
   } else if (options_.trace) {
     trace_.back().total_seconds = seconds;
   }
+  stats_.total_seconds += seconds;
+  return hand_out();
+}
+
+std::span<const GeneratedToken> Generation::hand_out() {
   if (finish_ != FinishReason::None && engine_.tuner_) {
     stats_.tuning = engine_.tuning();
     engine_.keep_tuning();
   }
-  stats_.total_seconds += seconds;
   engine_.note_written(*this);
   return fresh_;
 }

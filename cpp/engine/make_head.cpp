@@ -50,7 +50,7 @@ std::vector<TokenId> ranked_tokens(const HeadSpec& spec, const TokenRanks& ranks
 
 std::unique_ptr<DraftHead> make_speculated(const HeadSpec& spec, int size, const EngineOptions& options,
                                            const HeadParts& parts, const HeadRows& rows) {
-  const auto file = options.sketch ? GgufFile::open(*options.sketch) : parts.file;
+  const auto file = options.sketch ? GgufFile::open(*options.sketch, options.files) : parts.file;
   if (!has_sketch(*file)) {
     fail(file->path().string(), ": found no tensor 'sketch_down.weight', expected a sketch of the head, made by ",
          "frspec-sketch: head ", spec.text(), " needs one, in the drafter's file or in one of its own");

@@ -13,6 +13,7 @@
 
 #include "backend/backend.h"
 #include "model/rope_options.h"
+#include "gguf/mapped_file.h"
 #include "tree/draft_tree.h"
 #include "verify/sampler.h"
 #include "vocab/recording_head.h"
@@ -44,6 +45,7 @@ struct EngineOptions {
   // A ranks file that is kept up to date with the texts that are written, and that ranked rows follow
   // (adaptive_ranks.h); made where it is not there. None: ranks do not change.
   std::optional<std::filesystem::path> adapt;
+  FileAccess files;                // how the target, the drafter and the sketch come into memory
   std::string head = "full";       // a head policy (vocab/head_spec.h)
   int ngram = 0;                   // longest run of tokens that is looked up in the text; 0: none
   std::string translate = "auto";  // a drafter of another vocabulary: "auto", "tli", "slem", "slrs"

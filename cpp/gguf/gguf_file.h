@@ -1,4 +1,4 @@
-// GGUF files, memory-mapped and read only: metadata and tensor directory (versions 2 and 3, single or split).
+// GGUF files, mapped or read into memory, read only: metadata and tensor directory (versions 2 and 3, single or split).
 //
 // Every offset, count, type, alignment and length is checked against the file while it is opened, so that what is
 // handed out afterwards can be trusted: a tensor's data lies whole inside the mapping and overlaps no other tensor.
@@ -83,8 +83,8 @@ class GgufFile {
   // Opens `path`; where it is the first part of a split model (NAME-00001-of-0000N.gguf), all parts are opened, and the
   // metadata is the first part's. Throws FileNotFound (a part that is missing included), OutOfMemory where the address
   // space has no room for the file, or InvalidInput naming the file and what is wrong with it (opening another part
-  // than the first included). The file must not be shortened while it is open.
-  static std::shared_ptr<const GgufFile> open(const std::filesystem::path& path);
+  // than the first included). A mapped file must not be shortened while it is open.
+  static std::shared_ptr<const GgufFile> open(const std::filesystem::path& path, const FileAccess& access = {});
   ~GgufFile() = default;
   GgufFile(const GgufFile&) = delete;
   GgufFile& operator=(const GgufFile&) = delete;
@@ -119,7 +119,7 @@ class GgufFile {
 
  private:
   GgufFile() = default;
-  void open_other_parts();
+  void open_other_parts(const FileAccess& access);
   std::optional<std::int64_t> find_part_number(std::string_view key) const;
   void append_tensors(const std::vector<GgufTensor>& tensors, std::string_view part);
   const std::string& name() const { return mappings_.front().name(); }

@@ -30,24 +30,34 @@ AdaptiveRanks::AdaptiveRanks(const std::filesystem::path& path, std::shared_ptr<
     : tokenizer_(std::move(tokenizer)),
       file_(path, tokenizer_),
       all_(first_counts(file_, *tokenizer_, prior)),
+      known_(all_),
       fresh_(tokenizer_->size(), all_.half_life()) {}
 
 TokenRanks AdaptiveRanks::ranks() const {
   return {.file = file_.path().string(), .ids = all_.best(all_.vocab()), .source = "adapted"};
 }
 
+void AdaptiveRanks::begin_anew() {
+  fresh_ = TokenCounts(all_.vocab(), all_.half_life());
+  forks_ = fork_count();
+  due_ = kSaveEvery;
+}
+
 void AdaptiveRanks::add(std::span<const TokenId> tokens) {
+  if (forks_ != fork_count()) begin_anew();
   all_.add(tokens);
   fresh_.add(tokens);
 }
 
 void AdaptiveRanks::save(std::chrono::milliseconds patience) {
   std::error_code ignored;
-  if (unsaved() == 0 && std::filesystem::exists(file_.path(), ignored)) return;
+  // Where there is no file, one is made; but a forked process leaves that to its parent.
+  const bool is_forked = forks_ != fork_count();
+  if (unsaved() == 0 && (is_forked || std::filesystem::exists(file_.path(), ignored))) return;
   due_ = unsaved() + kSaveEvery;
-  all_ = file_.merge(fresh_, all_, patience);
-  fresh_ = TokenCounts(all_.vocab(), all_.half_life());
-  due_ = kSaveEvery;
+  all_ = file_.merge(fresh_, known_, patience);
+  known_ = all_;
+  begin_anew();
 }
 
 AdaptiveRows::AdaptiveRows(std::shared_ptr<AdaptiveRanks> ranks, std::span<const std::int32_t> rows,

@@ -76,7 +76,7 @@ std::optional<TokenRanks> read_ranks(const GgufFile& file, const Tokenizer& targ
 }
 
 TokenRanks load_ranks(const std::filesystem::path& path, const Tokenizer& target) {
-  const auto file = GgufFile::open(path);
+  const auto file = GgufFile::open(path, {.map = false});
   auto ranks = read_ranks(*file, target);
   if (!ranks) fail(path.string(), ": tensor 'token_ranks' is missing: expected a file made by frspec-rank");
   return *std::move(ranks);

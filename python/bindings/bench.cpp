@@ -15,6 +15,7 @@
 #include "callbacks.h"
 #include "engine/bench.h"
 #include "engine/bench_report.h"
+#include "gil.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -28,7 +29,7 @@ std::string bench(const std::filesystem::path& target, const std::optional<std::
                   std::vector<int> n_verify, int n_depth, int repetitions, std::optional<float> synthetic_acceptance,
                   std::optional<int> tree_depth, std::optional<int> tree_branch, std::optional<int> tree_size, int n_threads, const std::string& cache_type,
                   const std::string& device, const nb::object& progress) {
-  const nb::gil_scoped_release release;
+  const WithoutGil released;
   BenchOptions options;
   options.engine.target = target;
   options.engine.drafter = drafter;

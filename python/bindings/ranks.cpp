@@ -20,6 +20,7 @@
 #include "arrays.h"
 #include "base/error.h"
 #include "gguf/gguf_writer.h"
+#include "gil.h"
 #include "vocab/adaptive_ranks.h"
 #include "vocab/builtin_ranks.h"
 
@@ -49,7 +50,7 @@ void open_ranks(AdaptiveRanks* self, const std::filesystem::path& path,
 }
 
 void save(AdaptiveRanks& self, double patience) {
-  const nb::gil_scoped_release release;
+  const WithoutGil released;
   self.save(std::chrono::milliseconds(static_cast<std::int64_t>(1000.0 * patience)));
 }
 

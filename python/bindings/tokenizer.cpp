@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "gguf/gguf_file.h"
+#include "gil.h"
 #include "tokenizer/pretokenizer.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/unicode.h"
@@ -34,7 +35,7 @@ using Counts = nb::ndarray<std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::
 constexpr std::int64_t kTextsPerPiece = 8;  // small: texts differ in length
 
 std::shared_ptr<const Tokenizer> open_tokenizer(const std::filesystem::path& path) {
-  nb::gil_scoped_release release;
+  const WithoutGil released;
   return Tokenizer::load(*GgufFile::open(path));
 }
 
@@ -112,7 +113,7 @@ std::int64_t count(const Tokenizer& tokenizer, const nb::iterable& iterable, con
     fail("counts: found ", counts.size(), " elements, expected ", vocabulary, ", one per token");
   }
   const Texts texts(iterable);
-  nb::gil_scoped_release release;
+  const WithoutGil released;
   ThreadPool pool = make_pool(threads);
   std::vector<std::vector<std::int64_t>> of_worker(static_cast<std::size_t>(pool.size()));
   for_each_encoded(tokenizer, texts, pool, false, [&](std::size_t, const std::vector<TokenId>& ids, int worker) {
@@ -133,7 +134,7 @@ std::vector<OutputVector<TokenId>> encode_batch(const Tokenizer& tokenizer, cons
   const Texts texts(iterable);
   std::vector<std::vector<TokenId>> encoded(texts.views.size());
   {
-    nb::gil_scoped_release release;
+    const WithoutGil released;
     ThreadPool pool = make_pool(threads);
     for_each_encoded(tokenizer, texts, pool, add_special,
                      [&](std::size_t i, std::vector<TokenId>&& ids, int) { encoded[i] = std::move(ids); });
@@ -210,7 +211,7 @@ void bind_texts(nb::class_<Tokenizer>& tokenizer) {
           "encode",
           [](const Tokenizer& self, nb::handle text, bool add_special, bool parse_special) {
             const std::string_view view = view_of(text);
-            nb::gil_scoped_release release;
+            const WithoutGil released;
             return self.encode(view, add_special, parse_special);
           },
           nb::arg("text"), nb::arg("add_special") = true, nb::arg("parse_special") = false,

@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 from frspec_cpp import _core
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -164,8 +164,8 @@ class Generation:
         tokens: Its token ids, without the prompt's and without an end-of-generation or stop token that ended it; a
             stop string's are among them.
         stats: What it has cost.
-        finish_reason: ``"stop"`` (an end-of-generation token, a stop token or a stop string) or ``"length"``
-            (max_tokens, or the context is full).
+        finish_reason: ``"stop"`` (an end-of-generation token, a stop token or a stop string), ``"length"`` (max_tokens,
+            or the context is full) or ``"cancelled"`` (by :meth:`LLM.cancel`, :meth:`LLM.close` or ``cancel``).
         prompt_tokens: Number of tokens of the prompt.
         drafted: For each token whether a draft had foreseen it.
         logprobs: For each token its log-probability and the best tokens'; None unless asked for.
