@@ -300,6 +300,10 @@ int generate_command(std::span<char* const> arguments) {
   request.engine.on_load = [&](std::size_t done, std::size_t total) {
     progress.show(concat("loading: ", 100 * done / total, " %"));
   };
+  request.engine.on_warning = [&](const std::string& warning) {
+    progress.clear();
+    write_warning(warning);
+  };
   Engine engine(request.engine);
   progress.clear();
   const std::unique_ptr<Generation> generation = engine.begin(engine.tokenizer().encode(prompt), request.generate);

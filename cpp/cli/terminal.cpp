@@ -72,6 +72,8 @@ void write_note(std::string_view line) {
   (void)write_all(STDERR_FILENO, concat("frspec: ", line, "\n"));
 }
 
+void write_warning(const std::string& warning) { write_note("warning: " + warning); }
+
 void ignore_broken_pipe() { std::signal(SIGPIPE, SIG_IGN); }
 
 std::string read_prompt(const std::optional<std::string>& prompt, const std::optional<std::string>& file) {

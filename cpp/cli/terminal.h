@@ -26,6 +26,9 @@ void write_output(std::string_view text);
 // One line on standard error: "frspec: " and `line`.
 void write_note(std::string_view line);
 
+// The same for something in a model's file that was put right.
+void write_warning(const std::string& warning);
+
 // A write to a closed pipe becomes an error of that write, instead of a signal that ends the process.
 void ignore_broken_pipe();
 

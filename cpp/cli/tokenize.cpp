@@ -57,8 +57,9 @@ int tokenize_command(std::span<char* const> arguments) {
     write_output(options.help());
     return 0;
   }
-  const auto tokenizer =
-      Tokenizer::load(*GgufFile::open(model ? std::filesystem::path(*model) : find_demo_pair().target));
+  const auto vocabulary = GgufFile::open(model ? std::filesystem::path(*model) : find_demo_pair().target);
+  const auto tokenizer = Tokenizer::load(*vocabulary);
+  for (const std::string& warning : vocabulary->warnings()) write_warning(warning);
   const std::vector<TokenId> tokens = tokenizer->encode(read_prompt(prompt, file), !no_special, parse_special);
   std::ostringstream out;
   as_json ? write_json(out, *tokenizer, tokens) : write_lines(out, *tokenizer, tokens);
