@@ -78,9 +78,8 @@ def read_rope(config: Config, head_dim: int) -> Rope:
         raise section.wrong(key, f"one of {', '.join(_KNOWN_TYPES)}")
     if any(holder.number("partial_rotary_factor", 1.0) != 1.0 for holder in (section, config)):
         raise ValueError(f"{config.path}: a partial_rotary_factor other than 1 is not supported")
-    if kind == "yarn":
-        if not section.flag("truncate", True):
-            raise section.wrong("truncate", "true")
+    if kind == "yarn" and not section.flag("truncate", True):
+        raise section.wrong("truncate", "true")
     return Rope(theta, kind, section, head_dim)
 
 

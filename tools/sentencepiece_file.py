@@ -59,8 +59,8 @@ def _remarks(normalizer: bytes) -> list[str]:
         )
     if _number(normalizer, 4, 1):
         result.append(
-            "runs of spaces stay as they are (SentencePiece's remove_extra_whitespaces), as with llama.cpp: they become "
-            "other tokens than with SentencePiece"
+            "runs of spaces stay as they are, as with llama.cpp; SentencePiece would make one of them "
+            "(remove_extra_whitespaces)"
         )
     return result
 

@@ -106,8 +106,8 @@ def _is_added(vocabulary: Vocabulary, role: str, settings: dict[str, Any], token
     own = [] if number is None else [vocabulary.tokens[number]]
     if added not in ([], own):
         raise ValueError(
-            f"{vocabulary.path}: the post-processor puts {added!r} {'before' if role == 'bos' else 'behind'} each text, "
-            f"which GGUF cannot say; expected nothing or the {role} token, {own}"
+            f"{vocabulary.path}: the post-processor puts {added!r} {'before' if role == 'bos' else 'behind'} each "
+            f"text, which GGUF cannot say; expected nothing or the {role} token, {own}"
         )
     return bool(added)
 

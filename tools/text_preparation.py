@@ -80,8 +80,8 @@ def added_token_remarks(added: Iterable[dict[str, Any]]) -> list[str]:
         if found:
             names = ", ".join(flag for flag in flags if any(token.get(flag) for token in found))
             remarks.append(
-                f"Hugging Face {meaning.format(_named(found), names)}; GGUF cannot say so, and texts that hold it become "
-                "other tokens, as in llama.cpp"
+                f"Hugging Face {meaning.format(_named(found), names)}; GGUF cannot say so, and texts that hold it "
+                "become other tokens, as in llama.cpp"
             )
     return remarks
 

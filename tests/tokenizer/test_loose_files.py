@@ -1,7 +1,8 @@
-"""Vocabularies that llama.cpp loads although something in them is wrong: they load, and a warning says what was done."""
+"""Vocabularies that llama.cpp loads although something in them is wrong: they load, and a warning says what is done."""
 
 from __future__ import annotations
 
+import itertools
 import random
 import warnings
 from pathlib import Path
@@ -170,7 +171,7 @@ def llama_cpp_bpe(word: str, ranks: dict[tuple[str, str], int], tokens: list[str
     """Byte-level BPE over texts: pieces need not be tokens; what is none in the end is spelled byte by byte."""
     symbols = list(word)
     while True:
-        pairs = [(ranks[pair], at) for at, pair in enumerate(zip(symbols, symbols[1:], strict=False)) if pair in ranks]
+        pairs = [(ranks[pair], at) for at, pair in enumerate(itertools.pairwise(symbols)) if pair in ranks]
         if not pairs:
             break
         at = min(pairs)[1]
