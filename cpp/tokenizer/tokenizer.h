@@ -51,6 +51,7 @@ class Tokenizer {
   const std::string& token_bytes(TokenId id) const;
   std::string_view token_text(TokenId id) const;  // as the vocabulary writes it
   TokenType token_type(TokenId id) const;
+  float score(TokenId id) const;  // SPM: the higher, the sooner a token is built; 0 where the vocabulary has none
   std::optional<TokenId> find(std::string_view token_text) const;
 
   std::int32_t size() const;  // vocabulary size V

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/text.h"
 #include "gguf/gguf_values.h"
 
@@ -176,18 +177,13 @@ void make_matchers(Vocabulary& vocabulary) {
 }
 
 std::string fingerprint_of(const Vocabulary& vocabulary) {
-  std::uint64_t hash = 0xCBF29CE484222325ULL;
-  const auto add = [&hash](std::string_view bytes) {
-    for (const char byte : bytes) hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001B3ULL;
-  };
-  add(std::to_string(vocabulary.size()));
+  Fnv1a64 hash;
+  hash.add(std::to_string(vocabulary.size()));
   for (const std::string_view text : vocabulary.texts) {
-    add(text);
-    add(std::string_view("\0", 1));
+    hash.add(text);
+    hash.add(std::string_view("\0", 1));
   }
-  std::string digits(16, '0');
-  for (std::size_t i = 0; i < 16; ++i) digits[15 - i] = "0123456789abcdef"[hash >> (4 * i) & 15];
-  return digits;
+  return hash.text();
 }
 
 }  // namespace
