@@ -67,6 +67,10 @@ int bench_command(std::span<char* const> arguments) {
     check();
     progress.show(concat("loading: ", 100 * done / total, " %"));
   };
+  bench.engine.on_warning = [&](const std::string& warning) {
+    progress.clear();
+    write_warning(warning);
+  };
   bench.on_progress = [&](const std::string& test, int done, int total) {
     check();
     progress.show(concat(100 * done / total, " %: ", test));

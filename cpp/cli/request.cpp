@@ -265,6 +265,10 @@ std::unique_ptr<Engine> load_engine(Request& request) {
   request.engine.on_load = [progress](std::size_t done, std::size_t total) {
     progress->show(concat("loading: ", 100 * done / total, " %"));
   };
+  request.engine.on_warning = [progress](const std::string& warning) {
+    progress->clear();
+    write_warning(warning);
+  };
   auto engine = std::make_unique<Engine>(request.engine);
   progress->clear();
   return engine;

@@ -99,6 +99,7 @@ void write_note(std::string_view line) {
 }
 
 void explain_bus_error() { std::signal(SIGBUS, on_bus_error); }
+void write_warning(const std::string& warning) { write_note("warning: " + warning); }
 
 void ignore_broken_pipe() { std::signal(SIGPIPE, SIG_IGN); }
 

@@ -66,7 +66,9 @@ int tokenize_command(std::span<char* const> arguments) {
     return 0;
   }
   if (escape && prompt) prompt = unescaped(*prompt);
-  const auto tokenizer = Tokenizer::load(*GgufFile::open(files.find().target));
+  const auto vocabulary = GgufFile::open(files.find().target);
+  const auto tokenizer = Tokenizer::load(*vocabulary);
+  for (const std::string& warning : vocabulary->warnings()) write_warning(warning);
   const std::vector<TokenId> tokens = tokenizer->encode(read_prompt(prompt, file), !no_special, parse_special);
   std::ostringstream out;
   as_json ? write_json(out, *tokenizer, tokens) : write_lines(out, *tokenizer, tokens);

@@ -183,6 +183,11 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   };
   committed_ = states(max_depth + 1, target_->config().dim);
   if (drafter_) lag_features_ = states(lag_room(), target_->feature_dim());
+  if (!options.on_warning) return;
+  for (const std::shared_ptr<const GgufFile>& file : {file_, drafter_file_}) {
+    if (!file) continue;
+    for (const std::string& warning : file->warnings()) options.on_warning(warning);
+  }
 }
 
 // On a device with memory of its own: what stays on the host, and how long a context has room.

@@ -64,6 +64,8 @@ struct EngineOptions {
   KvType kv_type = KvType::F16;  // of the target's and the drafter's cache
   std::function<void(const MemoryPlan&)> on_plan;  // before loading, where the device has memory of its own
   std::function<void(std::size_t done, std::size_t total)> on_load;  // bytes of weights; throwing ends the loading
+  // Each thing that was corrected in the files, as llama.cpp corrects it: one line, once all is loaded.
+  std::function<void(const std::string& warning)> on_warning;
   std::shared_ptr<StateRecord> states;  // not null: the states that the drafter's head meets are noted there
   std::vector<int> taps;                // layers whose inputs Engine::forward hands out
 };

@@ -32,8 +32,9 @@ enum class TokenType : std::uint8_t {
 
 class Tokenizer {
  public:
-  // Reads the vocabulary of `file`; throws InvalidInput for an unknown model or pre-tokenizer, ids past the end,
-  // merges of unknown pieces, duplicated tokens and the like.
+  // Reads the vocabulary of `file`; throws InvalidInput for an unknown model or pre-tokenizer, duplicated tokens and
+  // the like. What llama.cpp corrects is corrected, and `file` is given a warning: ids past the end, end-of-turn tokens
+  // of another type than control, merges of unknown pieces.
   static std::unique_ptr<const Tokenizer> load(const GgufFile& file);
   virtual ~Tokenizer();
 

@@ -39,6 +39,7 @@ std::string bench(const std::filesystem::path& target, const std::optional<std::
   options.engine.backend = {device, n_threads};
   options.engine.kv_type = parse_kv_type(cache_type);
   options.engine.on_load = [&](std::size_t done, std::size_t total) { call_python(progress, "loading", done, total); };
+  options.engine.on_warning = [](const std::string& warning) { warn_in_python(warning, 2); };
   options.heads = std::move(heads);
   options.prompts = std::move(n_prompt);
   options.texts = std::move(n_gen);

@@ -89,6 +89,7 @@ void make_engine(PyEngine* self, const std::filesystem::path& target,
   options.kv_type = parse_kv_type(cache_type);
   options.taps = taps;
   options.on_load = [&](std::size_t done, std::size_t total) { call_python(progress, done, total); };
+  options.on_warning = [](const std::string& warning) { warn_in_python(warning, 2); };
   new (self) PyEngine(options);
 }
 

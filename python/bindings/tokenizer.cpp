@@ -19,6 +19,7 @@
 #include "arrays.h"
 #include "base/error.h"
 #include "base/parallel.h"
+#include "callbacks.h"
 #include "gguf/gguf_file.h"
 #include "gil.h"
 #include "tokenizer/pretokenizer.h"
@@ -36,7 +37,10 @@ constexpr std::int64_t kTextsPerPiece = 8;  // small: texts differ in length
 
 std::shared_ptr<const Tokenizer> open_tokenizer(const std::filesystem::path& path) {
   const WithoutGil released;
-  return Tokenizer::load(*GgufFile::open(path));
+  const auto file = GgufFile::open(path);
+  std::shared_ptr<const Tokenizer> tokenizer = Tokenizer::load(*file);
+  for (const std::string& warning : file->warnings()) warn_in_python(warning, 1);
+  return tokenizer;
 }
 
 // UTF-8 inside `text`, which must stay alive. A lone surrogate raises UnicodeEncodeError, which is a ValueError.
@@ -322,7 +326,9 @@ void init_tokenizer(nb::module_& m) {
                                   "Any number of threads may use one at once.\n\n"
                                   "Raises:\n"
                                   "    FileNotFoundError: The file is absent or not readable.\n"
-                                  "    ValueError: It holds no vocabulary, or one that cannot be used.");
+                                  "    ValueError: It holds no vocabulary, or one that cannot be used.\n\n"
+                                  "Warns:\n"
+                                  "    ModelWarning: Something in it was put right, as llama.cpp does.");
   tokenizer.def(nb::new_(&open_tokenizer), nb::arg("path"));
   bind_texts(tokenizer);
   bind_tokens(tokenizer);

@@ -156,6 +156,9 @@ class LLM:
         ValueError: A file is damaged or of an unknown kind, the drafter or the ranks do not belong to the target,
             or an argument is out of its range.
         MemoryError: Weights and caches do not fit into memory; the message says what is needed for what.
+
+    Warns:
+        ModelWarning: Something in a file was put right, as llama.cpp does.
     """
 
     def __init__(
