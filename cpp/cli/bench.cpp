@@ -8,6 +8,7 @@
 #include "cli/commands.h"
 #include "cli/model_files.h"
 #include "cli/terminal.h"
+#include "cli/tree_arguments.h"
 #include "engine/bench.h"
 #include "engine/bench_report.h"
 
@@ -36,9 +37,8 @@ int bench_command(std::span<char* const> arguments) {
                  "time whole texts in which a drafted node's best child is accepted with probability P");
   options.number("-t, --threads", "THREADS", bench.engine.backend.threads,
                  "CPU threads, -1: one per core; default: -1");
-  options.number("--tree-depth", "D", bench.engine.tree.depth, "depth of the draft tree");
-  options.number("--tree-branch", "K", bench.engine.tree.branch, "nodes expanded per level, and their children");
-  options.number("--tree-size", "N", bench.engine.tree.size, "nodes that are verified at once");
+  TreeChoice tree;
+  add_tree(options, tree);
   options.text("--cache-type", "f16|q8_0", cache, "type of the K/V cache; default: f16");
   options.text("--device", "DEVICE", bench.engine.backend.device,
                "cpu, cuda or cuda:N; default: FRSPEC_DEVICE, or cpu");
@@ -52,6 +52,7 @@ int bench_command(std::span<char* const> arguments) {
   ModelFiles::Paths paths = files.find();
   bench.engine.target = std::move(paths.target);
   bench.engine.drafter = std::move(paths.drafter);
+  bench.engine.tree = tree.shape();
   bench.engine.ranks = ranks;
   bench.engine.sketch = sketch;
   catch_interrupt();

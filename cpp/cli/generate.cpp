@@ -19,6 +19,7 @@
 #include "cli/commands.h"
 #include "cli/model_files.h"
 #include "cli/terminal.h"
+#include "cli/tree_arguments.h"
 #include "engine/engine.h"
 
 namespace frspec {
@@ -37,6 +38,7 @@ struct Request {
   std::vector<std::string> biases;
   std::string verify = "keyed";
   std::string cache = "f16";
+  TreeChoice tree;
   bool no_draft = false;
   bool escape = true;
   bool json = false;
@@ -99,7 +101,7 @@ void add_rope(Arguments& options, Request& request) {
   options.number("--rope-freq-base", "N", rope.freq_base, "base of the rotary frequencies; default: the model's");
   options.number("--rope-freq-scale", "N", rope.freq_scale, "1 / --rope-scale");
   options.number("--yarn-orig-ctx", "N", rope.original_context,
-                 "tokens the model was trained for before stretching; default: the model's");
+                 "trained context, before it was stretched; default: the model's");
   options.number("--yarn-ext-factor", "X", rope.extrapolation,
                  "0: stretch fast pairs, too; default: by --rope-scaling");
   options.number("--yarn-attn-factor", "X", rope.attention_factor, "multiplies cos and sin; default: the model's");
@@ -136,26 +138,20 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
                  "draft what followed the last N tokens before; default: 0, do not");
   options.text("-p, --prompt", "TEXT", request.prompt, "the prompt");
   options.text("-f, --file", "FILE", request.file,
-               "a file that holds the prompt, but for a last line end; - is standard input");
+               "a file that holds the prompt, less a last line end; - is standard input");
   options.flag("-e, --escape", request.escape, "\\n, \\t ... in -p and --stop are what they stand for; the default");
   options.flag("--no-escape", request.escape, "they are what they are", false);
   options.number(
       "-n, --max-tokens, --n-predict, --predict", "MAX", request.generate.max_tokens,
-      concat("tokens to generate at most, -1: as many as the context holds; default: ", request.generate.max_tokens));
+      concat("tokens to generate at most, -1: until the context is full; default: ", request.generate.max_tokens));
   options.number("-t, --threads", "THREADS", request.engine.backend.threads,
                  "CPU threads, -1: one per core; default: -1");
-  options.number(
-      "-c, --ctx-size", "CONTEXT", request.engine.context,
-      concat("tokens of prompt and text together, 0: the model's; default: so many, at most ", kDefaultContext));
+  options.number("-c, --ctx-size", "CONTEXT", request.engine.context,
+                 concat("tokens of prompt and text, 0: the model's; default: at most ", kDefaultContext));
   options.number("-b, --batch-size", "N", request.engine.batch,
                  concat("prompt tokens per pass; default: ", request.engine.batch));
   add_rope(options, request);
-  options.number("--tree-depth", "D", request.engine.tree.depth,
-                 concat("depth of the draft tree (EAGLE's d); default: ", request.engine.tree.depth));
-  options.number("--tree-branch", "K", request.engine.tree.branch,
-                 concat("nodes expanded per level, and their children; default: ", request.engine.tree.branch));
-  options.number("--tree-size", "N", request.engine.tree.size,
-                 concat("nodes that are verified at once; default: ", request.engine.tree.size));
+  add_tree(options, request.tree);
   add_sampling(options, request);
   options.text("--cache-type", "f16|q8_0", request.cache, "type of the K/V cache; default: f16");
   options.text("--device", "DEVICE", request.engine.backend.device,
@@ -195,6 +191,7 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   ModelFiles::Paths paths = request.files.find();
   request.engine.target = std::move(paths.target);
   request.engine.drafter = std::move(paths.drafter);
+  request.engine.tree = request.tree.shape();
   request.engine.ranks = request.ranks;
   request.engine.sketch = request.sketch;
   request.engine.adapt = request.adapt;
@@ -277,15 +274,15 @@ void write_tuning(JsonWriter& json, const Tuning& tuning) {
   json.key("tuning");
   json.begin_object();
   json.member("head", std::string_view(tuning.head));
-  json.member("tree_depth", tuning.depth);
-  json.member("tree_branch", tuning.branch);
-  json.member("tree_size", tuning.size);
+  json.member("translation", std::string_view(tuning.translation));
   json.member("drafts", tuning.drafts);
-  json.member("rho", tuning.rho);
-  json.member("nu", tuning.nu);
-  json.member("kappa", tuning.kappa);
+  json.member("nodes", tuning.nodes);
+  json.member("levels", tuning.levels);
+  json.member("gain", tuning.gain);
+  json.member("cost", tuning.cost);
   json.member("tokens_per_second", tuning.tokens_per_second);
   json.member("plain_tokens_per_second", tuning.plain_tokens_per_second);
+  json.member("summary", std::string_view(tuning.summary));
   json.end_object();
 }
 
@@ -328,15 +325,7 @@ void write_statistics(const Stats& stats, const char* finish_reason, const std::
        << stats.prompt_tokens << " tokens " << stats.prefill_seconds << " s, draft " << stats.draft_seconds
        << " s, verify " << stats.verify_seconds << " s; seed " << stats.seed << "; " << device;
   write_note(line.str());
-  if (stats.tuning && is_auto) {
-    const Tuning& found = *stats.tuning;
-    line.str("");
-    line << "auto: " << (found.drafts ? "" : "plain decoding; of the drafts, ") << "head " << found.head << ", tree of "
-         << found.size << " nodes, depth " << found.depth << ", branch " << found.branch << "; expected "
-         << found.tokens_per_second << " tokens/s with drafts and " << found.plain_tokens_per_second << " without; rho "
-         << found.rho << ", nu " << found.nu << ", kappa " << found.kappa;
-    write_note(line.str());
-  }
+  if (stats.tuning && is_auto) write_note(concat("auto: ", stats.tuning->summary));
   if (!stats.drafter_error.empty()) write_note(concat("the drafter failed, and was left alone: ", stats.drafter_error));
 }
 
@@ -369,7 +358,7 @@ int generate_command(std::span<char* const> arguments) {
   const bool stopped = generation->finish_reason() == FinishReason::None;
   const char* reason = stopped ? "interrupted" : finish_reason_name(generation->finish_reason());
   if (request.json) write_json(transcript, *generation, reason, request.generate.logprobs.has_value());
-  if (!request.json) write_statistics(generation->stats(), reason, engine.device(), request.engine.head == "auto");
+  if (!request.json) write_statistics(generation->stats(), reason, engine.device(), !request.no_draft);
   if (request.adapt) engine.save_ranks();
   return stopped ? kInterruptedExit : 0;
 }

@@ -18,13 +18,13 @@ void ModelFiles::add_drafter(Arguments& options, std::string help) {
 }
 
 void ModelFiles::add_hub(Arguments& options, bool with_drafter) {
-  options.text("-hf, -hfr, --hf-repo", "USER/REPO[:QUANT]", repo_,
-               "the model by its name on the Hugging Face Hub; QUANT: Q4_K_M, or else the first file");
+  options.text("-hf, -hfr, --hf-repo", "NAME", repo_,
+               "the model USER/REPO[:QUANT] of the Hugging Face Hub; default: Q4_K_M");
   options.text("-hff, --hf-file", "FILE", file_, "with -hf: that file of it; may be a pattern");
   if (with_drafter) {
-    options.text("-hfd, -hfrd, --hf-repo-draft", "USER/REPO[:QUANT]", drafter_repo_, "the drafter, likewise");
+    options.text("-hfd, -hfrd, --hf-repo-draft", "NAME", drafter_repo_, "the drafter, likewise");
   }
-  options.text("-hft, --hf-token", "TOKEN", token_, "access token of the hub; default: HF_TOKEN, or as logged in");
+  options.text("-hft, --hf-token", "TOKEN", token_, "token of the hub; default: HF_TOKEN, or as logged in");
   options.flag("--offline", offline_, "take only what is in the hub's cache");
 }
 

@@ -48,7 +48,7 @@ class SlrsDrafter final : public Drafter {
 
   void begin(const TextRules& rules) override;
   void accept(const Committed& committed) override { model_->accept(committed); }
-  const DraftTree& propose(const std::int32_t* root) override;
+  const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
   std::vector<const Weight*> matrices() const override { return model_->model().matrices(); }
 
  private:
@@ -66,7 +66,7 @@ class SlrsDrafter final : public Drafter {
   void add_children(const Spelled& parent, std::size_t row);
   Tensor read(std::span<Spelled*> states);
   void emit(TokenId token, double weight);
-  TokenId keyed_choice(int level) const;
+  std::size_t keyed_choice(int level) const;  // of candidates_
 
   Backend& backend_;
   std::unique_ptr<TranslatedModel> model_;

@@ -50,7 +50,9 @@ class TliDrafter final : public Drafter {
 
   void begin(const TextRules& rules) override;
   void accept(const Committed& committed) override { model_->accept(committed); }
-  const DraftTree& propose(const std::int32_t* root) override;
+  const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
+  std::vector<DraftArm> arms() const override { return arms_of(model_->model().head()); }
+  void use(int arm) override { model_->model().head().use(arm); }
   std::optional<bool> could_offer(TokenId token) const override;
   std::vector<const Weight*> matrices() const override { return model_->model().matrices(); }
 
@@ -71,11 +73,18 @@ class SlemDrafter final : public Drafter {
 
   void begin(const TextRules& rules) override;
   void accept(const Committed& committed) override { model_->accept(committed); }
-  const DraftTree& propose(const std::int32_t* root) override;
+  const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
+  std::vector<DraftArm> arms() const override { return arms_of(model_->model().head()); }
+  void use(int arm) override { model_->model().head().use(arm); }
   std::vector<const Weight*> matrices() const override { return model_->model().matrices(); }
 
  private:
-  void translate_pool(const CandidatePool& pool);
+  // Downloads the pool as candidates.
+  void read_pool(const CandidatePool& pool);
+  void find_context();
+  // The trie of what the candidates spell, the best first.
+  void translate_all(const Growth* growth);
+  std::vector<TokenId> translate_path(std::int32_t candidate) const;
   // The target's tokens after the root for what the drafter's tokens spell.
   std::vector<TokenId> translate(std::span<const TokenId> drafted) const;
 
@@ -87,6 +96,8 @@ class SlemDrafter final : public Drafter {
   DraftTree tree_;
   std::string context_;  // the end of the text, for tokenizing what follows it
   HostTree trie_;        // of the target's tokens
+  std::vector<DraftCandidate> candidates_;
+  std::vector<float> scores_;  // of the trie's nodes: log-probability of the best path that spells them
 };
 
 }  // namespace frspec

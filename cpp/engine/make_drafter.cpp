@@ -39,8 +39,11 @@ void check_same_vocabulary(const GgufFile& drafter, const Tokenizer& target) {
   }
 }
 
+// Of what the text repeats, one behind the other.
+int repeated_levels(const EngineOptions& options) { return largest_tree(options).levels(); }
+
 HeadParts head_parts(const EngineOptions& options, const DrafterParts& parts) {
-  return {parts.backend, *parts.tokenizer, parts.file, options.tree.branch, parts.choice, parts.adaptive};
+  return {parts.backend, *parts.tokenizer, parts.file, largest_tree(options).branch, parts.adaptive};
 }
 
 std::unique_ptr<DraftHead> timed(const DrafterParts& parts, std::unique_ptr<DraftHead> head) {
@@ -48,7 +51,7 @@ std::unique_ptr<DraftHead> timed(const DrafterParts& parts, std::unique_ptr<Draf
 }
 
 EagleLimits eagle_limits(const EngineOptions& options, const DrafterParts& parts) {
-  return {parts.context, std::max(parts.batch, kTranslatedDepth * options.tree.levels() + 1), options.kv_type,
+  return {parts.context, std::max(parts.batch, kTranslatedDepth * largest_tree(options).levels() + 1), options.kv_type,
           options.rope};
 }
 
@@ -58,7 +61,7 @@ std::unique_ptr<Drafter> make_eagle2(const EngineOptions& options, const HeadSpe
   const HeadRows rows = HeadRows::whole(parts.target.head_source(), &parts.target.head());
   return std::make_unique<Eagle2Drafter>(parts.file, parts.backend, parts.target,
                                          timed(parts, make_head(spec, options, head_parts(options, parts), rows)),
-                                         options.tree, eagle_limits(options, parts), parts.on_bytes);
+                                         largest_tree(options), eagle_limits(options, parts), parts.on_bytes);
 }
 
 // The rows of an EAGLE-3 drafter's own head, or of the target's where it has none.
@@ -85,8 +88,8 @@ std::unique_ptr<Drafter> make_eagle3(const EngineOptions& options, const HeadSpe
   }
   return std::make_unique<Eagle3Drafter>(
       parts.file, parts.backend, parts.target,
-      timed(parts, make_head(spec, options, head_parts(options, parts), eagle3_rows(parts, config))), options.tree,
-      eagle_limits(options, parts), parts.on_bytes);
+      timed(parts, make_head(spec, options, head_parts(options, parts), eagle3_rows(parts, config))),
+      largest_tree(options), eagle_limits(options, parts), parts.on_bytes);
 }
 
 // The drafter's ids of the given target tokens, and of the end of a text where it has one; ascending.
@@ -110,8 +113,8 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   const int context = static_cast<int>(std::min<std::int64_t>(wanted + 1, config.context_limit));
   const bool slrs = options.translate == "slrs";
   if (slrs && !alignment.is_identity()) SlrsDrafter::check_tokens(*own, path);
-  ModelLimits limits = TreeModel::limits(options.tree, context, parts.batch, options.kv_type);
-  if (slrs) limits = SlrsDrafter::limits(limits, options.tree.levels());
+  ModelLimits limits = TreeModel::limits(largest_tree(options), context, parts.batch, options.kv_type);
+  if (slrs) limits = SlrsDrafter::limits(limits, largest_tree(options).levels());
   auto model = std::make_unique<CausalModel>(parts.file, parts.backend, limits, ModelTaps{}, parts.on_bytes);
   if (model->config().vocab != own->size()) {
     fail(path, ": tensor 'token_embd.weight': found ", model->config().vocab, " rows, expected one per token, ",
@@ -155,27 +158,28 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
                                            ranked ? follow_ranks(head_parts(options, parts), ids, row_of) : nullptr)
               : ranked  ? make_full_head(parts.backend, rows)
                         : make_head(spec, options, head_parts(options, parts), rows);
-  auto tree_model =
-      std::make_unique<TreeModel>(parts.backend, std::move(model), timed(parts, std::move(head)), options.tree);
+  auto tree_model = std::make_unique<TreeModel>(parts.backend, std::move(model), timed(parts, std::move(head)),
+                                                largest_tree(options));
   if (same) return std::make_unique<CausalDrafter>(std::move(tree_model));
   auto translated = std::make_unique<TranslatedModel>(std::move(tree_model), parts.tokenizer, own);
   if (slrs) {
-    return std::make_unique<SlrsDrafter>(parts.backend, std::move(translated),
-                                         std::min(options.tree.levels(), std::max(1, options.tree.size - 1)));
+    return std::make_unique<SlrsDrafter>(
+        parts.backend, std::move(translated),
+        std::min(largest_tree(options).levels(), std::max(1, largest_tree(options).size - 1)));
   }
   if (!string_level) return std::make_unique<TliDrafter>(parts.backend, std::move(translated));
-  return std::make_unique<SlemDrafter>(parts.backend, std::move(translated), options.tree.size,
-                                       kTranslatedDepth * options.tree.levels());
+  return std::make_unique<SlemDrafter>(parts.backend, std::move(translated), largest_tree(options).size,
+                                       kTranslatedDepth * largest_tree(options).levels());
 }
 
 }  // namespace
 
 TreeBounds tree_bounds(const EngineOptions& options) {
   TreeBounds bounds;
-  if (options.drafter) bounds = {options.tree.size, kTranslatedDepth * options.tree.levels()};
+  if (options.drafter) bounds = {largest_tree(options).size, kTranslatedDepth * largest_tree(options).levels()};
   if (options.ngram > 0) {
-    bounds.size += options.tree.levels();
-    bounds.depth = std::max(bounds.depth, options.tree.levels());
+    bounds.size += repeated_levels(options);
+    bounds.depth = std::max(bounds.depth, repeated_levels(options));
   }
   return bounds;
 }
@@ -194,7 +198,7 @@ std::vector<int> drafter_taps(const GgufFile& drafter, const ModelConfig& target
 
 void check_drafter_options(const EngineOptions& options) {
   const HeadSpec head = parse_head_spec(options.head);
-  check_tree_shape(options.tree);
+  check_tree_shape(largest_tree(options));
   if (!options.drafter && (options.ranks || options.sketch || (!head.is_full() && !head.is_auto()))) {
     fail("head: found ",
          options.ranks    ? "a ranks file"
@@ -236,10 +240,10 @@ std::unique_ptr<Drafter> make_drafter(const EngineOptions& options, const std::s
     }
     const auto make = !eagle ? make_causal : is_eagle3(*parts.file) ? make_eagle3 : make_eagle2;
     drafter = make(options, spec, parts);
-    inner = {options.tree.size, kTranslatedDepth * options.tree.levels()};
+    inner = {largest_tree(options).size, kTranslatedDepth * largest_tree(options).levels()};
   }
   if (options.ngram == 0) return drafter;
-  const int levels = options.tree.levels();
+  const int levels = repeated_levels(options);
   return std::make_unique<NgramDrafter>(parts.backend, std::move(drafter), options.ngram, levels, levels, inner.size,
                                         inner.depth);
 }

@@ -122,9 +122,7 @@ std::unique_ptr<DraftHead> make_choice(const EngineOptions& options, const HeadP
     }
   }
   if (4 * std::int64_t{kContextualRows} <= 3 * rows.source.rows) add("contextual");
-  auto choice = std::make_unique<ChoiceHead>(std::move(policies));
-  if (parts.choice != nullptr) *parts.choice = choice.get();
-  return choice;
+  return std::make_unique<ChoiceHead>(std::move(policies));
 }
 
 std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,

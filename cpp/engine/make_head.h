@@ -7,7 +7,6 @@
 #include "engine/options.h"
 #include "gguf/gguf_file.h"
 #include "tokenizer/tokenizer.h"
-#include "vocab/choice_head.h"
 #include "vocab/draft_head.h"
 #include "vocab/head_spec.h"
 #include "vocab/token_ranks.h"
@@ -19,7 +18,6 @@ struct HeadParts {
   const Tokenizer& target;
   std::shared_ptr<const GgufFile> file;               // the drafter's
   int rows = 0;                                       // states whose best tokens are wanted at once, at most
-  ChoiceHead** choice = nullptr;                      // where a head of policy "auto" is told, which owns itself
   std::shared_ptr<AdaptiveRanks> adaptive = nullptr;  // not null: ranked rows follow them
 };
 
