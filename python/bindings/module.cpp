@@ -71,7 +71,7 @@ void translate(const std::exception_ptr& thrown, void*) {
 }  // namespace
 
 void warn_in_python(const std::string& warning, int stack_level) {
-  const nb::gil_scoped_acquire gil;
+  const WithGil gil;
   // It may quote bytes of a file that are not UTF-8, but those are escaped.
   if (PyErr_WarnEx(model_warning, warning.c_str(), stack_level) != 0) throw nb::python_error();
 }
