@@ -178,7 +178,7 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   }
   // Where too little is shared, tokens cannot be taken one by one; else it is found out which translation pays.
   const bool is_open = options.translate == "auto" && 2 * alignment.size() >= parts.tokenizer->size();
-  const Translation translation = same                                   ? Translation::None
+  const Translation translation = same                                    ? Translation::None
                                   : options.translate == "tli" || is_open ? Translation::Tli
                                                                           : Translation::StringLevel;
   const auto make = [&](const CausalModel& of, Translation by) {
@@ -208,7 +208,7 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
 TreeBounds tree_bounds(const EngineOptions& options) {
   TreeBounds bounds;
   if (options.drafter) bounds = {largest_tree(options).size, kTranslatedDepth * largest_tree(options).levels()};
-  if (options.ngram > 0) {
+  if (ngram_of(options) > 0) {
     bounds.size += repeated_levels(options);
     bounds.depth = std::max(bounds.depth, repeated_levels(options));
   }
@@ -247,8 +247,8 @@ void check_drafter_options(const EngineOptions& options) {
          "', which uses none; expected 'speculated'");
   }
   check_adapt(options, head);
-  if (options.ngram < 0 || options.ngram > kMaxNgram) {
-    fail("ngram: found ", options.ngram, " tokens, expected 0 (none) to ", kMaxNgram);
+  if (ngram_of(options) < 0 || ngram_of(options) > kMaxNgram) {
+    fail("ngram: found ", ngram_of(options), " tokens, expected 0 (none) to ", kMaxNgram);
   }
   if (std::find(kTranslations.begin(), kTranslations.end(), options.translate) == kTranslations.end()) {
     fail("translate: found ", quoted(options.translate), ", expected 'auto', 'tli', 'slem' or 'slrs'");
@@ -273,9 +273,9 @@ std::unique_ptr<Drafter> make_drafter(const EngineOptions& options, const std::s
     drafter = make(options, spec, parts);
     inner = {largest_tree(options).size, kTranslatedDepth * largest_tree(options).levels()};
   }
-  if (options.ngram == 0) return drafter;
+  if (ngram_of(options) == 0) return drafter;
   const int levels = repeated_levels(options);
-  return std::make_unique<NgramDrafter>(parts.backend, std::move(drafter), options.ngram, levels, levels, inner.size,
+  return std::make_unique<NgramDrafter>(parts.backend, std::move(drafter), ngram_of(options), levels, levels, inner.size,
                                         inner.depth);
 }
 

@@ -182,9 +182,11 @@ def rows_of(head: str, drafter: DrafterFile) -> int | None:
 
 
 def _contender(kind: str, drafter: DrafterFile, use: _Use, choice: Choice) -> Contender:
-    options: dict[str, Any] = {"drafter": str(drafter.path), "head": use.head, **choice.tree}
-    settings: dict[str, Any] = dict(choice.tree)
     is_auto = use.head == "auto"
+    # What "auto" means: heads and trees as far as pays.
+    tree = {} if kind == "auto" else dict(choice.tree)
+    options: dict[str, Any] = {"drafter": str(drafter.path), "head": use.head, **tree}
+    settings: dict[str, Any] = tree
     if use.translate != "auto":
         options["translate"] = settings["translate"] = use.translate
     # A file that the head does not use is an error of the engine's.
