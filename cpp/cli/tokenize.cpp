@@ -43,11 +43,10 @@ int tokenize_command(std::span<char* const> arguments) {
   ModelFiles files;
   std::optional<std::string> prompt, file;
   bool escape = true, no_special = false, parse_special = true, as_json = false;
-  Arguments options(
-      "frspec tokenize [-m TARGET] [-p TEXT | -f FILE] [OPTION...]",
-      "Prints the token ids of a text, each with the token as the vocabulary writes it.\n"
-      "Without -m: the vocabulary of the demo pair. Without -p and -f the text is read\n"
-      "from standard input.");
+  Arguments options("frspec tokenize [-m TARGET] [-p TEXT | -f FILE] [OPTION...]",
+                    "Prints the token ids of a text, each with the token as the vocabulary writes it.\n"
+                    "Without -m: the vocabulary of the demo pair. Without -p and -f the text is read\n"
+                    "from standard input.");
   files.add_model(options, "GGUF file with a vocabulary; it needs no weights");
   files.add_hub(options, false);
   files.add_more(options);
