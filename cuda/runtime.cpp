@@ -12,6 +12,7 @@
 #include <cuda_runtime.h>
 
 #include "base/error.h"
+#include "base/forks.h"
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 namespace {
@@ -21,6 +22,14 @@ constexpr std::size_t kStaging = std::size_t{64} << 10;  // pinned bytes for sma
 constexpr int kLooks = 1000;  // at a number that is awaited, between two questions to the driver
 #define FRSPEC_LOOPS_FROM \
   12040  // version of the runtime and of the driver: kernels that set the condition of a graph's node
+
+// A forked process cannot use what its parent had made of CUDA, nor make anything anew, and must leave its parent's
+// memory alone. What is made keeps the fork_count of then.
+[[noreturn]] void fail_forked() {
+  throw Error(
+      "CUDA: this process was forked after a GPU was used, and cannot use it: expected a process that is started anew "
+      "(multiprocessing's \"spawn\"), or a fork before the first model is loaded");
+}
 
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
@@ -35,8 +44,8 @@ void check(cudaError_t error, const char* what) {
 // several engines may share one: so it only ever grows, and nobody's launch meets a smaller number than it asked for.
 void prepare(const Command& command, int device) {
   if (command.kernel == nullptr || command.shared_bytes <= (std::size_t{48} << 10)) return;
-  static std::mutex mutex;
-  static std::map<std::pair<int, const void*>, std::size_t> allowed;
+  static auto& mutex = *new std::mutex;  // threads may still work when static objects go
+  static auto& allowed = *new std::map<std::pair<int, const void*>, std::size_t>;
   const std::scoped_lock lock(mutex);
   std::size_t& most = allowed[{device, command.kernel}];
   if (command.shared_bytes <= most) return;
@@ -122,11 +131,13 @@ class DriverGraph final : public Graph {
     return values;
   }
   void destroy() noexcept {
+    if (forks_ != fork_count()) return;
     if (executable_ != nullptr) cudaGraphExecDestroy(executable_);
     if (graph_ != nullptr) cudaGraphDestroy(graph_);
   }
 
   int device_;
+  std::uint32_t forks_ = fork_count();
   cudaGraph_t graph_ = nullptr;
   cudaGraphExec_t executable_ = nullptr;
   std::vector<cudaGraphNode_t> nodes_;
@@ -164,6 +175,7 @@ class DriverRuntime final : public Runtime {
     }
   }
   ~DriverRuntime() override {
+    if (forks_ != fork_count()) return;
     cudaSetDevice(index_);
     cudaStreamSynchronize(stream_);
     for (const cudaEvent_t point : points_) cudaEventDestroy(point);
@@ -196,6 +208,7 @@ class DriverRuntime final : public Runtime {
     return memory;
   }
   void release(void* memory) noexcept override {
+    if (forks_ != fork_count()) return;
     cudaSetDevice(index_);
     cudaFree(memory);
   }
@@ -207,6 +220,7 @@ class DriverRuntime final : public Runtime {
     return memory;
   }
   void release_pinned(void* memory) noexcept override {
+    if (forks_ != fork_count()) return;
     cudaSetDevice(index_);
     cudaFreeHost(memory);
   }
@@ -304,8 +318,12 @@ class DriverRuntime final : public Runtime {
 
  private:
   // First in everything: a thread that has chosen no device would get a context on device 0.
-  void use() const { check(cudaSetDevice(index_), "choosing a device"); }
+  void use() const {
+    if (forks_ != fork_count()) fail_forked();
+    check(cudaSetDevice(index_), "choosing a device");
+  }
   int index_;
+  std::uint32_t forks_ = fork_count();
   DeviceInfo device_;
   bool reads_pageable_ = false;  // the host's ordinary memory
   bool loops_ = false;           // whether there are conditional nodes
@@ -322,6 +340,8 @@ class DriverRuntime final : public Runtime {
 }  // namespace
 
 std::unique_ptr<Runtime> make_runtime(int index) {
+  static const std::uint32_t first_forks = fork_count();
+  if (first_forks != fork_count()) fail_forked();
   int driver = 0, count = 0;
   if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
     fail("device: found 'cuda', but this machine has no NVIDIA driver; use device 'cpu'");

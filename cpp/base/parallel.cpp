@@ -3,10 +3,16 @@
 #include "base/parallel.h"
 
 #include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
 #include <system_error>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
+#include "base/forks.h"
 
 #ifdef __linux__
 #include <sched.h>
@@ -38,12 +44,63 @@ int available_cores() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-ThreadPool::ThreadPool(int threads) {
+// The threads beside the caller, and all that they share with it.
+class ThreadPool::Crew {
+ public:
+  explicit Crew(int total);
+  ~Crew() { stop(); }
+  Crew(const Crew&) = delete;
+  Crew& operator=(const Crew&) = delete;
+
+  void run(const Job& job);
+
+ private:
+  // Pieces of the current job that one worker owns: a contiguous run, so that a worker meets the same part of a weight
+  // in every pass. Whoever has finished takes pieces from the others.
+  struct alignas(64) Share {
+    std::atomic<std::int64_t> next{0};
+    std::int64_t end = 0;
+  };
+
+  void work_on(const Job& job, int worker);
+  void worker_loop(int worker);
+  void stop();
+
+  Job job_;
+  std::vector<Share> shares_;                 // by worker
+  std::atomic<bool> open_{false};             // whether a worker may join the current job
+  std::atomic<int> busy_{0};                  // workers that are at it, or about to see whether they may
+  std::atomic<std::uint32_t> generation_{0};  // counts jobs; workers wait for it to change
+  std::atomic<bool> stopping_{false};
+  std::mutex error_mutex_;
+  std::exception_ptr error_;
+  std::vector<std::thread> workers_;
+};
+
+ThreadPool::ThreadPool(int threads) : size_(threads > 0 ? threads : available_cores()), forks_(fork_count()) {
   if (threads < -1 || threads > kMaxThreads) {
     fail("threads: found ", threads, ", expected 1 to ", kMaxThreads, ", or 0 or -1 for one per core");
   }
-  const int total = threads > 0 ? threads : available_cores();
-  shares_ = std::vector<Share>(static_cast<std::size_t>(total));
+  crew_ = std::make_unique<Crew>(size_);
+}
+
+ThreadPool::~ThreadPool() { leave_to_parent(); }
+
+// Where the process was forked since, threads that do not exist cannot be joined, nor what waits for them destroyed.
+void ThreadPool::leave_to_parent() {
+  if (forks_ != fork_count()) (void)crew_.release();
+}
+
+void ThreadPool::run(const Job& job) {
+  if (forks_ != fork_count()) {
+    leave_to_parent();
+    crew_ = std::make_unique<Crew>(size_);
+    forks_ = fork_count();
+  }
+  crew_->run(job);
+}
+
+ThreadPool::Crew::Crew(int total) : shares_(static_cast<std::size_t>(total)) {
   workers_.reserve(static_cast<std::size_t>(total - 1));
   try {
     for (int i = 1; i < total; ++i) workers_.emplace_back([this, i] { worker_loop(i); });
@@ -53,9 +110,7 @@ ThreadPool::ThreadPool(int threads) {
   }
 }
 
-ThreadPool::~ThreadPool() { stop(); }
-
-void ThreadPool::stop() {
+void ThreadPool::Crew::stop() {
   stopping_.store(true);
   generation_.fetch_add(1);
   generation_.notify_all();
@@ -63,7 +118,7 @@ void ThreadPool::stop() {
   workers_.clear();
 }
 
-void ThreadPool::work_on(const Job& job, int worker) {
+void ThreadPool::Crew::work_on(const Job& job, int worker) {
   const auto count = static_cast<int>(shares_.size());
   for (int i = 0; i < count; ++i) {
     Share& share = shares_[static_cast<std::size_t>((worker + i) % count)];
@@ -85,7 +140,7 @@ void ThreadPool::work_on(const Job& job, int worker) {
   }
 }
 
-void ThreadPool::run(const Job& job) {
+void ThreadPool::Crew::run(const Job& job) {
   job_ = job;
   const std::int64_t pieces = (job.count + job.grain - 1) / job.grain;
   const auto count = static_cast<std::int64_t>(shares_.size());
@@ -108,7 +163,7 @@ void ThreadPool::run(const Job& job) {
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
-void ThreadPool::worker_loop(int worker) {
+void ThreadPool::Crew::worker_loop(int worker) {
   std::uint32_t seen = 0;
   for (;;) {
     for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spin) pause_cpu();

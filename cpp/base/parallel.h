@@ -2,15 +2,13 @@
 //
 // Contract: what a loop computes must not depend on which thread runs which piece, nor on how many threads there are.
 // Every kernel therefore writes each output from one piece only, and splits by fixed sizes, never by thread count.
+//
+// A pool survives fork: the child starts threads of its own when it needs them.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
-#include <exception>
-#include <mutex>
-#include <thread>
+#include <memory>
 #include <type_traits>
-#include <vector>
 
 namespace frspec {
 
@@ -25,14 +23,14 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int size() const { return static_cast<int>(workers_.size()) + 1; }
+  int size() const { return size_; }
 
   // Calls body(begin, end, worker) for runs of pieces of `grain` that together cover [0, count), then returns. `worker`
   // (0 to size() - 1) tells pieces that may run at the same time apart: it chooses scratch memory, nothing else.
   // The first exception of a piece is rethrown here, after all pieces have ended. One caller at a time.
   template <class Body>
   void parallel_for(std::int64_t count, std::int64_t grain, Body&& body) {
-    if (workers_.empty() || count <= grain) {
+    if (size_ == 1 || count <= grain) {
       if (count > 0) body(std::int64_t{0}, count, 0);
       return;
     }
@@ -44,34 +42,20 @@ class ThreadPool {
   }
 
  private:
-  // Pieces of the current job that one worker owns: a contiguous run, so that a worker meets the same part of a weight
-  // in every pass. Whoever has finished takes pieces from the others.
-  struct alignas(64) Share {
-    std::atomic<std::int64_t> next{0};
-    std::int64_t end = 0;
-  };
-
   struct Job {
     void (*call)(void* context, std::int64_t begin, std::int64_t end, int worker) = nullptr;
     void* context = nullptr;
     std::int64_t count = 0;
     std::int64_t grain = 1;
   };
+  class Crew;
 
   void run(const Job& job);
-  void work_on(const Job& job, int worker);
-  void worker_loop(int worker);
-  void stop();
+  void leave_to_parent();
 
-  Job job_;
-  std::vector<Share> shares_;                 // by worker
-  std::atomic<bool> open_{false};             // whether a worker may join the current job
-  std::atomic<int> busy_{0};                  // workers that are at it, or about to see whether they may
-  std::atomic<std::uint32_t> generation_{0};  // counts jobs; workers wait for it to change
-  std::atomic<bool> stopping_{false};
-  std::mutex error_mutex_;
-  std::exception_ptr error_;
-  std::vector<std::thread> workers_;
+  int size_;
+  std::uint32_t forks_;  // when the crew was made: a forked process needs another one
+  std::unique_ptr<Crew> crew_;
 };
 
 }  // namespace frspec

@@ -8,6 +8,7 @@
 #include "cli/commands.h"
 #include "cli/model_files.h"
 #include "cli/terminal.h"
+#include "cli/tree_arguments.h"
 #include "engine/bench.h"
 #include "engine/bench_report.h"
 
@@ -39,9 +40,8 @@ int bench_command(std::span<char* const> arguments) {
                  "time whole texts in which a drafted node's best child is accepted with probability P");
   options.number("-t, --threads", "THREADS", bench.engine.backend.threads,
                  "CPU threads, -1: one per core; default: -1");
-  options.number("--tree-depth", "D", bench.engine.tree.depth, "depth of the draft tree");
-  options.number("--tree-branch", "K", bench.engine.tree.branch, "nodes expanded per level, and their children");
-  options.number("--tree-size", "N", bench.engine.tree.size, "nodes that are verified at once");
+  TreeChoice tree;
+  add_tree(options, tree);
   options.text("--cache-type", "f16|q8_0", cache, "type of the K/V cache; default: f16");
   options.text("--device", "DEVICE", bench.engine.backend.device,
                "cpu, cuda or cuda:N; default: FRSPEC_DEVICE, or cpu");
@@ -52,6 +52,7 @@ int bench_command(std::span<char* const> arguments) {
   }
   const BenchFormat as = parse_bench_format(format);
   bench.engine.kv_type = parse_kv_type(cache);
+  bench.engine.tree = tree.shape();
   ModelFiles::Paths paths = files.find();
   bench.engine.target = std::move(paths.target);
   bench.engine.drafter = std::move(paths.drafter);
@@ -65,6 +66,10 @@ int bench_command(std::span<char* const> arguments) {
   bench.engine.on_load = [&](std::size_t done, std::size_t total) {
     check();
     progress.show(concat("loading: ", 100 * done / total, " %"));
+  };
+  bench.engine.on_warning = [&](const std::string& warning) {
+    progress.clear();
+    write_warning(warning);
   };
   bench.on_progress = [&](const std::string& test, int done, int total) {
     check();

@@ -69,7 +69,7 @@ class Chat {
     if (line == "/clear") {
       messages_.resize(fixed_);
     } else if (line == "/stats") {
-      if (text_) write_statistics(*text_, engine_->device(), request_.engine.head == "auto");
+      if (text_) write_statistics(*text_, engine_->device(), request_.generate.draft != DraftMode::Never);
     } else if (line == "/help") {
       write_note(kCommands);
     } else {

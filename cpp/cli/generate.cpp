@@ -90,15 +90,15 @@ void write_tuning(JsonWriter& json, const Tuning& tuning) {
   json.key("tuning");
   json.begin_object();
   json.member("head", std::string_view(tuning.head));
-  json.member("tree_depth", tuning.depth);
-  json.member("tree_branch", tuning.branch);
-  json.member("tree_size", tuning.size);
+  json.member("translation", std::string_view(tuning.translation));
   json.member("drafts", tuning.drafts);
-  json.member("rho", tuning.rho);
-  json.member("nu", tuning.nu);
-  json.member("kappa", tuning.kappa);
+  json.member("nodes", tuning.nodes);
+  json.member("levels", tuning.levels);
+  json.member("gain", tuning.gain);
+  json.member("cost", tuning.cost);
   json.member("tokens_per_second", tuning.tokens_per_second);
   json.member("plain_tokens_per_second", tuning.plain_tokens_per_second);
+  json.member("summary", std::string_view(tuning.summary));
   json.end_object();
 }
 
@@ -125,6 +125,7 @@ void write_json(const Transcript& transcript, const Generation& generation, cons
   json.member("draft_seconds", stats.draft_seconds);
   json.member("verify_seconds", stats.verify_seconds);
   json.member("prefill_seconds", stats.prefill_seconds);
+  if (!stats.ranks.empty()) json.member("ranks", std::string_view(stats.ranks));
   json.member("seed", stats.seed);
   if (stats.tuning) write_tuning(json, *stats.tuning);
   json.end_object();
@@ -153,7 +154,7 @@ int generate_command(std::span<char* const> arguments) {
     if (!transcript.text().ends_with('\n') && !transcript.text().empty() && isatty(STDOUT_FILENO) != 0) {
       write_output("\n");
     }
-    write_statistics(*generation, engine->device(), request.engine.head == "auto");
+    write_statistics(*generation, engine->device(), request.generate.draft != DraftMode::Never);
   }
   if (request.adapt) engine->save_ranks();
   return generation->finish_reason() == FinishReason::None ? kInterruptedExit : 0;

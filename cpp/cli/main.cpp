@@ -59,6 +59,7 @@ int run(std::span<char* const> arguments) {
 
 int main(int argc, char** argv) {
   frspec::ignore_broken_pipe();
+  frspec::explain_bus_error();
   try {
     return frspec::run({argv + (argc > 0 ? 1 : 0), argv + argc});
   } catch (const frspec::OutputClosed&) {

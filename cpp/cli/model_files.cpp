@@ -20,7 +20,7 @@ void ModelFiles::add_drafter(Arguments& options, std::string help) {
 void ModelFiles::add_hub(Arguments& options, bool with_drafter) {
   options.text("-hf, -hfr, --hf-repo", "USER/REPO[:QUANT]", repo_, "the model by its name on the Hugging Face Hub");
   if (with_drafter) {
-    options.text("-hfd, -hfrd, --hf-repo-draft", "USER/REPO[:QUANT]", drafter_repo_, "the drafter, likewise");
+    options.text("-hfd, -hfrd, --hf-repo-draft", "NAME", drafter_repo_, "the drafter, likewise");
   }
 }
 

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "cli/terminal.h"
+#include "cli/tree_arguments.h"
 
 namespace frspec {
 namespace {
@@ -101,7 +102,6 @@ void add_more_of_texts(Arguments& options, Request& request, Command command) {
 }
 
 void add_more_of_drafts(Arguments& options, Request& request) {
-  TreeShape& tree = request.engine.tree;
   options.begin("More of drafts (docs/heads.md, docs/eagle.md)", true);
   options.text("--head", "POLICY", request.engine.head, "rows to draft from: full, ranked:N ...; default: auto");
   options.text("--ranks", "FILE", request.ranks, "token ranks; default: those in the drafter's file");
@@ -109,10 +109,7 @@ void add_more_of_drafts(Arguments& options, Request& request) {
   options.text("--adapt", "FILE", request.adapt, "token ranks that follow what is written; made if absent");
   options.text("--translate", "auto|tli|slem|slrs", request.engine.translate,
                "how a drafter of another vocabulary is understood; default: auto");
-  options.number("--tree-depth", "D", tree.depth, concat("depth of the draft tree; default: ", tree.depth));
-  options.number("--tree-branch", "K", tree.branch,
-                 concat("nodes expanded per level, and their children; default: ", tree.branch));
-  options.number("--tree-size", "N", tree.size, concat("nodes that are verified at once; default: ", tree.size));
+  add_tree(options, request.tree);
   options.text("--verify", "keyed|rejection|block", request.verify, "how drafts are verified; default: keyed");
   options.flag("--no-draft", request.no_draft, "--draft never");
 }
@@ -122,6 +119,7 @@ void add_machine(Arguments& options, Request& request) {
   options.number("-b, --batch-size", "N", request.engine.batch,
                  concat("prompt tokens per pass; default: ", request.engine.batch));
   options.text("--cache-type", "f16|q8_0", request.cache, "type of the K/V cache; default: f16");
+  options.flag("--no-mmap", request.no_mmap, "read the models into memory: their files may change then");
   options.text("-ngl, --gpu-layers, --n-gpu-layers", "N", request.gpu_layers,
                "layers that a GPU keeps, the last ones; default: -1, all");
   options.flag("--head-on-host", request.engine.head_on_host,
@@ -250,6 +248,8 @@ bool read_request(Request& request, Command command, std::span<char* const> argu
   ModelFiles::Paths paths = request.files.find();
   request.engine.target = std::move(paths.target);
   request.engine.drafter = std::move(paths.drafter);
+  request.engine.files.map = !request.no_mmap;
+  request.engine.tree = request.tree.shape();
   request.engine.ranks = request.ranks;
   request.engine.sketch = request.sketch;
   request.engine.adapt = request.adapt;
@@ -264,6 +264,10 @@ std::unique_ptr<Engine> load_engine(Request& request) {
   };
   request.engine.on_load = [progress](std::size_t done, std::size_t total) {
     progress->show(concat("loading: ", 100 * done / total, " %"));
+  };
+  request.engine.on_warning = [progress](const std::string& warning) {
+    progress->clear();
+    write_warning(warning);
   };
   auto engine = std::make_unique<Engine>(request.engine);
   progress->clear();

@@ -30,6 +30,14 @@ extern "C" void on_interrupt(int) {
   errno = error;
 }
 
+extern "C" void on_bus_error(int) {
+  constexpr std::string_view kLine =
+      "frspec: error: a file that is mapped into memory was shortened while it was in use, or cannot be read any more "
+      "(SIGBUS); --no-mmap reads models into memory first\n";
+  (void)!::write(STDERR_FILENO, kLine.data(), kLine.size());
+  ::_exit(1);
+}
+
 // False where writing failed; errno says why.
 bool write_all(int descriptor, std::string_view text) {
   while (!text.empty()) {
@@ -89,6 +97,9 @@ void write_note(std::string_view line) {
   // Nobody is left to be told where this fails.
   (void)write_all(STDERR_FILENO, concat("frspec: ", line, "\n"));
 }
+
+void explain_bus_error() { std::signal(SIGBUS, on_bus_error); }
+void write_warning(const std::string& warning) { write_note("warning: " + warning); }
 
 void ignore_broken_pipe() { std::signal(SIGPIPE, SIG_IGN); }
 

@@ -26,6 +26,11 @@ void write_output(std::string_view text);
 // One line on standard error: "frspec: " and `line`.
 void write_note(std::string_view line);
 
+// Where a page of a mapped file cannot be had, the process ends with a line that says so.
+void explain_bus_error();
+// The same for something in a model's file that was put right.
+void write_warning(const std::string& warning);
+
 // A write to a closed pipe becomes an error of that write, instead of a signal that ends the process.
 void ignore_broken_pipe();
 

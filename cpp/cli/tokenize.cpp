@@ -52,7 +52,7 @@ int tokenize_command(std::span<char* const> arguments) {
   files.add_more(options);
   options.begin("Text");
   options.text("-p, --prompt", "TEXT", prompt, "the text");
-  options.text("-f, --file", "FILE", file, "a file that holds the text, but for a last line end; - is standard input");
+  options.text("-f, --file", "FILE", file, "a file that holds the text, less a last line end; - is standard input");
   options.flag("-e, --escape", escape, "\\n, \\t ... in -p are what they stand for; the default");
   options.flag("--no-escape", escape, "they are what they are", false);
   options.flag("--no-special", no_special, "no beginning-of-sequence token, nor any other that the text does not hold");
@@ -65,7 +65,9 @@ int tokenize_command(std::span<char* const> arguments) {
     return 0;
   }
   if (escape && prompt) prompt = unescaped(*prompt);
-  const auto tokenizer = Tokenizer::load(*GgufFile::open(files.find().target));
+  const auto vocabulary = GgufFile::open(files.find().target);
+  const auto tokenizer = Tokenizer::load(*vocabulary);
+  for (const std::string& warning : vocabulary->warnings()) write_warning(warning);
   const std::vector<TokenId> tokens = tokenizer->encode(read_prompt(prompt, file), !no_special, parse_special);
   std::ostringstream out;
   as_json ? write_json(out, *tokenizer, tokens) : write_lines(out, *tokenizer, tokens);

@@ -57,16 +57,9 @@ void write_statistics(const Generation& generation, const std::string& device, b
        << " tokens/s, accepted length " << stats.accepted_length() << " over " << stats.steps << " steps; prompt of "
        << stats.prompt_tokens << " tokens " << stats.prefill_seconds << " s, draft " << stats.draft_seconds
        << " s, verify " << stats.verify_seconds << " s; seed " << stats.seed << "; " << device;
+  if (!stats.ranks.empty()) line << "; ranks: " << stats.ranks;
   write_note(line.str());
-  if (stats.tuning && is_auto) {
-    const Tuning& found = *stats.tuning;
-    line.str("");
-    line << "auto: " << (found.drafts ? "" : "plain decoding; of the drafts, ") << "head " << found.head << ", tree of "
-         << found.size << " nodes, depth " << found.depth << ", branch " << found.branch << "; expected "
-         << found.tokens_per_second << " tokens/s with drafts and " << found.plain_tokens_per_second << " without; rho "
-         << found.rho << ", nu " << found.nu << ", kappa " << found.kappa;
-    write_note(line.str());
-  }
+  if (stats.tuning && is_auto) write_note(concat("auto: ", stats.tuning->summary));
   if (!stats.drafter_error.empty()) write_note(concat("the drafter failed, and was left alone: ", stats.drafter_error));
 }
 

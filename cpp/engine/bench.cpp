@@ -5,11 +5,11 @@
 #include <array>
 #include <chrono>
 #include <cmath>
-#include <fstream>
 #include <map>
 #include <numeric>
 
 #include "base/error.h"
+#include "base/machine.h"
 
 namespace frspec {
 namespace {
@@ -24,14 +24,6 @@ double median(std::vector<double> v) {
   if (v.empty()) return 0.0;
   std::sort(v.begin(), v.end());
   return (v[(v.size() - 1) / 2] + v[v.size() / 2]) / 2;
-}
-
-std::string processor_name() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    if (line.starts_with("model name")) return line.substr(std::min(line.size(), line.find(':') + 2));
-  }
-  return "unknown processor";
 }
 
 // Tokens without meaning: the time of a pass does not depend on them.
@@ -206,7 +198,7 @@ class Bench {
   }
 
   BenchRow level(const std::string& head) {
-    const TreeShape& shape = options_.engine.tree;
+    const TreeShape shape = largest_tree(options_.engine);
     const auto prompt = some_tokens(std::max(options_.context, 2), engine_.config().vocab);
     const auto generation = engine_.begin(prompt, {.max_tokens = 1, .ignore_eos = true});
     (void)generation->step();
@@ -249,7 +241,7 @@ class Bench {
     engine_.verifier().pretend(-1.0f);
     row.test = test;
     row.loop = true;
-    row.rows = options_.engine.tree.size;
+    row.rows = largest_tree(options_.engine).size;
     row.tokens_per_second = median(speeds);
     if (row.tokens_per_second > 0.0) {  // a text of one token has no step
       row.milliseconds = 1e3 * row.accepted_length / row.tokens_per_second;

@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <chrono>
 #include <limits>
 #include <utility>
 
 #include "base/error.h"
+#include "base/machine.h"
 #include "base/text.h"
 #include "draft/no_drafter.h"
 #include "engine/adapt.h"
@@ -56,6 +58,32 @@ std::size_t weight_bytes(const GgufFile& file) {
 
 }  // namespace
 
+std::optional<TreeShape> TreeChoice::shape() const {
+  const bool has_numbers = depth || branch || size;
+  if (has_numbers && word != "auto") {
+    fail("tree: found ", quoted(word), " beside tree_depth, tree_branch or tree_size, expected one of them");
+  }
+  TreeShape shape;
+  if (has_numbers) {
+    shape = {depth.value_or(shape.depth), branch.value_or(shape.branch), size.value_or(shape.size)};
+  } else if (word == "auto") {
+    return std::nullopt;
+  } else {
+    const char* at = word.data();
+    const char* const end = at + word.size();
+    for (int* number : {&shape.depth, &shape.branch, &shape.size}) {
+      const auto [after, bad] = std::from_chars(at, end, *number);
+      const bool goes_on = number == &shape.size ? after == end : after != end && *after == ',';
+      if (bad != std::errc() || !goes_on) {
+        fail("tree: found ", quoted(word), ", expected auto or DEPTH,BRANCH,SIZE, as 5,10,60");
+      }
+      at = after + 1;
+    }
+  }
+  check_tree_shape(shape);
+  return shape;
+}
+
 KvType parse_kv_type(std::string_view name) {
   if (name == "f16") return KvType::F16;
   if (name == "q8_0") return KvType::Q8_0;
@@ -67,6 +95,7 @@ DraftMode parse_draft_mode(std::string_view name) {
   if (name == "always") return DraftMode::Always;
   if (name == "never") return DraftMode::Never;
   if (name == "sparse") return DraftMode::Sparse;
+  if (name == "watch") return DraftMode::Watch;
   fail("draft: found ", quoted(name), ", expected auto, always or never");
 }
 
@@ -83,13 +112,15 @@ const char* finish_reason_name(FinishReason reason) {
       return "stop";
     case FinishReason::Length:
       return "length";
+    case FinishReason::Cancelled:
+      return "cancelled";
     case FinishReason::None:
       break;
   }
   return "";
 }
 
-Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile::open(options.target)) {
+Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile::open(options.target, options.files)) {
   check_drafter_options(options);
   if (options.batch < 1 || options.batch > 1 << 16) {
     fail("batch: found ", options.batch, " tokens, expected 1 to ", 1 << 16);
@@ -106,7 +137,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
 
   const bool drafts = options.drafter.has_value();
   if (drafts) {
-    drafter_file_ = GgufFile::open(*options.drafter);
+    drafter_file_ = GgufFile::open(*options.drafter, options.files);
     adaptive_ = make_adaptive_ranks(options_, tokenizer_, *drafter_file_);
   }
   const std::size_t total = weight_bytes(*file_) + (drafts ? weight_bytes(*drafter_file_) : 0);
@@ -152,6 +183,11 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   };
   committed_ = states(max_depth + 1, target_->config().dim);
   if (drafter_) lag_features_ = states(lag_room(), target_->feature_dim());
+  if (!options.on_warning) return;
+  for (const std::shared_ptr<const GgufFile>& file : {file_, drafter_file_}) {
+    if (!file) continue;
+    for (const std::string& warning : file->warnings()) options.on_warning(warning);
+  }
 }
 
 // On a device with memory of its own: what stays on the host, and how long a context has room.
@@ -176,33 +212,39 @@ void Engine::place(ModelLimits& limits, const ModelTaps& taps, const ModelConfig
 }
 
 Engine::Lock::Lock(Engine& engine) : engine_(engine) {
-  if (engine.owner_.load() == std::this_thread::get_id()) {
+  if (engine.mutex_.is_mine()) {
     nested_ = engine.calibrates_;
     if (nested_) return;
     throw Error("this engine is writing a text: a logits processor cannot use the model that it is called for");
   }
   engine.mutex_.lock();
-  engine.owner_.store(std::this_thread::get_id());
 }
 
 Engine::Lock::~Lock() {
-  if (nested_) return;
-  engine_.owner_.store(std::thread::id());
-  engine_.mutex_.unlock();
+  if (!nested_) engine_.mutex_.unlock();
 }
 
 void Engine::make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes) {
-  ChoiceHead* choice = nullptr;
+  std::string ranks;
   auto drafter = make_drafter(options_, head,
-                              {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, &choice,
-                               adaptive_, head_clock_.get()});
-  TreeShape tree = options_.tree;
-  tree.size = std::min(tree.size, tree_bounds(options_).size);
-  auto tuner = make_tuner(*backend_, *drafter, choice, head, tree);
+                              {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, adaptive_,
+                               head_clock_.get(), &ranks});
+  auto tuner = make_tuner(*backend_, *drafter, head, options_);
   // Only now: where something failed, all stays as it was.
   drafter_ = std::move(drafter);
   tuner_ = std::move(tuner);
-  choice_ = choice;
+  std::string about =
+      concat(processor_name(), "; ", backend_->description(), "; target ", identity_of(*file_), "; drafter ",
+             drafter_file_ ? identity_of(*drafter_file_) : "none", "; ngram ", options_.ngram, "; cache ",
+             static_cast<int>(options_.kv_type), "; tree ", options_.tree ? "fixed" : "auto");
+  for (const Tuner::Arm& arm : tuner_->arms()) about += concat("; ", arm.translation, " ", arm.head);
+  tuning_file_ = std::make_unique<TuningFile>(std::move(about));
+  // Trees of a fixed shape are a user's own choice, and soon judged.
+  if (options_.tree) tuning_file_.reset();
+  if (tuning_file_) {
+    if (const auto numbers = tuning_file_->read()) tuner_->restore(*numbers);
+  }
+  ranks_source_ = ranks;
   calibrated_ = false;
 }
 
@@ -232,10 +274,10 @@ void Engine::reset() {
 
 void Engine::set_count(std::int32_t count) { backend_->upload(count_.as<void>(), &count, sizeof count); }
 
-void Engine::run_chunk(std::span<const TokenId> tokens) {
+bool Engine::run_chunk(std::span<const TokenId> tokens, const std::function<bool()>& keep_going) {
   backend_->upload(ids_.as<void>(), tokens.data(), tokens.size_bytes());
-  target_->forward(ids_.as<std::int32_t>(),
-                   Rows{.count = static_cast<int>(tokens.size()), .prefix = target_->cache().length()});
+  const Rows rows{.count = static_cast<int>(tokens.size()), .prefix = target_->cache().length()};
+  return target_->forward(ids_.as<std::int32_t>(), rows, keep_going);
 }
 
 std::unique_ptr<Generation> Engine::begin(std::vector<TokenId> prompt, const GenerateOptions& options) {
@@ -268,6 +310,7 @@ std::unique_ptr<Generation> Engine::begin(std::vector<TokenId> prompt, const Gen
                   options.min_tokens > 0 ? static_cast<std::int64_t>(prompt.size()) + options.min_tokens : 0);
   std::unique_ptr<Generation> text(new Generation(*this, std::move(prompt), options));
   text->sampler_ = std::move(sampler);
+  text->stats_.ranks = ranks_source_;
   if (options.logprobs) {
     text->best_memory_ = backend_->allocate(4 * (2 * static_cast<std::size_t>(*options.logprobs) + 1));
   }
@@ -289,8 +332,10 @@ void Engine::check_verify_mode(const GenerateOptions& options) const {
   if (options_.drafter && options_.ngram > 0) {
     fail("verify: found rejection sampling with n-grams beside a drafter, expected one of them alone, or 'keyed'");
   }
-  if (options_.drafter && options_.tree.branch != 1) {
-    fail("verify: rejection sampling works on chains: found tree_branch ", options_.tree.branch, ", expected 1");
+  if (options_.drafter && (!options_.tree || options_.tree->branch != 1)) {
+    fail("verify: rejection sampling works on chains: found ",
+         options_.tree ? concat("tree_branch ", options_.tree->branch) : "tree 'auto'",
+         ", expected a fixed tree of branch 1, as tree '5,1,7'");
   }
   if (max_depth_ + 1 > target_->limits().logit_rows) {
     fail("verify: rejection sampling: found trees of up to ", max_depth_, " levels, expected at most ",
@@ -337,7 +382,7 @@ void Engine::add_logprobs(Generation& text, Tensor hidden, const std::int32_t* t
 bool Engine::read_prompt(Generation& text) {
   const std::vector<TokenId> prompt = text.tokens_;  // the text grows when its first token is taken
   const auto batch = static_cast<std::size_t>(batch_);
-  if (tuner_) tuner_->begin_text();
+  if (tuner_) tuner_->begin_text(text.options_.sampling.temperature > 0.0f);
   const std::int64_t replaced = adaptive_ ? adaptive_->replaced() : 0;
   double begin_seconds = 0.0;
   with_drafter(text, [&](Drafter& drafter) {
@@ -351,10 +396,9 @@ bool Engine::read_prompt(Generation& text) {
   }
   backend_->upload(history_.as<void>(), prompt.data(), prompt.size() * sizeof(TokenId));
   for (std::size_t first = 0; first < prompt.size(); first += batch) {
-    if (text.keep_going_ && !text.keep_going_()) return false;
     const auto chunk = std::span(prompt).subspan(first, std::min(batch, prompt.size() - first));
     const int rows = static_cast<int>(chunk.size());
-    run_chunk(chunk);
+    if (!run_chunk(chunk, [&] { return text.goes_on(); })) return false;
     set_count(rows);
     target_->cache().advance(count_.as<std::int32_t>());
     std::vector<TokenId> next(prompt.begin() + static_cast<std::ptrdiff_t>(first) + 1,
@@ -370,6 +414,7 @@ bool Engine::read_prompt(Generation& text) {
           {rows, count_.as<std::int32_t>(), target_->features(rows), next_ids_.as<std::int32_t>(), chunk, next.back()});
     });
   }
+  with_drafter(text, [&](Drafter& drafter) { drafter.extend(text.tokens_); });
   return true;
 }
 

@@ -5,14 +5,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
-#include <thread>
 #include <vector>
 
+#include "base/forks.h"
 #include "draft/drafter.h"
 #include "engine/make_drafter.h"
 #include "engine/options.h"
@@ -20,6 +20,7 @@
 #include "engine/step_trace.h"
 #include "engine/stop_text.h"
 #include "engine/tuner.h"
+#include "engine/tuning_file.h"
 #include "gguf/gguf_file.h"
 #include "model/causal_model.h"
 #include "tokenizer/tokenizer.h"
@@ -30,11 +31,12 @@
 namespace frspec {
 
 enum class FinishReason {
-  None,    // still running
-  Stop,    // an end-of-generation token, a stop token or a stop string
-  Length,  // max_tokens, or the context is full
+  None,       // still running
+  Stop,       // an end-of-generation token, a stop token or a stop string
+  Length,     // max_tokens, or the context is full
+  Cancelled,  // Generation::cancel()
 };
-const char* finish_reason_name(FinishReason reason);  // "stop", "length"; "" while running
+const char* finish_reason_name(FinishReason reason);  // "stop", "length", "cancelled"; "" while running
 
 // A token of the text, whether a draft had foreseen it, and what may be shown of the text since the token before: whole
 // characters, and nothing that might become part of a stop string.
@@ -59,10 +61,10 @@ inline constexpr int kStepTimes = 4, kEngineTimes = (kPosts + 1) * kStepTimes;
 // A step that the device was given to do.
 struct EngineStep {
   Tuner::Plan plan;
+  int told = 0;  // rows that the drafter was told of before
   const DraftTree* tree = nullptr;
   const VerdictView* verdict = nullptr;
   bool drafted = false;
-  bool drafted_last = true;                        // the step before was, too
   int slot = 0;                                    // where its verdict is posted; kPosts: nowhere, it is in a loop
   bool ahead = false;                              // it began before the host had seen the last verdict
   bool in_loop() const { return slot == kPosts; }  // of the device's: it stands for each of the turns
@@ -74,7 +76,10 @@ class Generation {
   // The tokens that one pass of the target gave: at least one, unless the text has ended. The first call reads the
   // prompt. Throws Error if an earlier step failed or the engine began another text since.
   std::span<const GeneratedToken> step();
-  // Asked between the passes over a long prompt; returning false abandons the prompt, and step() then gives nothing.
+  // Ends the text, from any thread: the step that is running is the last one. A prompt that is being read is abandoned
+  // between two layers.
+  void cancel() { cancelled_.store(true); }
+  // Asked between the layers of a prompt; returning false abandons the prompt, and step() then gives nothing.
   void on_progress(std::function<bool()> keep_going) { keep_going_ = std::move(keep_going); }
 
   FinishReason finish_reason() const { return finish_; }
@@ -91,9 +96,11 @@ class Generation {
   friend class Engine;
   Generation(Engine& engine, std::vector<TokenId> prompt, const GenerateOptions& options);
 
+  std::span<const GeneratedToken> hand_out();  // what a step gave, and what is told of a text that it ended
   void take(std::span<const TokenId> tokens);  // into fresh_, up to the end of the text
   void take_one(TokenId token, bool drafted);
   bool ends_text(TokenId token) const;
+  bool goes_on() const { return !cancelled_.load() && (!keep_going_ || keep_going_()); }
   void finish(FinishReason reason);
 
   Engine& engine_;
@@ -105,6 +112,7 @@ class Generation {
   StreamDecoder decoder_;
   StopText stop_text_;
   std::function<bool()> keep_going_;
+  std::atomic<bool> cancelled_{false};
   std::vector<GeneratedToken> fresh_;  // what the last step gave
   // What the drafter has not been told yet, because it was not asked for drafts.
   struct Lag {
@@ -115,11 +123,10 @@ class Generation {
   Tuner::Step tuned_;                // the step that is running
   std::optional<EngineStep> ahead_;  // the one behind it, where it was begun already
   int turns_ = 0;                    // of a loop that ahead_ is in: those that the host has not seen
-  bool drafted_last_ = true;
-  double step_seconds_ = 0.0;  // of the last step, where the device alone knows
   RejectionDraw rejection_;
   std::vector<TokenLogprobs> logprobs_;
   std::vector<StepTrace> trace_;
+  std::vector<StepTrace::Watched> watched_;  // of the step that is running
   Buffer best_memory_;  // ids, log-probabilities, and the chosen token's
   std::string closing_text_;
   bool counts_ = true;  // for ranks that adapt: somebody wanted it
@@ -141,6 +148,7 @@ class Engine {
   int context() const { return context_; }
   std::string device() const { return backend_->description(); }
   bool has_drafter() const { return drafter_ != nullptr; }
+  bool works_here() const { return mutex_.is_mine(); }  // whether this thread is inside one of its calls
   // What it was expected to take; none where the device's memory is the host's.
   const std::optional<MemoryPlan>& memory_plan() const { return plan_; }
   const Tuner* tuner() const { return tuner_.get(); }  // null without a drafter
@@ -192,8 +200,10 @@ class Engine {
   Tuner::Plan plan_step(const Generation& text);
   void calibrate();
   Tuning tuning() const;
+  void keep_tuning();  // for the next process
   void note_accepted(Generation& text, const DraftTree& tree, const Verdict& verdict);
-  void run_chunk(std::span<const TokenId> tokens);  // one pass over at most batch_ tokens behind the prefix
+  // One pass over at most batch_ tokens behind the prefix. False: abandoned, because `keep_going` said so.
+  bool run_chunk(std::span<const TokenId> tokens, const std::function<bool()>& keep_going = {});
   void set_count(std::int32_t count);
   bool read_prompt(Generation& text);  // false: abandoned
   // The log-probabilities of `tokens` (device, hidden.rows) after the given states, for as many as text.take() took.
@@ -234,8 +244,10 @@ class Engine {
   std::vector<TokenId> written_;             // scratch
   std::unique_ptr<HeadClock> head_clock_;
   std::unique_ptr<Drafter> drafter_;  // null without one
-  ChoiceHead* choice_ = nullptr;      // its head, where that is "auto"
+  std::string ranks_source_;          // of the ranks that its head's rows follow, if they follow any
   std::unique_ptr<Tuner> tuner_;      // null without a drafter
+  std::unique_ptr<TuningFile> tuning_file_;
+  std::chrono::steady_clock::time_point tuning_kept_ = {};
   std::unique_ptr<Drafter> no_drafter_;
   std::unique_ptr<Verifier> verifier_;
   Buffer ids_;           // (batch) tokens of a chunk
@@ -260,8 +272,7 @@ class Engine {
     bool nested_ = false;  // inside of one that calibrates
   };
   bool calibrated_ = false, calibrates_ = false;
-  std::mutex mutex_;
-  std::atomic<std::thread::id> owner_;
+  OwnedMutex mutex_{"LLM"};
   std::uint64_t ticket_ = 0;  // changes whenever the caches do
 };
 

@@ -13,6 +13,7 @@
 
 #include "backend/backend.h"
 #include "model/rope_options.h"
+#include "gguf/mapped_file.h"
 #include "tree/draft_tree.h"
 #include "verify/sampler.h"
 #include "vocab/recording_head.h"
@@ -44,10 +45,12 @@ struct EngineOptions {
   // A ranks file that is kept up to date with the texts that are written, and that ranked rows follow
   // (adaptive_ranks.h); made where it is not there. None: ranks do not change.
   std::optional<std::filesystem::path> adapt;
+  FileAccess files;                // how the target, the drafter and the sketch come into memory
   std::string head = "full";       // a head policy (vocab/head_spec.h)
   int ngram = 0;                   // longest run of tokens that is looked up in the text; 0: none
   std::string translate = "auto";  // a drafter of another vocabulary: "auto", "tli", "slem", "slrs"
-  TreeShape tree;
+  // The shape of trees; none: they grow as far as pays (engine/tuner.h), within kMostTree.
+  std::optional<TreeShape> tree;
   // Tokens of prompt and text together; 0: as many as the model was trained for; none: so many, at most
   // kDefaultContext.
   std::optional<int> context;
@@ -61,8 +64,23 @@ struct EngineOptions {
   KvType kv_type = KvType::F16;  // of the target's and the drafter's cache
   std::function<void(const MemoryPlan&)> on_plan;  // before loading, where the device has memory of its own
   std::function<void(std::size_t done, std::size_t total)> on_load;  // bytes of weights; throwing ends the loading
+  // Each thing that was corrected in the files, as llama.cpp corrects it: one line, once all is loaded.
+  std::function<void(const std::string& warning)> on_warning;
   std::shared_ptr<StateRecord> states;  // not null: the states that the drafter's head meets are noted there
   std::vector<int> taps;                // layers whose inputs Engine::forward hands out
+};
+
+// The largest trees where none is given: deep, for what is copied; rarely wide.
+inline constexpr TreeShape kMostTree = {.depth = 15, .branch = 6, .size = 64};
+// What trees are made for.
+inline TreeShape largest_tree(const EngineOptions& options) { return options.tree.value_or(kMostTree); }
+// A tree as users name it: by a word, "auto" or "DEPTH,BRANCH,SIZE", or by its numbers, of which one is enough.
+struct TreeChoice {
+  std::string word = "auto";
+  std::optional<int> depth, branch, size;
+
+  // None: as far as pays. Throws InvalidInput for other words, both at once, or a shape that no tree has.
+  std::optional<TreeShape> shape() const;
 };
 
 KvType parse_kv_type(std::string_view name);  // "f16" or "q8_0"; throws InvalidInput for others
@@ -75,13 +93,14 @@ inline constexpr int kLogitRows = 16, kMaxLogitRows = 64;
 // Whether a text is drafted, where the engine has a drafter. Under the keyed rule the text is the same in any case;
 // with rejection sampling Auto means Always, so that a seed gives one text.
 enum class DraftMode : std::uint8_t {
-  Auto,  // as long as it pays (pace.h)
+  Auto,  // as long as it pays (tuner.h)
   Always,
   Never,   // plain decoding
   Sparse,  // in steps 0, 1, 3, 7, 15 ...: for tests of what a drafter is told late
+  Watch,   // wide trees in every step, which are traced and not verified: for simulations
 };
 DraftMode parse_draft_mode(
-    std::string_view name);  // "auto", "always", "never" or "sparse"; throws InvalidInput for others
+    std::string_view name);  // "auto", "always", "never", "sparse" or "watch"; throws InvalidInput for others
 
 // How drafts are verified.
 enum class VerifyMode : std::uint8_t {

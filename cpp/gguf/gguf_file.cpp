@@ -1,6 +1,7 @@
 // Opening (split models included) and typed look-ups.
 #include "gguf/gguf_file.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -61,9 +62,10 @@ void expect_int(const MappedFile& file, const GgufPart& part, std::string_view k
   if (value != expected) fail(file.name(), ": metadata key ", quoted(key), " is ", value, ", expected ", expected);
 }
 
-MappedFile open_part(const std::filesystem::path& path, std::string_view first, std::int64_t part, std::int64_t count) {
+MappedFile open_part(const std::filesystem::path& path, const FileAccess& access, std::string_view first,
+                     std::int64_t part, std::int64_t count) {
   try {
-    return MappedFile(path);
+    return MappedFile(path, access);
   } catch (const FileNotFound& error) {
     throw FileNotFound(concat(first, ": part ", part, " of ", count, " is missing: ", error.what()));
   }
@@ -71,21 +73,21 @@ MappedFile open_part(const std::filesystem::path& path, std::string_view first, 
 
 }  // namespace
 
-std::shared_ptr<const GgufFile> GgufFile::open(const std::filesystem::path& path) {
+std::shared_ptr<const GgufFile> GgufFile::open(const std::filesystem::path& path, const FileAccess& access) {
   std::shared_ptr<GgufFile> file(new GgufFile);
   file->path_ = path;
-  file->mappings_.emplace_back(path);
+  file->mappings_.emplace_back(path, access);
   GgufPart part = parse_gguf(file->mappings_.front());
   file->version_ = part.version;
   file->alignment_ = part.alignment;
   file->metadata_ = std::move(part.metadata);
   file->entry_by_key_ = std::move(part.entry_by_key);
   file->append_tensors(part.tensors, file->name());
-  file->open_other_parts();
+  file->open_other_parts(access);
   return file;
 }
 
-void GgufFile::open_other_parts() {
+void GgufFile::open_other_parts(const FileAccess& access) {
   const std::int64_t count = find_part_number("split.count").value_or(1);
   const std::int64_t number = find_part_number("split.no").value_or(0);
   const std::optional<SplitName> named = parse_split_name(path_.filename().native());
@@ -109,7 +111,7 @@ void GgufFile::open_other_parts() {
   mappings_.reserve(static_cast<std::size_t>(count));
   for (std::int64_t i = 1; i < count; ++i) {
     const std::filesystem::path path = path_.parent_path() / split_name(named->stem, i + 1, count);
-    const MappedFile& file = mappings_.emplace_back(open_part(path, name(), i + 1, count));
+    const MappedFile& file = mappings_.emplace_back(open_part(path, access, name(), i + 1, count));
     const GgufPart part = parse_gguf(file);
     expect_int(file, part, "split.no", i);
     expect_int(file, part, "split.count", count);
@@ -268,6 +270,17 @@ const GgufTensor& GgufFile::tensor(std::string_view name) const {
   const GgufTensor* found = find_tensor(name);
   if (found == nullptr) fail(this->name(), ": tensor ", quoted(name), " is missing");
   return *found;
+}
+
+void GgufFile::warn(std::string message) const {
+  message = concat(name(), ": ", message);
+  const std::scoped_lock lock(warnings_mutex_);
+  if (std::ranges::find(warnings_, message) == warnings_.end()) warnings_.push_back(std::move(message));
+}
+
+std::vector<std::string> GgufFile::warnings() const {
+  const std::scoped_lock lock(warnings_mutex_);
+  return warnings_;
 }
 
 void GgufFile::release_pages(const std::byte* data, std::size_t bytes) const {

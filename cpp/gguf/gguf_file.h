@@ -1,4 +1,4 @@
-// GGUF files, memory-mapped and read only: metadata and tensor directory (versions 2 and 3, single or split).
+// GGUF files, mapped or read into memory, read only: metadata and tensor directory (versions 2 and 3, single or split).
 //
 // Every offset, count, type, alignment and length is checked against the file while it is opened, so that what is
 // handed out afterwards can be trusted: a tensor's data lies whole inside the mapping and overlaps no other tensor.
@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -83,8 +84,8 @@ class GgufFile {
   // Opens `path`; where it is the first part of a split model (NAME-00001-of-0000N.gguf), all parts are opened, and the
   // metadata is the first part's. Throws FileNotFound (a part that is missing included), OutOfMemory where the address
   // space has no room for the file, or InvalidInput naming the file and what is wrong with it (opening another part
-  // than the first included). The file must not be shortened while it is open.
-  static std::shared_ptr<const GgufFile> open(const std::filesystem::path& path);
+  // than the first included). A mapped file must not be shortened while it is open.
+  static std::shared_ptr<const GgufFile> open(const std::filesystem::path& path, const FileAccess& access = {});
   ~GgufFile() = default;
   GgufFile(const GgufFile&) = delete;
   GgufFile& operator=(const GgufFile&) = delete;
@@ -114,12 +115,17 @@ class GgufFile {
   std::span<const GgufTensor> tensors() const { return tensors_; }
   const GgufTensor* find_tensor(std::string_view name) const;
   const GgufTensor& tensor(std::string_view name) const;
+  // What readers of the file had to correct or leave out: one line each, kept once. Whoever opened the file shows them
+  // (contract 6); any thread may add one.
+  void warn(std::string message) const;  // `message` without the file's name
+  std::vector<std::string> warnings() const;
+
   // Gives back the memory that reading this part of a tensor took; it can be read again.
   void release_pages(const std::byte* data, std::size_t bytes) const;
 
  private:
   GgufFile() = default;
-  void open_other_parts();
+  void open_other_parts(const FileAccess& access);
   std::optional<std::int64_t> find_part_number(std::string_view key) const;
   void append_tensors(const std::vector<GgufTensor>& tensors, std::string_view part);
   const std::string& name() const { return mappings_.front().name(); }
@@ -133,6 +139,8 @@ class GgufFile {
   std::vector<GgufTensor> tensors_;
   std::unordered_map<std::string_view, std::size_t> entry_by_key_;
   std::unordered_map<std::string_view, std::size_t> tensor_by_name_;
+  mutable std::mutex warnings_mutex_;
+  mutable std::vector<std::string> warnings_;
 };
 
 }  // namespace frspec

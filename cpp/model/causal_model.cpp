@@ -79,10 +79,12 @@ CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend,
   if (!taps_.joined.empty()) features_ = backend_.allocate(bytes(limits_.rows, feature_dim()));
 }
 
-void CausalModel::forward(const std::int32_t* tokens, const Rows& rows) {
+bool CausalModel::forward(const std::int32_t* tokens, const Rows& rows, const std::function<bool()>& keep_going) {
   if (rows.count > limits_.rows) {
     throw Error(concat("a pass of ", rows.count, " rows: expected at most ", limits_.rows));
   }
+  const auto stops = [&] { return keep_going && !keep_going(); };
+  if (stops()) return false;
   const Tensor x = stream_.matrix(rows.count, config_.dim);
   const auto keep_taps = [&](int layer) {
     for (std::size_t t = 0; t < taps_.single.size(); ++t) {
@@ -102,12 +104,14 @@ void CausalModel::forward(const std::int32_t* tokens, const Rows& rows) {
     });
   }
   for (int i = limits_.host.layers; i < config_.layers; ++i) {
+    if (stops()) return false;
     keep_taps(i);
     run_block(backend_, config_, blocks_[static_cast<std::size_t>(i)], *scratch_, rope_->view(), cache_->layer(i), rows,
               x);
   }
   keep_taps(config_.layers);
   backend_.rms_norm(hidden(rows.count), x, final_norm_.as<float>(), config_.epsilon);
+  return true;
 }
 
 bool CausalModel::is_tapped(int layer) const {

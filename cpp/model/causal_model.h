@@ -49,7 +49,8 @@ class CausalModel {
 
   // Runs `rows.count` rows with the given token ids (device) behind the cache's prefix: rows.prefix must be
   // cache().length(). Their K and V are stored; hidden(), tap() and features() then hold their states.
-  void forward(const std::int32_t* tokens, const Rows& rows);
+  // `keep_going` is asked between layers; where it says no, the pass is abandoned, and false is returned.
+  bool forward(const std::int32_t* tokens, const Rows& rows, const std::function<bool()>& keep_going = {});
   Tensor hidden(int rows) const { return hidden_.matrix(rows, config_.dim); }  // after the final norm
   Tensor tap(int index, int rows) const {
     return taps_memory_[static_cast<std::size_t>(index)].matrix(rows, config_.dim);

@@ -105,6 +105,11 @@ TokenType Tokenizer::token_type(TokenId id) const {
   return vocabulary_->types[static_cast<std::size_t>(id)];
 }
 
+float Tokenizer::score(TokenId id) const {
+  check_id(id);
+  return vocabulary_->scores.empty() ? 0.0F : vocabulary_->scores[static_cast<std::size_t>(id)];
+}
+
 std::optional<TokenId> Tokenizer::find(std::string_view token_text) const {
   const TokenId id = vocabulary_->by_text.find(token_text);
   return id == StringIndex::kNone ? std::nullopt : std::optional(id);

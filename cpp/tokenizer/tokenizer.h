@@ -32,8 +32,9 @@ enum class TokenType : std::uint8_t {
 
 class Tokenizer {
  public:
-  // Reads the vocabulary of `file`; throws InvalidInput for an unknown model or pre-tokenizer, ids past the end,
-  // merges of unknown pieces, duplicated tokens and the like.
+  // Reads the vocabulary of `file`; throws InvalidInput for an unknown model or pre-tokenizer, duplicated tokens and
+  // the like. What llama.cpp corrects is corrected, and `file` is given a warning: ids past the end, end-of-turn tokens
+  // of another type than control, merges of unknown pieces.
   static std::unique_ptr<const Tokenizer> load(const GgufFile& file);
   virtual ~Tokenizer();
 
@@ -50,6 +51,7 @@ class Tokenizer {
   const std::string& token_bytes(TokenId id) const;
   std::string_view token_text(TokenId id) const;  // as the vocabulary writes it
   TokenType token_type(TokenId id) const;
+  float score(TokenId id) const;  // SPM: the higher, the sooner a token is built; 0 where the vocabulary has none
   std::optional<TokenId> find(std::string_view token_text) const;
 
   std::int32_t size() const;  // vocabulary size V

@@ -12,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "base/forks.h"
 #include "tokenizer/tokenizer.h"
 #include "vocab/counts_file.h"
 #include "vocab/token_counts.h"
@@ -27,17 +28,16 @@ inline constexpr std::int64_t kSaveEvery = 10'000;
 
 class AdaptiveRanks {
  public:
-  // What the file at `path` holds, or where there is none `prior`. Throws as CountsFile does, and InvalidInput where
-  // there is neither.
-  AdaptiveRanks(const std::filesystem::path& path, std::shared_ptr<const Tokenizer> tokenizer,
-                const std::optional<TokenRanks>& prior);
+  // What the file at `path` holds, or where there is none `prior`. Throws as CountsFile does.
+  AdaptiveRanks(const std::filesystem::path& path, std::shared_ptr<const Tokenizer> tokenizer, const TokenRanks& prior);
 
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const TokenCounts& counts() const { return all_; }
   TokenRanks ranks() const;  // the whole vocabulary, as it stands now
 
   void add(std::span<const TokenId> tokens);
-  std::int64_t unsaved() const { return fresh_.counted(); }
+  // Tokens that are not in the file yet. A forked process leaves to its parent what was counted before the fork.
+  std::int64_t unsaved() const { return forks_ == fork_count() ? fresh_.counted() : 0; }
   // Whether there is enough to save. After a save that failed: again when there is as much more.
   bool is_due() const { return unsaved() >= due_; }
   // Does nothing where the file has it all. Throws as CountsFile::merge; what is unsaved stays so then.
@@ -48,10 +48,14 @@ class AdaptiveRanks {
   void note_replaced(std::size_t rows) { replaced_ += static_cast<std::int64_t>(rows); }
 
  private:
+  void begin_anew();
+
   std::shared_ptr<const Tokenizer> tokenizer_;
   CountsFile file_;
-  TokenCounts all_;    // what the file held, and what came since
-  TokenCounts fresh_;  // what came since
+  TokenCounts all_;                     // what the file held, and what came since
+  TokenCounts known_;                   // what the file held
+  TokenCounts fresh_;                   // what came since, in this process
+  std::uint32_t forks_ = fork_count();  // when fresh_ began
   std::int64_t due_ = kSaveEvery;
   std::int64_t replaced_ = 0;
 };

@@ -53,7 +53,11 @@ class FileLock {
       throw Error(concat(name, ": cannot be locked: ", std::generic_category().message(error)));
     }
   }
-  ~FileLock() { ::close(descriptor_); }
+  ~FileLock() {
+    // Closing would not do where the process was forked meanwhile: the child has the descriptor, too.
+    ::flock(descriptor_, LOCK_UN);
+    ::close(descriptor_);
+  }
   FileLock(const FileLock&) = delete;
   FileLock& operator=(const FileLock&) = delete;
 
@@ -98,7 +102,7 @@ std::optional<TokenCounts> CountsFile::read() const {
   if (std::filesystem::symlink_status(path_, ignored).type() == std::filesystem::file_type::not_found) {
     return std::nullopt;
   }
-  const auto file = GgufFile::open(path_);
+  const auto file = GgufFile::open(path_, {.map = false});
   const std::string name = file->path().string();
   auto ranks = read_ranks(*file, *tokenizer_);
   if (!ranks) fail(name, ": tensor 'token_ranks' is missing: expected a ranks file");
@@ -123,17 +127,13 @@ std::optional<TokenCounts> CountsFile::read() const {
   return TokenCounts(std::move(ranks->counts), counted, *half_life);
 }
 
-TokenCounts CountsFile::merge(const TokenCounts& fresh, const TokenCounts& all,
+TokenCounts CountsFile::merge(const TokenCounts& fresh, const TokenCounts& known,
                               std::chrono::milliseconds patience) const {
   const FileLock lock(lock_path_, printable(path_.native()), patience);
-  std::optional<TokenCounts> merged = read();
-  if (merged) {
-    merged->add_later(fresh);
-  } else {
-    merged = all;
-  }
-  write(*merged);
-  return *std::move(merged);
+  TokenCounts merged = read().value_or(known);
+  merged.add_later(fresh);
+  write(merged);
+  return merged;
 }
 
 void CountsFile::write(TokenCounts& counts) const {

@@ -25,9 +25,9 @@ class CountsFile {
   // vocabulary, or one that counts something else and is not ours to replace.
   std::optional<TokenCounts> read() const;
   // Brings `fresh`, what was counted here since the last time, to the file, and returns what it holds now. Where the
-  // file is not there (any more), `all` that is known becomes its content. Throws Error where the lock is held by
+  // file is not there (any more), `known`, what it held, makes up for it. Throws Error where the lock is held by
   // others for longer than `patience`, or as read() and GgufWriter::write; the file is what it was then.
-  TokenCounts merge(const TokenCounts& fresh, const TokenCounts& all, std::chrono::milliseconds patience) const;
+  TokenCounts merge(const TokenCounts& fresh, const TokenCounts& known, std::chrono::milliseconds patience) const;
 
  private:
   void write(TokenCounts& counts) const;

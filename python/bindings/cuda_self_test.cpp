@@ -9,6 +9,7 @@
 
 #include "arrays.h"
 #include "backend/self_test.h"
+#include "gil.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -21,7 +22,7 @@ using InputWords = nb::ndarray<const std::uint32_t, nb::ndim<1>, nb::c_contig, n
 OutputVector<std::uint32_t> self_test(const std::string& name, const InputWords& words) {
   std::vector<std::uint32_t> found;
   {
-    const nb::gil_scoped_release free;  // several threads may have devices of their own
+    const WithoutGil released;  // several threads may have devices of their own
     found = run_cuda_self_test(name, std::span(words.data(), words.size()));
   }
   const std::size_t count = found.size();

@@ -1,11 +1,8 @@
-// Engine, Generation and Stats in Python. Whatever computes releases the GIL; while a text is written it is taken now
-// and then to let Python's signal handlers run, so that Ctrl-C stops a long prompt and a long text, too.
-#include <chrono>
+// Engine in Python. Whatever computes releases the GIL.
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <optional>
 #include <string>
@@ -21,147 +18,56 @@
 #include <nanobind/stl/vector.h>
 
 #include "arrays.h"
+#include "base/error.h"
 #include "callbacks.h"
-#include "engine/engine.h"
+#include "gil.h"
+#include "py_engine.h"
 #include "text_options.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace frspec {
+
+std::shared_ptr<Engine> PyEngine::open() const {
+  if (engine_ == nullptr) throw Error("this LLM is closed");
+  return engine_;
+}
+
+std::shared_ptr<Generation> PyEngine::begin(std::vector<TokenId> prompt, const GenerateOptions& options) {
+  const std::shared_ptr<Engine> engine = open();
+  std::shared_ptr<Generation> text;
+  {
+    const WithoutGil released;
+    text = engine->begin(std::move(prompt), options);
+  }
+  text_ = text;
+  return text;
+}
+
+void PyEngine::cancel() const {
+  if (const std::shared_ptr<Generation> text = text_.lock()) text->cancel();
+}
+
+void PyEngine::close() {
+  std::shared_ptr<Engine> last = std::exchange(engine_, nullptr);
+  const WithoutGil released;
+  last.reset();
+}
+
 namespace {
 
 using Tokens = std::vector<TokenId>;
 
-nb::list to_list(const std::vector<GeneratedToken>& tokens) {
-  nb::list list;
-  for (const GeneratedToken& token : tokens) list.append(nb::make_tuple(token.id, token.drafted, token.text));
-  return list;
-}
-
-// A text being written, as Python sees it. Any thread may call; they are taken one after the other. The lock is only
-// ever waited for without the GIL: who holds it may need the GIL to look for signals.
-class PyGeneration {
- public:
-  PyGeneration(Engine& engine, Tokens prompt, const GenerateOptions& options)
-      : text_(engine.begin(std::move(prompt), options)) {
-    text_->on_progress([this] { return !signal_raised(); });
-  }
-
-  nb::list step() { return write(false); }
-  nb::list run() { return write(true); }
-
-  std::optional<std::string> finish_reason() {
-    const nb::gil_scoped_release release;
-    const std::scoped_lock lock(mutex_);
-    if (text_->finish_reason() == FinishReason::None) return std::nullopt;
-    return finish_reason_name(text_->finish_reason());
-  }
-
-  // Of every token so far: its log-probability, and the best tokens with theirs.
-  nb::list logprobs() {
-    std::vector<TokenLogprobs> found;
-    {
-      const nb::gil_scoped_release release;
-      const std::scoped_lock lock(mutex_);
-      found.assign(text_->logprobs().begin(), text_->logprobs().end());
-    }
-    nb::list list;
-    for (const TokenLogprobs& token : found) {
-      nb::list best;
-      for (const auto& [id, value] : token.best) best.append(nb::make_tuple(id, value));
-      list.append(nb::make_tuple(token.chosen, best));
-    }
-    return list;
-  }
-
-  // Of every step so far: the fields of frspec_cpp.Step.
-  nb::list trace() {
-    std::vector<StepTrace> found;
-    {
-      const nb::gil_scoped_release release;
-      const std::scoped_lock lock(mutex_);
-      found.assign(text_->trace().begin(), text_->trace().end());
-    }
-    nb::list list;
-    for (const StepTrace& step : found) {
-      nb::dict fields;
-      fields["tokens"] = step.tokens;
-      fields["accepted"] = step.accepted;
-      fields["nodes"] = step.nodes;
-      fields["offered"] = step.offered;
-      fields["in_subset"] = step.in_subset;
-      fields["transformer_seconds"] = step.transformer_seconds;
-      fields["head_seconds"] = step.head_seconds;
-      fields["verify_seconds"] = step.verify_seconds;
-      fields["total_seconds"] = step.total_seconds;
-      list.append(fields);
-    }
-    return list;
-  }
-
-  std::string closing_text() {
-    const nb::gil_scoped_release release;
-    const std::scoped_lock lock(mutex_);
-    return text_->closing_text();
-  }
-
-  Stats stats() {
-    const nb::gil_scoped_release release;
-    const std::scoped_lock lock(mutex_);
-    return text_->stats();
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  static constexpr std::chrono::milliseconds kSignalPeriod{20};
-
-  // One step, or all that are left.
-  nb::list write(bool all) {
-    std::vector<GeneratedToken> tokens;
-    {
-      const nb::gil_scoped_release release;
-      const std::scoped_lock lock(mutex_);
-      raised_ = false;
-      do {
-        const auto fresh = text_->step();
-        tokens.insert(tokens.end(), fresh.begin(), fresh.end());
-      } while (all && text_->finish_reason() == FinishReason::None && !raised_ &&
-               !(signals_are_due() && signal_raised()));
-    }
-    // The exception of the signal handler was left pending in this thread.
-    if (PyErr_Occurred() != nullptr) throw nb::python_error();
-    return to_list(tokens);
-  }
-
-  // Waiting for the GIL may take some milliseconds where other threads compute in Python: not after every step.
-  bool signals_are_due() {
-    const Clock::time_point now = Clock::now();
-    if (now - checked_ < kSignalPeriod) return false;
-    checked_ = now;
-    return true;
-  }
-
-  bool signal_raised() {
-    const nb::gil_scoped_acquire gil;
-    raised_ = PyErr_CheckSignals() != 0;
-    return raised_;
-  }
-
-  std::mutex mutex_;
-  std::unique_ptr<Generation> text_;
-  bool raised_ = false;
-  Clock::time_point checked_ = Clock::now();
-};
-
-void make_engine(Engine* self, const std::filesystem::path& target, const std::optional<std::filesystem::path>& drafter,
-                 const std::optional<std::filesystem::path>& ranks, const std::optional<std::filesystem::path>& sketch,
-                 const std::optional<std::filesystem::path>& adapt, const std::string& head,
-                 const std::string& translate, int ngram, int tree_depth, int tree_branch, int tree_size,
+void make_engine(PyEngine* self, const std::filesystem::path& target,
+                 const std::optional<std::filesystem::path>& drafter, const std::optional<std::filesystem::path>& ranks,
+                 const std::optional<std::filesystem::path>& sketch, const std::optional<std::filesystem::path>& adapt,
+                 const std::string& head, const std::string& translate, int ngram, const std::string& tree,
+                 std::optional<int> tree_depth, std::optional<int> tree_branch, std::optional<int> tree_size,
                  std::optional<int> n_ctx, const RopeOptions& rope, int n_batch, int n_threads,
                  const std::string& cache_type, const std::string& device, int n_gpu_layers, bool head_on_host,
-                 const std::vector<int>& taps, std::size_t states, const nb::object& progress) {
-  const nb::gil_scoped_release release;
+                 bool use_mmap, const std::vector<int>& taps, std::size_t states, const nb::object& progress) {
+  const WithoutGil released;
   EngineOptions options;
   options.target = target;
   options.drafter = drafter;
@@ -172,179 +78,143 @@ void make_engine(Engine* self, const std::filesystem::path& target, const std::o
   options.head = head;
   options.translate = translate;
   options.ngram = ngram;
-  options.tree = {tree_depth, tree_branch, tree_size};
+  options.tree = TreeChoice{tree, tree_depth, tree_branch, tree_size}.shape();
   options.context = n_ctx;
   options.rope = rope;
   options.batch = n_batch;
   options.backend = {device, n_threads};
   options.gpu_layers = n_gpu_layers;
   options.head_on_host = head_on_host;
+  options.files = {use_mmap, [] { check_signals(); }};
   options.kv_type = parse_kv_type(cache_type);
   options.taps = taps;
   options.on_load = [&](std::size_t done, std::size_t total) { call_python(progress, done, total); };
-  new (self) Engine(options);
+  options.on_warning = [](const std::string& warning) { warn_in_python(warning, 2); };
+  new (self) PyEngine(options);
 }
 
-std::unique_ptr<PyGeneration> begin(Engine& self, Tokens tokens, const nb::kwargs& keywords) {
-  const GenerateOptions options = read_options(keywords);
-  const nb::gil_scoped_release release;
-  return std::make_unique<PyGeneration>(self, std::move(tokens), options);
+std::unique_ptr<PyGeneration> begin(PyEngine& self, Tokens tokens, nb::object cancel, const nb::kwargs& keywords) {
+  return std::make_unique<PyGeneration>(self, self.begin(std::move(tokens), read_options(keywords)), std::move(cancel));
 }
 
-OutputMatrix<float> forward(Engine& self, const Tokens& tokens) {
+OutputMatrix<float> forward(const PyEngine& self, const Tokens& tokens) {
+  const std::shared_ptr<Engine> engine = self.open();
   Engine::Forward result;
   {
-    const nb::gil_scoped_release release;
-    result = self.forward(tokens);
+    const WithoutGil released;
+    result = engine->forward(tokens);
   }
   return to_array<OutputMatrix<float>>(std::move(result.logits),
-                                       {tokens.size(), static_cast<std::size_t>(self.config().vocab)});
+                                       {tokens.size(), static_cast<std::size_t>(engine->config().vocab)});
 }
 
-nb::list forward_taps(Engine& self, const Tokens& tokens) {
+nb::list forward_taps(const PyEngine& self, const Tokens& tokens) {
+  const std::shared_ptr<Engine> engine = self.open();
   Engine::Forward result;
   {
-    const nb::gil_scoped_release release;
-    result = self.forward(tokens);
+    const WithoutGil released;
+    result = engine->forward(tokens);
   }
   nb::list taps;
   for (std::vector<float>& tap : result.taps) {
     taps.append(
-        to_array<OutputMatrix<float>>(std::move(tap), {tokens.size(), static_cast<std::size_t>(self.config().dim)}));
+        to_array<OutputMatrix<float>>(std::move(tap), {tokens.size(), static_cast<std::size_t>(engine->config().dim)}));
   }
   return taps;
 }
 
-OutputMatrix<float> forward_tree(Engine& self, const Tokens& prefix, const Tokens& tokens,
+OutputMatrix<float> forward_tree(const PyEngine& self, const Tokens& prefix, const Tokens& tokens,
                                  const std::vector<std::int32_t>& parents) {
+  const std::shared_ptr<Engine> engine = self.open();
   std::vector<float> logits;
   {
-    const nb::gil_scoped_release release;
-    logits = self.forward_tree(prefix, tokens, parents);
+    const WithoutGil released;
+    logits = engine->forward_tree(prefix, tokens, parents);
   }
   return to_array<OutputMatrix<float>>(std::move(logits),
-                                       {tokens.size(), static_cast<std::size_t>(self.config().vocab)});
+                                       {tokens.size(), static_cast<std::size_t>(engine->config().vocab)});
 }
 
-void init_stats(nb::module_& m) {
-  nb::class_<Stats>(m, "Stats", "What a text has cost so far, and what drafting gained.")
-      .def_ro("prompt_tokens", &Stats::prompt_tokens, "Tokens of the prompt.")
-      .def_ro("seed", &Stats::seed, "Of the sampling.")
-      .def_ro("generated_tokens", &Stats::generated_tokens, "Tokens handed out.")
-      .def_ro("steps", &Stats::steps, "Passes of the target after the prompt.")
-      .def_ro("drafted_steps", &Stats::drafted_steps, "Those of them that verified drafts.")
-      .def_ro("drafter_error", &Stats::drafter_error, "Why the drafter gave up, or an empty string.")
-      .def_ro("adapt_error", &Stats::adapt_error, "Why the ranks could not be saved, or an empty string.")
-      .def_ro("adapted_rows", &Stats::adapted_rows, "Rows of the head that changed before the text began.")
-      .def_ro("adapt_seconds", &Stats::adapt_seconds, "That this took, in seconds.")
-      .def_ro("prefill_seconds", &Stats::prefill_seconds, "The prompt and the first token, in seconds.")
-      .def_ro("draft_seconds", &Stats::draft_seconds, "Drafting, in seconds.")
-      .def_ro("verify_seconds", &Stats::verify_seconds, "Passes of the target, in seconds.")
-      .def_ro("total_seconds", &Stats::total_seconds, "All of it, in seconds.")
-      .def_prop_ro(
-          "tuning",
-          [](const Stats& self) -> nb::object {
-            if (!self.tuning) return nb::none();
-            nb::dict found;
-            found["head"] = self.tuning->head;
-            found["tree"] = nb::make_tuple(self.tuning->depth, self.tuning->branch, self.tuning->size);
-            found["drafts"] = self.tuning->drafts;
-            found["rho"] = self.tuning->rho;
-            found["nu"] = self.tuning->nu;
-            found["kappa"] = self.tuning->kappa;
-            found["tokens_per_second"] = self.tuning->tokens_per_second;
-            found["plain_tokens_per_second"] = self.tuning->plain_tokens_per_second;
-            return found;
-          },
-          nb::sig("def tuning(self) -> dict[str, typing.Any] | None"),
-          "What was found best to draft with, when the text ended; None without a drafter.")
-      .def_prop_ro("accepted_length", &Stats::accepted_length, "Tokens per pass: accepted drafts + 1.")
-      .def_prop_ro("tokens_per_second", &Stats::tokens_per_second, "Tokens over the time after the prompt.");
-}
-
-void init_generation(nb::module_& m) {
-  nb::class_<PyGeneration>(m, "Generation", "A text being written, made by ``Engine.begin``.")
-      .def("step", &PyGeneration::step, nb::sig("def step(self) -> list[tuple[int, bool, str]]"),
-           "The tokens of one pass of the target: each with whether a draft had foreseen it and the text that can be "
-           "shown with it; none where the text has ended. The first call reads the prompt.\n\n"
-           "Raises:\n    RuntimeError: An earlier step was interrupted, or the engine began another text since.")
-      .def("run", &PyGeneration::run, nb::sig("def run(self) -> list[tuple[int, bool, str]]"),
-           "All steps that are left.\n\nRaises:\n    RuntimeError: An earlier step was interrupted, or the engine "
-           "began another text since.")
-      .def_prop_ro("closing_text", &PyGeneration::closing_text,
-                   "What follows the last token's text once it has ended: what had been held back until then.")
-      .def_prop_ro("logprobs", &PyGeneration::logprobs,
-                   nb::sig("def logprobs(self) -> list[tuple[float, list[tuple[int, float]]]]"),
-                   "Log-probability of every token so far, and the best tokens with theirs, where asked for.")
-      .def_prop_ro("trace", &PyGeneration::trace, nb::sig("def trace(self) -> list[dict[str, typing.Any]]"),
-                   "Every step so far, where asked for: the fields of ``frspec_cpp.Step``.")
-      .def_prop_ro("finish_reason", &PyGeneration::finish_reason,
-                   "``\"stop\"`` (an end-of-generation token, a stop token or a stop string), ``\"length\"``, or None "
-                   "while it runs.")
-      .def_prop_ro("stats", &PyGeneration::stats, "A copy of the statistics so far.");
+// What `read` says of an engine that is not closed.
+template <class Read>
+auto of_engine(Read read) {
+  return [read](const PyEngine& self) { return read(*self.open()); };
 }
 
 }  // namespace
 
 void init_engine(nb::module_& m) {
-  init_stats(m);
   init_generation(m);
-  nb::class_<Engine>(m, "Engine",
-                     "A target, perhaps its drafter, and their caches. Calls on one engine are taken one after the "
-                     "other; engines are independent of each other.")
+  nb::class_<PyEngine>(m, "Engine",
+                       "A target, perhaps its drafter, and their caches. Calls on one engine are taken one after the "
+                       "other; engines are independent of each other.")
       .def("__init__", &make_engine, "target"_a, "drafter"_a = nb::none(), "ranks"_a = nb::none(),
            "sketch"_a = nb::none(), "adapt"_a = nb::none(), "head"_a = "full", "translate"_a = "auto", "ngram"_a = 0,
-           "tree_depth"_a = TreeShape{}.depth, "tree_branch"_a = TreeShape{}.branch, "tree_size"_a = TreeShape{}.size,
+           "tree"_a = "auto", "tree_depth"_a = nb::none(), "tree_branch"_a = nb::none(), "tree_size"_a = nb::none(),
            "n_ctx"_a = nb::none(), "rope"_a = RopeOptions{}, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0,
            "cache_type"_a = "f16", "device"_a = default_device(), "n_gpu_layers"_a = -1, "head_on_host"_a = false,
+           "use_mmap"_a = true,
            "taps"_a = std::vector<int>{}, "states"_a = 0, "progress"_a = nb::none(),
            nb::sig("def __init__(self, target: str | os.PathLike[str], drafter: str | os.PathLike[str] | None = None, "
                    "ranks: str | os.PathLike[str] | None = None, sketch: str | os.PathLike[str] | None = None, "
                    "adapt: str | os.PathLike[str] | None = None, head: str = 'full', translate: str = 'auto', ngram: "
-                   "int = 0, tree_depth: int = 5, "
-                   "tree_branch: int = 10, tree_size: int = 60, n_ctx: int | None = None, rope: RopeOptions = "
-                   "RopeOptions(), "
-                   "n_batch: int = 512, "
+                   "int = 0, tree: str = 'auto', tree_depth: int | None = None, "
+                   "tree_branch: int | None = None, tree_size: int | None = None, n_ctx: int | None = None, rope: "
+                   "RopeOptions = RopeOptions(), n_batch: int = 512, "
                    "n_threads: int = 0, cache_type: str = 'f16', device: str = 'cpu', n_gpu_layers: int = -1, "
-                   "head_on_host: bool = False, taps: Sequence[int] = (), "
+                   "head_on_host: bool = False, use_mmap: bool = True, taps: Sequence[int] = (), "
                    "states: int = 0, "
                    "progress: collections.abc.Callable[[int, int], object] | None = None) -> None"),
            "``progress`` is called with the bytes of weights that are ready and those of all. ``states``: that many "
            "states that the drafter's head meets are noted (``take_states``).")
       .def(
           "take_states",
-          [](Engine& self) {
-            const StateRecord record = self.take_states();
+          [](const PyEngine& self) {
+            const StateRecord record = self.open()->take_states();
             const std::size_t dim = std::max<std::size_t>(1, record.dim);
             return to_array<OutputMatrix<float>>(std::vector<float>(record.states),
                                                  {record.states.size() / dim, record.dim});
           },
           "The states that were noted since the last call: (count, hidden size) float32.")
-      .def("save_ranks", &Engine::save_ranks, nb::call_guard<nb::gil_scoped_release>(),
-           "Brings what was counted (``adapt``) to its file.")
+      .def(
+          "save_ranks",
+          [](const PyEngine& self) {
+            const std::shared_ptr<Engine> engine = self.open();
+            const WithoutGil released;
+            engine->save_ranks();
+          },
+          "Brings what was counted (``adapt``) to its file.")
+      .def("cancel", &PyEngine::cancel, "Ends the text that was begun last, if there is one. From any thread.")
+      .def("close", &PyEngine::close,
+           "Frees all that it has, as soon as no call is under way; whatever is asked of it afterwards is a "
+           "RuntimeError.")
+      .def_prop_ro("is_closed", &PyEngine::is_closed, "Whether it was closed.")
+      .def_prop_ro("works_here", of_engine([](const Engine& engine) { return engine.works_here(); }),
+                   "Whether this thread is inside one of its calls: a logits processor is.")
       .def_prop_ro(
-          "head_costs",
-          [](const Engine& self) {
+          "head_costs", of_engine([](const Engine& engine) {
             nb::list costs;
-            if (self.tuner() == nullptr) return costs;
-            for (const Tuner::Head& head : self.tuner()->heads()) {
-              costs.append(nb::make_tuple(head.name, head.root_seconds, head.level_seconds));
+            if (engine.tuner() == nullptr) return costs;
+            for (const Tuner::Arm& arm : engine.tuner()->arms()) {
+              costs.append(nb::make_tuple(arm.head, arm.root_seconds, arm.row_seconds));
             }
             return costs;
-          },
+          }),
           nb::sig("def head_costs(self) -> list[tuple[str, float, float]]"),
-          "With head \"auto\": the policies, and the seconds that each took for one state and for those of a level.")
+          "With head \"auto\": the policies, and the seconds that each took for one state and for each state more.")
       .def(
           "set_head",
-          [](Engine& self, const std::string& head) {
-            const nb::gil_scoped_release release;
-            self.set_head(head);
+          [](const PyEngine& self, const std::string& head) {
+            const std::shared_ptr<Engine> engine = self.open();
+            const WithoutGil released;
+            engine->set_head(head);
           },
           "head"_a, "Another head policy for the drafter. A running generation can go on no more.")
-      .def("begin", &begin, "tokens"_a, "options"_a, nb::keep_alive<0, 1>(),
-           nb::sig("def begin(self, tokens: Sequence[int], **options: object) -> Generation"),
+      .def("begin", &begin, "tokens"_a, "cancel"_a = nb::none(), "options"_a, nb::keep_alive<0, 1>(),
+           nb::sig("def begin(self, tokens: Sequence[int], cancel: object = None, **options: object) -> Generation"),
            "Begins a text after a prompt of at least one token; one that was running before can go on no more. "
-           "The options are those of ``frspec_cpp.options.Options``, in the form that ``native`` gives them.")
+           "``cancel``, where it is not None, is asked now and then whether it ``is_set``, and ends the text. The "
+           "options are those of ``frspec_cpp.options.Options``, in the form that ``native`` gives them.")
       .def("forward", &forward, "tokens"_a, "Logits after each token: (len(tokens), vocab_size) float32.")
       .def("forward_taps", &forward_taps, "tokens"_a,
            nb::sig("def forward_taps(self, tokens: Sequence[int]) -> "
@@ -353,18 +223,19 @@ void init_engine(nb::module_& m) {
       .def("forward_tree", &forward_tree, "prefix"_a, "tokens"_a, "parents"_a,
            "Logits after each node of a tree behind ``prefix``: (len(tokens), vocab_size) float32.\n\n"
            "``parents[0]`` is -1; every other parent is an earlier node.")
-      .def_prop_ro("tokenizer", &Engine::shared_tokenizer, "The target's tokenizer.")
-      .def_prop_ro("n_ctx", &Engine::context, "Tokens that prompt and text may have together.")
+      .def_prop_ro("tokenizer", of_engine([](const Engine& engine) { return engine.shared_tokenizer(); }),
+                   "The target's tokenizer.")
+      .def_prop_ro("n_ctx", of_engine([](const Engine& engine) { return engine.context(); }),
+                   "Tokens that prompt and text may have together.")
+      .def_prop_ro("vocab_size", of_engine([](const Engine& engine) { return engine.config().vocab; }),
+                   "Tokens of the vocabulary.")
+      .def_prop_ro("device", of_engine([](const Engine& engine) { return engine.device(); }),
+                   "The backend in words: ``\"cpu (avx2, 8 threads)\"``.")
+      .def_prop_ro("architecture", of_engine([](const Engine& engine) { return engine.config().architecture; }),
+                   "``general.architecture`` of the target.")
       .def_prop_ro(
-          "vocab_size", [](const Engine& self) { return self.config().vocab; }, "Tokens of the vocabulary.")
-      .def_prop_ro("device", &Engine::device, "The backend in words: ``\"cpu (avx2, 8 threads)\"``.")
-      .def_prop_ro(
-          "architecture", [](const Engine& self) { return self.config().architecture; },
-          "``general.architecture`` of the target.")
-      .def_prop_ro(
-          "launch_counts",
-          [](Engine& self) {
-            const LaunchCounts counts = self.backend().launch_counts();
+          "launch_counts", of_engine([](Engine& engine) {
+            const LaunchCounts counts = engine.backend().launch_counts();
             nb::dict found;
             found["commands"] = counts.commands;
             found["launches"] = counts.launches;
@@ -373,15 +244,14 @@ void init_engine(nb::module_& m) {
             found["graphs_made"] = counts.graphs_made;
             found["values_changed"] = counts.values_changed;
             return found;
-          },
+          }),
           nb::sig("def launch_counts(self) -> dict[str, int]"),
           "What a GPU was given so far: ``commands`` by the operations; ``launches`` of single ones, "
           "``graph_launches`` of many at once, ``loop_launches`` of those, of several steps; ``graphs_made``; and "
           "``values_changed`` in them. All 0 on the CPU.")
       .def_prop_ro(
-          "memory_plan",
-          [](const Engine& self) -> nb::object {
-            const std::optional<MemoryPlan>& plan = self.memory_plan();
+          "memory_plan", of_engine([](const Engine& engine) -> nb::object {
+            const std::optional<MemoryPlan>& plan = engine.memory_plan();
             if (!plan) return nb::none();
             nb::dict found;
             found["target_weights"] = plan->target_weights;
@@ -393,11 +263,12 @@ void init_engine(nb::module_& m) {
             found["total"] = plan->bytes();
             found["free"] = plan->free;
             return found;
-          },
+          }),
           nb::sig("def memory_plan(self) -> dict[str, int] | None"),
           "Bytes of the device's memory that it was expected to take, and what was free before (``context``: tokens); "
           "None where that is the host's.")
-      .def_prop_ro("has_drafter", &Engine::has_drafter, "Whether there is a drafter.");
+      .def_prop_ro("has_drafter", of_engine([](const Engine& engine) { return engine.has_drafter(); }),
+                   "Whether there is a drafter.");
 }
 
 }  // namespace frspec

@@ -13,6 +13,7 @@
 
 #include "gguf/gguf_file.h"
 #include "gguf/gguf_values.h"
+#include "gil.h"
 
 namespace nb = nanobind;
 
@@ -124,7 +125,7 @@ void init_gguf(nb::module_& m) {
           [](PyGgufFile* self, const std::filesystem::path& path) {
             std::shared_ptr<const GgufFile> file;
             {
-              nb::gil_scoped_release release;
+              const WithoutGil released;
               file = GgufFile::open(path);
             }
             new (self) PyGgufFile{std::move(file)};

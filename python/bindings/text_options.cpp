@@ -15,6 +15,7 @@
 
 #include "arrays.h"
 #include "base/error.h"
+#include "gil.h"
 
 namespace nb = nanobind;
 
@@ -31,12 +32,12 @@ class PyLogitsProcessor {
   PyLogitsProcessor(const PyLogitsProcessor& other) { copy(other); }
   PyLogitsProcessor& operator=(const PyLogitsProcessor&) = delete;
   ~PyLogitsProcessor() {
-    const nb::gil_scoped_acquire gil;
+    const WithGil gil;
     function_.reset();
   }
 
   void operator()(std::span<const TokenId> text, std::span<float> logits) const {
-    const nb::gil_scoped_acquire gil;
+    const WithGil gil;
     const nb::object ids = nb::cast(to_array<OutputVector<TokenId>>(Tokens(text.begin(), text.end()), {text.size()}));
     const nb::object values =
         nb::cast(to_array<OutputVector<float>>(std::vector<float>(logits.begin(), logits.end()), {logits.size()}));
@@ -56,7 +57,7 @@ class PyLogitsProcessor {
 
  private:
   void copy(const PyLogitsProcessor& other) {
-    const nb::gil_scoped_acquire gil;
+    const WithGil gil;
     function_ = other.function_;
   }
 

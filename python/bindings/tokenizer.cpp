@@ -19,7 +19,9 @@
 #include "arrays.h"
 #include "base/error.h"
 #include "base/parallel.h"
+#include "callbacks.h"
 #include "gguf/gguf_file.h"
+#include "gil.h"
 #include "tokenizer/pretokenizer.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/unicode.h"
@@ -34,8 +36,11 @@ using Counts = nb::ndarray<std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::
 constexpr std::int64_t kTextsPerPiece = 8;  // small: texts differ in length
 
 std::shared_ptr<const Tokenizer> open_tokenizer(const std::filesystem::path& path) {
-  nb::gil_scoped_release release;
-  return Tokenizer::load(*GgufFile::open(path));
+  const WithoutGil released;
+  const auto file = GgufFile::open(path);
+  std::shared_ptr<const Tokenizer> tokenizer = Tokenizer::load(*file);
+  for (const std::string& warning : file->warnings()) warn_in_python(warning, 1);
+  return tokenizer;
 }
 
 // UTF-8 inside `text`, which must stay alive. A lone surrogate raises UnicodeEncodeError, which is a ValueError.
@@ -112,7 +117,7 @@ std::int64_t count(const Tokenizer& tokenizer, const nb::iterable& iterable, con
     fail("counts: found ", counts.size(), " elements, expected ", vocabulary, ", one per token");
   }
   const Texts texts(iterable);
-  nb::gil_scoped_release release;
+  const WithoutGil released;
   ThreadPool pool = make_pool(threads);
   std::vector<std::vector<std::int64_t>> of_worker(static_cast<std::size_t>(pool.size()));
   for_each_encoded(tokenizer, texts, pool, false, [&](std::size_t, const std::vector<TokenId>& ids, int worker) {
@@ -133,7 +138,7 @@ std::vector<OutputVector<TokenId>> encode_batch(const Tokenizer& tokenizer, cons
   const Texts texts(iterable);
   std::vector<std::vector<TokenId>> encoded(texts.views.size());
   {
-    nb::gil_scoped_release release;
+    const WithoutGil released;
     ThreadPool pool = make_pool(threads);
     for_each_encoded(tokenizer, texts, pool, add_special,
                      [&](std::size_t i, std::vector<TokenId>&& ids, int) { encoded[i] = std::move(ids); });
@@ -210,7 +215,7 @@ void bind_texts(nb::class_<Tokenizer>& tokenizer) {
           "encode",
           [](const Tokenizer& self, nb::handle text, bool add_special, bool parse_special) {
             const std::string_view view = view_of(text);
-            nb::gil_scoped_release release;
+            const WithoutGil released;
             return self.encode(view, add_special, parse_special);
           },
           nb::arg("text"), nb::arg("add_special") = true, nb::arg("parse_special") = false,
@@ -321,7 +326,9 @@ void init_tokenizer(nb::module_& m) {
                                   "Any number of threads may use one at once.\n\n"
                                   "Raises:\n"
                                   "    FileNotFoundError: The file is absent or not readable.\n"
-                                  "    ValueError: It holds no vocabulary, or one that cannot be used.");
+                                  "    ValueError: It holds no vocabulary, or one that cannot be used.\n\n"
+                                  "Warns:\n"
+                                  "    ModelWarning: Something in it was put right, as llama.cpp does.");
   tokenizer.def(nb::new_(&open_tokenizer), nb::arg("path"));
   bind_texts(tokenizer);
   bind_tokens(tokenizer);

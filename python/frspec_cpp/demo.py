@@ -18,6 +18,15 @@ _lock = threading.Lock()
 _cached: dict[tuple[Path, Path], LLM] = {}
 
 
+def _renew_lock() -> None:
+    """In a forked process, where whoever held it does not exist."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
 def demo_paths() -> tuple[Path, Path]:
     """The GGUF files of the demo pair: (target, drafter).
 

@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 from frspec_cpp import _core
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -15,24 +15,28 @@ class Tuning:
     """What the engine has found best to draft with, over all texts so far.
 
     Attributes:
-        head: The head policy.
-        tree: Depth, branch and size of the trees.
-        drafts: Whether that beats plain decoding.
-        rho: Accepted drafts over those of the head that misses least (1 where there is but one).
-        nu: The head's time over that one's.
-        kappa: That one's time over the rest of a step. Gain of a head: rho (1 + kappa) / (1 + nu kappa).
-        tokens_per_second: Expected with these drafts; 0: nothing was drafted yet.
-        plain_tokens_per_second: Without; 0: no step was plain yet.
+        head: The head policy; empty where only what the text repeats is drafted.
+        translation: ``"tli"`` or ``"slem"``, where there is a choice; else empty.
+        drafts: Whether drafting beats plain decoding.
+        nodes: Of a tree, the last token of the text included, on average.
+        levels: Of drafted tokens in it, on average.
+        gain: Drafts that a drafted step is expected to have accepted.
+        cost: Of drafting and verifying them, in tokens: what plain steps would have given meanwhile.
+        tokens_per_second: Expected of the way it goes now; 0: nothing is known yet.
+        plain_tokens_per_second: Expected of plain decoding.
+        summary: What was chosen, and why, in a sentence.
     """
 
     head: str
-    tree: tuple[int, int, int]
+    translation: str
     drafts: bool
-    rho: float
-    nu: float
-    kappa: float
+    nodes: float
+    levels: float
+    gain: float
+    cost: float
     tokens_per_second: float
     plain_tokens_per_second: float
+    summary: str
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class Stats:
         steps: Passes of the target after the prompt.
         drafted_steps: Those of them that verified drafts.
         tuning: What was found best to draft with; None without a drafter.
+        ranks: Where the ranks of the drafter's head came from: ``"file"`` (the option `ranks`), ``"drafter"`` (its file),
+            ``"adapted"``, ``"built-in"``, or the vocabulary's own order, ``"merges"`` or ``"scores"``; None: a head
+            without ranks.
         drafter_error: Why the drafter gave up, and the text went on without it; None: it did not.
         adapt_error: Why the ranks that adapt could not be saved when the text ended; None: they were, or it was not
             their time. What was counted is kept for the next time.
@@ -65,6 +72,7 @@ class Stats:
     steps: int
     drafted_steps: int
     tuning: Tuning | None
+    ranks: str | None
     drafter_error: str | None
     adapt_error: str | None
     adapted_rows: int
@@ -86,6 +94,7 @@ class Stats:
             steps=stats.steps,
             drafted_steps=stats.drafted_steps,
             tuning=None if stats.tuning is None else Tuning(**stats.tuning),
+            ranks=stats.ranks or None,
             drafter_error=stats.drafter_error or None,
             adapt_error=stats.adapt_error or None,
             adapted_rows=stats.adapted_rows,
@@ -155,8 +164,8 @@ class Generation:
         tokens: Its token ids, without the prompt's and without an end-of-generation or stop token that ended it; a
             stop string's are among them.
         stats: What it has cost.
-        finish_reason: ``"stop"`` (an end-of-generation token, a stop token or a stop string) or ``"length"``
-            (max_tokens, or the context is full).
+        finish_reason: ``"stop"`` (an end-of-generation token, a stop token or a stop string), ``"length"`` (max_tokens,
+            or the context is full) or ``"cancelled"`` (by :meth:`LLM.cancel`, :meth:`LLM.close` or ``cancel``).
         prompt_tokens: Number of tokens of the prompt.
         drafted: For each token whether a draft had foreseen it.
         logprobs: For each token its log-probability and the best tokens'; None unless asked for.

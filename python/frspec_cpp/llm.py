@@ -9,7 +9,8 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, overload
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from frspec_cpp.options import native as native_options
 from frspec_cpp.progress import Report, reporting
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
 _INT32_MAX = 2**31 - 1
 
@@ -41,6 +42,21 @@ def _rope_scaling(kind: RopeScaling | int | None) -> str | None:
             raise ValueError(f"rope_scaling_type: found {kind}, expected -1 (the file's), {known}")
         return _ROPE_SCALINGS[kind]
     return kind
+_living: weakref.WeakSet[LLM] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked process, where those who held them do not exist."""
+    for llm in _living:
+        llm._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
+
+
+def _save_at_end(engine: _core.Engine) -> None:
+    engine.cancel()  # of a daemon thread, whose text would be waited for
+    engine.save_ranks()
 
 
 def _check_text(text: str) -> str:
@@ -71,7 +87,8 @@ class LLM:
     """A target model, perhaps with a drafter that makes it faster. Its text does not depend on the drafter.
 
     One text is written at a time: calls from several threads wait for each other. Several LLMs work side by
-    side.
+    side. A forked process may go on with an LLM that was idle, and shares its weights; on a GPU it has to load its own.
+    :meth:`close`, or the end of ``with LLM(...) as llm:``, frees all memory.
 
     Args:
         model_path: GGUF file of the target (the first part of a split one).
@@ -96,9 +113,12 @@ class LLM:
             it is not there, saved now and then and at the end (see :meth:`save_ranks`), and may be shared by several
             processes. The text stays what it is without; rejection sampling, where a seed's text would depend on
             earlier ones, is refused.
-        tree_depth: Depth of the draft tree (EAGLE's d): it has one level of drafted tokens more.
-        tree_branch: Nodes expanded per level, and children of each (EAGLE's k).
-        tree_size: Nodes that are verified at once, the last token of the text included (EAGLE's N).
+        tree: The draft tree: ``"auto"``, as far as pays, step by step; or ``"DEPTH,BRANCH,SIZE"``, or these three
+            numbers, for trees of a fixed shape.
+        tree_depth: Depth of trees of a fixed shape (EAGLE's d; 5): they have one level of drafted tokens more. Each
+            of these three fixes the shape.
+        tree_branch: Nodes expanded per level, and children of each (EAGLE's k; 10).
+        tree_size: Nodes that are verified at once, the last token of the text included (EAGLE's N; 60).
         n_ctx: Tokens that prompt and text may have together; 0: as many as the model was trained for; None: so many,
             at most 4096.
         n_batch: Prompt tokens per pass.
@@ -124,6 +144,10 @@ class LLM:
         yarn_beta_fast: YaRN: pairs that turn more often within the original context are fast; negative: the file's,
             or 32.
         yarn_beta_slow: YaRN: pairs that turn less often are stretched by the whole factor; negative: the file's, or 1.
+        use_mmap: Map the files of the models, so that processes share them and nothing is read twice. They must not
+            change then: of a file that is shortened, the system kills the process (SIGBUS); one that is to be replaced
+            is to be written beside it and renamed. False: read them into memory, as large as they are, beside the
+            weights.
         progress: Show a bar while the weights are loaded (where tqdm is installed and standard error is a terminal),
             or a function that is called with ``"loading"``, the bytes that are ready and those of all.
 
@@ -132,6 +156,9 @@ class LLM:
         ValueError: A file is damaged or of an unknown kind, the drafter or the ranks do not belong to the target,
             or an argument is out of its range.
         MemoryError: Weights and caches do not fit into memory; the message says what is needed for what.
+
+    Warns:
+        ModelWarning: Something in a file was put right, as llama.cpp does.
     """
 
     def __init__(
@@ -144,9 +171,10 @@ class LLM:
         ranks: str | os.PathLike[str] | None = None,
         sketch: str | os.PathLike[str] | None = None,
         adapt: str | os.PathLike[str] | None = None,
-        tree_depth: int = 5,
-        tree_branch: int = 10,
-        tree_size: int = 60,
+        tree: str | tuple[int, int, int] = "auto",
+        tree_depth: int | None = None,
+        tree_branch: int | None = None,
+        tree_size: int | None = None,
         n_ctx: int | None = None,
         n_batch: int = 512,
         n_threads: int | None = None,
@@ -162,9 +190,11 @@ class LLM:
         yarn_attn_factor: float = -1.0,
         yarn_beta_fast: float = -1.0,
         yarn_beta_slow: float = -1.0,
+        use_mmap: bool = True,
         progress: bool | Report = False,
     ) -> None:
         self._path = os.fspath(model_path)
+        self._closed = False
         self._lock = threading.RLock()  # the engine refuses calls from inside a call, instead of waiting for ever
         with reporting(progress) as report:
             self._engine = _core.Engine(
@@ -176,6 +206,7 @@ class LLM:
                 head=head,
                 translate=translate,
                 ngram=ngram,
+                tree=tree if isinstance(tree, str) else ",".join(str(operator.index(number)) for number in tree),
                 tree_depth=tree_depth,
                 tree_branch=tree_branch,
                 tree_size=tree_size,
@@ -196,12 +227,23 @@ class LLM:
                 device=device or _core.default_device(),
                 n_gpu_layers=n_gpu_layers,
                 head_on_host=head_on_host,
+                use_mmap=use_mmap,
                 progress=None if report is None else functools.partial(report, "loading"),
             )
-        self._tokenizer = self._engine.tokenizer
-        if adapt is not None:
-            # The engine saves when it goes, but at the end of Python it may not go, and it could not say what failed.
-            weakref.finalize(self, self._engine.save_ranks)
+        # The engine saves when it goes, but at the end of Python it may not go, and it could not say what failed.
+        self._save = None if adapt is None else weakref.finalize(self, _save_at_end, self._engine)
+        _living.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an LLM cannot be pickled or copied: every process that needs one has to load it from its file")
 
     @classmethod
     def from_pretrained(
@@ -257,12 +299,14 @@ class LLM:
         return cls(find_model(repo_id, filename, revision=revision, **places), drafter, **options)
 
     def __repr__(self) -> str:
+        if self._closed:
+            return f"LLM({self._path!r}, closed)"
         return f"LLM({self._path!r}, architecture={self.architecture!r}, device={self.device!r})"
 
     @property
     def tokenizer(self) -> _core.Tokenizer:
         """The target's tokenizer."""
-        return self._tokenizer
+        return self._engine.tokenizer
 
     @property
     def n_ctx(self) -> int:
@@ -296,6 +340,36 @@ class LLM:
     def has_drafter(self) -> bool:
         """Whether it has a drafter."""
         return self._engine.has_drafter
+
+    def cancel(self) -> None:
+        """Ends the text that is being written, from any thread: ``finish_reason`` is ``"cancelled"``.
+
+        The pass that is running is the last one; a prompt that is being read is left between two layers. Texts that
+        wait for their turn are not meant: to end a certain one, give it an Event (``cancel`` of :class:`Options`).
+        """
+        self._engine.cancel()
+
+    def close(self) -> None:
+        """Ends the text that is being written and frees all memory; whatever is asked of it later is a RuntimeError.
+
+        Ranks that adapt are saved before, with the errors of :meth:`save_ranks`; it is closed all the same. Closing it
+        twice does nothing.
+
+        Raises:
+            RuntimeError: It is called from inside a call, by a logits processor; the LLM stays open.
+        """
+        if self._engine.is_closed:
+            return
+        if self._engine.works_here:
+            raise RuntimeError("this LLM is writing a text: a logits processor cannot close it")
+        self._closed = True  # whoever comes now is refused
+        self.cancel()
+        with self._lock:
+            try:
+                if self._save is not None:
+                    self._save()
+            finally:
+                self._engine.close()
 
     def set_head(self, head: str) -> None:
         """Another head policy for the drafter, as ``head`` of the constructor. Streams that are open end with an error.
@@ -334,7 +408,7 @@ class LLM:
         Raises:
             ValueError: The text holds a lone surrogate.
         """
-        return list(self._tokenizer.encode(_check_text(text), add_special, parse_special))
+        return list(self.tokenizer.encode(_check_text(text), add_special, parse_special))
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text that ``ids`` spell, without control tokens; what is not UTF-8 becomes U+FFFD.
@@ -342,7 +416,7 @@ class LLM:
         Raises:
             ValueError: An id is not in the vocabulary.
         """
-        return self._tokenizer.decode(_check_ids(ids, self.vocab_size))
+        return self.tokenizer.decode(_check_ids(ids, self.vocab_size))
 
     def forward(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits after each of ``tokens``: (len(tokens), vocab_size) float32.
@@ -392,7 +466,7 @@ class LLM:
         """Continues ``prompt`` and gives the text in pieces, as it comes. No piece ends inside a character.
 
         The pieces together are :meth:`generate`'s text, whose arguments these are. The iterator may be left
-        early; once the LLM begins another text, it raises RuntimeError.
+        early; once the LLM begins another text or is closed, it raises RuntimeError.
 
         Raises:
             ValueError: As :meth:`generate`, at once.
@@ -470,9 +544,14 @@ class LLM:
             ids = self.tokenize(prompt, parse_special=parse_special)
         else:
             ids = _check_ids(prompt, self.vocab_size)
+        if self._closed:
+            raise RuntimeError("this LLM is closed")
         # No context is longer than 32 bits can count.
         limit = -1 if max_tokens is None else min(max(operator.index(max_tokens), -_INT32_MAX), _INT32_MAX)
-        return self._engine.begin(ids, max_tokens=limit, **native_options(self.vocab_size, **options))
+        native = self._engine.begin(ids, max_tokens=limit, **native_options(self.vocab_size, **options))
+        if self._closed:  # meanwhile, when there was no text to cancel
+            native.cancel()
+        return native
 
     def _pieces(self, native: _core.Generation) -> Iterator[str]:
         while native.finish_reason is None:
@@ -484,4 +563,4 @@ class LLM:
 
     @functools.cached_property
     def _chat_prompts(self) -> ChatPrompts:
-        return ChatPrompts(self._tokenizer, self._path)
+        return ChatPrompts(self.tokenizer, self._path)

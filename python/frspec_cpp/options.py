@@ -6,6 +6,7 @@ import functools
 import inspect
 import operator
 import secrets
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
@@ -57,6 +58,8 @@ class Options(TypedDict, total=False):
             the sampler chain and at temperature 1. Default None: no.
         trace: Tell of every step what it did and cost (:class:`Step`). The tokens are the same; on a GPU the text is
             slower, since no step begins before the last one was told of. Default False.
+        cancel: A ``threading.Event``; once it is set, from whatever thread, the text ends with what there is (within
+            some milliseconds and a pass; a prompt is left between two layers). Default None.
         draft: ``"auto"`` drafts as long as it pays, ``"always"`` or True always, ``"never"`` or False never; the
             tokens are the same. Default ``"auto"``.
         verify: How drafts are verified. ``"keyed"`` (the default): the text of a seed is the same with any drafter.
@@ -85,6 +88,7 @@ class Options(TypedDict, total=False):
     ignore_eos: bool
     logprobs: int | None
     trace: bool
+    cancel: threading.Event | None
     draft: Literal["auto", "always", "never"] | bool
     verify: Literal["keyed", "rejection", "block"]
 
@@ -110,6 +114,7 @@ DEFAULTS = Options(
     ignore_eos=False,
     logprobs=None,
     trace=False,
+    cancel=None,
     draft="auto",
     verify="keyed",
 )
@@ -248,4 +253,7 @@ def native(vocab_size: int, **options: Unpack[Options]) -> dict[str, Any]:
     processor = values.get("logits_processor")
     if processor is not None and not callable(processor):
         raise TypeError(f"logits_processor: found {type(processor).__name__}, expected a function")
+    cancel = values.get("cancel")
+    if cancel is not None and not callable(getattr(cancel, "is_set", None)):
+        raise TypeError(f"cancel: found {type(cancel).__name__}, expected a threading.Event")
     return values

@@ -49,9 +49,10 @@ def test_to_the_end_of_the_context(run: Runner, small: LLM) -> None:
         assert generate(run, "-p", PROMPT, name, "-1", "--ignore-eos")["tokens"] == expected.tokens
     assert generate(run, "-p", PROMPT, "-n", "-2", "--ignore-eos")["tokens"] == expected.tokens
     # It may end before, and min_tokens is not measured by it.
-    assert (
-        small.generate(PROMPT, -1, min_tokens=5, stop_token_ids=range(0, small.vocab_size, 2)).finish_reason == "stop"
-    )
+    tokens = expected.tokens
+    end = next(i for i in range(5, len(tokens)) if tokens[i] not in tokens[:i])
+    found = small.generate(PROMPT, -1, min_tokens=5, stop_token_ids=[tokens[end]], ignore_eos=True)
+    assert (found.tokens, found.finish_reason) == (tokens[:end], "stop")
 
 
 def test_a_context_of_0_is_the_models_own(run: Runner, demo_target: Path, small: LLM) -> None:

@@ -1,0 +1,74 @@
+// Engine and Generation as Python has them.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <nanobind/nanobind.h>
+
+#include "base/forks.h"
+#include "engine/engine.h"
+
+namespace frspec {
+
+// An engine that may be closed. To be used with the GIL.
+class PyEngine {
+ public:
+  explicit PyEngine(const EngineOptions& options) : engine_(std::make_shared<Engine>(options)) {}
+
+  // The engine, which lives as long as whoever has it. Throws Error where it was closed.
+  std::shared_ptr<Engine> open() const;
+  std::shared_ptr<Generation> begin(std::vector<TokenId> prompt, const GenerateOptions& options);
+  void cancel() const;  // the text that was begun last, if it is still there
+  bool is_closed() const { return engine_ == nullptr; }
+  // Frees all that it has, as soon as no call is under way. Closing twice does nothing.
+  void close();
+
+ private:
+  std::shared_ptr<Engine> engine_;
+  std::weak_ptr<Generation> text_;
+};
+
+// A text being written. Any thread may call; they are taken one after the other. The lock is only ever waited for
+// without the GIL: who holds it may need the GIL to look for signals.
+class PyGeneration {
+ public:
+  // `cancel`: None, or what has `is_set` (threading.Event), asked now and then whether to end the text.
+  PyGeneration(const PyEngine& engine, std::shared_ptr<Generation> text, nanobind::object cancel);
+
+  nanobind::list step() { return write(false); }
+  nanobind::list run() { return write(true); }
+  void cancel() { text_->cancel(); }
+
+  std::optional<std::string> finish_reason();
+  nanobind::list logprobs();
+  nanobind::list trace();
+  nanobind::list watched();
+  std::string closing_text();
+  Stats stats();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  // What `read` says of the text, without the GIL.
+  template <class Read>
+  auto look(Read&& read);
+  nanobind::list write(bool all);
+  bool python_is_due();
+  bool python_stops();
+
+  const PyEngine& engine_;
+  OwnedMutex mutex_{"text"};
+  std::shared_ptr<Generation> text_;
+  nanobind::object cancel_;
+  bool raised_ = false;
+  Clock::time_point asked_ = {};
+};
+
+void init_generation(nanobind::module_& m);
+
+}  // namespace frspec
