@@ -25,6 +25,8 @@ constexpr std::array kForeign = {
     Foreign{"--no-warmup", kNotNeeded},
     Foreign{"--no-context-shift", kAlways},
     Foreign{"--mlock", kNotNeeded},
+    Foreign{"-cnv", "llama.cpp's; expected the command frspec chat"},
+    Foreign{"--conversation", "llama.cpp's; expected the command frspec chat"},
     Foreign{"-no-cnv", kAlways},
     Foreign{"--no-conversation", kAlways},
     Foreign{"--no-display-prompt", kAlways},

@@ -162,11 +162,11 @@ def test_without_the_python_package(binary: str, chatty: Path, tmp_path: Path) -
 
 def test_ctrl_c(terminal: Callable[..., PseudoTerminal], chatty: Path, llm: LLM) -> None:
     """The first one ends the answer, the next, with no answer running, the program."""
-    program = terminal("chat", "-m", str(chatty), "--ignore-eos", "-c", "4096", "--no-draft", "-t", "1")
+    begin = llm.chat([{"role": "user", "content": "Hello"}], 4, chat_template=CHATML, ignore_eos=True).text
+    program = terminal("chat", "-m", str(chatty), "--ignore-eos", "-c", "2048", "--no-draft", "-t", "1")
     program.wait_for("> ")
     program.type("Hello\n")
-    program.wait_for("Hello\n")
-    program.wait_for("\n")  # of the answer, perhaps
+    program.wait_for("Hello\n" + begin)
     program.type("\x03")
     program.wait_for("\n> ")
     program.type("/stats\n")
