@@ -1,4 +1,4 @@
-"""Default options draft, on real models, in every combination that README and docs name: equal text alone proves nothing."""
+"""Default options draft on real models, in every combination that the docs name: equal text alone proves nothing."""
 
 from __future__ import annotations
 
