@@ -246,10 +246,10 @@ def test_ranks_of_the_drafters_own_vocabulary(small: dict[str, Path], tmp_path: 
 
 
 @pytest.mark.parametrize("translate", ["slem", "tli"])
-def test_auto_has_ranked_heads_of_another_vocabulary(
-    small: dict[str, Path], demo_target: Path, translate: str
-) -> None:
-    llm = LLM(small["TinyStories-656K"], drafter=demo_target, head="auto", translate=translate, tree_branch=4, n_ctx=128)
+def test_auto_has_ranked_heads_of_another_vocabulary(small: dict[str, Path], demo_target: Path, translate: str) -> None:
+    llm = LLM(
+        small["TinyStories-656K"], drafter=demo_target, head="auto", translate=translate, tree_branch=4, n_ctx=128
+    )
     accepted_lengths(llm, ["Once upon a time there was a dog"], 60)
     stats = llm.generate("Once upon a time", max_tokens=60).stats
     # 65,536 rows have ranked heads beside them; the few that both vocabularies share have none.
