@@ -8,6 +8,7 @@
 #include "cli/commands.h"
 #include "cli/demo_pair.h"
 #include "cli/terminal.h"
+#include "cli/tree_arguments.h"
 #include "engine/bench.h"
 #include "engine/bench_report.h"
 
@@ -33,9 +34,8 @@ int bench_command(std::span<char* const> arguments) {
   options.number("--synthetic-acceptance", "P", bench.synthetic_acceptance,
                  "time whole texts in which a drafted node's best child is accepted with probability P");
   options.number("-t, --threads", "THREADS", bench.engine.backend.threads, "CPU threads; default: one per core");
-  options.number("--tree-depth", "D", bench.engine.tree.depth, "depth of the draft tree");
-  options.number("--tree-branch", "K", bench.engine.tree.branch, "nodes expanded per level, and their children");
-  options.number("--tree-size", "N", bench.engine.tree.size, "nodes that are verified at once");
+  TreeChoice tree;
+  add_tree(options, tree);
   options.text("--cache-type", "f16|q8_0", cache, "type of the K/V cache; default: f16");
   options.text("--device", "DEVICE", bench.engine.backend.device,
                "cpu, cuda or cuda:N; default: FRSPEC_DEVICE, or cpu");
@@ -54,6 +54,7 @@ int bench_command(std::span<char* const> arguments) {
     bench.engine.target = demo.target;
     bench.engine.drafter = drafter ? std::filesystem::path(*drafter) : demo.drafter;
   }
+  bench.engine.tree = tree.shape();
   bench.engine.ranks = ranks;
   bench.engine.sketch = sketch;
   catch_interrupt();

@@ -18,6 +18,7 @@
 #include "cli/commands.h"
 #include "cli/demo_pair.h"
 #include "cli/terminal.h"
+#include "cli/tree_arguments.h"
 #include "engine/engine.h"
 
 namespace frspec {
@@ -33,6 +34,7 @@ struct Request {
   std::vector<std::string> biases;
   std::string verify = "keyed";
   std::string cache = "f16";
+  TreeChoice tree;
   bool no_draft = false;
   bool json = false;
   bool show_drafts = false;
@@ -99,12 +101,7 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
   options.number("-t, --threads", "THREADS", request.engine.backend.threads, "CPU threads; default: one per core");
   options.number("-c, --ctx-size", "CONTEXT", request.engine.context,
                  concat("tokens of prompt and text together; default: the model's, at most ", kDefaultContext));
-  options.number("--tree-depth", "D", request.engine.tree.depth,
-                 concat("depth of the draft tree (EAGLE's d); default: ", request.engine.tree.depth));
-  options.number("--tree-branch", "K", request.engine.tree.branch,
-                 concat("nodes expanded per level, and their children; default: ", request.engine.tree.branch));
-  options.number("--tree-size", "N", request.engine.tree.size,
-                 concat("nodes that are verified at once; default: ", request.engine.tree.size));
+  add_tree(options, request.tree);
   add_sampling(options, request);
   options.text("--cache-type", "f16|q8_0", request.cache, "type of the K/V cache; default: f16");
   options.text("--device", "DEVICE", request.engine.backend.device,
@@ -142,6 +139,7 @@ bool read_arguments(Request& request, std::span<char* const> arguments) {
     request.engine.target = demo.target;
     request.engine.drafter = request.drafter ? std::filesystem::path(*request.drafter) : demo.drafter;
   }
+  request.engine.tree = request.tree.shape();
   request.engine.ranks = request.ranks;
   request.engine.sketch = request.sketch;
   request.engine.adapt = request.adapt;
@@ -224,15 +222,15 @@ void write_tuning(JsonWriter& json, const Tuning& tuning) {
   json.key("tuning");
   json.begin_object();
   json.member("head", std::string_view(tuning.head));
-  json.member("tree_depth", tuning.depth);
-  json.member("tree_branch", tuning.branch);
-  json.member("tree_size", tuning.size);
+  json.member("translation", std::string_view(tuning.translation));
   json.member("drafts", tuning.drafts);
-  json.member("rho", tuning.rho);
-  json.member("nu", tuning.nu);
-  json.member("kappa", tuning.kappa);
+  json.member("nodes", tuning.nodes);
+  json.member("levels", tuning.levels);
+  json.member("gain", tuning.gain);
+  json.member("cost", tuning.cost);
   json.member("tokens_per_second", tuning.tokens_per_second);
   json.member("plain_tokens_per_second", tuning.plain_tokens_per_second);
+  json.member("summary", std::string_view(tuning.summary));
   json.end_object();
 }
 
@@ -276,15 +274,7 @@ void write_statistics(const Stats& stats, const char* finish_reason, const std::
        << " s, verify " << stats.verify_seconds << " s; " << device;
   if (!stats.ranks.empty()) line << "; ranks: " << stats.ranks;
   write_note(line.str());
-  if (stats.tuning && is_auto) {
-    const Tuning& found = *stats.tuning;
-    line.str("");
-    line << "auto: " << (found.drafts ? "" : "plain decoding; of the drafts, ") << "head " << found.head << ", tree of "
-         << found.size << " nodes, depth " << found.depth << ", branch " << found.branch << "; expected "
-         << found.tokens_per_second << " tokens/s with drafts and " << found.plain_tokens_per_second << " without; rho "
-         << found.rho << ", nu " << found.nu << ", kappa " << found.kappa;
-    write_note(line.str());
-  }
+  if (stats.tuning && is_auto) write_note(concat("auto: ", stats.tuning->summary));
   if (!stats.drafter_error.empty()) write_note(concat("the drafter failed, and was left alone: ", stats.drafter_error));
 }
 
@@ -317,7 +307,7 @@ int generate_command(std::span<char* const> arguments) {
   const bool stopped = generation->finish_reason() == FinishReason::None;
   const char* reason = stopped ? "interrupted" : finish_reason_name(generation->finish_reason());
   if (request.json) write_json(transcript, *generation, reason, request.generate.logprobs.has_value());
-  if (!request.json) write_statistics(generation->stats(), reason, engine.device(), request.engine.head == "auto");
+  if (!request.json) write_statistics(generation->stats(), reason, engine.device(), !request.no_draft);
   if (request.adapt) engine.save_ranks();
   return stopped ? kInterruptedExit : 0;
 }

@@ -70,14 +70,18 @@ Tensor TreeModel::extend(const std::int32_t* tokens, int rows, int first_slot, c
   return model_->hidden(rows);
 }
 
-TreeGrower& TreeModel::grow(const TextRules& rules, const std::int32_t* token_of_id) {
+TreeGrower& TreeModel::grow(DraftHead& head, const TextRules& rules, Growth* growth, const std::int32_t* token_of_id) {
   const CandidatePool& pool = grower_.pool();
-  const auto states = [&](int level) {
+  const auto states = [&](int level, int rows) {
     if (level == 0) return last_state();
-    model_->forward(pool.frontier_tokens, grower_.tree().frontier_rows(model_->cache().length(), level - 1));
-    return model_->hidden(pool.branch);
+    model_->forward(pool.frontier_tokens, grower_.frontier_rows(model_->cache().length(), level, rows));
+    return model_->hidden(rows);
   };
-  grower_.grow(*head_, rules, states, token_of_id);
+  if (growth != nullptr) {
+    grower_.grow(*growth, head, rules, states, token_of_id);
+  } else {
+    grower_.grow(head, rules, states, token_of_id);
+  }
   return grower_;
 }
 
@@ -102,9 +106,10 @@ void CausalDrafter::accept(const Committed& committed) {
 // The target may have ids that the drafter has no row for: padding, which no text of sense holds.
 TokenId CausalDrafter::known(TokenId token) const { return token < model_->model().config().vocab ? token : 0; }
 
-const DraftTree& CausalDrafter::propose(const std::int32_t* root) {
+const DraftTree& CausalDrafter::propose(const std::int32_t* root, Growth* growth) {
   model_->follow(text_, model_->length());
-  return model_->grow(rules_).select(root);
+  TreeGrower& grower = model_->grow(rules_, growth);
+  return growth != nullptr ? grower.select(*growth, root) : grower.select(root);
 }
 
 }  // namespace frspec

@@ -34,9 +34,13 @@ class TreeModel {
   Tensor extend(const std::int32_t* tokens, int rows, int first_slot, const std::int32_t* depth,
                 const std::int32_t* path, int path_stride);
   DraftHead& head() { return *head_; }
-  void reshape(const TreeShape& shape) { grower_.reshape(shape); }
-  // Grows a tree behind the text. Its candidates are the model's ids, or what `token_of_id` (device) makes of them.
-  TreeGrower& grow(const TextRules& rules, const std::int32_t* token_of_id = nullptr);
+  // Grows a tree behind the text, as far as `growth` says (null: of the given shape). Its candidates are the model's
+  // ids; without `growth`, what `token_of_id` (device) makes of them.
+  TreeGrower& grow(const TextRules& rules, Growth* growth, const std::int32_t* token_of_id = nullptr) {
+    return grow(*head_, rules, growth, token_of_id);
+  }
+  // The same with another head, whose rows are the model's, too.
+  TreeGrower& grow(DraftHead& head, const TextRules& rules, Growth* growth, const std::int32_t* token_of_id = nullptr);
 
  private:
   void keep(std::size_t length);  // makes the cache hold the first `length` tokens of what it held
@@ -60,14 +64,13 @@ class CausalDrafter final : public Drafter {
 
   void begin(const TextRules& rules) override;
   void accept(const Committed& committed) override;
-  const DraftTree& propose(const std::int32_t* root) override;
+  const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
   std::vector<const Weight*> matrices() const override { return model_->matrices(); }
   std::optional<bool> could_offer(TokenId token) const override { return model_->head().holds(token); }
   int wanted_candidates() const override { return model_->head().wanted_candidates(); }
-  bool reshape(const TreeShape& shape) override {
-    model_->reshape(shape);
-    return true;
-  }
+  std::vector<DraftArm> arms() const override { return arms_of(model_->head()); }
+  void use(int arm) override { model_->head().use(arm); }
+  std::uint32_t holders(TokenId token) const override { return model_->head().holders(token); }
 
  private:
   TokenId known(TokenId token) const;

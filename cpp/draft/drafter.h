@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "backend/backend.h"
@@ -42,6 +43,21 @@ struct TextRules {
   const RejectionDraw* rejection = nullptr;
 };
 
+// A way of drafting: a draft head, and how its tokens become the target's where that can be chosen.
+struct DraftArm {
+  std::string head = {};      // the policy; empty: the one that the drafter was made with
+  std::string translation = {};  // "tli", "slem"; empty: there is no choice
+  DraftHead* rows = nullptr;  // the head itself
+};
+
+// Those of a drafter whose head alone can be chosen.
+inline std::vector<DraftArm> arms_of(DraftHead& head) {
+  std::vector<DraftArm> arms;
+  for (const HeadChoice& choice : head.choices()) arms.push_back({choice.name, {}, choice.head});
+  if (arms.empty()) arms.push_back({{}, {}, &head});
+  return arms;
+}
+
 class Drafter {
  public:
   virtual ~Drafter() = default;
@@ -50,14 +66,24 @@ class Drafter {
   virtual void begin(const TextRules& rules) = 0;
   // The text grew. Called for every chunk of the prompt and after every step, in order.
   virtual void accept(const Committed& committed) = 0;
+  // The text has these tokens more. Called at once after every step, the first time with the prompt and the first token;
+  // accept() may come some steps later.
+  virtual void extend(std::span<const TokenId> /*tokens*/) {}
+  // Whether there may be something to propose without accept(): from what extend() told alone.
+  virtual bool repeats() const { return false; }
   // Whether accept() takes what the host does not know yet (Committed::last). observe() tells it afterwards what it
   // was.
   virtual bool follows_device() const { return false; }
   virtual void observe(const TextNews&) {}
   // A tree whose root is the text's last token, `*root` (device), the one that the target has not processed yet.
-  virtual const DraftTree& propose(const std::int32_t* root) = 0;
-  // From now on trees have this shape, which fits into the one the drafter was made with. False: it cannot choose.
-  virtual bool reshape(const TreeShape&) { return false; }
+  // `growth` decides how far it grows; null: it has the shape that the drafter was made with.
+  virtual const DraftTree& propose(const std::int32_t* root, Growth* growth) = 0;
+
+  // The ways of drafting that there are, the one that misses least first, and the one that is used from now on.
+  virtual std::vector<DraftArm> arms() const { return {}; }
+  virtual void use(int /*arm*/) {}
+  // Arms whose heads hold a token of the target now, or cannot say: a bit for each.
+  virtual std::uint32_t holders(TokenId) const { return ~0u; }
   // Whether its head could have offered a token of the target in the last tree, before accept() is called again.
   // Nothing: it cannot say, or drafts without a head.
   virtual std::optional<bool> could_offer(TokenId) const { return std::nullopt; }

@@ -66,16 +66,21 @@ void EagleDrafter::accept(const Committed& committed) {
   }
 }
 
-const DraftTree& EagleDrafter::propose(const std::int32_t* root) {
+const DraftTree& EagleDrafter::propose(const std::int32_t* root, Growth* growth) {
   const CandidatePool& pool = grower_.pool();
   Tensor states = last_state_.matrix(1, config_.dim);
-  grower_.grow(*head_, rules_, [&](int level) {
+  const auto states_of = [&](int level, int rows) {
     if (level > 0) {
       states = run_drafted(pool.frontier_tokens, states, pool.frontier_rows,
-                           grower_.tree().frontier_rows(cache_->length(), level - 1));
+                           grower_.frontier_rows(cache_->length(), level, rows));
     }
     return head_input(states);
-  });
+  };
+  if (growth != nullptr) {
+    grower_.grow(*growth, *head_, rules_, states_of);
+    return grower_.select(*growth, root);
+  }
+  grower_.grow(*head_, rules_, states_of);
   return grower_.select(root);
 }
 

@@ -25,17 +25,16 @@ class EagleDrafter : public Drafter {
  public:
   void begin(const TextRules& rules) final;
   void accept(const Committed& committed) final;
-  const DraftTree& propose(const std::int32_t* root) final;
+  const DraftTree& propose(const std::int32_t* root, Growth* growth) final;
   std::vector<const Weight*> matrices() const override;
   std::optional<bool> could_offer(TokenId token) const final { return head_->holds(token); }
   int wanted_candidates() const final { return head_->wanted_candidates(); }
   // A head that listens to the text wants to hear of candidates.
   bool follows_device() const final { return head_->follows_device(); }
   void observe(const TextNews& news) final { head_->observe(news); }
-  bool reshape(const TreeShape& shape) final {
-    grower_.reshape(shape);
-    return true;
-  }
+  std::vector<DraftArm> arms() const final { return arms_of(*head_); }
+  void use(int arm) final { head_->use(arm); }
+  std::uint32_t holders(TokenId token) const final { return head_->holders(token); }
 
  protected:
   EagleDrafter(Backend& backend, const ModelConfig& config, const CausalModel& target, std::unique_ptr<DraftHead> head,

@@ -2,11 +2,14 @@
 #include "draft/ngram_drafter.h"
 
 #include <algorithm>
+#include <functional>
 
 namespace frspec {
 namespace {
 
 constexpr std::size_t kPlaces = 4;  // of an n-gram that are remembered: the latest ones
+constexpr std::size_t kPaths = 4;   // that a Growth is asked about
+constexpr float kLeastChance = 0.02f;
 
 }  // namespace
 
@@ -39,19 +42,19 @@ void NgramIndex::index() {
   }
 }
 
-std::vector<std::span<const TokenId>> NgramIndex::continuations(int length, std::size_t most) {
+const std::vector<NgramIndex::Continuation>& NgramIndex::continuations(int length, std::size_t most) {
   index();
-  std::vector<std::span<const TokenId>> result;
+  found_.clear();
   for (int n = longest_; n >= std::min(kShortest, longest_); --n) {
     if (static_cast<std::size_t>(n) > text_.size()) continue;
     const auto found = ends_by_hash_.find(hash(text_.size(), n));
     if (found == ends_by_hash_.end()) continue;
-    for (auto end = found->second.rbegin(); end != found->second.rend() && result.size() < most; ++end) {
+    for (auto end = found->second.rbegin(); end != found->second.rend() && found_.size() < most; ++end) {
       const std::size_t size = std::min(static_cast<std::size_t>(length), text_.size() - *end);
-      result.push_back(std::span(text_).subspan(*end, size));
+      found_.push_back({n, std::span(text_).subspan(*end, size)});
     }
   }
-  return result;
+  return found_;
 }
 
 NgramDrafter::NgramDrafter(Backend& backend, std::unique_ptr<Drafter> inner, int longest, int nodes, int depth,
@@ -61,6 +64,7 @@ NgramDrafter::NgramDrafter(Backend& backend, std::unique_ptr<Drafter> inner, int
       index_(longest),
       nodes_(nodes),
       depth_(depth),
+      room_(static_cast<std::size_t>(inner_size + nodes)),
       tree_(DraftTree::with_room(backend, inner_size + nodes, std::max(depth, inner_depth))) {}
 
 void NgramDrafter::begin(const TextRules& rules) {
@@ -69,18 +73,14 @@ void NgramDrafter::begin(const TextRules& rules) {
   if (inner_) inner_->begin(rules);
 }
 
-void NgramDrafter::accept(const Committed& committed) {
-  if (!index_.text().empty()) index_.pop();  // the root was there before it was processed
-  index_.push(committed.tokens);
-  index_.push(std::span(&committed.next_token, 1));
-  if (inner_) inner_->accept(committed);
-}
+void NgramDrafter::extend(std::span<const TokenId> tokens) { index_.push(tokens); }
 
-const DraftTree& NgramDrafter::propose(const std::int32_t* root) {
-  const auto paths = index_.continuations(depth_, is_chain_ ? 1 : static_cast<std::size_t>(nodes_));
+const DraftTree& NgramDrafter::propose(const std::int32_t* root, Growth* growth) {
+  if (growth != nullptr) return propose_best(root, *growth);
+  const auto& paths = index_.continuations(depth_, is_chain_ ? 1 : static_cast<std::size_t>(nodes_));
   host_.begin(index_.text().back());
   if (inner_) {
-    const DraftTree& inner = inner_->propose(root);
+    const DraftTree& inner = inner_->propose(root, nullptr);
     if (paths.empty()) return inner;
     const auto size = static_cast<std::size_t>(inner.size());
     std::vector<std::int32_t> tokens(size), parents(size);
@@ -89,8 +89,40 @@ const DraftTree& NgramDrafter::propose(const std::int32_t* root) {
     host_.assign(std::move(tokens), std::move(parents));
   }
   const std::size_t most = host_.tokens().size() + static_cast<std::size_t>(nodes_);
-  for (const auto& path : paths) host_.add_path(path, most, depth_);
+  for (const auto& path : paths) host_.add_path(path.tokens, most, depth_);
   tree_.assign(backend_, host_.tokens(), host_.parents());
+  return tree_;
+}
+
+const DraftTree& NgramDrafter::propose_best(const std::int32_t* root, Growth& growth) {
+  host_.begin(index_.text().back());
+  for (const auto& path : index_.continuations(depth_, kPaths)) {
+    std::int32_t node = 0;
+    for (std::size_t i = 0; i < path.tokens.size() && host_.tokens().size() < room_; ++i) {
+      const NodeNote note = growth.judge_repeated(host_.note(node), path.matched, static_cast<int>(i) + 1);
+      if (note.chance < kLeastChance) break;
+      node = host_.add(node, path.tokens[i], note);
+    }
+  }
+  chances_.clear();
+  for (const NodeNote& note : std::span(host_.notes()).subspan(1)) chances_.push_back(note.chance);
+  std::sort(chances_.begin(), chances_.end(), std::greater<>());
+  if (inner_ && growth.drafts_beside(chances_)) {
+    const DraftTree& inner = inner_->propose(root, &growth);
+    if (host_.tokens().size() == 1) return inner;
+    const auto size = static_cast<std::size_t>(inner.size());
+    tokens_.resize(size);
+    parents_.resize(size);
+    backend_.download(tokens_.data(), inner.view().tokens, size * sizeof(std::int32_t));
+    backend_.download(parents_.data(), inner.view().parents, size * sizeof(std::int32_t));
+    places_.assign(size, 0);
+    for (std::size_t i = 1; i < size; ++i) {
+      const std::int32_t parent = places_[static_cast<std::size_t>(parents_[i])];
+      places_[i] = host_.add(parent, tokens_[i], inner.notes()[i]);
+    }
+  }
+  host_.prune(growth, room_);
+  tree_.assign(backend_, host_.tokens(), host_.parents(), host_.notes());
   return tree_;
 }
 

@@ -21,11 +21,15 @@ class NgramIndex {
 
   void clear();
   void push(std::span<const TokenId> tokens);
-  void pop() { text_.pop_back(); }  // the last token, which no n-gram ends with yet
   const std::vector<TokenId>& text() const { return text_; }
 
+  // What followed the last `matched` tokens before.
+  struct Continuation {
+    int matched;
+    std::span<const TokenId> tokens;
+  };
   // Continuations of the text, each at most `length` tokens, the longest match and the latest place first.
-  std::vector<std::span<const TokenId>> continuations(int length, std::size_t most);
+  const std::vector<Continuation>& continuations(int length, std::size_t most);
 
  private:
   std::uint64_t hash(std::size_t end, int n) const;  // of the n tokens before `end`
@@ -35,18 +39,28 @@ class NgramIndex {
   std::vector<TokenId> text_;
   std::size_t indexed_ = 0;                                                     // ends of n-grams up to here are in
   std::unordered_map<std::uint64_t, std::vector<std::uint32_t>> ends_by_hash_;  // the latest last
+  std::vector<Continuation> found_;
 };
 
 class NgramDrafter final : public Drafter {
  public:
   // Adds up to `nodes` nodes, at most `depth` levels deep, to the trees of `inner` (null: to the root alone), which
-  // have at most `inner_size` nodes.
+  // have at most `inner_size` nodes. A Growth chooses among the nodes of both together.
   NgramDrafter(Backend& backend, std::unique_ptr<Drafter> inner, int longest, int nodes, int depth, int inner_size,
                int inner_depth);
 
   void begin(const TextRules& rules) override;
-  void accept(const Committed& committed) override;
-  const DraftTree& propose(const std::int32_t* root) override;
+  void accept(const Committed& committed) override {
+    if (inner_) inner_->accept(committed);
+  }
+  void extend(std::span<const TokenId> tokens) override;
+  bool repeats() const override { return true; }
+  const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
+  std::vector<DraftArm> arms() const override { return inner_ ? inner_->arms() : std::vector<DraftArm>{}; }
+  void use(int arm) override {
+    if (inner_) inner_->use(arm);
+  }
+  std::uint32_t holders(TokenId token) const override { return inner_ ? inner_->holders(token) : ~0u; }
   std::vector<const Weight*> matrices() const override {
     return inner_ ? inner_->matrices() : std::vector<const Weight*>{};
   }
@@ -56,13 +70,19 @@ class NgramDrafter final : public Drafter {
   int wanted_candidates() const override { return inner_ ? inner_->wanted_candidates() : 0; }
 
  private:
+  const DraftTree& propose_best(const std::int32_t* root, Growth& growth);
+
   Backend& backend_;
   std::unique_ptr<Drafter> inner_;
   NgramIndex index_;
   int nodes_, depth_;
+  std::size_t room_;  // nodes of a tree
   bool is_chain_ = false;  // for rejection sampling
   HostTree host_;
   DraftTree tree_;
+  // Scratch.
+  std::vector<float> chances_;
+  std::vector<std::int32_t> tokens_, parents_, places_;
 };
 
 }  // namespace frspec

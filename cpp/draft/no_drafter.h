@@ -12,7 +12,7 @@ class NoDrafter final : public Drafter {
 
   void begin(const TextRules&) override {}
   void accept(const Committed&) override {}
-  const DraftTree& propose(const std::int32_t* root) override {
+  const DraftTree& propose(const std::int32_t* root, Growth*) override {
     backend_.tree_select(tree_.view(), tree_.pool(), root);
     return tree_;
   }

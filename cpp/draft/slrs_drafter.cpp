@@ -85,7 +85,7 @@ ModelLimits SlrsDrafter::limits(ModelLimits limits, int levels) {
   return limits;
 }
 
-SlrsDrafter::SlrsDrafter(Backend& backend, std::unique_ptr<TranslatedModel> model, int levels)
+SlrsDrafter::SlrsDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model, int levels)
     : backend_(backend),
       model_(std::move(model)),
       trie_(model_->target()),
@@ -232,7 +232,7 @@ void SlrsDrafter::find_psi(const Spelled* from) {
 }
 
 // What the keyed rule would draw from psi.
-TokenId SlrsDrafter::keyed_choice(int level) const {
+std::size_t SlrsDrafter::keyed_choice(int level) const {
   std::int32_t root = 0;
   backend_.download(&root, rules_.position, sizeof root);
   std::size_t best = 0;
@@ -246,11 +246,13 @@ TokenId SlrsDrafter::keyed_choice(int level) const {
       best = i;
     }
   }
-  return candidate_ids_[best];
+  return best;
 }
 
-const DraftTree& SlrsDrafter::propose(const std::int32_t*) {
+const DraftTree& SlrsDrafter::propose(const std::int32_t*, Growth* growth) {
   std::vector<std::int32_t> tokens{model_->text().back()}, parents{-1};
+  std::vector<NodeNote> notes(1);
+  std::vector<float> chances;
   used_slots_ = 0;
   spelled_.clear();
   const Spelled* from = nullptr;
@@ -259,6 +261,7 @@ const DraftTree& SlrsDrafter::propose(const std::int32_t*) {
   for (int level = 0; can_draft && level < levels_; ++level) {
     find_psi(from);
     if (candidate_ids_.empty()) break;
+    std::size_t chosen = 0;
     TokenId drawn = candidate_ids_[0];
     if (rules_.rejection != nullptr) {
       auto* ids = device_candidates_.as<std::int32_t>();
@@ -271,10 +274,16 @@ const DraftTree& SlrsDrafter::propose(const std::int32_t*) {
                              rules_.position);
       backend_.download(&drawn, token, sizeof drawn);
     } else if (rules_.draw.temperature > 0.0f) {
-      drawn = keyed_choice(level);
+      chosen = keyed_choice(level);
+      drawn = candidate_ids_[chosen];
     }
     parents.push_back(static_cast<std::int32_t>(tokens.size()) - 1);
     tokens.push_back(drawn);
+    if (growth != nullptr) {
+      notes.push_back(growth->judge(notes.back(), candidate_scores_[chosen], level + 1));
+      chances.push_back(notes.back().chance);
+      if (level + 1 < levels_ && growth->width({&notes.back(), 1}, chances) == 0) break;
+    }
     // Go on behind the most probable way to spell it, if there is one.
     from = nullptr;
     for (const Spelled& state : spelled_) {
@@ -287,7 +296,15 @@ const DraftTree& SlrsDrafter::propose(const std::int32_t*) {
     kept = *from;
     from = &kept;
   }
-  tree_.assign(backend_, tokens, parents);
+  if (growth != nullptr) {
+    const auto size = std::min(chances.size(), static_cast<std::size_t>(growth->size(chances))) + 1;
+    tokens.resize(size);
+    parents.resize(size);
+    notes.resize(size);
+    tree_.assign(backend_, tokens, parents, notes);
+  } else {
+    tree_.assign(backend_, tokens, parents);
+  }
   tree_.set_proposals(rules_.rejection != nullptr ? &proposals_ : nullptr);
   return tree_;
 }

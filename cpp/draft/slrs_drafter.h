@@ -41,14 +41,14 @@ class SlrsDrafter final : public Drafter {
  public:
   // Chains of `levels` tokens. Throws InvalidInput for a drafter whose tokens are longer than a character: psi would be
   // a sum over exponentially many ways to spell a string.
-  SlrsDrafter(Backend& backend, std::unique_ptr<TranslatedModel> model, int levels);
+  SlrsDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model, int levels);
   static void check_tokens(const Tokenizer& drafter, const std::string& file);
   // What the drafter's model must have room for beside `limits`.
   static ModelLimits limits(ModelLimits limits, int levels);
 
   void begin(const TextRules& rules) override;
   void accept(const Committed& committed) override { model_->accept(committed); }
-  const DraftTree& propose(const std::int32_t* root) override;
+  const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
   std::vector<const Weight*> matrices() const override { return model_->model().matrices(); }
 
  private:
@@ -66,10 +66,10 @@ class SlrsDrafter final : public Drafter {
   void add_children(const Spelled& parent, std::size_t row);
   Tensor read(std::span<Spelled*> states);
   void emit(TokenId token, double weight);
-  TokenId keyed_choice(int level) const;
+  std::size_t keyed_choice(int level) const;  // of candidates_
 
   Backend& backend_;
-  std::unique_ptr<TranslatedModel> model_;
+  std::shared_ptr<TranslatedModel> model_;
   TokenTrie trie_;
   int levels_, width_;
   TextRules rules_;

@@ -6,6 +6,11 @@
 #include <numeric>
 
 namespace frspec {
+namespace {
+
+constexpr std::size_t kMostPaths = 48;  // of the drafter's that are translated, where a Growth chooses among them
+
+}  // namespace
 
 TranslatedModel::TranslatedModel(std::unique_ptr<TreeModel> model, std::shared_ptr<const Tokenizer> target,
                                  std::shared_ptr<const Tokenizer> drafter)
@@ -40,7 +45,7 @@ bool TranslatedModel::read() {
   return true;
 }
 
-TliDrafter::TliDrafter(Backend& backend, std::unique_ptr<TranslatedModel> model)
+TliDrafter::TliDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model)
     : backend_(backend), model_(std::move(model)), root_only_(DraftTree::with_room(backend, 1, 0)) {
   // Ids that are in no tree of ours, because the head has no row for them, map to anything.
   std::vector<TokenId> map = model_->alignment().to_target();
@@ -54,12 +59,13 @@ void TliDrafter::begin(const TextRules& rules) {
   model_->begin();
 }
 
-const DraftTree& TliDrafter::propose(const std::int32_t* root) {
+const DraftTree& TliDrafter::propose(const std::int32_t* root, Growth* growth) {
   if (!model_->read()) {
     root_only_.assign(backend_, std::array{model_->text().back()}, std::array<std::int32_t, 1>{-1});
     return root_only_;
   }
-  return model_->model().grow(rules_, to_target_.as<std::int32_t>()).select(root);
+  TreeGrower& grower = model_->model().grow(rules_, growth, to_target_.as<std::int32_t>());
+  return growth != nullptr ? grower.select(*growth, root, model_->alignment().to_target()) : grower.select(root);
 }
 
 std::optional<bool> TliDrafter::could_offer(TokenId token) const {
@@ -68,28 +74,44 @@ std::optional<bool> TliDrafter::could_offer(TokenId token) const {
   return model_->model().head().holds(own);
 }
 
-SlemDrafter::SlemDrafter(Backend& backend, std::unique_ptr<TranslatedModel> model, int size, int max_depth)
+SlemDrafter::SlemDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model, int size, int max_depth,
+                         std::unique_ptr<DraftHead> head)
     : backend_(backend),
       model_(std::move(model)),
+      head_(std::move(head)),
       size_(static_cast<std::size_t>(size)),
       max_depth_(max_depth),
       tree_(DraftTree::with_room(backend, size, max_depth)) {}
 
 void SlemDrafter::begin(const TextRules& rules) {
   rules_ = rules;
+  if (head_) head_->begin();
   model_->begin();
 }
 
-const DraftTree& SlemDrafter::propose(const std::int32_t*) {
+const DraftTree& SlemDrafter::propose(const std::int32_t*, Growth* growth) {
   trie_.begin(model_->text().back());
-  // Blind: which tokens of the target the noise would favour is not known before they are spelled.
-  if (model_->read()) translate_pool(model_->model().grow(TextRules{}).pool());
-  tree_.assign(backend_, trie_.tokens(), trie_.parents());
+  if (model_->read()) {
+    // Blind: which tokens of the target the noise would favour is not known before they are spelled.
+    const TreeGrower& grower = model_->model().grow(head(), TextRules{}, growth);
+    if (growth != nullptr) {
+      candidates_ = grower.candidates();
+    } else {
+      read_pool(grower.pool());
+    }
+    find_context();
+    translate_all(growth);
+  }
+  if (growth != nullptr) {
+    trie_.prune(*growth, size_);
+    tree_.assign(backend_, trie_.tokens(), trie_.parents(), trie_.notes());
+  } else {
+    tree_.assign(backend_, trie_.tokens(), trie_.parents());
+  }
   return tree_;
 }
 
-// The paths of the best candidates, each with its score, as tokens of the target.
-void SlemDrafter::translate_pool(const CandidatePool& pool) {
+void SlemDrafter::read_pool(const CandidatePool& pool) {
   const auto count = static_cast<std::size_t>(pool.capacity());
   std::vector<TokenId> tokens(count);
   std::vector<std::int32_t> parents(count);
@@ -97,17 +119,12 @@ void SlemDrafter::translate_pool(const CandidatePool& pool) {
   backend_.download(tokens.data(), pool.tokens, count * sizeof(TokenId));
   backend_.download(parents.data(), pool.parents, count * sizeof(std::int32_t));
   backend_.download(scores.data(), pool.scores, count * sizeof(float));
-  std::vector<std::int32_t> order(count);
-  std::iota(order.begin(), order.end(), 0);
-  // Several paths may become one: twice as many as the tree has nodes.
-  const std::size_t most = std::min(count, 2 * size_);
-  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(most), order.end(),
-                    [&](std::int32_t a, std::int32_t b) {
-                      const float left = scores[static_cast<std::size_t>(a)],
-                                  right = scores[static_cast<std::size_t>(b)];
-                      return left != right ? left > right : a < b;
-                    });
-  // What stands before the drafted text decides where its first token begins.
+  candidates_.clear();
+  for (std::size_t i = 0; i < count; ++i) candidates_.push_back({tokens[i], parents[i], scores[i], {}, -1});
+}
+
+// What stands before the drafted text decides where its first token begins.
+void SlemDrafter::find_context() {
   const std::vector<TokenId>& text = model_->text();
   std::size_t first = text.size();
   context_.clear();
@@ -122,16 +139,46 @@ void SlemDrafter::translate_pool(const CandidatePool& pool) {
   while (cut < context_.size() && (static_cast<unsigned char>(context_[cut]) & 0xC0) == 0x80) ++cut;
   context_.erase(0, cut);
   if (whole_characters(context_) != context_.size()) context_.clear();
+}
 
+std::vector<TokenId> SlemDrafter::translate_path(std::int32_t candidate) const {
   std::vector<TokenId> path;
-  // For rejection sampling the whole path alone: its beginnings may read otherwise, and a chain is wanted.
-  for (std::size_t i = rules_.rejection != nullptr ? most - 1 : 0; i < most; ++i) {
-    path.clear();
-    for (std::int32_t c = order[i]; c >= 0; c = parents[static_cast<std::size_t>(c)]) {
-      path.push_back(tokens[static_cast<std::size_t>(c)]);
+  for (std::int32_t c = candidate; c >= 0; c = candidates_[static_cast<std::size_t>(c)].parent) {
+    path.push_back(candidates_[static_cast<std::size_t>(c)].token);
+  }
+  std::reverse(path.begin(), path.end());
+  return translate(path);
+}
+
+void SlemDrafter::translate_all(const Growth* growth) {
+  std::vector<std::int32_t> order(candidates_.size());
+  std::iota(order.begin(), order.end(), 0);
+  // Several paths may become one: twice as many as the tree has nodes.
+  const std::size_t most = std::min(order.size(), growth != nullptr ? kMostPaths : 2 * size_);
+  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(most), order.end(),
+                    [&](std::int32_t a, std::int32_t b) {
+                      const float left = candidates_[static_cast<std::size_t>(a)].score,
+                                  right = candidates_[static_cast<std::size_t>(b)].score;
+                      return left != right ? left > right : a < b;
+                    });
+  if (growth == nullptr) {
+    // For rejection sampling the whole path alone: its beginnings may read otherwise, and a chain is wanted.
+    for (std::size_t i = rules_.rejection != nullptr ? most - 1 : 0; i < most; ++i) {
+      trie_.add_path(translate_path(order[i]), size_, max_depth_);
     }
-    std::reverse(path.begin(), path.end());
-    trie_.add_path(translate(path), size_, max_depth_);
+    return;
+  }
+  scores_.assign(1, 0.0f);
+  for (std::size_t i = 0; i < most; ++i) {
+    const float score = candidates_[static_cast<std::size_t>(order[i])].score;
+    const std::vector<TokenId> tokens = translate_path(order[i]);
+    std::int32_t node = 0;
+    for (int depth = 1; depth <= std::min(max_depth_, static_cast<int>(tokens.size())); ++depth) {
+      const float given = std::min(0.0f, score - scores_[static_cast<std::size_t>(node)]);
+      node = trie_.add(node, tokens[static_cast<std::size_t>(depth) - 1],
+                       growth->judge(trie_.note(node), given, depth));
+      if (static_cast<std::size_t>(node) == scores_.size()) scores_.push_back(score);
+    }
   }
 }
 
@@ -152,6 +199,38 @@ std::vector<TokenId> SlemDrafter::translate(std::span<const TokenId> drafted) co
   if (whole > 0) result = encode_behind(model_->target(), context_, std::string_view(bytes).substr(0, whole));
   if (closing != VocabularyAlignment::kNone) result.push_back(closing);
   return result;
+}
+
+EitherTranslation::EitherTranslation(std::shared_ptr<TranslatedModel> model, std::unique_ptr<TliDrafter> tli,
+                                     std::unique_ptr<SlemDrafter> slem)
+    : model_(std::move(model)),
+      tli_(std::move(tli)),
+      slem_(std::move(slem)),
+      tli_arms_(static_cast<int>(tli_->arms().size())) {}
+
+void EitherTranslation::begin(const TextRules& rules) {
+  tli_->begin(rules);
+  slem_->begin(rules);
+}
+
+std::vector<DraftArm> EitherTranslation::arms() const {
+  std::vector<DraftArm> arms;
+  for (const Drafter* one : {static_cast<const Drafter*>(tli_.get()), static_cast<const Drafter*>(slem_.get())}) {
+    for (const DraftArm& arm : one->arms()) {
+      arms.push_back({arm.head, one == tli_.get() ? "tli" : "slem", arm.rows});
+    }
+  }
+  return arms;
+}
+
+void EitherTranslation::use(int arm) {
+  uses_slem_ = arm >= tli_arms_;
+  used().use(uses_slem_ ? arm - tli_arms_ : arm);
+}
+
+std::uint32_t EitherTranslation::holders(TokenId token) const {
+  const std::uint32_t below = (1u << tli_arms_) - 1;
+  return (tli_->holders(token) & below) | slem_->holders(token) << tli_arms_;
 }
 
 }  // namespace frspec

@@ -206,7 +206,7 @@ class Bench {
   }
 
   BenchRow level(const std::string& head) {
-    const TreeShape& shape = options_.engine.tree;
+    const TreeShape shape = largest_tree(options_.engine);
     const auto prompt = some_tokens(std::max(options_.context, 2), engine_.config().vocab);
     const auto generation = engine_.begin(prompt, {.max_tokens = 1, .ignore_eos = true});
     (void)generation->step();
@@ -249,7 +249,7 @@ class Bench {
     engine_.verifier().pretend(-1.0f);
     row.test = test;
     row.loop = true;
-    row.rows = options_.engine.tree.size;
+    row.rows = largest_tree(options_.engine).size;
     row.tokens_per_second = median(speeds);
     if (row.tokens_per_second > 0.0) {  // a text of one token has no step
       row.milliseconds = 1e3 * row.accepted_length / row.tokens_per_second;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <chrono>
 #include <limits>
 #include <utility>
@@ -49,6 +50,32 @@ std::size_t weight_bytes(const GgufFile& file) {
 
 }  // namespace
 
+std::optional<TreeShape> TreeChoice::shape() const {
+  const bool has_numbers = depth || branch || size;
+  if (has_numbers && word != "auto") {
+    fail("tree: found ", quoted(word), " beside tree_depth, tree_branch or tree_size, expected one of them");
+  }
+  TreeShape shape;
+  if (has_numbers) {
+    shape = {depth.value_or(shape.depth), branch.value_or(shape.branch), size.value_or(shape.size)};
+  } else if (word == "auto") {
+    return std::nullopt;
+  } else {
+    const char* at = word.data();
+    const char* const end = at + word.size();
+    for (int* number : {&shape.depth, &shape.branch, &shape.size}) {
+      const auto [after, bad] = std::from_chars(at, end, *number);
+      const bool goes_on = number == &shape.size ? after == end : after != end && *after == ',';
+      if (bad != std::errc() || !goes_on) {
+        fail("tree: found ", quoted(word), ", expected auto or DEPTH,BRANCH,SIZE, as 5,10,60");
+      }
+      at = after + 1;
+    }
+  }
+  check_tree_shape(shape);
+  return shape;
+}
+
 KvType parse_kv_type(std::string_view name) {
   if (name == "f16") return KvType::F16;
   if (name == "q8_0") return KvType::Q8_0;
@@ -60,6 +87,7 @@ DraftMode parse_draft_mode(std::string_view name) {
   if (name == "always") return DraftMode::Always;
   if (name == "never") return DraftMode::Never;
   if (name == "sparse") return DraftMode::Sparse;
+  if (name == "watch") return DraftMode::Watch;
   fail("draft: found ", quoted(name), ", expected auto, always or never");
 }
 
@@ -182,18 +210,14 @@ Engine::Lock::~Lock() {
 }
 
 void Engine::make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes) {
-  ChoiceHead* choice = nullptr;
   std::string ranks;
   auto drafter = make_drafter(options_, head,
-                              {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, &choice,
-                               adaptive_, head_clock_.get(), &ranks});
-  TreeShape tree = options_.tree;
-  tree.size = std::min(tree.size, tree_bounds(options_).size);
-  auto tuner = make_tuner(*backend_, *drafter, choice, head, tree);
+                              {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, adaptive_,
+                               head_clock_.get(), &ranks});
+  auto tuner = make_tuner(*backend_, *drafter, head, options_);
   // Only now: where something failed, all stays as it was.
   drafter_ = std::move(drafter);
   tuner_ = std::move(tuner);
-  choice_ = choice;
   ranks_source_ = ranks;
   calibrated_ = false;
 }
@@ -279,8 +303,10 @@ void Engine::check_verify_mode(const GenerateOptions& options) const {
   if (options_.drafter && options_.ngram > 0) {
     fail("verify: found rejection sampling with n-grams beside a drafter, expected one of them alone, or 'keyed'");
   }
-  if (options_.drafter && options_.tree.branch != 1) {
-    fail("verify: rejection sampling works on chains: found tree_branch ", options_.tree.branch, ", expected 1");
+  if (options_.drafter && (!options_.tree || options_.tree->branch != 1)) {
+    fail("verify: rejection sampling works on chains: found ",
+         options_.tree ? concat("tree_branch ", options_.tree->branch) : "tree 'auto'",
+         ", expected a fixed tree of branch 1, as tree '5,1,7'");
   }
   if (max_depth_ + 1 > target_->limits().logit_rows) {
     fail("verify: rejection sampling: found trees of up to ", max_depth_, " levels, expected at most ",
@@ -327,7 +353,7 @@ void Engine::add_logprobs(Generation& text, Tensor hidden, const std::int32_t* t
 bool Engine::read_prompt(Generation& text) {
   const std::vector<TokenId> prompt = text.tokens_;  // the text grows when its first token is taken
   const auto batch = static_cast<std::size_t>(batch_);
-  if (tuner_) tuner_->begin_text();
+  if (tuner_) tuner_->begin_text(text.options_.sampling.temperature > 0.0f);
   const std::int64_t replaced = adaptive_ ? adaptive_->replaced() : 0;
   double begin_seconds = 0.0;
   with_drafter(text, [&](Drafter& drafter) {
@@ -360,6 +386,7 @@ bool Engine::read_prompt(Generation& text) {
           {rows, count_.as<std::int32_t>(), target_->features(rows), next_ids_.as<std::int32_t>(), chunk, next.back()});
     });
   }
+  with_drafter(text, [&](Drafter& drafter) { drafter.extend(text.tokens_); });
   return true;
 }
 

@@ -59,10 +59,10 @@ inline constexpr int kStepTimes = 4, kEngineTimes = (kPosts + 1) * kStepTimes;
 // A step that the device was given to do.
 struct EngineStep {
   Tuner::Plan plan;
+  int told = 0;  // rows that the drafter was told of before
   const DraftTree* tree = nullptr;
   const VerdictView* verdict = nullptr;
   bool drafted = false;
-  bool drafted_last = true;                        // the step before was, too
   int slot = 0;                                    // where its verdict is posted; kPosts: nowhere, it is in a loop
   bool ahead = false;                              // it began before the host had seen the last verdict
   bool in_loop() const { return slot == kPosts; }  // of the device's: it stands for each of the turns
@@ -115,11 +115,10 @@ class Generation {
   Tuner::Step tuned_;                // the step that is running
   std::optional<EngineStep> ahead_;  // the one behind it, where it was begun already
   int turns_ = 0;                    // of a loop that ahead_ is in: those that the host has not seen
-  bool drafted_last_ = true;
-  double step_seconds_ = 0.0;  // of the last step, where the device alone knows
   RejectionDraw rejection_;
   std::vector<TokenLogprobs> logprobs_;
   std::vector<StepTrace> trace_;
+  std::vector<StepTrace::Watched> watched_;  // of the step that is running
   Buffer best_memory_;  // ids, log-probabilities, and the chosen token's
   std::string closing_text_;
   bool counts_ = true;  // for ranks that adapt: somebody wanted it
@@ -234,7 +233,6 @@ class Engine {
   std::vector<TokenId> written_;             // scratch
   std::unique_ptr<HeadClock> head_clock_;
   std::unique_ptr<Drafter> drafter_;  // null without one
-  ChoiceHead* choice_ = nullptr;      // its head, where that is "auto"
   std::string ranks_source_;          // of the ranks that its head's rows follow, if they follow any
   std::unique_ptr<Tuner> tuner_;      // null without a drafter
   std::unique_ptr<Drafter> no_drafter_;

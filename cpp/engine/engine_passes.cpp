@@ -8,7 +8,8 @@
 namespace frspec {
 namespace {
 
-constexpr int kCalibration = 6;  // tokens
+constexpr int kCalibration = 64, kRehearsed = 4;   // tokens at most, and steps
+constexpr double kCalibrationSeconds = 0.5;        // for trees that are rarely wanted
 
 }  // namespace
 
@@ -41,31 +42,36 @@ void Engine::time_tree(std::int32_t prefix, std::span<const TokenId> tokens, std
   (void)verifier_->read(0);
 }
 
-// What the tuner should know before it costs a text anything: how long passes of one token and of a whole tree take,
-// and a few drafted steps. What they write is of no account. The caller holds the lock.
+// What the tuner should know before it costs a text anything: how long passes of a few sizes take, and a few drafted
+// steps. What they write is of no account. The caller holds the lock.
 void Engine::calibrate() {
   calibrates_ = calibrated_ = true;
-  const auto time_nodes = [&](int nodes) {
-    const std::vector<TokenId> tokens(static_cast<std::size_t>(nodes), 0);
-    std::vector<std::int32_t> parents(static_cast<std::size_t>(nodes), 0);  // all below the root
-    parents[0] = -1;
-    double fastest = 1e9;
-    for (int repetition = 0; repetition < 2; ++repetition) {
-      const auto start = std::chrono::steady_clock::now();
-      time_tree(0, tokens, parents);
-      fastest = std::min(fastest, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-    }
-    return fastest;
-  };
+  if (tuner_->knows_costs()) return void(calibrates_ = false);
   try {
-    const double plain = time_nodes(1);
-    tuner_->know_target(plain, time_nodes(std::min(tuner_->shapes().back().size, tree_bounds(options_).size)));
-    const auto text = begin({0}, {.max_tokens = kCalibration, .ignore_eos = true, .draft = DraftMode::Always});
+    using Clock = std::chrono::steady_clock;
+    const auto beginning = Clock::now();
+    const auto elapsed = [](Clock::time_point since) { return std::chrono::duration<double>(Clock::now() - since).count(); };
+    const int most = tree_bounds(options_).size;
+    const std::vector<int> sizes = options_.tree ? std::vector{1, most} : std::vector{1, 2, 4, 8, 3, 6, 12, 16};
+    for (const int nodes : sizes) {
+      if (nodes > most) continue;
+      if (nodes > 8 && elapsed(beginning) > kCalibrationSeconds) break;
+      const std::vector<TokenId> tokens(static_cast<std::size_t>(nodes), 0);
+      std::vector<std::int32_t> parents(static_cast<std::size_t>(nodes), 0);  // all below the root
+      parents[0] = -1;
+      for (int repetition = 0; repetition < 2; ++repetition) {
+        const auto start = Clock::now();
+        time_tree(0, tokens, parents);
+        tuner_->know_target(nodes, elapsed(start));
+      }
+    }
+    const auto text = this->begin({0}, {.max_tokens = kCalibration, .ignore_eos = true, .draft = DraftMode::Always});
     text->counts_ = false;
-    while (text->finish_reason() == FinishReason::None) (void)text->step();
+    tuner_->rehearse({1, 1, 2, 4});
+    for (int step = 0; step < kRehearsed && text->finish_reason() == FinishReason::None; ++step) (void)text->step();
   } catch (const std::exception&) {  // a model that overflows says so when it is asked for a text
   }
-  tuner_->keep_costs();
+  tuner_->rehearse({});
   if (options_.states) options_.states->states.clear();
   calibrates_ = false;
 }
@@ -74,7 +80,7 @@ void Engine::time_draft() {
   const Lock lock(*this);
   ++ticket_;
   backend_->end_loop();
-  (void)drafter_->propose(root_.as<std::int32_t>());
+  (void)drafter_->propose(root_.as<std::int32_t>(), nullptr);
   backend_->wait();
 }
 

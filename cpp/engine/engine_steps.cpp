@@ -1,7 +1,9 @@
 // The steps of a text: draft, verify, accept; and which of them begin before the last verdict is seen.
 #include <algorithm>
 #include <array>
+#include <iomanip>
 #include <limits>
+#include <sstream>
 #include <utility>
 
 #include "draft/no_drafter.h"
@@ -51,8 +53,8 @@ Tuner::Plan Engine::plan_step(const Generation& text) {
   if (text.options_.draft == DraftMode::Never || !drafter_ || !text.stats_.drafter_error.empty()) return {};
   // Rejection sampling draws other numbers with drafts than without, and with others: what a seed gives may not depend
   // on the clock.
-  if (text.options_.verify != VerifyMode::Keyed)
-    return {.drafts = true, .shape = static_cast<int>(tuner_->shapes().size()) - 1};
+  if (text.options_.verify != VerifyMode::Keyed) return {.drafts = true, .forced = true};
+  if (text.options_.draft == DraftMode::Watch) return {.drafts = true};
   const std::int64_t step = text.stats_.steps;
   if (text.options_.draft == DraftMode::Sparse && (step & (step + 1)) != 0) return {};
   return tuner_->next(text.options_.draft == DraftMode::Auto);
@@ -60,30 +62,61 @@ Tuner::Plan Engine::plan_step(const Generation& text) {
 
 Tuning Engine::tuning() const {
   const Tuner::Choice choice = tuner_->choice();
-  const TreeShape& tree = tuner_->shapes()[static_cast<std::size_t>(choice.plan.shape)];
-  return {tuner_->heads()[static_cast<std::size_t>(choice.plan.head)].name,
-          tree.depth,
-          tree.branch,
-          tree.size,
-          choice.plan.drafts,
-          choice.rho,
-          choice.nu,
-          choice.kappa,
-          choice.tokens_per_second,
-          choice.plain_tokens_per_second};
+  Tuning found;
+  found.drafts = choice.drafts;
+  found.nodes = choice.nodes;
+  found.levels = choice.levels;
+  found.gain = choice.gain;
+  found.cost = choice.cost;
+  found.tokens_per_second = choice.tokens_per_second;
+  found.plain_tokens_per_second = choice.plain_tokens_per_second;
+  std::ostringstream out;
+  out << std::fixed << std::setprecision(1);
+  if (tuner_->arms().empty()) {
+    out << "what the text repeats is drafted where it is likely enough";
+  } else {
+    const Tuner::Arm& arm = tuner_->arms()[static_cast<std::size_t>(choice.arm)];
+    found.head = arm.head;
+    found.translation = arm.translation;
+    out << (choice.drafts ? "drafting pays" : "drafting does not pay");
+    if (choice.nodes > 0.0) {
+      out << (choice.drafts ? ": " : ", and is tried now and then: ");
+      if (!arm.translation.empty()) out << arm.translation << ", ";
+      out << "head " << arm.head << ", trees of " << choice.nodes << " nodes and " << choice.levels
+          << " levels on average, expected to give " << choice.gain << " tokens a step and to cost "
+          << std::max(0.0, choice.cost);
+    }
+  }
+  out << "; " << choice.tokens_per_second << " tokens/s expected, " << choice.plain_tokens_per_second << " without drafts";
+  found.summary = out.str();
+  return found;
 }
 
-// What a tuner learns from the accepted nodes of a tree.
+// What a tuner learns from the nodes that the target reached.
 void Engine::note_accepted(Generation& text, const DraftTree& tree, const Verdict& verdict) {
-  const TreeView& view = tree.view();
   Tuner::Step& step = text.tuned_;
-  step.is_ranked = view.ranks != nullptr && tuner_->shapes().size() > 1;
-  for (std::size_t i = 1; i < verdict.nodes.size(); ++i) {
-    Tuner::Accepted node;
-    if (step.is_ranked) node.rank = verdict.ranks[i - 1];
-    if (choice_ != nullptr) node.heads = choice_->holders(verdict.tokens[i - 1]);
-    step.accepted.push_back(node);
+  step.accepted = static_cast<int>(verdict.nodes.size()) - 1;
+  if (tuner_->arms().size() > 1) {
+    for (const TokenId token : verdict.tokens) step.held.push_back(token < 0 ? ~0u : drafter_->holders(token));
   }
+  const std::span<const NodeNote> notes = tree.notes();
+  if (notes.empty()) return;
+  step.has_notes = true;
+  const auto size = static_cast<std::size_t>(tree.size());
+  std::vector<std::int32_t> parents(size);
+  backend_->download(parents.data(), tree.view().parents, size * sizeof(std::int32_t));
+  for (std::size_t i = 0; i < verdict.nodes.size(); ++i) {
+    const std::int32_t node = verdict.nodes[i];
+    const std::int32_t next = i + 1 < verdict.nodes.size() ? verdict.nodes[i + 1] : -1;
+    bool has_children = false;
+    for (auto child = static_cast<std::size_t>(node) + 1; child < size; ++child) {
+      if (parents[child] != node) continue;
+      has_children = true;
+      step.nodes.push_back({notes[child].cell, static_cast<std::int32_t>(child) == next});
+    }
+    if (has_children && node > 0) step.parents.push_back({notes[static_cast<std::size_t>(node)].cell, next >= 0});
+  }
+  for (const NodeNote& note : notes.subspan(1)) step.expected += static_cast<double>(note.chance);
 }
 
 // Gives the device a step to do. `before`: the step whose verdict the host has not seen yet; null: it has seen them
@@ -97,23 +130,37 @@ Engine::Step Engine::begin_step(Generation& text, int slot, const Step* before) 
   step.plan = before != nullptr && before->plan.planned && before->drafted ? tuner_->again() : plan_step(text);
   head_clock_->run(text.options_.trace);
   backend_->note_time(times + kStart);
-  if (step.plan.drafts) {
-    if (before != nullptr) {
+  // A tree that grows as far as pays is the tuner's; what the text repeats costs nothing to look up.
+  WideGrowth wide;
+  Growth* growth = nullptr;
+  if (text.options_.draft == DraftMode::Watch) {
+    growth = &wide;
+  } else if (tuner_ && tuner_->grows() && text.options_.verify == VerifyMode::Keyed) {
+    growth = tuner_.get();
+  }
+  const bool repeats = growth != nullptr && step.plan.planned && drafter_->repeats();
+  if (step.plan.drafts || repeats) {
+    if (step.plan.drafts && before != nullptr) {
       tell_on_device(text, *before);
-    } else {
+    } else if (step.plan.drafts) {
+      step.told = text.lag_.rows;
       tell_drafter(text);
     }
     backend_->note_time(times + kTold);
     with_drafter(text, [&](Drafter& drafter) {
-      if (tuner_->shapes().size() > 1) drafter.reshape(tuner_->shapes()[static_cast<std::size_t>(step.plan.shape)]);
-      if (choice_ != nullptr) choice_->use(step.plan.head);
-      step.tree = &drafter.propose(root_.as<std::int32_t>());
+      drafter.use(step.plan.arm);
+      if (tuner_->grows()) tuner_->begin_growth(step.plan);
+      step.tree = &drafter.propose(root_.as<std::int32_t>(), growth);
+      if (tuner_->grows()) tuner_->end_growth();
     });
+  }
+  if (text.options_.draft == DraftMode::Watch && step.tree != nullptr) {
+    text.watched_ = watched_nodes(*backend_, *step.tree);
+    step.tree = nullptr;
   }
   backend_->note_time(times + kDrafted);
   step.drafted = step.tree != nullptr;
-  step.drafted_last = std::exchange(text.drafted_last_, step.drafted);
-  if (!step.drafted) step.tree = &no_drafter_->propose(root_.as<std::int32_t>());
+  if (!step.drafted) step.tree = &no_drafter_->propose(root_.as<std::int32_t>(), nullptr);
   const DraftTree& tree = *step.tree;
   target_->forward(tree.view().tokens, tree.rows(prefix));
   const bool by_rejection = step.drafted && text.options_.verify != VerifyMode::Keyed;
@@ -224,28 +271,29 @@ void Engine::run_step(Generation& text) {
   text.tuned_.begin();
   const Step step = next_step(text);
   const DraftTree& tree = *step.tree;
-  text.tuned_.plan = step.drafted ? step.plan : Tuner::Plan{.planned = step.plan.planned && !step.plan.drafts};
   const Verdict& read = step.in_loop() ? verifier_->read_turn() : verifier_->read(step.slot);
   const auto seconds = [&](StepTime first, StepTime second) {
     return backend_->seconds_between(step.slot * kStepTimes + first, step.slot * kStepTimes + second);
   };
-  double draft_seconds = 0.0;
-  if (step.plan.drafts) {
-    const double told = seconds(kStart, kTold), grown = seconds(kTold, kDrafted);
-    // What a drafter missed while it was not asked is no cost of this step's drafts.
-    (step.drafted_last ? text.tuned_.draft_seconds : text.tuned_.catch_up_seconds) += told;
-    text.tuned_.draft_seconds += grown;
-    draft_seconds = told + grown;
-    stats.draft_seconds += draft_seconds;
+  Tuner::Step& tuned = text.tuned_;
+  tuned.plan = step.plan;
+  tuned.drafted = step.drafted && step.plan.drafts;
+  tuned.rows = tree.size();
+  tuned.told = step.told;
+  if (step.drafted) {
+    tuned.told_seconds = seconds(kStart, kTold);
+    tuned.grown_seconds = seconds(kTold, kDrafted);
   }
-  const double verify_seconds = seconds(kDrafted, kVerified);
+  const double draft_seconds = tuned.told_seconds + tuned.grown_seconds;
+  stats.draft_seconds += draft_seconds;
+  const double verify_seconds = tuned.target_seconds = seconds(kDrafted, kVerified);
   stats.verify_seconds += verify_seconds;
-  // Where steps may begin ahead, the host's time is no measure: it may find several that are done.
-  if (plan_) text.step_seconds_ = seconds(kStart, kVerified);
   const int rows = static_cast<int>(read.tokens.size());
   text.take(read.tokens);
   if (text.options_.trace) trace_step(text, step, read, draft_seconds, verify_seconds);
   if (step.drafted) note_accepted(text, tree, read);
+  const bool tells = text.options_.draft != DraftMode::Never && text.options_.draft != DraftMode::Watch;
+  if (tuner_ && tells) tuner_->add(tuned);
   ++stats.steps;
   stats.drafted_steps += step.drafted && tree.size() > 1 ? 1 : 0;  // n-grams often find nothing
   stats.step_tokens += static_cast<std::int64_t>(text.fresh_.size()) + (text.ended_by_token_ ? 1 : 0);
@@ -260,6 +308,7 @@ void Engine::run_step(Generation& text) {
   }
   // The text ends with the token that the target has not processed yet: the next root.
   const auto tokens = std::span<const TokenId>(text.tokens_).last(text.fresh_.size() + 1);
+  with_drafter(text, [&](Drafter& drafter) { drafter.extend(tokens.last(text.fresh_.size())); });
   if (!text.ahead_) return remember_for_drafter(text, tree.view(), *step.verdict, tokens);
   with_drafter(text,
                [&](Drafter& drafter) { drafter.observe({tokens.first(tokens.size() - 1), verifier_->candidates()}); });

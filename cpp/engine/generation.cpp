@@ -27,12 +27,10 @@ std::span<const GeneratedToken> Generation::step() {
     throw Error("this generation cannot go on: it was interrupted, or its engine began another text");
   }
   const auto start = std::chrono::steady_clock::now();
-  const std::int64_t tokens_before = stats_.step_tokens;
   const bool reads_prompt = !std::exchange(started_, true);
   // Invalid until the step is whole: after an error, or half a prompt, the caches are of no use.
   ++engine_.ticket_;
   bool whole = true;
-  step_seconds_ = 0.0;
   if (reads_prompt) {
     whole = engine_.read_prompt(*this);
   } else {
@@ -42,11 +40,8 @@ std::span<const GeneratedToken> Generation::step() {
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (reads_prompt) {
     stats_.prefill_seconds = seconds;
-  } else {
-    tuned_.seconds = (step_seconds_ > 0.0 ? step_seconds_ : seconds) - tuned_.catch_up_seconds;
-    tuned_.tokens = static_cast<int>(stats_.step_tokens - tokens_before);
-    if (engine_.tuner_) engine_.tuner_->add(tuned_);
-    if (options_.trace) trace_.back().total_seconds = seconds;
+  } else if (options_.trace) {
+    trace_.back().total_seconds = seconds;
   }
   if (finish_ != FinishReason::None && engine_.tuner_) {
     stats_.tuning = engine_.tuning();

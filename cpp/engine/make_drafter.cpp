@@ -40,8 +40,11 @@ void check_same_vocabulary(const GgufFile& drafter, const Tokenizer& target) {
   }
 }
 
+// Of what the text repeats, one behind the other.
+int repeated_levels(const EngineOptions& options) { return largest_tree(options).levels(); }
+
 HeadParts head_parts(const EngineOptions& options, const DrafterParts& parts, const Tokenizer& vocabulary) {
-  return {parts.backend, vocabulary, parts.file, options.tree.branch, parts.choice, parts.adaptive, parts.ranks_source};
+  return {parts.backend, vocabulary, parts.file, largest_tree(options).branch, parts.adaptive, parts.ranks_source};
 }
 
 std::unique_ptr<DraftHead> timed(const DrafterParts& parts, std::unique_ptr<DraftHead> head) {
@@ -49,7 +52,7 @@ std::unique_ptr<DraftHead> timed(const DrafterParts& parts, std::unique_ptr<Draf
 }
 
 EagleLimits eagle_limits(const EngineOptions& options, const DrafterParts& parts) {
-  return {parts.context, std::max(parts.batch, kTranslatedDepth * options.tree.levels() + 1), options.kv_type};
+  return {parts.context, std::max(parts.batch, kTranslatedDepth * largest_tree(options).levels() + 1), options.kv_type};
 }
 
 std::unique_ptr<Drafter> make_eagle2(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
@@ -58,7 +61,7 @@ std::unique_ptr<Drafter> make_eagle2(const EngineOptions& options, const HeadSpe
   const HeadRows rows = HeadRows::whole(parts.target.head_source(), &parts.target.head());
   return std::make_unique<Eagle2Drafter>(
       parts.file, parts.backend, parts.target,
-      timed(parts, make_head(spec, options, head_parts(options, parts, *parts.tokenizer), rows)), options.tree,
+      timed(parts, make_head(spec, options, head_parts(options, parts, *parts.tokenizer), rows)), largest_tree(options),
       eagle_limits(options, parts), parts.on_bytes);
 }
 
@@ -87,7 +90,7 @@ std::unique_ptr<Drafter> make_eagle3(const EngineOptions& options, const HeadSpe
   return std::make_unique<Eagle3Drafter>(
       parts.file, parts.backend, parts.target,
       timed(parts, make_head(spec, options, head_parts(options, parts, *parts.tokenizer), eagle3_rows(parts, config))),
-      options.tree, eagle_limits(options, parts), parts.on_bytes);
+      largest_tree(options), eagle_limits(options, parts), parts.on_bytes);
 }
 
 // The rows of a drafter's head that stand for tokens of the target, too.
@@ -111,35 +114,22 @@ std::vector<TokenId> spelling(const VocabularyAlignment& alignment, const Tokeni
   return encode_behind(own, {}, bytes);
 }
 
-std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
+// How a drafter's tokens become the target's: they are the same, or by one of the translations.
+enum class Translation { None, Tli, StringLevel };
+
+// The head of a whole model as drafter.
+std::unique_ptr<DraftHead> make_model_head(const EngineOptions& options, const HeadSpec& spec,
+                                           const DrafterParts& parts, const CausalModel& model,
+                                           const VocabularyAlignment& alignment,
+                                           const std::shared_ptr<const Tokenizer>& own, Translation translation) {
   const std::string path = parts.file->path().string();
-  const std::shared_ptr<const Tokenizer> own = Tokenizer::load(*parts.file);
-  const VocabularyAlignment alignment(*parts.tokenizer, *own);
-  const ModelConfig config = read_causal_config(*parts.file);
-  // The same text may be more tokens in another vocabulary.
-  const std::int64_t wanted = std::int64_t{parts.context} * (alignment.is_identity() ? 1 : kTranslatedContext);
-  const int context = static_cast<int>(std::min<std::int64_t>(wanted + 1, config.context));
-  const bool slrs = options.translate == "slrs";
-  if (slrs && !alignment.is_identity()) SlrsDrafter::check_tokens(*own, path);
-  ModelLimits limits = TreeModel::limits(options.tree, context, parts.batch, options.kv_type);
-  if (slrs) limits = SlrsDrafter::limits(limits, options.tree.levels());
-  auto model = std::make_unique<CausalModel>(parts.file, parts.backend, limits, ModelTaps{}, parts.on_bytes);
-  if (model->config().vocab != own->size()) {
-    fail(path, ": tensor 'token_embd.weight': found ", model->config().vocab, " rows, expected one per token, ",
-         own->size());
-  }
-  // The same ids on both sides: nothing to translate, although either may have more rows than there are tokens.
-  const bool same = alignment.is_identity();
-  if (same && options.translate != "auto") {
-    fail("translate: found ", options.translate, ", but ", path, " has the target's own vocabulary; expected 'auto'");
-  }
-  const bool string_level = !same && (slrs || options.translate == "slem" ||
-                                      (options.translate == "auto" && 2 * alignment.size() < parts.tokenizer->size()));
+  const bool string_level = translation == Translation::StringLevel;
   // A drafter never proposes what is no token of the target.
-  const bool part = !string_level && (!same || own->size() > parts.tokenizer->size());
+  const bool part =
+      translation == Translation::Tli || (translation == Translation::None && own->size() > parts.tokenizer->size());
   const HeadRows rows =
-      part ? HeadRows::shared(model->head_source(), &model->head(), shared_part(alignment, parts.tokenizer->size()))
-           : HeadRows::whole(model->head_source(), &model->head());
+      part ? HeadRows::shared(model.head_source(), &model.head(), shared_part(alignment, parts.tokenizer->size()))
+           : HeadRows::whole(model.head_source(), &model.head());
   if (part && !rows.is_part()) {
     fail("translate: found tli, but the vocabularies of target and drafter (", path, ") have no token in common");
   }
@@ -158,27 +148,67 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
     }
     head.adaptive = nullptr;
   }
-  auto tree_model = std::make_unique<TreeModel>(parts.backend, std::move(model),
-                                                timed(parts, make_head(spec, options, head, rows)), options.tree);
-  if (same) return std::make_unique<CausalDrafter>(std::move(tree_model));
-  auto translated = std::make_unique<TranslatedModel>(std::move(tree_model), parts.tokenizer, own);
-  if (slrs) {
-    return std::make_unique<SlrsDrafter>(parts.backend, std::move(translated),
-                                         std::min(options.tree.levels(), std::max(1, options.tree.size - 1)));
+  return timed(parts, make_head(spec, options, head, rows));
+}
+
+std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
+  const std::string path = parts.file->path().string();
+  const TreeShape tree = largest_tree(options);
+  const std::shared_ptr<const Tokenizer> own = Tokenizer::load(*parts.file);
+  const VocabularyAlignment alignment(*parts.tokenizer, *own);
+  const ModelConfig config = read_causal_config(*parts.file);
+  // The same ids on both sides: nothing to translate, although either may have more rows than there are tokens.
+  const bool same = alignment.is_identity();
+  if (same && options.translate != "auto") {
+    fail("translate: found ", options.translate, ", but ", path, " has the target's own vocabulary; expected 'auto'");
   }
-  if (!string_level) return std::make_unique<TliDrafter>(parts.backend, std::move(translated));
-  return std::make_unique<SlemDrafter>(parts.backend, std::move(translated), options.tree.size,
-                                       kTranslatedDepth * options.tree.levels());
+  // The same text may be more tokens in another vocabulary.
+  const std::int64_t wanted = std::int64_t{parts.context} * (same ? 1 : kTranslatedContext);
+  const int context = static_cast<int>(std::min<std::int64_t>(wanted + 1, config.context));
+  const bool slrs = options.translate == "slrs";
+  if (slrs) SlrsDrafter::check_tokens(*own, path);
+  ModelLimits limits = TreeModel::limits(tree, context, parts.batch, options.kv_type);
+  if (slrs) limits = SlrsDrafter::limits(limits, tree.levels());
+  auto model = std::make_unique<CausalModel>(parts.file, parts.backend, limits, ModelTaps{}, parts.on_bytes);
+  if (model->config().vocab != own->size()) {
+    fail(path, ": tensor 'token_embd.weight': found ", model->config().vocab, " rows, expected one per token, ",
+         own->size());
+  }
+  // Where too little is shared, tokens cannot be taken one by one; else it is found out which translation pays.
+  const bool is_open = options.translate == "auto" && 2 * alignment.size() >= parts.tokenizer->size();
+  const Translation translation = same                                   ? Translation::None
+                                  : options.translate == "tli" || is_open ? Translation::Tli
+                                                                          : Translation::StringLevel;
+  const auto make = [&](const CausalModel& of, Translation by) {
+    return make_model_head(options, spec, parts, of, alignment, own, by);
+  };
+  auto head = make(*model, translation);
+  auto tree_model = std::make_unique<TreeModel>(parts.backend, std::move(model), std::move(head), tree);
+  if (same) return std::make_unique<CausalDrafter>(std::move(tree_model));
+  const auto translated = std::make_shared<TranslatedModel>(std::move(tree_model), parts.tokenizer, own);
+  if (slrs) {
+    return std::make_unique<SlrsDrafter>(parts.backend, translated,
+                                         std::min(tree.levels(), std::max(1, tree.size - 1)));
+  }
+  const auto make_slem = [&](std::unique_ptr<DraftHead> other) {
+    return std::make_unique<SlemDrafter>(parts.backend, translated, tree.size, kTranslatedDepth * tree.levels(),
+                                         std::move(other));
+  };
+  if (translation == Translation::StringLevel) return make_slem(nullptr);
+  auto tli = std::make_unique<TliDrafter>(parts.backend, translated);
+  if (!is_open) return tli;
+  return std::make_unique<EitherTranslation>(translated, std::move(tli),
+                                             make_slem(make(translated->model().model(), Translation::StringLevel)));
 }
 
 }  // namespace
 
 TreeBounds tree_bounds(const EngineOptions& options) {
   TreeBounds bounds;
-  if (options.drafter) bounds = {options.tree.size, kTranslatedDepth * options.tree.levels()};
+  if (options.drafter) bounds = {largest_tree(options).size, kTranslatedDepth * largest_tree(options).levels()};
   if (options.ngram > 0) {
-    bounds.size += options.tree.levels();
-    bounds.depth = std::max(bounds.depth, options.tree.levels());
+    bounds.size += repeated_levels(options);
+    bounds.depth = std::max(bounds.depth, repeated_levels(options));
   }
   return bounds;
 }
@@ -197,7 +227,7 @@ std::vector<int> drafter_taps(const GgufFile& drafter, const ModelConfig& target
 
 void check_drafter_options(const EngineOptions& options) {
   const HeadSpec head = parse_head_spec(options.head);
-  check_tree_shape(options.tree);
+  check_tree_shape(largest_tree(options));
   if (!options.drafter && (options.ranks || options.sketch || (!head.is_full() && !head.is_auto()))) {
     fail("head: found ",
          options.ranks    ? "a ranks file"
@@ -239,10 +269,10 @@ std::unique_ptr<Drafter> make_drafter(const EngineOptions& options, const std::s
     }
     const auto make = !eagle ? make_causal : is_eagle3(*parts.file) ? make_eagle3 : make_eagle2;
     drafter = make(options, spec, parts);
-    inner = {options.tree.size, kTranslatedDepth * options.tree.levels()};
+    inner = {largest_tree(options).size, kTranslatedDepth * largest_tree(options).levels()};
   }
   if (options.ngram == 0) return drafter;
-  const int levels = options.tree.levels();
+  const int levels = repeated_levels(options);
   return std::make_unique<NgramDrafter>(parts.backend, std::move(drafter), options.ngram, levels, levels, inner.size,
                                         inner.depth);
 }

@@ -11,7 +11,6 @@
 #include "model/causal_model.h"
 #include "tokenizer/tokenizer.h"
 #include "vocab/adaptive_ranks.h"
-#include "vocab/choice_head.h"
 #include "vocab/timed_head.h"
 
 namespace frspec {
@@ -31,7 +30,6 @@ struct DrafterParts {
   int context = 0;                             // tokens of a text, at most
   int batch = 0;
   std::function<void(std::size_t)> on_bytes;  // as WeightLoader's
-  ChoiceHead** choice = nullptr;              // set to the drafter's head where that is "auto"
   std::shared_ptr<AdaptiveRanks> adaptive;    // not null: ranked rows follow them
   HeadClock* clock = nullptr;                 // not null: of the drafter's head
   std::string* ranks_source = nullptr;        // set to where the ranks of the head come from, if it uses any

@@ -112,9 +112,7 @@ std::unique_ptr<DraftHead> make_choice(const EngineOptions& options, const HeadP
     }
   }
   if (!parts.by_rank && worthwhile(kContextualRows)) add("contextual");
-  auto choice = std::make_unique<ChoiceHead>(std::move(policies), parts.spelling);
-  if (parts.choice != nullptr) *parts.choice = choice.get();
-  return choice;
+  return std::make_unique<ChoiceHead>(std::move(policies), parts.spelling);
 }
 
 std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,

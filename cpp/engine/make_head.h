@@ -19,7 +19,6 @@ struct HeadParts {
   const Tokenizer& vocabulary;           // that the head's rows stand for: the target's, or the drafter's own
   std::shared_ptr<const GgufFile> file;  // the drafter's
   int rows = 0;                          // states whose best tokens are wanted at once, at most
-  ChoiceHead** choice = nullptr;         // where a head of policy "auto" is told, which owns itself
   std::shared_ptr<AdaptiveRanks> adaptive = nullptr;  // not null: ranked rows follow them
   std::string* ranks_source = nullptr;                // where TokenRanks::source of the head's ranks is told
   // Whether rows are chosen by rank alone: nobody tells the head of the text in its own tokens.

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <random>
 
+#include "engine/make_drafter.h"
+
 namespace frspec {
 namespace {
 
@@ -24,29 +26,37 @@ double time_head(Backend& backend, DraftHead& head, Tensor states, int rows, con
 
 }  // namespace
 
-std::unique_ptr<Tuner> make_tuner(Backend& backend, Drafter& drafter, ChoiceHead* choice, const std::string& name,
-                                  const TreeShape& tree) {
-  std::vector<TreeShape> shapes = {tree};
-  if (choice != nullptr && drafter.reshape(tree)) shapes = shapes_up_to(tree);
-  if (choice == nullptr) return std::make_unique<Tuner>(std::vector<Tuner::Head>{{name}}, shapes);
-  const auto rows = static_cast<std::size_t>(tree.branch);
-  const auto dim = static_cast<std::size_t>(choice->policies()[0].head->matrices()[0]->cols());
-  std::mt19937 random(1);  // states of noise: how long a head takes hardly depends on them
-  std::normal_distribution<float> normal;
-  std::vector<float> values(rows * dim);
-  for (float& value : values) value = normal(random);
-  const Buffer states = backend.allocate(values.size() * sizeof(float));
-  backend.upload(states.as<void>(), values.data(), values.size() * sizeof(float));
-  const Buffer ids = backend.allocate(rows * rows * sizeof(std::int32_t));
-  const Buffer scores = backend.allocate(rows * rows * sizeof(float));
-  const BestTokens best{.ids = ids.as<std::int32_t>(), .scores = scores.as<float>(), .k = tree.branch};
-  const Tensor matrix = states.matrix(tree.branch, static_cast<std::int64_t>(dim));
-  std::vector<Tuner::Head> heads;
-  for (const ChoiceHead::Policy& policy : choice->policies()) {
-    heads.push_back({policy.name, time_head(backend, *policy.head, matrix, 1, best),
-                     time_head(backend, *policy.head, matrix, tree.branch, best)});
+std::unique_ptr<Tuner> make_tuner(Backend& backend, const Drafter& drafter, const std::string& head,
+                                  const EngineOptions& options) {
+  const TreeShape tree = largest_tree(options);
+  std::vector<Tuner::Arm> arms;
+  for (const DraftArm& arm : drafter.arms()) arms.push_back({!arm.head.empty() ? arm.head : head == "auto" ? "full" : head, arm.translation});
+  // Trees of a fixed shape that only repeat the text are drafts like any other.
+  if (arms.empty() && options.tree) arms.push_back({});
+  auto make = [&] { return std::make_unique<Tuner>(arms, !options.tree, tree.levels()); };
+  if (arms.size() < 2) return make();
+  std::size_t at = 0;
+  for (const DraftArm& arm : drafter.arms()) {
+    const auto rows = static_cast<std::size_t>(tree.branch);
+    const auto dim = static_cast<std::size_t>(arm.rows->matrices()[0]->cols());
+    std::mt19937 random(1);  // states of noise: how long a head takes hardly depends on them
+    std::normal_distribution<float> normal;
+    std::vector<float> values(rows * dim);
+    for (float& value : values) value = normal(random);
+    const Buffer states = backend.allocate(values.size() * sizeof(float));
+    backend.upload(states.as<void>(), values.data(), values.size() * sizeof(float));
+    const Buffer ids = backend.allocate(rows * rows * sizeof(std::int32_t));
+    const Buffer scores = backend.allocate(rows * rows * sizeof(float));
+    const BestTokens best{.ids = ids.as<std::int32_t>(), .scores = scores.as<float>(), .k = tree.branch};
+    const Tensor matrix = states.matrix(tree.branch, static_cast<std::int64_t>(dim));
+    arms[at].root_seconds = time_head(backend, *arm.rows, matrix, 1, best);
+    if (tree.branch > 1) {
+      const double level = time_head(backend, *arm.rows, matrix, tree.branch, best);
+      arms[at].row_seconds = std::max(0.0, (level - arms[at].root_seconds) / (tree.branch - 1));
+    }
+    ++at;
   }
-  return std::make_unique<Tuner>(std::move(heads), std::move(shapes));
+  return make();
 }
 
 }  // namespace frspec

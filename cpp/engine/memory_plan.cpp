@@ -26,7 +26,6 @@ MemoryPlan count(const MemoryPlanRequest& request, int context) {
   const CausalModel target(request.target, device, limits, request.taps);
   plan.target_weights = device.weight_bytes();
   if (request.drafter) {
-    ChoiceHead* choice = nullptr;
     const auto drafter = make_drafter(request.options, request.options.head,
                                       {device,
                                        target,
@@ -35,7 +34,6 @@ MemoryPlan count(const MemoryPlanRequest& request, int context) {
                                        context,
                                        std::min(request.options.batch, context),
                                        {},
-                                       &choice,
                                        nullptr,
                                        nullptr,
                                        nullptr});

@@ -46,7 +46,8 @@ struct EngineOptions {
   std::string head = "full";       // a head policy (vocab/head_spec.h)
   int ngram = 0;                   // longest run of tokens that is looked up in the text; 0: none
   std::string translate = "auto";  // a drafter of another vocabulary: "auto", "tli", "slem", "slrs"
-  TreeShape tree;
+  // The shape of trees; none: they grow as far as pays (engine/tuner.h), within kMostTree.
+  std::optional<TreeShape> tree;
   int context = 0;  // tokens of prompt and text together; 0: the model's own, at most kDefaultContext
   int batch = 512;  // prompt tokens per pass
   BackendOptions backend;
@@ -61,6 +62,19 @@ struct EngineOptions {
   std::vector<int> taps;                // layers whose inputs Engine::forward hands out
 };
 
+// The largest trees where none is given: deep, for what is copied; rarely wide.
+inline constexpr TreeShape kMostTree = {.depth = 15, .branch = 6, .size = 64};
+// What trees are made for.
+inline TreeShape largest_tree(const EngineOptions& options) { return options.tree.value_or(kMostTree); }
+// A tree as users name it: by a word, "auto" or "DEPTH,BRANCH,SIZE", or by its numbers, of which one is enough.
+struct TreeChoice {
+  std::string word = "auto";
+  std::optional<int> depth, branch, size;
+
+  // None: as far as pays. Throws InvalidInput for other words, both at once, or a shape that no tree has.
+  std::optional<TreeShape> shape() const;
+};
+
 KvType parse_kv_type(std::string_view name);  // "f16" or "q8_0"; throws InvalidInput for others
 
 inline constexpr int kDefaultContext = 4096;
@@ -71,13 +85,14 @@ inline constexpr int kLogitRows = 16, kMaxLogitRows = 64;
 // Whether a text is drafted, where the engine has a drafter. Under the keyed rule the text is the same in any case;
 // with rejection sampling Auto means Always, so that a seed gives one text.
 enum class DraftMode : std::uint8_t {
-  Auto,  // as long as it pays (pace.h)
+  Auto,  // as long as it pays (tuner.h)
   Always,
   Never,   // plain decoding
   Sparse,  // in steps 0, 1, 3, 7, 15 ...: for tests of what a drafter is told late
+  Watch,   // wide trees in every step, which are traced and not verified: for simulations
 };
 DraftMode parse_draft_mode(
-    std::string_view name);  // "auto", "always", "never" or "sparse"; throws InvalidInput for others
+    std::string_view name);  // "auto", "always", "never", "sparse" or "watch"; throws InvalidInput for others
 
 // How drafts are verified.
 enum class VerifyMode : std::uint8_t {

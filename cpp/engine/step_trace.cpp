@@ -2,11 +2,31 @@
 #include "engine/step_trace.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "engine/engine.h"
 
 namespace frspec {
+
+int WideGrowth::width(std::span<const NodeNote> frontier, std::span<const float>) {
+  constexpr std::array kWidths = {4, 4, 3, 2, 2, 1, 1, 1, 1};
+  const auto level = static_cast<std::size_t>(level_++);
+  return level < kWidths.size() ? std::min(kWidths[level], static_cast<int>(frontier.size())) : 0;
+}
+
+std::vector<StepTrace::Watched> watched_nodes(Backend& backend, const DraftTree& tree) {
+  const auto size = static_cast<std::size_t>(tree.size());
+  std::vector<std::int32_t> tokens(size), parents(size);
+  backend.download(tokens.data(), tree.view().tokens, size * sizeof(std::int32_t));
+  backend.download(parents.data(), tree.view().parents, size * sizeof(std::int32_t));
+  std::vector<StepTrace::Watched> nodes;
+  for (std::size_t i = 1; i < size && i < tree.notes().size(); ++i) {
+    const float before = tree.notes()[static_cast<std::size_t>(parents[i])].chance;
+    nodes.push_back({tokens[i], parents[i], std::log(tree.notes()[i].chance / before)});
+  }
+  return nodes;
+}
 
 std::vector<TokenId> children_of(Backend& backend, const TreeView& tree, std::int32_t node) {
   const auto size = static_cast<std::size_t>(tree.size);
@@ -32,6 +52,7 @@ void Engine::trace_step(Generation& text, const Step& step, const Verdict& verdi
     trace.offered = children_of(*backend_, step.tree->view(), verdict.nodes.back());
     if (verdict.tokens.back() >= 0) trace.in_subset = drafter_->could_offer(verdict.tokens.back());
   }
+  trace.watched = std::move(text.watched_);
   trace.head_seconds = head_clock_->seconds();
   trace.transformer_seconds = std::max(0.0, draft_seconds - trace.head_seconds);
   trace.verify_seconds = verify_seconds;

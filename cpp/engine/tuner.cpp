@@ -1,370 +1,420 @@
-// Learning what to draft with.
+// The decision: what to draft with, how far, and whether at all.
 #include "engine/tuner.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 namespace frspec {
 namespace {
 
-constexpr double kRatioPrior = 2.0;                 // accepted tokens that a head's ratio is taken for 1 by
-constexpr double kMostRisk = 4.0;                   // plain steps that drafting may lose at once
-constexpr double kCredit = 40.0;                    // plain steps that it may have gained before, and lose again
-constexpr int kLeastPause = 100, kMostPause = 800;  // plain steps
-constexpr double kSurveyAllowance = 24.0;           // plain steps that surveys may cost at once, where drafting pays
-constexpr double kUnusual = 1.5;                    // times the median: another program wanted the processor
-constexpr double kUntriedBonus = 0.85;              // seconds of trees of an untried size are guessed a little too low
+// Steps that the tokens per second are taken from: as fast as texts change their kind.
+constexpr double kRateMemory = 48.0;
+// Drafted steps that the worth of drafting is taken from: while it runs, and where probes are all there is.
+constexpr double kWorthMemory = 32.0, kProbeMemory = 4.0;
+// Tokens by which drafting may be better than its few first steps showed: their number divides it. Where no notes say
+// what a tree promises, luck decides what a step shows. A new text may be of another kind.
+constexpr double kHope = 1.2, kHopeOfLuck = 2.5, kSeenBefore = 12.0;
+// Share of all time that probes of a drafter that does not pay may cost.
+constexpr double kProbeShare = 0.01;
+constexpr int kLeastProbe = 3, kMostProbe = 400;  // plain steps between two probes
+// Drafted steps between two plain ones, which tell how fast plain decoding is now: few at first, when little is known.
+constexpr int kLeastPlainInterval = 24, kMostPlainInterval = 192;
+// Translations are compared by turns of so many steps, until each was tried so often; then again now and then.
+constexpr int kTurn = 8, kTried = 24, kAgain = 512;
+constexpr double kSideMemory = 64.0;  // steps: levels, widths, nodes
+constexpr double kHeldMemory = 512.0, kHeldPrior = 16.0, kHeldGuess = 0.97;
+// Accepted tokens are ordinary ones: a head that lacks some of all tokens lacks so much fewer of them.
+constexpr double kOrdinary = 0.6;
+// Another head must be better by so many tokens of a step.
+constexpr double kHysteresis = 0.01;
 
-// Accepted drafts of a tree that nothing is known of.
-double guess_of_drafts(const TreeShape& shape) {
-  const double agrees = std::max(0.3, 0.8 - 0.5 / std::sqrt(static_cast<double>(shape.size)));
-  double drafts = 0.0, reached = 1.0;
-  for (int level = 0; level < std::min(shape.levels(), shape.size - 1); ++level) drafts += reached *= agrees;
-  return drafts;
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 }  // namespace
 
-void Tuner::Mean::add(double x) {
-  count = std::min(count + 1.0, kMemory);
+void Tuner::Step::begin() {
+  Step memory;
+  std::swap(memory.nodes, nodes);
+  std::swap(memory.parents, parents);
+  std::swap(memory.held, held);
+  memory.nodes.clear();
+  memory.parents.clear();
+  memory.held.clear();
+  *this = std::move(memory);
+}
+
+void Tuner::Mean::add(double x, double memory) {
+  count = std::min(count + 1.0, memory);
   value += (x - value) / count;
 }
 
-void Tuner::Duration::add(double seconds) {
-  latest_[static_cast<std::size_t>(count_++ % kKept)] = seconds;
-  std::array<double, kKept> sorted = latest_;
-  const auto end = sorted.begin() + std::min(count_, kKept);
-  std::sort(sorted.begin(), end);
-  median_ = sorted[static_cast<std::size_t>((end - sorted.begin()) / 2)];
-}
-
-Tuner::Tuner(std::vector<Head> heads, std::vector<TreeShape> shapes)
-    : heads_(std::move(heads)),
-      shapes_(std::move(shapes)),
-      arms_(heads_.size() * shapes_.size()),
-      drafts_(shapes_.size()),
-      target_seconds_(shapes_.size()),
-      expected_target_(shapes_.size(), 1.0),
-      found_(heads_.size(), 0.0),
-      asked_(heads_.size(), 0.0) {
-  keep_costs();
-}
-
-void Tuner::know_target(double plain_seconds, double largest_seconds) {
-  plain_seconds_.add(plain_seconds);
-  keep_costs();
-  if (!target_seconds_.empty()) target_seconds_.back().add(largest_seconds);
-  expect_target();
-}
-
-void Tuner::keep_costs() {
-  for (std::size_t s = 0; s < shapes_.size(); ++s) drafts_[s] = {guess_of_drafts(shapes_[s]), kPrior};
-  found_.assign(heads_.size(), 0.0);
-  asked_.assign(heads_.size(), 0.0);
-  trials_ = surveys_ = {};
-  risk_ = 0.0;
-  pause_left_ = 0;
-  pause_length_ = kLeastPause;
-  since_plain_ = since_survey_ = surveys_made_ = trials_made_ = 0;
-  plain_interval_ = kLeastPlainInterval;
-  survey_interval_ = kLeastSurveyInterval;
-  surveys_.allowance = kSurveyAllowance * plain_seconds_.value();
-  if (!heads_.empty()) current_ = {false, static_cast<int>(heads_.size()) - 1, 0};
-}
-
-void Tuner::begin_text() {
-  pause_length_ = std::max(kLeastPause, pause_length_ / 2);
-  pause_left_ = std::min(pause_left_ / 2, pause_length_);
-}
-
-bool Tuner::is_hopeless(int shape) const {
-  const int most = shapes_[static_cast<std::size_t>(shape)].levels() + 1;
-  return target_seconds(shape) > most * plain_seconds_.value();
-}
-
-double Tuner::ratio(int head) const {
-  const auto h = static_cast<std::size_t>(head);
-  return (found_[h] + kRatioPrior) / (asked_[h] + kRatioPrior);
-}
-
-double Tuner::drafts_of_shape(int shape) const { return drafts_[static_cast<std::size_t>(shape)].value; }
-
-double Tuner::head_seconds(int head, int shape) const {
-  const Head& h = heads_[static_cast<std::size_t>(head)];
-  return h.root_seconds + (shapes_[static_cast<std::size_t>(shape)].levels() - 1) * h.level_seconds;
-}
-
-// Of a step without its drafting: as measured, or on the line through the neighbours that were. A few runs may have had
-// bad luck: they are not believed where the neighbours promise more. Allocates nothing: it is done in every step.
-void Tuner::expect_target() {
-  const auto is_known = [&](std::size_t s) {
-    return target_seconds_[s].is_sure() || (s + 1 == shapes_.size() && target_seconds_[s].count() > 0);
-  };
-  for (std::size_t s = 0; s < shapes_.size(); ++s) {
-    const Duration& own = target_seconds_[s];
-    if (own.is_sure()) {
-      expected_target_[s] = own.value();
-      continue;
+Tuner::Tuner(std::vector<Arm> arms, bool grows, int levels, std::function<double()> clock)
+    : arms_(std::move(arms)),
+      held_(arms_.size()),
+      grows_(grows),
+      fixed_levels_(levels),
+      clock_(clock ? std::move(clock) : seconds_now),
+      plain_interval_(kLeastPlainInterval) {
+  for (const Arm& arm : arms_) {
+    int family = 0;
+    for (std::size_t before = 0; before < families_of_.size(); ++before) {
+      family = arms_[before].translation == arm.translation ? families_of_[before]
+                                                            : std::max(family, families_of_[before] + 1);
+      if (arms_[before].translation == arm.translation) break;
     }
-    // The nearest that are known, no larger and no smaller. A single token is the smallest tree of all.
-    double low_size = 0.0, low = 0.0, high_size = 0.0, high = 0.0;
-    if (plain_seconds_.count() > 0) low_size = 1.0, low = plain_seconds_.value();
-    for (std::size_t other = 0; other < shapes_.size(); ++other) {
-      if (!is_known(other)) continue;
-      const auto size = static_cast<double>(shapes_[other].size);
-      if (shapes_[other].size <= shapes_[s].size && size >= low_size)
-        low_size = size, low = target_seconds_[other].value();
-      if (shapes_[other].size >= shapes_[s].size && (high_size == 0.0 || size < high_size)) {
-        high_size = size, high = target_seconds_[other].value();
-      }
-    }
-    if (low_size == 0.0 && high_size == 0.0) {  // nothing was run yet: all sizes look the same
-      expected_target_[s] = own.count() > 0 ? own.value() : 1.0;
-      continue;
-    }
-    if (low_size == 0.0) low_size = high_size, low = high;
-    if (high_size == 0.0) high_size = low_size, high = low;
-    const double span = high_size - low_size;
-    const double share = span > 0.0 ? (static_cast<double>(shapes_[s].size) - low_size) / span : 0.0;
-    const double between = (low + std::clamp(share, 0.0, 1.0) * (high - low)) * kUntriedBonus;
-    expected_target_[s] = own.count() > 0 ? std::min(own.value(), between) : between;
+    families_of_.push_back(family);
+    families_.resize(std::max(families_.size(), static_cast<std::size_t>(family) + 1));
   }
+  for (Mean& held : held_) held = {kHeldGuess, kHeldPrior};
 }
 
-double Tuner::layers_seconds(int shape) const {
-  return (shapes_[static_cast<std::size_t>(shape)].levels() + 1) * layer_seconds_.value();
+void Tuner::begin_text(bool noisy) {
+  if (noisy != noisy_) {
+    for (Family& family : families_) family.worth.count = std::min(family.worth.count, kProbeMemory);
+  }
+  noisy_ = noisy;
+  acceptance_.begin_text();
+  rate_tokens_.count = std::min(rate_tokens_.count, kRateMemory / 4);
+  rate_seconds_.count = rate_tokens_.count;
+  for (Family& family : families_) {
+    family.worth.count = std::min(family.worth.count, kWorthMemory / 2);
+    family.seen = std::min(family.seen, kSeenBefore);
+  }
+  until_probe_ = std::min(until_probe_, 1);
 }
 
-double Tuner::seconds(int head, int shape) const {
-  const Duration& own = arms_[index(head, shape)];
-  if (own.is_sure()) return own.value();
-  const double parts = target_seconds(shape) + head_seconds(head, shape) + layers_seconds(shape);
-  return own.count() > 0 ? std::min(own.value(), parts) : parts;
+double Tuner::value_of_time() const {
+  const double plain_rate = plain() > 0.0 ? 1.0 / plain() : 0.0;
+  const double found = rate_seconds_.value > 0.0 ? rate_tokens_.value / rate_seconds_.value : 0.0;
+  return std::max(found, plain_rate);
 }
 
-// What is little known may be better than it looks.
-double Tuner::hoped_rate(int head, int shape) const {
-  const double hope = kHope / std::sqrt(drafts_[static_cast<std::size_t>(shape)].count);
-  return (tokens(head, shape) + hope * ratio(head)) / seconds(head, shape);
+double Tuner::level_seconds(int arm, int rows) const {
+  return layers_(rows) + head_seconds(arms_[static_cast<std::size_t>(arm)], rows);
 }
 
-Tuner::Plan Tuner::best_arm() const {
-  Plan best{true, current_.head, current_.shape};
-  double most = hoped_rate(best.head, best.shape) * kHysteresis;
-  for (int h = 0; h < static_cast<int>(heads_.size()); ++h) {
-    for (int s = 0; s < static_cast<int>(shapes_.size()); ++s) {
-      const double found = hoped_rate(h, s);
-      if (found > most) {
-        most = found;
-        best = {true, h, s};
-      }
+double Tuner::root_seconds(int arm, int told) const {
+  return layers_(std::max(1, told)) + arms_[static_cast<std::size_t>(arm)].root_seconds + overhead_.value;
+}
+
+double Tuner::hoped_worth(const Family& family) const {
+  return family.worth.value + (grows_ ? kHope : kHopeOfLuck) / (1.0 + family.seen);
+}
+
+// --- Which arm ---
+
+double Tuner::held(int arm) const {
+  return 1.0 - kOrdinary * (1.0 - held_[static_cast<std::size_t>(arm)].value);
+}
+
+// Which head: each is expected to give what the current one does, but for the tokens that only one of them has.
+int Tuner::best_head(int family) const {
+  const Family& known = families_[static_cast<std::size_t>(family)];
+  const double time = value_of_time();
+  const double gain = known.gain.count > 0 ? known.gain.value : 1.0;
+  const double levels = known.levels.count > 0 ? known.levels.value : 2.0;
+  const double width = known.width.count > 0 ? known.width.value : 1.0;
+  const double reference = family_of(current_) == family ? held(current_) : 1.0;
+  const auto worth = [&](int arm) {
+    const Arm& head = arms_[static_cast<std::size_t>(arm)];
+    const double behind = std::max(0.0, levels - 1.0) * (head.root_seconds + (width - 1.0) * head.row_seconds);
+    return gain * held(arm) / reference - time * (head.root_seconds + behind);
+  };
+  int best = -1;
+  double most = 0.0;
+  for (int arm = 0; arm < static_cast<int>(arms_.size()); ++arm) {
+    if (family_of(arm) != family) continue;
+    const double found = worth(arm) + (arm == current_ ? kHysteresis : 0.0);
+    if (best < 0 || found > most) {
+      most = found;
+      best = arm;
     }
   }
   return best;
 }
 
-// Pauses where drafting has lost too much against plain decoding since the last pause, the longer the more often.
-void Tuner::watch(double loss) {
-  const double unit = plain_seconds_.value();
-  trials_.add(loss);
-  risk_ = std::max(risk_ + loss, -kCredit * unit);
-  if (risk_ < -kCredit / 2 * unit) pause_length_ = kLeastPause;
-  if (risk_ <= kMostRisk * unit) return;
-  risk_ = 0.0;
-  pause_left_ = pause_length_;
-  pause_length_ = std::min(2 * pause_length_, kMostPause);
-  forget();
+int Tuner::choose_arm() {
+  int family = 0;
+  const auto families = static_cast<int>(families_.size());
+  if (families > 1) {
+    const auto tried = [&](int f) { return families_[static_cast<std::size_t>(f)].gain.count; };
+    const int least = tried(0) <= tried(1) ? 0 : 1;
+    if (tried(least) < kTried) {
+      family = drafted_ / kTurn % families;
+      if (tried(family) >= kTried) family = least;
+    } else {
+      family = hoped_worth(families_[1]) > hoped_worth(families_[0]) ? 1 : 0;
+      if (drafted_ % kAgain < kTurn) family = 1 - family;
+    }
+  }
+  return current_ = best_head(family);
 }
 
-// What was learned of drafts counts for less from now on.
-void Tuner::forget() {
-  for (Mean& drafts : drafts_) drafts.count = std::min(drafts.count, kOldMemory);
+// --- Whether ---
+
+// Plain steps until the next probe: so many that what it costs is a small share of them. The drafter has to be told of
+// all of them, too.
+int Tuner::probe_interval() const {
+  const Family& known = families_[static_cast<std::size_t>(family_of(current_))];
+  const double time = value_of_time();
+  for (int steps = kLeastProbe; steps < kMostProbe; steps += 1 + steps / 8) {
+    const double lost = -known.worth.value + time * (layers_(steps) - layers_(1));
+    if (lost < kProbeShare * steps) return steps;
+  }
+  return kMostProbe;
 }
 
 Tuner::Plan Tuner::next(bool may_pause) {
-  last_ = choose(may_pause);
-  last_.planned = true;
-  return last_;
+  free_ = may_pause;
+  plan_ = {.planned = true, .forced = !may_pause};
+  if (arms_.empty()) return plan_;
+  plan_.arm = choose_arm();
+  if (!may_pause) {
+    plan_.drafts = true;
+    return plan_;
+  }
+  if (hoped_worth(family()) > 0.0) {
+    // A plain step now and then tells what plain decoding would give.
+    plan_.drafts = ++since_plain_ <= plain_interval_;
+    if (!plan_.drafts) plain_interval_ = std::min(2 * plain_interval_, kMostPlainInterval);
+  } else {
+    plan_.drafts = until_probe_-- <= 0;
+  }
+  return plan_;
 }
 
 int Tuner::steady_steps() const {
-  constexpr int kMany = 1 << 20;
-  if (!last_.drafts || layer_seconds_.count() == 0 || surveys_beside_ > 0.0 || (free_ && pause_left_ > 0)) return 0;
-  const Plan best = best_arm();
-  if (best.head != last_.head || best.shape != last_.shape) return 0;
-  if (free_ && rate(best.head, best.shape) * plain_seconds_.value() < 1.0) return 0;
-  const int until_plain = free_ ? plain_interval_ - since_plain_ : kMany;
-  if (heads_.size() == 1 && shapes_.size() == 1) return std::max(0, until_plain);
-  // A survey that is due, but costs too much, is asked for again at leisure.
-  const int until_survey = since_survey_ > survey_interval_ ? kLeastPlainInterval : survey_interval_ - since_survey_;
-  // An arm that was run a few times only may turn out to be a bad one.
-  const int known = arms_[index(best.head, best.shape)].count() / 4;
-  return std::clamp(std::min(until_survey, known), 0, std::max(0, until_plain));
+  constexpr int kMany = 1 << 20, kFew = 32;
+  if (grows_ || !plan_.drafts || families_.size() != 1 || target_(1) == 0.0) return 0;
+  if (free_ && families_[0].worth.value <= 0.0) return 0;
+  const int most = arms_.size() > 1 ? kFew : kMany;
+  return free_ ? std::clamp(plain_interval_ - since_plain_, 0, most) : most;
 }
 
 Tuner::Plan Tuner::again() {
   if (free_) ++since_plain_;
-  ++since_survey_;
-  return last_;
+  return plan_;
 }
 
-Tuner::Plan Tuner::choose(bool may_pause) {
-  surveys_beside_ = 0.0;
-  free_ = may_pause;
-  if (heads_.empty() || shapes_.empty()) return {};
-  const auto largest = static_cast<int>(shapes_.size()) - 1;
-  const double plain_rate = plain_seconds_.count() > 0 ? 1.0 / plain_seconds_.value() : 0.0;
-  if (may_pause && plain_seconds_.count() < kFirstPlain) return {};
-  // Before anything was drafted: the smallest tree, which costs least if it is in vain.
-  if (layer_seconds_.count() == 0) {
-    if (may_pause && is_hopeless(0)) return {};
-    return current_ = {true, 0, 0};
+// --- How far ---
+
+void Tuner::begin_growth(const Plan& plan) {
+  plan_ = plan;
+  const std::string& translation = arms_.empty() ? std::string() : arms_[static_cast<std::size_t>(plan.arm)].translation;
+  acceptance_.use(translation.empty() ? 0 : family_of(plan.arm) % Acceptance::kTranslations, noisy_);
+  worth_of_repeated_ = 0.0;
+  grown_.clear();
+  if (plan.drafts) grown_.push_back({1, 0.0});
+  level_begin_ = clock_();
+}
+
+void Tuner::end_growth() {
+  if (!grown_.empty() && grown_.back().seconds == 0.0) grown_.back().seconds = clock_() - level_begin_;
+}
+
+bool Tuner::drafts_beside(std::span<const float> repeated) {
+  if (!plan_.drafts) return false;
+  const double time = value_of_time();
+  const int n = size(repeated);
+  double found = 0.0;
+  for (int i = 0; i < n; ++i) found += static_cast<double>(repeated[static_cast<std::size_t>(i)]);
+  worth_of_repeated_ = std::max(0.0, found - time * (target_(1 + n) - plain()));
+  bool asks = true;
+  if (!repeated.empty() && !plan_.forced && rehearsal_.empty()) {
+    // What the drafter adds is worth something where the repetition fails.
+    const Family& known = family();
+    if (known.gain.count > 0) {
+      const double cost = known.gain.value - known.worth.value;
+      asks = known.gain.value * (1.0 - static_cast<double>(repeated.front())) > cost;
+    }
   }
-  // Whatever is expected, drafting may not have lost more than a small share of the time.
-  if (may_pause && pause_left_ > 0) return {};
-  const Plan best = best_arm();
-  const double most = rate(best.head, best.shape);
-  if (may_pause && most < plain_rate) {
-    // Plain decoding gives more. What is known of drafts grows old: a trial now and then, every other one with the head
-    // that misses least, for a small one may be what is to blame.
-    const Plan trial{true, trials_made_ % 2 == 0 ? best.head : 0, best.shape};
-    if (!trials_.may_lose(seconds(trial.head, trial.shape) - tokens(trial.head, trial.shape) / plain_rate)) return {};
-    ++trials_made_;
-    forget();
-    return trial;
+  if (!asks) {
+    plan_.drafts = false;
+    grown_.clear();
+  } else {
+    level_begin_ = clock_();
   }
-  if (may_pause && ++since_plain_ > plain_interval_) {
-    plain_interval_ = std::min(2 * plain_interval_, kMostPlainInterval);
-    return {};
+  return asks;
+}
+
+int Tuner::size(std::span<const float> chances) const {
+  if (!rehearsal_.empty()) return static_cast<int>(chances.size());
+  const double time = value_of_time();
+  double gain = 0.0, most = 0.0;
+  int best = plan_.forced && !chances.empty() ? 1 : 0;
+  if (best == 1) most = static_cast<double>(chances[0]) - time * target_(2);
+  if (best == 0) most = -time * plain();
+  for (int n = 1; n <= static_cast<int>(chances.size()); ++n) {
+    gain += static_cast<double>(chances[static_cast<std::size_t>(n) - 1]);
+    const double worth = gain - time * target_(1 + n);
+    if (worth > most) {
+      most = worth;
+      best = n;
+    }
   }
-  // A survey, by turns: what the head that misses least finds, and what the largest tree holds.
-  if (++since_survey_ > survey_interval_) {
-    const Plan survey = surveys_made_ % 2 == 0 ? Plan{true, 0, best.shape} : Plan{true, best.head, largest};
-    const bool is_new = survey.head != best.head || survey.shape != best.shape;
-    const double loss = seconds(survey.head, survey.shape) - tokens(survey.head, survey.shape) / most;
-    if (!is_new || surveys_.may_lose(loss)) {
-      since_survey_ = 0;
-      survey_interval_ = std::min(2 * survey_interval_, kMostSurveyInterval);
-      ++surveys_made_;
-      if (is_new) {
-        surveys_beside_ = most;
-        return survey;
+  return best;
+}
+
+int Tuner::width(std::span<const NodeNote> frontier, std::span<const float> chances) {
+  if (!grown_.empty()) grown_.back().seconds = clock_() - level_begin_;
+  const auto level = grown_.size();
+  int best = 0;
+  if (!rehearsal_.empty()) {
+    best = level < rehearsal_.size() ? std::min(rehearsal_[level], static_cast<int>(frontier.size())) : 0;
+  } else {
+    const double time = value_of_time();
+    // What a row more costs, beside those that are worth it so far.
+    const int rows = 1 + size(chances);
+    const double row = time * (target_(rows + 2) - target_(rows)) / 2;
+    double gain = 0.0, most = 0.0;
+    for (int b = 1; b <= static_cast<int>(frontier.size()); ++b) {
+      const NodeNote& node = frontier[static_cast<std::size_t>(b) - 1];
+      gain += std::max(0.0, static_cast<double>(node.chance) * acceptance_.continues(node) - row);
+      const double worth = gain - time * level_seconds(plan_.arm, b);
+      if (worth > most) {
+        most = worth;
+        best = b;
       }
     }
   }
-  return current_ = best;
+  if (best > 0) grown_.push_back({best, 0.0});
+  level_begin_ = clock_();
+  return best;
 }
 
-void Tuner::learn_acceptance(const Step& step) {
-  const auto run = static_cast<std::size_t>(step.plan.shape);
-  // Another head than the first one would have drafted so much more, had it missed nothing that the first one finds.
-  const double scale = 1.0 / ratio(step.plan.head);
-  const auto held = [&](std::size_t shape) {
-    int drafts = 0;
-    for (const Accepted& node : step.accepted) {
-      const bool fits = drafts < shapes_[shape].levels() && node.rank < shapes_[shape].size - 1;
-      if (!fits) break;
-      ++drafts;
-    }
-    return drafts;
-  };
-  for (std::size_t s = 0; s < shapes_.size(); ++s) {
-    const bool smaller =
-        step.is_ranked && shapes_[s].size <= shapes_[run].size && shapes_[s].levels() <= shapes_[run].levels();
-    if (s == run) {
-      drafts_[s].add(static_cast<double>(step.accepted.size()) * scale);
-    } else if (smaller) {
-      drafts_[s].add(held(s) * scale);
-    }
+// --- What is learned ---
+
+void Tuner::learn_costs(const Step& step) {
+  target_.add(step.rows, step.target_seconds);
+  if (!step.drafted || arms_.empty()) return;
+  if (!grows_) return overhead_.add(step.told_seconds + step.grown_seconds, kWorthMemory);
+  if (grown_.empty()) return;
+  // The drafter's layers: for what it was told, and for each level.
+  const Arm& arm = arms_[static_cast<std::size_t>(step.plan.arm)];
+  double rest = step.grown_seconds;
+  for (const Level& level : grown_) rest -= level.seconds;
+  layers_.add(std::max(1, step.told), step.told_seconds + grown_[0].seconds - arm.root_seconds);
+  for (const Level& level : std::span(grown_).subspan(1)) {
+    layers_.add(level.rows, level.seconds - head_seconds(arm, level.rows));
   }
-  // Trees that are larger than all that tells of them keep their distance to what was run.
-  const double learned = drafts_[run].value / guess_of_drafts(shapes_[run]);
-  for (std::size_t s = 0; s < shapes_.size(); ++s) {
-    if (drafts_[s].count <= kPrior && s != run) drafts_[s].value = guess_of_drafts(shapes_[s]) * learned;
-  }
-  if (step.plan.head != 0) return;
-  for (std::size_t h = 0; h < heads_.size(); ++h) {
-    for (const Accepted& node : step.accepted) {
-      found_[h] *= 1.0 - 1.0 / 1024.0;
-      asked_[h] *= 1.0 - 1.0 / 1024.0;
-      asked_[h] += 1.0;
-      // Behind a token that the head misses nothing is drafted.
-      if ((node.heads >> h & 1u) == 0) {
-        const auto at = static_cast<std::size_t>(&node - step.accepted.data());
-        asked_[h] += static_cast<double>(step.accepted.size() - at - 1);
-        break;
-      }
-      found_[h] += 1.0;
-    }
-  }
+  overhead_.add(std::max(0.0, rest), kSideMemory);
 }
 
 void Tuner::add(const Step& step) {
-  if (!step.plan.planned) {
-    free_ = false;
-    surveys_beside_ = 0.0;
+  learn_costs(step);
+  if (!rehearsal_.empty()) return;
+  for (const Trial& node : step.nodes) acceptance_.learn(node.cell, node.accepted);
+  for (const Trial& parent : step.parents) acceptance_.learn_continuation(parent.cell, parent.accepted);
+  acceptance_.end_step();
+  const double time = value_of_time();
+  const double pass = target_(step.rows);
+  double drafting = 0.0;
+  const bool drafted = step.drafted && !arms_.empty();
+  if (drafted) {
+    ++drafted_;
+    Family& known = families_[static_cast<std::size_t>(family_of(step.plan.arm))];
+    double levels = fixed_levels_, width = 1.0;
+    if (grows_) {
+      levels = static_cast<double>(grown_.size());
+      double nodes = 0.0;
+      for (const Level& level : std::span(grown_).subspan(grown_.empty() ? 0 : 1)) {
+        drafting += level_seconds(step.plan.arm, level.rows);
+        nodes += level.rows;
+      }
+      if (levels > 1.0) width = nodes / (levels - 1.0);
+      // What it was told of after a pause is no cost of this step's drafts.
+      drafting += root_seconds(step.plan.arm, std::min(step.told, 1 + static_cast<int>(std::lround(known.gain.value))));
+    } else {
+      drafting = overhead_.value;
+    }
+    const double gain = step.has_notes ? step.expected : step.accepted;
+    const double worth = gain - time * (pass - plain() + drafting) - worth_of_repeated_;
+    const bool paused = hoped_worth(known) <= 0.0;
+    known.seen += 1.0;
+    known.worth.add(worth, paused ? kProbeMemory : kWorthMemory);
+    known.gain.add(gain, kWorthMemory);
+    known.levels.add(levels, kSideMemory);
+    known.width.add(width, kSideMemory);
+    known.nodes.add(step.rows, kSideMemory);
+    // One probe that pays is followed by another: where a drafter is sure, it often stays so.
+    until_probe_ = worth > 0.0 ? 0 : probe_interval();
   }
-  const double all = step.seconds + step.catch_up_seconds;
-  surveys_.seconds += all;
-  if (free_) trials_.seconds += all;
-  if (!step.plan.drafts) {
-    since_plain_ = 0;
-    plain_seconds_.add(step.seconds);
-    expect_target();
-    pause_left_ = std::max(0, pause_left_ - 1);
-    return;
+  if (step.rows == 1 && !drafted) since_plain_ = 0;
+  for (const std::uint32_t arms : step.held) {
+    for (std::size_t arm = 0; arm < held_.size(); ++arm) held_[arm].add((arms >> arm & 1u) != 0 ? 1.0 : 0.0, kHeldMemory);
   }
-  const auto shape = static_cast<std::size_t>(step.plan.shape);
-  // What was lost, or gained: luck evens out. Not the step's fault is what it takes beyond the usual.
-  const double usual = arms_[index(step.plan.head, step.plan.shape)].value();
-  const double taken = usual > 0.0 ? std::min(step.seconds, kUnusual * usual) : step.seconds;
-  if (surveys_beside_ > 0.0) {
-    surveys_.add(taken - step.tokens / surveys_beside_);
-  } else if (free_) {
-    watch(taken - step.tokens * plain_seconds_.value());
-  }
-  const double layers = step.draft_seconds - head_seconds(step.plan.head, step.plan.shape);
-  layer_seconds_.add(std::max(0.0, layers / (shapes_[shape].levels() + 1)));
-  target_seconds_[shape].add(step.seconds - step.draft_seconds);
-  arms_[index(step.plan.head, step.plan.shape)].add(step.seconds);
-  expect_target();
-  learn_acceptance(step);
+  const double tokens = 1.0 + (step.has_notes || step.rows == 1 ? step.expected : step.accepted);
+  rate_tokens_.add(tokens, kRateMemory);
+  rate_seconds_.add(pass + drafting, kRateMemory);
 }
 
 Tuner::Choice Tuner::choice() const {
   Choice found;
-  if (plain_seconds_.value() > 0.0) found.plain_tokens_per_second = 1.0 / plain_seconds_.value();
-  if (heads_.empty() || layer_seconds_.count() == 0) return found;
-  found.plan = best_arm();
-  found.tokens_per_second = rate(found.plan.head, found.plan.shape);
-  found.plan.drafts = found.tokens_per_second >= found.plain_tokens_per_second;
-  found.rho = ratio(found.plan.head) / ratio(0);
-  const double first = head_seconds(0, found.plan.shape), own = head_seconds(found.plan.head, found.plan.shape);
-  if (first > 0.0) {
-    found.nu = own / first;
-    found.kappa = first / (target_seconds(found.plan.shape) + layers_seconds(found.plan.shape));
+  if (plain() > 0.0) found.plain_tokens_per_second = 1.0 / plain();
+  found.arm = current_;
+  if (rate_seconds_.value > 0.0) found.tokens_per_second = rate_tokens_.value / rate_seconds_.value;
+  if (arms_.empty()) {
+    found.drafts = found.tokens_per_second > found.plain_tokens_per_second;
+    return found;
   }
+  const Family& known = families_[static_cast<std::size_t>(family_of(current_))];
+  found.drafts = known.worth.count > 0 && hoped_worth(known) > 0.0;
+  found.nodes = known.nodes.value;
+  found.levels = known.levels.value;
+  found.gain = known.gain.value;
+  found.cost = known.gain.value - known.worth.value;
   return found;
 }
 
-std::vector<TreeShape> shapes_up_to(const TreeShape& largest) {
-  std::vector<TreeShape> shapes;
-  const auto add = [&](int depth, int branch, int size) {
-    const TreeShape shape{depth, std::max(1, std::min(branch, largest.branch)), std::min(size, largest.size)};
-    const bool there = std::any_of(shapes.begin(), shapes.end(), [&](const TreeShape& other) {
-      return other.depth == shape.depth && other.branch == shape.branch && other.size == shape.size;
-    });
-    if (!there) shapes.push_back(shape);
-  };
-  for (int size = 2; size < largest.size; size *= 2) {
-    // Small trees are shallow: a level that keeps less than a node is not worth its time.
-    for (const int depth : {0, largest.depth / 3, 2 * largest.depth / 3, largest.depth}) {
-      if (depth + 1 < size && size <= 16 * (depth + 1)) add(depth, std::max(2, size / 4), size);
-    }
+// --- From process to process ---
+
+std::vector<double> Tuner::numbers() const {
+  std::vector<double> all;
+  const auto put = [&](const auto& some) { all.insert(all.end(), some.begin(), some.end()); };
+  const auto put_mean = [&](const Mean& mean) { all.insert(all.end(), {mean.value, mean.count}); };
+  put(acceptance_.numbers());
+  put(target_.numbers());
+  put(layers_.numbers());
+  put_mean(overhead_);
+  for (const Family& f : families_) {
+    all.push_back(f.seen);
+    for (const Mean* mean : {&f.worth, &f.gain, &f.levels, &f.width, &f.nodes}) put_mean(*mean);
   }
-  for (const int depth : {largest.depth / 3, 2 * largest.depth / 3}) add(depth, largest.branch, largest.size);
-  add(largest.depth, largest.branch, largest.size);
-  return shapes;
+  for (const Mean& held : held_) put_mean(held);
+  all.push_back(current_);
+  return all;
+}
+
+bool Tuner::restore(std::span<const double> numbers) {
+  if (numbers.size() != this->numbers().size()) return false;
+  for (const double x : numbers) {
+    if (!std::isfinite(x) || x < -1e6 || x > 1e9) return false;
+  }
+  std::size_t at = 0;
+  const auto take = [&](std::size_t count) {
+    at += count;
+    return numbers.subspan(at - count, count);
+  };
+  const auto take_mean = [&](Mean& mean) {
+    const auto pair = take(2);
+    mean = {pair[0], std::max(0.0, pair[1])};
+  };
+  const auto cells = take(acceptance_.numbers().size());
+  acceptance_.restore(std::vector<float>(cells.begin(), cells.end()));
+  target_.restore(take(target_.numbers().size()));
+  layers_.restore(take(layers_.numbers().size()));
+  take_mean(overhead_);
+  for (Family& f : families_) {
+    f.seen = take(1)[0];
+    for (Mean* mean : {&f.worth, &f.gain, &f.levels, &f.width, &f.nodes}) take_mean(*mean);
+  }
+  for (Mean& held : held_) take_mean(held);
+  current_ = std::clamp(static_cast<int>(numbers[at]), 0, std::max(0, static_cast<int>(arms_.size()) - 1));
+  drafted_ = families_.size() > 1 ? kTurn : 0;
+  return true;
 }
 
 }  // namespace frspec

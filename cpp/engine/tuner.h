@@ -1,179 +1,176 @@
-// What to draft with, and whether at all: learned from the steps themselves, kept from text to text.
+// What to draft with, how far, and whether at all: the decision, step by step.
 //
-// An arm is a draft head and a tree shape. What it gives and what it costs is known from steps that ran it, and told
-// from other steps as far as they show it:
-//   - the accepted nodes of a tree say how many a smaller one would have held (their ranks by score), and how many of
-//     their tokens another head would have found: rho, the acceptance ratio of a head;
-//   - a step costs the drafter's layers for each level, the head for each level, and a pass of the target that is as
-//     long as it was with trees of that size, or lies between those of smaller and larger ones: nu and kappa.
-// The arm with the most tokens per second is run, or none, where plain decoding gives more. Steps that are made to
-// learn something may cost a small share of all time, so a useless drafter costs next to nothing.
-// The text does not depend on any of it.
+// The ratio that is maximised is expected tokens over expected seconds. At its best value L, tokens per second, a node
+// belongs into the tree if the probability that it is accepted is above L times the seconds that its row adds to the
+// target's pass; a level is drafted if what it is expected to add is above L times its seconds; and a step drafts at
+// all if its tree is expected to be worth more than what drafting it costs. So trees grow deep where the drafter is
+// sure and not at all where it is not. Probabilities are Acceptance's, seconds are RowCosts', L is what the latest steps
+// gave, and no less than plain decoding gives. The text does not depend on any of it.
 #pragma once
 
-#include <array>
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "tree/draft_tree.h"
+#include "engine/acceptance.h"
+#include "engine/costs.h"
+#include "tree/growth.h"
 
 namespace frspec {
 
-class Tuner {
+class Tuner final : public Growth {
  public:
-  // Seconds that choosing children takes: of the root, and of the nodes of one level.
-  struct Head {
-    std::string name;
+  // A draft head, and the translation of its tokens where there is a choice. Arms of one translation draft alike but for
+  // the rows that their heads lack.
+  struct Arm {
+    std::string head = {};
+    std::string translation = {};
+    // Seconds that the head takes for one state, and for each state more.
     double root_seconds = 0.0;
-    double level_seconds = 0.0;
+    double row_seconds = 0.0;
   };
   struct Plan {
-    bool drafts = false;
-    int head = 0, shape = 0;
-    bool planned = false;  // by next(): other steps tell what they cost, and are nobody's loss
+    bool drafts = false;  // with the drafter; what the text repeats is proposed in any case
+    int arm = 0;
+    bool planned = false;  // by next(): other steps are told of, but were nobody's choice
+    bool forced = false;   // there must be a draft
   };
-  // An accepted node of a tree: its place among the tree's nodes by score, from 0, and the heads that hold its token (a
-  // bit for each).
-  struct Accepted {
-    int rank = 0;
-    std::uint32_t heads = ~0u;
+  // A node of the tree that the target reached, and a child of it.
+  struct Trial {
+    std::uint16_t cell = 0;
+    bool accepted = false;
   };
   struct Step {
     Plan plan;
-    double draft_seconds = 0.0;
-    double seconds = 0.0;           // of all of it
-    double catch_up_seconds = 0.0;  // beside it: telling the drafter of plain steps before
-    int tokens = 0;                 // that it gave
-    std::vector<Accepted> accepted;
-    // Whether the ranks are known, so that the step tells of smaller trees.
-    bool is_ranked = false;
+    bool drafted = false;           // the drafter was asked
+    int rows = 1;                   // of the target's pass
+    int told = 0;                   // rows that the drafter was told of, or had to read
+    double told_seconds = 0.0;      // that this took
+    double grown_seconds = 0.0;     // of proposing
+    double target_seconds = 0.0;    // of the pass and the verdict
+    int accepted = 0;               // drafts
+    double expected = 0.0;          // accepted drafts that the tree's notes promised
+    bool has_notes = false;         // whether they did
+    std::vector<Trial> nodes = {};  // children of reached nodes
+    std::vector<Trial> parents = {};  // reached nodes that had children: whether it was one of them
+    std::vector<std::uint32_t> held = {};  // of each token that the step gave: the arms whose heads held it
 
     // Another step begins, in the memory of this one.
-    void begin() {
-      std::vector<Accepted> memory = std::move(accepted);
-      memory.clear();
-      *this = {};
-      accepted = std::move(memory);
-    }
+    void begin();
   };
 
-  // The first head is the one that misses least: rho is measured against it. The shapes, the smallest first; the last
-  // one holds all others. None: there is nothing to draft with.
-  Tuner(std::vector<Head> heads, std::vector<TreeShape> shapes);
+  // `arms`: the head that misses least first; none: there is no drafter, but perhaps repetitions. `grows`: whether trees
+  // grow as far as this says; else they have a fixed shape of so many levels. `clock`: seconds; for simulations.
+  Tuner(std::vector<Arm> arms, bool grows, int levels, std::function<double()> clock = {});
 
-  // How long a pass of the target takes with one row, and with the largest tree, before any step was made.
-  void know_target(double plain_seconds, double largest_seconds);
-  // Forgets what was accepted so far, not what it cost: after a text that says nothing.
-  void keep_costs();
-  // A new text may be another kind of text: a pause is cut short.
-  void begin_text();
+  const std::vector<Arm>& arms() const { return arms_; }
+  bool grows() const { return grows_; }
+  bool knows_costs() const { return target_.is_known(); }
+  void know_target(int rows, double seconds) { target_.add(rows, seconds); }
+
+  // Another text begins; it may be of another kind. `noisy`: at a temperature above 0.
+  void begin_text(bool noisy);
   // The next step. `may_pause`: whether it may be a plain one.
   Plan next(bool may_pause);
   // How many steps more may be made as the last one was planned, before next() is asked again: where nothing else is to
   // be learned, and steps begin before it is known what the last ones have shown. again() plans each of them.
   int steady_steps() const;
   Plan again();
+  // The drafter is about to be asked, and has answered: the time in between is its own.
+  void begin_growth(const Plan& plan);
+  void end_growth();
   void add(const Step& step);
+  // Trees of each of these many nodes per level are grown, whatever they promise: to learn what they cost. Empty: no
+  // more.
+  void rehearse(std::vector<int> widths) { rehearsal_ = std::move(widths); }
 
-  const std::vector<Head>& heads() const { return heads_; }
-  const std::vector<TreeShape>& shapes() const { return shapes_; }
+  NodeNote judge(const NodeNote& parent, float score, int depth) const override {
+    return acceptance_.judge(parent, score, depth);
+  }
+  NodeNote judge_repeated(const NodeNote& parent, int matched, int depth) const override {
+    return acceptance_.judge_repeated(parent, matched, depth);
+  }
+  bool drafts_beside(std::span<const float> repeated) override;
+  int width(std::span<const NodeNote> frontier, std::span<const float> chances) override;
+  int size(std::span<const float> chances) const override;
 
-  // What was found, in the terms of heads.md: for the best arm.
+  // What was found, for people.
   struct Choice {
-    Plan plan;
-    double rho = 0.0;                      // accepted drafts over those of the first head
-    double nu = 0.0;                       // the head's time over the first one's
-    double kappa = 0.0;                    // the first head's time over the rest of the step
-    double tokens_per_second = 0.0;        // expected with the arm; 0: nothing was drafted yet
-    double plain_tokens_per_second = 0.0;  // 0: no plain step was made yet
+    int arm = 0;
+    bool drafts = false;         // whether that beats plain decoding
+    double nodes = 0.0;          // of a tree, the root included
+    double levels = 0.0;         // of it
+    double gain = 0.0;           // accepted drafts of a drafted step, expected
+    double cost = 0.0;           // of drafting and verifying them, in tokens that might have been written meanwhile
+    double tokens_per_second = 0.0;
+    double plain_tokens_per_second = 0.0;
   };
   Choice choice() const;
-  // What is expected of an arm: tokens of a step, and its seconds.
-  double tokens(int head, int shape) const { return 1.0 + drafts_of_shape(shape) * ratio(head); }
-  double seconds(int head, int shape) const;
+
+  // What is worth keeping from process to process, as numbers; restore() returns false for numbers of another kind.
+  std::vector<double> numbers() const;
+  bool restore(std::span<const double> numbers);
 
  private:
   // A mean in which the latest values count most.
   struct Mean {
     double value = 0.0;
     double count = 0.0;
-    void add(double x);
+    void add(double x, double memory);
   };
-  // The median of the latest durations: a step that was interrupted says nothing.
-  class Duration {
-   public:
-    void add(double seconds);
-    double value() const { return median_; }
-    int count() const { return count_; }
-    bool is_sure() const { return count_ >= kSure; }
-
-   private:
-    static constexpr int kKept = 31, kSure = 5;
-    std::array<double, kKept> latest_ = {};
-    int count_ = 0;
-    double median_ = 0.0;
+  // What is known of one translation.
+  struct Family {
+    double seen = 0.0;  // drafted steps
+    Mean worth;   // of a drafted step, in tokens: what it gave less what it cost
+    Mean gain;    // what it gave
+    Mean levels;  // that it grew
+    Mean width;   // nodes of a level behind the first
+    Mean nodes;   // of its trees
   };
-  static constexpr double kMemory = 256.0;
-  static constexpr double kPrior = 2.0;        // steps that a guess of the accepted length counts for
-  static constexpr double kLearning = 0.012;   // share of all time that may be lost by learning
-  static constexpr double kOldMemory = 16.0;   // steps that what was learned counts for once drafting has paused
-  static constexpr double kHope = 0.4;         // tokens that an arm may be better than one step of it showed
-  static constexpr double kHysteresis = 1.02;  // an arm must be better by that much to replace the one that runs
-  static constexpr int kFirstPlain = 3;        // plain steps at first
-  // Drafted steps between two plain ones that measure plain decoding: few at first, when little is known.
-  static constexpr int kLeastPlainInterval = 8, kMostPlainInterval = 128;
-  // Drafted steps between two surveys, likewise.
-  static constexpr int kLeastSurveyInterval = 2, kMostSurveyInterval = 32;
 
-  std::size_t index(int head, int shape) const {
-    return static_cast<std::size_t>(head) * shapes_.size() + static_cast<std::size_t>(shape);
-  }
-  double ratio(int head) const;
-  double drafts_of_shape(int shape) const;  // accepted with the first head
-  double head_seconds(int head, int shape) const;
-  double target_seconds(int shape) const { return expected_target_[static_cast<std::size_t>(shape)]; }
-  double layers_seconds(int shape) const;
-  void expect_target();
-  double rate(int head, int shape) const { return tokens(head, shape) / seconds(head, shape); }
-  double hoped_rate(int head, int shape) const;
-  Plan best_arm() const;
-  // Whether a tree costs more than plain decoding even if all of its levels were accepted.
-  bool is_hopeless(int shape) const;
-  Plan choose(bool may_pause);
-  void watch(double loss);
-  void forget();
-  void learn_acceptance(const Step& step);
+  double plain() const { return target_(1); }
+  double value_of_time() const;  // tokens per second: L
+  double head_seconds(const Arm& arm, int rows) const { return arm.root_seconds + (rows - 1) * arm.row_seconds; }
+  double level_seconds(int arm, int rows) const;
+  double root_seconds(int arm, int told) const;
+  int family_of(int arm) const { return families_of_[static_cast<std::size_t>(arm)]; }
+  Family& family() { return families_[static_cast<std::size_t>(family_of(plan_.arm))]; }
+  double hoped_worth(const Family& family) const;
+  void learn_costs(const Step& step);
+  double held(int arm) const;
+  int choose_arm();
+  int best_head(int family) const;
+  int probe_interval() const;
 
-  std::vector<Head> heads_;
-  std::vector<TreeShape> shapes_;
-  std::vector<Duration> arms_;            // heads x shapes: of whole steps
-  std::vector<Mean> drafts_;              // by shape: accepted drafts, as the first head would have had them
-  std::vector<Duration> target_seconds_;  // by shape: of a step without its drafting
-  std::vector<double> expected_target_;   // by shape: what steps are expected to take beside their drafting
-  std::vector<double> found_, asked_;     // by head: accepted tokens of surveys that it holds, and all of them
-  Duration plain_seconds_;
-  Duration layer_seconds_;  // of the drafter's layers, for each level and once for the text
-  Plan current_, last_;     // the arm that runs; what next() said
-  // What was lost, and the time of all steps that this may be a share of: by drafting, where a text is free to go
-  // without, compared with plain decoding; and by surveys, compared with the best arm.
-  struct Budget {
-    double lost = 0.0, seconds = 0.0, allowance = 0.0;
-    void add(double loss) { lost = lost + loss > 0.0 ? lost + loss : 0.0; }
-    bool may_lose(double loss) const { return lost + loss <= kLearning * seconds + allowance; }
-  };
-  Budget trials_, surveys_;
-  double risk_ = 0.0;  // what drafting has lost since it paused last; below 0: gained
-  int pause_left_ = 0, pause_length_ = 0;
+  std::vector<Arm> arms_;
+  std::vector<int> families_of_;  // of the arms
+  std::vector<Family> families_;
+  std::vector<Mean> held_;        // by arm: tokens of the text that its head had
+  bool grows_;
+  int fixed_levels_;
+  std::function<double()> clock_;
+  Acceptance acceptance_;
+  RowCosts target_{0.0, 0.1}, layers_{0.0, 0.02};
+  Mean overhead_;                // of a drafted step, seconds: beside layers and heads
+  Mean rate_tokens_, rate_seconds_;
+  bool noisy_ = false;
+  int current_ = 0;              // arm
+  int drafted_ = 0;              // steps
+  int since_plain_ = 0, plain_interval_;
+  int until_probe_ = 0;
   bool free_ = false;            // whether the planned step may be a plain one
-  double surveys_beside_ = 0.0;  // tokens per second of the arm that a survey stands in for; 0: the step is none
-  int since_plain_ = 0, plain_interval_ = kLeastPlainInterval, since_survey_ = 0,
-      survey_interval_ = kLeastSurveyInterval;
-  int surveys_made_ = 0, trials_made_ = 0;
+  // Of the tree that grows:
+  Plan plan_;
+  struct Level {
+    int rows;
+    double seconds;
+  };
+  std::vector<Level> grown_;
+  double level_begin_ = 0.0;
+  double worth_of_repeated_ = 0.0;  // tokens, without the drafter
+  std::vector<int> rehearsal_;
 };
-
-// The shapes that a tuner may choose from, the smallest first; `largest` is the last one.
-std::vector<TreeShape> shapes_up_to(const TreeShape& largest);
 
 }  // namespace frspec

@@ -78,7 +78,6 @@ DraftTree::DraftTree(Backend& backend, const TreeShape& shape) {
   pool_.frontier_depth = carver.ints(k);
   pool_.frontier_path = carver.ints(k * levels);
   pool_.previous_path = carver.ints(k * levels);
-  room_branch_ = shape.branch;
   allocate_view(backend, size_of(shape), shape.levels());
   rank_memory_ = backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(view_.size));
   view_.ranks = rank_memory_.as<std::int32_t>();
@@ -86,18 +85,6 @@ DraftTree::DraftTree(Backend& backend, const TreeShape& shape) {
 
 // No more nodes than there are candidates, and the root.
 int DraftTree::size_of(const TreeShape& shape) const { return std::min(shape.size, pool_.capacity() + 1); }
-
-void DraftTree::reshape(const TreeShape& shape) {
-  pool_.branch = shape.branch;
-  pool_.levels = shape.levels();
-  const int size = size_of(shape);
-  if (shape.branch > room_branch_ || shape.levels() > room_depth_ || size > room_size_) {
-    throw Error(concat("draft tree: found depth ", shape.depth, ", branch ", shape.branch, " and size ", size,
-                       ", expected at most ", room_depth_ - 1, ", ", room_branch_, " and ", room_size_));
-  }
-  view_.size = size;
-  view_.max_depth = shape.levels();
-}
 
 DraftTree::DraftTree(Backend& backend, std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents) {
   if (tokens.size() != parents.size() || tokens.empty()) {
@@ -113,12 +100,14 @@ DraftTree DraftTree::with_room(Backend& backend, int size, int max_depth) {
   return tree;
 }
 
-void DraftTree::assign(Backend& backend, std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents) {
+void DraftTree::assign(Backend& backend, std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents,
+                       std::span<const NodeNote> notes) {
   const TreeLayout layout = derive_layout(parents);
   if (static_cast<int>(tokens.size()) > room_size_ || layout.max_depth > room_depth_) {
     throw Error(concat("draft tree: found ", tokens.size(), " nodes and depth ", layout.max_depth,
                        ", expected at most ", room_size_, " and ", room_depth_));
   }
+  notes_.assign(notes.begin(), notes.end());
   view_.size = static_cast<int>(tokens.size());
   view_.max_depth = layout.max_depth;
   const std::size_t bytes = tokens.size() * sizeof(std::int32_t);
@@ -126,6 +115,12 @@ void DraftTree::assign(Backend& backend, std::span<const std::int32_t> tokens, s
   backend.upload(view_.parents, parents.data(), bytes);
   backend.upload(view_.depth, layout.depth.data(), bytes);
   backend.upload(view_.path, layout.path.data(), layout.path.size() * sizeof(std::int32_t));
+}
+
+void DraftTree::restore() {
+  view_.size = room_size_;
+  view_.max_depth = room_depth_;
+  notes_.clear();
 }
 
 void DraftTree::allocate_view(Backend& backend, int size, int max_depth) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "tree/growth.h"
 
 namespace frspec {
 
@@ -38,17 +39,20 @@ class DraftTree {
   // A tree of the given tokens and parents (host).
   DraftTree(Backend& backend, std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents);
 
-  // The next trees of one that is grown have this shape; it must be none larger than the first one's, in no measure.
-  void reshape(const TreeShape& shape);
-
   // Room for trees that are given one after the other: up to `size` nodes and `max_depth` levels below the root.
   static DraftTree with_room(Backend& backend, int size, int max_depth);
-  // Another tree of the given tokens and parents (host); it must fit.
-  void assign(Backend& backend, std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents);
+  // Another tree of the given tokens and parents (host); it must fit. `notes`: of each node, or none.
+  void assign(Backend& backend, std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents,
+              std::span<const NodeNote> notes = {});
+
+  // As large as it was made, and without notes: for the next tree that is grown on the device.
+  void restore();
 
   const TreeView& view() const { return view_; }
   const CandidatePool& pool() const { return pool_; }
   int size() const { return view_.size; }
+  // What was thought of each node, where the tree was grown by a Growth; else empty.
+  std::span<const NodeNote> notes() const { return notes_; }
   // What a chain was drawn from, for rejection sampling; null: nothing was drawn.
   const Proposals* proposals() const { return proposals_; }
   void set_proposals(const Proposals* proposals) { proposals_ = proposals; }
@@ -65,7 +69,8 @@ class DraftTree {
   int size_of(const TreeShape& shape) const;
 
   Buffer view_memory_, pool_memory_, rank_memory_;
-  int room_size_ = 0, room_depth_ = 0, room_branch_ = 0;
+  int room_size_ = 0, room_depth_ = 0;
+  std::vector<NodeNote> notes_;
   const Proposals* proposals_ = nullptr;
   TreeView view_;
   CandidatePool pool_;

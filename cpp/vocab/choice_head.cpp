@@ -5,6 +5,12 @@
 
 namespace frspec {
 
+std::vector<HeadChoice> ChoiceHead::choices() const {
+  std::vector<HeadChoice> result;
+  for (const Policy& policy : policies_) result.push_back({policy.name, policy.head.get()});
+  return result;
+}
+
 std::uint32_t ChoiceHead::holders(TokenId token) const {
   const std::vector<TokenId> spelled = spelling_ ? spelling_(token) : std::vector{token};
   std::uint32_t bits = 1;

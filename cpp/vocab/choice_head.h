@@ -25,11 +25,10 @@ class ChoiceHead final : public DraftHead {
   explicit ChoiceHead(std::vector<Policy> policies, Spelling spelling = {})
       : policies_(std::move(policies)), spelling_(std::move(spelling)) {}
 
-  const std::vector<Policy>& policies() const { return policies_; }
-  void use(int policy) { used_ = static_cast<std::size_t>(policy); }
-  // The policies that hold a token of the target now, or cannot say: a bit for each. The first one, which misses least,
-  // is taken to hold all.
-  std::uint32_t holders(TokenId token) const;
+  std::vector<HeadChoice> choices() const override;
+  void use(int policy) override { used_ = static_cast<std::size_t>(policy); }
+  // The first policy, which misses least, is taken to hold all.
+  std::uint32_t holders(TokenId token) const override;
 
   int size() const override;
   std::vector<const Weight*> matrices() const override { return policies_[used_].head->matrices(); }

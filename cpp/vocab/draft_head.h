@@ -2,9 +2,11 @@
 // the best tokens (ids of the full vocabulary, log-probabilities) out. Nobody else knows that a subset exists.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "backend/backend.h"
@@ -45,6 +47,14 @@ struct TextNews {
   std::span<const TokenId> candidates;  // that the target found probable, the likeliest last
 };
 
+class DraftHead;
+
+// One of several policies that a head can follow.
+struct HeadChoice {
+  std::string name;
+  DraftHead* head = nullptr;
+};
+
 class DraftHead {
  public:
   virtual ~DraftHead() = default;
@@ -61,6 +71,11 @@ class DraftHead {
   virtual void begin() {}
   virtual void observe(const TextNews&) {}
   virtual int wanted_candidates() const { return 0; }  // of the target, after each token
+  // The policies that it can choose among, the one that misses least first (none: it has but one), and the one that it
+  // follows from now on. holders: those that hold a token now, or cannot say, a bit for each.
+  virtual std::vector<HeadChoice> choices() const { return {}; }
+  virtual void use(int /*choice*/) {}
+  virtual std::uint32_t holders(TokenId) const { return ~0u; }
   // Whether observe() may come some steps late: what it offers does not depend on it.
   virtual bool follows_device() const { return wanted_candidates() == 0; }
 };

@@ -31,6 +31,9 @@ class RecordingHead final : public DraftHead {
   void observe(const TextNews& news) override { head_->observe(news); }
   bool follows_device() const override { return false; }  // the states are looked at on the host
   int wanted_candidates() const override { return head_->wanted_candidates(); }
+  std::vector<HeadChoice> choices() const override { return head_->choices(); }
+  void use(int choice) override { head_->use(choice); }
+  std::uint32_t holders(TokenId token) const override { return head_->holders(token); }
 
  private:
   Backend& backend_;

@@ -20,6 +20,9 @@ class TimedHead final : public DraftHead {
   void observe(const TextNews& news) override { head_->observe(news); }
   int wanted_candidates() const override { return head_->wanted_candidates(); }
   bool follows_device() const override { return head_->follows_device(); }
+  std::vector<HeadChoice> choices() const override { return head_->choices(); }
+  void use(int choice) override { head_->use(choice); }
+  std::uint32_t holders(TokenId token) const override { return head_->holders(token); }
 
  private:
   std::unique_ptr<DraftHead> head_;

@@ -26,7 +26,7 @@ std::string bench(const std::filesystem::path& target, const std::optional<std::
                   const std::optional<std::filesystem::path>& ranks, const std::optional<std::filesystem::path>& sketch,
                   std::vector<std::string> heads, std::vector<int> n_prompt, std::vector<int> n_gen,
                   std::vector<int> n_verify, int n_depth, int repetitions, std::optional<float> synthetic_acceptance,
-                  int tree_depth, int tree_branch, int tree_size, int n_threads, const std::string& cache_type,
+                  std::optional<int> tree_depth, std::optional<int> tree_branch, std::optional<int> tree_size, int n_threads, const std::string& cache_type,
                   const std::string& device, const nb::object& progress) {
   const nb::gil_scoped_release release;
   BenchOptions options;
@@ -34,7 +34,7 @@ std::string bench(const std::filesystem::path& target, const std::optional<std::
   options.engine.drafter = drafter;
   options.engine.ranks = ranks;
   options.engine.sketch = sketch;
-  options.engine.tree = {tree_depth, tree_branch, tree_size};
+  options.engine.tree = TreeChoice{"auto", tree_depth, tree_branch, tree_size}.shape();
   options.engine.backend = {device, n_threads};
   options.engine.kv_type = parse_kv_type(cache_type);
   options.engine.on_load = [&](std::size_t done, std::size_t total) { call_python(progress, "loading", done, total); };

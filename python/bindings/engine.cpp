@@ -100,6 +100,18 @@ class PyGeneration {
     return list;
   }
 
+  // Of every step so far: the nodes of a tree that was not verified.
+  nb::list watched() {
+    nb::list list;
+    const std::scoped_lock lock(mutex_);
+    for (const StepTrace& step : text_->trace()) {
+      nb::list nodes;
+      for (const auto& node : step.watched) nodes.append(nb::make_tuple(node.token, node.parent, node.score));
+      list.append(nodes);
+    }
+    return list;
+  }
+
   std::string closing_text() {
     const nb::gil_scoped_release release;
     const std::scoped_lock lock(mutex_);
@@ -157,7 +169,8 @@ class PyGeneration {
 void make_engine(Engine* self, const std::filesystem::path& target, const std::optional<std::filesystem::path>& drafter,
                  const std::optional<std::filesystem::path>& ranks, const std::optional<std::filesystem::path>& sketch,
                  const std::optional<std::filesystem::path>& adapt, const std::string& head,
-                 const std::string& translate, int ngram, int tree_depth, int tree_branch, int tree_size, int n_ctx,
+                 const std::string& translate, int ngram, const std::string& tree, std::optional<int> tree_depth,
+                 std::optional<int> tree_branch, std::optional<int> tree_size, int n_ctx,
                  int n_batch, int n_threads, const std::string& cache_type, const std::string& device, int n_gpu_layers,
                  bool head_on_host, const std::vector<int>& taps, std::size_t states, const nb::object& progress) {
   const nb::gil_scoped_release release;
@@ -171,7 +184,7 @@ void make_engine(Engine* self, const std::filesystem::path& target, const std::o
   options.head = head;
   options.translate = translate;
   options.ngram = ngram;
-  options.tree = {tree_depth, tree_branch, tree_size};
+  options.tree = TreeChoice{tree, tree_depth, tree_branch, tree_size}.shape();
   options.context = n_ctx;
   options.batch = n_batch;
   options.backend = {device, n_threads};
@@ -245,13 +258,15 @@ void init_stats(nb::module_& m) {
             if (!self.tuning) return nb::none();
             nb::dict found;
             found["head"] = self.tuning->head;
-            found["tree"] = nb::make_tuple(self.tuning->depth, self.tuning->branch, self.tuning->size);
+            found["translation"] = self.tuning->translation;
             found["drafts"] = self.tuning->drafts;
-            found["rho"] = self.tuning->rho;
-            found["nu"] = self.tuning->nu;
-            found["kappa"] = self.tuning->kappa;
+            found["nodes"] = self.tuning->nodes;
+            found["levels"] = self.tuning->levels;
+            found["gain"] = self.tuning->gain;
+            found["cost"] = self.tuning->cost;
             found["tokens_per_second"] = self.tuning->tokens_per_second;
             found["plain_tokens_per_second"] = self.tuning->plain_tokens_per_second;
+            found["summary"] = self.tuning->summary;
             return found;
           },
           nb::sig("def tuning(self) -> dict[str, typing.Any] | None"),
@@ -276,6 +291,10 @@ void init_generation(nb::module_& m) {
                    "Log-probability of every token so far, and the best tokens with theirs, where asked for.")
       .def_prop_ro("trace", &PyGeneration::trace, nb::sig("def trace(self) -> list[dict[str, typing.Any]]"),
                    "Every step so far, where asked for: the fields of ``frspec_cpp.Step``.")
+      .def_prop_ro("watched", &PyGeneration::watched,
+                   nb::sig("def watched(self) -> list[list[tuple[int, int, float]]]"),
+                   "With ``draft=\"watch\"`` and ``trace``: the nodes (token, parent, log-probability given the parent) of "
+                   "each step's tree, which was not verified. Parent 0 is the root.")
       .def_prop_ro("finish_reason", &PyGeneration::finish_reason,
                    "``\"stop\"`` (an end-of-generation token, a stop token or a stop string), ``\"length\"``, or None "
                    "while it runs.")
@@ -292,15 +311,15 @@ void init_engine(nb::module_& m) {
                      "other; engines are independent of each other.")
       .def("__init__", &make_engine, "target"_a, "drafter"_a = nb::none(), "ranks"_a = nb::none(),
            "sketch"_a = nb::none(), "adapt"_a = nb::none(), "head"_a = "full", "translate"_a = "auto", "ngram"_a = 0,
-           "tree_depth"_a = TreeShape{}.depth, "tree_branch"_a = TreeShape{}.branch, "tree_size"_a = TreeShape{}.size,
+           "tree"_a = "auto", "tree_depth"_a = nb::none(), "tree_branch"_a = nb::none(), "tree_size"_a = nb::none(),
            "n_ctx"_a = 0, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0, "cache_type"_a = "f16",
            "device"_a = default_device(), "n_gpu_layers"_a = -1, "head_on_host"_a = false,
            "taps"_a = std::vector<int>{}, "states"_a = 0, "progress"_a = nb::none(),
            nb::sig("def __init__(self, target: str | os.PathLike[str], drafter: str | os.PathLike[str] | None = None, "
                    "ranks: str | os.PathLike[str] | None = None, sketch: str | os.PathLike[str] | None = None, "
                    "adapt: str | os.PathLike[str] | None = None, head: str = 'full', translate: str = 'auto', ngram: "
-                   "int = 0, tree_depth: int = 5, "
-                   "tree_branch: int = 10, tree_size: int = 60, n_ctx: int = 0, n_batch: int = 512, "
+                   "int = 0, tree: str = 'auto', tree_depth: int | None = None, "
+                   "tree_branch: int | None = None, tree_size: int | None = None, n_ctx: int = 0, n_batch: int = 512, "
                    "n_threads: int = 0, cache_type: str = 'f16', device: str = 'cpu', n_gpu_layers: int = -1, "
                    "head_on_host: bool = False, taps: Sequence[int] = (), "
                    "states: int = 0, "
@@ -323,13 +342,13 @@ void init_engine(nb::module_& m) {
           [](const Engine& self) {
             nb::list costs;
             if (self.tuner() == nullptr) return costs;
-            for (const Tuner::Head& head : self.tuner()->heads()) {
-              costs.append(nb::make_tuple(head.name, head.root_seconds, head.level_seconds));
+            for (const Tuner::Arm& arm : self.tuner()->arms()) {
+              costs.append(nb::make_tuple(arm.head, arm.root_seconds, arm.row_seconds));
             }
             return costs;
           },
           nb::sig("def head_costs(self) -> list[tuple[str, float, float]]"),
-          "With head \"auto\": the policies, and the seconds that each took for one state and for those of a level.")
+          "With head \"auto\": the policies, and the seconds that each took for one state and for each state more.")
       .def(
           "set_head",
           [](Engine& self, const std::string& head) {

@@ -1,4 +1,4 @@
-// `_core.Tuner`: the choice of head, tree and whether to draft, for tests with made-up costs.
+// `_core.Tuner`: the decision of what to draft, for simulations (tests/engine/test_tuner.py).
 #include <cstdint>
 #include <string>
 #include <tuple>
@@ -6,7 +6,6 @@
 #include <vector>
 
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -19,86 +18,110 @@ using namespace nb::literals;
 namespace frspec {
 namespace {
 
-using Shape = std::tuple<int, int, int>;
-using Planned = std::tuple<bool, int, int>;
+using Planned = std::tuple<bool, int>;
+using Note = std::tuple<float, int>;
 
-void make_tuner(Tuner* self, const std::vector<std::tuple<std::string, double, double>>& heads,
-                const std::vector<Shape>& shapes) {
-  std::vector<Tuner::Head> made;
-  for (const auto& [name, root, level] : heads) made.push_back({name, root, level});
-  std::vector<TreeShape> trees;
-  for (const auto& [depth, branch, size] : shapes) trees.push_back({depth, branch, size});
-  new (self) Tuner(std::move(made), std::move(trees));
+NodeNote to_note(const Note& note) { return {std::get<0>(note), static_cast<std::uint16_t>(std::get<1>(note))}; }
+Note from_note(const NodeNote& note) { return {note.chance, note.cell}; }
+
+void make_tuner(Tuner* self, const std::vector<std::tuple<std::string, std::string, double, double>>& arms, bool grows,
+                int levels, nb::object clock) {
+  std::vector<Tuner::Arm> made;
+  for (const auto& [head, translation, root, row] : arms) made.push_back({head, translation, root, row});
+  new (self) Tuner(std::move(made), grows, levels, [clock = std::move(clock)] { return nb::cast<double>(clock()); });
+}
+
+void add(Tuner& self, const Planned& plan, bool drafted, int rows, int told, double told_seconds, double grown_seconds,
+         double target_seconds, int accepted, double expected, bool has_notes,
+         const std::vector<std::tuple<int, bool>>& nodes, const std::vector<std::tuple<int, bool>>& parents,
+         const std::vector<std::uint32_t>& held) {
+  Tuner::Step step{.plan = {.drafts = std::get<0>(plan), .arm = std::get<1>(plan), .planned = true},
+                   .drafted = drafted,
+                   .rows = rows,
+                   .told = told,
+                   .told_seconds = told_seconds,
+                   .grown_seconds = grown_seconds,
+                   .target_seconds = target_seconds,
+                   .accepted = accepted,
+                   .expected = expected,
+                   .has_notes = has_notes,
+                   .held = held};
+  for (const auto& [cell, hit] : nodes) step.nodes.push_back({static_cast<std::uint16_t>(cell), hit});
+  for (const auto& [cell, hit] : parents) step.parents.push_back({static_cast<std::uint16_t>(cell), hit});
+  self.add(step);
 }
 
 }  // namespace
 
 void init_tuner(nb::module_& m) {
-  nb::class_<Tuner>(m, "Tuner", "What to draft with, and whether at all, learned from steps (docs/heads.md).")
-      .def("__init__", &make_tuner, "heads"_a, "shapes"_a,
-           "Heads (name, seconds at the root, seconds of a level), the one that misses least first; shapes (depth, "
-           "branch, size), the smallest first.")
-      .def_static(
-          "shapes_up_to",
-          [](const Shape& largest) {
-            std::vector<Shape> shapes;
-            for (const TreeShape& s :
-                 shapes_up_to({std::get<0>(largest), std::get<1>(largest), std::get<2>(largest)})) {
-              shapes.emplace_back(s.depth, s.branch, s.size);
-            }
-            return shapes;
-          },
-          "largest"_a, "The shapes that are tried where the largest one is given.")
-      .def("know_target", &Tuner::know_target, "plain_seconds"_a, "largest_seconds"_a,
-           "How long a pass of the target takes with one row, and with the largest tree.")
+  nb::class_<Tuner>(m, "Tuner", "What to draft with, how far, and whether at all (engine/tuner.h).")
+      .def("__init__", &make_tuner, "arms"_a, "grows"_a, "levels"_a, "clock"_a,
+           "Arms (head, translation, seconds for one state, for each state more); a clock in seconds.")
+      .def("know_target", &Tuner::know_target, "rows"_a, "seconds"_a)
+      .def("begin_text", &Tuner::begin_text, "noisy"_a)
       .def(
           "next",
           [](Tuner& self, bool may_pause) {
             const Tuner::Plan plan = self.next(may_pause);
-            return Planned{plan.drafts, plan.head, plan.shape};
+            return Planned{plan.drafts, plan.arm};
           },
-          "may_pause"_a, "The next step: whether it drafts, the head and the shape.")
-      .def("steady_steps", &Tuner::steady_steps, "How many more steps next() need not be asked about.")
+          "may_pause"_a, "The next step: whether it drafts, and the arm.")
       .def(
-          "again",
-          [](Tuner& self) {
-            const Tuner::Plan plan = self.again();
-            return Planned{plan.drafts, plan.head, plan.shape};
+          "begin_growth",
+          [](Tuner& self, const Planned& plan, bool forced) {
+            self.begin_growth(
+                {.drafts = std::get<0>(plan), .arm = std::get<1>(plan), .planned = true, .forced = forced});
           },
-          "The plan of one of them.")
+          "plan"_a, "forced"_a = false)
+      .def("end_growth", &Tuner::end_growth)
       .def(
-          "add",
-          [](Tuner& self, const Planned& plan, double draft_seconds, double seconds, int tokens,
-             const std::vector<std::pair<int, std::uint32_t>>& accepted) {
-            Tuner::Step step;
-            step.plan = {std::get<0>(plan), std::get<1>(plan), std::get<2>(plan), true};
-            step.draft_seconds = draft_seconds;
-            step.seconds = seconds;
-            step.tokens = tokens;
-            for (const auto& [rank, heads] : accepted) step.accepted.push_back({rank, heads});
-            step.is_ranked = true;
-            self.add(step);
+          "judge",
+          [](const Tuner& self, const Note& parent, float score, int depth) {
+            return from_note(self.judge(to_note(parent), score, depth));
           },
-          "plan"_a, "draft_seconds"_a, "seconds"_a, "tokens"_a, "accepted"_a,
-          "What the step cost and gave; its accepted nodes: rank by score, and the heads that hold the token, as bits.")
-      .def("tokens", &Tuner::tokens, "head"_a, "shape"_a, "Expected of a step.")
-      .def("seconds", &Tuner::seconds, "head"_a, "shape"_a, "Expected of a step.")
+          "parent"_a, "score"_a, "depth"_a, "A child's chance and cell.")
+      .def(
+          "judge_repeated",
+          [](const Tuner& self, const Note& parent, int matched, int depth) {
+            return from_note(self.judge_repeated(to_note(parent), matched, depth));
+          },
+          "parent"_a, "matched"_a, "depth"_a)
+      .def(
+          "drafts_beside", [](Tuner& self, const std::vector<float>& chances) { return self.drafts_beside(chances); },
+          "repeated"_a)
+      .def(
+          "width",
+          [](Tuner& self, const std::vector<Note>& frontier, const std::vector<float>& chances) {
+            std::vector<NodeNote> notes;
+            for (const Note& note : frontier) notes.push_back(to_note(note));
+            return self.width(notes, chances);
+          },
+          "frontier"_a, "chances"_a)
+      .def(
+          "size", [](const Tuner& self, const std::vector<float>& chances) { return self.size(chances); }, "chances"_a)
+      .def("rehearse", &Tuner::rehearse, "widths"_a)
+      .def("add", &add, "plan"_a, "drafted"_a, "rows"_a, "told"_a, "told_seconds"_a, "grown_seconds"_a,
+           "target_seconds"_a, "accepted"_a, "expected"_a, "has_notes"_a, "nodes"_a, "parents"_a, "held"_a,
+           "What a step cost and showed, as Tuner::Step.")
+      .def("numbers", &Tuner::numbers, "What is kept from process to process.")
+      .def("restore", [](Tuner& self, const std::vector<double>& numbers) { return self.restore(numbers); }, "numbers"_a)
+      .def("steady_steps", &Tuner::steady_steps)
       .def(
           "choice",
           [](const Tuner& self) {
             const Tuner::Choice found = self.choice();
             nb::dict result;
-            result["drafts"] = found.plan.drafts;
-            result["head"] = found.plan.head;
-            result["shape"] = found.plan.shape;
-            result["rho"] = found.rho;
-            result["nu"] = found.nu;
-            result["kappa"] = found.kappa;
+            result["arm"] = found.arm;
+            result["drafts"] = found.drafts;
+            result["nodes"] = found.nodes;
+            result["levels"] = found.levels;
+            result["gain"] = found.gain;
+            result["cost"] = found.cost;
             result["tokens_per_second"] = found.tokens_per_second;
             result["plain_tokens_per_second"] = found.plain_tokens_per_second;
             return result;
           },
-          nb::sig("def choice(self) -> dict[str, float]"), "What was found best so far.");
+          nb::sig("def choice(self) -> dict[str, float]"), "What was found so far.");
 }
 
 }  // namespace frspec

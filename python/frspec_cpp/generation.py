@@ -15,24 +15,28 @@ class Tuning:
     """What the engine has found best to draft with, over all texts so far.
 
     Attributes:
-        head: The head policy.
-        tree: Depth, branch and size of the trees.
-        drafts: Whether that beats plain decoding.
-        rho: Accepted drafts over those of the head that misses least (1 where there is but one).
-        nu: The head's time over that one's.
-        kappa: That one's time over the rest of a step. Gain of a head: rho (1 + kappa) / (1 + nu kappa).
-        tokens_per_second: Expected with these drafts; 0: nothing was drafted yet.
-        plain_tokens_per_second: Without; 0: no step was plain yet.
+        head: The head policy; empty where only what the text repeats is drafted.
+        translation: ``"tli"`` or ``"slem"``, where there is a choice; else empty.
+        drafts: Whether drafting beats plain decoding.
+        nodes: Of a tree, the last token of the text included, on average.
+        levels: Of drafted tokens in it, on average.
+        gain: Drafts that a drafted step is expected to have accepted.
+        cost: Of drafting and verifying them, in tokens: what plain steps would have given meanwhile.
+        tokens_per_second: Expected of the way it goes now; 0: nothing is known yet.
+        plain_tokens_per_second: Expected of plain decoding.
+        summary: What was chosen, and why, in a sentence.
     """
 
     head: str
-    tree: tuple[int, int, int]
+    translation: str
     drafts: bool
-    rho: float
-    nu: float
-    kappa: float
+    nodes: float
+    levels: float
+    gain: float
+    cost: float
     tokens_per_second: float
     plain_tokens_per_second: float
+    summary: str
 
 
 @dataclass(frozen=True)

@@ -79,9 +79,12 @@ class LLM:
             it is not there, saved now and then and at the end (see :meth:`save_ranks`), and may be shared by several
             processes. The text stays what it is without; rejection sampling, where a seed's text would depend on
             earlier ones, is refused.
-        tree_depth: Depth of the draft tree (EAGLE's d): it has one level of drafted tokens more.
-        tree_branch: Nodes expanded per level, and children of each (EAGLE's k).
-        tree_size: Nodes that are verified at once, the last token of the text included (EAGLE's N).
+        tree: The draft tree: ``"auto"``, as far as pays, step by step; or ``"DEPTH,BRANCH,SIZE"``, or these three
+            numbers, for trees of a fixed shape.
+        tree_depth: Depth of trees of a fixed shape (EAGLE's d; 5): they have one level of drafted tokens more. Each
+            of these three fixes the shape.
+        tree_branch: Nodes expanded per level, and children of each (EAGLE's k; 10).
+        tree_size: Nodes that are verified at once, the last token of the text included (EAGLE's N; 60).
         n_ctx: Tokens that prompt and text may have together; 0: as many as the model was trained for, at most
             4096.
         n_batch: Prompt tokens per pass.
@@ -114,9 +117,10 @@ class LLM:
         ranks: str | os.PathLike[str] | None = None,
         sketch: str | os.PathLike[str] | None = None,
         adapt: str | os.PathLike[str] | None = None,
-        tree_depth: int = 5,
-        tree_branch: int = 10,
-        tree_size: int = 60,
+        tree: str | tuple[int, int, int] = "auto",
+        tree_depth: int | None = None,
+        tree_branch: int | None = None,
+        tree_size: int | None = None,
         n_ctx: int = 0,
         n_batch: int = 512,
         n_threads: int = 0,
@@ -138,6 +142,7 @@ class LLM:
                 head=head,
                 translate=translate,
                 ngram=ngram,
+                tree=tree if isinstance(tree, str) else ",".join(str(operator.index(number)) for number in tree),
                 tree_depth=tree_depth,
                 tree_branch=tree_branch,
                 tree_size=tree_size,

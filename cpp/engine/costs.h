@@ -1,0 +1,41 @@
+// What passes cost, by their rows: learned from passes, read for any number of rows.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <span>
+
+namespace frspec {
+
+// Seconds of a pass by its rows. Two things change at two paces: how long a pass of so many rows is beside one of
+// another size, slowly; and how fast the machine is now, quickly (memory is shared, and so may the processor be).
+class RowCosts {
+ public:
+  // Nothing is known: a pass of one row takes that long, and each further row so much of it.
+  explicit RowCosts(double one_row = 0.0, double further_row = 0.1) : guess_(one_row), further_(further_row) {}
+
+  double operator()(int rows) const { return speed_ * shape(rows); }
+  // A pass that took so long. One that took much longer than any before says little: somebody else wanted the processor.
+  void add(int rows, double seconds);
+  bool is_known() const { return known_ > 0; }
+
+  // What is kept from process to process: seconds and passes of each knot.
+  static constexpr std::array<int, 24> kRows = {1,  2,  3,  4,  5,  6,  7,  8,  10, 12,  14,  16,
+                                                20, 24, 28, 32, 40, 48, 64, 96, 128, 192, 256, 512};
+  std::array<double, 2 * kRows.size()> numbers() const;
+  void restore(std::span<const double> numbers);
+
+ private:
+  struct Knot {
+    double seconds = 0.0;
+    int count = 0;
+  };
+  double shape(int rows) const;  // seconds at the usual speed
+
+  std::array<Knot, kRows.size()> knots_ = {};
+  int known_ = 0;  // knots that are
+  double speed_ = 1.0;
+  double guess_, further_;
+};
+
+}  // namespace frspec
