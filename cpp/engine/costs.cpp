@@ -7,10 +7,10 @@
 namespace frspec {
 namespace {
 
-constexpr double kUnusual = 1.5;       // times what was expected: more, or less, than that is not believed at once
-constexpr double kSpeedPace = 0.12;    // share of a deviation that is taken for a change of the machine's speed
-constexpr int kFirst = 3;              // passes of so many rows that are needed before they say anything of the speed
-constexpr int kMemory = 40;            // passes that a knot remembers
+constexpr double kUnusual = 1.5;     // times what was expected: more, or less, than that is not believed at once
+constexpr double kSpeedPace = 0.12;  // share of a deviation that is taken for a change of the machine's speed
+constexpr int kFirst = 3;            // passes of so many rows that are needed before they say anything of the speed
+constexpr int kMemory = 40;          // passes that a knot remembers
 
 }  // namespace
 

@@ -170,9 +170,9 @@ void make_engine(Engine* self, const std::filesystem::path& target, const std::o
                  const std::optional<std::filesystem::path>& ranks, const std::optional<std::filesystem::path>& sketch,
                  const std::optional<std::filesystem::path>& adapt, const std::string& head,
                  const std::string& translate, int ngram, const std::string& tree, std::optional<int> tree_depth,
-                 std::optional<int> tree_branch, std::optional<int> tree_size, int n_ctx,
-                 int n_batch, int n_threads, const std::string& cache_type, const std::string& device, int n_gpu_layers,
-                 bool head_on_host, const std::vector<int>& taps, std::size_t states, const nb::object& progress) {
+                 std::optional<int> tree_branch, std::optional<int> tree_size, int n_ctx, int n_batch, int n_threads,
+                 const std::string& cache_type, const std::string& device, int n_gpu_layers, bool head_on_host,
+                 const std::vector<int>& taps, std::size_t states, const nb::object& progress) {
   const nb::gil_scoped_release release;
   EngineOptions options;
   options.target = target;
@@ -291,10 +291,10 @@ void init_generation(nb::module_& m) {
                    "Log-probability of every token so far, and the best tokens with theirs, where asked for.")
       .def_prop_ro("trace", &PyGeneration::trace, nb::sig("def trace(self) -> list[dict[str, typing.Any]]"),
                    "Every step so far, where asked for: the fields of ``frspec_cpp.Step``.")
-      .def_prop_ro("watched", &PyGeneration::watched,
-                   nb::sig("def watched(self) -> list[list[tuple[int, int, float]]]"),
-                   "With ``draft=\"watch\"`` and ``trace``: the nodes (token, parent, log-probability given the parent) of "
-                   "each step's tree, which was not verified. Parent 0 is the root.")
+      .def_prop_ro(
+          "watched", &PyGeneration::watched, nb::sig("def watched(self) -> list[list[tuple[int, int, float]]]"),
+          "With ``draft=\"watch\"`` and ``trace``: the nodes (token, parent, log-probability given the parent) of "
+          "each step's tree, which was not verified. Parent 0 is the root.")
       .def_prop_ro("finish_reason", &PyGeneration::finish_reason,
                    "``\"stop\"`` (an end-of-generation token, a stop token or a stop string), ``\"length\"``, or None "
                    "while it runs.")
