@@ -118,11 +118,11 @@ std::vector<TokenId> spelling(const VocabularyAlignment& alignment, const Tokeni
 // How a drafter's tokens become the target's: they are the same, or by one of the translations.
 enum class Translation { None, Tli, StringLevel };
 
-// The head of a whole model as drafter.
-std::unique_ptr<DraftHead> make_model_head(const EngineOptions& options, const HeadSpec& spec,
-                                           const DrafterParts& parts, const CausalModel& model,
-                                           const VocabularyAlignment& alignment,
-                                           const std::shared_ptr<const Tokenizer>& own, Translation translation) {
+// The head of a whole model as drafter. `is_open`: beside one of the other translation, with the same options.
+std::unique_ptr<DraftHead> make_model_head(EngineOptions options, const HeadSpec& spec, const DrafterParts& parts,
+                                           const CausalModel& model, const VocabularyAlignment& alignment,
+                                           const std::shared_ptr<const Tokenizer>& own, Translation translation,
+                                           bool is_open) {
   const std::string path = parts.file->path().string();
   const bool string_level = translation == Translation::StringLevel;
   // A drafter never proposes what is no token of the target.
@@ -134,6 +134,10 @@ std::unique_ptr<DraftHead> make_model_head(const EngineOptions& options, const H
   if (part && !rows.is_part()) {
     fail("translate: found tli, but the vocabularies of target and drafter (", path, ") have no token in common");
   }
+  // Ranks of one vocabulary are for the translation that uses it; the other has those that no file brings.
+  if (is_open && options.ranks && ranks_are_of(*options.ranks, string_level ? *parts.tokenizer : *own)) {
+    options.ranks.reset();
+  }
   HeadParts head = head_parts(options, parts, string_level ? *own : *parts.tokenizer);
   head.by_rank = part || string_level;
   if (head.by_rank) {
@@ -143,7 +147,7 @@ std::unique_ptr<DraftHead> make_model_head(const EngineOptions& options, const H
   }
   if (string_level) {
     // Ranks that adapt count the target's tokens.
-    if (options.adapt && !spec.is_auto()) {
+    if (options.adapt && !spec.is_auto() && !is_open) {
       fail("adapt: found a ranks file, ", options.adapt->string(), ", but ", path,
            " is translated string by string (slem, slrs): its rows follow no counts of the target's tokens");
     }
@@ -182,7 +186,7 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
                                   : options.translate == "tli" || is_open ? Translation::Tli
                                                                           : Translation::StringLevel;
   const auto make = [&](const CausalModel& of, Translation by) {
-    return make_model_head(options, spec, parts, of, alignment, own, by);
+    return make_model_head(options, spec, parts, of, alignment, own, by, is_open && !same);
   };
   auto head = make(*model, translation);
   auto tree_model = std::make_unique<TreeModel>(parts.backend, std::move(model), std::move(head), tree);
@@ -275,8 +279,8 @@ std::unique_ptr<Drafter> make_drafter(const EngineOptions& options, const std::s
   }
   if (ngram_of(options) == 0) return drafter;
   const int levels = repeated_levels(options);
-  return std::make_unique<NgramDrafter>(parts.backend, std::move(drafter), ngram_of(options), levels, levels, inner.size,
-                                        inner.depth);
+  return std::make_unique<NgramDrafter>(parts.backend, std::move(drafter), ngram_of(options), levels, levels,
+                                        inner.size, inner.depth);
 }
 
 }  // namespace frspec

@@ -45,8 +45,8 @@ struct EngineOptions {
   // A ranks file that is kept up to date with the texts that are written, and that ranked rows follow
   // (adaptive_ranks.h); made where it is not there. None: ranks do not change.
   std::optional<std::filesystem::path> adapt;
-  FileAccess files;                // how the target, the drafter and the sketch come into memory
-  std::string head = "full";       // a head policy (vocab/head_spec.h)
+  FileAccess files;           // how the target, the drafter and the sketch come into memory
+  std::string head = "full";  // a head policy (vocab/head_spec.h)
   // Longest run of tokens that is looked up in the text; 0: none. Nothing: kNgram beside a drafter whose trees grow as
   // far as pays, where a repetition that is not likely enough costs nothing; else none.
   std::optional<int> ngram = 0;

@@ -62,11 +62,12 @@ using Tokens = std::vector<TokenId>;
 void make_engine(PyEngine* self, const std::filesystem::path& target,
                  const std::optional<std::filesystem::path>& drafter, const std::optional<std::filesystem::path>& ranks,
                  const std::optional<std::filesystem::path>& sketch, const std::optional<std::filesystem::path>& adapt,
-                 const std::string& head, const std::string& translate, std::optional<int> ngram, const std::string& tree,
-                 std::optional<int> tree_depth, std::optional<int> tree_branch, std::optional<int> tree_size,
-                 std::optional<int> n_ctx, const RopeOptions& rope, int n_batch, int n_threads,
-                 const std::string& cache_type, const std::string& device, int n_gpu_layers, bool head_on_host,
-                 bool use_mmap, const std::vector<int>& taps, std::size_t states, const nb::object& progress) {
+                 const std::string& head, const std::string& translate, std::optional<int> ngram,
+                 const std::string& tree, std::optional<int> tree_depth, std::optional<int> tree_branch,
+                 std::optional<int> tree_size, std::optional<int> n_ctx, const RopeOptions& rope, int n_batch,
+                 int n_threads, const std::string& cache_type, const std::string& device, int n_gpu_layers,
+                 bool head_on_host, bool use_mmap, const std::vector<int>& taps, std::size_t states,
+                 const nb::object& progress) {
   const WithoutGil released;
   EngineOptions options;
   options.target = target;
