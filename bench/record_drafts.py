@@ -5,7 +5,7 @@
 Each line of the prompts is {"prompt": ...}; the chat template is applied. Every position's tree is wide, and none of it
 is verified, so a simulation can say what any policy would have made of it. A node is kept as (parent, score, hit):
 its parent's index from 0 (the root), -100 times its log-probability given the parent, and whether the text goes on
-like that.
+like that. Nodes that no policy would verify, with less than half a percent by the drafter's own word, are left out.
 """
 
 from __future__ import annotations
@@ -13,30 +13,35 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
 from pathlib import Path
 
 import frspec_cpp
 
+LEAST = math.log(0.005)
 
-def record(llm: frspec_cpp.LLM, prompt: str, tokens: int) -> dict[str, object]:
+
+def record(llm: frspec_cpp.LLM, prompt: str, tokens: int) -> list[list[tuple[int, int, int]]]:
     """The trace of one text."""
     ids = llm.tokenize(llm._chat_template.render([{"role": "user", "content": prompt}]), False, True)
     native = llm._engine.begin(ids, max_tokens=tokens, draft="watch", trace=True, ignore_eos=False)
     text = [token for token, _, _ in native.run()]
-    positions = []
     # The first token came with the prompt; the tree of step i stands behind token i.
-    for at, nodes in enumerate(native.watched):
-        hits = [True]
-        depth = [0]
-        kept = []
-        for token, parent, score in nodes:
-            place = at + depth[parent] + 1
-            hit = hits[parent] and place < len(text) and text[place] == token
-            hits.append(hit)
-            depth.append(depth[parent] + 1)
-            kept.append((parent, round(-100 * max(score, -20.0)), int(hit)))
-        positions.append(kept)
-    return {"prompt": ids, "text": text, "positions": positions}
+    return [keep(nodes, text[at + 1 :]) for at, nodes in enumerate(native.watched)]
+
+
+def keep(nodes: list[tuple[int, int, float]], text: list[int]) -> list[tuple[int, int, int]]:
+    """A tree as it is kept; ``text`` is what followed in truth."""
+    places, depths, hits, sums = {0: 0}, [0], [True], [0.0]
+    kept: list[tuple[int, int, int]] = []
+    for i, (token, parent, score) in enumerate(nodes, 1):
+        depths.append(depths[parent] + 1)
+        sums.append(sums[parent] + score)
+        hits.append(hits[parent] and depths[i] <= len(text) and text[depths[i] - 1] == token)
+        if parent in places and (sums[i] > LEAST or hits[i]):
+            kept.append((places[parent], round(-100 * max(score, -20.0)), int(hits[i])))
+            places[i] = len(kept)
+    return kept
 
 
 def main() -> None:

@@ -11,8 +11,11 @@ messages: list[dict[str, str]] = []
 try:
     while True:
         messages.append({"role": "user", "content": input("> ")})
-        answer = llm.chat(messages, max_tokens=512)
-        print(answer.text)
-        messages.append({"role": "assistant", "content": answer.text})
+        answer = ""
+        for piece in llm.chat(messages, max_tokens=512, stream=True):
+            print(piece, end="", flush=True)
+            answer += piece
+        print()
+        messages.append({"role": "assistant", "content": answer})
 except (EOFError, KeyboardInterrupt):
     print()

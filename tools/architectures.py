@@ -13,7 +13,7 @@ from .rope import Rope, read_rope
 
 # Buffers that old checkpoints carry; the engine computes them.
 _IGNORED = re.compile(r"(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.(attn|masked)_bias$")
-_HEAD = "lm_head.weight"
+_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,14 +137,13 @@ def layer_tensors(
             yield Mapped(f"{source}mlp.{theirs}.bias", f"{name}{ours}.bias", shape[:1])
 
 
-def model_tensors(sizes: Sizes, checkpoint: Checkpoint, arch: Architecture) -> Iterator[Mapped]:
+def model_tensors(sizes: Sizes, checkpoint: Checkpoint, arch: Architecture, tied: bool) -> Iterator[Mapped]:
     """All tensors of a whole model. A tied head has no tensor of its own."""
     config = checkpoint.config
     out_bias = config.flag("attention_bias", False) if arch.qkv_bias is None else False
     qkv_bias = out_bias if arch.qkv_bias is None else arch.qkv_bias
     mlp_bias = arch.gguf == "llama" and config.flag("mlp_bias", False)
-    tied = config.flag("tie_word_embeddings", False)
-    embedding = "model.embed_tokens.weight"
+    embedding = _EMBEDDING
     if tied and embedding not in checkpoint.tensors and _HEAD in checkpoint.tensors:
         embedding = _HEAD  # tied tensors may be stored under either name
     yield Mapped(embedding, "token_embd.weight", (sizes.vocabulary, sizes.hidden))
@@ -153,6 +152,20 @@ def model_tensors(sizes: Sizes, checkpoint: Checkpoint, arch: Architecture) -> I
     yield Mapped("model.norm.weight", "output_norm.weight", (sizes.hidden,))
     if not tied:
         yield Mapped(_HEAD, "output.weight", (sizes.vocabulary, sizes.hidden))
+
+
+def is_tied(checkpoint: Checkpoint, remarks: list[str]) -> bool:
+    """Whether the head is the embedding. Two tensors that differ were trained, whatever config.json says."""
+    if not checkpoint.config.flag("tie_word_embeddings", False):
+        return False
+    head, embedding = checkpoint.tensors.get(_HEAD), checkpoint.tensors.get(_EMBEDDING)
+    if head is None or embedding is None or head.same_as(embedding):
+        return True
+    remarks.append(
+        f"config.json says 'tie_word_embeddings': true, but {_HEAD} differs from the embedding: it is kept, as "
+        "transformers and llama.cpp do"
+    )
+    return False
 
 
 def collect(checkpoint: Checkpoint, wanted: list[Mapped], ignored: Iterable[str] = ()) -> list[OutputTensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -65,9 +66,18 @@ def describe(error: BaseException) -> str:
 
 
 def run(program: str, command: Callable[[], None]) -> int:
-    """Runs `command`; its errors become one line on stderr and exit code 1, Ctrl-C exit code 130."""
+    """Runs `command`; its errors become one line on stderr and exit code 1, Ctrl-C exit code 130.
+
+    Warnings become one line each, too: what they say of a file matters, not where the tool's source opened it.
+    """
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        note(f"{program}: warning: {' '.join(str(message).split())}")
+
     try:
-        command()
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            command()
     except KeyboardInterrupt:
         note(f"{program}: interrupted")
         return 130

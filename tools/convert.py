@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import eagle, eagle3
-from .architectures import ARCHITECTURES, collect, model_tensors, read_sizes
+from .architectures import ARCHITECTURES, Architecture, collect, is_tied, model_tensors, read_sizes
 from .checkpoint import Checkpoint
 from .config import Config
 from .console import note, progress_bar, require, run
@@ -98,17 +98,19 @@ def _model(checkpoint: Checkpoint) -> _Parts:
         raise config.wrong("architectures", f"one of {', '.join(ARCHITECTURES)}")
     sizes = read_sizes(config, architecture.head_dim)
     vocabulary = read_tokenizer(checkpoint.folder, config)
+    remarks = [*vocabulary.remarks, *_window_remarks(config, architecture)]
+    tied = is_tied(checkpoint, remarks)
     tensors = [
         *sizes.rope.tensors(),
-        *collect(checkpoint, list(model_tensors(sizes, checkpoint, architecture))),
+        *collect(checkpoint, list(model_tensors(sizes, checkpoint, architecture, tied))),
     ]
     entries = [*sizes.entries(architecture.gguf), *vocabulary.entries()]
-    return architecture.gguf, entries, tensors, vocabulary.remarks + _window_remarks(config)
+    return architecture.gguf, entries, tensors, remarks
 
 
-def _window_remarks(config: Config) -> list[str]:
+def _window_remarks(config: Config, architecture: Architecture) -> list[str]:
     window = config.get("sliding_window")
-    uses = config.flag("use_sliding_window", True)
+    uses = config.flag("use_sliding_window", not architecture.gguf.startswith("qwen"))
     if not isinstance(window, int) or not uses or window >= config.integer("max_position_embeddings", 2048):
         return []
     return [f"sliding_window {window} has no place in this GGUF architecture: all tokens are attended to"]

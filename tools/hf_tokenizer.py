@@ -11,6 +11,7 @@ from .pretokenizers import pretokenizer_name
 from .sentencepiece_file import read_sentencepiece
 from .special_tokens import add_special_tokens
 from .spm_from_bpe import spm_vocabulary
+from .text_preparation import added_token_remarks, byte_level_remarks, spm_remarks
 from .vocabulary import TokenType, Vocabulary
 
 _WIDE = ("<\uff5c", "\uff5c>")  # the brackets of DeepSeek's control tokens
@@ -26,11 +27,16 @@ def read_tokenizer(folder: Path, config: Config) -> Vocabulary:
     if json_file.is_file():
         tokenizer = read_json(json_file)
         vocabulary = _from_json(json_file, tokenizer)
+        # What tokenizer_config.json says of a token outranks tokenizer.json, as with transformers.
+        added = {int(token["id"]): token for token in tokenizer.get("added_tokens") or []}
+        added.update((token["id"], token) for token in _added_in_config(folder))
     elif model_file.is_file():
         vocabulary = read_sentencepiece(model_file)
-        _add_tokens(vocabulary, _added_beside_sentencepiece(folder))
+        added = {token["id"]: token for token in _added_beside_sentencepiece(folder)}
     else:
         raise FileNotFoundError(errno.ENOENT, "no tokenizer.json or tokenizer.model in this folder", str(folder))
+    _add_tokens(vocabulary, list(added.values()))
+    vocabulary.remarks += added_token_remarks(added.values())
     vocabulary.pad(config.integer("vocab_size"))
     add_special_tokens(vocabulary, folder, config, tokenizer)
     return vocabulary
@@ -54,9 +60,10 @@ def _from_json(path: Path, tokenizer: dict[str, Any]) -> Vocabulary:
         types = [TokenType.NORMAL] * len(tokens)
         vocabulary = Vocabulary(path, "gpt2", tokens, types, pretokenizer_name(path, tokenizer))
         vocabulary.merges = [f"{left} {right}" for left, right in merges]
+        vocabulary.remarks = byte_level_remarks(path, tokenizer)
     else:
         vocabulary = spm_vocabulary(path, tokenizer, tokens, merges)
-    _add_tokens(vocabulary, tokenizer.get("added_tokens") or [])
+        vocabulary.remarks += spm_remarks(path, tokenizer)
     return vocabulary
 
 
@@ -118,7 +125,10 @@ def _added_beside_sentencepiece(folder: Path) -> list[dict[str, Any]]:
     """Added tokens of a checkpoint without tokenizer.json."""
     result = {text: {"id": number, "content": text} for text, number in read_json_if_there(
         folder / "added_tokens.json").items()}  # fmt: skip
-    decoder = read_json_if_there(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
-    for number, token in decoder.items():
-        result[str(token["content"])] = {**token, "id": int(number)}
+    result.update((str(token["content"]), token) for token in _added_in_config(folder))
     return list(result.values())
+
+
+def _added_in_config(folder: Path) -> list[dict[str, Any]]:
+    decoder = read_json_if_there(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
+    return [{**token, "id": int(number)} for number, token in decoder.items()]

@@ -39,10 +39,19 @@ class Rope:
                 if name in scaling:
                     result.append(f32(f"{key}yarn_{name}", scaling.number(name)))
             if "attention_factor" in scaling:
-                # Transformers: the whole magnitude; GGUF: what YaRN's own magnitude is multiplied by.
-                own = 1.0 + 0.1 * math.log(max(1.0, scaling.number("factor")))
-                result.append(f32(f"{key}attn_factor", scaling.number("attention_factor") / own))
+                magnitude = scaling.number("attention_factor")
+            elif "mscale" in scaling and "mscale_all_dim" in scaling:
+                magnitude = self._magnitude(scaling.number("mscale")) / self._magnitude(
+                    scaling.number("mscale_all_dim")
+                )
+            else:
+                return result
+            # Transformers: the whole magnitude; GGUF: what YaRN's own magnitude is multiplied by.
+            result.append(f32(f"{key}attn_factor", magnitude / self._magnitude(1.0)))
         return result
+
+    def _magnitude(self, scale: float) -> float:
+        return 1.0 + 0.1 * scale * math.log(max(1.0, self.scaling.number("factor")))
 
     def tensors(self) -> list[OutputTensor]:
         """`rope_freqs.weight`, the divisors of the frequencies, for llama3 scaling; else nothing."""
@@ -56,7 +65,12 @@ def read_rope(config: Config, head_dim: int) -> Rope:
 
     Raises ValueError for a kind of scaling that GGUF files of these architectures cannot express.
     """
-    section = config.section("rope_parameters") if "rope_parameters" in config else config.section("rope_scaling")
+    # Where both are there, transformers takes the older one.
+    name = "rope_scaling" if config.section("rope_scaling") else "rope_parameters"
+    section = config.section(name)
+    nested = [key for key in section if isinstance(section.get(key), dict)]
+    if nested:
+        raise section.wrong(nested[0], "one rope for all layers: settings for each kind of layer are not supported")
     theta = section.number("rope_theta", config.number("rope_theta", 10000.0))
     kind = section.text("rope_type", section.text("type", "default"))
     if kind not in _KNOWN_TYPES:
@@ -64,12 +78,8 @@ def read_rope(config: Config, head_dim: int) -> Rope:
         raise section.wrong(key, f"one of {', '.join(_KNOWN_TYPES)}")
     if any(holder.number("partial_rotary_factor", 1.0) != 1.0 for holder in (section, config)):
         raise ValueError(f"{config.path}: a partial_rotary_factor other than 1 is not supported")
-    if kind == "yarn":
-        for key in ("mscale", "mscale_all_dim"):
-            if key in section:
-                raise section.wrong(key, "nothing: this kind of YaRN is not supported")
-        if not section.flag("truncate", True):
-            raise section.wrong("truncate", "true")
+    if kind == "yarn" and not section.flag("truncate", True):
+        raise section.wrong("truncate", "true")
     return Rope(theta, kind, section, head_dim)
 
 

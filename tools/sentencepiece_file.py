@@ -1,7 +1,8 @@
 """Reads a SentencePiece `tokenizer.model` (a protobuf message) without the sentencepiece package.
 
-Of ModelProto it needs field 1 (pieces: text 1, score 2, type 3), field 2 (trainer: model_type 3) and field 3
-(normalizer: add_dummy_prefix 3). A field is a key (number << 3 | wire type) and its value.
+Of ModelProto it needs field 1 (pieces: text 1, score 2, type 3), field 2 (trainer: model_type 3,
+treat_whitespace_as_suffix 24) and field 3 (normalizer: precompiled_charsmap 2, add_dummy_prefix 3,
+remove_extra_whitespaces 4, escape_whitespaces 5). A field is a key (number << 3 | wire type) and its value.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def read_sentencepiece(path: Path) -> Vocabulary:
     tokens: list[str] = []
     scores: list[float] = []
     types: list[TokenType] = []
-    model_type, add_dummy_prefix = _UNIGRAM, True  # the defaults of the format
+    trainer = normalizer = b""
     try:
         for number, _, message in _fields(path.read_bytes()):
             if number == 1:
@@ -29,16 +30,39 @@ def read_sentencepiece(path: Path) -> Vocabulary:
                 scores.append(score)
                 types.append(TokenType(kind))
             elif number == 2:
-                model_type = _number(message, 3, _UNIGRAM)
+                trainer = message
             elif number == 3:
-                add_dummy_prefix = bool(_number(message, 3, 1))
+                normalizer = message
+        # The defaults are those of the format.
+        model_type, is_suffix = _number(trainer, 3, _UNIGRAM), _number(trainer, 24, 0)
+        prefix, escapes = _number(normalizer, 3, 1), _number(normalizer, 5, 1)
+        remarks = _remarks(normalizer)
     except (IndexError, ValueError, struct.error) as error:
         raise ValueError(f"{path}: not a whole SentencePiece model: {error}") from error
     if not tokens:
         raise ValueError(f"{path}: holds no tokens, expected a SentencePiece model")
     if model_type != _BPE:
         raise ValueError(f"{path}: found SentencePiece model type {model_type}, expected {_BPE} (BPE)")
-    return Vocabulary(path, "llama", tokens, types, scores=scores, add_space_prefix=add_dummy_prefix)
+    for key, found, expected in (("treat_whitespace_as_suffix", is_suffix, 0), ("escape_whitespaces", escapes, 1)):
+        if bool(found) != bool(expected):
+            raise ValueError(f"{path}: found {key} {found}, expected {expected}: GGUF's SPM puts U+2581 before words")
+    return Vocabulary(path, "llama", tokens, types, scores=scores, add_space_prefix=bool(prefix), remarks=remarks)
+
+
+def _remarks(normalizer: bytes) -> list[str]:
+    """On what SentencePiece does to texts, and neither GGUF's SPM nor llama.cpp does."""
+    result = []
+    if any(number == 2 and data for number, _, data in _fields(normalizer)):
+        result.append(
+            "texts are not normalized (SentencePiece's precompiled_charsmap), as llama.cpp does not either: full-width "
+            "letters, ligatures and the like become other tokens than with SentencePiece"
+        )
+    if _number(normalizer, 4, 1):
+        result.append(
+            "runs of spaces stay as they are, as with llama.cpp; SentencePiece would make one of them "
+            "(remove_extra_whitespaces)"
+        )
+    return result
 
 
 def _piece(message: bytes) -> tuple[str, float, int]:

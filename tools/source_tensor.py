@@ -46,6 +46,10 @@ class SourceTensor:
             raise ValueError(f"{self.file}: tensor '{self.name}' holds values that are not finite")
         return np.ascontiguousarray(values)
 
+    def same_as(self, other: SourceTensor) -> bool:
+        """Whether type, shape and all elements are the same, bit for bit."""
+        return self.dtype == other.dtype and np.array_equal(self.raw, other.raw)
+
     def with_rotary_pairs(self, heads: int) -> SourceTensor:
         """Q/K rows from rotary halves (Hugging Face) to rotary pairs (GGUF's NORM rope).
 

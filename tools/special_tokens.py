@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import Config, read_json_if_there
+from .text_preparation import added_around
 from .vocabulary import Vocabulary
 
 # GGUF's name -> the name in tokenizer_config.json and config.json.
@@ -31,12 +32,13 @@ def add_special_tokens(vocabulary: Vocabulary, folder: Path, config: Config, tok
     ids = {text: number for number, text in reversed(list(enumerate(vocabulary.tokens)))}
     for ours, theirs in _ROLES.items():
         text = _text(settings.get(f"{theirs}_token")) or _text(fallback.get(f"{theirs}_token"))
-        number = ids.get(text) if text else _first(config.get(f"{theirs}_token_id"))
+        if text and text not in ids:
+            vocabulary.remarks.append(f"{theirs}_token is {text!r}, which is no token: left out")
+        number = ids.get(text or "")
         if number is None:
-            continue
-        if not 0 <= number < len(vocabulary.tokens):
-            raise config.wrong(f"{theirs}_token_id", f"a token id below {len(vocabulary.tokens)}")
-        vocabulary.special_ids[ours] = number
+            number = _in_range(vocabulary, f"{theirs}_token_id", _first(config.get(f"{theirs}_token_id")))
+        if number is not None:
+            vocabulary.special_ids[ours] = number
     _add_ends(vocabulary, read_json_if_there(folder / "generation_config.json"), config)
     vocabulary.add_bos = _is_added(vocabulary, "bos", settings, tokenizer)
     vocabulary.add_eos = _is_added(vocabulary, "eos", settings, tokenizer)
@@ -56,13 +58,23 @@ def _first(ids: Any) -> int | None:
     return first if isinstance(first, int) and not isinstance(first, bool) else None
 
 
+def _in_range(vocabulary: Vocabulary, key: str, number: int | None) -> int | None:
+    """`number`, or None where it is no token: configs write -1, or the vocabulary's size, for none."""
+    if number is None or 0 <= number < len(vocabulary.tokens):
+        return number
+    if number != -1:
+        vocabulary.remarks.append(f"{key} is {number}, expected a token id below {len(vocabulary.tokens)}: left out")
+    return None
+
+
 def _add_ends(vocabulary: Vocabulary, generation: dict[str, Any], config: Config) -> None:
     """Lists of several ends of generation: beside EOS, GGUF has one end of turn and one end of message."""
     ends = generation.get("eos_token_id", config.get("eos_token_id"))
     if not isinstance(ends, list):
         ends = [ends]
     eos = vocabulary.special_ids.get("eos")
-    rest = [e for e in ends if isinstance(e, int) and 0 <= e < len(vocabulary.tokens) and e != eos]
+    known = [_in_range(vocabulary, "eos_token_id", _first(end)) for end in ends]
+    rest = [end for end in known if end is not None and end != eos]
     by_text = {**dict.fromkeys(_END_OF_TURN, "eot"), **dict.fromkeys(_END_OF_MESSAGE, "eom")}
     # First those whose role their text tells; then any other end takes the role that is left.
     for end in sorted(rest, key=lambda end: vocabulary.tokens[end] not in by_text):
@@ -82,39 +94,41 @@ def _is_added(vocabulary: Vocabulary, role: str, settings: dict[str, Any], token
     for other classes the post-processor is what happens.
     """
     number = vocabulary.special_ids.get(role)
-    if number is None:
-        return False
     setting = settings.get(f"add_{role}_token")
     rebuilds = str(settings.get("tokenizer_class", "")).startswith(("Llama", "CodeLlama", "Gemma"))
-    template = _template(tokenizer)
-    if isinstance(setting, bool) and (rebuilds or template is None):
-        return setting
-    if template is None:
+    around = added_around(vocabulary.path, tokenizer)
+    if isinstance(setting, bool) and (rebuilds or around is None):
+        return setting and number is not None
+    if around is None:
         # tokenizer.model alone says nothing: SentencePiece-style models put BOS before each text.
-        return role == "bos" and not tokenizer
-    position = template[0 if role == "bos" else -1] if template else {}
-    name = position.get("SpecialToken", {}).get("id") if isinstance(position, dict) else None
-    return name == vocabulary.tokens[number]
-
-
-def _template(tokenizer: dict[str, Any]) -> list[Any] | None:
-    """The pieces of the TemplateProcessing step for a single text, or None."""
-    processor = tokenizer.get("post_processor") or {}
-    for step in processor.get("processors", [processor]):
-        if step.get("type") == "TemplateProcessing":
-            return list(step.get("single", []))
-    return None
+        return role == "bos" and not tokenizer and number is not None
+    added = around[0 if role == "bos" else 1]
+    own = [] if number is None else [vocabulary.tokens[number]]
+    if added not in ([], own):
+        raise ValueError(
+            f"{vocabulary.path}: the post-processor puts {added!r} {'before' if role == 'bos' else 'behind'} each "
+            f"text, which GGUF cannot say; expected nothing or the {role} token, {own}"
+        )
+    return bool(added)
 
 
 def _chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
-    value, result = settings.get("chat_template"), {}
-    if isinstance(value, str):
-        result[""] = value
-    elif isinstance(value, list):  # several, each with a name
-        for template in value:
-            name = "" if template.get("name") == "default" else str(template.get("name"))
-            result[name] = str(template.get("template"))
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        result[""] = file.read_text(encoding="utf-8")
+    """The templates by name, "" the default one: from all places that transformers knows, newer ones last."""
+    result: dict[str, str] = {}
+    processor = read_json_if_there(folder / "chat_template.json")
+    for value in (settings.get("chat_template"), processor.get("chat_template")):
+        if isinstance(value, str):
+            result[""] = value
+        elif isinstance(value, list):  # several, each with a name
+            value = {template.get("name"): template.get("template") for template in value}
+        if isinstance(value, dict):
+            result |= {"" if name == "default" else str(name): str(template) for name, template in value.items()}
+    files = {"": folder / "chat_template.jinja"}
+    files |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    for name, path in files.items():
+        if path.is_file():
+            try:
+                result[name] = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}: byte {error.start}: not valid UTF-8 ({error.reason})") from None
     return result

@@ -78,8 +78,8 @@ class ThreadPool::Crew {
 };
 
 ThreadPool::ThreadPool(int threads) : size_(threads > 0 ? threads : available_cores()), forks_(fork_count()) {
-  if (threads < 0 || threads > kMaxThreads) {
-    fail("threads: found ", threads, ", expected 1 to ", kMaxThreads, ", or 0 for one per core");
+  if (threads < -1 || threads > kMaxThreads) {
+    fail("threads: found ", threads, ", expected 1 to ", kMaxThreads, ", or 0 or -1 for one per core");
   }
   crew_ = std::make_unique<Crew>(size_);
 }

@@ -1,12 +1,12 @@
 // `frspec bench`.
-#include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
-#include "cli/demo_pair.h"
+#include "cli/model_files.h"
 #include "cli/terminal.h"
 #include "cli/tree_arguments.h"
 #include "engine/bench.h"
@@ -16,13 +16,18 @@ namespace frspec {
 
 int bench_command(std::span<char* const> arguments) {
   BenchOptions bench;
-  std::optional<std::string> model, drafter, ranks, sketch;
+  ModelFiles files;
+  std::optional<std::string> ranks, sketch;
   std::string format = "md", cache = "f16";
   Arguments options("frspec bench [-m TARGET] [-d DRAFTER] [OPTION...]",
-                    "Times passes of a model beside what the machine can do at best. Without -m: the demo pair.\n"
-                    "pp: tokens of a prompt; tg: tokens of a plain text; verify: nodes of a draft tree.");
-  options.text("-m, --model", "TARGET", model, "GGUF file of the target model");
-  options.text("-d, --drafter", "DRAFTER", drafter, "GGUF file of its drafter: times levels of its tree, too");
+                    "Times passes of a model beside what the machine can do at best.\n"
+                    "pp: tokens of a prompt; tg: of a plain text; verify: nodes of a draft tree.\n"
+                    "Without -m: the demo pair.");
+  files.add_model(options, "GGUF file of the target model");
+  files.add_drafter(options, "GGUF file of its drafter: times levels of its tree, too");
+  files.add_hub(options, true);
+  files.add_more(options);
+  options.begin("Measurements");
   options.text("--ranks", "FILE", ranks, "token ranks; default: those in the drafter's file");
   options.text("--sketch", "FILE", sketch, "sketch of the head; default: the one in the drafter's file");
   options.texts("--head", "POLICY,...", bench.heads, "heads of the drafter; default: full");
@@ -33,7 +38,8 @@ int bench_command(std::span<char* const> arguments) {
   options.number("-r, --repetitions", "N", bench.repetitions, "repetitions of each test; default: 5");
   options.number("--synthetic-acceptance", "P", bench.synthetic_acceptance,
                  "time whole texts in which a drafted node's best child is accepted with probability P");
-  options.number("-t, --threads", "THREADS", bench.engine.backend.threads, "CPU threads; default: one per core");
+  options.number("-t, --threads", "THREADS", bench.engine.backend.threads,
+                 "CPU threads, -1: one per core; default: -1");
   TreeChoice tree;
   add_tree(options, tree);
   options.text("--cache-type", "f16|q8_0", cache, "type of the K/V cache; default: f16");
@@ -46,15 +52,10 @@ int bench_command(std::span<char* const> arguments) {
   }
   const BenchFormat as = parse_bench_format(format);
   bench.engine.kv_type = parse_kv_type(cache);
-  if (model) {
-    bench.engine.target = *model;
-    bench.engine.drafter = drafter;
-  } else {
-    const DemoPair demo = find_demo_pair();
-    bench.engine.target = demo.target;
-    bench.engine.drafter = drafter ? std::filesystem::path(*drafter) : demo.drafter;
-  }
   bench.engine.tree = tree.shape();
+  ModelFiles::Paths paths = files.find();
+  bench.engine.target = std::move(paths.target);
+  bench.engine.drafter = std::move(paths.drafter);
   bench.engine.ranks = ranks;
   bench.engine.sketch = sketch;
   catch_interrupt();
@@ -65,6 +66,10 @@ int bench_command(std::span<char* const> arguments) {
   bench.engine.on_load = [&](std::size_t done, std::size_t total) {
     check();
     progress.show(concat("loading: ", 100 * done / total, " %"));
+  };
+  bench.engine.on_warning = [&](const std::string& warning) {
+    progress.clear();
+    write_warning(warning);
   };
   bench.on_progress = [&](const std::string& test, int done, int total) {
     check();

@@ -13,6 +13,8 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "gguf/gguf_values.h"
+#include "tokenizer/tokenizer.h"
+#include "vocab/builtin_ranks.h"
 
 namespace frspec {
 namespace {
@@ -62,6 +64,17 @@ void visit_element(const GgufNumberArray& array, std::size_t i, const F& f) {
   if (array.element == GgufType::F64) return f(gguf_float_at(array, i));
   if (gguf_is_signed(array.element)) return f(gguf_signed_at(array, i));
   f(gguf_unsigned_at(array, i));
+}
+
+// Where the ranks of the file's tokens come from; nothing where it has none that an engine could use.
+std::string ranks_source(const GgufFile& file) {
+  if (file.find_tensor("token_ranks") != nullptr) return "this file";
+  if (file.find("tokenizer.ggml.tokens") == nullptr) return {};
+  try {
+    return builtin_ranks(*Tokenizer::load(file)).source;
+  } catch (const InvalidInput&) {
+    return {};
+  }
 }
 
 // ---- for people ----
@@ -155,6 +168,7 @@ void print_text(std::ostream& out, const GgufFile& file) {
                     readable_bytes(tensor.bytes)});
   }
   print_table(out, rows);
+  if (const std::string source = ranks_source(file); !source.empty()) out << "\ntoken ranks: " << source << '\n';
   if (file.tensors().empty()) return;
 
   out << "\ntotals\n";
@@ -242,6 +256,8 @@ void print_json(std::ostream& out, const GgufFile& file) {
     json.end_object();
   }
   json.end_object();
+  if (const std::string source = ranks_source(file); !source.empty())
+    json.member("token_ranks", std::string_view(source));
   json.end_object();
   out << '\n';
 }

@@ -1,4 +1,4 @@
-// The `frspec` binary: generate, bench, tokenize, inspect.
+// The `frspec` binary: its commands, and what becomes of their errors.
 #include <exception>
 #include <new>
 #include <span>
@@ -17,18 +17,29 @@ constexpr std::string_view kHelp =
     "\n"
     "Lossless speculative decoding for GGUF language models.\n"
     "\n"
-    "  generate   continue a prompt\n"
+    "  chat       talk with a model\n"
+    "  generate   continue a prompt, or answer one message\n"
     "  bench      time a model on this machine\n"
     "  tokenize   token ids of a text\n"
     "  inspect    what a GGUF file holds\n"
     "\n"
     "  --version  show the version\n"
-    "  --help     show this help; frspec COMMAND --help shows a command's options\n";
+    "  --help     show this help; frspec COMMAND --help shows a command's options\n"
+    "\n"
+    "Begin with\n"
+    "  frspec generate -p \"def fibonacci(n):\"     the small models installed with it\n"
+    "  frspec chat -m model.gguf -d drafter.gguf  your own; -hf USER/REPO fetches one\n"
+    "\n"
+    "Beside it: frspec-convert (checkpoints to GGUF), frspec-train (drafters),\n"
+    "frspec-rank and frspec-sketch (draft heads), frspec-eval (which drafter pays).\n";
+
+constexpr std::string_view kExpected = "expected chat, generate, bench, tokenize or inspect (see frspec --help)";
 
 int run(std::span<char* const> arguments) {
-  if (arguments.empty()) fail("missing command, expected generate, bench, tokenize or inspect (see frspec --help)");
+  if (arguments.empty()) fail("missing command, ", kExpected);
   const std::string_view command = arguments[0];
   const auto rest = arguments.subspan(1);
+  if (command == "chat") return chat_command(rest);
   if (command == "generate") return generate_command(rest);
   if (command == "bench") return bench_command(rest);
   if (command == "tokenize") return tokenize_command(rest);
@@ -38,7 +49,7 @@ int run(std::span<char* const> arguments) {
   } else if (command == "--version") {
     write_output("frspec " FRSPEC_VERSION "\n");
   } else {
-    fail("unknown command ", quoted(command), ", expected generate, bench, tokenize or inspect (see frspec --help)");
+    fail("unknown command ", quoted(command), ", ", kExpected);
   }
   return 0;
 }

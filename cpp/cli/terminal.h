@@ -28,14 +28,19 @@ void write_note(std::string_view line);
 
 // Where a page of a mapped file cannot be had, the process ends with a line that says so.
 void explain_bus_error();
+// The same for something in a model's file that was put right.
+void write_warning(const std::string& warning);
 
 // A write to a closed pipe becomes an error of that write, instead of a signal that ends the process.
 void ignore_broken_pipe();
 
-// The text that the options -p and -f choose: `prompt`, or the bytes of `file` ("-": of standard input), or without
-// either of standard input. Nothing is added or taken away. Throws InvalidInput where both are given, FileNotFound,
-// Error.
+// The text that the options -p and -f choose: `prompt`, or what `file` holds ("-": standard input), or without either
+// standard input. As in llama.cpp, one line end at the end of a file belongs to the file and not to the prompt. Throws
+// InvalidInput where both are given, FileNotFound, Error.
 std::string read_prompt(const std::optional<std::string>& prompt, const std::optional<std::string>& file);
+
+// `text` with its escapes replaced, as llama.cpp does: \n \r \t \' \" \\ and \xHH, a byte; others stay as they are.
+std::string unescaped(std::string_view text);
 
 // A line on standard error that is written over and over while something takes long; nothing where standard error is no
 // terminal.
@@ -54,8 +59,20 @@ class ProgressLine {
   bool shown_ = false;
 };
 
-// From now on the first Ctrl-C sets a flag; a second one ends the process.
+// From now on the first Ctrl-C sets a flag, which is not set now; a second one ends the process.
 void catch_interrupt();
 bool interrupted();
+
+// Standard input, line by line.
+class LineReader {
+ public:
+  // The next line without its end; nothing at the end of the input, or where Ctrl-C was pressed (interrupted() tells).
+  // catch_interrupt must have been called. Throws Error.
+  std::optional<std::string> read();
+
+ private:
+  std::string pending_;  // was read, and follows the last line
+  bool ended_ = false;
+};
 
 }  // namespace frspec

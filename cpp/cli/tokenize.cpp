@@ -1,5 +1,4 @@
 // `frspec tokenize` and `frspec inspect`.
-#include <filesystem>
 #include <iomanip>
 #include <optional>
 #include <sstream>
@@ -10,8 +9,8 @@
 #include "base/text.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
-#include "cli/demo_pair.h"
 #include "cli/inspect.h"
+#include "cli/model_files.h"
 #include "cli/terminal.h"
 #include "gguf/gguf_file.h"
 #include "tokenizer/tokenizer.h"
@@ -41,24 +40,34 @@ void write_lines(std::ostream& out, const Tokenizer& tokenizer, const std::vecto
 }  // namespace
 
 int tokenize_command(std::span<char* const> arguments) {
-  std::optional<std::string> model, prompt, file;
-  bool no_special = false, parse_special = false, as_json = false;
-  Arguments options(
-      "frspec tokenize [-m TARGET] [-p TEXT | -f FILE] [OPTION...]",
-      "Prints the token ids of a text, one per line with the token as the vocabulary writes it.\n"
-      "Without -m: the vocabulary of the demo pair. Without -p and -f: the text is read from standard input.");
-  options.text("-m, --model", "TARGET", model, "GGUF file with a vocabulary; it needs no weights");
+  ModelFiles files;
+  std::optional<std::string> prompt, file;
+  bool escape = true, no_special = false, parse_special = true, as_json = false;
+  Arguments options("frspec tokenize [-m TARGET] [-p TEXT | -f FILE] [OPTION...]",
+                    "Prints the token ids of a text, each with the token as the vocabulary writes it.\n"
+                    "Without -m: the vocabulary of the demo pair. Without -p and -f the text is read\n"
+                    "from standard input.");
+  files.add_model(options, "GGUF file with a vocabulary; it needs no weights");
+  files.add_hub(options, false);
+  files.add_more(options);
+  options.begin("Text");
   options.text("-p, --prompt", "TEXT", prompt, "the text");
-  options.text("-f, --file", "FILE", file, "a file that holds the text; - is standard input");
+  options.text("-f, --file", "FILE", file, "a file that holds the text, less a last line end; - is standard input");
+  options.flag("-e, --escape", escape, "\\n, \\t ... in -p are what they stand for; the default");
+  options.flag("--no-escape", escape, "they are what they are", false);
   options.flag("--no-special", no_special, "no beginning-of-sequence token, nor any other that the text does not hold");
-  options.flag("--parse-special", parse_special, "take the text of a control token for that token");
+  options.flag("--no-parse-special", parse_special,
+               "read the text of control tokens (<|im_start|>) letter by letter; generate reads them as tokens", false);
+  options.flag("--parse-special", parse_special, "the default");
   options.flag("--json", as_json, "one JSON object: tokens (ids), pieces (as the vocabulary writes them)");
   if (!options.parse(arguments)) {
     write_output(options.help());
     return 0;
   }
-  const auto tokenizer =
-      Tokenizer::load(*GgufFile::open(model ? std::filesystem::path(*model) : find_demo_pair().target));
+  if (escape && prompt) prompt = unescaped(*prompt);
+  const auto vocabulary = GgufFile::open(files.find().target);
+  const auto tokenizer = Tokenizer::load(*vocabulary);
+  for (const std::string& warning : vocabulary->warnings()) write_warning(warning);
   const std::vector<TokenId> tokens = tokenizer->encode(read_prompt(prompt, file), !no_special, parse_special);
   std::ostringstream out;
   as_json ? write_json(out, *tokenizer, tokens) : write_lines(out, *tokenizer, tokens);

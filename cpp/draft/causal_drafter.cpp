@@ -70,7 +70,7 @@ Tensor TreeModel::extend(const std::int32_t* tokens, int rows, int first_slot, c
   return model_->hidden(rows);
 }
 
-TreeGrower& TreeModel::grow(const TextRules& rules, Growth* growth, const std::int32_t* token_of_id) {
+TreeGrower& TreeModel::grow(DraftHead& head, const TextRules& rules, Growth* growth, const std::int32_t* token_of_id) {
   const CandidatePool& pool = grower_.pool();
   const auto states = [&](int level, int rows) {
     if (level == 0) return last_state();
@@ -78,9 +78,9 @@ TreeGrower& TreeModel::grow(const TextRules& rules, Growth* growth, const std::i
     return model_->hidden(rows);
   };
   if (growth != nullptr) {
-    grower_.grow(*growth, *head_, rules, states, token_of_id);
+    grower_.grow(*growth, head, rules, states, token_of_id);
   } else {
-    grower_.grow(*head_, rules, states, token_of_id);
+    grower_.grow(head, rules, states, token_of_id);
   }
   return grower_;
 }

@@ -36,7 +36,11 @@ class TreeModel {
   DraftHead& head() { return *head_; }
   // Grows a tree behind the text, as far as `growth` says (null: of the given shape). Its candidates are the model's
   // ids; without `growth`, what `token_of_id` (device) makes of them.
-  TreeGrower& grow(const TextRules& rules, Growth* growth, const std::int32_t* token_of_id = nullptr);
+  TreeGrower& grow(const TextRules& rules, Growth* growth, const std::int32_t* token_of_id = nullptr) {
+    return grow(*head_, rules, growth, token_of_id);
+  }
+  // The same with another head, whose rows are the model's, too.
+  TreeGrower& grow(DraftHead& head, const TextRules& rules, Growth* growth, const std::int32_t* token_of_id = nullptr);
 
  private:
   void keep(std::size_t length);  // makes the cache hold the first `length` tokens of what it held

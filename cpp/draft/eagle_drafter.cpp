@@ -16,6 +16,7 @@ EagleDrafter::EagleDrafter(Backend& backend, const ModelConfig& config, const Ca
       embedding_(&target.embedding()),
       head_(std::move(head)) {
   limits_.rows = std::max(limits_.rows, grower_.pool().branch);
+  apply(limits.rope, config_);
 }
 
 void EagleDrafter::load_embedding(WeightLoader& loader) {

@@ -19,6 +19,7 @@ struct EagleLimits {
   int context = 0;  // tokens of the text, at most
   int rows = 0;     // rows of one accept() that are processed at once
   KvType kv = KvType::F16;
+  RopeOptions rope = {};
 };
 
 class EagleDrafter : public Drafter {

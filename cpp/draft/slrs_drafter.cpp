@@ -85,7 +85,7 @@ ModelLimits SlrsDrafter::limits(ModelLimits limits, int levels) {
   return limits;
 }
 
-SlrsDrafter::SlrsDrafter(Backend& backend, std::unique_ptr<TranslatedModel> model, int levels)
+SlrsDrafter::SlrsDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model, int levels)
     : backend_(backend),
       model_(std::move(model)),
       trie_(model_->target()),

@@ -41,7 +41,7 @@ class SlrsDrafter final : public Drafter {
  public:
   // Chains of `levels` tokens. Throws InvalidInput for a drafter whose tokens are longer than a character: psi would be
   // a sum over exponentially many ways to spell a string.
-  SlrsDrafter(Backend& backend, std::unique_ptr<TranslatedModel> model, int levels);
+  SlrsDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model, int levels);
   static void check_tokens(const Tokenizer& drafter, const std::string& file);
   // What the drafter's model must have room for beside `limits`.
   static ModelLimits limits(ModelLimits limits, int levels);
@@ -69,7 +69,7 @@ class SlrsDrafter final : public Drafter {
   std::size_t keyed_choice(int level) const;  // of candidates_
 
   Backend& backend_;
-  std::unique_ptr<TranslatedModel> model_;
+  std::shared_ptr<TranslatedModel> model_;
   TokenTrie trie_;
   int levels_, width_;
   TextRules rules_;

@@ -45,7 +45,7 @@ bool TranslatedModel::read() {
   return true;
 }
 
-TliDrafter::TliDrafter(Backend& backend, std::unique_ptr<TranslatedModel> model)
+TliDrafter::TliDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model)
     : backend_(backend), model_(std::move(model)), root_only_(DraftTree::with_room(backend, 1, 0)) {
   // Ids that are in no tree of ours, because the head has no row for them, map to anything.
   std::vector<TokenId> map = model_->alignment().to_target();
@@ -74,15 +74,18 @@ std::optional<bool> TliDrafter::could_offer(TokenId token) const {
   return model_->model().head().holds(own);
 }
 
-SlemDrafter::SlemDrafter(Backend& backend, std::unique_ptr<TranslatedModel> model, int size, int max_depth)
+SlemDrafter::SlemDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model, int size, int max_depth,
+                         std::unique_ptr<DraftHead> head)
     : backend_(backend),
       model_(std::move(model)),
+      head_(std::move(head)),
       size_(static_cast<std::size_t>(size)),
       max_depth_(max_depth),
       tree_(DraftTree::with_room(backend, size, max_depth)) {}
 
 void SlemDrafter::begin(const TextRules& rules) {
   rules_ = rules;
+  if (head_) head_->begin();
   model_->begin();
 }
 
@@ -90,7 +93,7 @@ const DraftTree& SlemDrafter::propose(const std::int32_t*, Growth* growth) {
   trie_.begin(model_->text().back());
   if (model_->read()) {
     // Blind: which tokens of the target the noise would favour is not known before they are spelled.
-    const TreeGrower& grower = model_->model().grow(TextRules{}, growth);
+    const TreeGrower& grower = model_->model().grow(head(), TextRules{}, growth);
     if (growth != nullptr) {
       candidates_ = grower.candidates();
     } else {
@@ -172,8 +175,8 @@ void SlemDrafter::translate_all(const Growth* growth) {
     std::int32_t node = 0;
     for (int depth = 1; depth <= std::min(max_depth_, static_cast<int>(tokens.size())); ++depth) {
       const float given = std::min(0.0f, score - scores_[static_cast<std::size_t>(node)]);
-      node = trie_.add(node, tokens[static_cast<std::size_t>(depth) - 1],
-                       growth->judge(trie_.note(node), given, depth));
+      node =
+          trie_.add(node, tokens[static_cast<std::size_t>(depth) - 1], growth->judge(trie_.note(node), given, depth));
       if (static_cast<std::size_t>(node) == scores_.size()) scores_.push_back(score);
     }
   }
@@ -196,6 +199,38 @@ std::vector<TokenId> SlemDrafter::translate(std::span<const TokenId> drafted) co
   if (whole > 0) result = encode_behind(model_->target(), context_, std::string_view(bytes).substr(0, whole));
   if (closing != VocabularyAlignment::kNone) result.push_back(closing);
   return result;
+}
+
+EitherTranslation::EitherTranslation(std::shared_ptr<TranslatedModel> model, std::unique_ptr<TliDrafter> tli,
+                                     std::unique_ptr<SlemDrafter> slem)
+    : model_(std::move(model)),
+      tli_(std::move(tli)),
+      slem_(std::move(slem)),
+      tli_arms_(static_cast<int>(tli_->arms().size())) {}
+
+void EitherTranslation::begin(const TextRules& rules) {
+  tli_->begin(rules);
+  slem_->begin(rules);
+}
+
+std::vector<DraftArm> EitherTranslation::arms() const {
+  std::vector<DraftArm> arms;
+  for (const Drafter* one : {static_cast<const Drafter*>(tli_.get()), static_cast<const Drafter*>(slem_.get())}) {
+    for (const DraftArm& arm : one->arms()) {
+      arms.push_back({arm.head, one == tli_.get() ? "tli" : "slem", arm.rows});
+    }
+  }
+  return arms;
+}
+
+void EitherTranslation::use(int arm) {
+  uses_slem_ = arm >= tli_arms_;
+  used().use(uses_slem_ ? arm - tli_arms_ : arm);
+}
+
+std::uint32_t EitherTranslation::holders(TokenId token) const {
+  const std::uint32_t below = (1u << tli_arms_) - 1;
+  return (tli_->holders(token) & below) | slem_->holders(token) << tli_arms_;
 }
 
 }  // namespace frspec

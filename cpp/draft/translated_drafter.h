@@ -46,19 +46,20 @@ class TranslatedModel {
 // tokens are taken for the target's one by one.
 class TliDrafter final : public Drafter {
  public:
-  TliDrafter(Backend& backend, std::unique_ptr<TranslatedModel> model);
+  TliDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model);
 
   void begin(const TextRules& rules) override;
   void accept(const Committed& committed) override { model_->accept(committed); }
   const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
   std::vector<DraftArm> arms() const override { return arms_of(model_->model().head()); }
   void use(int arm) override { model_->model().head().use(arm); }
+  std::uint32_t holders(TokenId token) const override { return model_->model().head().holders(token); }
   std::optional<bool> could_offer(TokenId token) const override;
   std::vector<const Weight*> matrices() const override { return model_->model().matrices(); }
 
  private:
   Backend& backend_;
-  std::unique_ptr<TranslatedModel> model_;
+  std::shared_ptr<TranslatedModel> model_;
   TextRules rules_;
   Buffer to_target_;  // (D) ids of the target's vocabulary
   DraftTree root_only_;
@@ -68,14 +69,16 @@ class TliDrafter final : public Drafter {
 // Every path of its tree is, and all of them are merged into one trie of target tokens.
 class SlemDrafter final : public Drafter {
  public:
-  // The tree has up to `size` nodes and `max_depth` levels below the root.
-  SlemDrafter(Backend& backend, std::unique_ptr<TranslatedModel> model, int size, int max_depth);
+  // The tree has up to `size` nodes and `max_depth` levels below the root. `head`: null: the model's.
+  SlemDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model, int size, int max_depth,
+              std::unique_ptr<DraftHead> head = nullptr);
 
   void begin(const TextRules& rules) override;
   void accept(const Committed& committed) override { model_->accept(committed); }
   const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
-  std::vector<DraftArm> arms() const override { return arms_of(model_->model().head()); }
-  void use(int arm) override { model_->model().head().use(arm); }
+  std::vector<DraftArm> arms() const override { return arms_of(head()); }
+  void use(int arm) override { head().use(arm); }
+  std::uint32_t holders(TokenId token) const override { return head().holders(token); }
   std::vector<const Weight*> matrices() const override { return model_->model().matrices(); }
 
  private:
@@ -89,7 +92,10 @@ class SlemDrafter final : public Drafter {
   std::vector<TokenId> translate(std::span<const TokenId> drafted) const;
 
   Backend& backend_;
-  std::unique_ptr<TranslatedModel> model_;
+  DraftHead& head() const { return head_ ? *head_ : model_->model().head(); }
+
+  std::shared_ptr<TranslatedModel> model_;
+  std::unique_ptr<DraftHead> head_;
   TextRules rules_;
   std::size_t size_;
   int max_depth_;
@@ -98,6 +104,31 @@ class SlemDrafter final : public Drafter {
   HostTree trie_;        // of the target's tokens
   std::vector<DraftCandidate> candidates_;
   std::vector<float> scores_;  // of the trie's nodes: log-probability of the best path that spells them
+};
+
+// Both translations of one model, of which one is in use: which of them pays is for the tuner to find out.
+class EitherTranslation final : public Drafter {
+ public:
+  EitherTranslation(std::shared_ptr<TranslatedModel> model, std::unique_ptr<TliDrafter> tli,
+                    std::unique_ptr<SlemDrafter> slem);
+
+  void begin(const TextRules& rules) override;
+  void accept(const Committed& committed) override { model_->accept(committed); }
+  const DraftTree& propose(const std::int32_t* root, Growth* growth) override { return used().propose(root, growth); }
+  std::vector<DraftArm> arms() const override;
+  void use(int arm) override;
+  std::uint32_t holders(TokenId token) const override;
+  std::optional<bool> could_offer(TokenId token) const override { return used().could_offer(token); }
+  std::vector<const Weight*> matrices() const override { return tli_->matrices(); }
+
+ private:
+  Drafter& used() const { return uses_slem_ ? static_cast<Drafter&>(*slem_) : *tli_; }
+
+  std::shared_ptr<TranslatedModel> model_;
+  std::unique_ptr<TliDrafter> tli_;
+  std::unique_ptr<SlemDrafter> slem_;
+  int tli_arms_;
+  bool uses_slem_ = false;
 };
 
 }  // namespace frspec

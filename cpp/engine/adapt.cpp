@@ -32,8 +32,7 @@ std::shared_ptr<AdaptiveRanks> make_adaptive_ranks(const EngineOptions& options,
                                                    const std::shared_ptr<const Tokenizer>& tokenizer,
                                                    const GgufFile& drafter) {
   if (!options.adapt) return nullptr;
-  const auto prior = options.ranks ? load_ranks(*options.ranks, *tokenizer) : read_ranks(drafter, *tokenizer);
-  return std::make_shared<AdaptiveRanks>(*options.adapt, tokenizer, prior);
+  return std::make_shared<AdaptiveRanks>(*options.adapt, tokenizer, find_ranks(options.ranks, drafter, *tokenizer));
 }
 
 void Engine::save_ranks() {
@@ -43,6 +42,7 @@ void Engine::save_ranks() {
 }
 
 Engine::~Engine() {
+  if (tuning_file_ && tuner_->knows_costs()) (void)tuning_file_->write(tuner_->numbers());
   if (!adaptive_ || adaptive_->unsaved() == 0) return;
   try {
     adaptive_->save(kFinalPatience);

@@ -7,35 +7,51 @@
 namespace frspec {
 namespace {
 
-constexpr double kUnusual = 1.5;       // times what was expected: more, or less, than that is not believed at once
-constexpr double kSpeedPace = 0.12;    // share of a deviation that is taken for a change of the machine's speed
-constexpr int kFirst = 3;              // passes of so many rows that are needed before they say anything of the speed
-constexpr int kMemory = 40;            // passes that a knot remembers
+constexpr double kUnusual = 1.5;     // times what was expected: more, or less, than that is not believed at once
+constexpr double kSpeedPace = 0.12;  // share of a deviation that is taken for a change of the machine's speed
+constexpr int kFirst = 3;            // passes of so many rows that are needed before they say anything of the speed
+constexpr int kTrusted = 8;          // passes after which a knot needs no neighbours
+constexpr int kMemory = 40;          // passes that a knot remembers
 
 }  // namespace
 
-double RowCosts::shape(int rows) const {
-  if (known_ == 0) return guess_ * (1.0 + further_ * (rows - 1));
-  // The nearest knots that are known.
-  int low = -1, high = -1;
+// On the line between the nearest knots that are known, but for `left_out`; beyond them as steep as between the last
+// two.
+double RowCosts::between_knots(int rows, int left_out) const {
+  int low = -1, high = -1, before = -1;
   for (int i = 0; i < static_cast<int>(kRows.size()); ++i) {
-    if (knots_[static_cast<std::size_t>(i)].count == 0) continue;
-    if (kRows[static_cast<std::size_t>(i)] <= rows) low = i;
-    if (kRows[static_cast<std::size_t>(i)] >= rows && high < 0) high = i;
+    if (knots_[static_cast<std::size_t>(i)].count == 0 || i == left_out) continue;
+    if (kRows[static_cast<std::size_t>(i)] <= rows) {
+      before = low;
+      low = i;
+    } else if (high < 0) {
+      high = i;
+    }
   }
   const auto seconds = [&](int i) { return knots_[static_cast<std::size_t>(i)].seconds; };
   const auto at = [&](int i) { return static_cast<double>(kRows[static_cast<std::size_t>(i)]); };
-  if (low >= 0 && low == high) return seconds(low);
+  if (low >= 0 && at(low) == rows) return seconds(low);
   if (low >= 0 && high >= 0) {
     return seconds(low) + (rows - at(low)) / (at(high) - at(low)) * (seconds(high) - seconds(low));
   }
-  if (low < 0) return seconds(high);
-  // Beyond all that is known: as steep as between the last two, or as guessed.
-  int before = low - 1;
-  while (before >= 0 && knots_[static_cast<std::size_t>(before)].count == 0) --before;
+  if (low < 0) return high >= 0 ? seconds(high) : 0.0;
   const double slope = before >= 0 ? std::max(0.0, (seconds(low) - seconds(before)) / (at(low) - at(before)))
                                    : further_ * seconds(low) / (1.0 + further_ * (at(low) - 1.0));
   return seconds(low) + slope * (rows - at(low));
+}
+
+double RowCosts::shape(int rows) const {
+  if (known_ == 0) return guess_ * (1.0 + further_ * (rows - 1));
+  const double found = between_knots(rows, -1);
+  const auto at = std::lower_bound(kRows.begin(), kRows.end(), rows);
+  if (known_ == 1 || at == kRows.end() || *at != rows) return found;
+  // A knot of few passes leans on its neighbours: else one bad start would be believed for ever, since passes that look
+  // dear are not made again.
+  const auto knot = static_cast<int>(at - kRows.begin());
+  const int count = knots_[static_cast<std::size_t>(knot)].count;
+  if (count >= kTrusted || count == 0) return found;
+  const double share = static_cast<double>(count) / kTrusted;
+  return share * found + (1.0 - share) * std::min(found, between_knots(rows, knot));
 }
 
 void RowCosts::add(int rows, double seconds) {

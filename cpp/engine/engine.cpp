@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/machine.h"
 #include "base/text.h"
 #include "draft/no_drafter.h"
 #include "engine/adapt.h"
@@ -33,12 +34,19 @@ class Timer {
 };
 
 int choose_context(const EngineOptions& options, const ModelConfig& config) {
-  if (options.context == 0) return std::min(config.context, kDefaultContext);
-  if (options.context < 2 || options.context > config.context) {
-    fail("context: found ", options.context, " tokens, expected 2 to ", config.context, ", the length ",
-         options.target.string(), " was trained for");
+  if (!options.context) return std::min(config.context, kDefaultContext);
+  const int context = *options.context;
+  if (context == 0) return config.context;
+  const int limit = config.context_limit;
+  if (context > 1 && context <= limit) return context;
+  std::string help;
+  if (context > limit) {
+    const int factor = 1 + (context - 1) / limit;
+    help = concat("; rope scaling stretches it: rope_scaling_type 'yarn', rope_freq_scale 1/", factor,
+                  " (--rope-scaling yarn --rope-scale ", factor, ")");
   }
-  return options.context;
+  fail("context: found ", context, " tokens, expected 2 to ", limit, ", the length ", options.target.string(),
+       " was trained for", help);
 }
 
 // Of all tensors: what loading will report in the end.
@@ -117,7 +125,9 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   if (options.batch < 1 || options.batch > 1 << 16) {
     fail("batch: found ", options.batch, " tokens, expected 1 to ", 1 << 16);
   }
-  const ModelConfig config = read_causal_config(*file_);
+  check_rope_options(options.rope);
+  ModelConfig config = read_causal_config(*file_);
+  apply(options.rope, config);
   context_ = choose_context(options, config);
   batch_ = std::min(options.batch, context_);
   taps_ = static_cast<int>(options.taps.size());
@@ -144,14 +154,15 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
                      .logit_rows = std::clamp(max_size, kLogitRows, kMaxLogitRows),
                      .tree = max_size,
                      .depth = max_depth,
-                     .kv = options.kv_type};
+                     .kv = options.kv_type,
+                     .rope = options.rope};
   place(limits, taps, config);
   target_ = std::make_unique<CausalModel>(file_, *backend_, limits, taps, on_bytes);
   if (target_->config().vocab != tokenizer_->size()) {
     fail(file_->path().string(), ": tensor 'token_embd.weight': found ", target_->config().vocab,
          " rows, expected one per token, ", tokenizer_->size());
   }
-  if (drafts || options.ngram > 0) make_drafting(options_.head, on_bytes);
+  if (drafts || ngram_of(options) > 0) make_drafting(options_.head, on_bytes);
   on_bytes(total - done);  // of what is not a weight
   no_drafter_ = std::make_unique<NoDrafter>(*backend_);
   // Room, too, for trees that are only timed: any that fits a pass, as deep as a binary tree of that many nodes.
@@ -172,6 +183,11 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   };
   committed_ = states(max_depth + 1, target_->config().dim);
   if (drafter_) lag_features_ = states(lag_room(), target_->feature_dim());
+  if (!options.on_warning) return;
+  for (const std::shared_ptr<const GgufFile>& file : {file_, drafter_file_}) {
+    if (!file) continue;
+    for (const std::string& warning : file->warnings()) options.on_warning(warning);
+  }
 }
 
 // On a device with memory of its own: what stays on the host, and how long a context has room.
@@ -185,7 +201,7 @@ void Engine::place(ModelLimits& limits, const ModelTaps& taps, const ModelConfig
   limits.head_on_host = options_.head_on_host;
   const MemoryPlanRequest request{options_, *backend_, file_, drafter_file_, tokenizer_, limits, taps};
   MemoryPlan plan = plan_memory(request);
-  const int fits = fit_context(plan, request, options_.context != 0);
+  const int fits = fit_context(plan, request, options_.context.has_value());
   if (fits < context_) {
     limits.context = context_ = fits;
     batch_ = std::min(batch_, context_);
@@ -209,13 +225,26 @@ Engine::Lock::~Lock() {
 }
 
 void Engine::make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes) {
-  auto drafter = make_drafter(
-      options_, head,
-      {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, adaptive_, head_clock_.get()});
+  std::string ranks;
+  auto drafter = make_drafter(options_, head,
+                              {*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, on_bytes, adaptive_,
+                               head_clock_.get(), &ranks});
   auto tuner = make_tuner(*backend_, *drafter, head, options_);
   // Only now: where something failed, all stays as it was.
   drafter_ = std::move(drafter);
   tuner_ = std::move(tuner);
+  std::string about =
+      concat(processor_name(), "; ", backend_->description(), "; target ", identity_of(*file_), "; drafter ",
+             drafter_file_ ? identity_of(*drafter_file_) : "none", "; ngram ", ngram_of(options_), "; cache ",
+             static_cast<int>(options_.kv_type), "; tree ", options_.tree ? "fixed" : "auto");
+  for (const Tuner::Arm& arm : tuner_->arms()) about += concat("; ", arm.translation, " ", arm.head);
+  tuning_file_ = std::make_unique<TuningFile>(std::move(about));
+  // Trees of a fixed shape are a user's own choice, and soon judged.
+  if (options_.tree) tuning_file_.reset();
+  if (tuning_file_) {
+    if (const auto numbers = tuning_file_->read()) tuner_->restore(*numbers);
+  }
+  ranks_source_ = ranks;
   calibrated_ = false;
 }
 
@@ -256,8 +285,11 @@ std::unique_ptr<Generation> Engine::begin(std::vector<TokenId> prompt, const Gen
   if (prompt.size() >= static_cast<std::size_t>(context_)) {
     fail("prompt: found ", prompt.size(), " tokens, expected at most ", context_ - 1, ": the context holds ", context_);
   }
-  if (options.max_tokens < 1) fail("max_tokens: found ", options.max_tokens, ", expected at least 1");
-  if (options.min_tokens < 0 || options.min_tokens > options.max_tokens) {
+  const bool until_full = options.max_tokens == kUntilFull || options.max_tokens == kUntilContextFilled;
+  if (options.max_tokens < 1 && !until_full) {
+    fail("max_tokens: found ", options.max_tokens, ", expected at least 1, or -1 for as many as the context holds");
+  }
+  if (options.min_tokens < 0 || (options.min_tokens > options.max_tokens && !until_full)) {
     fail("min_tokens: found ", options.min_tokens, ", expected 0 to ", options.max_tokens, ", max_tokens");
   }
   if (options.logprobs && (*options.logprobs < 0 || *options.logprobs > kMaxLogprobs)) {
@@ -278,6 +310,7 @@ std::unique_ptr<Generation> Engine::begin(std::vector<TokenId> prompt, const Gen
                   options.min_tokens > 0 ? static_cast<std::int64_t>(prompt.size()) + options.min_tokens : 0);
   std::unique_ptr<Generation> text(new Generation(*this, std::move(prompt), options));
   text->sampler_ = std::move(sampler);
+  text->stats_.ranks = ranks_source_;
   if (options.logprobs) {
     text->best_memory_ = backend_->allocate(4 * (2 * static_cast<std::size_t>(*options.logprobs) + 1));
   }
@@ -296,7 +329,7 @@ void Engine::check_verify_mode(const GenerateOptions& options) const {
   }
   if (options.logits_processor) fail("verify: found rejection sampling and a logits processor, expected 'keyed'");
   if (!drafter_) return;
-  if (options_.drafter && options_.ngram > 0) {
+  if (options_.drafter && ngram_of(options_) > 0) {
     fail("verify: found rejection sampling with n-grams beside a drafter, expected one of them alone, or 'keyed'");
   }
   if (options_.drafter && (!options_.tree || options_.tree->branch != 1)) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -19,6 +20,7 @@
 #include "engine/step_trace.h"
 #include "engine/stop_text.h"
 #include "engine/tuner.h"
+#include "engine/tuning_file.h"
 #include "gguf/gguf_file.h"
 #include "model/causal_model.h"
 #include "tokenizer/tokenizer.h"
@@ -125,7 +127,7 @@ class Generation {
   std::vector<TokenLogprobs> logprobs_;
   std::vector<StepTrace> trace_;
   std::vector<StepTrace::Watched> watched_;  // of the step that is running
-  Buffer best_memory_;  // ids, log-probabilities, and the chosen token's
+  Buffer best_memory_;                       // ids, log-probabilities, and the chosen token's
   std::string closing_text_;
   bool counts_ = true;  // for ranks that adapt: somebody wanted it
   bool started_ = false;
@@ -198,6 +200,7 @@ class Engine {
   Tuner::Plan plan_step(const Generation& text);
   void calibrate();
   Tuning tuning() const;
+  void keep_tuning();  // for the next process
   void note_accepted(Generation& text, const DraftTree& tree, const Verdict& verdict);
   // One pass over at most batch_ tokens behind the prefix. False: abandoned, because `keep_going` said so.
   bool run_chunk(std::span<const TokenId> tokens, const std::function<bool()>& keep_going = {});
@@ -241,7 +244,10 @@ class Engine {
   std::vector<TokenId> written_;             // scratch
   std::unique_ptr<HeadClock> head_clock_;
   std::unique_ptr<Drafter> drafter_;  // null without one
+  std::string ranks_source_;          // of the ranks that its head's rows follow, if they follow any
   std::unique_ptr<Tuner> tuner_;      // null without a drafter
+  std::unique_ptr<TuningFile> tuning_file_;
+  std::chrono::steady_clock::time_point tuning_kept_ = {};
   std::unique_ptr<Drafter> no_drafter_;
   std::unique_ptr<Verifier> verifier_;
   Buffer ids_;           // (batch) tokens of a chunk

@@ -60,6 +60,15 @@ Tuner::Plan Engine::plan_step(const Generation& text) {
   return tuner_->next(text.options_.draft == DraftMode::Auto);
 }
 
+// At the end of a text; many short ones are not worth a file each.
+void Engine::keep_tuning() {
+  constexpr std::chrono::seconds kPeriod{2};
+  const auto now = std::chrono::steady_clock::now();
+  if (!tuning_file_ || now - tuning_kept_ < kPeriod) return;
+  tuning_kept_ = now;
+  (void)tuning_file_->write(tuner_->numbers());
+}
+
 Tuning Engine::tuning() const {
   const Tuner::Choice choice = tuner_->choice();
   Tuning found;
@@ -87,7 +96,8 @@ Tuning Engine::tuning() const {
           << std::max(0.0, choice.cost);
     }
   }
-  out << "; " << choice.tokens_per_second << " tokens/s expected, " << choice.plain_tokens_per_second << " without drafts";
+  out << "; " << choice.tokens_per_second << " tokens/s expected, " << choice.plain_tokens_per_second
+      << " without drafts";
   found.summary = out.str();
   return found;
 }

@@ -1,6 +1,7 @@
 // One text being written.
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <utility>
 
 #include "base/error.h"
@@ -16,7 +17,9 @@ Generation::Generation(Engine& engine, std::vector<TokenId> prompt, const Genera
       options_(options),
       decoder_(engine.tokenizer()),
       stop_text_(options.stop) {
+  if (options_.max_tokens < 0) options_.max_tokens = std::numeric_limits<int>::max();
   stats_.prompt_tokens = static_cast<std::int64_t>(prompt_size_);
+  stats_.seed = options_.sampling.seed;
 }
 
 std::span<const GeneratedToken> Generation::step() {
@@ -54,7 +57,10 @@ std::span<const GeneratedToken> Generation::step() {
 }
 
 std::span<const GeneratedToken> Generation::hand_out() {
-  if (finish_ != FinishReason::None && engine_.tuner_) stats_.tuning = engine_.tuning();
+  if (finish_ != FinishReason::None && engine_.tuner_) {
+    stats_.tuning = engine_.tuning();
+    engine_.keep_tuning();
+  }
   engine_.note_written(*this);
   return fresh_;
 }

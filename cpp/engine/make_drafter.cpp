@@ -12,6 +12,7 @@
 #include "draft/eagle2.h"
 #include "draft/eagle3.h"
 #include "draft/ngram_drafter.h"
+#include "draft/retokenizer.h"
 #include "draft/slrs_drafter.h"
 #include "draft/translated_drafter.h"
 #include "engine/adapt.h"
@@ -42,8 +43,8 @@ void check_same_vocabulary(const GgufFile& drafter, const Tokenizer& target) {
 // Of what the text repeats, one behind the other.
 int repeated_levels(const EngineOptions& options) { return largest_tree(options).levels(); }
 
-HeadParts head_parts(const EngineOptions& options, const DrafterParts& parts) {
-  return {parts.backend, *parts.tokenizer, parts.file, largest_tree(options).branch, parts.adaptive};
+HeadParts head_parts(const EngineOptions& options, const DrafterParts& parts, const Tokenizer& vocabulary) {
+  return {parts.backend, vocabulary, parts.file, largest_tree(options).branch, parts.adaptive, parts.ranks_source};
 }
 
 std::unique_ptr<DraftHead> timed(const DrafterParts& parts, std::unique_ptr<DraftHead> head) {
@@ -51,16 +52,18 @@ std::unique_ptr<DraftHead> timed(const DrafterParts& parts, std::unique_ptr<Draf
 }
 
 EagleLimits eagle_limits(const EngineOptions& options, const DrafterParts& parts) {
-  return {parts.context, std::max(parts.batch, kTranslatedDepth * largest_tree(options).levels() + 1), options.kv_type};
+  return {parts.context, std::max(parts.batch, kTranslatedDepth * largest_tree(options).levels() + 1), options.kv_type,
+          options.rope};
 }
 
 std::unique_ptr<Drafter> make_eagle2(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
   (void)read_eagle2_config(*parts.file);  // says what the file is before its vocabulary is looked at
   check_same_vocabulary(*parts.file, *parts.tokenizer);
   const HeadRows rows = HeadRows::whole(parts.target.head_source(), &parts.target.head());
-  return std::make_unique<Eagle2Drafter>(parts.file, parts.backend, parts.target,
-                                         timed(parts, make_head(spec, options, head_parts(options, parts), rows)),
-                                         largest_tree(options), eagle_limits(options, parts), parts.on_bytes);
+  return std::make_unique<Eagle2Drafter>(
+      parts.file, parts.backend, parts.target,
+      timed(parts, make_head(spec, options, head_parts(options, parts, *parts.tokenizer), rows)), largest_tree(options),
+      eagle_limits(options, parts), parts.on_bytes);
 }
 
 // The rows of an EAGLE-3 drafter's own head, or of the target's where it has none.
@@ -87,86 +90,121 @@ std::unique_ptr<Drafter> make_eagle3(const EngineOptions& options, const HeadSpe
   }
   return std::make_unique<Eagle3Drafter>(
       parts.file, parts.backend, parts.target,
-      timed(parts, make_head(spec, options, head_parts(options, parts), eagle3_rows(parts, config))), largest_tree(options),
-      eagle_limits(options, parts), parts.on_bytes);
+      timed(parts, make_head(spec, options, head_parts(options, parts, *parts.tokenizer), eagle3_rows(parts, config))),
+      largest_tree(options), eagle_limits(options, parts), parts.on_bytes);
 }
 
-// The drafter's ids of the given target tokens, and of the end of a text where it has one; ascending.
-std::vector<TokenId> intersection(const VocabularyAlignment& alignment, const std::vector<TokenId>& tokens) {
-  std::vector<TokenId> ids;
-  for (const TokenId token : tokens) {
-    if (alignment.to_drafter(token) != VocabularyAlignment::kNone) ids.push_back(alignment.to_drafter(token));
+// The rows of a drafter's head that stand for tokens of the target, too.
+DraftVocabulary shared_part(const VocabularyAlignment& alignment, int target_size) {
+  DraftVocabulary part;
+  part.whose = "the tokens that both vocabularies have";
+  for (TokenId token = 0; token < target_size; ++token) {
+    if (alignment.to_drafter(token) == VocabularyAlignment::kNone) continue;
+    part.rows.push_back(alignment.to_drafter(token));
+    part.tokens.push_back(token);
   }
-  std::sort(ids.begin(), ids.end());
-  return ids;
+  return part;
 }
 
-std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpec& asked, const DrafterParts& parts) {
+// What a drafter of another vocabulary would write for a token of the target.
+std::vector<TokenId> spelling(const VocabularyAlignment& alignment, const Tokenizer& target, const Tokenizer& own,
+                              TokenId token) {
+  if (alignment.to_drafter(token) != VocabularyAlignment::kNone) return {alignment.to_drafter(token)};
+  const std::string& bytes = target.token_bytes(token);
+  if (target.token_type(token) == TokenType::Control || whole_characters(bytes) != bytes.size()) return {};
+  return encode_behind(own, {}, bytes);
+}
+
+// How a drafter's tokens become the target's: they are the same, or by one of the translations.
+enum class Translation { None, Tli, StringLevel };
+
+// The head of a whole model as drafter. `is_open`: beside one of the other translation, with the same options.
+std::unique_ptr<DraftHead> make_model_head(EngineOptions options, const HeadSpec& spec, const DrafterParts& parts,
+                                           const CausalModel& model, const VocabularyAlignment& alignment,
+                                           const std::shared_ptr<const Tokenizer>& own, Translation translation,
+                                           bool is_open) {
   const std::string path = parts.file->path().string();
+  const bool string_level = translation == Translation::StringLevel;
+  // A drafter never proposes what is no token of the target.
+  const bool part =
+      translation == Translation::Tli || (translation == Translation::None && own->size() > parts.tokenizer->size());
+  const HeadRows rows =
+      part ? HeadRows::shared(model.head_source(), &model.head(), shared_part(alignment, parts.tokenizer->size()))
+           : HeadRows::whole(model.head_source(), &model.head());
+  if (part && !rows.is_part()) {
+    fail("translate: found tli, but the vocabularies of target and drafter (", path, ") have no token in common");
+  }
+  // Ranks of one vocabulary are for the translation that uses it; the other has those that no file brings.
+  if (is_open && options.ranks && ranks_are_of(*options.ranks, string_level ? *parts.tokenizer : *own)) {
+    options.ranks.reset();
+  }
+  HeadParts head = head_parts(options, parts, string_level ? *own : *parts.tokenizer);
+  head.by_rank = part || string_level;
+  if (head.by_rank) {
+    head.spelling = [alignment, own, target = parts.tokenizer](TokenId id) {
+      return spelling(alignment, *target, *own, id);
+    };
+  }
+  if (string_level) {
+    // Ranks that adapt count the target's tokens.
+    if (options.adapt && !spec.is_auto() && !is_open) {
+      fail("adapt: found a ranks file, ", options.adapt->string(), ", but ", path,
+           " is translated string by string (slem, slrs): its rows follow no counts of the target's tokens");
+    }
+    head.adaptive = nullptr;
+  }
+  return timed(parts, make_head(spec, options, head, rows));
+}
+
+std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
+  const std::string path = parts.file->path().string();
+  const TreeShape tree = largest_tree(options);
   const std::shared_ptr<const Tokenizer> own = Tokenizer::load(*parts.file);
   const VocabularyAlignment alignment(*parts.tokenizer, *own);
-  const ModelConfig config = read_causal_config(*parts.file);
-  // The same text may be more tokens in another vocabulary.
-  const std::int64_t wanted = std::int64_t{parts.context} * (alignment.is_identity() ? 1 : kTranslatedContext);
-  const int context = static_cast<int>(std::min<std::int64_t>(wanted + 1, config.context));
-  const bool slrs = options.translate == "slrs";
-  if (slrs && !alignment.is_identity()) SlrsDrafter::check_tokens(*own, path);
-  ModelLimits limits = TreeModel::limits(largest_tree(options), context, parts.batch, options.kv_type);
-  if (slrs) limits = SlrsDrafter::limits(limits, largest_tree(options).levels());
-  auto model = std::make_unique<CausalModel>(parts.file, parts.backend, limits, ModelTaps{}, parts.on_bytes);
-  if (model->config().vocab != own->size()) {
-    fail(path, ": tensor 'token_embd.weight': found ", model->config().vocab, " rows, expected one per token, ",
-         own->size());
-  }
+  ModelConfig config = read_causal_config(*parts.file);
+  apply(options.rope, config);
   // The same ids on both sides: nothing to translate, although either may have more rows than there are tokens.
   const bool same = alignment.is_identity();
   if (same && options.translate != "auto") {
     fail("translate: found ", options.translate, ", but ", path, " has the target's own vocabulary; expected 'auto'");
   }
-  const bool string_level = !same && (slrs || options.translate == "slem" ||
-                                      (options.translate == "auto" && 2 * alignment.size() < parts.tokenizer->size()));
-  // Where rows cannot be chosen, "auto" is all of them: whether to draft is still watched.
-  const bool limited = string_level || alignment.size() < static_cast<int>(model->config().vocab);
-  const HeadSpec spec = asked.is_auto() && limited ? HeadSpec{} : asked;
-  if (string_level && !spec.is_full()) {
-    fail("head: found ", spec.text(), ", but ", path,
-         " is translated string by string (slem, slrs), where ranks of the target's tokens choose no rows of the "
-         "drafter's head; expected 'full'");
+  // The same text may be more tokens in another vocabulary.
+  const std::int64_t wanted = std::int64_t{parts.context} * (same ? 1 : kTranslatedContext);
+  const int context = static_cast<int>(std::min<std::int64_t>(wanted + 1, config.context_limit));
+  const bool slrs = options.translate == "slrs";
+  if (slrs) SlrsDrafter::check_tokens(*own, path);
+  ModelLimits limits = TreeModel::limits(tree, context, parts.batch, options.kv_type);
+  if (slrs) limits = SlrsDrafter::limits(limits, tree.levels());
+  auto model = std::make_unique<CausalModel>(parts.file, parts.backend, limits, ModelTaps{}, parts.on_bytes);
+  if (model->config().vocab != own->size()) {
+    fail(path, ": tensor 'token_embd.weight': found ", model->config().vocab, " rows, expected one per token, ",
+         own->size());
   }
-  const bool ranked = spec.parts.size() == 1 && spec.find(HeadSpec::Kind::Ranked) != nullptr;
-  std::vector<TokenId> tokens;
-  const HeadRows rows = HeadRows::whole(model->head_source(), &model->head());
-  if (ranked) tokens = ranked_tokens(spec, options, head_parts(options, parts), rows);
-  // A drafter never proposes what is no token of the target.
-  const bool has_more_rows = own->size() > parts.tokenizer->size();
-  if ((same ? has_more_rows : !string_level) && tokens.empty()) {
-    for (TokenId id = 0; id < parts.tokenizer->size(); ++id) tokens.push_back(id);
-  }
-  std::vector<TokenId> ids = intersection(alignment, tokens);
-  if (!same && !string_level && ids.empty()) {
-    fail("translate: found tli, but the vocabularies of target and drafter (", path, ") have no token in common");
-  }
-  const bool all_rows = ids.empty() || static_cast<int>(ids.size()) == model->config().vocab;
-  if (!all_rows && !ranked && !spec.is_full()) {
-    fail("head: found ", spec.text(), ", but of the tokens of ", path, " only ", ids.size(),
-         " are the target's; expected 'full' or 'ranked:N'");
-  }
-  const auto row_of = [&](TokenId token) { return alignment.to_drafter(token); };
-  auto head = !all_rows ? make_listed_head(parts.backend, rows, ids,
-                                           ranked ? follow_ranks(head_parts(options, parts), ids, row_of) : nullptr)
-              : ranked  ? make_full_head(parts.backend, rows)
-                        : make_head(spec, options, head_parts(options, parts), rows);
-  auto tree_model =
-      std::make_unique<TreeModel>(parts.backend, std::move(model), timed(parts, std::move(head)), largest_tree(options));
+  // Where too little is shared, tokens cannot be taken one by one; else it is found out which translation pays.
+  const bool is_open = options.translate == "auto" && 2 * alignment.size() >= parts.tokenizer->size();
+  const Translation translation = same                                    ? Translation::None
+                                  : options.translate == "tli" || is_open ? Translation::Tli
+                                                                          : Translation::StringLevel;
+  const auto make = [&](const CausalModel& of, Translation by) {
+    return make_model_head(options, spec, parts, of, alignment, own, by, is_open && !same);
+  };
+  auto head = make(*model, translation);
+  auto tree_model = std::make_unique<TreeModel>(parts.backend, std::move(model), std::move(head), tree);
   if (same) return std::make_unique<CausalDrafter>(std::move(tree_model));
-  auto translated = std::make_unique<TranslatedModel>(std::move(tree_model), parts.tokenizer, own);
+  const auto translated = std::make_shared<TranslatedModel>(std::move(tree_model), parts.tokenizer, own);
   if (slrs) {
-    return std::make_unique<SlrsDrafter>(parts.backend, std::move(translated),
-                                         std::min(largest_tree(options).levels(), std::max(1, largest_tree(options).size - 1)));
+    return std::make_unique<SlrsDrafter>(parts.backend, translated,
+                                         std::min(tree.levels(), std::max(1, tree.size - 1)));
   }
-  if (!string_level) return std::make_unique<TliDrafter>(parts.backend, std::move(translated));
-  return std::make_unique<SlemDrafter>(parts.backend, std::move(translated), largest_tree(options).size,
-                                       kTranslatedDepth * largest_tree(options).levels());
+  const auto make_slem = [&](std::unique_ptr<DraftHead> other) {
+    return std::make_unique<SlemDrafter>(parts.backend, translated, tree.size, kTranslatedDepth * tree.levels(),
+                                         std::move(other));
+  };
+  if (translation == Translation::StringLevel) return make_slem(nullptr);
+  auto tli = std::make_unique<TliDrafter>(parts.backend, translated);
+  if (!is_open) return tli;
+  return std::make_unique<EitherTranslation>(translated, std::move(tli),
+                                             make_slem(make(translated->model().model(), Translation::StringLevel)));
 }
 
 }  // namespace
@@ -174,7 +212,7 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
 TreeBounds tree_bounds(const EngineOptions& options) {
   TreeBounds bounds;
   if (options.drafter) bounds = {largest_tree(options).size, kTranslatedDepth * largest_tree(options).levels()};
-  if (options.ngram > 0) {
+  if (ngram_of(options) > 0) {
     bounds.size += repeated_levels(options);
     bounds.depth = std::max(bounds.depth, repeated_levels(options));
   }
@@ -213,8 +251,8 @@ void check_drafter_options(const EngineOptions& options) {
          "', which uses none; expected 'speculated'");
   }
   check_adapt(options, head);
-  if (options.ngram < 0 || options.ngram > kMaxNgram) {
-    fail("ngram: found ", options.ngram, " tokens, expected 0 (none) to ", kMaxNgram);
+  if (ngram_of(options) < 0 || ngram_of(options) > kMaxNgram) {
+    fail("ngram: found ", ngram_of(options), " tokens, expected 0 (none) to ", kMaxNgram);
   }
   if (std::find(kTranslations.begin(), kTranslations.end(), options.translate) == kTranslations.end()) {
     fail("translate: found ", quoted(options.translate), ", expected 'auto', 'tli', 'slem' or 'slrs'");
@@ -239,10 +277,10 @@ std::unique_ptr<Drafter> make_drafter(const EngineOptions& options, const std::s
     drafter = make(options, spec, parts);
     inner = {largest_tree(options).size, kTranslatedDepth * largest_tree(options).levels()};
   }
-  if (options.ngram == 0) return drafter;
+  if (ngram_of(options) == 0) return drafter;
   const int levels = repeated_levels(options);
-  return std::make_unique<NgramDrafter>(parts.backend, std::move(drafter), options.ngram, levels, levels, inner.size,
-                                        inner.depth);
+  return std::make_unique<NgramDrafter>(parts.backend, std::move(drafter), ngram_of(options), levels, levels,
+                                        inner.size, inner.depth);
 }
 
 }  // namespace frspec

@@ -32,6 +32,7 @@ struct DrafterParts {
   std::function<void(std::size_t)> on_bytes;  // as WeightLoader's
   std::shared_ptr<AdaptiveRanks> adaptive;    // not null: ranked rows follow them
   HeadClock* clock = nullptr;                 // not null: of the drafter's head
+  std::string* ranks_source = nullptr;        // set to where the ranks of the head come from, if it uses any
 };
 
 // The layers of the target whose inputs a drafter continues (ModelTaps::joined); none: it continues the states after

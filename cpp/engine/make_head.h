@@ -7,6 +7,7 @@
 #include "engine/options.h"
 #include "gguf/gguf_file.h"
 #include "tokenizer/tokenizer.h"
+#include "vocab/choice_head.h"
 #include "vocab/draft_head.h"
 #include "vocab/head_spec.h"
 #include "vocab/token_ranks.h"
@@ -15,21 +16,15 @@ namespace frspec {
 
 struct HeadParts {
   Backend& backend;
-  const Tokenizer& target;
-  std::shared_ptr<const GgufFile> file;               // the drafter's
-  int rows = 0;                                       // states whose best tokens are wanted at once, at most
+  const Tokenizer& vocabulary;           // that the head's rows stand for: the target's, or the drafter's own
+  std::shared_ptr<const GgufFile> file;  // the drafter's
+  int rows = 0;                          // states whose best tokens are wanted at once, at most
   std::shared_ptr<AdaptiveRanks> adaptive = nullptr;  // not null: ranked rows follow them
+  std::string* ranks_source = nullptr;                // where TokenRanks::source of the head's ranks is told
+  // Whether rows are chosen by rank alone: nobody tells the head of the text in its own tokens.
+  bool by_rank = false;
+  ChoiceHead::Spelling spelling = {};  // as ChoiceHead has it
 };
-
-// The target's tokens that a ranked head keeps of the given rows, ascending.
-std::vector<TokenId> ranked_tokens(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,
-                                   const HeadRows& rows);
-
-// What makes `chosen` rows of a ranked head follow the ranks, where they adapt; else null. `row_of_token`: the row of
-// each of the target's tokens, or AdaptiveRows::kNoRow; `sizes`: as AdaptiveRows has them.
-std::unique_ptr<AdaptiveRows> follow_ranks(const HeadParts& parts, std::span<const std::int32_t> chosen,
-                                           const std::function<std::int32_t(TokenId)>& row_of_token,
-                                           std::span<const int> sizes = {});
 
 // A head that chooses among the given rows. Throws InvalidInput where a policy lacks what it needs: ranks, a sketch, a
 // reduced head.

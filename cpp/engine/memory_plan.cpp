@@ -35,6 +35,7 @@ MemoryPlan count(const MemoryPlanRequest& request, int context) {
                                        std::min(request.options.batch, context),
                                        {},
                                        nullptr,
+                                       nullptr,
                                        nullptr});
     plan.head_rows = device.row_bytes_chosen();
     plan.drafter_weights = device.weight_bytes() - plan.target_weights - plan.head_rows;

@@ -13,6 +13,7 @@
 
 #include "backend/backend.h"
 #include "gguf/mapped_file.h"
+#include "model/rope_options.h"
 #include "tree/draft_tree.h"
 #include "verify/sampler.h"
 #include "vocab/recording_head.h"
@@ -44,14 +45,19 @@ struct EngineOptions {
   // A ranks file that is kept up to date with the texts that are written, and that ranked rows follow
   // (adaptive_ranks.h); made where it is not there. None: ranks do not change.
   std::optional<std::filesystem::path> adapt;
-  FileAccess files;                // how the target, the drafter and the sketch come into memory
-  std::string head = "full";       // a head policy (vocab/head_spec.h)
-  int ngram = 0;                   // longest run of tokens that is looked up in the text; 0: none
+  FileAccess files;           // how the target, the drafter and the sketch come into memory
+  std::string head = "full";  // a head policy (vocab/head_spec.h)
+  // Longest run of tokens that is looked up in the text; 0: none. Nothing: kNgram beside a drafter whose trees grow as
+  // far as pays, where a repetition that is not likely enough costs nothing; else none.
+  std::optional<int> ngram = 0;
   std::string translate = "auto";  // a drafter of another vocabulary: "auto", "tli", "slem", "slrs"
   // The shape of trees; none: they grow as far as pays (engine/tuner.h), within kMostTree.
   std::optional<TreeShape> tree;
-  int context = 0;  // tokens of prompt and text together; 0: the model's own, at most kDefaultContext
-  int batch = 512;  // prompt tokens per pass
+  // Tokens of prompt and text together; 0: as many as the model was trained for; none: so many, at most
+  // kDefaultContext.
+  std::optional<int> context;
+  RopeOptions rope;  // of the target, and of its drafter
+  int batch = 512;   // prompt tokens per pass
   BackendOptions backend;
   // Of a device with memory of its own: layers of the target that are kept there, the last ones; the CPU runs the
   // others. -1: all.
@@ -60,12 +66,18 @@ struct EngineOptions {
   KvType kv_type = KvType::F16;  // of the target's and the drafter's cache
   std::function<void(const MemoryPlan&)> on_plan;  // before loading, where the device has memory of its own
   std::function<void(std::size_t done, std::size_t total)> on_load;  // bytes of weights; throwing ends the loading
+  // Each thing that was corrected in the files, as llama.cpp corrects it: one line, once all is loaded.
+  std::function<void(const std::string& warning)> on_warning;
   std::shared_ptr<StateRecord> states;  // not null: the states that the drafter's head meets are noted there
   std::vector<int> taps;                // layers whose inputs Engine::forward hands out
 };
 
 // The largest trees where none is given: deep, for what is copied; rarely wide.
 inline constexpr TreeShape kMostTree = {.depth = 15, .branch = 6, .size = 64};
+inline constexpr int kNgram = 8;
+inline int ngram_of(const EngineOptions& options) {
+  return options.ngram.value_or(options.drafter && !options.tree ? kNgram : 0);
+}
 // What trees are made for.
 inline TreeShape largest_tree(const EngineOptions& options) { return options.tree.value_or(kMostTree); }
 // A tree as users name it: by a word, "auto" or "DEPTH,BRANCH,SIZE", or by its numbers, of which one is enough.
@@ -104,8 +116,11 @@ enum class VerifyMode : std::uint8_t {
 };
 VerifyMode parse_verify_mode(std::string_view name);  // "keyed", "rejection", "block"; throws InvalidInput for others
 
+// Values of GenerateOptions::max_tokens, as llama.cpp knows them: as many as the context holds.
+inline constexpr int kUntilFull = -1, kUntilContextFilled = -2;
+
 struct GenerateOptions {
-  int max_tokens = 128;
+  int max_tokens = 128;     // or kUntilFull
   int min_tokens = 0;       // before that many, neither a token nor a string ends the text
   bool ignore_eos = false;  // go on after an end-of-generation token
   DraftMode draft = DraftMode::Auto;

@@ -11,10 +11,10 @@ namespace {
 // Steps that the tokens per second are taken from: as fast as texts change their kind.
 constexpr double kRateMemory = 48.0;
 // Drafted steps that the worth of drafting is taken from: while it runs, and where probes are all there is.
-constexpr double kWorthMemory = 24.0, kProbeMemory = 4.0;
+constexpr double kWorthMemory = 32.0, kProbeMemory = 4.0;
 // Tokens by which drafting may be better than its few first steps showed: their number divides it. Where no notes say
 // what a tree promises, luck decides what a step shows. A new text may be of another kind.
-constexpr double kHope = 1.0, kHopeOfLuck = 2.0, kSeenBefore = 12.0;
+constexpr double kHope = 1.0, kHopeOfLuck = 2.5, kSeenBefore = 12.0;
 // Share of all time that probes of a drafter that does not pay may cost.
 constexpr double kProbeShare = 0.01;
 constexpr int kLeastProbe = 3, kMostProbe = 400;  // plain steps between two probes
@@ -106,9 +106,7 @@ double Tuner::hoped_worth(const Family& family) const {
 
 // --- Which arm ---
 
-double Tuner::held(int arm) const {
-  return 1.0 - kOrdinary * (1.0 - held_[static_cast<std::size_t>(arm)].value);
-}
+double Tuner::held(int arm) const { return 1.0 - kOrdinary * (1.0 - held_[static_cast<std::size_t>(arm)].value); }
 
 // Which head: each is expected to give what the current one does, but for the tokens that only one of them has.
 int Tuner::best_head(int family) const {
@@ -181,7 +179,8 @@ Tuner::Plan Tuner::next(bool may_pause) {
     plan_.drafts = ++since_plain_ <= plain_interval_;
     if (!plan_.drafts) plain_interval_ = std::min(2 * plain_interval_, kMostPlainInterval);
   } else {
-    plan_.drafts = until_probe_-- <= 0;
+    // A probe verifies a draft, however unlikely: else it would not be known whether that is still true.
+    plan_.drafts = plan_.forced = until_probe_-- <= 0;
   }
   return plan_;
 }
@@ -203,7 +202,8 @@ Tuner::Plan Tuner::again() {
 
 void Tuner::begin_growth(const Plan& plan) {
   plan_ = plan;
-  const std::string& translation = arms_.empty() ? std::string() : arms_[static_cast<std::size_t>(plan.arm)].translation;
+  const std::string& translation =
+      arms_.empty() ? std::string() : arms_[static_cast<std::size_t>(plan.arm)].translation;
   acceptance_.use(translation.empty() ? 0 : family_of(plan.arm) % Acceptance::kTranslations, noisy_);
   worth_of_repeated_ = 0.0;
   grown_.clear();
@@ -264,7 +264,7 @@ int Tuner::width(std::span<const NodeNote> frontier, std::span<const float> chan
   int best = 0;
   if (!rehearsal_.empty()) {
     best = level < rehearsal_.size() ? std::min(rehearsal_[level], static_cast<int>(frontier.size())) : 0;
-  } else {
+  } else if (plan_.forced || static_cast<double>(level) <= family().seen) {  // the first steps only feel their way
     const double time = value_of_time();
     // What a row more costs, beside those that are worth it so far.
     const int rows = 1 + size(chances);
@@ -340,11 +340,12 @@ void Tuner::add(const Step& step) {
     known.width.add(width, kSideMemory);
     known.nodes.add(step.rows, kSideMemory);
     // One probe that pays is followed by another: where a drafter is sure, it often stays so.
-    until_probe_ = worth > 0.0 ? 0 : probe_interval();
+    until_probe_ = worth > 0.0 || step.accepted > 0 ? 0 : probe_interval();
   }
   if (step.rows == 1 && !drafted) since_plain_ = 0;
   for (const std::uint32_t arms : step.held) {
-    for (std::size_t arm = 0; arm < held_.size(); ++arm) held_[arm].add((arms >> arm & 1u) != 0 ? 1.0 : 0.0, kHeldMemory);
+    for (std::size_t arm = 0; arm < held_.size(); ++arm)
+      held_[arm].add((arms >> arm & 1u) != 0 ? 1.0 : 0.0, kHeldMemory);
   }
   const double tokens = 1.0 + (step.has_notes || step.rows == 1 ? step.expected : step.accepted);
   rate_tokens_.add(tokens, kRateMemory);

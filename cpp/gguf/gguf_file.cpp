@@ -1,6 +1,7 @@
 // Opening (split models included) and typed look-ups.
 #include "gguf/gguf_file.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -269,6 +270,17 @@ const GgufTensor& GgufFile::tensor(std::string_view name) const {
   const GgufTensor* found = find_tensor(name);
   if (found == nullptr) fail(this->name(), ": tensor ", quoted(name), " is missing");
   return *found;
+}
+
+void GgufFile::warn(std::string message) const {
+  message = concat(name(), ": ", message);
+  const std::scoped_lock lock(warnings_mutex_);
+  if (std::ranges::find(warnings_, message) == warnings_.end()) warnings_.push_back(std::move(message));
+}
+
+std::vector<std::string> GgufFile::warnings() const {
+  const std::scoped_lock lock(warnings_mutex_);
+  return warnings_;
 }
 
 void GgufFile::release_pages(const std::byte* data, std::size_t bytes) const {

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -114,6 +115,11 @@ class GgufFile {
   std::span<const GgufTensor> tensors() const { return tensors_; }
   const GgufTensor* find_tensor(std::string_view name) const;
   const GgufTensor& tensor(std::string_view name) const;
+  // What readers of the file had to correct or leave out: one line each, kept once. Whoever opened the file shows them
+  // (contract 6); any thread may add one.
+  void warn(std::string message) const;  // `message` without the file's name
+  std::vector<std::string> warnings() const;
+
   // Gives back the memory that reading this part of a tensor took; it can be read again.
   void release_pages(const std::byte* data, std::size_t bytes) const;
 
@@ -133,6 +139,8 @@ class GgufFile {
   std::vector<GgufTensor> tensors_;
   std::unordered_map<std::string_view, std::size_t> entry_by_key_;
   std::unordered_map<std::string_view, std::size_t> tensor_by_name_;
+  mutable std::mutex warnings_mutex_;
+  mutable std::vector<std::string> warnings_;
 };
 
 }  // namespace frspec

@@ -13,6 +13,26 @@ Linear load_linear(WeightLoader& loader, const std::string& name, std::int64_t o
   return {loader.matrix(name + ".weight", out, in), loader.find_vector(name + ".bias", out)};
 }
 
+// Q, K and V. Some files have them in one matrix, one below the other, perhaps with biases of their own.
+void load_qkv(WeightLoader& loader, const std::string& prefix, std::int64_t q_dim, std::int64_t kv_dim, std::int64_t in,
+              BlockWeights& w) {
+  const std::string joined = prefix + "attn_qkv";
+  const bool has_joined = loader.has(joined + ".weight");
+  std::int64_t first = 0;
+  const std::int64_t all = q_dim + 2 * kv_dim;
+  const auto load = [&](const char* name, std::int64_t rows) -> Linear {
+    if (!has_joined) return load_linear(loader, prefix + name, rows, in);
+    Linear part{loader.matrix_rows(joined + ".weight", all, first, rows, in),
+                loader.find_vector_part(joined + ".bias", all, first, rows)};
+    if (!part.bias) part.bias = loader.find_vector(concat(prefix, name, ".bias"), rows);
+    first += rows;
+    return part;
+  };
+  w.q = load("attn_q", q_dim);
+  w.k = load("attn_k", kv_dim);
+  w.v = load("attn_v", kv_dim);
+}
+
 // The rows of x seen as one row per head.
 Tensor per_head(Tensor x, int head_dim) { return {x.data, x.rows * (x.cols / head_dim), head_dim, head_dim}; }
 
@@ -29,9 +49,7 @@ BlockWeights load_block(WeightLoader& loader, const ModelConfig& config, int ind
   BlockWeights w;
   const std::int64_t in = std::int64_t{config.dim} * (input == AttentionInput::Joined ? 2 : 1);
   if (input == AttentionInput::Normed) w.attention_norm = loader.vector(prefix + "attn_norm.weight", config.dim);
-  w.q = load_linear(loader, prefix + "attn_q", q_dim, in);
-  w.k = load_linear(loader, prefix + "attn_k", kv_dim, in);
-  w.v = load_linear(loader, prefix + "attn_v", kv_dim, in);
+  load_qkv(loader, prefix, q_dim, kv_dim, in, w);
   if (config.qk_norm) {
     w.q_norm = loader.vector(prefix + "attn_q_norm.weight", config.head_dim);
     w.k_norm = loader.vector(prefix + "attn_k_norm.weight", config.head_dim);

@@ -13,8 +13,9 @@ namespace {
 // Ours, and meant for drafters.
 constexpr std::array<std::string_view, 2> kIgnored = {"token_ranks", "token_counts"};
 
-ModelConfig read_config(const GgufFile& file) {
+ModelConfig read_config(const GgufFile& file, const RopeOptions& rope) {
   ModelConfig config = read_causal_config(file);
+  apply(rope, config);
   const GgufTensor& embedding = file.tensor("token_embd.weight");
   if (embedding.shape[1] > (1 << 30)) {
     fail(file.path().string(), ": tensor 'token_embd.weight': found ", embedding.shape[1], " rows, expected at most ",
@@ -28,7 +29,11 @@ ModelConfig read_config(const GgufFile& file) {
 
 CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend, const ModelLimits& limits,
                          const ModelTaps& taps, std::function<void(std::size_t)> on_bytes)
-    : file_(std::move(file)), backend_(backend), config_(read_config(*file_)), limits_(limits), taps_(taps) {
+    : file_(std::move(file)),
+      backend_(backend),
+      config_(read_config(*file_, limits.rope)),
+      limits_(limits),
+      taps_(taps) {
   WeightLoader loader(file_, backend_, std::move(on_bytes));
   const bool tied = !loader.has("output.weight");
   embedding_ = tied ? loader.matrix("token_embd.weight", config_.vocab, config_.dim, limits_.head_on_host)

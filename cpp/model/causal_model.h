@@ -13,6 +13,7 @@
 #include "model/config.h"
 #include "model/host_layers.h"
 #include "model/kv_cache.h"
+#include "model/rope_options.h"
 #include "model/rope_table.h"
 
 namespace frspec {
@@ -24,6 +25,7 @@ struct ModelLimits {
   int tree = 0;        // largest tree, for the cache's slack behind the context
   int depth = 0;       // deepest tree, for positions behind the context
   KvType kv = KvType::F16;
+  RopeOptions rope = {};
   HostPart host = {};         // layers that stay in host memory
   bool head_on_host = false;  // whether the head does (WeightSource::on_host)
 };

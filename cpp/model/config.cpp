@@ -25,6 +25,7 @@ constexpr std::array kTargets = {
 };
 
 constexpr int kMaxLayers = 4096;
+constexpr int kMaxHeads = 4096;
 
 class Reader {
  public:
@@ -45,28 +46,23 @@ class Reader {
     return value;
   }
 
-  // A head count: a number, or an array (one per layer) whose entries are all the same.
-  int head_count(std::string_view name, std::int64_t fallback) const {
+  // A size that layers may have of their own: a number, or an array (one per layer) whose entries are all the same.
+  int layer_size(std::string_view name, std::int64_t most, std::optional<int> fallback = {}) const {
     const GgufEntry* entry = file_.find(key(name));
-    if (entry == nullptr) {
-      if (fallback == 0) return size(name, kMaxHeads);
-      return in_range(name, fallback, kMaxHeads);
+    if (entry == nullptr && fallback) return in_range(name, *fallback, most);
+    if (entry == nullptr || entry->type != GgufType::Array) return size(name, most);
+    const auto sizes = file_.find_ints(key(name));
+    if (!sizes || sizes->empty()) bad(name, "an empty array", "one number per layer");
+    for (const std::int64_t size : *sizes) {
+      if (size != sizes->front()) bad(name, "different numbers per layer", "the same number for every layer");
     }
-    if (entry->type != GgufType::Array) return size(name, kMaxHeads);
-    const auto counts = file_.find_ints(key(name));
-    if (!counts || counts->empty()) bad(name, "an empty array", "one number per layer");
-    for (const std::int64_t count : *counts) {
-      if (count != counts->front()) bad(name, "different numbers per layer", "the same number for every layer");
-    }
-    return in_range(name, counts->front(), kMaxHeads);
+    return in_range(name, sizes->front(), most);
   }
 
   template <class Found>
   [[noreturn]] void bad(std::string_view name, const Found& found, std::string_view expected) const {
     fail(file_.path().string(), ": key '", key(name), "': found ", found, ", expected ", expected);
   }
-
-  static constexpr std::int64_t kMaxHeads = 4096;
 
  private:
   int in_range(std::string_view name, std::int64_t value, std::int64_t most) const {
@@ -90,12 +86,12 @@ RopeConfig read_rope(const GgufFile& file, const Reader& reader, const ModelConf
   const char* default_type = file.find(reader.key(factor_key)) != nullptr ? "linear" : "none";
   const std::string_view scaling = file.find_string(reader.key("rope.scaling.type")).value_or(default_type);
   if (scaling == "none") return rope;
-  rope.factor = reader.positive(factor_key, 1.0);
+  rope.factor = file.find_float(reader.key(factor_key)) == 0.0 ? 1.0 : reader.positive(factor_key, 1.0);
   if (scaling == "linear") {
     rope.scaling = RopeConfig::Scaling::Linear;
   } else if (scaling == "yarn") {
     rope.scaling = RopeConfig::Scaling::Yarn;
-    rope.original_context = reader.size_or("rope.scaling.original_context_length", 1 << 30, config.context);
+    rope.original_context = reader.size_or("rope.scaling.original_context_length", kMaxContext, config.context);
     rope.attention_factor = reader.positive("rope.scaling.attn_factor", 1.0);
     rope.beta_fast = reader.positive("rope.scaling.yarn_beta_fast", 32.0);
     rope.beta_slow = reader.positive("rope.scaling.yarn_beta_slow", 1.0);
@@ -112,10 +108,10 @@ ModelConfig read_config(const GgufFile& file, const std::string& architecture, b
   config.name = file.find_string("general.name").value_or("");
   config.layers = reader.size("block_count", kMaxLayers);
   config.dim = reader.size("embedding_length", 1 << 20);
-  config.ff = reader.size("feed_forward_length", 1 << 22);
-  config.context = reader.size("context_length", 1 << 30);
-  config.heads = reader.head_count("attention.head_count", 0);
-  config.kv_heads = reader.head_count("attention.head_count_kv", config.heads);
+  config.ff = reader.layer_size("feed_forward_length", 1 << 22);
+  config.context = config.context_limit = reader.size("context_length", kMaxContext);
+  config.heads = reader.layer_size("attention.head_count", kMaxHeads);
+  config.kv_heads = reader.layer_size("attention.head_count_kv", kMaxHeads, config.heads);
   config.epsilon = static_cast<float>(reader.positive("attention.layer_norm_rms_epsilon"));
   config.head_dim = reader.size_or("attention.key_length", 1 << 14, std::max(1, config.dim / config.heads));
   const int value_dim = reader.size_or("attention.value_length", 1 << 14, config.head_dim);
@@ -127,6 +123,9 @@ ModelConfig read_config(const GgufFile& file, const std::string& architecture, b
   }
   if (file.find_int(reader.key("expert_count")).value_or(0) > 0) {
     reader.bad("expert_count", file.get_int(reader.key("expert_count")), "0: mixtures of experts are not supported");
+  }
+  if (!file.find_bool(reader.key("attention.causal")).value_or(true)) {
+    reader.bad("attention.causal", "false", "true: models that look ahead write no text");
   }
   config.rope = read_rope(file, reader, config, interleaved_rope);
   return config;

@@ -9,6 +9,8 @@
 
 namespace frspec {
 
+inline constexpr int kMaxContext = 1 << 30;  // tokens
+
 struct RopeConfig {
   bool interleaved = true;  // a property of the architecture: Llama's Q/K are permuted at conversion
   double base = 10000.0;
@@ -16,7 +18,8 @@ struct RopeConfig {
   enum class Scaling { None, Linear, Yarn } scaling = Scaling::None;
   double factor = 1.0;            // of Linear and Yarn: context is stretched by it
   int original_context = 0;       // Yarn
-  double attention_factor = 1.0;  // Yarn: extra factor on cos and sin beside 0.1 ln(factor) + 1
+  double attention_factor = 1.0;  // on cos and sin, beside Yarn's own 0.1 ln(factor) + 1
+  double extrapolation = 1.0;     // Yarn: how far fast pairs keep their frequency; 1: they do
   double beta_fast = 32.0;        // Yarn
   double beta_slow = 1.0;         // Yarn
 };
@@ -31,7 +34,8 @@ struct ModelConfig {
   int kv_heads = 0;
   int head_dim = 0;
   int vocab = 0;
-  int context = 0;  // tokens the model was trained for
+  int context = 0;        // tokens the model was trained for
+  int context_limit = 0;  // that may be asked for
   float epsilon = 1e-5f;
   RopeConfig rope;
   bool qk_norm = false;  // qwen3: RMS norm of every query and key head

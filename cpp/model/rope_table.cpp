@@ -27,7 +27,8 @@ std::vector<float> rope_frequencies(const RopeConfig& config, std::span<const fl
     if (config.scaling == RopeConfig::Scaling::Yarn) {
       // Fast pairs keep their frequency, slow ones are interpolated, a ramp lies between.
       const double ramp = std::clamp((static_cast<double>(i) - low) / std::max(0.001, high - low), 0.0, 1.0);
-      frequency = frequency / config.factor * ramp + frequency * (1.0 - ramp);
+      const double kept = (1.0 - ramp) * config.extrapolation;
+      frequency = frequency / config.factor * (1.0 - kept) + frequency * kept;
     }
     frequencies[i] = static_cast<float>(frequency);
   }
@@ -35,8 +36,8 @@ std::vector<float> rope_frequencies(const RopeConfig& config, std::span<const fl
 }
 
 float rope_magnitude(const RopeConfig& config) {
-  if (config.scaling != RopeConfig::Scaling::Yarn) return 1.0f;
-  const double magnitude = config.factor > 1.0 ? 1.0 + 0.1 * std::log(config.factor) : 1.0;
+  const bool grows = config.scaling == RopeConfig::Scaling::Yarn && config.factor > 1.0;
+  const double magnitude = grows ? 1.0 + 0.1 * std::log(config.factor) : 1.0;
   return static_cast<float>(magnitude * config.attention_factor);
 }
 

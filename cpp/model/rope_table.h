@@ -24,7 +24,7 @@ class RopeTable {
 // Angle per position of each pair, (dims / 2), with the scaling of `config` applied.
 std::vector<float> rope_frequencies(const RopeConfig& config, std::span<const float> factors);
 
-// Factor on cos and sin: 1 but for YaRN (Peng et al., 2309.00071, section 3.4).
+// Factor on cos and sin: YaRN's (Peng et al., 2309.00071, section 3.4), and what the user or the file puts beside it.
 float rope_magnitude(const RopeConfig& config);
 
 }  // namespace frspec

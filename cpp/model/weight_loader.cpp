@@ -31,6 +31,16 @@ std::unique_ptr<Weight> WeightLoader::matrix(const std::string& name, std::int64
   return weight;
 }
 
+std::unique_ptr<Weight> WeightLoader::matrix_rows(const std::string& name, std::int64_t of, std::int64_t first,
+                                                  std::int64_t rows, std::int64_t cols) {
+  WeightSource from = source(name, of, cols);
+  from.data += static_cast<std::size_t>(first) * row_bytes(from.type, static_cast<std::size_t>(cols));
+  from.rows = rows;
+  auto weight = backend_->load(from);
+  has_read(from);
+  return weight;
+}
+
 std::unique_ptr<Weight> WeightLoader::table(const std::string& name, std::int64_t rows, std::int64_t cols) {
   const WeightSource from = source(name, rows, cols);
   auto weight = backend_->load_table(from);
@@ -58,15 +68,22 @@ std::vector<float> WeightLoader::host_vector(const std::string& name, std::int64
   return values;
 }
 
-Buffer WeightLoader::vector(const std::string& name, std::int64_t size) {
-  const std::vector<float> values = host_vector(name, size);
-  Buffer buffer = backend_->allocate(values.size() * sizeof(float));
-  backend_->upload(buffer.as<void>(), values.data(), values.size() * sizeof(float));
+Buffer WeightLoader::vector(const std::string& name, std::int64_t size) { return upload(host_vector(name, size)); }
+
+Buffer WeightLoader::upload(std::span<const float> values) {
+  Buffer buffer = backend_->allocate(values.size_bytes());
+  backend_->upload(buffer.as<void>(), values.data(), values.size_bytes());
   return buffer;
 }
 
 Buffer WeightLoader::find_vector(const std::string& name, std::int64_t size) {
   return has(name) ? vector(name, size) : Buffer();
+}
+
+Buffer WeightLoader::find_vector_part(const std::string& name, std::int64_t of, std::int64_t first, std::int64_t size) {
+  if (!has(name)) return {};
+  const std::vector<float> values = host_vector(name, of);
+  return upload(std::span(values).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(size)));
 }
 
 std::vector<float> WeightLoader::rope_factors(std::int64_t size) {

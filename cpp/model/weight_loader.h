@@ -27,6 +27,9 @@ class WeightLoader {
   // A matrix (rows, cols); rows are outputs. Throws InvalidInput naming file, tensor, found and expected shape.
   // `on_host`: as WeightSource's.
   std::unique_ptr<Weight> matrix(const std::string& name, std::int64_t rows, std::int64_t cols, bool on_host = false);
+  // Rows [first, first + rows) of a matrix that has `of` of them.
+  std::unique_ptr<Weight> matrix_rows(const std::string& name, std::int64_t of, std::int64_t first, std::int64_t rows,
+                                      std::int64_t cols);
   std::unique_ptr<Weight> find_matrix(const std::string& name, std::int64_t rows, std::int64_t cols);  // null if absent
   // A matrix whose rows are only looked up.
   std::unique_ptr<Weight> table(const std::string& name, std::int64_t rows, std::int64_t cols);
@@ -36,6 +39,8 @@ class WeightLoader {
   // A vector as f32; find_vector gives an empty buffer where it is absent.
   Buffer vector(const std::string& name, std::int64_t size);
   Buffer find_vector(const std::string& name, std::int64_t size);
+  // Elements [first, first + size) of a vector that has `of` of them.
+  Buffer find_vector_part(const std::string& name, std::int64_t of, std::int64_t first, std::int64_t size);
   // Llama 3's rope factors, one per rotated pair, all above 0; empty where there are none.
   std::vector<float> rope_factors(std::int64_t size);
 
@@ -48,6 +53,7 @@ class WeightLoader {
  private:
   // Tells the listener, and gives the mapped pages back: the backend has what it wants of them.
   void has_read(const WeightSource& source);
+  Buffer upload(std::span<const float> values);
   std::vector<float> host_vector(const std::string& name, std::int64_t size);
 
   std::shared_ptr<const GgufFile> file_;

@@ -1,6 +1,7 @@
 // Byte-level BPE ("gpt2"): words, their bytes, merges by rank.
 #include <algorithm>
 #include <array>
+#include <deque>
 #include <utility>
 
 #include "base/error.h"
@@ -61,28 +62,58 @@ std::string byte_text(unsigned byte) {
   return {static_cast<char>(0xC0 | code_point >> 6), static_cast<char>(0x80 | (code_point & 0x3F))};
 }
 
+// The two pieces of a merge; the second is empty where it is none. As llama.cpp cuts it: a piece may begin with a
+// space.
+std::pair<std::string_view, std::string_view> cut_merge(std::string_view merge) {
+  const std::size_t space = merge.find(' ', 1);
+  if (space == std::string_view::npos) return {merge, {}};
+  return {merge.substr(0, space), merge.substr(space + 1)};
+}
+
+bool is_spelled(const GgufFile& file, const Vocabulary& vocabulary, TokenId id) {
+  const std::string_view text = vocabulary.texts[static_cast<std::size_t>(id)];
+  if (text.size() <= 2) return true;  // one byte, perhaps
+  return std::ranges::any_of(file.get_strings(kMergesKey), [text](std::string_view merge) {
+    if (merge.size() != text.size() + 1) return false;
+    const auto [left, right] = cut_merge(merge);
+    return !right.empty() && text.starts_with(left) && text.ends_with(right);
+  });
+}
+
 class Bpe final : public Tokenizer {
  public:
   Bpe(const GgufFile& file, Vocabulary&& read, const Pretokenizer& pretokenizer)
       : Tokenizer(std::move(read)), pretokenizer_(pretokenizer), cache_owner_(new_cache_owner()) {
-    for (unsigned byte = 0; byte < 256; ++byte) byte_symbols_[byte] = vocabulary().by_text.find(byte_text(byte));
     if (pretokenizer_.ignores_merges) index_words();
     read_merges(file);
+    for (unsigned byte = 0; byte < 256; ++byte) {
+      const std::string text = byte_text(byte);
+      byte_tokens_[byte] = vocabulary().by_text.find(text);
+      byte_symbols_[byte] = find_symbol(text);
+    }
   }
 
  private:
   void index_words();
   void read_merges(const GgufFile& file);
-  TokenId part_of_merge(std::size_t merge, std::string_view text) const;
+  Symbol find_symbol(std::string_view text) const;
+  Symbol symbol_of(std::string_view text);
   void encode_fragment(std::string_view text, std::vector<TokenId>& ids) const override;
   void encode_word(std::string_view word, TokenizerScratch& scratch, std::vector<TokenId>& ids) const;
   void merge_word(std::string_view word, TokenizerScratch& scratch) const;
+  void spell_loose(std::string_view word, std::vector<Symbol>& symbols) const;
+  TokenId byte_token(char byte, std::string_view word) const;
 
   const Pretokenizer& pretokenizer_;
   std::uint32_t cache_owner_;
   MergeTable merges_;
   StringIndex words_;                          // bytes of the tokens that skip merging
-  std::array<Symbol, 256> byte_symbols_ = {};  // the token of each single byte
+  std::array<TokenId, 256> byte_tokens_ = {};  // the token of each single byte, if any
+  std::array<Symbol, 256> byte_symbols_ = {};  // what merges know it by
+  // Pieces of merges that are no tokens, as symbols from size() on. They merge like tokens, and what is left of them in
+  // the end is spelled in bytes.
+  std::deque<std::string> loose_texts_;
+  StringIndex loose_;
 };
 
 void Bpe::index_words() {
@@ -92,13 +123,18 @@ void Bpe::index_words() {
   }
 }
 
-TokenId Bpe::part_of_merge(std::size_t merge, std::string_view text) const {
+Symbol Bpe::find_symbol(std::string_view text) const {
   const TokenId id = vocabulary().by_text.find(text);
-  if (id == StringIndex::kNone) {
-    fail(vocabulary().file, ": key '", kMergesKey, "': found ", quoted(text), " in merge ", merge,
-         ", which is no token; expected two tokens that together are a token");
-  }
-  return id;
+  return id != StringIndex::kNone ? id : loose_.find(text);
+}
+
+// The symbol of a piece, which is made if need be.
+Symbol Bpe::symbol_of(std::string_view text) {
+  const Symbol known = find_symbol(text);
+  if (known != kNoSymbol) return known;
+  const auto added = static_cast<Symbol>(static_cast<std::size_t>(size()) + loose_texts_.size());
+  loose_texts_.emplace_back(text);
+  return loose_.insert(loose_texts_.back(), added);
 }
 
 void Bpe::read_merges(const GgufFile& file) {
@@ -108,21 +144,28 @@ void Bpe::read_merges(const GgufFile& file) {
   }
   merges_ = MergeTable(merges.size());
   std::string whole;
+  std::vector<std::size_t> useless, loose;
   for (std::size_t rank = 0; rank < merges.size(); ++rank) {
-    const std::string_view merge = merges[rank];
-    const std::size_t space = merge.find(' ', 1);
-    if (space == std::string_view::npos || space + 1 == merge.size()) {
-      fail(vocabulary().file, ": key '", kMergesKey, "': found ", quoted(merge), " as merge ", rank,
-           ", expected two tokens with a space between them");
+    const auto [left, right] = cut_merge(merges[rank]);
+    if (right.empty()) {
+      useless.push_back(rank);
+      continue;
     }
-    whole.assign(merge.substr(0, space)).append(merge.substr(space + 1));
-    const TokenId left = part_of_merge(rank, merge.substr(0, space));
-    const TokenId right = part_of_merge(rank, merge.substr(space + 1));
-    if (!merges_.add(left, right, {static_cast<std::uint32_t>(rank), part_of_merge(rank, whole)})) {
-      fail(vocabulary().file, ": key '", kMergesKey, "': found ", quoted(merge), " again as merge ", rank,
-           ", expected every pair once");
-    }
+    whole.assign(left).append(right);
+    const std::size_t known = loose_texts_.size();
+    const Symbol first = symbol_of(left), second = symbol_of(right);
+    // Of a pair that is there twice, the first one counts.
+    if (!merges_.add(first, second, {static_cast<std::uint32_t>(rank), symbol_of(whole)})) useless.push_back(rank);
+    if (loose_texts_.size() > known) loose.push_back(rank);
   }
+  const auto warn = [&](const std::vector<std::size_t>& ranks, std::string_view what, std::string_view consequence) {
+    if (ranks.empty()) return;
+    file.warn(concat("key '", kMergesKey, "': found ", quoted(merges[ranks.front()]), " as merge ", ranks.front(),
+                     ranks.size() == 1 ? std::string() : concat(", and ", ranks.size() - 1, " more like it"), ", ",
+                     what, ": ", consequence));
+  };
+  warn(useless, "expected two pieces with a space between them, and every pair once", "left out");
+  warn(loose, "expected two tokens that together are a token", "what is no token is spelled in bytes");
 }
 
 void Bpe::encode_fragment(std::string_view text, std::vector<TokenId>& ids) const {
@@ -151,23 +194,53 @@ void Bpe::encode_word(std::string_view word, TokenizerScratch& scratch, std::vec
 void Bpe::merge_word(std::string_view word, TokenizerScratch& scratch) const {
   scratch.symbols.clear();
   for (const char c : word) {
-    const Symbol symbol = byte_symbols_[static_cast<unsigned char>(c)];
-    if (symbol != kNoSymbol) {
-      scratch.symbols.push_back(symbol);
-    } else if (vocabulary().unknown) {
-      scratch.symbols.push_back(*vocabulary().unknown);
-    } else {
-      fail(vocabulary().file, ": key '", kTokensKey, "': found no token for byte ", static_cast<unsigned char>(c) + 0,
-           " of ", quoted(word), " and no unknown token, expected one of them");
-    }
+    scratch.symbols.push_back(byte_symbols_[static_cast<unsigned char>(c)]);
   }
   merges_.apply(scratch.symbols, scratch.merging);
+  const auto is_token = [this](Symbol symbol) { return symbol != kNoSymbol && symbol < size(); };
+  if (!std::ranges::all_of(scratch.symbols, is_token)) spell_loose(word, scratch.symbols);
+}
+
+// Puts the tokens of its bytes in the place of every symbol that is no token.
+void Bpe::spell_loose(std::string_view word, std::vector<Symbol>& symbols) const {
+  std::vector<Symbol> spelled;
+  std::size_t at = 0;
+  for (const Symbol symbol : symbols) {
+    const bool is_token = symbol != kNoSymbol && symbol < size();
+    std::size_t bytes = 1;  // of a character that takes part in no merge
+    if (symbol != kNoSymbol) {
+      bytes = text_to_bytes(is_token ? token_text(symbol) : loose_texts_[static_cast<std::size_t>(symbol - size())])
+                  .value()
+                  .size();
+    }
+    if (is_token) {
+      spelled.push_back(symbol);
+    } else {
+      for (const char c : word.substr(at, bytes)) spelled.push_back(byte_token(c, word));
+    }
+    at += bytes;
+  }
+  symbols = std::move(spelled);
+}
+
+TokenId Bpe::byte_token(char byte, std::string_view word) const {
+  const TokenId id = byte_tokens_[static_cast<unsigned char>(byte)];
+  if (id != StringIndex::kNone) return id;
+  if (vocabulary().unknown) return *vocabulary().unknown;
+  fail(vocabulary().file, ": key '", kTokensKey, "': found no token for byte ", static_cast<unsigned char>(byte) + 0,
+       " of ", quoted(word), " and no unknown token, expected one of them");
 }
 
 }  // namespace
 
 std::unique_ptr<const Tokenizer> load_bpe(const GgufFile& file) {
-  const std::string_view pre = file.find_string(kPreKey).value_or("default");
+  std::string_view pre = file.find_string(kPreKey).value_or("");
+  if (pre.empty()) {
+    pre = "default";
+    file.warn(concat("key '", kPreKey,
+                     "': found nothing, expected a pre-tokenizer: \"default\" is used, and the text may "
+                     "be worse than the model's own pre-tokenizer would make it"));
+  }
   const Pretokenizer* pretokenizer = find_pretokenizer(pre);
   if (pretokenizer == nullptr) {
     std::string known;
@@ -179,8 +252,11 @@ std::unique_ptr<const Tokenizer> load_bpe(const GgufFile& file) {
     fail(printable(file.path().string()), ": key '", kPreKey, "': found ", quoted(pre), ", expected one of ", known);
   }
   const std::string_view* name = std::ranges::find(pretokenizer->names, pre);
-  Vocabulary vocabulary = load_vocabulary(
-      file, {.model = "gpt2", .pre = *name, .text_to_bytes = text_to_bytes, .adds_bos = pretokenizer->adds_bos});
+  Vocabulary vocabulary = load_vocabulary(file, {.model = "gpt2",
+                                                 .pre = *name,
+                                                 .text_to_bytes = text_to_bytes,
+                                                 .is_spelled = is_spelled,
+                                                 .adds_bos = pretokenizer->adds_bos});
   return std::make_unique<const Bpe>(file, std::move(vocabulary), *pretokenizer);
 }
 

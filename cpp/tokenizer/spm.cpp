@@ -29,6 +29,20 @@ std::string unescaped(std::string_view text) {
   return result.append(text, at);
 }
 
+// Pieces have scores below 0; those of control tokens and of tokens that were added are 0 or mean nothing.
+bool is_spelled(const GgufFile&, const Vocabulary& vocabulary, TokenId id) {
+  const std::string_view text = vocabulary.texts[static_cast<std::size_t>(id)];
+  if (text.empty() || vocabulary.scores.empty() || !(vocabulary.scores[static_cast<std::size_t>(id)] < 0.0F))
+    return false;
+  const auto is_piece = [&](std::string_view part) {
+    return part.size() == utf8_bytes_from_lead(part[0]) || vocabulary.by_text.find(part) != StringIndex::kNone;
+  };
+  for (std::size_t cut = 1; cut < text.size(); ++cut) {
+    if (is_piece(text.substr(0, cut)) && is_piece(text.substr(cut))) return true;
+  }
+  return text.size() == utf8_bytes_from_lead(text[0]);
+}
+
 class Spm final : public Tokenizer {
  public:
   explicit Spm(Vocabulary&& read) : Tokenizer(std::move(read)), cache_owner_(new_cache_owner()) {
@@ -195,6 +209,7 @@ std::unique_ptr<const Tokenizer> load_spm(const GgufFile& file) {
   Vocabulary vocabulary =
       load_vocabulary(file, {.model = "llama",
                              .text_to_bytes = [](std::string_view text) { return std::optional(unescaped(text)); },
+                             .is_spelled = is_spelled,
                              .adds_bos = true,
                              .adds_space_prefix = true,
                              .bos = 1,

@@ -51,14 +51,17 @@ std::vector<TokenId> Tokenizer::encode(std::string_view text, bool add_special, 
   const Vocabulary& vocabulary = *vocabulary_;
   std::vector<TokenId> ids;
   ids.reserve(text.size() / 3 + 4);
-  if (add_special && vocabulary.adds_bos) ids.push_back(*vocabulary.bos);
+  const bool adds_bos = add_special && vocabulary.adds_bos;
+  if (adds_bos) ids.push_back(*vocabulary.bos);
   const TextMatcher& matcher = parse_special ? vocabulary.special : vocabulary.user_defined;
   std::size_t at = 0;
   while (!matcher.empty()) {
     const TextMatcher::Match match = matcher.find(text, at);
     if (match.id == StringIndex::kNone) break;
     if (match.begin > at) encode_fragment(text.substr(at, match.begin - at), ids);
-    ids.push_back(match.id);
+    // Templates and model cards write BOS themselves: it is there already.
+    const bool again = adds_bos && match.begin == 0 && match.id == *vocabulary.bos;
+    if (!again) ids.push_back(match.id);
     at = match.end;
   }
   if (at < text.size()) encode_fragment(text.substr(at), ids);
@@ -102,6 +105,11 @@ TokenType Tokenizer::token_type(TokenId id) const {
   return vocabulary_->types[static_cast<std::size_t>(id)];
 }
 
+float Tokenizer::score(TokenId id) const {
+  check_id(id);
+  return vocabulary_->scores.empty() ? 0.0F : vocabulary_->scores[static_cast<std::size_t>(id)];
+}
+
 std::optional<TokenId> Tokenizer::find(std::string_view token_text) const {
   const TokenId id = vocabulary_->by_text.find(token_text);
   return id == StringIndex::kNone ? std::nullopt : std::optional(id);
@@ -119,7 +127,15 @@ bool Tokenizer::adds_bos() const { return vocabulary_->adds_bos; }
 bool Tokenizer::strips_leading_space() const { return vocabulary_->adds_space_prefix; }
 std::string_view Tokenizer::model() const { return vocabulary_->model; }
 std::string_view Tokenizer::pre() const { return vocabulary_->pre; }
-std::optional<std::string_view> Tokenizer::chat_template() const { return vocabulary_->chat_template; }
+std::optional<std::string_view> Tokenizer::chat_template(std::string_view name) const {
+  const auto found = vocabulary_->chat_templates.find(name);
+  return found == vocabulary_->chat_templates.end() ? std::nullopt : std::optional<std::string_view>(found->second);
+}
+std::vector<std::string_view> Tokenizer::chat_template_names() const {
+  std::vector<std::string_view> names;
+  for (const auto& [name, source] : vocabulary_->chat_templates) names.push_back(name);
+  return names;
+}
 const std::string& Tokenizer::fingerprint() const { return vocabulary_->fingerprint; }
 
 }  // namespace frspec

@@ -32,14 +32,15 @@ enum class TokenType : std::uint8_t {
 
 class Tokenizer {
  public:
-  // Reads the vocabulary of `file`; throws InvalidInput for an unknown model or pre-tokenizer, ids past the end,
-  // merges of unknown pieces, duplicated tokens and the like.
+  // Reads the vocabulary of `file`; throws InvalidInput for an unknown model or pre-tokenizer, duplicated tokens and
+  // the like. What llama.cpp corrects is corrected, and `file` is given a warning: ids past the end, end-of-turn tokens
+  // of another type than control, merges of unknown pieces.
   static std::unique_ptr<const Tokenizer> load(const GgufFile& file);
   virtual ~Tokenizer();
 
   // Token ids of `text` (UTF-8; invalid UTF-8 is an error that names the byte offset).
-  // add_special: BOS/EOS as the vocabulary asks for. parse_special: the text of a control token becomes that token;
-  // user-defined tokens are recognised always, as in llama.cpp.
+  // add_special: BOS/EOS as the vocabulary asks for, but no BOS before one that the text begins with. parse_special:
+  // the text of a control token becomes that token; user-defined tokens are recognised always, as in llama.cpp.
   std::vector<TokenId> encode(std::string_view text, bool add_special = true, bool parse_special = false) const;
 
   // The bytes that `ids` spell (the concatenation may be invalid UTF-8 at its ends). Control tokens spell nothing
@@ -50,6 +51,7 @@ class Tokenizer {
   const std::string& token_bytes(TokenId id) const;
   std::string_view token_text(TokenId id) const;  // as the vocabulary writes it
   TokenType token_type(TokenId id) const;
+  float score(TokenId id) const;  // SPM: the higher, the sooner a token is built; 0 where the vocabulary has none
   std::optional<TokenId> find(std::string_view token_text) const;
 
   std::int32_t size() const;  // vocabulary size V
@@ -60,7 +62,9 @@ class Tokenizer {
   bool strips_leading_space() const;            // SPM puts a space before a text, and decode takes it away
   std::string_view model() const;               // "gpt2", "llama"
   std::string_view pre() const;                 // "llama-bpe" ...; empty for SPM
-  std::optional<std::string_view> chat_template() const;
+  // Jinja templates of chats: the default one, or one that has a name ("tool_use").
+  std::optional<std::string_view> chat_template(std::string_view name = "") const;
+  std::vector<std::string_view> chat_template_names() const;  // "" is the default one's
 
   // 64-bit FNV-1a over the size and all token texts, as 16 hex digits: tells whether two files share a vocabulary.
   const std::string& fingerprint() const;

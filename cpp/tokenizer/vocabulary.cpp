@@ -6,7 +6,9 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/text.h"
+#include "gguf/gguf_values.h"
 
 namespace frspec {
 namespace {
@@ -40,17 +42,32 @@ void read_texts(const GgufFile& file, Vocabulary& vocabulary) {
   }
 }
 
-// Fails where an array that runs beside the tokens is not as long as they are.
-void check_length(const Vocabulary& vocabulary, std::string_view key, std::size_t found) {
-  if (found == vocabulary.texts.size()) return;
-  fail(vocabulary.file, ": key '", key, "': found ", found, " elements, expected ", vocabulary.texts.size(),
-       ", one per token");
+// Brings an array that runs beside the tokens to their number. What is too long is cut; too short is an error.
+template <class T>
+void fit_length(const GgufFile& file, const Vocabulary& vocabulary, std::string_view key, std::vector<T>& values) {
+  const std::size_t tokens = vocabulary.texts.size();
+  if (values.size() == tokens) return;
+  const std::string found =
+      concat("key '", key, "': found ", values.size(), " elements, expected ", tokens, ", one per token");
+  if (values.size() < tokens) fail(vocabulary.file, ": ", found);
+  file.warn(found + ": the others are left out");
+  values.resize(tokens);
 }
 
+// Only SPM goes by them.
 void read_scores(const GgufFile& file, Vocabulary& vocabulary) {
-  std::optional<std::vector<float>> scores = file.find_floats(kScoresKey);
-  if (!scores) return;
-  check_length(vocabulary, kScoresKey, scores->size());
+  if (vocabulary.model != "llama") return;
+  const GgufEntry* entry = file.find(kScoresKey);
+  if (entry == nullptr) return;
+  const auto* array = std::get_if<GgufNumberArray>(&entry->value);
+  std::optional<std::vector<float>> scores;
+  if (array != nullptr && gguf_is_signed(array->element)) {
+    const auto whole = *file.find_ints(kScoresKey);
+    scores.emplace(whole.begin(), whole.end());
+  } else {
+    scores = file.find_floats(kScoresKey);
+  }
+  fit_length(file, vocabulary, kScoresKey, *scores);
   for (std::size_t id = 0; id < scores->size(); ++id) {
     if (std::isnan((*scores)[id])) {
       fail(vocabulary.file, ": key '", kScoresKey, "': found NaN for token ", id, ", expected a number");
@@ -61,7 +78,7 @@ void read_scores(const GgufFile& file, Vocabulary& vocabulary) {
 
 // Without types, all tokens are normal but those that look like bytes of an SPM vocabulary.
 void read_types(const GgufFile& file, Vocabulary& vocabulary) {
-  const auto types = file.find_ints(kTypesKey);
+  auto types = file.find_ints(kTypesKey);
   if (!types) {
     for (const std::string_view text : vocabulary.texts) {
       const bool is_byte = vocabulary.model == "llama" && parse_byte_token(text).has_value();
@@ -69,41 +86,53 @@ void read_types(const GgufFile& file, Vocabulary& vocabulary) {
     }
     return;
   }
-  check_length(vocabulary, kTypesKey, types->size());
+  fit_length(file, vocabulary, kTypesKey, *types);
   vocabulary.types.reserve(types->size());
+  std::size_t unknown = 0;
   for (const std::int64_t type : *types) {
-    if (type < 0 || type > static_cast<std::int64_t>(TokenType::Byte)) {
-      fail(vocabulary.file, ": key '", kTypesKey, "': found ", type, " for token ", vocabulary.types.size(),
-           ", expected a number from 0 to 6");
+    const bool is_known = type >= 0 && type <= static_cast<std::int64_t>(TokenType::Byte);
+    if (!is_known && unknown++ == 0) {
+      file.warn(concat("key '", kTypesKey, "': found ", type, " for token ", vocabulary.types.size(),
+                       ", expected a number from 0 to 6: tokens of unknown types are taken for undefined, type 0"));
     }
-    vocabulary.types.push_back(static_cast<TokenType>(type));
+    vocabulary.types.push_back(is_known ? static_cast<TokenType>(type) : TokenType::Undefined);
   }
 }
 
-std::string spelled_bytes(const Vocabulary& vocabulary, TokenId id, TextToBytes text_to_bytes) {
-  const std::string_view text = vocabulary.texts[static_cast<std::size_t>(id)];
-  switch (vocabulary.types[static_cast<std::size_t>(id)]) {
-    case TokenType::Byte:
-      if (const std::optional<char> byte = parse_byte_token(text)) return std::string(1, *byte);
-      fail(vocabulary.file, ": key '", kTokensKey, "': found ", quoted(text), " as token ", id,
-           ", which is of type byte; expected a text like \"<0x0A>\"");
-    case TokenType::Normal:
-    case TokenType::Undefined:
-      if (std::optional<std::string> bytes = text_to_bytes(text)) return std::move(*bytes);
-      fail(vocabulary.file, ": key '", kTokensKey, "': found ", quoted(text), " as token ", id,
-           ", which is of type normal; expected the characters that stand for bytes in byte-level BPE");
-    default:
-      return std::string(text);
+// Fills in `bytes`. A normal token that no byte-level BPE writes so can only have been added to it, and spells its
+// text.
+void spell_tokens(const GgufFile& file, TextToBytes text_to_bytes, Vocabulary& vocabulary) {
+  vocabulary.bytes.reserve(vocabulary.texts.size());
+  for (TokenId id = 0; id < vocabulary.size(); ++id) {
+    const std::string_view text = vocabulary.texts[static_cast<std::size_t>(id)];
+    const TokenType type = vocabulary.types[static_cast<std::size_t>(id)];
+    std::optional<std::string> bytes;
+    if (type == TokenType::Byte) {
+      const std::optional<char> byte = parse_byte_token(text);
+      if (!byte) {
+        fail(vocabulary.file, ": key '", kTokensKey, "': found ", quoted(text), " as token ", id,
+             ", which is of type byte; expected a text like \"<0x0A>\"");
+      }
+      bytes.emplace(1, *byte);
+    } else if (type == TokenType::Normal || type == TokenType::Undefined) {
+      bytes = text_to_bytes(text);
+      if (!bytes) {
+        file.warn(concat("key '", kTokensKey, "': found ", quoted(text), " as token ", id,
+                         ", which is of type normal, but not of the characters that stand for bytes in byte-level BPE: "
+                         "such tokens spell their text as it is"));
+      }
+    }
+    vocabulary.bytes.push_back(bytes ? *std::move(bytes) : std::string(text));
   }
 }
 
-// "bos" and the like, from the file or by default.
+// "bos" and the like, from the file or by default. `usual`: how vocabularies without types write it.
 std::optional<TokenId> special_id(const GgufFile& file, const Vocabulary& vocabulary, std::string_view key,
-                                  std::optional<TokenId> by_default, TokenType kind) {
+                                  std::optional<TokenId> by_default, TokenType kind, std::string_view usual) {
   if (const auto id = find_token_id(file, key, vocabulary.size())) return id;
-  const bool fits =
-      by_default && *by_default < vocabulary.size() && vocabulary.types[static_cast<std::size_t>(*by_default)] == kind;
-  return fits ? by_default : std::nullopt;
+  if (!by_default || *by_default >= vocabulary.size()) return std::nullopt;
+  const auto at = static_cast<std::size_t>(*by_default);
+  return vocabulary.types[at] == kind || vocabulary.texts[at] == usual ? by_default : std::nullopt;
 }
 
 // Whether a special token is put around texts. A file that asks for a token it does not have is wrong; a default that
@@ -112,7 +141,8 @@ bool adds_token(const GgufFile& file, const Vocabulary& vocabulary, std::string_
                 bool by_default, const std::optional<TokenId>& id) {
   const std::optional<bool> asked = file.find_bool(key);
   if (asked.value_or(false) && !id) {
-    fail(vocabulary.file, ": key '", key, "': found true without the key '", id_key, "', expected both or false");
+    fail(vocabulary.file, ": key '", key, "': found true without the key '", id_key,
+         "' and a token that it names, expected both or false");
   }
   return asked.value_or(by_default) && id.has_value();
 }
@@ -120,16 +150,17 @@ bool adds_token(const GgufFile& file, const Vocabulary& vocabulary, std::string_
 void read_special_tokens(const GgufFile& file, const VocabularyDefaults& defaults, Vocabulary& vocabulary) {
   constexpr std::string_view kBos = "tokenizer.ggml.bos_token_id";
   constexpr std::string_view kEos = "tokenizer.ggml.eos_token_id";
-  vocabulary.bos = special_id(file, vocabulary, kBos, defaults.bos, TokenType::Control);
-  vocabulary.eos = special_id(file, vocabulary, kEos, defaults.eos, TokenType::Control);
+  vocabulary.bos = special_id(file, vocabulary, kBos, defaults.bos, TokenType::Control, "<s>");
+  vocabulary.eos = special_id(file, vocabulary, kEos, defaults.eos, TokenType::Control, "</s>");
   vocabulary.unknown =
-      special_id(file, vocabulary, "tokenizer.ggml.unknown_token_id", defaults.unknown, TokenType::Unknown);
-  // Not used here, but whoever uses it may rely on it.
-  find_token_id(file, "tokenizer.ggml.padding_token_id", vocabulary.size());
+      special_id(file, vocabulary, "tokenizer.ggml.unknown_token_id", defaults.unknown, TokenType::Unknown, "<unk>");
+  find_token_id(file, "tokenizer.ggml.padding_token_id", vocabulary.size());  // not used, but looked at
   vocabulary.adds_bos =
       adds_token(file, vocabulary, "tokenizer.ggml.add_bos_token", kBos, defaults.adds_bos, vocabulary.bos);
   vocabulary.adds_eos = adds_token(file, vocabulary, "tokenizer.ggml.add_eos_token", kEos, false, vocabulary.eos);
+}
 
+void make_matchers(Vocabulary& vocabulary) {
   std::vector<TextMatcher::Pattern> user_defined;
   std::vector<TextMatcher::Pattern> special;
   for (TokenId id = 0; id < vocabulary.size(); ++id) {
@@ -145,19 +176,24 @@ void read_special_tokens(const GgufFile& file, const VocabularyDefaults& default
   vocabulary.special = TextMatcher(special);
 }
 
-std::string fingerprint_of(const Vocabulary& vocabulary) {
-  std::uint64_t hash = 0xCBF29CE484222325ULL;
-  const auto add = [&hash](std::string_view bytes) {
-    for (const char byte : bytes) hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001B3ULL;
-  };
-  add(std::to_string(vocabulary.size()));
-  for (const std::string_view text : vocabulary.texts) {
-    add(text);
-    add(std::string_view("\0", 1));
+// The default one, and those that have names ("tool_use", "rag").
+void read_chat_templates(const GgufFile& file, Vocabulary& vocabulary) {
+  constexpr std::string_view kKey = "tokenizer.chat_template";
+  if (const auto text = file.find_string(kKey)) vocabulary.chat_templates.emplace("", *text);
+  for (const GgufEntry& entry : file.metadata()) {
+    if (!entry.key.starts_with(kKey) || entry.key.substr(kKey.size(), 1) != ".") continue;
+    vocabulary.chat_templates.emplace(entry.key.substr(kKey.size() + 1), *file.find_string(entry.key));
   }
-  std::string digits(16, '0');
-  for (std::size_t i = 0; i < 16; ++i) digits[15 - i] = "0123456789abcdef"[hash >> (4 * i) & 15];
-  return digits;
+}
+
+std::string fingerprint_of(const Vocabulary& vocabulary) {
+  Fnv1a64 hash;
+  hash.add(std::to_string(vocabulary.size()));
+  for (const std::string_view text : vocabulary.texts) {
+    hash.add(text);
+    hash.add(std::string_view("\0", 1));
+  }
+  return hash.text();
 }
 
 }  // namespace
@@ -180,8 +216,8 @@ std::optional<TokenId> find_token_id(const GgufFile& file, std::string_view key,
   const std::optional<std::int64_t> id = file.find_int(key);
   if (!id) return std::nullopt;
   if (*id < 0 || *id >= size) {
-    fail(printable(file.path().string()), ": key '", key, "': found ", *id, ", expected a token id from 0 to ",
-         size - 1);
+    file.warn(concat("key '", key, "': found ", *id, ", expected a token id from 0 to ", size - 1, ": it is ignored"));
+    return std::nullopt;
   }
   return static_cast<TokenId>(*id);
 }
@@ -194,15 +230,14 @@ Vocabulary load_vocabulary(const GgufFile& file, const VocabularyDefaults& defau
   read_texts(file, vocabulary);
   read_scores(file, vocabulary);
   read_types(file, vocabulary);
-  vocabulary.bytes.reserve(vocabulary.texts.size());
-  for (TokenId id = 0; id < vocabulary.size(); ++id) {
-    vocabulary.bytes.push_back(spelled_bytes(vocabulary, id, defaults.text_to_bytes));
-  }
   read_special_tokens(file, defaults, vocabulary);
+  correct_types(file, defaults.is_spelled, vocabulary);
+  spell_tokens(file, defaults.text_to_bytes, vocabulary);
+  make_matchers(vocabulary);
   find_end_of_generation(file, vocabulary);
   vocabulary.adds_space_prefix =
       defaults.adds_space_prefix && file.find_bool("tokenizer.ggml.add_space_prefix").value_or(true);
-  if (const auto text = file.find_string("tokenizer.chat_template")) vocabulary.chat_template = std::string(*text);
+  read_chat_templates(file, vocabulary);
   vocabulary.fingerprint = fingerprint_of(vocabulary);
   return vocabulary;
 }

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -33,7 +35,7 @@ struct Vocabulary {
   std::vector<bool> ends_generation;  // (V)
   TextMatcher user_defined;           // user-defined tokens, which are recognised in every text
   TextMatcher special;                // these and control tokens
-  std::optional<std::string> chat_template;
+  std::map<std::string, std::string, std::less<>> chat_templates;  // by name; "" is the default one
   std::string fingerprint;
 
   std::int32_t size() const { return static_cast<std::int32_t>(texts.size()); }
@@ -52,13 +54,18 @@ struct Vocabulary {
 // How a model turns a normal token's text into bytes; nothing where the text is not of its kind.
 using TextToBytes = std::optional<std::string> (*)(std::string_view text);
 
+// Whether ordinary text can become the token with this id, whatever its type: a word, not a mark.
+using IsSpelled = bool (*)(const GgufFile& file, const Vocabulary& vocabulary, TokenId id);
+
 struct VocabularyDefaults {
   std::string_view model;
   std::string_view pre = {};
   TextToBytes text_to_bytes = nullptr;
+  IsSpelled is_spelled = nullptr;
   bool adds_bos = false;
   bool adds_space_prefix = false;
-  std::optional<TokenId> bos = {}, eos = {}, unknown = {};  // where the file names none and the token is of that kind
+  // Where the file names none, and the token is of that kind.
+  std::optional<TokenId> bos = {}, eos = {}, unknown = {};
 };
 
 // Throws InvalidInput for anything that a tokenizer could not rely on.
@@ -67,10 +74,13 @@ Vocabulary load_vocabulary(const GgufFile& file, const VocabularyDefaults& defau
 // The byte that a text like "<0x0A>" stands for.
 std::optional<char> parse_byte_token(std::string_view text);
 
-// Marks the tokens after which generation ends (end_of_generation.cpp).
+// Makes control tokens of those that begin or end a turn, or a piece of code to fill in, but are of another type
+// (known_tokens.cpp). A token that ordinary text can become stays what it is.
+void correct_types(const GgufFile& file, IsSpelled is_spelled, Vocabulary& vocabulary);
+// Marks the tokens after which generation ends.
 void find_end_of_generation(const GgufFile& file, Vocabulary& vocabulary);
 
-// The token id under `key`, if any; it must be one of `size` tokens.
+// The token id under `key`, if any. One that is none of `size` tokens is left out with a warning.
 std::optional<TokenId> find_token_id(const GgufFile& file, std::string_view key, std::int32_t size);
 
 }  // namespace frspec

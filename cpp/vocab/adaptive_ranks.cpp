@@ -14,14 +14,10 @@ namespace {
 
 constexpr std::int32_t kFixed = -2, kNowhere = -1;
 
-TokenCounts first_counts(const CountsFile& file, const Tokenizer& tokenizer, const std::optional<TokenRanks>& prior) {
+TokenCounts first_counts(const CountsFile& file, const Tokenizer& tokenizer, const TokenRanks& prior) {
   if (auto saved = file.read()) return *std::move(saved);
-  if (!prior) {
-    fail(file.path().string(), ": found no such file, and no ranks to begin with, in the drafter's file or in one of ",
-         "their own: expected either");
-  }
-  std::vector<double> counts = prior->counts;
-  if (std::accumulate(counts.begin(), counts.end(), 0.0) <= 0.0) counts = zipf_counts(prior->ids, tokenizer);
+  std::vector<double> counts = prior.counts;
+  if (std::accumulate(counts.begin(), counts.end(), 0.0) <= 0.0) counts = zipf_counts(prior.ids, tokenizer);
   TokenCounts first(tokenizer.size());
   first.add_prior(counts, kPriorTokens);
   return first;
@@ -30,14 +26,16 @@ TokenCounts first_counts(const CountsFile& file, const Tokenizer& tokenizer, con
 }  // namespace
 
 AdaptiveRanks::AdaptiveRanks(const std::filesystem::path& path, std::shared_ptr<const Tokenizer> tokenizer,
-                             const std::optional<TokenRanks>& prior)
+                             const TokenRanks& prior)
     : tokenizer_(std::move(tokenizer)),
       file_(path, tokenizer_),
       all_(first_counts(file_, *tokenizer_, prior)),
       known_(all_),
       fresh_(tokenizer_->size(), all_.half_life()) {}
 
-TokenRanks AdaptiveRanks::ranks() const { return {file_.path().string(), all_.best(all_.vocab())}; }
+TokenRanks AdaptiveRanks::ranks() const {
+  return {.file = file_.path().string(), .ids = all_.best(all_.vocab()), .source = "adapted"};
+}
 
 void AdaptiveRanks::begin_anew() {
   fresh_ = TokenCounts(all_.vocab(), all_.half_life());

@@ -28,10 +28,8 @@ inline constexpr std::int64_t kSaveEvery = 10'000;
 
 class AdaptiveRanks {
  public:
-  // What the file at `path` holds, or where there is none `prior`. Throws as CountsFile does, and InvalidInput where
-  // there is neither.
-  AdaptiveRanks(const std::filesystem::path& path, std::shared_ptr<const Tokenizer> tokenizer,
-                const std::optional<TokenRanks>& prior);
+  // What the file at `path` holds, or where there is none `prior`. Throws as CountsFile does.
+  AdaptiveRanks(const std::filesystem::path& path, std::shared_ptr<const Tokenizer> tokenizer, const TokenRanks& prior);
 
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const TokenCounts& counts() const { return all_; }

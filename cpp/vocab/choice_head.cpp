@@ -12,9 +12,11 @@ std::vector<HeadChoice> ChoiceHead::choices() const {
 }
 
 std::uint32_t ChoiceHead::holders(TokenId token) const {
+  const std::vector<TokenId> spelled = spelling_ ? spelling_(token) : std::vector{token};
   std::uint32_t bits = 1;
   for (std::size_t i = 1; i < policies_.size(); ++i) {
-    bits |= policies_[i].head->holds(token).value_or(true) ? 1u << i : 0u;
+    const auto holds = [&](TokenId own) { return policies_[i].head->holds(own).value_or(true); };
+    bits |= std::all_of(spelled.begin(), spelled.end(), holds) ? 1u << i : 0u;
   }
   return bits;
 }

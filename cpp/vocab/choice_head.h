@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,9 +18,12 @@ class ChoiceHead final : public DraftHead {
     std::unique_ptr<DraftHead> head;
   };
   static constexpr std::size_t kMost = 32;
+  // What the policies' heads call a token of the target: its tokens in their vocabulary, or none.
+  using Spelling = std::function<std::vector<TokenId>(TokenId)>;
 
-  // At least one policy, at most kMost.
-  explicit ChoiceHead(std::vector<Policy> policies) : policies_(std::move(policies)) {}
+  // At least one policy, at most kMost. `spelling`: empty where heads call tokens as the target does.
+  explicit ChoiceHead(std::vector<Policy> policies, Spelling spelling = {})
+      : policies_(std::move(policies)), spelling_(std::move(spelling)) {}
 
   std::vector<HeadChoice> choices() const override;
   void use(int policy) override { used_ = static_cast<std::size_t>(policy); }
@@ -39,6 +43,7 @@ class ChoiceHead final : public DraftHead {
 
  private:
   std::vector<Policy> policies_;
+  Spelling spelling_;
   std::size_t used_ = 0;
 };
 

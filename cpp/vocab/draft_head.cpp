@@ -209,12 +209,21 @@ HeadRows HeadRows::reduced(WeightSource source, DraftVocabulary vocabulary) {
   return {std::move(source), nullptr, std::move(vocabulary), std::move(ids)};
 }
 
+HeadRows HeadRows::shared(WeightSource source, const Weight* weight, DraftVocabulary vocabulary) {
+  return {std::move(source), weight, std::move(vocabulary), {}};
+}
+
 std::optional<std::int32_t> HeadRows::row_of(TokenId token) const {
   // A whole model may have fewer rows than the target has ids: padding, which no text holds.
-  if (!is_reduced()) return token >= 0 && token < source.rows ? std::optional(token) : std::nullopt;
+  if (!is_part()) return token >= 0 && token < source.rows ? std::optional(token) : std::nullopt;
   const auto at = std::lower_bound(vocabulary.tokens.begin(), vocabulary.tokens.end(), token);
   if (at == vocabulary.tokens.end() || *at != token) return std::nullopt;
   return vocabulary.rows[static_cast<std::size_t>(at - vocabulary.tokens.begin())];
+}
+
+std::vector<std::int32_t> HeadRows::in_order(std::vector<std::int32_t> rows) const {
+  std::sort(rows.begin(), rows.end(), [this](std::int32_t a, std::int32_t b) { return token(a) < token(b); });
+  return rows;
 }
 
 std::vector<std::int32_t> HeadRows::rows_of(std::span<const TokenId> tokens) const {
@@ -226,7 +235,7 @@ std::vector<std::int32_t> HeadRows::rows_of(std::span<const TokenId> tokens) con
 }
 
 std::unique_ptr<DraftHead> make_full_head(Backend& backend, const HeadRows& rows) {
-  if (rows.is_reduced()) return make_listed_head(backend, rows, rows.vocabulary.rows);
+  if (rows.is_part()) return make_listed_head(backend, rows, rows.in_order(rows.vocabulary.rows));
   return std::make_unique<FullHead>(backend, rows);
 }
 
@@ -244,7 +253,7 @@ std::vector<std::unique_ptr<DraftHead>> make_ranked_heads(Backend& backend, cons
   auto shared = std::make_shared<SharedRows>(
       SharedRows{ListedRows(backend, rows, ranked.first(static_cast<std::size_t>(most)), std::move(adaptive)), {}});
   TokenId highest = static_cast<TokenId>(rows.source.rows) - 1;
-  if (rows.is_reduced()) highest = *std::max_element(rows.ids.begin(), rows.ids.end());
+  if (rows.is_learned()) highest = *std::max_element(rows.ids.begin(), rows.ids.end());
   shared->places.assign(static_cast<std::size_t>(highest) + 1, most);
   const std::vector<TokenId>& tokens = shared->rows.tokens();
   for (int place = 0; place < most; ++place) {

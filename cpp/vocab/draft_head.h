@@ -20,17 +20,24 @@ namespace frspec {
 struct HeadRows {
   WeightSource source;             // (rows, dim)
   const Weight* weight = nullptr;  // all of them, loaded; null: nobody has
-  DraftVocabulary vocabulary;      // the tokens of a reduced head's rows; empty: a row's number is its token
-  std::vector<TokenId> ids;        // (rows) of a reduced head: the token of each row
+  DraftVocabulary vocabulary;      // the tokens there are rows for; empty: all, a row's number is its token
+  std::vector<TokenId> ids;        // (rows) what a head calls the token of each row; empty: by its number
 
   static HeadRows whole(WeightSource source, const Weight* weight) { return {std::move(source), weight, {}, {}}; }
+  // A head of few rows, made (learned) for these tokens.
   static HeadRows reduced(WeightSource source, DraftVocabulary vocabulary);
+  // Of a head for another vocabulary the rows of tokens that are the target's, too. Heads that choose among them name
+  // tokens as that vocabulary does.
+  static HeadRows shared(WeightSource source, const Weight* weight, DraftVocabulary vocabulary);
 
-  bool is_reduced() const { return !ids.empty(); }
+  bool is_part() const { return !vocabulary.rows.empty(); }
+  bool is_learned() const { return !ids.empty(); }
   // The row of a token; nothing where it has none.
   std::optional<std::int32_t> row_of(TokenId token) const;
   // The rows of those of the given tokens that have one, in their order.
   std::vector<std::int32_t> rows_of(std::span<const TokenId> tokens) const;
+  // The given rows, ascending in what heads call their tokens.
+  std::vector<std::int32_t> in_order(std::vector<std::int32_t> rows) const;
   TokenId token(std::int32_t row) const { return ids.empty() ? row : ids[static_cast<std::size_t>(row)]; }
 };
 
@@ -73,10 +80,10 @@ class DraftHead {
   virtual bool follows_device() const { return wanted_candidates() == 0; }
 };
 
-// All rows.
+// All rows there are to choose from.
 std::unique_ptr<DraftHead> make_full_head(Backend& backend, const HeadRows& rows);
-// The given rows, in ascending order of their tokens, packed once: FR-Spec's subset, 2502.14856, section 3.2. With
-// `adaptive` (null: they stay), made for these rows, some are replaced when a text begins.
+// The given rows, in ascending order of what the head calls their tokens, packed once: FR-Spec's subset, 2502.14856,
+// section 3.2. With `adaptive` (null: they stay), made for these rows, some are replaced when a text begins.
 std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const HeadRows& rows,
                                             std::span<const std::int32_t> chosen,
                                             std::unique_ptr<AdaptiveRows> adaptive = nullptr);

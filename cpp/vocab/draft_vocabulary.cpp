@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 #include "base/error.h"
 
@@ -57,40 +56,29 @@ std::optional<DraftVocabulary> read_draft_vocabulary(const GgufFile& file, std::
   return vocabulary;
 }
 
-DraftVocabulary ranked_part(const DraftVocabulary& vocabulary, const TokenRanks& ranks, int size,
-                            const Tokenizer& target) {
-  const std::size_t count = vocabulary.tokens.size();
-  if (size < 1 || static_cast<std::size_t>(size) > count) {
-    fail("head: found ranked:", size, ", expected 1 to ", count, " rows, those of the drafter's own head");
+std::vector<TokenId> ranked_part(const DraftVocabulary& vocabulary, const TokenRanks& ranks, int size,
+                                 const Tokenizer& target) {
+  const std::vector<TokenId>& tokens = vocabulary.tokens;
+  if (size < 1 || static_cast<std::size_t>(size) > tokens.size()) {
+    fail("head: found ranked:", size, ", expected 1 to ", tokens.size(), " rows, ", vocabulary.whose);
   }
-  // The place of each token in the order of preference; what is not ranked comes last.
-  std::vector<std::size_t> place(static_cast<std::size_t>(target.size()), ranks.ids.size() + 1);
-  for (std::size_t i = 0; i < ranks.ids.size(); ++i) place[static_cast<std::size_t>(ranks.ids[i])] = i + 1;
-  for (const TokenId id : vocabulary.tokens) {
-    if (target.token_type(id) == TokenType::Control) place[static_cast<std::size_t>(id)] = 0;
+  std::vector<TokenId> part;
+  int kept = 0;
+  for (const TokenId id : ranked_order(ranks, target)) {
+    if (!std::binary_search(tokens.begin(), tokens.end(), id)) continue;
+    part.push_back(id);
+    kept += is_always_kept(target, id) ? 1 : 0;
   }
-  std::vector<std::size_t> order(count);
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  const auto place_of = [&](std::size_t i) { return place[static_cast<std::size_t>(vocabulary.tokens[i])]; };
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return place_of(a) < place_of(b); });
-  if (place_of(order[static_cast<std::size_t>(size) - 1]) > ranks.ids.size()) {
-    const auto ranked =
-        std::count_if(order.begin(), order.end(), [&](std::size_t i) { return place_of(i) <= ranks.ids.size(); });
-    fail("head: found ranked:", size, ", expected at most ", ranked, " rows: ", ranks.file,
-         " ranks no more of the tokens that the drafter's own head has");
+  if (part.size() < static_cast<std::size_t>(size)) {
+    fail("head: found ranked:", size, ", expected at most ", part.size(), " rows: ", ranks.file, " ranks no more of ",
+         vocabulary.whose);
   }
-  const auto control = std::count_if(order.begin(), order.end(), [&](std::size_t i) { return place_of(i) == 0; });
-  if (control > size) {
-    fail("head: found ranked:", size, ", expected at least ", control,
-         " rows: the control tokens of the drafter's own head are always kept");
+  if (kept > size) {
+    fail("head: found ranked:", size, ", expected at least ", kept, " rows: the control tokens among ",
+         vocabulary.whose, " are always kept");
   }
-  order.resize(static_cast<std::size_t>(size));
-  std::sort(order.begin(), order.end());  // so that ties go to the lower id
-  DraftVocabulary part;
-  for (const std::size_t i : order) {
-    part.rows.push_back(vocabulary.rows[i]);
-    part.tokens.push_back(vocabulary.tokens[i]);
-  }
+  part.resize(static_cast<std::size_t>(size));
+  std::sort(part.begin(), part.end());  // so that ties go to the lower id
   return part;
 }
 

@@ -1,4 +1,5 @@
-// The reduced vocabulary of a drafter with a head of its own (EAGLE-3): tensor d2t, the token of each row.
+// Part of the target's vocabulary that a drafter has rows for: that of a head of its own (EAGLE-3: tensor d2t, the
+// token of each row), or what another vocabulary shares with the target's.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +12,11 @@
 
 namespace frspec {
 
-// Rows of a drafter's own head, in ascending order of the tokens that they stand for.
+// Rows of a drafter's head, in ascending order of the tokens that they stand for.
 struct DraftVocabulary {
   std::vector<std::int32_t> rows;
-  std::vector<TokenId> tokens;  // each once
+  std::vector<TokenId> tokens;                                       // each once
+  const char* whose = "the tokens that the drafter's own head has";  // for messages
 };
 
 // What tensor 'd2t' says about the rows of `output.weight`, of which there are `rows` (0: none of its own); nothing
@@ -22,9 +24,8 @@ struct DraftVocabulary {
 // not one target token per row.
 std::optional<DraftVocabulary> read_draft_vocabulary(const GgufFile& file, std::int64_t rows, const Tokenizer& target);
 
-// The `size` best-ranked of its tokens, control tokens first (as ranked_subset). Throws InvalidInput where it has
-// fewer.
-DraftVocabulary ranked_part(const DraftVocabulary& vocabulary, const TokenRanks& ranks, int size,
-                            const Tokenizer& target);
+// The `size` first of its tokens in ranked_order, ascending. Throws InvalidInput where it has fewer.
+std::vector<TokenId> ranked_part(const DraftVocabulary& vocabulary, const TokenRanks& ranks, int size,
+                                 const Tokenizer& target);
 
 }  // namespace frspec

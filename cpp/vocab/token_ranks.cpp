@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "vocab/builtin_ranks.h"
 
 namespace frspec {
 namespace {
@@ -58,7 +59,7 @@ std::optional<TokenRanks> read_ranks(const GgufFile& file, const Tokenizer& targ
          " dimensions, expected I32 of 1");
   }
   check_vocabulary(file, target);
-  TokenRanks ranks{path, std::vector<TokenId>(static_cast<std::size_t>(tensor->shape[0]))};
+  TokenRanks ranks{.file = path, .ids = std::vector<TokenId>(static_cast<std::size_t>(tensor->shape[0]))};
   std::memcpy(ranks.ids.data(), tensor->data, tensor->bytes);
   ranks.counts = read_counts(file, target.size());
   std::vector<bool> seen(static_cast<std::size_t>(target.size()), false);
@@ -81,12 +82,50 @@ TokenRanks load_ranks(const std::filesystem::path& path, const Tokenizer& target
   return *std::move(ranks);
 }
 
+bool ranks_are_of(const std::filesystem::path& path, const Tokenizer& vocabulary) {
+  return GgufFile::open(path)->find_string("frspec.ranks.vocab_fingerprint") == vocabulary.fingerprint();
+}
+
+TokenRanks find_ranks(const std::optional<std::filesystem::path>& given, const GgufFile& drafter,
+                      const Tokenizer& target) {
+  if (given) {
+    TokenRanks ranks = load_ranks(*given, target);
+    ranks.source = "file";
+    return ranks;
+  }
+  if (auto ranks = read_ranks(drafter, target)) {
+    ranks->source = "drafter";
+    return *std::move(ranks);
+  }
+  return builtin_ranks(target);
+}
+
+bool is_always_kept(const Tokenizer& target, TokenId id) {
+  if (target.token_type(id) != TokenType::Control) return false;
+  const std::string_view text = target.token_text(id);
+  const std::size_t last = text.find_last_not_of("|>]");
+  const bool is_numbered = last != std::string_view::npos && text[last] >= '0' && text[last] <= '9';
+  return !is_numbered || target.is_end_of_generation(id) || target.bos() == id;
+}
+
+std::vector<TokenId> ranked_order(const TokenRanks& ranks, const Tokenizer& target) {
+  std::vector<TokenId> order, spare;
+  for (TokenId id = 0; id < target.size(); ++id) {
+    if (target.token_type(id) == TokenType::Control) (is_always_kept(target, id) ? order : spare).push_back(id);
+  }
+  for (const TokenId id : ranks.ids) {
+    if (target.token_type(id) != TokenType::Control) order.push_back(id);
+  }
+  order.insert(order.end(), spare.begin(), spare.end());
+  return order;
+}
+
 std::vector<TokenId> ranked_subset(const TokenRanks& ranks, int size, const Tokenizer& target) {
   if (size < 1 || size > target.size()) {
     fail("head: found ranked:", size, ", expected 1 to ", target.size(), " rows, the size of the vocabulary");
   }
   int controls = 0;
-  for (TokenId id = 0; id < target.size(); ++id) controls += target.token_type(id) == TokenType::Control ? 1 : 0;
+  for (TokenId id = 0; id < target.size(); ++id) controls += is_always_kept(target, id) ? 1 : 0;
   if (controls > size) {
     fail("head: found ranked:", size, ", expected at least ", controls,
          " rows: the control tokens of the vocabulary are always kept");
@@ -100,14 +139,8 @@ std::vector<TokenId> ranked_subset(const TokenRanks& ranks, int size, const Toke
 }
 
 std::vector<TokenId> frequent_tokens(const TokenRanks& ranks, int size, const Tokenizer& target) {
-  std::vector<TokenId> subset;
-  const auto add = [&](TokenId id, bool control) {
-    if (static_cast<int>(subset.size()) < size && (target.token_type(id) == TokenType::Control) == control) {
-      subset.push_back(id);
-    }
-  };
-  for (TokenId id = 0; id < target.size(); ++id) add(id, true);
-  for (const TokenId id : ranks.ids) add(id, false);
+  std::vector<TokenId> subset = ranked_order(ranks, target);
+  subset.resize(std::min(subset.size(), static_cast<std::size_t>(size)));
   std::sort(subset.begin(), subset.end());  // so that ties go to the lower id, as in the full head
   return subset;
 }

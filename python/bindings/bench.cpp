@@ -27,8 +27,8 @@ std::string bench(const std::filesystem::path& target, const std::optional<std::
                   const std::optional<std::filesystem::path>& ranks, const std::optional<std::filesystem::path>& sketch,
                   std::vector<std::string> heads, std::vector<int> n_prompt, std::vector<int> n_gen,
                   std::vector<int> n_verify, int n_depth, int repetitions, std::optional<float> synthetic_acceptance,
-                  std::optional<int> tree_depth, std::optional<int> tree_branch, std::optional<int> tree_size, int n_threads, const std::string& cache_type,
-                  const std::string& device, const nb::object& progress) {
+                  std::optional<int> tree_depth, std::optional<int> tree_branch, std::optional<int> tree_size,
+                  int n_threads, const std::string& cache_type, const std::string& device, const nb::object& progress) {
   const WithoutGil released;
   BenchOptions options;
   options.engine.target = target;
@@ -39,6 +39,7 @@ std::string bench(const std::filesystem::path& target, const std::optional<std::
   options.engine.backend = {device, n_threads};
   options.engine.kv_type = parse_kv_type(cache_type);
   options.engine.on_load = [&](std::size_t done, std::size_t total) { call_python(progress, "loading", done, total); };
+  options.engine.on_warning = [](const std::string& warning) { warn_in_python(warning, 2); };
   options.heads = std::move(heads);
   options.prompts = std::move(n_prompt);
   options.texts = std::move(n_gen);

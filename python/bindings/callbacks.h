@@ -1,6 +1,7 @@
 // Python functions that long native work calls now and then.
 #pragma once
 
+#include <string>
 #include <utility>
 
 #include <nanobind/nanobind.h>
@@ -23,5 +24,9 @@ void call_python(const nanobind::object& function, Arguments&&... arguments) {
   check_signals();
   if (!function.is_none()) function(std::forward<Arguments>(arguments)...);
 }
+
+// Raises frspec_cpp.ModelWarning with the GIL, which the caller has not got: `warning` may be an error for the user,
+// who is so many Python frames away from the native call (1: called it). Throws python_error then.
+void warn_in_python(const std::string& warning, int stack_level);
 
 }  // namespace frspec

@@ -147,6 +147,8 @@ void init_stats(nb::module_& m) {
       .def_ro("generated_tokens", &Stats::generated_tokens, "Tokens handed out.")
       .def_ro("steps", &Stats::steps, "Passes of the target after the prompt.")
       .def_ro("drafted_steps", &Stats::drafted_steps, "Those of them that verified drafts.")
+      .def_ro("seed", &Stats::seed, "Of the sampling.")
+      .def_ro("ranks", &Stats::ranks, "Where the ranks of the drafter's head came from, or an empty string.")
       .def_ro("drafter_error", &Stats::drafter_error, "Why the drafter gave up, or an empty string.")
       .def_ro("adapt_error", &Stats::adapt_error, "Why the ranks could not be saved, or an empty string.")
       .def_ro("adapted_rows", &Stats::adapted_rows, "Rows of the head that changed before the text began.")

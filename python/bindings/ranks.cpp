@@ -12,6 +12,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -21,6 +22,7 @@
 #include "gguf/gguf_writer.h"
 #include "gil.h"
 #include "vocab/adaptive_ranks.h"
+#include "vocab/builtin_ranks.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -44,7 +46,7 @@ OutputVector<double> weights_of(const TokenCounts& counts) {
 
 void open_ranks(AdaptiveRanks* self, const std::filesystem::path& path,
                 const std::shared_ptr<const Tokenizer>& tokenizer, const std::optional<std::filesystem::path>& prior) {
-  new (self) AdaptiveRanks(path, tokenizer, prior ? std::optional(load_ranks(*prior, *tokenizer)) : std::nullopt);
+  new (self) AdaptiveRanks(path, tokenizer, prior ? load_ranks(*prior, *tokenizer) : builtin_ranks(*tokenizer));
 }
 
 void save(AdaptiveRanks& self, double patience) {
@@ -153,6 +155,15 @@ void init_ranks(nb::module_& m) {
           nb::sig("def update(self) -> list[tuple[int, int, int]]"), "Changes: place, old row, new row.")
       .def_ro_static("most_replaced", &AdaptiveRows::kMostReplaced, "Changes at once, at most.");
 
+  m.def("ordinary_fingerprint", &ordinary_fingerprint, "tokenizer"_a,
+        "16 hex digits for what a vocabulary's ordinary tokens are, whatever is special or padding.");
+  m.def(
+      "builtin_ranks",
+      [](const Tokenizer& tokenizer) {
+        TokenRanks ranks = builtin_ranks(tokenizer);
+        return std::make_pair(std::move(ranks.source), std::move(ranks.ids));
+      },
+      "tokenizer"_a, "Where the ranks of a vocabulary come from that no file ranks, and all its tokens in that order.");
   m.def("write_gguf", &write_gguf, "path"_a, "temporary"_a, "architecture"_a, "numbers"_a, "strings"_a, "vectors"_a,
         nb::sig("def write_gguf(path: str | os.PathLike[str], temporary: str | os.PathLike[str], architecture: str, "
                 "numbers: dict[str, int], strings: dict[str, str], vectors: dict[str, list[int]]) -> None"),

@@ -19,6 +19,7 @@
 #include "arrays.h"
 #include "base/error.h"
 #include "base/parallel.h"
+#include "callbacks.h"
 #include "gguf/gguf_file.h"
 #include "gil.h"
 #include "tokenizer/pretokenizer.h"
@@ -36,7 +37,10 @@ constexpr std::int64_t kTextsPerPiece = 8;  // small: texts differ in length
 
 std::shared_ptr<const Tokenizer> open_tokenizer(const std::filesystem::path& path) {
   const WithoutGil released;
-  return Tokenizer::load(*GgufFile::open(path));
+  const auto file = GgufFile::open(path);
+  std::shared_ptr<const Tokenizer> tokenizer = Tokenizer::load(*file);
+  for (const std::string& warning : file->warnings()) warn_in_python(warning, 1);
+  return tokenizer;
 }
 
 // UTF-8 inside `text`, which must stay alive. A lone surrogate raises UnicodeEncodeError, which is a ValueError.
@@ -156,6 +160,14 @@ std::vector<TokenId> control_ids(const Tokenizer& tokenizer) {
   return ids;
 }
 
+nb::dict chat_templates(const Tokenizer& tokenizer) {
+  nb::dict templates;
+  for (const std::string_view name : tokenizer.chat_template_names()) {
+    templates[to_str(name)] = to_str(*tokenizer.chat_template(name));
+  }
+  return templates;
+}
+
 nb::list pretokenize(std::string_view pre, nb::handle text) {
   const Pretokenizer* pretokenizer = find_pretokenizer(pre);
   if (pretokenizer == nullptr) fail("pre: found '", pre, "', expected one of pretokenizers()");
@@ -213,7 +225,8 @@ void bind_texts(nb::class_<Tokenizer>& tokenizer) {
           "Args:\n"
           "    text: The text.\n"
           "    add_special: Put BOS and EOS around it, as the vocabulary asks for.\n"
-          "    parse_special: Let the text of a control token become that token.\n\n"
+          "    parse_special: Let the text of a control token become that token (a BOS that the text begins with is\n"
+          "        not added once more).\n\n"
           "Raises:\n"
           "    ValueError: The text is not valid UTF-8 (a lone surrogate is not, either), or has a character that the "
           "vocabulary cannot spell.")
@@ -296,7 +309,11 @@ void bind_tokens(nb::class_<Tokenizer>& tokenizer) {
             const auto source = self.chat_template();
             return source ? to_str(*source) : nb::none();
           },
-          nb::sig("def chat_template(self) -> str | None"), "The Jinja template of the file, if it has one.");
+          nb::sig("def chat_template(self) -> str | None"), "The Jinja template of the file, if it has one.")
+      .def_prop_ro(
+          "chat_templates", &chat_templates, nb::sig("def chat_templates(self) -> dict[str, str]"),
+          "All of them by name: ``\"\"`` is the default one, ``\"tool_use\"`` the one for tools, where there is "
+          "one.");
 }
 
 }  // namespace
@@ -309,7 +326,9 @@ void init_tokenizer(nb::module_& m) {
                                   "Any number of threads may use one at once.\n\n"
                                   "Raises:\n"
                                   "    FileNotFoundError: The file is absent or not readable.\n"
-                                  "    ValueError: It holds no vocabulary, or one that cannot be used.");
+                                  "    ValueError: It holds no vocabulary, or one that cannot be used.\n\n"
+                                  "Warns:\n"
+                                  "    ModelWarning: Something in it was put right, as llama.cpp does.");
   tokenizer.def(nb::new_(&open_tokenizer), nb::arg("path"));
   bind_texts(tokenizer);
   bind_tokens(tokenizer);

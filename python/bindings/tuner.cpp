@@ -18,10 +18,14 @@ using namespace nb::literals;
 namespace frspec {
 namespace {
 
-using Planned = std::tuple<bool, int>;
+using Planned = std::tuple<bool, int, bool>;
 using Note = std::tuple<float, int>;
 
 NodeNote to_note(const Note& note) { return {std::get<0>(note), static_cast<std::uint16_t>(std::get<1>(note))}; }
+Tuner::Plan to_plan(const Planned& plan) {
+  const auto [drafts, arm, forced] = plan;
+  return {.drafts = drafts, .arm = arm, .planned = true, .forced = forced};
+}
 Note from_note(const NodeNote& note) { return {note.chance, note.cell}; }
 
 void make_tuner(Tuner* self, const std::vector<std::tuple<std::string, std::string, double, double>>& arms, bool grows,
@@ -35,7 +39,7 @@ void add(Tuner& self, const Planned& plan, bool drafted, int rows, int told, dou
          double target_seconds, int accepted, double expected, bool has_notes,
          const std::vector<std::tuple<int, bool>>& nodes, const std::vector<std::tuple<int, bool>>& parents,
          const std::vector<std::uint32_t>& held) {
-  Tuner::Step step{.plan = {.drafts = std::get<0>(plan), .arm = std::get<1>(plan), .planned = true},
+  Tuner::Step step{.plan = to_plan(plan),
                    .drafted = drafted,
                    .rows = rows,
                    .told = told,
@@ -63,16 +67,11 @@ void init_tuner(nb::module_& m) {
           "next",
           [](Tuner& self, bool may_pause) {
             const Tuner::Plan plan = self.next(may_pause);
-            return Planned{plan.drafts, plan.arm};
+            return Planned{plan.drafts, plan.arm, plan.forced};
           },
-          "may_pause"_a, "The next step: whether it drafts, and the arm.")
+          "may_pause"_a, "The next step: whether it drafts, the arm, and whether there must be a draft.")
       .def(
-          "begin_growth",
-          [](Tuner& self, const Planned& plan, bool forced) {
-            self.begin_growth(
-                {.drafts = std::get<0>(plan), .arm = std::get<1>(plan), .planned = true, .forced = forced});
-          },
-          "plan"_a, "forced"_a = false)
+          "begin_growth", [](Tuner& self, const Planned& plan) { self.begin_growth(to_plan(plan)); }, "plan"_a)
       .def("end_growth", &Tuner::end_growth)
       .def(
           "judge",
@@ -104,7 +103,8 @@ void init_tuner(nb::module_& m) {
            "target_seconds"_a, "accepted"_a, "expected"_a, "has_notes"_a, "nodes"_a, "parents"_a, "held"_a,
            "What a step cost and showed, as Tuner::Step.")
       .def("numbers", &Tuner::numbers, "What is kept from process to process.")
-      .def("restore", [](Tuner& self, const std::vector<double>& numbers) { return self.restore(numbers); }, "numbers"_a)
+      .def(
+          "restore", [](Tuner& self, const std::vector<double>& numbers) { return self.restore(numbers); }, "numbers"_a)
       .def("steady_steps", &Tuner::steady_steps)
       .def(
           "choice",

@@ -6,7 +6,7 @@
 >>> llm.generate("Once upon a time", max_tokens=256)
 """
 
-from frspec_cpp._core import GgufFile, GgufTensor, Tokenizer, cpu_instruction_sets
+from frspec_cpp._core import GgufFile, GgufTensor, ModelWarning, Tokenizer, cpu_instruction_sets
 from frspec_cpp._core import version as __version__
 from frspec_cpp.bench import bench
 from frspec_cpp.demo import demo_paths, generate
@@ -21,6 +21,7 @@ __all__ = [
     "GgufFile",
     "GgufTensor",
     "LogitsProcessor",
+    "ModelWarning",
     "Options",
     "Stats",
     "Step",

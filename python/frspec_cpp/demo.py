@@ -53,7 +53,9 @@ def _demo_llm() -> LLM:
 
 
 @takes_options
-def generate(prompt: str | list[int], max_tokens: int = 128, **options: Unpack[Options]) -> Generation:
+def generate(
+    prompt: str | list[int], max_tokens: int | None = 128, *, parse_special: bool = True, **options: Unpack[Options]
+) -> Generation:
     """Continues ``prompt`` with the bundled demo pair, which is loaded at the first call and kept.
 
     The arguments are those of :meth:`LLM.generate`.
@@ -62,4 +64,4 @@ def generate(prompt: str | list[int], max_tokens: int = 128, **options: Unpack[O
         FileNotFoundError: The demo pair is not there.
         ValueError: As :meth:`LLM.generate`.
     """
-    return _demo_llm().generate(prompt, max_tokens, **options)
+    return _demo_llm().generate(prompt, max_tokens, parse_special=parse_special, **options)

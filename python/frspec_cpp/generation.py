@@ -50,6 +50,9 @@ class Stats:
         steps: Passes of the target after the prompt.
         drafted_steps: Those of them that verified drafts.
         tuning: What was found best to draft with; None without a drafter.
+        ranks: Where the ranks of the drafter's head came from: ``"file"`` (the option `ranks`), ``"drafter"`` (its
+            file), ``"adapted"``, ``"built-in"``, or the vocabulary's own order, ``"merges"`` or ``"scores"``; None: a
+            head without ranks.
         drafter_error: Why the drafter gave up, and the text went on without it; None: it did not.
         adapt_error: Why the ranks that adapt could not be saved when the text ended; None: they were, or it was not
             their time. What was counted is kept for the next time.
@@ -59,6 +62,7 @@ class Stats:
         verify_seconds: Time spent in passes of the target.
         prefill_seconds: Time for the prompt and the first token.
         total_seconds: All of it, and what lies between.
+        seed: Of the sampling: the one that was drawn where a random one was asked for.
         prompt_tokens: Tokens of the prompt.
         generated_tokens: Tokens of the text.
     """
@@ -68,6 +72,7 @@ class Stats:
     steps: int
     drafted_steps: int
     tuning: Tuning | None
+    ranks: str | None
     drafter_error: str | None
     adapt_error: str | None
     adapted_rows: int
@@ -76,6 +81,7 @@ class Stats:
     verify_seconds: float
     prefill_seconds: float
     total_seconds: float
+    seed: int
     prompt_tokens: int
     generated_tokens: int
 
@@ -88,6 +94,7 @@ class Stats:
             steps=stats.steps,
             drafted_steps=stats.drafted_steps,
             tuning=None if stats.tuning is None else Tuning(**stats.tuning),
+            ranks=stats.ranks or None,
             drafter_error=stats.drafter_error or None,
             adapt_error=stats.adapt_error or None,
             adapted_rows=stats.adapted_rows,
@@ -96,6 +103,7 @@ class Stats:
             verify_seconds=stats.verify_seconds,
             prefill_seconds=stats.prefill_seconds,
             total_seconds=stats.total_seconds,
+            seed=stats.seed,
             prompt_tokens=stats.prompt_tokens,
             generated_tokens=stats.generated_tokens,
         )

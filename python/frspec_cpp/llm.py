@@ -7,17 +7,19 @@ import operator
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from frspec_cpp import _core
-from frspec_cpp.chat import ChatTemplate
+from frspec_cpp.chat import TEMPLATE_DEFAULTS, ChatPrompts, TemplateOptions
 from frspec_cpp.generation import Generation
-from frspec_cpp.options import Options, takes_options
+from frspec_cpp.hub import find_model
+from frspec_cpp.options import ChatOptions, Options, takes_chat_options, takes_options
 from frspec_cpp.options import native as native_options
 from frspec_cpp.progress import Report, reporting
 
@@ -25,6 +27,22 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 _INT32_MAX = 2**31 - 1
+
+RopeScaling = Literal["none", "linear", "yarn"]
+_ROPE_SCALINGS: tuple[RopeScaling, ...] = get_args(RopeScaling)  # in the order of llama.cpp's numbers
+
+
+def _rope_scaling(kind: RopeScaling | int | None) -> str | None:
+    """The name of a kind of scaling, which may be llama.cpp's number; None: the file's."""
+    if kind is None or kind == -1:
+        return None
+    if isinstance(kind, int):
+        if not 0 <= kind < len(_ROPE_SCALINGS):
+            known = ", ".join(f"{number} ({name})" for number, name in enumerate(_ROPE_SCALINGS))
+            raise ValueError(f"rope_scaling_type: found {kind}, expected -1 (the file's), {known}")
+        return _ROPE_SCALINGS[kind]
+    return kind
+
 
 _living: weakref.WeakSet[LLM] = weakref.WeakSet()
 
@@ -88,7 +106,8 @@ class LLM:
             ``"auto"``: ``"tli"`` where both have at least half of the
             target's tokens.
         ngram: Draft from the text itself, too: what followed its last tokens, at most so many, when they stood
-            there before. 0: do not. Works with a drafter and without.
+            there before. 0: do not; None: 8 beside a drafter whose trees grow as far as pays (``tree="auto"``), where
+            it costs nothing, else 0. Works with a drafter and without.
         ranks: GGUF file with token ranks; None: those in the drafter's file.
         sketch: GGUF file with a sketch of the head, for ``"speculated"``; None: the one in the drafter's file.
         adapt: A ranks file of your own that follows what is written: tokens are counted when they are generated, the
@@ -103,10 +122,10 @@ class LLM:
             of these three fixes the shape.
         tree_branch: Nodes expanded per level, and children of each (EAGLE's k; 10).
         tree_size: Nodes that are verified at once, the last token of the text included (EAGLE's N; 60).
-        n_ctx: Tokens that prompt and text may have together; 0: as many as the model was trained for, at most
-            4096.
+        n_ctx: Tokens that prompt and text may have together; 0: as many as the model was trained for; None: so many,
+            at most 4096.
         n_batch: Prompt tokens per pass.
-        n_threads: CPU threads; 0: one per available core.
+        n_threads: CPU threads; None, 0 or -1: one per available core.
         cache_type: How keys and values are kept: ``"f16"``, or ``"q8_0"`` in about half the memory, which changes the
             text a little (with and without a drafter alike).
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None: what the environment variable FRSPEC_DEVICE says, else the
@@ -115,6 +134,19 @@ class LLM:
             effect on the CPU.
         head_on_host: Leave the target's head in host memory, from where the GPU reads it in every pass: slow, for
             cards with little memory. Ranked rows for drafting are kept on the GPU all the same.
+        rope_scaling_type: How positions are stretched, so that the context becomes longer than the model was trained
+            for: ``"none"``, ``"linear"`` or ``"yarn"`` (2309.00071), or llama.cpp's numbers for them, 0 to 2; None or
+            -1: as the file says. This and the next seven are llama.cpp's; they are the drafter's, too.
+        rope_freq_base: Base of the rotary frequencies; 0: the file's. With another one any ``n_ctx`` is taken.
+        rope_freq_scale: 1 over the factor by which the context is stretched; 0: the file's. Qwen2.5's long contexts:
+            ``rope_scaling_type="yarn", rope_freq_scale=1/4, n_ctx=131072``.
+        yarn_orig_ctx: YaRN: tokens the model was trained for before stretching; 0: the file's.
+        yarn_ext_factor: YaRN: how far fast pairs keep their frequency, 1: they do, 0: linear scaling; negative: by
+            ``rope_scaling_type``.
+        yarn_attn_factor: Multiplies cos and sin beside YaRN's own ``1 + 0.1 ln(factor)``; negative: the file's alone.
+        yarn_beta_fast: YaRN: pairs that turn more often within the original context are fast; negative: the file's,
+            or 32.
+        yarn_beta_slow: YaRN: pairs that turn less often are stretched by the whole factor; negative: the file's, or 1.
         use_mmap: Map the files of the models, so that processes share them and nothing is read twice. They must not
             change then: of a file that is shortened, the system kills the process (SIGBUS); one that is to be replaced
             is to be written beside it and renamed. False: read them into memory, as large as they are, beside the
@@ -127,6 +159,9 @@ class LLM:
         ValueError: A file is damaged or of an unknown kind, the drafter or the ranks do not belong to the target,
             or an argument is out of its range.
         MemoryError: Weights and caches do not fit into memory; the message says what is needed for what.
+
+    Warns:
+        ModelWarning: Something in a file was put right, as llama.cpp does.
     """
 
     def __init__(
@@ -135,7 +170,7 @@ class LLM:
         drafter: str | os.PathLike[str] | None = None,
         head: str = "auto",
         translate: str = "auto",
-        ngram: int = 0,
+        ngram: int | None = None,
         ranks: str | os.PathLike[str] | None = None,
         sketch: str | os.PathLike[str] | None = None,
         adapt: str | os.PathLike[str] | None = None,
@@ -143,13 +178,21 @@ class LLM:
         tree_depth: int | None = None,
         tree_branch: int | None = None,
         tree_size: int | None = None,
-        n_ctx: int = 0,
+        n_ctx: int | None = None,
         n_batch: int = 512,
-        n_threads: int = 0,
+        n_threads: int | None = None,
         cache_type: str = "f16",
         device: str | None = None,
         n_gpu_layers: int = -1,
         head_on_host: bool = False,
+        rope_scaling_type: RopeScaling | int | None = None,
+        rope_freq_base: float = 0.0,
+        rope_freq_scale: float = 0.0,
+        yarn_orig_ctx: int = 0,
+        yarn_ext_factor: float = -1.0,
+        yarn_attn_factor: float = -1.0,
+        yarn_beta_fast: float = -1.0,
+        yarn_beta_slow: float = -1.0,
         use_mmap: bool = True,
         progress: bool | Report = False,
     ) -> None:
@@ -171,8 +214,18 @@ class LLM:
                 tree_branch=tree_branch,
                 tree_size=tree_size,
                 n_ctx=n_ctx,
+                rope=_core.RopeOptions(
+                    _rope_scaling(rope_scaling_type),
+                    freq_base=rope_freq_base,
+                    freq_scale=rope_freq_scale,
+                    orig_ctx=yarn_orig_ctx,
+                    ext_factor=yarn_ext_factor,
+                    attn_factor=yarn_attn_factor,
+                    beta_fast=yarn_beta_fast,
+                    beta_slow=yarn_beta_slow,
+                ),
                 n_batch=n_batch,
-                n_threads=n_threads,
+                n_threads=0 if n_threads is None else n_threads,
                 cache_type=cache_type,
                 device=device or _core.default_device(),
                 n_gpu_layers=n_gpu_layers,
@@ -194,6 +247,59 @@ class LLM:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an LLM cannot be pickled or copied: every process that needs one has to load it from its file")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str | None = None,
+        *,
+        drafter: str | os.PathLike[str] | None = None,
+        drafter_filename: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> LLM:
+        """A model by its name on the Hugging Face Hub, fetched where it is not in the hub's cache yet.
+
+        Needs the extra ``hub``. Files that are split come with all their parts; downloads that broke off go on; there
+        is a bar on a terminal. Without a connection, or with HF_HUB_OFFLINE set, the cache is what there is.
+
+        Args:
+            repo_id: ``"USER/REPO"``, or ``"USER/REPO:QUANT"`` with a quantization such as Q8_0; without one it is
+                Q4_K_M, or the first file where there is none.
+            filename: Instead of QUANT: the file's path in the repository, or a pattern of it (``"*q8_0.gguf"``).
+            drafter: A file, as in the constructor (it exists, or its name ends with ``.gguf``), or another name on the
+                hub like ``repo_id``.
+            drafter_filename: Likewise of the drafter.
+            revision: A branch, a tag or a commit of the model; None: ``main``.
+            token: An access token; None: HF_TOKEN, or as logged in with ``hf auth login``.
+            cache_dir: The hub's cache; None: the usual one.
+            local_dir: A folder of your own for the files, instead of the cache.
+            local_files_only: Never ask the hub.
+            options: The constructor's other arguments.
+
+        Raises:
+            ImportError: The package huggingface_hub is not installed.
+            FileNotFoundError: There is no such repository, or no connection, and the file is not in the cache.
+            ValueError: The repository has no such file, or several that match; or as the constructor.
+            PermissionError: The repository's terms were not accepted.
+            ConnectionError: A download broke off.
+        """
+        places: dict[str, Any] = {
+            "token": token,
+            "cache_dir": cache_dir,
+            "local_dir": local_dir,
+            "local_files_only": local_files_only,
+        }
+        if drafter_filename is not None and drafter is None:
+            raise ValueError("drafter_filename: found no drafter, expected the name of its repository, too")
+        if drafter is not None and not os.fspath(drafter).endswith(".gguf") and not Path(drafter).exists():
+            drafter = find_model(os.fspath(drafter), drafter_filename, is_drafter=True, **places)
+        return cls(find_model(repo_id, filename, revision=revision, **places), drafter, **options)
 
     def __repr__(self) -> str:
         if self._closed:
@@ -292,13 +398,15 @@ class LLM:
         with self._lock:
             self._engine.save_ranks()
 
-    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Token ids of ``text``.
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids of ``text``, as :meth:`generate` takes a prompt.
 
         Args:
             text: Any Unicode text.
-            add_special: Add the tokens that the vocabulary wants around a text (mostly: BOS before it).
-            parse_special: Take the text of a control token for that token.
+            add_special: Add the tokens that the vocabulary wants around a text (mostly: BOS before it, where the text
+                does not begin with it).
+            parse_special: Take the text of a control token (``<|im_start|>``) for that token, as llama.cpp and
+                transformers do with a prompt. False: letter by letter, for text that must not steer the model.
 
         Raises:
             ValueError: The text holds a lone surrogate.
@@ -324,12 +432,20 @@ class LLM:
             return self._engine.forward(ids)
 
     @takes_options
-    def generate(self, prompt: str | Sequence[int], max_tokens: int = 128, **options: Unpack[Options]) -> Generation:
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 128,
+        *,
+        parse_special: bool = True,
+        **options: Unpack[Options],
+    ) -> Generation:
         """Continues ``prompt``. Ctrl-C stops it with KeyboardInterrupt; the LLM stays usable.
 
         Args:
             prompt: A text, or token ids, which are taken as they are.
-            max_tokens: Tokens to generate at most; at least 1.
+            max_tokens: Tokens to generate at most; None or -1: as many as the context holds.
+            parse_special: How a text is read: see :meth:`tokenize`. Ids are taken as they are.
             options: How tokens are chosen and where the text ends: see :class:`Options`.
 
         Raises:
@@ -337,12 +453,19 @@ class LLM:
                 is out of its range.
         """
         with self._lock:
-            native = self._begin(prompt, max_tokens, options)
+            native = self._begin(prompt, max_tokens, parse_special, options)
             tokens = native.run()
         return Generation.from_native(native, tokens, options.get("logprobs") is not None, options.get("trace", False))
 
     @takes_options
-    def stream(self, prompt: str | Sequence[int], max_tokens: int = 128, **options: Unpack[Options]) -> Iterator[str]:
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 128,
+        *,
+        parse_special: bool = True,
+        **options: Unpack[Options],
+    ) -> Iterator[str]:
         """Continues ``prompt`` and gives the text in pieces, as it comes. No piece ends inside a character.
 
         The pieces together are :meth:`generate`'s text, whose arguments these are. The iterator may be left
@@ -352,34 +475,83 @@ class LLM:
             ValueError: As :meth:`generate`, at once.
         """
         with self._lock:
-            native = self._begin(prompt, max_tokens, options)
+            native = self._begin(prompt, max_tokens, parse_special, options)
         return self._pieces(native)
 
-    @takes_options
+    @overload
     def chat(
-        self, messages: Sequence[Mapping[str, str]], max_tokens: int = 128, **options: Unpack[Options]
-    ) -> Generation:
-        """Answers ``messages``, dictionaries with ``role`` and ``content``, by the model's own chat template.
+        self,
+        messages: Sequence[Any],
+        max_tokens: int | None = 128,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[ChatOptions],
+    ) -> Generation: ...
 
-        The other arguments are those of :meth:`generate`.
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Any],
+        max_tokens: int | None = 128,
+        *,
+        stream: Literal[True],
+        **options: Unpack[ChatOptions],
+    ) -> Iterator[str]: ...
+
+    @takes_chat_options
+    def chat(
+        self,
+        messages: Sequence[Any],
+        max_tokens: int | None = 128,
+        *,
+        stream: bool = False,
+        **options: Unpack[ChatOptions],
+    ) -> Generation | Iterator[str]:
+        """Answers ``messages`` by the model's own chat template.
+
+        The messages are OpenAI's: dictionaries (or dataclasses, or the client's own objects) with ``role`` and
+        ``content``, a text or a list of text parts. Beside ``tool_calls`` the content may be None or absent. All their
+        keys reach the template.
+
+        Args:
+            messages: The conversation so far.
+            max_tokens: As in :meth:`generate`.
+            stream: Give the answer's text in pieces, as :meth:`stream` does.
+            options: What the template is given besides: see :class:`ChatOptions`; how tokens are chosen and where the
+                text ends: see :class:`Options`.
 
         Raises:
             ValueError: The model has no chat template, the messages are malformed or not what the template
-                accepts, or as :meth:`generate`.
+                accepts (its own words are in the message), or as :meth:`generate`.
+            FileNotFoundError: There is no such file with a template.
         """
-        return self.generate(self._chat_prompt(messages), max_tokens, **options)
+        given: dict[str, Any] = dict(options)
+        prompt = self.chat_prompt(messages, **{name: given.pop(name) for name in TEMPLATE_DEFAULTS if name in given})
+        return self.stream(prompt, max_tokens, **given) if stream else self.generate(prompt, max_tokens, **given)
 
-    def _begin(self, prompt: str | Sequence[int], max_tokens: int, options: Options) -> _core.Generation:
-        ids = self.tokenize(prompt) if isinstance(prompt, str) else _check_ids(prompt, self.vocab_size)
-        limit = operator.index(max_tokens)
-        if limit < 1:
-            raise ValueError(f"max_tokens: found {limit}, expected at least 1")
+    def chat_prompt(self, messages: Sequence[Any], **options: Unpack[TemplateOptions]) -> list[int]:
+        """Token ids of the prompt that :meth:`chat` continues.
+
+        The template writes its own special tokens; a BOS that it omits is added where the vocabulary wants one.
+
+        Raises:
+            ValueError: As :meth:`chat`.
+            FileNotFoundError: As :meth:`chat`.
+        """
+        return self._chat_prompts.tokens(messages, **options)
+
+    def _begin(
+        self, prompt: str | Sequence[int], max_tokens: int, parse_special: bool, options: Options
+    ) -> _core.Generation:
+        if isinstance(prompt, str):
+            ids = self.tokenize(prompt, parse_special=parse_special)
+        else:
+            ids = _check_ids(prompt, self.vocab_size)
         if self._closed:
             raise RuntimeError("this LLM is closed")
         # No context is longer than 32 bits can count.
-        native = self._engine.begin(
-            ids, max_tokens=min(limit, _INT32_MAX), **native_options(self.vocab_size, **options)
-        )
+        limit = -1 if max_tokens is None else min(max(operator.index(max_tokens), -_INT32_MAX), _INT32_MAX)
+        native = self._engine.begin(ids, max_tokens=limit, **native_options(self.vocab_size, **options))
         if self._closed:  # meanwhile, when there was no text to cancel
             native.cancel()
         return native
@@ -393,21 +565,5 @@ class LLM:
             yield native.closing_text
 
     @functools.cached_property
-    def _chat_template(self) -> ChatTemplate:
-        source = self.tokenizer.chat_template
-        if source is None:
-            raise ValueError(f"{self._path}: found no key 'tokenizer.chat_template': the model has no chat template")
-        bos, eos = (
-            "" if token is None else self.tokenizer.token_text(token)
-            for token in (self.tokenizer.bos_id, self.tokenizer.eos_id)
-        )
-        return ChatTemplate(source, self._path, bos, eos)
-
-    def _chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of the rendered template, which writes its own special tokens; a BOS it omits is added."""
-        text = self._chat_template.render(messages)
-        ids = self.tokenize(text, add_special=False, parse_special=True)
-        bos = self.tokenizer.bos_id
-        if self.tokenizer.adds_bos and bos is not None and ids[:1] != [bos]:
-            ids.insert(0, bos)
-        return ids
+    def _chat_prompts(self) -> ChatPrompts:
+        return ChatPrompts(self.tokenizer, self._path)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from frspec_cpp.chat import TEMPLATE_DEFAULTS, TemplateOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -21,7 +24,7 @@ LogitsProcessor = Callable[[npt.NDArray[np.int32], npt.NDArray[np.float32]], "np
 
 
 class Options(TypedDict, total=False):
-    """Keyword arguments of :meth:`LLM.generate`, :meth:`LLM.stream` and :meth:`LLM.chat`.
+    """Keyword arguments of :meth:`LLM.generate` and :meth:`LLM.stream`, and among those of :meth:`LLM.chat`.
 
     Names, order and defaults of the sampler chain are llama.cpp's (bias, penalties, top-k, typical-p, top-p, min-p,
     temperature), but for the temperature, which is 0.
@@ -45,7 +48,8 @@ class Options(TypedDict, total=False):
             the last word. It must depend on its arguments alone: then drafted and plain text are the same. It is
             called for every token of the text, in order, and for no other; it cannot use the LLM that calls it. Default
             none.
-        seed: 0 to 2^64 - 1. The same seed gives the same text, with or without a drafter. Default 0.
+        seed: 0 to 2^64 - 1. The same seed gives the same text, with or without a drafter. None or -1: a random one,
+            below 2^32, which ``stats.seed`` tells. Default 0.
         stop: A string, or several, that end the text and are not part of it. Default none.
         stop_token_ids: Token ids that do. Default none.
         min_tokens: So many tokens are generated before anything ends the text. Default 0.
@@ -56,8 +60,8 @@ class Options(TypedDict, total=False):
             slower, since no step begins before the last one was told of. Default False.
         cancel: A ``threading.Event``; once it is set, from whatever thread, the text ends with what there is (within
             some milliseconds and a pass; a prompt is left between two layers). Default None.
-        draft: ``"auto"`` drafts as long as it pays, True always, False never; the tokens are the same. Default
-            ``"auto"``.
+        draft: ``"auto"`` drafts as long as it pays, ``"always"`` or True always, ``"never"`` or False never; the
+            tokens are the same. Default ``"auto"``.
         verify: How drafts are verified. ``"keyed"`` (the default): the text of a seed is the same with any drafter.
             ``"rejection"`` (2211.17192) and ``"block"`` (2403.10444): exact in distribution only, and for chains
             (``tree_branch=1``); a seed's text depends on the drafter, and ``draft="auto"`` means always. Offered
@@ -77,7 +81,7 @@ class Options(TypedDict, total=False):
     repeat_last_n: int
     logit_bias: Mapping[int, float] | None
     logits_processor: LogitsProcessor | None
-    seed: int
+    seed: int | None
     stop: str | Sequence[str] | None
     stop_token_ids: Sequence[int] | None
     min_tokens: int
@@ -85,7 +89,7 @@ class Options(TypedDict, total=False):
     logprobs: int | None
     trace: bool
     cancel: threading.Event | None
-    draft: Literal["auto"] | bool
+    draft: Literal["auto", "always", "never"] | bool
     verify: Literal["keyed", "rejection", "block"]
 
 
@@ -115,6 +119,11 @@ DEFAULTS = Options(
     verify="keyed",
 )
 
+
+class ChatOptions(TemplateOptions, Options, total=False):
+    """Keyword arguments of :meth:`LLM.chat`."""
+
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -123,23 +132,36 @@ def takes_options(function: F) -> F:
 
     An unknown name is a TypeError.
     """
+    return _taking(function, Options.__annotations__, dict(DEFAULTS))
+
+
+def takes_chat_options(function: F) -> F:
+    """The same for ``**options: Unpack[ChatOptions]``."""
+    return _taking(function, ChatOptions.__annotations__, {**TEMPLATE_DEFAULTS, **DEFAULTS})
+
+
+def _taking(function: F, kinds: Mapping[str, Any], defaults: Mapping[str, Any]) -> F:
     signature = inspect.signature(function)
     parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    kinds = Options.__annotations__
     parameters += [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=str(kinds[name]))
-        for name, value in DEFAULTS.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=_words(kinds[name]))
+        for name, value in defaults.items()
     ]
 
     @functools.wraps(function)
     def checked(*arguments: Any, **options: Any) -> Any:
-        for name in options.keys() - signature.parameters.keys() - DEFAULTS.keys():
+        for name in options.keys() - signature.parameters.keys() - defaults.keys():
             message = f"{function.__name__}: found an unknown keyword argument {name!r}, expected one of "
-            raise TypeError(message + ", ".join(DEFAULTS))
+            raise TypeError(message + ", ".join(defaults))
         return function(*arguments, **options)
 
     checked.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return checked  # type: ignore[return-value]
+
+
+def _words(kind: Any) -> str:
+    """An annotation as it is written."""
+    return str(getattr(kind, "__forward_arg__", kind))
 
 
 def _index(name: str, value: object) -> int:
@@ -160,6 +182,16 @@ def _token(name: str, value: object, vocab_size: int) -> int:
     number = _index(name, value)
     if not 0 <= number < vocab_size:
         raise ValueError(f"{name}: found token id {number}, expected 0 to {vocab_size - 1}")
+    return number
+
+
+def _seed(value: object) -> int:
+    """``value`` as a seed; a random one for None and -1."""
+    number = -1 if value is None else _index("seed", value)
+    if number == -1:
+        return secrets.randbits(32)  # any JSON reader keeps so many bits
+    if not 0 <= number < 2**64:
+        raise ValueError(f"seed: found {number}, expected 0 to {2**64 - 1}, or -1 or None for a random one")
     return number
 
 
@@ -207,10 +239,7 @@ def native(vocab_size: int, **options: Unpack[Options]) -> dict[str, Any]:
         if values.get(name) is not None:
             values[name] = _whole(name, values[name])
     if "seed" in values:
-        number = _index("seed", values["seed"])
-        if not 0 <= number < 2**64:
-            raise ValueError(f"seed: found {number}, expected 0 to {2**64 - 1}")
-        values["seed"] = number
+        values["seed"] = _seed(values["seed"])
     values["stop"] = _stop_strings(values.get("stop"))
     stop_tokens = values.get("stop_token_ids")
     if stop_tokens is not None and not isinstance(stop_tokens, Sequence):
@@ -218,9 +247,9 @@ def native(vocab_size: int, **options: Unpack[Options]) -> dict[str, Any]:
     values["stop_token_ids"] = [_token("stop_token_ids", token, vocab_size) for token in stop_tokens or ()]
     values["logit_bias"] = _bias(values.get("logit_bias"), vocab_size)
     draft = values.get("draft", "auto")
-    if draft not in (True, False, "auto"):
-        raise ValueError(f"draft: found {draft!r}, expected 'auto', True or False")
-    values["draft"] = "auto" if draft == "auto" else "always" if draft else "never"
+    if draft not in (True, False, "auto", "always", "never"):
+        raise ValueError(f"draft: found {draft!r}, expected 'auto', 'always' (True) or 'never' (False)")
+    values["draft"] = draft if isinstance(draft, str) else "always" if draft else "never"
     processor = values.get("logits_processor")
     if processor is not None and not callable(processor):
         raise TypeError(f"logits_processor: found {type(processor).__name__}, expected a function")

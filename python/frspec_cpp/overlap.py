@@ -46,7 +46,7 @@ def vocabulary_overlap(
         FileNotFoundError: A file is not there.
         ValueError: A file is damaged, or the text has no token.
     """
-    llm = LLM(target, n_ctx=0, n_threads=n_threads)
+    llm = LLM(target, n_threads=n_threads)
     other = _core.Tokenizer(os.fspath(drafter))
     aligned = np.array(_core.align_vocabularies(llm.tokenizer, other))
     shared = aligned >= 0

@@ -287,12 +287,6 @@ def test_the_limits_themselves_are_allowed(pair: TinyPair, ranked_drafter: str) 
         assert len(engine.begin([5, 6], max_tokens=6, ignore_eos=True, draft="always").run()) == 6
 
 
-def test_ranked_head_without_ranks(pair: TinyPair) -> None:
-    message = engine_error(pair.target_gguf, drafter=str(pair.drafter_gguf), head="ranked:100")
-    assert str(pair.drafter_gguf) in message
-    expect_parts(message, ("ranked:100", "'token_ranks'"))
-
-
 @pytest.mark.parametrize("options", [{"head": "ranked:100"}, {"ranks": "ranks.gguf"}], ids=str)
 def test_ranks_without_a_drafter(pair: TinyPair, options: dict[str, str]) -> None:
     assert "no drafter" in engine_error(pair.target_gguf, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import convert
 from frspec_cpp.tools.make_random_model import make_random_model
+from frspec_cpp.tools.rank import rank
+from gguf_edit import GgufEditor
 
 import frspec_cpp
 from frspec_cpp import LLM
@@ -149,13 +152,14 @@ def test_random_models_of_unlike_tokenizers(unlike: dict[str, Path], names: tupl
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("TinyStories-656K", {"translate": "best"}, "translate: found \"best\", expected 'auto', 'tli', 'slem' or 'slrs'"),
     ("TinyStories-656K", {"translate": "slrs"}, "psi sums over all ways to spell a string"),
-    ("babyllama105-936K", {"translate": "slrs", "head": "ranked:100"}, "expected 'full'"),
-    ("TinyStories-656K", {"translate": "slem", "head": "ranked:100"}, "expected 'full'"),
+    ("babyllama105-936K", {"translate": "slrs", "head": "ranked:106"}, "expected 1 to 105 rows"),
+    ("TinyStories-656K", {"translate": "slem", "head": "contextual:64"}, "expected 'auto', 'full' or 'ranked:N'"),
+    ("TinyStories-656K", {"translate": "tli", "head": "ranked:64+speculated"}, "expected 'auto', 'full' or 'ranked:N'"),
     ("llama2xs-279K", {"translate": "tli"}, "has the target's own vocabulary"),
     ("llama2xs-279K", {"ngram": -1}, "ngram: found -1"),
     ("llama2xs-279K", {"ngram": 65}, "ngram: found 65"),
-    ("llama2xs-279K", {"head": "ranked:100"}, "has no tensor 'token_ranks'"),
-    ("llama2xs-279K", {"tree_branch": 200, "head": "ranked:600"}, "token_ranks"),
+    ("llama2xs-279K", {"head": "ranked:600"}, "expected 1 to 512 rows"),
+    ("llama2xs-279K", {"tree_branch": 200, "head": "ranked:100"}, "branch: found 200, expected at most 100"),
 ]
 
 
@@ -196,3 +200,79 @@ def test_whole_models_with_ranked_heads(small: dict[str, Path], demo_target: Pat
     accepted_lengths(other, ["The little dog"], 40)
     with_ngrams = LLM(demo_target, drafter=small["TinyStories-656K"], translate="tli", ngram=4, tree_branch=4, **ranked)
     accepted_lengths(with_ngrams, ["The little dog"], 40)
+
+
+# Target, drafter, how it is translated, and a number of rows that leaves some out.
+RANKED = [
+    ("stories260K", "llama2xs-279K", "auto", 200),
+    ("TinyStories-656K", "stories260K", "slem", 300),
+    ("stories260K", "TinyStories-656K", "slem", 512),
+    ("stories260K", "TinyStories-656K", "tli", 60),
+    ("stories260K", "TinyStories-656K", "tli", 100_000),  # more than there are: all
+    ("TinyStories-656K", "babyllama105-936K", "slrs", 60),
+]
+
+
+@pytest.mark.parametrize(("target", "drafter", "translate", "rows"), RANKED, ids=str)
+def test_ranked_heads_of_every_translation(
+    small: dict[str, Path], target: str, drafter: str, translate: str, rows: int
+) -> None:
+    """No file brings ranks: the vocabulary's own order stands in, of the drafter's tokens where text is translated."""
+    options: dict[str, Any] = {"translate": translate, "tree_depth": 2, "tree_branch": 3, "tree_size": 12, "n_ctx": 256}
+    ranked = LLM(small[target], drafter=small[drafter], head=f"ranked:{rows}", **options)
+    lengths = accepted_lengths(ranked, ["Once upon a time", "The little dog"], 40)
+    assert sum(lengths) > 2.0, lengths  # drafts were accepted
+    assert ranked.generate("Once", max_tokens=4).stats.ranks in ("scores", "merges")
+    full = LLM(small[target], drafter=small[drafter], head="full", **options)
+    assert full.generate("Once", max_tokens=4).stats.ranks is None
+
+
+def test_ranks_of_the_drafters_own_vocabulary(small: dict[str, Path], tmp_path: Path) -> None:
+    """Text that is translated is written in the drafter's tokens: ranks of the target's say nothing of these."""
+    counted = {}
+    for name in ("stories260K", "TinyStories-656K"):
+        counted[name] = tmp_path / f"{name}.gguf"
+        (tmp_path / "texts.txt").write_text("Once upon a time there was a little dog. The dog was happy.")
+        rank(small[name], [tmp_path / "texts.txt"], counted[name], quiet=True)
+    options: dict[str, Any] = {"drafter": small["TinyStories-656K"], "head": "ranked:40", "tree_branch": 4}
+    for translate, own in (("slem", "TinyStories-656K"), ("tli", "stories260K")):
+        llm = LLM(small["stories260K"], ranks=counted[own], translate=translate, **options)
+        accepted_lengths(llm, ["Once upon a time"], 24)
+        assert llm.generate("Once", max_tokens=4).stats.ranks == "file"
+        other = next(file for name, file in counted.items() if name != own)
+        with pytest.raises(ValueError, match=r"\.gguf: key 'frspec.ranks.vocab_size': found \d+, expected"):
+            LLM(small["stories260K"], ranks=other, translate=translate, **options)
+    with pytest.raises(ValueError, match=r"adapt: .*mine\.gguf, but .* its rows follow no counts of the target's"):
+        LLM(small["stories260K"], translate="slem", adapt=tmp_path / "mine.gguf", **options)
+
+
+def test_ranks_where_the_translation_is_open(small: dict[str, Path], tmp_path: Path) -> None:
+    """Two vocabularies are in use then: a file of ranks is for the one that it was counted for."""
+    other = GgufEditor(small["llama2xs-279K"])
+    tokens = other.entries["tokenizer.ggml.tokens"].value
+    tokens[400], tokens[401] = tokens[401], tokens[400]  # not the same vocabulary, but nearly
+    drafter = other.write(tmp_path / "other.gguf")
+    (tmp_path / "texts.txt").write_text("Once upon a time there was a little dog. The dog was happy.")
+    options: dict[str, Any] = {"drafter": drafter, "head": "ranked:200", "tree_branch": 4, "n_ctx": 256}
+    for vocabulary in (small["stories260K"], drafter):
+        rank(vocabulary, [tmp_path / "texts.txt"], tmp_path / "ranks.gguf", quiet=True)
+        llm = LLM(small["stories260K"], ranks=tmp_path / "ranks.gguf", **options)
+        accepted_lengths(llm, ["Once upon a time"], 24)
+    rank(small["TinyStories-656K"], [tmp_path / "texts.txt"], tmp_path / "ranks.gguf", quiet=True)
+    with pytest.raises(ValueError, match=r"ranks\.gguf: key 'frspec.ranks.vocab_size': found 2048, expected"):
+        LLM(small["stories260K"], ranks=tmp_path / "ranks.gguf", **options)
+    adapting = LLM(small["stories260K"], adapt=tmp_path / "mine.gguf", **options)
+    accepted_lengths(adapting, ["Once upon a time"], 24)
+
+
+@pytest.mark.parametrize("translate", ["slem", "tli"])
+def test_auto_has_ranked_heads_of_another_vocabulary(small: dict[str, Path], demo_target: Path, translate: str) -> None:
+    llm = LLM(
+        small["TinyStories-656K"], drafter=demo_target, head="auto", translate=translate, tree_branch=4, n_ctx=128
+    )
+    accepted_lengths(llm, ["Once upon a time there was a dog"], 60)
+    stats = llm.generate("Once upon a time", max_tokens=60).stats
+    # 65,536 rows have ranked heads beside them; the few that both vocabularies share have none.
+    assert stats.ranks == ("merges" if translate == "slem" else None)
+    assert stats.tuning is not None
+    assert re.fullmatch(r"full|ranked:\d+", stats.tuning.head)

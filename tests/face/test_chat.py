@@ -7,31 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
-from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metadata
+from chat_templates import CHATML, LLAMA3, with_templates
 
 from frspec_cpp import LLM
 from frspec_cpp.chat import ChatTemplate
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 
-CHATML = """
-{%- for message in messages %}
-    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""
-LLAMA3 = """{{ bos_token }}
-{%- for message in messages %}
-    {%- if message.role not in ["system", "user", "assistant"] %}
-        {{- raise_exception("no such role: " + message.role) }}
-    {%- endif %}
-    {{- "<|start_header_id|>" + message.role + "<|end_header_id|>\\n\\n" + message.content | trim + "<|eot_id|>" }}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- "<|start_header_id|>assistant<|end_header_id|>\\n\\n" }}{% endif %}"""
 FEATURES = """
 {% if tools %}
 tools
@@ -81,21 +64,9 @@ def test_features_by_hand() -> None:
     assert rendered.splitlines()[-1] == "4"
 
 
-def with_template(target: Path, template: str, path: Path) -> Path:
-    """A copy of a GGUF file with a chat template."""
-    reader = gguf.GGUFReader(target)
-    architecture = reader.get_field("general.architecture")
-    assert architecture is not None
-    writer = gguf.GGUFWriter(path, architecture.contents())
-    key = "tokenizer.chat_template"
-    details = {key: MetadataDetails(gguf.GGUFValueType.STRING, template)}
-    copy_with_new_metadata(reader, writer, details, [key] if reader.get_field(key) else [])
-    return path
-
-
 @pytest.fixture(scope="module")
 def chat_target(demo_target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_template(demo_target, CHATML, tmp_path_factory.mktemp("chat") / "chatml.gguf")
+    return with_templates(demo_target, tmp_path_factory.mktemp("chat") / "chatml.gguf", CHATML)
 
 
 def test_chat_continues_the_rendered_template(chat_target: Path, demo_drafter: Path) -> None:
@@ -113,7 +84,7 @@ def test_chat_continues_the_rendered_template(chat_target: Path, demo_drafter: P
 
 def test_bos_is_not_doubled(demo_target: Path, tmp_path: Path) -> None:
     template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
-    llm = LLM(with_template(demo_target, template, tmp_path / "bos.gguf"))
+    llm = LLM(with_templates(demo_target, tmp_path / "bos.gguf", template))
     assert llm.chat([{"role": "user", "content": "Hi"}], 1).prompt_tokens == len(llm.tokenize("Hi"))
     assert llm.tokenize("Hi")[0] == llm.tokenizer.bos_id
 
@@ -126,9 +97,12 @@ BAD_MESSAGES: list[tuple[Any, str]] = [
     (["hello"], "messages[0]: found str"),
     ([MESSAGES[0], 3], "messages[1]: found int"),
     ([{"content": "x"}], "messages[0]: found no 'role'"),
-    ([{"role": "user"}], "messages[0]: found no 'content'"),
-    ([{"role": "user", "content": None}], "messages[0]['content']: found NoneType"),
-    ([{"role": "user", "content": [{"type": "text", "text": "x"}]}], "messages[0]['content']: found list"),
+    ([{"role": "user"}], "no attribute 'content'"),  # what must be there is for the template to say
+    ([{"role": "user", "content": None}], "no attribute 'content'"),
+    ([{"role": "user", "content": 3}], "int"),
+    ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "['content'][0]: found a part of type"),
+    ([{"role": "user", "content": ["x", 3]}], "messages[0]['content'][1]: found a part of type 'int'"),
+    ([{"role": "user", "content": "x", "more": {1, 2}}], "messages[0]['more']: found set"),
     ([{"role": 1, "content": "x"}], "messages[0]['role']: found int"),
     ([{"role": "user", "content": "\ud800"}], "surrogate"),
 ]
@@ -151,7 +125,7 @@ def test_a_model_without_template(demo_target: Path) -> None:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{% for m in %}", "m.gguf"),
+        ("a\n{% for m in %}", "line 2"),
         ("{% if %}", "m.gguf"),
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
         ("{{ messages[0].nothing.at_all }}", "no attribute 'nothing'"),

@@ -49,6 +49,7 @@ def test_json_has_exactly_these_members(run: Runner, llm: LLM) -> None:
         "draft_seconds",
         "verify_seconds",
         "prefill_seconds",
+        "seed",
         "tuning",
     ]
     tuning = stats.pop("tuning")
@@ -65,6 +66,7 @@ def test_json_has_exactly_these_members(run: Runner, llm: LLM) -> None:
         "plain_tokens_per_second",
     ]
     assert tuning["head"] == "full"
+    assert stats.pop("seed") == 0
     assert isinstance(stats["steps"], int)
     assert all(isinstance(value, (int, float)) for value in stats.values())
     assert stats["steps"] == expected.stats.steps
@@ -105,17 +107,17 @@ def test_auto_says_what_it_chose(run: Runner, llm: LLM) -> None:
 
 
 def test_the_prompt_may_come_from_anywhere(run: Runner, tmp_path: Path) -> None:
-    # A line break at the end belongs to the prompt.
+    # One line end at the end of a file belongs to the file, all else to the prompt.
     prompt = "# Größe, 日本語\ndef größe(x):\n"
     expected = generate_json(run, "-p", prompt, "-n", "12")
     path = tmp_path / "prompt.txt"
-    path.write_bytes(prompt.encode())
+    path.write_bytes(prompt.encode() + b"\r\n")
     for arguments, stdin in [
         ([f"--prompt={prompt}"], b""),
         (["-f", str(path)], b""),
         (["--file", str(path)], b""),
-        (["-f", "-"], prompt.encode()),
-        ([], prompt.encode()),
+        (["-f", "-"], prompt.encode() + b"\n"),
+        ([], prompt.encode() + b"\n"),
     ]:
         found = generate_json(run, *arguments, "--max-tokens", "12", stdin=stdin)
         assert (found["tokens"], found["prompt_tokens"]) == (expected["tokens"], expected["prompt_tokens"])

@@ -86,7 +86,7 @@ class VocabularyWriter:
             elif isinstance(value, bool):
                 writer.add_bool(key, value)
             elif isinstance(value, int):
-                writer.add_int32(key, value)
+                (writer.add_int32 if value < 2**31 else writer.add_uint32)(key, value)
             elif isinstance(value, float):
                 writer.add_float32(key, value)
             else:

@@ -111,19 +111,11 @@ def test_merges_go_by_rank_and_from_the_left(write: VocabularyWriter) -> None:
     assert tokenizer.pre == "gpt-2"
 
 
-def test_missing_pre_means_default(write: VocabularyWriter) -> None:
-    path, _ = write.bpe(["don't"], pre=None)
-    tokenizer = Tokenizer(path)
-    assert tokenizer.pre == "default"
-    assert tokenizer.decode(tokenizer.encode("don't")) == "don't"
-
-
 @pytest.mark.parametrize(
     ("special", "metadata", "ends"),
     [
-        ({"<|eot_id|>": CONTROL, "<|im_end|>": USER_DEFINED, "<|x|>": CONTROL}, {}, {"<|eot_id|>", "<|im_end|>"}),
+        ({"<|eot_id|>": CONTROL, "<|im_end|>": CONTROL, "<|x|>": CONTROL}, {}, {"<|eot_id|>", "<|im_end|>"}),
         ({"</s>": CONTROL, "<end_of_turn>": CONTROL, "<s>": CONTROL}, {}, {"</s>", "<end_of_turn>"}),
-        ({"</s>": NORMAL, "<|endoftext|>": UNUSED}, {}, set()),
         ({"<|x|>": CONTROL, "<|y|>": CONTROL}, {"eos_token_id": 257, "eot_token_id": 258}, {"<|x|>", "<|y|>"}),
         ({"<|end|>": CONTROL}, {}, {"<|end|>"}),
         (

@@ -52,6 +52,11 @@ def edit_config(folder: Path, **changes: Any) -> None:
         ({"tie_word_embeddings": "no"}, "'tie_word_embeddings': found 'no', expected true or false"),
         ({"rope_parameters": {"rope_type": "dynamic"}}, "'rope_parameters.rope_type': found 'dynamic'"),
         ({"rope_parameters": {"rope_type": "linear"}}, "'rope_parameters.factor': found nothing"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+            "'rope_parameters.full_attention': found .*, expected one rope for all layers",
+        ),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor other than 1"),
         ({"rope_parameters": 5}, "'rope_parameters': found 5, expected a JSON object"),
         ({"quantization_config": {"bits": 4}}, "already quantized"),
         ({"vocab_size": 390}, "found 400 tokens, expected at most 390"),

@@ -128,6 +128,20 @@ def test_tied_head_stored_in_the_checkpoint(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(found["token_embd.weight"], embedding.numpy())
 
 
+def test_a_head_that_differs_is_kept_against_the_config(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = make_checkpoint(tmp_path / "model", "llama", tie_word_embeddings=True)
+    weights = load_file(folder / "model.safetensors")
+    head = weights["model.embed_tokens.weight"] * 2
+    save_file({**weights, "lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
+    (remark,) = convert(folder, tmp_path / "out.gguf", "f32")
+    assert "tie_word_embeddings" in remark
+    np.testing.assert_array_equal(tensors(tmp_path / "out.gguf")["output.weight"], head.numpy())
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    np.testing.assert_array_equal(loaded.lm_head.weight.detach().numpy(), head.numpy())
+
+
 @pytest.mark.parametrize(
     ("architecture", "settings", "biases"),
     [
@@ -173,6 +187,29 @@ def test_yarn_and_linear_scaling_keys(tmp_path: Path) -> None:
     convert(folder, tmp_path / "out.gguf", "f32")
     found = metadata(tmp_path / "out.gguf")
     assert (found["llama.rope.scaling.type"], found["llama.rope.scaling.factor"]) == ("linear", 2.0)
+
+
+def test_yarn_magnitudes_are_those_of_transformers(tmp_path: Path) -> None:
+    yarn = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 128}
+    for extra in ({"mscale": 2.0, "mscale_all_dim": 0.5}, {"mscale": 2.0}, {}):
+        folder = make_checkpoint(tmp_path / "yarn", "llama", rope_parameters={**yarn, **extra})
+        convert(folder, tmp_path / "out.gguf", "f32")
+        config = transformers.AutoConfig.from_pretrained(folder)
+        _, magnitude = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["yarn"](config, "cpu")
+        factor = metadata(tmp_path / "out.gguf").get("llama.rope.scaling.attn_factor", 1.0)
+        assert factor * (1 + 0.1 * math.log(4)) == pytest.approx(magnitude)
+
+
+def test_the_older_rope_section_wins(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "model", "llama", rope_parameters={"rope_type": "default", "rope_theta": 5e4})
+    file = folder / "config.json"
+    old = {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 7e4}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **old}))
+    convert(folder, tmp_path / "out.gguf", "f32")
+    found = metadata(tmp_path / "out.gguf")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    assert found["llama.rope.scaling.type"] == config.rope_parameters["rope_type"] == "linear"
+    assert found["llama.rope.freq_base"] == config.rope_parameters["rope_theta"] == 7e4
 
 
 def test_old_config_spelling_gives_the_same_file(tmp_path: Path) -> None:

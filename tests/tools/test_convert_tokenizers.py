@@ -174,18 +174,34 @@ def test_chat_templates(tmp_path: Path) -> None:
     edit(file, lambda value: value.update(chat_template=named))
     from frspec_cpp.tools.convert import convert
 
+    from frspec_cpp import Tokenizer
+
     convert(folder, tmp_path / "out.gguf")
     found = metadata(tmp_path / "out.gguf")
     assert found["tokenizer.chat_template"] == "D"
     assert found["tokenizer.chat_template.tool_use"] == "T"
     assert found["tokenizer.chat_templates"] == ["tool_use"]
-    (folder / "chat_template.jinja").write_text("J")
+    # As processors kept it, then as transformers does now.
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": "P"}))
     convert(folder, tmp_path / "out.gguf")
-    assert metadata(tmp_path / "out.gguf")["tokenizer.chat_template"] == "J"
+    assert metadata(tmp_path / "out.gguf")["tokenizer.chat_template"] == "P"
+    (folder / "chat_template.jinja").write_text("J")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "rag.jinja").write_text("R")
+    convert(folder, tmp_path / "out.gguf")
+    found = metadata(tmp_path / "out.gguf")
+    assert found["tokenizer.chat_template"] == "J"
+    assert found["tokenizer.chat_templates"] == ["rag", "tool_use"]
+    assert Tokenizer(tmp_path / "out.gguf").chat_templates == {"": "J", "rag": "R", "tool_use": "T"}
+    (folder / "additional_chat_templates" / "rag.jinja").write_bytes(b"ab\xff")
+    with pytest.raises(ValueError, match=r"rag\.jinja: byte 2"):
+        convert(folder, tmp_path / "out.gguf")
 
 
-def sentencepiece_model(pieces: list[tuple[str, float, int]], model_type: int = 2) -> bytes:
-    """A tokenizer.model, written field by field."""
+def sentencepiece_model(
+    pieces: list[tuple[str, float, int]], model_type: int = 2, trainer: bytes = b"", normalizer: bytes = b"\x20\x00"
+) -> bytes:
+    """A tokenizer.model, written field by field; no extra spaces are removed, if `normalizer` does not say so."""
 
     def message(number: int, data: bytes) -> bytes:
         size, prefix = len(data), b""
@@ -197,7 +213,7 @@ def sentencepiece_model(pieces: list[tuple[str, float, int]], model_type: int = 
     for text, score, kind in pieces:
         piece = message(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind])
         result += message(1, piece)
-    return result + message(2, bytes([0x18, model_type])) + message(3, bytes([0x18, 0]))
+    return result + message(2, bytes([0x18, model_type]) + trainer) + message(3, bytes([0x18, 0]) + normalizer)
 
 
 def test_sentencepiece_model(tmp_path: Path) -> None:
@@ -220,6 +236,28 @@ def test_sentencepiece_model(tmp_path: Path) -> None:
     assert vocabulary.add_space_prefix is False
     assert vocabulary.special_ids == {"bos": 1, "eos": 2, "unknown": 0}
     assert vocabulary.add_bos
+
+
+def test_what_sentencepiece_does_to_texts(tmp_path: Path) -> None:
+    pieces = [("\u2581the", -1.5, 1)]
+    charsmap, spaces, unescaped, suffix = b"\x12\x03abc", b"\x20\x01", b"\x28\x00", b"\xc0\x01\x01"
+    for normalizer, expected in (
+        (b"\x20\x00", []),
+        (b"", ["remove_extra_whitespaces"]),
+        (spaces, ["remove_extra_whitespaces"]),
+        (charsmap + b"\x20\x00", ["precompiled_charsmap"]),
+        (charsmap, ["precompiled_charsmap", "remove_extra_whitespaces"]),
+    ):
+        (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(pieces, normalizer=normalizer))
+        remarks = read(tmp_path, vocab_size=1).remarks
+        assert [word in remark for word, remark in zip(expected, remarks, strict=True)] == [True] * len(expected)
+    for model, expected_error in (
+        (sentencepiece_model(pieces, normalizer=unescaped), "escape_whitespaces 0, expected 1"),
+        (sentencepiece_model(pieces, trainer=suffix), "treat_whitespace_as_suffix 1, expected 0"),
+    ):
+        (tmp_path / "tokenizer.model").write_bytes(model)
+        with pytest.raises(ValueError, match=expected_error):
+            read(tmp_path, vocab_size=1)
 
 
 def test_damaged_sentencepiece_models(tmp_path: Path) -> None:
@@ -262,6 +300,110 @@ def _set_regex(value: dict[str, Any]) -> None:
     value["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": r"\p{Han}+"}
 
 
+def _template(before: list[str], after: list[str]) -> dict[str, Any]:
+    """A post-processor that puts tokens around each text."""
+    special = [{"SpecialToken": {"id": text, "type_id": 0}} for text in [*before, *after]]
+    single = [*special[: len(before)], {"Sequence": {"id": "A", "type_id": 0}}, *special[len(before) :]]
+    ids = {"<|begin|>": 0, "<|end|>": 1}
+    tokens = {text: {"id": text, "ids": [ids[text]], "tokens": [text]} for text in {*before, *after}}
+    return {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": tokens}
+
+
+@pytest.mark.parametrize(
+    ("processor", "around"),
+    [
+        (None, ([], [])),
+        (_template([], []), ([], [])),
+        (_template(["<|begin|>"], []), ([0], [])),
+        (_template(["<|begin|>"], ["<|end|>"]), ([0], [1])),
+        ({"type": "RobertaProcessing", "cls": ["<|begin|>", 0], "sep": ["<|end|>", 1]}, ([0], [1])),
+        (
+            {"type": "Sequence", "processors": [{"type": "ByteLevel"}, _template([], ["<|end|>"])]},
+            ([], [1]),
+        ),
+    ],
+)
+def test_post_processors(tmp_path: Path, processor: Any, around: tuple[list[int], list[int]]) -> None:
+    make_tokenizer(tmp_path, "qwen2")
+    if processor is not None and processor["type"] == "RobertaProcessing":
+        processor = {**processor, "trim_offsets": True, "add_prefix_space": False}
+    if processor is not None and processor["type"] == "Sequence":
+        plain = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        processor = {**processor, "processors": [plain, processor["processors"][1]]}
+    edit(tmp_path / "tokenizer.json", lambda value: value.update(post_processor=processor))
+    vocabulary = read(tmp_path)
+    hugging_face = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    plain_ids = hugging_face.encode("tale", add_special_tokens=False).ids
+    assert hugging_face.encode("tale").ids == [*around[0], *plain_ids, *around[1]]
+    assert (vocabulary.add_bos, vocabulary.add_eos) == (bool(around[0]), bool(around[1]))
+
+
+@pytest.mark.parametrize("normalizer", [{"type": "NFC"}, {"type": "Sequence", "normalizers": [{"type": "NFC"}]}])
+def test_nfc_is_remarked(tmp_path: Path, normalizer: dict[str, Any]) -> None:
+    make_tokenizer(tmp_path, "qwen2")
+    assert read(tmp_path).remarks == []
+    edit(tmp_path / "tokenizer.json", lambda value: value.update(normalizer=normalizer))
+    (remark,) = read(tmp_path).remarks
+    assert "NFC" in remark
+    assert "U+0301" in remark
+
+
+@pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
+@pytest.mark.parametrize("place", ["tokenizer.json", "tokenizer_config.json"])
+def test_flags_of_added_tokens_are_remarked(tmp_path: Path, flag: str, place: str) -> None:
+    size = make_tokenizer(tmp_path, "qwen2")
+    token = {"id": size, "content": "<tool>", "special": False, "normalized": False}
+    edit(tmp_path / "tokenizer.json", lambda value: value["added_tokens"].append(token))
+    assert read(tmp_path, vocab_size=size + 1).remarks == []
+    if place == "tokenizer.json":
+        edit(tmp_path / place, lambda value: value["added_tokens"][-1].update({flag: True}))
+    else:
+        flagged = {"content": "<tool>", "special": True, flag: True}
+        edit(tmp_path / place, lambda value: value.update(added_tokens_decoder={str(size): flagged}))
+    vocabulary = read(tmp_path, vocab_size=size + 1)
+    (remark,) = vocabulary.remarks
+    assert "'<tool>'" in remark
+    assert f"({flag})" in remark
+    assert vocabulary.types[size] == (4 if place == "tokenizer.json" else 3)
+
+
+def test_spaces_behind_added_tokens_are_remarked(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path, "spm")
+    hugging_face = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    edit(tmp_path / "tokenizer.json", lambda value: value["added_tokens"][1].update(normalized=True))
+    other = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    text = "a<|end|>b"
+    assert other.encode(text).ids != hugging_face.encode(text).ids  # what the remark is about
+    assert any("'<|end|>' (normalized)" in remark for remark in read(tmp_path).remarks)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda v: v["model"].update(ignore_merges=True), "ignore_merges"),
+        (lambda v: v["model"].update(byte_fallback=False, fuse_unk=False), "fuse_unk"),
+        (lambda v: v.update(decoder={"type": "ByteLevel"}), "decoder .*'ByteLevel'"),
+        (lambda v: v["normalizer"]["normalizers"].append({"type": "Lowercase"}), "'Lowercase'"),
+    ],
+)
+def test_spm_tokenizers_that_cannot_be_expressed(tmp_path: Path, change: Any, expected: str) -> None:
+    make_tokenizer(tmp_path, "spm")
+    edit(tmp_path / "tokenizer.json", change)
+    with pytest.raises(ValueError, match=expected):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("number", [-1, 400, 2**32 - 1])
+def test_special_ids_that_are_no_tokens_are_left_out(tmp_path: Path, number: int) -> None:
+    make_tokenizer(tmp_path, "qwen2")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>", "unk_token": "<none>"}))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, number]}))
+    vocabulary = read(tmp_path, pad_token_id=number, bos_token_id=number)
+    assert vocabulary.special_ids == {"eos": 1}
+    named = ["unk_token"] if number == -1 else ["bos_token_id", "unk_token", "pad_token_id", "eos_token_id"]
+    assert [remark.split(" ")[0] for remark in vocabulary.remarks] == named
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -279,6 +421,22 @@ def _set_regex(value: dict[str, Any]) -> None:
         (lambda v: v["added_tokens"].append({"id": 5, "content": "<other>"}), "token 5: found '<other>'"),
         (lambda v: v.update(pre_tokenizer=None), "neither byte-level rules nor spaces"),
         (lambda v: v.update(pre_tokenizer=None, normalizer={"type": "Lowercase"}), "'Lowercase'"),
+        (lambda v: v.update(normalizer={"type": "Lowercase"}), "normalizer .'type': 'Lowercase'.*as they are written"),
+        (lambda v: v.update(normalizer={"type": "NFKC"}), "'NFKC'"),
+        (
+            lambda v: v.update(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Strip"}]}),
+            "'Strip'",
+        ),
+        (lambda v: v.update(normalizer={"type": "Replace", "pattern": {"String": "a"}, "content": "b"}), "'Replace'"),
+        (lambda v: v.update(decoder={"type": "WordPiece", "prefix": "##"}), "decoder .*'WordPiece'"),
+        (lambda v: v.update(post_processor=_template(["<|end|>"], [])), "puts .'<.end.>'. before each text"),
+        (lambda v: v.update(post_processor=_template(["<|begin|>"] * 2, [])), "puts .* before each text"),
+        (lambda v: v.update(post_processor=_template([], ["<|begin|>"])), "puts .'<.begin.>'. behind each text"),
+        (
+            lambda v: v.update(post_processor={"type": "BertProcessing", "sep": ["<|begin|>", 0], "cls": ["x", 5]}),
+            "puts .'x'. before each text",
+        ),
+        (lambda v: v.update(post_processor={"type": "Odd"}), "post-processor .*'Odd'"),
     ],
 )
 def test_tokenizers_that_cannot_be_expressed(tmp_path: Path, change: Any, expected: str) -> None:

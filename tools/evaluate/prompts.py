@@ -111,17 +111,19 @@ class PromptBuilder:
     Args:
         llm: The target.
         template: ``"auto"``: the chat template where the model has one; ``"always"``; ``"never"``.
+        parse_special: Whether plain text that spells a control token is that token.
 
     Raises:
         ValueError: ``"always"``, and the model has no template.
     """
 
-    def __init__(self, llm: frspec_cpp.LLM, template: str) -> None:
+    def __init__(self, llm: frspec_cpp.LLM, template: str, parse_special: bool = True) -> None:
         has_one = llm.tokenizer.chat_template is not None
         if template == "always" and not has_one:
             raise ValueError("--template always: the target's file has no key 'tokenizer.chat_template'")
         self.applies_template = has_one and template != "never"
         self._llm = llm
+        self._parse_special = parse_special
 
     def tokens(self, turns: Sequence[str], answers: Sequence[str]) -> list[int]:
         """The prompt that ends with the last of `turns`; `answers` are those to the turns before it.
@@ -132,11 +134,11 @@ class PromptBuilder:
             text = turns[0]
             for turn, answer in zip(turns[1:], answers, strict=True):
                 text += answer + "\n\n" + turn
-            return self._llm.tokenize(text)
+            return self._llm.tokenize(text, parse_special=self._parse_special)
         messages = [{"role": "user", "content": turns[0]}]
         for turn, answer in zip(turns[1:], answers, strict=True):
             messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": turn}]
-        return self._llm._chat_prompt(messages)  # what LLM.chat sends
+        return self._llm.chat_prompt(messages)
 
 
 def _file_of(source: str) -> Path:

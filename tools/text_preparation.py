@@ -1,0 +1,134 @@
+"""What a tokenizer.json does to texts beside merging.
+
+GGUF files say little of that. What they cannot say is an error that tells what would differ; what llama.cpp leaves out
+as well, so that everyone who runs such a file has the same tokens, is a remark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+_PIECE_DECODERS = ("Replace", "ByteFallback", "Fuse", "Strip", "Metaspace")  # of SentencePiece-style vocabularies
+
+
+def steps(stage: Any, parts: str) -> list[dict[str, Any]]:
+    """The steps of one stage: a sequence's (listed under `parts`, to any depth), the stage itself, or nothing."""
+    if not isinstance(stage, dict):
+        return []
+    if stage.get("type") != "Sequence":
+        return [stage]
+    return [step for part in stage.get(parts, []) for step in steps(part, parts)]
+
+
+def byte_level_remarks(path: Path, tokenizer: dict[str, Any]) -> list[str]:
+    """Remarks on the normalizer of a byte-level BPE; raises ValueError where texts would become other tokens."""
+    remarks = []
+    for step in steps(tokenizer.get("normalizer"), "normalizers"):
+        if step.get("type") != "NFC":
+            raise ValueError(
+                f"{path}: the normalizer {step!r} changes texts before they are split, which GGUF cannot say: they "
+                "would be tokenized as they are written; expected none, or NFC"
+            )
+        remarks.append(
+            "texts are not brought to NFC, as llama.cpp does not either: letters that are followed by a combining "
+            "accent (e + U+0301) become other tokens than with Hugging Face"
+        )
+    _check_decoder(path, tokenizer, ("ByteLevel", "Fuse"))
+    return remarks
+
+
+def spm_remarks(path: Path, tokenizer: dict[str, Any]) -> list[str]:
+    """The same for a vocabulary of SPM's kind, whose normalizer is looked at elsewhere."""
+    model = tokenizer["model"]
+    if model.get("ignore_merges"):
+        raise ValueError(
+            f"{path}: key 'model.ignore_merges': found true: whole words would be merged, which SPM always does; "
+            "expected false"
+        )
+    if not model.get("byte_fallback") and not model.get("fuse_unk", False):
+        raise ValueError(
+            f"{path}: key 'model.fuse_unk': found false without byte_fallback: unknown characters in a row would "
+            "become one unknown token; expected true"
+        )
+    _check_decoder(path, tokenizer, _PIECE_DECODERS)
+    once = {step.get("type") for step in steps(tokenizer.get("normalizer"), "normalizers")} == {"Prepend", "Replace"}
+    inside = [token for token in tokenizer.get("added_tokens") or [] if token.get("normalized")]
+    if once and inside:
+        return [
+            f"behind {_named(inside)} (normalized) Hugging Face puts no space before the text; GGUF cannot say so, and "
+            "one is put there, as in llama.cpp"
+        ]
+    scheme = {step.get("prepend_scheme") for step in steps(tokenizer.get("pre_tokenizer"), "pretokenizers")}
+    if "first" in scheme:
+        return [
+            "behind control tokens Hugging Face puts no space before the text (prepend_scheme 'first'); GGUF cannot "
+            "say so, and one is put there, as in llama.cpp"
+        ]
+    return []
+
+
+def added_token_remarks(added: Iterable[dict[str, Any]]) -> list[str]:
+    """Remarks on added tokens that look at what stands beside them."""
+    remarks = []
+    for flags, meaning in (
+        (("lstrip", "rstrip"), "takes the spaces beside {} along ({})"),
+        (("single_word",), "finds {} between other characters than letters only ({})"),
+    ):
+        found = [token for token in added if any(token.get(flag) for flag in flags)]
+        if found:
+            names = ", ".join(flag for flag in flags if any(token.get(flag) for token in found))
+            remarks.append(
+                f"Hugging Face {meaning.format(_named(found), names)}; GGUF cannot say so, and texts that hold it "
+                "become other tokens, as in llama.cpp"
+            )
+    return remarks
+
+
+def added_around(path: Path, tokenizer: dict[str, Any]) -> tuple[list[str], list[str]] | None:
+    """The tokens that the post-processor puts before and after each text; None where there is none that adds any.
+
+    Raises ValueError where it does something else.
+    """
+    result = None
+    for step in steps(tokenizer.get("post_processor"), "processors"):
+        kind = step.get("type")
+        if kind == "ByteLevel":  # offsets only
+            continue
+        if kind == "TemplateProcessing" and result is None:
+            result = _template(path, step)
+        elif kind in ("RobertaProcessing", "BertProcessing") and result is None:
+            result = [str(step["cls"][0])], [str(step["sep"][0])]
+        else:
+            raise ValueError(f"{path}: the post-processor {step!r} is not one that GGUF can express")
+    return result
+
+
+def _template(path: Path, step: dict[str, Any]) -> tuple[list[str], list[str]]:
+    around: tuple[list[str], list[str]] = [], []
+    texts = 0
+    for piece in step.get("single", []):
+        if "Sequence" in piece:
+            texts += 1
+            continue
+        name = str(piece["SpecialToken"]["id"])
+        known = step.get("special_tokens", {}).get(name, {})
+        around[min(texts, 1)].extend(str(token) for token in known.get("tokens", [name]))
+    if texts != 1:
+        raise ValueError(f"{path}: the post-processor's template {step.get('single')!r} holds the text {texts} times")
+    return around
+
+
+def _check_decoder(path: Path, tokenizer: dict[str, Any], known: tuple[str, ...]) -> None:
+    for step in steps(tokenizer.get("decoder"), "decoders"):
+        if step.get("type") not in known:
+            raise ValueError(
+                f"{path}: the decoder {step!r} makes other texts of tokens than GGUF can say; expected "
+                f"{', '.join(known)}"
+            )
+
+
+def _named(tokens: list[dict[str, Any]]) -> str:
+    shown = ", ".join(repr(token.get("content")) for token in tokens[:3])
+    return f"{shown} and {len(tokens) - 3} more" if len(tokens) > 3 else shown
