@@ -212,8 +212,13 @@ def write_ranks(path: Path, ranks: Ranks, fingerprint: str, base: GgufEditor) ->
     return str(base.write(path))
 
 
-@pytest.mark.parametrize("where", ["file", "drafter"])
-@pytest.mark.parametrize("case", RANKS)
+# A drafter without the tensor has no ranks, which is no error: others stand in.
+PLACES = [
+    (case, where) for case in RANKS for where in ("file", "drafter") if (case, where) != ("another tensor", "drafter")
+]
+
+
+@pytest.mark.parametrize(("case", "where"), PLACES)
 def test_ranks(pair: TinyPair, fingerprint: str, tmp_path: Path, case: str, where: str) -> None:
     ranks, parts = RANKS[case]
     path = tmp_path / "ranks.gguf"
