@@ -18,7 +18,6 @@ from pathlib import Path
 
 import frspec_cpp
 
-
 LEAST = math.log(0.005)
 
 

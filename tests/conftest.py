@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# What one test makes a tuner learn is nothing for another, nor for the user.
+os.environ["FRSPEC_TUNING_CACHE"] = "off"
 
 
 def shared_folder() -> Path:
@@ -64,3 +67,22 @@ def demo_drafter() -> Path:
     import frspec_cpp
 
     return Path(frspec_cpp.demo_paths()[0]).parent / "demo-eagle2.gguf"
+
+
+@pytest.fixture(autouse=True)
+def no_drafter_fails_silently(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A drafter that throws leaves the text what it is, so equality alone would not tell."""
+    from frspec_cpp.generation import Stats
+
+    errors: list[str] = []
+    read = Stats.from_native.__func__  # type: ignore[attr-defined]
+
+    def from_native(cls: type[Stats], native: object) -> Stats:
+        stats: Stats = read(cls, native)
+        if stats.drafter_error:
+            errors.append(stats.drafter_error)
+        return stats
+
+    monkeypatch.setattr(Stats, "from_native", classmethod(from_native))
+    yield
+    assert not errors

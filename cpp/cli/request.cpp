@@ -164,7 +164,7 @@ void add_options(Arguments& options, Request& request, Command command) {
   add_text(options, request);
   options.begin("Drafts (the text is the same with any, and without)");
   options.text("--draft", "auto|always|never", request.draft, "default: auto, as long as it pays");
-  options.number("--ngram", "N", request.engine.ngram, "what followed the last N tokens before; default: 0");
+  options.number("--ngram", "N", request.engine.ngram, "what followed the last N tokens before; default: 8 with -d");
   options.flag("--show-drafts", request.show_drafts, "colour the tokens that were drafted and accepted");
   options.begin("Machine and output");
   options.number("-c, --ctx-size", "N", request.engine.context,
@@ -217,6 +217,7 @@ void check_prompt(const Request& request) {
 
 bool read_request(Request& request, Command command, std::span<char* const> arguments) {
   request.engine.head = "auto";
+  request.engine.ngram = std::nullopt;
   request.chat = command == Command::Chat;
   if (request.chat) request.generate.max_tokens = kUntilFull;
   Arguments options = arguments_of(command);

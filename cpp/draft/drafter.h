@@ -45,9 +45,9 @@ struct TextRules {
 
 // A way of drafting: a draft head, and how its tokens become the target's where that can be chosen.
 struct DraftArm {
-  std::string head = {};      // the policy; empty: the one that the drafter was made with
+  std::string head = {};         // the policy; empty: the one that the drafter was made with
   std::string translation = {};  // "tli", "slem"; empty: there is no choice
-  DraftHead* rows = nullptr;  // the head itself
+  DraftHead* rows = nullptr;     // the head itself
 };
 
 // Those of a drafter whose head alone can be chosen.
@@ -66,8 +66,8 @@ class Drafter {
   virtual void begin(const TextRules& rules) = 0;
   // The text grew. Called for every chunk of the prompt and after every step, in order.
   virtual void accept(const Committed& committed) = 0;
-  // The text has these tokens more. Called at once after every step, the first time with the prompt and the first token;
-  // accept() may come some steps later.
+  // The text has these tokens more. Called at once after every step, the first time with the prompt and the first
+  // token; accept() may come some steps later.
   virtual void extend(std::span<const TokenId> /*tokens*/) {}
   // Whether there may be something to propose without accept(): from what extend() told alone.
   virtual bool repeats() const { return false; }

@@ -52,9 +52,8 @@ void HostTree::prune(const Growth& growth, std::size_t max_size) {
   // A child's chance is never above its parent's, and it stands behind it: a parent comes first in this order.
   order_.resize(tokens_.size() - 1);
   std::iota(order_.begin(), order_.end(), 1);
-  std::stable_sort(order_.begin(), order_.end(), [this](std::int32_t a, std::int32_t b) {
-    return note(a).chance > note(b).chance;
-  });
+  std::stable_sort(order_.begin(), order_.end(),
+                   [this](std::int32_t a, std::int32_t b) { return note(a).chance > note(b).chance; });
   chances_.clear();
   for (const std::int32_t node : order_) chances_.push_back(note(node).chance);
   const std::size_t kept = std::min(static_cast<std::size_t>(growth.size(chances_)), max_size - 1);

@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
-#include "tree/growth.h"
 #include "tokenizer/tokenizer.h"
+#include "tree/growth.h"
 
 namespace frspec {
 

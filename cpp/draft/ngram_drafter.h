@@ -76,7 +76,7 @@ class NgramDrafter final : public Drafter {
   std::unique_ptr<Drafter> inner_;
   NgramIndex index_;
   int nodes_, depth_;
-  std::size_t room_;  // nodes of a tree
+  std::size_t room_;       // nodes of a tree
   bool is_chain_ = false;  // for rejection sampling
   HostTree host_;
   DraftTree tree_;

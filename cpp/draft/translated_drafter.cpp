@@ -175,8 +175,8 @@ void SlemDrafter::translate_all(const Growth* growth) {
     std::int32_t node = 0;
     for (int depth = 1; depth <= std::min(max_depth_, static_cast<int>(tokens.size())); ++depth) {
       const float given = std::min(0.0f, score - scores_[static_cast<std::size_t>(node)]);
-      node = trie_.add(node, tokens[static_cast<std::size_t>(depth) - 1],
-                       growth->judge(trie_.note(node), given, depth));
+      node =
+          trie_.add(node, tokens[static_cast<std::size_t>(depth) - 1], growth->judge(trie_.note(node), given, depth));
       if (static_cast<std::size_t>(node) == scores_.size()) scores_.push_back(score);
     }
   }

@@ -13,9 +13,9 @@ namespace frspec {
 
 // A node that was drafted, and perhaps followed further.
 struct DraftCandidate {
-  TokenId token;  // the head's
+  TokenId token;        // the head's
   std::int32_t parent;  // candidate before it; -1: the root
-  float score;    // cumulative log-probability by the drafter
+  float score;          // cumulative log-probability by the drafter
   NodeNote note;
   std::int32_t row;  // of the last pass, where its state is; set when it is followed
 };

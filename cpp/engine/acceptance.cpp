@@ -92,8 +92,7 @@ NodeNote Acceptance::judge_repeated(const NodeNote& parent, int matched, int dep
 double Acceptance::continues(const NodeNote& note) const {
   const Count& count = continued_[static_cast<std::size_t>(note.cell / (kDepths * kBins) * kBins + note.cell % kBins)];
   const float guess = kGuessOfContinuation * trust_[note.cell / (kDepths * kBins)].value(kTrustPrior);
-  const float found =
-      (count.hits + kContinuedPrior * std::min(guess, kSurest)) / (count.trials + kContinuedPrior);
+  const float found = (count.hits + kContinuedPrior * std::min(guess, kSurest)) / (count.trials + kContinuedPrior);
   return static_cast<double>(moody(found, false));
 }
 

@@ -7,15 +7,16 @@
 namespace frspec {
 namespace {
 
-constexpr double kUnusual = 1.5;       // times what was expected: more, or less, than that is not believed at once
-constexpr double kSpeedPace = 0.12;    // share of a deviation that is taken for a change of the machine's speed
-constexpr int kFirst = 3;              // passes of so many rows that are needed before they say anything of the speed
-constexpr int kTrusted = 8;            // passes after which a knot needs no neighbours
-constexpr int kMemory = 40;            // passes that a knot remembers
+constexpr double kUnusual = 1.5;     // times what was expected: more, or less, than that is not believed at once
+constexpr double kSpeedPace = 0.12;  // share of a deviation that is taken for a change of the machine's speed
+constexpr int kFirst = 3;            // passes of so many rows that are needed before they say anything of the speed
+constexpr int kTrusted = 8;          // passes after which a knot needs no neighbours
+constexpr int kMemory = 40;          // passes that a knot remembers
 
 }  // namespace
 
-// On the line between the nearest knots that are known, but for `left_out`; beyond them as steep as between the last two.
+// On the line between the nearest knots that are known, but for `left_out`; beyond them as steep as between the last
+// two.
 double RowCosts::between_knots(int rows, int left_out) const {
   int low = -1, high = -1, before = -1;
   for (int i = 0; i < static_cast<int>(kRows.size()); ++i) {

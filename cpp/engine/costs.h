@@ -15,12 +15,13 @@ class RowCosts {
   explicit RowCosts(double one_row = 0.0, double further_row = 0.1) : guess_(one_row), further_(further_row) {}
 
   double operator()(int rows) const { return speed_ * shape(rows); }
-  // A pass that took so long. One that took much longer than any before says little: somebody else wanted the processor.
+  // A pass that took so long. One that took much longer than any before says little: somebody else wanted the
+  // processor.
   void add(int rows, double seconds);
   bool is_known() const { return known_ > 0; }
 
   // What is kept from process to process: seconds and passes of each knot.
-  static constexpr std::array<int, 24> kRows = {1,  2,  3,  4,  5,  6,  7,  8,  10, 12,  14,  16,
+  static constexpr std::array<int, 24> kRows = {1,  2,  3,  4,  5,  6,  7,  8,  10,  12,  14,  16,
                                                 20, 24, 28, 32, 40, 48, 64, 96, 128, 192, 256, 512};
   std::array<double, 2 * kRows.size()> numbers() const;
   void restore(std::span<const double> numbers);

@@ -162,7 +162,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
     fail(file_->path().string(), ": tensor 'token_embd.weight': found ", target_->config().vocab,
          " rows, expected one per token, ", tokenizer_->size());
   }
-  if (drafts || options.ngram > 0) make_drafting(options_.head, on_bytes);
+  if (drafts || ngram_of(options) > 0) make_drafting(options_.head, on_bytes);
   on_bytes(total - done);  // of what is not a weight
   no_drafter_ = std::make_unique<NoDrafter>(*backend_);
   // Room, too, for trees that are only timed: any that fits a pass, as deep as a binary tree of that many nodes.
@@ -235,7 +235,7 @@ void Engine::make_drafting(const std::string& head, const std::function<void(std
   tuner_ = std::move(tuner);
   std::string about =
       concat(processor_name(), "; ", backend_->description(), "; target ", identity_of(*file_), "; drafter ",
-             drafter_file_ ? identity_of(*drafter_file_) : "none", "; ngram ", options_.ngram, "; cache ",
+             drafter_file_ ? identity_of(*drafter_file_) : "none", "; ngram ", ngram_of(options_), "; cache ",
              static_cast<int>(options_.kv_type), "; tree ", options_.tree ? "fixed" : "auto");
   for (const Tuner::Arm& arm : tuner_->arms()) about += concat("; ", arm.translation, " ", arm.head);
   tuning_file_ = std::make_unique<TuningFile>(std::move(about));
@@ -329,7 +329,7 @@ void Engine::check_verify_mode(const GenerateOptions& options) const {
   }
   if (options.logits_processor) fail("verify: found rejection sampling and a logits processor, expected 'keyed'");
   if (!drafter_) return;
-  if (options_.drafter && options_.ngram > 0) {
+  if (options_.drafter && ngram_of(options_) > 0) {
     fail("verify: found rejection sampling with n-grams beside a drafter, expected one of them alone, or 'keyed'");
   }
   if (options_.drafter && (!options_.tree || options_.tree->branch != 1)) {

@@ -127,7 +127,7 @@ class Generation {
   std::vector<TokenLogprobs> logprobs_;
   std::vector<StepTrace> trace_;
   std::vector<StepTrace::Watched> watched_;  // of the step that is running
-  Buffer best_memory_;  // ids, log-probabilities, and the chosen token's
+  Buffer best_memory_;                       // ids, log-probabilities, and the chosen token's
   std::string closing_text_;
   bool counts_ = true;  // for ranks that adapt: somebody wanted it
   bool started_ = false;

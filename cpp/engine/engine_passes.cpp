@@ -8,8 +8,8 @@
 namespace frspec {
 namespace {
 
-constexpr int kCalibration = 64, kRehearsed = 4;   // tokens at most, and steps
-constexpr double kCalibrationSeconds = 0.5;        // for trees that are rarely wanted
+constexpr int kCalibration = 64, kRehearsed = 4;  // tokens at most, and steps
+constexpr double kCalibrationSeconds = 0.5;       // for trees that are rarely wanted
 
 }  // namespace
 
@@ -50,7 +50,9 @@ void Engine::calibrate() {
   try {
     using Clock = std::chrono::steady_clock;
     const auto beginning = Clock::now();
-    const auto elapsed = [](Clock::time_point since) { return std::chrono::duration<double>(Clock::now() - since).count(); };
+    const auto elapsed = [](Clock::time_point since) {
+      return std::chrono::duration<double>(Clock::now() - since).count();
+    };
     const int most = tree_bounds(options_).size;
     const std::vector<int> sizes = options_.tree ? std::vector{1, most} : std::vector{1, 2, 4, 8, 3, 6, 12, 16};
     for (const int nodes : sizes) {

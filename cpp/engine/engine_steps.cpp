@@ -96,7 +96,8 @@ Tuning Engine::tuning() const {
           << std::max(0.0, choice.cost);
     }
   }
-  out << "; " << choice.tokens_per_second << " tokens/s expected, " << choice.plain_tokens_per_second << " without drafts";
+  out << "; " << choice.tokens_per_second << " tokens/s expected, " << choice.plain_tokens_per_second
+      << " without drafts";
   found.summary = out.str();
   return found;
 }

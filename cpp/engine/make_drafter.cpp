@@ -118,11 +118,11 @@ std::vector<TokenId> spelling(const VocabularyAlignment& alignment, const Tokeni
 // How a drafter's tokens become the target's: they are the same, or by one of the translations.
 enum class Translation { None, Tli, StringLevel };
 
-// The head of a whole model as drafter.
-std::unique_ptr<DraftHead> make_model_head(const EngineOptions& options, const HeadSpec& spec,
-                                           const DrafterParts& parts, const CausalModel& model,
-                                           const VocabularyAlignment& alignment,
-                                           const std::shared_ptr<const Tokenizer>& own, Translation translation) {
+// The head of a whole model as drafter. `is_open`: beside one of the other translation, with the same options.
+std::unique_ptr<DraftHead> make_model_head(EngineOptions options, const HeadSpec& spec, const DrafterParts& parts,
+                                           const CausalModel& model, const VocabularyAlignment& alignment,
+                                           const std::shared_ptr<const Tokenizer>& own, Translation translation,
+                                           bool is_open) {
   const std::string path = parts.file->path().string();
   const bool string_level = translation == Translation::StringLevel;
   // A drafter never proposes what is no token of the target.
@@ -134,6 +134,10 @@ std::unique_ptr<DraftHead> make_model_head(const EngineOptions& options, const H
   if (part && !rows.is_part()) {
     fail("translate: found tli, but the vocabularies of target and drafter (", path, ") have no token in common");
   }
+  // Ranks of one vocabulary are for the translation that uses it; the other has those that no file brings.
+  if (is_open && options.ranks && ranks_are_of(*options.ranks, string_level ? *parts.tokenizer : *own)) {
+    options.ranks.reset();
+  }
   HeadParts head = head_parts(options, parts, string_level ? *own : *parts.tokenizer);
   head.by_rank = part || string_level;
   if (head.by_rank) {
@@ -143,7 +147,7 @@ std::unique_ptr<DraftHead> make_model_head(const EngineOptions& options, const H
   }
   if (string_level) {
     // Ranks that adapt count the target's tokens.
-    if (options.adapt && !spec.is_auto()) {
+    if (options.adapt && !spec.is_auto() && !is_open) {
       fail("adapt: found a ranks file, ", options.adapt->string(), ", but ", path,
            " is translated string by string (slem, slrs): its rows follow no counts of the target's tokens");
     }
@@ -178,11 +182,11 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
   }
   // Where too little is shared, tokens cannot be taken one by one; else it is found out which translation pays.
   const bool is_open = options.translate == "auto" && 2 * alignment.size() >= parts.tokenizer->size();
-  const Translation translation = same                                   ? Translation::None
+  const Translation translation = same                                    ? Translation::None
                                   : options.translate == "tli" || is_open ? Translation::Tli
                                                                           : Translation::StringLevel;
   const auto make = [&](const CausalModel& of, Translation by) {
-    return make_model_head(options, spec, parts, of, alignment, own, by);
+    return make_model_head(options, spec, parts, of, alignment, own, by, is_open && !same);
   };
   auto head = make(*model, translation);
   auto tree_model = std::make_unique<TreeModel>(parts.backend, std::move(model), std::move(head), tree);
@@ -208,7 +212,7 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
 TreeBounds tree_bounds(const EngineOptions& options) {
   TreeBounds bounds;
   if (options.drafter) bounds = {largest_tree(options).size, kTranslatedDepth * largest_tree(options).levels()};
-  if (options.ngram > 0) {
+  if (ngram_of(options) > 0) {
     bounds.size += repeated_levels(options);
     bounds.depth = std::max(bounds.depth, repeated_levels(options));
   }
@@ -247,8 +251,8 @@ void check_drafter_options(const EngineOptions& options) {
          "', which uses none; expected 'speculated'");
   }
   check_adapt(options, head);
-  if (options.ngram < 0 || options.ngram > kMaxNgram) {
-    fail("ngram: found ", options.ngram, " tokens, expected 0 (none) to ", kMaxNgram);
+  if (ngram_of(options) < 0 || ngram_of(options) > kMaxNgram) {
+    fail("ngram: found ", ngram_of(options), " tokens, expected 0 (none) to ", kMaxNgram);
   }
   if (std::find(kTranslations.begin(), kTranslations.end(), options.translate) == kTranslations.end()) {
     fail("translate: found ", quoted(options.translate), ", expected 'auto', 'tli', 'slem' or 'slrs'");
@@ -273,10 +277,10 @@ std::unique_ptr<Drafter> make_drafter(const EngineOptions& options, const std::s
     drafter = make(options, spec, parts);
     inner = {largest_tree(options).size, kTranslatedDepth * largest_tree(options).levels()};
   }
-  if (options.ngram == 0) return drafter;
+  if (ngram_of(options) == 0) return drafter;
   const int levels = repeated_levels(options);
-  return std::make_unique<NgramDrafter>(parts.backend, std::move(drafter), options.ngram, levels, levels, inner.size,
-                                        inner.depth);
+  return std::make_unique<NgramDrafter>(parts.backend, std::move(drafter), ngram_of(options), levels, levels,
+                                        inner.size, inner.depth);
 }
 
 }  // namespace frspec

@@ -30,7 +30,8 @@ std::unique_ptr<Tuner> make_tuner(Backend& backend, const Drafter& drafter, cons
                                   const EngineOptions& options) {
   const TreeShape tree = largest_tree(options);
   std::vector<Tuner::Arm> arms;
-  for (const DraftArm& arm : drafter.arms()) arms.push_back({!arm.head.empty() ? arm.head : head == "auto" ? "full" : head, arm.translation});
+  for (const DraftArm& arm : drafter.arms())
+    arms.push_back({!arm.head.empty() ? arm.head : head == "auto" ? "full" : head, arm.translation});
   // Trees of a fixed shape that only repeat the text are drafts like any other.
   if (arms.empty() && options.tree) arms.push_back({});
   auto make = [&] { return std::make_unique<Tuner>(arms, !options.tree, tree.levels()); };

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "model/rope_options.h"
 #include "gguf/mapped_file.h"
+#include "model/rope_options.h"
 #include "tree/draft_tree.h"
 #include "verify/sampler.h"
 #include "vocab/recording_head.h"
@@ -45,9 +45,11 @@ struct EngineOptions {
   // A ranks file that is kept up to date with the texts that are written, and that ranked rows follow
   // (adaptive_ranks.h); made where it is not there. None: ranks do not change.
   std::optional<std::filesystem::path> adapt;
-  FileAccess files;                // how the target, the drafter and the sketch come into memory
-  std::string head = "full";       // a head policy (vocab/head_spec.h)
-  int ngram = 0;                   // longest run of tokens that is looked up in the text; 0: none
+  FileAccess files;           // how the target, the drafter and the sketch come into memory
+  std::string head = "full";  // a head policy (vocab/head_spec.h)
+  // Longest run of tokens that is looked up in the text; 0: none. Nothing: kNgram beside a drafter whose trees grow as
+  // far as pays, where a repetition that is not likely enough costs nothing; else none.
+  std::optional<int> ngram = 0;
   std::string translate = "auto";  // a drafter of another vocabulary: "auto", "tli", "slem", "slrs"
   // The shape of trees; none: they grow as far as pays (engine/tuner.h), within kMostTree.
   std::optional<TreeShape> tree;
@@ -72,6 +74,10 @@ struct EngineOptions {
 
 // The largest trees where none is given: deep, for what is copied; rarely wide.
 inline constexpr TreeShape kMostTree = {.depth = 15, .branch = 6, .size = 64};
+inline constexpr int kNgram = 8;
+inline int ngram_of(const EngineOptions& options) {
+  return options.ngram.value_or(options.drafter && !options.tree ? kNgram : 0);
+}
 // What trees are made for.
 inline TreeShape largest_tree(const EngineOptions& options) { return options.tree.value_or(kMostTree); }
 // A tree as users name it: by a word, "auto" or "DEPTH,BRANCH,SIZE", or by its numbers, of which one is enough.

@@ -10,12 +10,12 @@ namespace frspec {
 // What a drafter's tuner has found best so far (engine/tuner.h).
 struct Tuning {
   std::string head;
-  std::string translation;               // "tli", "slem"; empty: there is no choice
-  bool drafts = false;                   // whether drafting beats plain decoding
-  double nodes = 0.0, levels = 0.0;      // of its trees, on average
-  double gain = 0.0;                     // drafts that a drafted step is expected to have accepted
-  double cost = 0.0;                     // of drafting and verifying them, in tokens that plain steps had given meanwhile
-  double tokens_per_second = 0.0;        // expected of the way it goes now; 0: nothing is known yet
+  std::string translation;           // "tli", "slem"; empty: there is no choice
+  bool drafts = false;               // whether drafting beats plain decoding
+  double nodes = 0.0, levels = 0.0;  // of its trees, on average
+  double gain = 0.0;                 // drafts that a drafted step is expected to have accepted
+  double cost = 0.0;                 // of drafting and verifying them, in tokens that plain steps had given meanwhile
+  double tokens_per_second = 0.0;    // expected of the way it goes now; 0: nothing is known yet
   double plain_tokens_per_second = 0.0;  // expected of plain decoding
   std::string summary;                   // what was chosen, and why, in a sentence
 };

@@ -14,10 +14,10 @@ namespace frspec {
 
 // A pass of the target after the prompt's.
 struct StepTrace {
-  std::vector<TokenId> tokens;     // that it gave to the text: accepted drafts, then the target's own
-  int accepted = 0;                // drafts; where the text ended with them, it may have taken fewer
-  int nodes = 1;                   // of the tree, the root included
-  std::vector<TokenId> offered;    // drafts after the last accepted node: the target said otherwise. Favourite first
+  std::vector<TokenId> tokens;   // that it gave to the text: accepted drafts, then the target's own
+  int accepted = 0;              // drafts; where the text ended with them, it may have taken fewer
+  int nodes = 1;                 // of the tree, the root included
+  std::vector<TokenId> offered;  // drafts after the last accepted node: the target said otherwise. Favourite first
   // With DraftMode::Watch: a wide tree that was not verified, behind the root. Score: log-probability given the parent.
   struct Watched {
     TokenId token;

@@ -106,9 +106,7 @@ double Tuner::hoped_worth(const Family& family) const {
 
 // --- Which arm ---
 
-double Tuner::held(int arm) const {
-  return 1.0 - kOrdinary * (1.0 - held_[static_cast<std::size_t>(arm)].value);
-}
+double Tuner::held(int arm) const { return 1.0 - kOrdinary * (1.0 - held_[static_cast<std::size_t>(arm)].value); }
 
 // Which head: each is expected to give what the current one does, but for the tokens that only one of them has.
 int Tuner::best_head(int family) const {
@@ -204,7 +202,8 @@ Tuner::Plan Tuner::again() {
 
 void Tuner::begin_growth(const Plan& plan) {
   plan_ = plan;
-  const std::string& translation = arms_.empty() ? std::string() : arms_[static_cast<std::size_t>(plan.arm)].translation;
+  const std::string& translation =
+      arms_.empty() ? std::string() : arms_[static_cast<std::size_t>(plan.arm)].translation;
   acceptance_.use(translation.empty() ? 0 : family_of(plan.arm) % Acceptance::kTranslations, noisy_);
   worth_of_repeated_ = 0.0;
   grown_.clear();
@@ -345,7 +344,8 @@ void Tuner::add(const Step& step) {
   }
   if (step.rows == 1 && !drafted) since_plain_ = 0;
   for (const std::uint32_t arms : step.held) {
-    for (std::size_t arm = 0; arm < held_.size(); ++arm) held_[arm].add((arms >> arm & 1u) != 0 ? 1.0 : 0.0, kHeldMemory);
+    for (std::size_t arm = 0; arm < held_.size(); ++arm)
+      held_[arm].add((arms >> arm & 1u) != 0 ? 1.0 : 0.0, kHeldMemory);
   }
   const double tokens = 1.0 + (step.has_notes || step.rows == 1 ? step.expected : step.accepted);
   rate_tokens_.add(tokens, kRateMemory);

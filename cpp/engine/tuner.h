@@ -4,8 +4,8 @@
 // belongs into the tree if the probability that it is accepted is above L times the seconds that its row adds to the
 // target's pass; a level is drafted if what it is expected to add is above L times its seconds; and a step drafts at
 // all if its tree is expected to be worth more than what drafting it costs. So trees grow deep where the drafter is
-// sure and not at all where it is not. Probabilities are Acceptance's, seconds are RowCosts', L is what the latest steps
-// gave, and no less than plain decoding gives. The text does not depend on any of it.
+// sure and not at all where it is not. Probabilities are Acceptance's, seconds are RowCosts', L is what the latest
+// steps gave, and no less than plain decoding gives. The text does not depend on any of it.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,8 @@ namespace frspec {
 
 class Tuner final : public Growth {
  public:
-  // A draft head, and the translation of its tokens where there is a choice. Arms of one translation draft alike but for
-  // the rows that their heads lack.
+  // A draft head, and the translation of its tokens where there is a choice. Arms of one translation draft alike but
+  // for the rows that their heads lack.
   struct Arm {
     std::string head = {};
     std::string translation = {};
@@ -44,25 +44,25 @@ class Tuner final : public Growth {
   };
   struct Step {
     Plan plan;
-    bool drafted = false;           // the drafter was asked
-    int rows = 1;                   // of the target's pass
-    int told = 0;                   // rows that the drafter was told of, or had to read
-    double told_seconds = 0.0;      // that this took
-    double grown_seconds = 0.0;     // of proposing
-    double target_seconds = 0.0;    // of the pass and the verdict
-    int accepted = 0;               // drafts
-    double expected = 0.0;          // accepted drafts that the tree's notes promised
-    bool has_notes = false;         // whether they did
-    std::vector<Trial> nodes = {};  // children of reached nodes
-    std::vector<Trial> parents = {};  // reached nodes that had children: whether it was one of them
+    bool drafted = false;                  // the drafter was asked
+    int rows = 1;                          // of the target's pass
+    int told = 0;                          // rows that the drafter was told of, or had to read
+    double told_seconds = 0.0;             // that this took
+    double grown_seconds = 0.0;            // of proposing
+    double target_seconds = 0.0;           // of the pass and the verdict
+    int accepted = 0;                      // drafts
+    double expected = 0.0;                 // accepted drafts that the tree's notes promised
+    bool has_notes = false;                // whether they did
+    std::vector<Trial> nodes = {};         // children of reached nodes
+    std::vector<Trial> parents = {};       // reached nodes that had children: whether it was one of them
     std::vector<std::uint32_t> held = {};  // of each token that the step gave: the arms whose heads held it
 
     // Another step begins, in the memory of this one.
     void begin();
   };
 
-  // `arms`: the head that misses least first; none: there is no drafter, but perhaps repetitions. `grows`: whether trees
-  // grow as far as this says; else they have a fixed shape of so many levels. `clock`: seconds; for simulations.
+  // `arms`: the head that misses least first; none: there is no drafter, but perhaps repetitions. `grows`: whether
+  // trees grow as far as this says; else they have a fixed shape of so many levels. `clock`: seconds; for simulations.
   Tuner(std::vector<Arm> arms, bool grows, int levels, std::function<double()> clock = {});
 
   const std::vector<Arm>& arms() const { return arms_; }
@@ -99,11 +99,11 @@ class Tuner final : public Growth {
   // What was found, for people.
   struct Choice {
     int arm = 0;
-    bool drafts = false;         // whether that beats plain decoding
-    double nodes = 0.0;          // of a tree, the root included
-    double levels = 0.0;         // of it
-    double gain = 0.0;           // accepted drafts of a drafted step, expected
-    double cost = 0.0;           // of drafting and verifying them, in tokens that might have been written meanwhile
+    bool drafts = false;  // whether that beats plain decoding
+    double nodes = 0.0;   // of a tree, the root included
+    double levels = 0.0;  // of it
+    double gain = 0.0;    // accepted drafts of a drafted step, expected
+    double cost = 0.0;    // of drafting and verifying them, in tokens that might have been written meanwhile
     double tokens_per_second = 0.0;
     double plain_tokens_per_second = 0.0;
   };
@@ -123,11 +123,11 @@ class Tuner final : public Growth {
   // What is known of one translation.
   struct Family {
     double seen = 0.0;  // drafted steps
-    Mean worth;   // of a drafted step, in tokens: what it gave less what it cost
-    Mean gain;    // what it gave
-    Mean levels;  // that it grew
-    Mean width;   // nodes of a level behind the first
-    Mean nodes;   // of its trees
+    Mean worth;         // of a drafted step, in tokens: what it gave less what it cost
+    Mean gain;          // what it gave
+    Mean levels;        // that it grew
+    Mean width;         // nodes of a level behind the first
+    Mean nodes;         // of its trees
   };
 
   double plain() const { return target_(1); }
@@ -147,20 +147,20 @@ class Tuner final : public Growth {
   std::vector<Arm> arms_;
   std::vector<int> families_of_;  // of the arms
   std::vector<Family> families_;
-  std::vector<Mean> held_;        // by arm: tokens of the text that its head had
+  std::vector<Mean> held_;  // by arm: tokens of the text that its head had
   bool grows_;
   int fixed_levels_;
   std::function<double()> clock_;
   Acceptance acceptance_;
   RowCosts target_{0.0, 0.1}, layers_{0.0, 0.02};
-  Mean overhead_;                // of a drafted step, seconds: beside layers and heads
+  Mean overhead_;  // of a drafted step, seconds: beside layers and heads
   Mean rate_tokens_, rate_seconds_;
   bool noisy_ = false;
-  int current_ = 0;              // arm
-  int drafted_ = 0;              // steps
+  int current_ = 0;  // arm
+  int drafted_ = 0;  // steps
   int since_plain_ = 0, plain_interval_;
   int until_probe_ = 0;
-  bool free_ = false;            // whether the planned step may be a plain one
+  bool free_ = false;  // whether the planned step may be a plain one
   // Of the tree that grows:
   Plan plan_;
   struct Level {

@@ -54,7 +54,8 @@ std::optional<std::vector<double>> TuningFile::read() const {
   std::ifstream in(path_);
   std::string header, about;
   std::size_t count = 0;
-  if (!std::getline(in, header) || header != kHeader || !std::getline(in, about) || about != about_) return std::nullopt;
+  if (!std::getline(in, header) || header != kHeader || !std::getline(in, about) || about != about_)
+    return std::nullopt;
   if (!(in >> count) || count > kMostNumbers) return std::nullopt;
   std::vector<double> numbers(count);
   for (double& number : numbers) {

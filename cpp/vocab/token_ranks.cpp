@@ -82,6 +82,10 @@ TokenRanks load_ranks(const std::filesystem::path& path, const Tokenizer& target
   return *std::move(ranks);
 }
 
+bool ranks_are_of(const std::filesystem::path& path, const Tokenizer& vocabulary) {
+  return GgufFile::open(path)->find_string("frspec.ranks.vocab_fingerprint") == vocabulary.fingerprint();
+}
+
 TokenRanks find_ranks(const std::optional<std::filesystem::path>& given, const GgufFile& drafter,
                       const Tokenizer& target) {
   if (given) {

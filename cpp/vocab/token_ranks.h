@@ -27,6 +27,9 @@ std::optional<TokenRanks> read_ranks(const GgufFile& file, const Tokenizer& targ
 // A ranks file as frspec-rank writes it.
 TokenRanks load_ranks(const std::filesystem::path& path, const Tokenizer& target);
 
+// Whether a ranks file names this vocabulary as the one it was counted for.
+bool ranks_are_of(const std::filesystem::path& path, const Tokenizer& vocabulary);
+
 // The ranks of a vocabulary: those of the file that is given, else those in the drafter's, else the library's own. Of
 // the first two, `target` as above.
 TokenRanks find_ranks(const std::optional<std::filesystem::path>& given, const GgufFile& drafter,

@@ -27,8 +27,8 @@ std::string bench(const std::filesystem::path& target, const std::optional<std::
                   const std::optional<std::filesystem::path>& ranks, const std::optional<std::filesystem::path>& sketch,
                   std::vector<std::string> heads, std::vector<int> n_prompt, std::vector<int> n_gen,
                   std::vector<int> n_verify, int n_depth, int repetitions, std::optional<float> synthetic_acceptance,
-                  std::optional<int> tree_depth, std::optional<int> tree_branch, std::optional<int> tree_size, int n_threads, const std::string& cache_type,
-                  const std::string& device, const nb::object& progress) {
+                  std::optional<int> tree_depth, std::optional<int> tree_branch, std::optional<int> tree_size,
+                  int n_threads, const std::string& cache_type, const std::string& device, const nb::object& progress) {
   const WithoutGil released;
   BenchOptions options;
   options.engine.target = target;

@@ -62,11 +62,12 @@ using Tokens = std::vector<TokenId>;
 void make_engine(PyEngine* self, const std::filesystem::path& target,
                  const std::optional<std::filesystem::path>& drafter, const std::optional<std::filesystem::path>& ranks,
                  const std::optional<std::filesystem::path>& sketch, const std::optional<std::filesystem::path>& adapt,
-                 const std::string& head, const std::string& translate, int ngram, const std::string& tree,
-                 std::optional<int> tree_depth, std::optional<int> tree_branch, std::optional<int> tree_size,
-                 std::optional<int> n_ctx, const RopeOptions& rope, int n_batch, int n_threads,
-                 const std::string& cache_type, const std::string& device, int n_gpu_layers, bool head_on_host,
-                 bool use_mmap, const std::vector<int>& taps, std::size_t states, const nb::object& progress) {
+                 const std::string& head, const std::string& translate, std::optional<int> ngram,
+                 const std::string& tree, std::optional<int> tree_depth, std::optional<int> tree_branch,
+                 std::optional<int> tree_size, std::optional<int> n_ctx, const RopeOptions& rope, int n_batch,
+                 int n_threads, const std::string& cache_type, const std::string& device, int n_gpu_layers,
+                 bool head_on_host, bool use_mmap, const std::vector<int>& taps, std::size_t states,
+                 const nb::object& progress) {
   const WithoutGil released;
   EngineOptions options;
   options.target = target;
@@ -153,12 +154,11 @@ void init_engine(nb::module_& m) {
            "tree"_a = "auto", "tree_depth"_a = nb::none(), "tree_branch"_a = nb::none(), "tree_size"_a = nb::none(),
            "n_ctx"_a = nb::none(), "rope"_a = RopeOptions{}, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0,
            "cache_type"_a = "f16", "device"_a = default_device(), "n_gpu_layers"_a = -1, "head_on_host"_a = false,
-           "use_mmap"_a = true,
-           "taps"_a = std::vector<int>{}, "states"_a = 0, "progress"_a = nb::none(),
+           "use_mmap"_a = true, "taps"_a = std::vector<int>{}, "states"_a = 0, "progress"_a = nb::none(),
            nb::sig("def __init__(self, target: str | os.PathLike[str], drafter: str | os.PathLike[str] | None = None, "
                    "ranks: str | os.PathLike[str] | None = None, sketch: str | os.PathLike[str] | None = None, "
                    "adapt: str | os.PathLike[str] | None = None, head: str = 'full', translate: str = 'auto', ngram: "
-                   "int = 0, tree: str = 'auto', tree_depth: int | None = None, "
+                   "int | None = 0, tree: str = 'auto', tree_depth: int | None = None, "
                    "tree_branch: int | None = None, tree_size: int | None = None, n_ctx: int | None = None, rope: "
                    "RopeOptions = RopeOptions(), n_batch: int = 512, "
                    "n_threads: int = 0, cache_type: str = 'f16', device: str = 'cpu', n_gpu_layers: int = -1, "

@@ -47,6 +47,12 @@ void init_translation(nb::module_& m) {
   m.def("align_vocabularies", &align, "target"_a, "drafter"_a,
         "For each token of the target's vocabulary the drafter's token that spells the same or has the same role, or "
         "-1.");
+  m.def(
+      "same_vocabulary",
+      [](const Tokenizer& target, const Tokenizer& drafter) {
+        return VocabularyAlignment(target, drafter).is_identity();
+      },
+      "target"_a, "drafter"_a, "Whether both have the same ids for the same tokens, padding aside.");
   m.def("retokenize", &retokenize, "target"_a, "drafter"_a, "pieces"_a,
         "The drafter's tokens for a text that comes in pieces of the target's tokens: after each piece how many of the "
         "tokens before it were kept, and all tokens.");

@@ -71,8 +71,7 @@ void init_tuner(nb::module_& m) {
           },
           "may_pause"_a, "The next step: whether it drafts, the arm, and whether there must be a draft.")
       .def(
-          "begin_growth",
-          [](Tuner& self, const Planned& plan) { self.begin_growth(to_plan(plan)); }, "plan"_a)
+          "begin_growth", [](Tuner& self, const Planned& plan) { self.begin_growth(to_plan(plan)); }, "plan"_a)
       .def("end_growth", &Tuner::end_growth)
       .def(
           "judge",
@@ -104,7 +103,8 @@ void init_tuner(nb::module_& m) {
            "target_seconds"_a, "accepted"_a, "expected"_a, "has_notes"_a, "nodes"_a, "parents"_a, "held"_a,
            "What a step cost and showed, as Tuner::Step.")
       .def("numbers", &Tuner::numbers, "What is kept from process to process.")
-      .def("restore", [](Tuner& self, const std::vector<double>& numbers) { return self.restore(numbers); }, "numbers"_a)
+      .def(
+          "restore", [](Tuner& self, const std::vector<double>& numbers) { return self.restore(numbers); }, "numbers"_a)
       .def("steady_steps", &Tuner::steady_steps)
       .def(
           "choice",

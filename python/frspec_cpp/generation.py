@@ -50,9 +50,9 @@ class Stats:
         steps: Passes of the target after the prompt.
         drafted_steps: Those of them that verified drafts.
         tuning: What was found best to draft with; None without a drafter.
-        ranks: Where the ranks of the drafter's head came from: ``"file"`` (the option `ranks`), ``"drafter"`` (its file),
-            ``"adapted"``, ``"built-in"``, or the vocabulary's own order, ``"merges"`` or ``"scores"``; None: a head
-            without ranks.
+        ranks: Where the ranks of the drafter's head came from: ``"file"`` (the option `ranks`), ``"drafter"`` (its
+            file), ``"adapted"``, ``"built-in"``, or the vocabulary's own order, ``"merges"`` or ``"scores"``; None: a
+            head without ranks.
         drafter_error: Why the drafter gave up, and the text went on without it; None: it did not.
         adapt_error: Why the ranks that adapt could not be saved when the text ended; None: they were, or it was not
             their time. What was counted is kept for the next time.

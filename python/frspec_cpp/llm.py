@@ -42,6 +42,8 @@ def _rope_scaling(kind: RopeScaling | int | None) -> str | None:
             raise ValueError(f"rope_scaling_type: found {kind}, expected -1 (the file's), {known}")
         return _ROPE_SCALINGS[kind]
     return kind
+
+
 _living: weakref.WeakSet[LLM] = weakref.WeakSet()
 
 
@@ -104,7 +106,8 @@ class LLM:
             ``"auto"``: ``"tli"`` where both have at least half of the
             target's tokens.
         ngram: Draft from the text itself, too: what followed its last tokens, at most so many, when they stood
-            there before. 0: do not. Works with a drafter and without.
+            there before. 0: do not; None: 8 beside a drafter whose trees grow as far as pays (``tree="auto"``), where
+            it costs nothing, else 0. Works with a drafter and without.
         ranks: GGUF file with token ranks; None: those in the drafter's file.
         sketch: GGUF file with a sketch of the head, for ``"speculated"``; None: the one in the drafter's file.
         adapt: A ranks file of your own that follows what is written: tokens are counted when they are generated, the
@@ -167,7 +170,7 @@ class LLM:
         drafter: str | os.PathLike[str] | None = None,
         head: str = "auto",
         translate: str = "auto",
-        ngram: int = 0,
+        ngram: int | None = None,
         ranks: str | os.PathLike[str] | None = None,
         sketch: str | os.PathLike[str] | None = None,
         adapt: str | os.PathLike[str] | None = None,

@@ -11,6 +11,7 @@ from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import convert
 from frspec_cpp.tools.make_random_model import make_random_model
 from frspec_cpp.tools.rank import rank
+from gguf_edit import GgufEditor
 
 import frspec_cpp
 from frspec_cpp import LLM
@@ -245,11 +246,30 @@ def test_ranks_of_the_drafters_own_vocabulary(small: dict[str, Path], tmp_path: 
         LLM(small["stories260K"], translate="slem", adapt=tmp_path / "mine.gguf", **options)
 
 
+def test_ranks_where_the_translation_is_open(small: dict[str, Path], tmp_path: Path) -> None:
+    """Two vocabularies are in use then: a file of ranks is for the one that it was counted for."""
+    other = GgufEditor(small["llama2xs-279K"])
+    tokens = other.entries["tokenizer.ggml.tokens"].value
+    tokens[400], tokens[401] = tokens[401], tokens[400]  # not the same vocabulary, but nearly
+    drafter = other.write(tmp_path / "other.gguf")
+    (tmp_path / "texts.txt").write_text("Once upon a time there was a little dog. The dog was happy.")
+    options: dict[str, Any] = {"drafter": drafter, "head": "ranked:200", "tree_branch": 4, "n_ctx": 256}
+    for vocabulary in (small["stories260K"], drafter):
+        rank(vocabulary, [tmp_path / "texts.txt"], tmp_path / "ranks.gguf", quiet=True)
+        llm = LLM(small["stories260K"], ranks=tmp_path / "ranks.gguf", **options)
+        accepted_lengths(llm, ["Once upon a time"], 24)
+    rank(small["TinyStories-656K"], [tmp_path / "texts.txt"], tmp_path / "ranks.gguf", quiet=True)
+    with pytest.raises(ValueError, match=r"ranks\.gguf: key 'frspec.ranks.vocab_size': found 2048, expected"):
+        LLM(small["stories260K"], ranks=tmp_path / "ranks.gguf", **options)
+    adapting = LLM(small["stories260K"], adapt=tmp_path / "mine.gguf", **options)
+    accepted_lengths(adapting, ["Once upon a time"], 24)
+
+
 @pytest.mark.parametrize("translate", ["slem", "tli"])
-def test_auto_has_ranked_heads_of_another_vocabulary(
-    small: dict[str, Path], demo_target: Path, translate: str
-) -> None:
-    llm = LLM(small["TinyStories-656K"], drafter=demo_target, head="auto", translate=translate, tree_branch=4, n_ctx=128)
+def test_auto_has_ranked_heads_of_another_vocabulary(small: dict[str, Path], demo_target: Path, translate: str) -> None:
+    llm = LLM(
+        small["TinyStories-656K"], drafter=demo_target, head="auto", translate=translate, tree_branch=4, n_ctx=128
+    )
     accepted_lengths(llm, ["Once upon a time there was a dog"], 60)
     stats = llm.generate("Once upon a time", max_tokens=60).stats
     # 65,536 rows have ranked heads beside them; the few that both vocabularies share have none.

@@ -29,7 +29,16 @@ COSTS: dict[str, dict[str, Any]] = {
     "slem, memory-bound": {"target": line(1.0, 0.08), "layers": line(0.11, 0.05), "head": line(0.03, 0.02)},
     "slem, arithmetic-bound": {"target": line(1.0, 0.22), "layers": line(0.13, 0.06), "head": line(0.03, 0.02)},
 }
-REHEARSAL: list[Node] = [(0, 50, 0), (0, 120, 0), (1, 60, 0), (1, 120, 0), (3, 70, 0), (3, 90, 0), (4, 50, 0), (5, 30, 0)]
+REHEARSAL: list[Node] = [
+    (0, 50, 0),
+    (0, 120, 0),
+    (1, 60, 0),
+    (1, 120, 0),
+    (3, 70, 0),
+    (3, 90, 0),
+    (4, 50, 0),
+    (5, 30, 0),
+]
 
 
 @functools.cache
@@ -238,5 +247,7 @@ def test_what_is_repeated_is_taken_by_its_own_chance() -> None:
         for _ in range(40):
             learner.begin_growth((False, 0, False))
             note = learner.judge_repeated(root, 4, 1)
-            learner.add((False, 0, False), False, 2, 0, 0.0, 0.0, 1.08, int(hit), note[0], True, [(note[1], hit)], [], [])
+            learner.add(
+                (False, 0, False), False, 2, 0, 0.0, 0.0, 1.08, int(hit), note[0], True, [(note[1], hit)], [], []
+            )
         assert compare(float(learner.judge_repeated(root, 4, 1)[0]), float(fresh[0]))

@@ -100,8 +100,8 @@ def test_other_threads_and_objects_at_the_end() -> None:
         next(half_read)
         atexit.register(lambda: print("atexit", len(llm.generate("y", 3, ignore_eos=True).tokens), flush=True))
         class Late:
-            def __del__(self, llm=llm):
-                os.write(1, b"del %d\\n" % len(llm.generate("z", 4, ignore_eos=True).tokens))
+            def __del__(self, llm=llm, write=os.write):
+                write(1, b"del %d\\n" % len(llm.generate("z", 4, ignore_eos=True).tokens))
         kept = Late()
         other = frspec_cpp.LLM(frspec_cpp.demo_paths()[0], n_threads=2)
         threading.Thread(target=lambda: print("thread", len(other.generate("x", 200, ignore_eos=True).tokens))).start()

@@ -39,19 +39,16 @@ def share(tokenizer: _core.Tokenizer, texts: list[str], rows: list[int]) -> floa
     return float(counts[rows].sum() / counts.sum())
 
 
-# What the first 4096 hold of the questions at least, and what the first 4096 ids, of characters first, hold at most.
-LEAST = {"gpt-2": (0.83, 0.78), "llama-spm": (0.84, 0.76), "llama-bpe": (0.78, 0.70), "qwen2": (0.78, 0.71)}
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_widespread_vocabularies(name: str, vocabularies: dict[str, _core.Tokenizer], texts: list[str]) -> None:
     tokenizer = vocabularies[name]
     source, ids = _core.builtin_ranks(tokenizer)
     assert source == "built-in"
     assert sorted([*ids, *tokenizer.control_ids()]) == list(range(tokenizer.size))
-    least, by_id = LEAST[name]
-    assert share(tokenizer, texts, ids[:4096]) > least
-    assert share(tokenizer, texts, list(range(4096))) < by_id
+    characters = [token for token in range(tokenizer.size) if len(tokenizer.token_bytes(token)) == 1]
+    by_id = [*characters, *np.setdiff1d(np.arange(tokenizer.size), characters)]
+    assert share(tokenizer, texts, ids[:2048]) > share(tokenizer, texts, by_id[:2048]) + 0.02
+    assert share(tokenizer, texts, ids[:2048]) < 1.0  # there was something to miss
 
 
 def test_the_fingerprint(shared: Path, vocabularies: dict[str, _core.Tokenizer]) -> None:
@@ -97,8 +94,7 @@ def test_what_fine_tunes_change(
     source, ids = _core.builtin_ranks(renamed)
     assert (source, ids[: len(expected)]) == ("built-in", expected)
     assert sorted(ids[len(expected) :]) == list(range(32000, 32064))
-    # A ranked token that has become a control token is none of the ranked ones any more.
-    other = changed(llama, tmp_path / "other.gguf", {263: "▁ein"}, {})
+    other = changed(llama, tmp_path / "other.gguf", {263: "▁eingeht"}, {})
     source, ids = _core.builtin_ranks(other)
     assert source == "scores"
     assert sorted([*ids, *other.control_ids()]) == list(range(other.size))
@@ -160,7 +156,11 @@ def test_control_tokens_that_wait_for_a_meaning(pair: TinyPair, tmp_path: Path) 
     kinds[300], tokens[300] = CONTROL, "<|im_start|>"
     merges = target.entries["tokenizer.ggml.merges"]
     merges.value = [m for m in merges.value if {*m.split(" "), m.replace(" ", "")} <= set(tokens)]
-    spare = TinyPair(pair.target, pair.drafter, target.write(tmp_path / "spare.gguf"), pair.drafter_gguf)
+    drafter = GgufEditor(pair.drafter_gguf)
+    del drafter.entries[TOKENS]  # its vocabulary is the target's, whatever that is now
+    spare = TinyPair(
+        pair.target, pair.drafter, target.write(tmp_path / "spare.gguf"), drafter.write(tmp_path / "drafter.gguf")
+    )
     found, _ = drafted(spare, head="ranked:60")
     assert found
     assert not found & set(range(100, 300))

@@ -10,7 +10,7 @@ from pathlib import Path
 import frspec_cpp
 
 from ..console import count, note, require, run, whole
-from . import peers
+from . import llama_server, peers
 from .job import PROGRAM, Request, evaluate
 from .methods import KINDS
 from .prompts import TEMPLATES
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _kinds() -> dict[str, str]:
-    return {**KINDS, **{name: text for name, (_, _, text) in peers.KINDS.items()}}
+    return {**KINDS, **{name: text for name, (_, _, text) in peers.KINDS.items()}, **llama_server.KINDS}
 
 
 def _add_methods(group: argparse._ArgumentGroup) -> None:
@@ -67,6 +67,18 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--tree-depth", type=whole, default=5, metavar="D", help="depth of draft trees (5)")
     group.add_argument("--tree-branch", type=count, default=10, metavar="K", help="nodes expanded per level (10)")
     group.add_argument("--tree-size", type=count, default=60, metavar="N", help="nodes that are verified at once (60)")
+    group.add_argument(
+        "--peers", type=_names, nargs="+", metavar="NAME", help="other engines beside the methods: see below"
+    )
+    group.add_argument("--llama-server", type=Path, metavar="FILE", help="the program; default: the one in PATH")
+    group.add_argument(
+        "--draft-max",
+        type=count,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="tokens that llama-server drafts at once (3)",
+    )
     group.add_argument("--hf-target", type=Path, metavar="DIR", help="the target's checkpoint, for transformers")
     group.add_argument("--hf-drafter", type=Path, metavar="DIR", help="the assistant's checkpoint, for transformers")
 
@@ -146,6 +158,9 @@ def request_of(options: argparse.Namespace) -> Request:
         sketch=options.sketch,
         hf_target=options.hf_target,
         hf_drafter=options.hf_drafter,
+        peers=_flat("--peers", options.peers) or [],
+        server=options.llama_server,
+        draft_max=options.draft_max,
         share=options.share_engines,
         quiet=options.quiet,
         engine={

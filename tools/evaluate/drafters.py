@@ -19,10 +19,9 @@ class DrafterFile:
         kind: ``"eagle2"`` (EAGLE-1 as well), ``"eagle3"`` or ``"model"``, a whole language model.
         rows: Rows of the head that it drafts with; for a model of another vocabulary those of its own.
         reduced: It has a learned head of fewer rows than the target's (EAGLE-3's d2t).
-        same_vocabulary: Its tokens are the target's.
+        same_vocabulary: Its tokens are the target's, padding aside.
         shared: Tokens that mean the same in both vocabularies.
         characters: Each of its tokens is at most one character.
-        has_ranks: Token ranks are in its file.
         has_sketch: A sketch of the head is in its file.
     """
 
@@ -33,7 +32,6 @@ class DrafterFile:
     same_vocabulary: bool = True
     shared: int = 0
     characters: bool = False
-    has_ranks: bool = False
     has_sketch: bool = False
 
     @property
@@ -62,13 +60,11 @@ def look_at(path: Path, target: _core.Tokenizer) -> DrafterFile:
     file = _core.GgufFile(str(path))
     shapes = {tensor.name: tensor.shape for tensor in file.tensors}
     architecture = file.metadata.get("general.architecture")
-    has_ranks, has_sketch = "token_ranks" in shapes, "sketch_vocab.weight" in shapes
+    has_sketch = "sketch_vocab.weight" in shapes
     if architecture in ("eagle2", "eagle3"):
         reduced = "d2t" in shapes
         rows = int(shapes["output.weight"][1]) if reduced and "output.weight" in shapes else target.size
-        return DrafterFile(
-            path, str(architecture), rows, reduced, shared=target.size, has_ranks=has_ranks, has_sketch=has_sketch
-        )
+        return DrafterFile(path, str(architecture), rows, reduced, shared=target.size, has_sketch=has_sketch)
     if not isinstance(architecture, str) or architecture.startswith("frspec"):
         raise ValueError(
             f"{path}: key 'general.architecture': found {architecture!r}, expected 'eagle2', 'eagle3' or a language "
@@ -80,10 +76,9 @@ def look_at(path: Path, target: _core.Tokenizer) -> DrafterFile:
         path,
         "model",
         own.size,
-        same_vocabulary=all(here == there for here, there in enumerate(aligned)),
+        same_vocabulary=_core.same_vocabulary(target, own),
         shared=sum(token >= 0 for token in aligned),
         characters=_spells_characters(own),
-        has_ranks=has_ranks,
         has_sketch=has_sketch,
     )
 

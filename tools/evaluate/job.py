@@ -14,9 +14,9 @@ import frspec_cpp
 
 from ... import _core
 from ..console import note, require
+from . import llama_server, peers
 from . import manifest as facts
-from . import peers
-from .drafters import look_at
+from .drafters import DrafterFile, look_at
 from .engines import Engine, Loader
 from .methods import KINDS, Choice, Contender, check_names, custom, make_contenders
 from .prompts import PromptBuilder, Question, choose, read_questions, turn_name
@@ -55,6 +55,9 @@ class Request:
     sketch: Path | None = None
     hf_target: Path | None = None
     hf_drafter: Path | None = None
+    peers: Sequence[str] = ()
+    server: Path | None = None
+    draft_max: Sequence[int] = ()
     share: bool = False
     quiet: bool = False
     engine: dict[str, Any] = field(default_factory=dict)
@@ -66,6 +69,7 @@ class Request:
 class _Plan:
     """What is run: our methods, peers, and those that are skipped, with the reason."""
 
+    drafters: list[DrafterFile]
     contenders: list[Contender]
     peers: list[Method]
     skipped: dict[str, str]
@@ -73,6 +77,12 @@ class _Plan:
     @property
     def methods(self) -> list[Method]:
         return [contender.method for contender in self.contenders] + self.peers
+
+    def drafter_of(self, peer: Method) -> Path | None:
+        """The file of a peer that drafts with one of the given drafters."""
+        if peer.kind not in llama_server.KINDS:
+            return None
+        return next((drafter.path for drafter in self.drafters if drafter.path.name == peer.drafter), None)
 
 
 def evaluate(request: Request, command: Sequence[str]) -> None:
@@ -118,7 +128,12 @@ def evaluate(request: Request, command: Sequence[str]) -> None:
         for contender in plan.contenders[1:]:
             engines[contender.method.name] = loader.load(contender)
         for peer in plan.peers:
-            engines[peer.name] = peers.load_peer(peer.kind, _peer_options(request, plain.llm.n_ctx, device), tokenizer)
+            options = _peer_options(request, plain.llm.n_ctx, device)
+            if peer.kind in llama_server.KINDS:
+                drafter = plan.drafter_of(peer)
+                engines[peer.name] = llama_server.LlamaServer(peer, request.server, drafter, options, tokenizer)
+            else:
+                engines[peer.name] = peers.load_peer(peer.kind, options, tokenizer)
         if found is None:
             found = Manifest(
                 version=frspec_cpp.__version__,
@@ -155,28 +170,37 @@ def _plan(request: Request, tokenizer: _core.Tokenizer) -> _Plan:
         sketch=request.sketch,
         ngram=request.ngram,
         tree=request.tree,
-        vocabulary=tokenizer.size,
     )
     asked = request.methods
+    others = {**peers.KINDS, **llama_server.KINDS}
     for name in asked or ():
-        if name not in KINDS and name not in peers.KINDS:
-            raise ValueError(f"--methods: found '{name}', expected some of {', '.join([*KINDS, *peers.KINDS])}")
+        if name not in KINDS and name not in others:
+            raise ValueError(f"--methods: found '{name}', expected some of {', '.join([*KINDS, *others])}")
+    for name in request.peers:
+        if name not in others:
+            raise ValueError(f"--peers: found '{name}', expected some of {', '.join(others)}")
     # Given customs alone are all that is asked for.
     own = [] if asked is None and request.custom else None if asked is None else [n for n in asked if n in KINDS]
     contenders = make_contenders(own, choice) + [custom(text, choice) for text in request.custom]
     check_names(contenders)
     found: list[Method] = []
     skipped: dict[str, str] = {}
-    for name in asked or ():
-        if name not in peers.KINDS:
-            continue
-        method = peers.peer_method(name, request.hf_target, request.hf_drafter)
-        reason = method if isinstance(method, str) else peers.unsupported_sampling(request.writing)
-        if isinstance(method, Method) and reason is None:
-            found.append(method)
+    for name in dict.fromkeys(name for name in [*(asked or ()), *request.peers] if name in others):
+        methods = _peer_methods(name, request, choice.drafters)
+        reason = methods if isinstance(methods, str) else peers.unsupported_sampling(request.writing)
+        if reason is not None:
+            skipped[name] = reason
         else:
-            skipped[name] = str(reason)
-    return _Plan(contenders, found, skipped)
+            found += methods
+    return _Plan(list(choice.drafters), contenders, found, skipped)
+
+
+def _peer_methods(name: str, request: Request, drafters: Sequence[DrafterFile]) -> list[Method] | str:
+    """The rows of a peer, or why it must be skipped."""
+    if name in llama_server.KINDS:
+        return llama_server.server_methods(name, request.server, drafters, request.draft_max)
+    method = peers.peer_method(name, request.hf_target, request.hf_drafter)
+    return method if isinstance(method, str) else [method]
 
 
 def _settings(request: Request) -> dict[str, Any]:
@@ -204,9 +228,10 @@ def _files(request: Request, plan: _Plan) -> list[Path]:
     for contender in plan.contenders:
         given = (contender.options.get(name) for name in ("drafter", "ranks", "sketch"))
         paths += [Path(path) for path in given if path]
+    paths += [plan.drafter_of(peer) for peer in plan.peers]
     if any(method.kind.startswith("transformers") for method in plan.peers):
         paths += [request.hf_target, request.hf_drafter]
-    return [path for path in paths if path is not None]
+    return list(dict.fromkeys(path for path in paths if path is not None))
 
 
 def _fit(questions: Sequence[Question], builder: PromptBuilder, limit: int) -> tuple[list[Prompt], dict[str, str]]:

@@ -18,9 +18,9 @@ KINDS = {
     "plain": "the target alone",
     "eagle2": "an EAGLE-2 drafter",
     "eagle3": "an EAGLE-3 drafter",
-    "frspec": "an EAGLE drafter, token ranks (in its file or --ranks) and a 'ranked:N' among --head",
+    "frspec": "an EAGLE drafter and a 'ranked:N' among --head",
     "specvocab": "an EAGLE drafter and a sketch of the head (in its file or --sketch)",
-    "heads": "a drafter with the target's vocabulary, and --head",
+    "heads": "a drafter and --head; with another vocabulary 'full', 'ranked:N' or 'auto'",
     "model": "a language model with the target's vocabulary",
     "slem": "a language model with another vocabulary",
     "tli": "a language model with another vocabulary that has tokens of the target's",
@@ -52,12 +52,11 @@ class Choice:
 
     Attributes:
         drafters: The given ones.
-        heads: The given head policies; none: rows of a quarter of the vocabulary, where ranks are to be had.
-        ranks: A file of ranks; None: those in the drafters' files.
+        heads: The given head policies; none: a quarter of the drafter's rows.
+        ranks: A file of ranks of the target's tokens; None: those in the drafters' files, or the library's own.
         sketch: A sketch of the head; None: those in the drafters' files.
         ngram: Tokens that are looked for by ``ngram``.
         tree: ``tree_depth``, ``tree_branch``, ``tree_size``.
-        vocabulary: Tokens of the target.
     """
 
     drafters: Sequence[DrafterFile]
@@ -66,7 +65,6 @@ class Choice:
     sketch: Path | None
     ngram: int
     tree: dict[str, int]
-    vocabulary: int
 
 
 @dataclass(frozen=True)
@@ -131,12 +129,10 @@ def _uses(kind: str, drafter: DrafterFile, choice: Choice) -> list[_Use] | str:
     if kind == "frspec":
         if not drafter.is_eagle:
             return what
-        if choice.ranks is None and not drafter.has_ranks:
-            return f"{what} without ranks"
         given = [head for head in choice.heads if re.fullmatch(r"ranked:\d+", head)]
         if choice.heads and not given:
             return f"--head {', '.join(choice.heads)}"
-        return [_use_of(head, drafter) for head in given or [f"ranked:{max(1, choice.vocabulary // 4)}"]]
+        return [_use_of(head, drafter) for head in given or [f"ranked:{max(1, drafter.rows // 4)}"]]
     if kind == "specvocab":
         if not drafter.is_eagle:
             return what
@@ -145,9 +141,9 @@ def _uses(kind: str, drafter: DrafterFile, choice: Choice) -> list[_Use] | str:
         given = [head for head in choice.heads if re.fullmatch(rf"{_SPECULATED}(:\d+)?", head)]
         return [_use_of(head, drafter) for head in given or [_SPECULATED]]
     if kind == "heads":
-        if not drafter.same_vocabulary:
-            return what
-        return [_use_of(head, drafter) for head in choice.heads] or "no --head"
+        fit = r".*" if drafter.same_vocabulary else r"full|ranked:\d+|auto"
+        heads = [head for head in choice.heads if re.fullmatch(fit, head)]
+        return [_use_of(head, drafter) for head in heads] or (what if choice.heads else "no --head")
     return _uses_of_model(kind, drafter)
 
 
@@ -182,9 +178,11 @@ def rows_of(head: str, drafter: DrafterFile) -> int | None:
 
 
 def _contender(kind: str, drafter: DrafterFile, use: _Use, choice: Choice) -> Contender:
-    options: dict[str, Any] = {"drafter": str(drafter.path), "head": use.head, **choice.tree}
-    settings: dict[str, Any] = dict(choice.tree)
     is_auto = use.head == "auto"
+    # What "auto" means: heads and trees as far as pays.
+    tree = {} if kind == "auto" else dict(choice.tree)
+    options: dict[str, Any] = {"drafter": str(drafter.path), "head": use.head, **tree}
+    settings: dict[str, Any] = tree
     if use.translate != "auto":
         options["translate"] = settings["translate"] = use.translate
     # A file that the head does not use is an error of the engine's.

@@ -9,16 +9,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ... import _core
-from ..console import describe
 from .engines import Text
+from .peer_texts import SAMPLING, collect, named, text_of
 from .records import Method
 
 #: What each kind is: the package, the name it is installed by, what it does.
@@ -39,7 +38,6 @@ _ASSISTANT = (
     "assistant_lookbehind",
     "target_lookbehind",
 )
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p")  # what all of them know, and mean alike
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def unsupported_sampling(writing: dict[str, Any]) -> str | None:
     neutral = {"typical_p": 1.0, "repeat_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
     for name, value in neutral.items():
         if writing.get(name, value) != value:
-            return f"found {name} {writing[name]}; only {', '.join(_SAMPLING)} mean the same everywhere"
+            return f"found {name} {writing[name]}; only {', '.join(SAMPLING)} mean the same everywhere"
     return None
 
 
@@ -103,7 +101,7 @@ def load_peer(kind: str, options: PeerOptions, tokenizer: _core.Tokenizer) -> Ll
         RuntimeError: The package or the checkpoint cannot be loaded; the message names the method.
         MemoryError: Likewise.
     """
-    with _named(f"method '{kind}': cannot be loaded"):
+    with named(f"method '{kind}': cannot be loaded"):
         if KINDS[kind][0] == "llama_cpp":
             return LlamaCpp(kind, options, tokenizer)
         return Transformers(kind, options, tokenizer)
@@ -141,7 +139,7 @@ class LlamaCpp:
     def write(self, prompt: Sequence[int], traced: bool) -> Text:
         """Continues `prompt`; there is no trace. Errors are RuntimeErrors behind the method's name."""
         del traced
-        with _named(self._kind):
+        with named(self._kind):
             return self._write(prompt)
 
     def _write(self, prompt: Sequence[int]) -> Text:
@@ -150,11 +148,11 @@ class LlamaCpp:
         options = {name: self._writing[name] for name in ("top_k", "top_p", "min_p") if name in self._writing}
         start = time.perf_counter()
         ids = self._llm.generate(list(prompt), temp=float(self._writing.get("temperature", 0.0)), **options)
-        tokens, reason, first = _collect(ids, start, self._writing, self._tokenizer)
+        tokens, reason, first = collect(ids, start, self._writing, self._tokenizer)
         total = time.perf_counter() - start
         ids.close()
         # It drafts from the first token on: the prompt's pass gives that one alone.
-        return _text(tokens, reason, first, total, self._passes, 1, self._kind != "llama.cpp")
+        return text_of(tokens, reason, first, total, self._passes, 1, self._kind != "llama.cpp")
 
     def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **keywords: Any) -> Any:
@@ -201,7 +199,7 @@ class Transformers:
     def write(self, prompt: Sequence[int], traced: bool) -> Text:
         """Continues `prompt`; there is no trace. Errors are RuntimeErrors behind the method's name."""
         del traced
-        with _named(self._kind):
+        with named(self._kind):
             return self._write(prompt)
 
     def _write(self, prompt: Sequence[int]) -> Text:
@@ -222,9 +220,9 @@ class Transformers:
             )
         total = time.perf_counter() - start
         written = out[0, ids.shape[1] :].tolist()
-        tokens, reason, _ = _collect(written, start, self._writing, self._tokenizer)
+        tokens, reason, _ = collect(written, start, self._writing, self._tokenizer)
         first = None if clock.at is None else clock.at - start
-        return _text(tokens, reason, first, total, self._passes, clock.tokens, self._kind != "transformers")
+        return text_of(tokens, reason, first, total, self._passes, clock.tokens, self._kind != "transformers")
 
     def _count(self, *_: Any) -> None:
         self._passes += 1
@@ -247,46 +245,6 @@ class _FirstPass:
 
     def end(self) -> None:
         """Nothing."""
-
-
-def _collect(
-    ids: Any, start: float, writing: dict[str, Any], tokenizer: _core.Tokenizer
-) -> tuple[list[int], str, float | None]:
-    """The text's tokens, why it ended, and the seconds to the first token.
-
-    Raises:
-        RuntimeError: It ended before its time, by something else than an end-of-generation token.
-    """
-    tokens: list[int] = []
-    first: float | None = None
-    for token in ids:
-        if first is None:
-            first = time.perf_counter() - start
-        if not writing.get("ignore_eos") and tokenizer.is_eog(int(token)):
-            return tokens, "stop", first
-        tokens.append(int(token))
-        if len(tokens) == writing["max_tokens"]:
-            return tokens, "length", first
-    without = "" if writing.get("ignore_eos") else " and no end-of-generation token"
-    raise RuntimeError(f"found a text of {len(tokens)} tokens{without}, expected {writing['max_tokens']} tokens")
-
-
-def _text(
-    tokens: list[int], reason: str, first: float | None, total: float, passes: int, of_prompt: int, drafts: bool
-) -> Text:
-    """Of the passes of the target one was the prompt's, which gave the first `of_prompt` tokens."""
-    ended = 1 if reason == "stop" else 0  # the token that ended the text was given, too
-    return Text(
-        tokens=tokens,
-        finish_reason=reason,
-        steps=max(0, passes - 1),
-        step_tokens=max(0, len(tokens) + ended - of_prompt),
-        drafted_steps=None if drafts else 0,
-        prefill_seconds=first,
-        draft_seconds=None,
-        verify_seconds=None,
-        total_seconds=total,
-    )
 
 
 def _generation_config(transformers: Any, writing: dict[str, Any], tokenizer: _core.Tokenizer) -> Any:
@@ -312,20 +270,6 @@ def _tokenizers(transformers: Any, options: PeerOptions) -> dict[str, Any]:
     if target.get_vocab() == drafter.get_vocab():
         return {}
     return {"tokenizer": target, "assistant_tokenizer": drafter}
-
-
-@contextmanager
-def _named(where: str) -> Iterator[None]:
-    """Whatever goes wrong in code that is not ours is told in one line, behind `where`."""
-    try:
-        yield
-    except MemoryError as error:
-        raise MemoryError(f"{where}: {error}") from error
-    except Exception as error:
-        what = describe(error)
-        if not isinstance(error, (RuntimeError, OSError)):
-            what = type(error).__name__ + (f": {what}" if str(error) else "")
-        raise RuntimeError(f"{where}: {what}") from error
 
 
 def _check_folder(kind: str, option: str, folder: Path | None) -> None:

@@ -18,8 +18,8 @@ import frspec_cpp
 from frspec_cpp import _core
 
 TREE = {"tree_depth": 3, "tree_branch": 4, "tree_size": 12}
-EAGLE2 = DrafterFile(Path("e2.gguf"), "eagle2", 1000, has_ranks=True)
-EAGLE3 = DrafterFile(Path("e3.gguf"), "eagle3", 1000, has_ranks=True, has_sketch=True)
+EAGLE2 = DrafterFile(Path("e2.gguf"), "eagle2", 1000)
+EAGLE3 = DrafterFile(Path("e3.gguf"), "eagle3", 1000, has_sketch=True)
 REDUCED = DrafterFile(Path("r3.gguf"), "eagle3", 300, reduced=True)
 SAME = DrafterFile(Path("small.gguf"), "model", 1000, shared=1000)
 OTHER = DrafterFile(Path("other.gguf"), "model", 500, same_vocabulary=False, shared=200)
@@ -28,7 +28,7 @@ LETTERS = DrafterFile(Path("letters.gguf"), "model", 90, same_vocabulary=False, 
 
 def choice(*drafters: DrafterFile, **changes: Any) -> Choice:
     return Choice(**{"drafters": drafters, "heads": [], "ranks": None, "sketch": None, "ngram": 8, "tree": TREE,
-                     "vocabulary": 1000, **changes})  # fmt: skip
+                     **changes})  # fmt: skip
 
 
 def rows(kinds: list[str] | None, given: Choice) -> dict[str, tuple[str | None, int | None]]:
@@ -121,12 +121,11 @@ def test_by_default_what_applies() -> None:
         ("eagle2", choice(), ("found no drafter", "expected an EAGLE-2 drafter")),
         ("eagle2", choice(EAGLE3), ("e3.gguf is an EAGLE-3 drafter", "expected an EAGLE-2 drafter")),
         ("eagle3", choice(EAGLE2, SAME), ("e2.gguf is an EAGLE-2", "small.gguf is a language model")),
-        ("frspec", choice(SAME), ("small.gguf is a language model", "an EAGLE drafter, token ranks")),
-        ("frspec", choice(REDUCED), ("r3.gguf is an EAGLE-3 drafter with a learned head without ranks",)),
+        ("frspec", choice(SAME), ("small.gguf is a language model", "an EAGLE drafter and")),
         ("frspec", choice(EAGLE2, heads=["full"]), ("--head full", "a 'ranked:N' among --head")),
         ("specvocab", choice(EAGLE2), ("e2.gguf is an EAGLE-2 drafter without a sketch", "or --sketch")),
         ("heads", choice(EAGLE2), ("found no --head", "and --head")),
-        ("heads", choice(OTHER, heads=["full"]), ("other.gguf is a language model with another vocabulary",)),
+        ("heads", choice(OTHER, heads=["contextual"]), ("other.gguf is a language model with another vocabulary",)),
         (
             "model",
             choice(OTHER),
@@ -195,7 +194,7 @@ def test_files_are_recognised(files: dict[str, Path], demo_target: Path, demo_dr
     assert (other.kind, other.same_vocabulary, other.characters) == ("model", False, False)
     assert 0 < other.shared < target.size
     eagle2 = look_at(demo_drafter, _core.Tokenizer(str(demo_target)))
-    assert (eagle2.kind, eagle2.rows, eagle2.has_ranks, eagle2.has_sketch) == ("eagle2", 65536, True, False)
+    assert (eagle2.kind, eagle2.rows, eagle2.has_sketch) == ("eagle2", 65536, False)
 
 
 def test_files_that_are_no_drafters(files: dict[str, Path], tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""What peers have in common: whose text it is when it ends, what its steps were, whose error it was."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ... import _core
+from ..console import describe
+from .engines import Text
+
+SAMPLING = ("temperature", "top_k", "top_p", "min_p")  # what all of them know, and mean alike
+
+
+def collect(
+    ids: Any, start: float, writing: dict[str, Any], tokenizer: _core.Tokenizer
+) -> tuple[list[int], str, float | None]:
+    """The text's tokens, why it ended, and the seconds to the first token.
+
+    Raises:
+        RuntimeError: It ended before its time, by something else than an end-of-generation token.
+    """
+    tokens: list[int] = []
+    first: float | None = None
+    for token in ids:
+        if first is None:
+            first = time.perf_counter() - start
+        if not writing.get("ignore_eos") and tokenizer.is_eog(int(token)):
+            return tokens, "stop", first
+        tokens.append(int(token))
+        if len(tokens) == writing["max_tokens"]:
+            return tokens, "length", first
+    without = "" if writing.get("ignore_eos") else " and no end-of-generation token"
+    raise RuntimeError(f"found a text of {len(tokens)} tokens{without}, expected {writing['max_tokens']} tokens")
+
+
+def text_of(
+    tokens: list[int], reason: str, first: float | None, total: float, passes: int, of_prompt: int, drafts: bool
+) -> Text:
+    """Of the passes of the target one was the prompt's, which gave the first `of_prompt` tokens."""
+    ended = 1 if reason == "stop" else 0  # the token that ended the text was given, too
+    return Text(
+        tokens=tokens,
+        finish_reason=reason,
+        steps=max(0, passes - 1),
+        step_tokens=max(0, len(tokens) + ended - of_prompt),
+        drafted_steps=None if drafts else 0,
+        prefill_seconds=first,
+        draft_seconds=None,
+        verify_seconds=None,
+        total_seconds=total,
+    )
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """Whatever goes wrong in code that is not ours is told in one line, behind `where`."""
+    try:
+        yield
+    except MemoryError as error:
+        raise MemoryError(f"{where}: {error}") from error
+    except Exception as error:
+        what = describe(error)
+        if not isinstance(error, (RuntimeError, OSError)):
+            what = type(error).__name__ + (f": {what}" if str(error) else "")
+        raise RuntimeError(f"{where}: {what}") from error
