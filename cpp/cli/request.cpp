@@ -168,7 +168,7 @@ void add_options(Arguments& options, Request& request, Command command) {
   options.flag("--show-drafts", request.show_drafts, "colour the tokens that were drafted and accepted");
   options.begin("Machine and output");
   options.number("-c, --ctx-size", "N", request.engine.context,
-                 concat("context; 0: the model's; default: that, at most ", kDefaultContext));
+                 concat("context; 0: the model's; default: at most ", kDefaultContext));
   options.number("-t, --threads", "N", request.engine.backend.threads, "CPU threads; default: -1, one per core");
   options.text("--device", "DEVICE", request.engine.backend.device,
                "cpu, cuda or cuda:N; default: FRSPEC_DEVICE, or cpu");
