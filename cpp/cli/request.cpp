@@ -71,7 +71,7 @@ void add_text(Arguments& options, Request& request) {
   SamplingOptions& s = request.generate.sampling;
   const int limit = request.generate.max_tokens;
   options.number("-n, --max-tokens, --n-predict, --predict", "MAX", request.generate.max_tokens,
-                 concat("tokens at most, -1: to the context's end; default: ", limit));
+                 concat("-1: to the context's end; default: ", limit));
   options.number("--temp, --temperature", "T", s.temperature, "default: 0, the most probable token");
   options.number("--top-k", "K", s.top_k, concat("only the K most probable; 0: all; default: ", s.top_k));
   options.number("--top-p", "P", s.top_p, concat("the best that hold P together; default: ", s.top_p));
