@@ -23,29 +23,31 @@ int bench_command(std::span<char* const> arguments) {
                     "Times passes of a model beside what the machine can do at best.\n"
                     "pp: tokens of a prompt; tg: of a plain text; verify: nodes of a draft tree.\n"
                     "Without -m: the demo pair.");
+  TreeChoice tree;
+  options.begin("Models");
   files.add_model(options, "GGUF file of the target model");
-  files.add_drafter(options, "GGUF file of its drafter: times levels of its tree, too");
+  files.add_drafter(options, "GGUF file of its drafter: times its tree's levels, too");
   files.add_hub(options, true);
-  files.add_more(options);
   options.begin("Measurements");
-  options.text("--ranks", "FILE", ranks, "token ranks; default: those in the drafter's file");
-  options.text("--sketch", "FILE", sketch, "sketch of the head; default: the one in the drafter's file");
-  options.texts("--head", "POLICY,...", bench.heads, "heads of the drafter; default: full");
   options.numbers("-p, --n-prompt", "N,...", bench.prompts, "pp: default 512");
   options.numbers("-n, --n-gen", "N,...", bench.texts, "tg: default 128");
   options.numbers("--n-verify", "N,...", bench.trees, "verify: default 1,2,4,8,16,32,64,128");
   options.number("--n-depth", "N", bench.context, "tokens of context that stand before; default: 0");
-  options.number("-r, --repetitions", "N", bench.repetitions, "repetitions of each test; default: 5");
+  options.texts("--head", "POLICY,...", bench.heads, "heads of the drafter; default: full");
   options.number("--synthetic-acceptance", "P", bench.synthetic_acceptance,
                  "time whole texts in which a drafted node's best child is accepted with probability P");
-  options.number("-t, --threads", "THREADS", bench.engine.backend.threads,
-                 "CPU threads, -1: one per core; default: -1");
-  TreeChoice tree;
-  add_tree(options, tree);
-  options.text("--cache-type", "f16|q8_0", cache, "type of the K/V cache; default: f16");
+  options.number("-r, --repetitions", "N", bench.repetitions, "repetitions of each test; default: 5");
+  options.begin("Machine and output");
+  options.number("-t, --threads", "N", bench.engine.backend.threads, "CPU threads; default: -1, one per core");
   options.text("--device", "DEVICE", bench.engine.backend.device,
                "cpu, cuda or cuda:N; default: FRSPEC_DEVICE, or cpu");
+  options.text("--cache-type", "f16|q8_0", cache, "type of the K/V cache; default: f16");
   options.text("-o, --output", "md|csv|json", format, "default: md");
+  files.add_more(options);
+  options.begin("More of drafts", true);
+  add_tree(options, tree);
+  options.text("--ranks", "FILE", ranks, "token ranks; default: those in the drafter's file");
+  options.text("--sketch", "FILE", sketch, "sketch of the head; default: the one in the drafter's file");
   if (!options.parse(arguments)) {
     write_output(options.help());
     return 0;

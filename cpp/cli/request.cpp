@@ -71,7 +71,7 @@ void add_text(Arguments& options, Request& request) {
   SamplingOptions& s = request.generate.sampling;
   const int limit = request.generate.max_tokens;
   options.number("-n, --max-tokens, --n-predict, --predict", "MAX", request.generate.max_tokens,
-                 concat("tokens at most, -1: to the context's end; default: ", limit));
+                 concat("-1: to the context's end; default: ", limit));
   options.number("--temp, --temperature", "T", s.temperature, "default: 0, the most probable token");
   options.number("--top-k", "K", s.top_k, concat("only the K most probable; 0: all; default: ", s.top_k));
   options.number("--top-p", "P", s.top_p, concat("the best that hold P together; default: ", s.top_p));
@@ -168,7 +168,7 @@ void add_options(Arguments& options, Request& request, Command command) {
   options.flag("--show-drafts", request.show_drafts, "colour the tokens that were drafted and accepted");
   options.begin("Machine and output");
   options.number("-c, --ctx-size", "N", request.engine.context,
-                 concat("context; 0: the model's; default: that, at most ", kDefaultContext));
+                 concat("context; 0: the model's; default: at most ", kDefaultContext));
   options.number("-t, --threads", "N", request.engine.backend.threads, "CPU threads; default: -1, one per core");
   options.text("--device", "DEVICE", request.engine.backend.device,
                "cpu, cuda or cuda:N; default: FRSPEC_DEVICE, or cpu");

@@ -541,7 +541,7 @@ class LLM:
         return self._chat_prompts.tokens(messages, **options)
 
     def _begin(
-        self, prompt: str | Sequence[int], max_tokens: int, parse_special: bool, options: Options
+        self, prompt: str | Sequence[int], max_tokens: int | None, parse_special: bool, options: Options
     ) -> _core.Generation:
         if isinstance(prompt, str):
             ids = self.tokenize(prompt, parse_special=parse_special)

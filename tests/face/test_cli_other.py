@@ -37,13 +37,14 @@ def test_tokenize_gives_the_ids_of_the_python_tokenizer(run: Runner, demo_target
     assert tokenize(run, "--no-special", "-p", TEXT)["tokens"] == tokenizer.encode(TEXT, add_special=False)
 
 
-def test_tokenize_parses_control_tokens_if_asked(run: Runner, demo_target: Path) -> None:
+def test_tokenize_parses_control_tokens_as_generate_does(run: Runner, demo_target: Path) -> None:
     tokenizer = frspec_cpp.Tokenizer(str(demo_target))
     eos = tokenizer.eos_id
     assert eos is not None
     text = f"a{tokenizer.token_text(eos)}b"
+    assert eos in tokenize(run, "-p", text)["tokens"]
     assert eos in tokenize(run, "-p", text, "--parse-special")["tokens"]
-    assert eos not in tokenize(run, "-p", text)["tokens"]
+    assert eos not in tokenize(run, "-p", text, "--no-parse-special")["tokens"]
 
 
 def test_tokenize_names_the_pieces(run: Runner) -> None:
