@@ -164,7 +164,7 @@ void add_options(Arguments& options, Request& request, Command command) {
   add_text(options, request);
   options.begin("Drafts (the text is the same with any, and without)");
   options.text("--draft", "auto|always|never", request.draft, "default: auto, as long as it pays");
-  options.number("--ngram", "N", request.engine.ngram, "what followed the last N tokens before; default: 8 with -d");
+  options.number("--ngram", "N", request.engine.ngram, "what followed the last N tokens; default with -d: 8");
   options.flag("--show-drafts", request.show_drafts, "colour the tokens that were drafted and accepted");
   options.begin("Machine and output");
   options.number("-c, --ctx-size", "N", request.engine.context,
