@@ -75,6 +75,8 @@ PAIRS: list[tuple[str, str | None, dict[str, Any], float, float]] = [
 def test_real_models(
     small: dict[str, Path], target: str, drafter: str | None, options: dict[str, Any], greedy: float, sampled: float
 ) -> None:
+    if not any(name.startswith("tree_") for name in options):
+        options = {"tree": "5,10,60", **options}  # what the least lengths were found with
     llm = LLM(small[target], drafter=None if drafter is None else small[drafter], **{"head": "full", **options})
     tokens = 100 if llm.n_ctx > 256 else 70
     lengths = accepted_lengths(llm, PROMPTS, tokens)
@@ -84,7 +86,7 @@ def test_real_models(
 
 def test_the_demo_pair_keyed(demo_target: Path, demo_drafter: Path) -> None:
     """Looking at the noise keeps the accepted length at temperature 1 near that at 0; blind it is 1.6."""
-    llm = LLM(demo_target, drafter=demo_drafter, head="full")
+    llm = LLM(demo_target, drafter=demo_drafter, head="full", tree="5,10,60")
     lengths = accepted_lengths(llm, ["def fibonacci(n):", "Question: How many apples are there?\nAnswer:"], 64)
     assert min(lengths) > 2.4, lengths
 

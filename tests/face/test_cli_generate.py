@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from gguf_values import metadata
 
+import frspec_cpp
 from frspec_cpp import LLM
 
 Runner = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -27,14 +28,24 @@ def generate_json(run: Runner, *arguments: str | bytes, stdin: bytes = b"") -> d
     return found
 
 
-def test_json_has_exactly_these_members(run: Runner, llm: LLM) -> None:
-    result = run("generate", "-p", PROMPT, "-n", "40", "--ignore-eos", "--json", "--draft", "always", "--head", "full")
+@pytest.fixture(scope="module")
+def fixed() -> LLM:
+    """The demo pair with trees of a fixed shape."""
+    target, drafter = frspec_cpp.demo_paths()
+    return LLM(target, drafter=drafter, head="full", tree=(5, 10, 60))
+
+
+def test_json_has_exactly_these_members(run: Runner, llm: LLM, fixed: LLM) -> None:
+    tree = ("--tree", "5,10,60")  # else its steps depend on the clock
+    result = run(
+        "generate", "-p", PROMPT, "-n", "40", "--ignore-eos", "--json", "--draft", "always", "--head=full", *tree
+    )
     assert result.returncode == 0
     assert result.stderr == b""
     assert result.stdout.count(b"\n") == 1
     found = json.loads(result.stdout)
     assert list(found) == ["text", "tokens", "prompt_tokens", "finish_reason", "stats"]
-    expected = llm.generate(PROMPT, 40, ignore_eos=True, draft=True)
+    expected = fixed.generate(PROMPT, 40, ignore_eos=True, draft=True)
     assert found["text"] == expected.text
     assert found["tokens"] == expected.tokens
     assert len(found["tokens"]) == 40
@@ -55,15 +66,15 @@ def test_json_has_exactly_these_members(run: Runner, llm: LLM) -> None:
     tuning = stats.pop("tuning")
     assert list(tuning) == [
         "head",
-        "tree_depth",
-        "tree_branch",
-        "tree_size",
+        "translation",
         "drafts",
-        "rho",
-        "nu",
-        "kappa",
+        "nodes",
+        "levels",
+        "gain",
+        "cost",
         "tokens_per_second",
         "plain_tokens_per_second",
+        "summary",
     ]
     assert tuning["head"] == "full"
     assert stats.pop("seed") == 0
@@ -94,7 +105,10 @@ def test_plain_output_is_the_text_and_nothing_else(run: Runner, llm: LLM) -> Non
     result = run("generate", "-p", PROMPT, "-n", "48", "--head", "ranked:2048")
     assert result.returncode == 0
     assert result.stdout.decode() == llm.generate(PROMPT, 48).text
-    assert re.fullmatch(rb"frspec: \d+ tokens \((stop|length)\), .* tokens/s, .*\n", result.stderr)
+    lines = result.stderr.splitlines()
+    assert re.fullmatch(rb"frspec: \d+ tokens \((stop|length)\), .* tokens/s, .*", lines[0])
+    assert re.match(rb"frspec: auto: .*head ranked:2048", lines[1])
+    assert len(lines) == 2
 
 
 def test_auto_says_what_it_chose(run: Runner, llm: LLM) -> None:
@@ -103,7 +117,7 @@ def test_auto_says_what_it_chose(run: Runner, llm: LLM) -> None:
     assert result.stdout.decode() == llm.generate(PROMPT, 48).text
     lines = result.stderr.splitlines()
     assert len(lines) == 2
-    assert re.match(rb"frspec: auto: .*head \S+, tree of \d+ nodes, .*rho \S+, nu \S+, kappa \S+$", lines[1])
+    assert re.match(rb"frspec: auto: drafting .*; \S+ tokens/s expected, \S+ without drafts$", lines[1])
 
 
 def test_the_prompt_may_come_from_anywhere(run: Runner, tmp_path: Path) -> None:
@@ -131,11 +145,11 @@ def test_a_target_without_drafter_decodes_plainly(run: Runner, demo_target: Path
     assert drafted["tokens"] == plain["tokens"]
 
 
-def test_show_drafts_colours_drafted_tokens_only(run: Runner, llm: LLM) -> None:
-    expected = llm.generate(PROMPT, 60, draft=True)
+def test_show_drafts_colours_drafted_tokens_only(run: Runner, llm: LLM, fixed: LLM) -> None:
+    expected = fixed.generate(PROMPT, 60, draft=True)
     assert expected.text.isascii()  # so that every token spells whole characters
     assert 0 < sum(expected.drafted) < len(expected.drafted)
-    result = run("generate", "-p", PROMPT, "-n", "60", "--show-drafts", "--head", "full")
+    result = run("generate", "-p", PROMPT, "-n", "60", "--show-drafts", "--head", "full", "--tree", "5,10,60")
     assert result.returncode == 0
     shown = result.stdout.decode()
     assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == expected.text

@@ -286,6 +286,8 @@ def test_what_auto_says(demo_target: Path, demo_drafter: Path) -> None:
         tuning.head == "contextual:2048"
     )
     assert tuning.plain_tokens_per_second > 0
-    assert tuning.tree[2] <= 60
+    assert 1 <= tuning.nodes <= 64
+    assert tuning.summary.startswith(("drafting pays", "drafting does not pay"))
+    assert "tokens/s expected" in tuning.summary
     assert out.tokens == LLM(demo_target).generate("def fibonacci(n):\n", 200, ignore_eos=True).tokens
     assert LLM(demo_target).generate("a", 3).stats.tuning is None
