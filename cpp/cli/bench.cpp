@@ -45,7 +45,7 @@ int bench_command(std::span<char* const> arguments) {
   options.text("-o, --output", "md|csv|json", format, "default: md");
   files.add_more(options);
   options.begin("More of drafts", true);
-  add_tree(options, tree);
+  add_tree(options, tree, "5,10,60");
   options.text("--ranks", "FILE", ranks, "token ranks; default: those in the drafter's file");
   options.text("--sketch", "FILE", sketch, "sketch of the head; default: the one in the drafter's file");
   if (!options.parse(arguments)) {

@@ -6,12 +6,12 @@
 
 namespace frspec {
 
-inline void add_tree(Arguments& options, TreeChoice& tree) {
-  options.text("--tree", "auto|D,B,N", tree.word,
-               "the draft tree: as far as pays, or depth, branch, size; default: auto");
-  options.number("--tree-depth", "D", tree.depth, "depth of a tree of fixed shape (EAGLE's d); default then: 5");
-  options.number("--tree-branch", "K", tree.branch, "nodes expanded per level, and their children; default then: 10");
-  options.number("--tree-size", "N", tree.size, "nodes that are verified at once; default then: 60");
+// `otherwise`: what is drafted without them.
+inline void add_tree(Arguments& options, TreeChoice& tree, const std::string& otherwise = "auto, as far as pays") {
+  options.text("--tree", "auto|D,B,N", tree.word, "depth, branch, size of the tree; default: " + otherwise);
+  options.number("--tree-depth", "D", tree.depth, "depth of a tree of fixed shape; default then: 5");
+  options.number("--tree-branch", "K", tree.branch, "nodes expanded per level; default then: 10");
+  options.number("--tree-size", "N", tree.size, "nodes verified at once; default then: 60");
 }
 
 }  // namespace frspec

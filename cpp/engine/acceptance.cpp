@@ -8,14 +8,13 @@ namespace frspec {
 namespace {
 
 // Nodes that a cell remembers: enough for a percent or two, few enough to follow a text that changes.
-constexpr float kCellMemory = 256.0f;
+constexpr float kCellMemory = 128.0f;
 // Nodes that a guess counts for: of a kind beside its own nodes, and of a drafter's word beside the kind's.
 constexpr float kCellPrior = 6.0f, kPooledPrior = 3.0f, kContinuedPrior = 4.0f;
 // Expected nodes that a drafter's word counts for before it was ever checked: one that is of no use is found out within
 // a few steps.
 constexpr float kTrustPrior = 4.0f, kTrustMemory = 200.0f;
-// The mood forgets with each step, and needs some nodes to change anything.
-constexpr float kMoodPrior = 5.0f, kMoodMemory = 0.93f;
+constexpr float kMoodMemory = 0.93f;  // it forgets with each step
 constexpr float kSurest = 0.995f;  // nothing is certain
 constexpr float kGuessOfContinuation = 0.85f;
 

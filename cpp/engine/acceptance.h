@@ -32,7 +32,8 @@ class Acceptance {
   void learn_continuation(std::uint16_t cell, bool accepted);
   // A step is over: what it told counts for the mood.
   void end_step();
-  void begin_text() { mood_ = {}; }
+  // Accepted drafts of the latest steps over those that were to be expected.
+  double mood() const { return mood_[0].value(kMoodPrior); }
 
   // What is kept from process to process: hits and trials of all cells.
   static constexpr int kKinds = 2 * kTranslations + 2, kDepths = 4, kBins = 16;
@@ -45,6 +46,8 @@ class Acceptance {
     float hits = 0.0f, trials = 0.0f;
     void add(bool hit, float memory);
   };
+  // Nodes that it needs to change anything.
+  static constexpr float kMoodPrior = 5.0f;
   static int cell_of(int kind, int depth, int bin);
   float given(std::uint16_t cell) const;  // before the mood
   float moody(float chance, bool repeated) const;

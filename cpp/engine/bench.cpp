@@ -26,6 +26,9 @@ double median(std::vector<double> v) {
   return (v[(v.size() - 1) / 2] + v[v.size() / 2]) / 2;
 }
 
+// What is timed has a shape, whatever would pay.
+TreeShape bench_tree(const BenchOptions& o) { return o.engine.tree.value_or(TreeShape{}); }
+
 // Tokens without meaning: the time of a pass does not depend on them.
 std::vector<TokenId> some_tokens(int count, int vocab) {
   std::vector<TokenId> tokens(static_cast<std::size_t>(count));
@@ -69,6 +72,7 @@ class Bench {
  private:
   static EngineOptions engine_options(const BenchOptions& o) {
     EngineOptions result = o.engine;
+    result.tree = bench_tree(o);
     const auto largest = [](const std::vector<int>& v) {
       return v.empty() ? 1 : *std::max_element(v.begin(), v.end());
     };
@@ -198,7 +202,7 @@ class Bench {
   }
 
   BenchRow level(const std::string& head) {
-    const TreeShape shape = largest_tree(options_.engine);
+    const TreeShape shape = bench_tree(options_);
     const auto prompt = some_tokens(std::max(options_.context, 2), engine_.config().vocab);
     const auto generation = engine_.begin(prompt, {.max_tokens = 1, .ignore_eos = true});
     (void)generation->step();
@@ -241,7 +245,7 @@ class Bench {
     engine_.verifier().pretend(-1.0f);
     row.test = test;
     row.loop = true;
-    row.rows = largest_tree(options_.engine).size;
+    row.rows = bench_tree(options_).size;
     row.tokens_per_second = median(speeds);
     if (row.tokens_per_second > 0.0) {  // a text of one token has no step
       row.milliseconds = 1e3 * row.accepted_length / row.tokens_per_second;

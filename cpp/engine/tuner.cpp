@@ -12,6 +12,8 @@ namespace {
 constexpr double kRateMemory = 48.0;
 // Drafted steps that the worth of drafting is taken from: while it runs, and where probes are all there is.
 constexpr double kWorthMemory = 32.0, kProbeMemory = 4.0;
+// A mood this bad means that the text has changed its kind: what was before says little.
+constexpr double kBadMood = 0.6, kChangedMemory = 8.0;
 // Tokens by which drafting may be better than its few first steps showed: their number divides it. Where no notes say
 // what a tree promises, luck decides what a step shows. A new text may be of another kind.
 constexpr double kHope = 1.0, kHopeOfLuck = 2.5, kSeenBefore = 12.0;
@@ -76,7 +78,6 @@ void Tuner::begin_text(bool noisy) {
     for (Family& family : families_) family.worth.count = std::min(family.worth.count, kProbeMemory);
   }
   noisy_ = noisy;
-  acceptance_.begin_text();
   rate_tokens_.count = std::min(rate_tokens_.count, kRateMemory / 4);
   rate_seconds_.count = rate_tokens_.count;
   for (Family& family : families_) {
@@ -308,7 +309,7 @@ void Tuner::add(const Step& step) {
   if (!rehearsal_.empty()) return;
   for (const Trial& node : step.nodes) acceptance_.learn(node.cell, node.accepted);
   for (const Trial& parent : step.parents) acceptance_.learn_continuation(parent.cell, parent.accepted);
-  acceptance_.end_step();
+  if (!step.nodes.empty()) acceptance_.end_step();
   const double time = value_of_time();
   const double pass = target_(step.rows);
   double drafting = 0.0;
@@ -334,13 +335,16 @@ void Tuner::add(const Step& step) {
     const double worth = gain - time * (pass - plain() + drafting) - worth_of_repeated_;
     const bool paused = hoped_worth(known) <= 0.0;
     known.seen += 1.0;
-    known.worth.add(worth, paused ? kProbeMemory : kWorthMemory);
+    const bool has_changed = acceptance_.mood() < kBadMood;
+    known.worth.add(worth, paused ? kProbeMemory : has_changed ? kChangedMemory : kWorthMemory);
     known.gain.add(gain, kWorthMemory);
     known.levels.add(levels, kSideMemory);
     known.width.add(width, kSideMemory);
     known.nodes.add(step.rows, kSideMemory);
     // One probe that pays is followed by another: where a drafter is sure, it often stays so.
-    until_probe_ = worth > 0.0 || step.accepted > 0 ? 0 : probe_interval();
+    // So is one that gave more than anything had promised: the text may have changed its kind.
+    const bool is_surprise = step.has_notes && step.accepted > 2.0 * step.expected;
+    until_probe_ = worth > 0.0 || is_surprise ? 0 : probe_interval();
   }
   if (step.rows == 1 && !drafted) since_plain_ = 0;
   for (const std::uint32_t arms : step.held) {

@@ -41,17 +41,6 @@ void raise(PyObject* type, std::string_view message) {
   if (text.is_valid()) PyErr_SetObject(type, text.ptr());
 }
 
-PyObject* model_warning = nullptr;  // the class; lives as long as the module
-
-void init_warning(nb::module_& m) {
-  model_warning = PyErr_NewExceptionWithDoc(
-      "frspec_cpp.ModelWarning",
-      "A model's file says something wrong that was put right, as llama.cpp does, or left out.", PyExc_UserWarning,
-      nullptr);
-  if (model_warning == nullptr) throw nb::python_error();
-  m.attr("ModelWarning") = nb::handle(model_warning);
-}
-
 void translate(const std::exception_ptr& thrown, void*) {
   try {
     std::rethrow_exception(thrown);
@@ -72,8 +61,9 @@ void translate(const std::exception_ptr& thrown, void*) {
 
 void warn_in_python(const std::string& warning, int stack_level) {
   const WithGil gil;
+  const nb::object category = nb::module_::import_("frspec_cpp.model_warning").attr("ModelWarning");
   // It may quote bytes of a file that are not UTF-8, but those are escaped.
-  if (PyErr_WarnEx(model_warning, warning.c_str(), stack_level) != 0) throw nb::python_error();
+  if (PyErr_WarnEx(category.ptr(), warning.c_str(), stack_level) != 0) throw nb::python_error();
 }
 
 }  // namespace frspec
@@ -83,7 +73,6 @@ NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);  // a text that is still open when Python ends is no leak
   m.attr("version") = FRSPEC_VERSION;
   nb::register_exception_translator(frspec::translate);
-  frspec::init_warning(m);
   m.def("default_device", &frspec::default_device,
         "The device where none is named: \"cpu\", or what the environment variable FRSPEC_DEVICE says.");
   m.def("cpu_instruction_sets", &frspec::cpu_instruction_sets,

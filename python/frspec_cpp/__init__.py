@@ -6,12 +6,13 @@
 >>> llm.generate("Once upon a time", max_tokens=256)
 """
 
-from frspec_cpp._core import GgufFile, GgufTensor, ModelWarning, Tokenizer, cpu_instruction_sets
+from frspec_cpp._core import GgufFile, GgufTensor, Tokenizer, cpu_instruction_sets
 from frspec_cpp._core import version as __version__
 from frspec_cpp.bench import bench
 from frspec_cpp.demo import demo_paths, generate
 from frspec_cpp.generation import Generation, Stats, Step, TokenLogprobs
 from frspec_cpp.llm import LLM
+from frspec_cpp.model_warning import ModelWarning
 from frspec_cpp.options import LogitsProcessor, Options
 from frspec_cpp.overlap import VocabularyOverlap, vocabulary_overlap
 

@@ -552,9 +552,12 @@ class LLM:
         # No context is longer than 32 bits can count.
         limit = -1 if max_tokens is None else min(max(operator.index(max_tokens), -_INT32_MAX), _INT32_MAX)
         native = self._engine.begin(ids, max_tokens=limit, **native_options(self.vocab_size, **options))
-        if self._closed:  # meanwhile, when there was no text to cancel
+        if self._is_closed():  # meanwhile, when there was no text to cancel
             native.cancel()
         return native
+
+    def _is_closed(self) -> bool:  # asked anew, whatever was known before
+        return self._closed
 
     def _pieces(self, native: _core.Generation) -> Iterator[str]:
         while native.finish_reason is None:

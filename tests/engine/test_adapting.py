@@ -275,7 +275,7 @@ def test_ranks_of_another_vocabulary(pair: TinyPair, misleading: str, tmp_path: 
 
 def test_llm(demo_target: Path, demo_drafter: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.gguf"
-    llm = LLM(demo_target, drafter=demo_drafter, head="ranked:512", adapt=path)
+    llm = LLM(demo_target, drafter=demo_drafter, head="ranked:512", adapt=path, tree=(5, 10, 60))
     plain = LLM(demo_target)
     prompt = "Translate into German: The river carries the snow of the mountains to the sea."
     first, second = (llm.generate(prompt, 60, ignore_eos=True, draft=True) for _ in range(2))

@@ -115,7 +115,8 @@ def test_logprobs_beside_taps(pair: TinyPair) -> None:
 def test_head_of_a_running_engine(pair: TinyPair, plain: dict[tuple[int, int], list[int]], tmp_path: Path) -> None:
     order = np.random.default_rng(2).permutation(400).astype(np.int32)
     write_vocabulary_ranks(tmp_path / "ranks.gguf", pair.target_gguf, order)
-    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="ranked:150", ranks=tmp_path / "ranks.gguf")
+    options = {"head": "ranked:150", "ranks": tmp_path / "ranks.gguf", "tree": (5, 10, 60)}
+    llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, **options)
     few = check(llm, plain)
     llm.set_head("full")
     many = check(llm, plain)

@@ -88,7 +88,7 @@ def test_set_head(demo_target: Path, demo_drafter: Path) -> None:
 
 
 def test_a_head_that_cannot_be_leaves_the_old_one(demo_target: Path, demo_drafter: Path) -> None:
-    llm = LLM(demo_target, drafter=demo_drafter, head="ranked:512")
+    llm = LLM(demo_target, drafter=demo_drafter, head="ranked:512", tree=(5, 10, 60))
     expected = llm.generate(PROMPT, max_tokens=32, ignore_eos=True, draft=True)
     for head in ("ranked:65537", "ranked", "best"):
         with pytest.raises(ValueError, match="head"):

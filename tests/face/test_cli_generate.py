@@ -140,7 +140,8 @@ def test_the_prompt_may_come_from_anywhere(run: Runner, tmp_path: Path) -> None:
 def test_a_target_without_drafter_decodes_plainly(run: Runner, demo_target: Path, demo_drafter: Path) -> None:
     plain = generate_json(run, "-m", str(demo_target), "-p", PROMPT, "-n", "16")
     assert plain["stats"]["accepted_length"] == 1  # type: ignore[index]
-    drafted = generate_json(run, "--model", str(demo_target), "--drafter", str(demo_drafter), "-p", PROMPT, "-n", "16")
+    pair = ("--model", str(demo_target), "--drafter", str(demo_drafter))
+    drafted = generate_json(run, *pair, "-p", PROMPT, "-n", "16", "--draft", "always")
     assert drafted["stats"]["accepted_length"] > 1  # type: ignore[index]
     assert drafted["tokens"] == plain["tokens"]
 

@@ -128,7 +128,7 @@ def test_spm_marks(write: VocabularyWriter) -> None:
     tokenizer, messages = load(write("llama", tokens, scores=scores, token_type=[2, 1, 1, *[1] * 9]))
     assert len(messages) == 1
     assert "and the like for 3 more" in messages[0]
-    assert tokenizer.encode("<s><|im_end|><start_of_turn></s>", parse_special=True) == [1, 1, 6, 7, 2]
+    assert tokenizer.encode("<s><|im_end|><start_of_turn></s>", parse_special=True) == [1, 6, 7, 2]
     assert [i for i in range(len(tokens)) if tokenizer.is_eog(i)] == [2, 6]
     assert tokenizer.encode("<PAD>", add_special=False) == [3, 11]
 
