@@ -15,7 +15,7 @@ constexpr float kCellPrior = 6.0f, kPooledPrior = 3.0f, kContinuedPrior = 4.0f;
 // a few steps.
 constexpr float kTrustPrior = 4.0f, kTrustMemory = 200.0f;
 constexpr float kMoodMemory = 0.93f;  // it forgets with each step
-constexpr float kSurest = 0.995f;  // nothing is certain
+constexpr float kSurest = 0.995f;     // nothing is certain
 constexpr float kGuessOfContinuation = 0.85f;
 
 // Upper ends of the bins of a score, -log p.

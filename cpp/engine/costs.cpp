@@ -42,7 +42,11 @@ double RowCosts::between_knots(int rows, int left_out) const {
 
 double RowCosts::shape(int rows) const {
   if (known_ == 0) return guess_ * (1.0 + further_ * (rows - 1));
-  const double found = between_knots(rows, -1);
+  double found = between_knots(rows, -1);
+  // More rows never take less time: what looks so was disturbed.
+  for (std::size_t i = 0; i < kRows.size(); ++i) {
+    if (kRows[i] > rows && knots_[i].count > 0) found = std::min(found, knots_[i].seconds);
+  }
   const auto at = std::lower_bound(kRows.begin(), kRows.end(), rows);
   if (known_ == 1 || at == kRows.end() || *at != rows) return found;
   // A knot of few passes leans on its neighbours: else one bad start would be believed for ever, since passes that look
