@@ -187,8 +187,9 @@ def _plan(request: Request, tokenizer: _core.Tokenizer) -> _Plan:
     skipped: dict[str, str] = {}
     for name in dict.fromkeys(name for name in [*(asked or ()), *request.peers] if name in others):
         methods = _peer_methods(name, request, choice.drafters)
-        reason = methods if isinstance(methods, str) else peers.unsupported_sampling(request.writing)
-        if reason is not None:
+        if isinstance(methods, str):
+            skipped[name] = methods
+        elif (reason := peers.unsupported_sampling(request.writing)) is not None:
             skipped[name] = reason
         else:
             found += methods
