@@ -97,7 +97,7 @@ def test_models_are_understood_by_their_vocabulary() -> None:
 
 def test_auto_and_ngram() -> None:
     (_, auto, ngram) = make_contenders(["auto", "ngram"], choice(OTHER, ranks=Path("r")))
-    assert (auto.draft, auto.options) == ("auto", {"drafter": "other.gguf", "head": "auto", **TREE})
+    assert (auto.draft, auto.options) == ("auto", {"drafter": "other.gguf", "head": "auto"})
     assert (ngram.draft, ngram.options) == (True, {"ngram": 8, **TREE})
 
 
