@@ -82,10 +82,8 @@ const DraftTree& NgramDrafter::propose(const std::int32_t* root, Growth* growth)
   if (inner_) {
     const DraftTree& inner = inner_->propose(root, nullptr);
     if (paths.empty()) return inner;
-    const auto size = static_cast<std::size_t>(inner.size());
-    std::vector<std::int32_t> tokens(size), parents(size);
-    backend_.download(tokens.data(), inner.view().tokens, size * sizeof(std::int32_t));
-    backend_.download(parents.data(), inner.view().parents, size * sizeof(std::int32_t));
+    std::vector<std::int32_t> tokens, parents;
+    read_nodes(backend_, inner.view(), tokens, parents);
     host_.assign(std::move(tokens), std::move(parents));
   }
   const std::size_t most = host_.tokens().size() + static_cast<std::size_t>(nodes_);
@@ -110,13 +108,9 @@ const DraftTree& NgramDrafter::propose_best(const std::int32_t* root, Growth& gr
   if (inner_ && growth.drafts_beside(chances_)) {
     const DraftTree& inner = inner_->propose(root, &growth);
     if (host_.tokens().size() == 1) return inner;
-    const auto size = static_cast<std::size_t>(inner.size());
-    tokens_.resize(size);
-    parents_.resize(size);
-    backend_.download(tokens_.data(), inner.view().tokens, size * sizeof(std::int32_t));
-    backend_.download(parents_.data(), inner.view().parents, size * sizeof(std::int32_t));
-    places_.assign(size, 0);
-    for (std::size_t i = 1; i < size; ++i) {
+    read_nodes(backend_, inner.view(), tokens_, parents_);
+    places_.assign(tokens_.size(), 0);
+    for (std::size_t i = 1; i < tokens_.size(); ++i) {
       const std::int32_t parent = places_[static_cast<std::size_t>(parents_[i])];
       places_[i] = host_.add(parent, tokens_[i], inner.notes()[i]);
     }

@@ -16,12 +16,10 @@ int WideGrowth::width(std::span<const NodeNote> frontier, std::span<const float>
 }
 
 std::vector<StepTrace::Watched> watched_nodes(Backend& backend, const DraftTree& tree) {
-  const auto size = static_cast<std::size_t>(tree.size());
-  std::vector<std::int32_t> tokens(size), parents(size);
-  backend.download(tokens.data(), tree.view().tokens, size * sizeof(std::int32_t));
-  backend.download(parents.data(), tree.view().parents, size * sizeof(std::int32_t));
+  std::vector<std::int32_t> tokens, parents;
+  read_nodes(backend, tree.view(), tokens, parents);
   std::vector<StepTrace::Watched> nodes;
-  for (std::size_t i = 1; i < size && i < tree.notes().size(); ++i) {
+  for (std::size_t i = 1; i < tokens.size() && i < tree.notes().size(); ++i) {
     const float before = tree.notes()[static_cast<std::size_t>(parents[i])].chance;
     nodes.push_back({tokens[i], parents[i], std::log(tree.notes()[i].chance / before)});
   }
@@ -29,13 +27,11 @@ std::vector<StepTrace::Watched> watched_nodes(Backend& backend, const DraftTree&
 }
 
 std::vector<TokenId> children_of(Backend& backend, const TreeView& tree, std::int32_t node) {
-  const auto size = static_cast<std::size_t>(tree.size);
-  std::vector<std::int32_t> tokens(size), parents(size);
-  backend.download(tokens.data(), tree.tokens, size * sizeof(std::int32_t));
-  backend.download(parents.data(), tree.parents, size * sizeof(std::int32_t));
+  std::vector<std::int32_t> tokens, parents;
+  read_nodes(backend, tree, tokens, parents);
   // A drafter adds the children of a node best first, whether it grows trees level by level or path by path.
   std::vector<TokenId> children;
-  for (std::size_t i = 1; i < size; ++i) {
+  for (std::size_t i = 1; i < tokens.size(); ++i) {
     if (parents[i] == node) children.push_back(tokens[i]);
   }
   return children;

@@ -61,6 +61,14 @@ TreeLayout derive_layout(std::span<const std::int32_t> parents) {
   return layout;
 }
 
+void read_nodes(Backend& backend, const TreeView& tree, std::vector<std::int32_t>& tokens,
+                std::vector<std::int32_t>& parents) {
+  tokens.resize(static_cast<std::size_t>(tree.size));
+  parents.resize(tokens.size());
+  backend.download(tokens.data(), tree.tokens, tokens.size() * sizeof(std::int32_t));
+  backend.download(parents.data(), tree.parents, parents.size() * sizeof(std::int32_t));
+}
+
 DraftTree::DraftTree(Backend& backend, const TreeShape& shape) {
   check_tree_shape(shape);
   pool_.branch = shape.branch;

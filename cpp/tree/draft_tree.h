@@ -31,6 +31,10 @@ struct TreeLayout {
 // Throws InvalidInput unless parents[0] is -1 and every other parent is an earlier node.
 TreeLayout derive_layout(std::span<const std::int32_t> parents);
 
+// Reads the nodes of a tree back: their tokens and parents, (size) each.
+void read_nodes(Backend& backend, const TreeView& tree, std::vector<std::int32_t>& tokens,
+                std::vector<std::int32_t>& parents);
+
 class DraftTree {
  public:
   // A tree that is grown: `levels` levels of `branch` expanded nodes, of which the best `size` - 1 nodes are kept.
