@@ -329,13 +329,13 @@ void Engine::check_verify_mode(const GenerateOptions& options) const {
   }
   if (options.logits_processor) fail("verify: found rejection sampling and a logits processor, expected 'keyed'");
   if (!drafter_) return;
-  if (options_.drafter && ngram_of(options_) > 0) {
-    fail("verify: found rejection sampling with n-grams beside a drafter, expected one of them alone, or 'keyed'");
-  }
   if (options_.drafter && (!options_.tree || options_.tree->branch != 1)) {
     fail("verify: rejection sampling works on chains: found ",
          options_.tree ? concat("tree_branch ", options_.tree->branch) : "tree 'auto'",
          ", expected a fixed tree of branch 1, as tree '5,1,7'");
+  }
+  if (options_.drafter && ngram_of(options_) > 0) {
+    fail("verify: found rejection sampling with n-grams beside a drafter, expected one of them alone, or 'keyed'");
   }
   if (max_depth_ + 1 > target_->limits().logit_rows) {
     fail("verify: rejection sampling: found trees of up to ", max_depth_, " levels, expected at most ",

@@ -248,7 +248,7 @@ def test_texts_are_dropped_by_another_thread_while_one_is_written(one_pair: Tiny
     llm = LLM(one_pair.target_gguf, drafter=one_pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
     reference = llm.generate(PROMPTS[0], 60, ignore_eos=True, draft=True).tokens
     native = {"logit_bias": {7: 1.0}, "ignore_eos": True}
-    dropped = [llm._begin(PROMPTS[0], 5, native) for _ in range(60)]  # type: ignore[arg-type]
+    dropped = [llm._begin(PROMPTS[0], 5, True, native) for _ in range(60)]  # type: ignore[arg-type]
     found: list[list[int]] = []
     writer = threading.Thread(
         target=lambda: found.append(llm.generate(PROMPTS[0], 60, ignore_eos=True, draft=True).tokens)

@@ -230,8 +230,11 @@ def test_a_seed_gives_one_text(demo_target: Path, demo_drafter: Path) -> None:
 
 
 def test_refused(demo_target: Path, demo_drafter: Path) -> None:
-    tree = LLM(demo_target, drafter=demo_drafter)
-    with pytest.raises(ValueError, match="found tree_branch 10, expected 1"):
+    auto = LLM(demo_target, drafter=demo_drafter)
+    with pytest.raises(ValueError, match="found tree 'auto', expected a fixed tree of branch 1"):
+        auto.generate("x", verify="rejection")
+    tree = LLM(demo_target, drafter=demo_drafter, tree="3,10,30")
+    with pytest.raises(ValueError, match="found tree_branch 10, expected a fixed tree of branch 1"):
         tree.generate("x", verify="rejection")
     with pytest.raises(ValueError, match='verify: found "classical", expected keyed, rejection or block'):
         tree.generate("x", verify="classical")  # type: ignore[arg-type]

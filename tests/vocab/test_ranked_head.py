@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +133,12 @@ def test_ranks_inside_the_drafter_are_used(pair: TinyPair, tmp_path: Path) -> No
     order = np.random.default_rng(3).permutation(VOCAB).astype(np.int32)
     drafter = GgufEditor(pair.drafter_gguf)
     drafter.set_ints("token_ranks", order)
-    with_ranks = str(drafter.write(tmp_path / "drafter.gguf"))
-    inside = _core.Engine(str(pair.target_gguf), drafter=with_ranks, head="ranked:100")
+    with_ranks = replace(pair, drafter_gguf=drafter.write(tmp_path / "drafter.gguf"))
+    inside = make_engine(with_ranks, head="ranked:100")
     ranks = write_order(tmp_path / "ranks.gguf", pair.target_gguf, order)
-    beside = _core.Engine(str(pair.target_gguf), drafter=str(pair.drafter_gguf), head="ranked:100", ranks=ranks)
+    beside = make_engine(pair, head="ranked:100", ranks=ranks)
     other = write_order(tmp_path / "other.gguf", pair.target_gguf, order[::-1])
-    outranked = _core.Engine(str(pair.target_gguf), drafter=with_ranks, head="ranked:100", ranks=other)
+    outranked = make_engine(with_ranks, head="ranked:100", ranks=other)
     expected = [steps(beside, prompt) for prompt in prompts()]
     assert [steps(inside, prompt) for prompt in prompts()] == expected
     assert [steps(outranked, prompt) for prompt in prompts()] != expected
