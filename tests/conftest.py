@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fast_gguf
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Before a worker takes one of them.
+PROCESSORS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
+
 # What one test makes a tuner learn is nothing for another, nor for the user.
 os.environ["FRSPEC_TUNING_CACHE"] = "off"
+
+fast_gguf.install()
 
 
 def shared_folder() -> Path:
@@ -19,13 +26,26 @@ def shared_folder() -> Path:
     return Path(os.environ.get("FRSPEC_SHARED", ROOT.parent / "shared"))
 
 
+def pytest_configure() -> None:
+    """Workers side by side have a processor each: threads that wait for one another would take turns otherwise."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if worker and hasattr(os, "sched_setaffinity"):
+        all_of_them = sorted(PROCESSORS)
+        os.sched_setaffinity(0, {all_of_them[int(worker) % len(all_of_them)]})
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``cpu_only`` are skipped where FRSPEC_DEVICE names another device."""
+    """Where FRSPEC_DEVICE names another device, tests of the CPU are skipped, and those with more threads left out."""
     from frspec_cpp import _core
 
     device = _core.default_device()
     if device == "cpu":
         return
+    items[:] = [
+        item
+        for item in items
+        if getattr(item, "callspec", None) is None or item.callspec.params.get("n_threads", 1) == 1
+    ]
     for item in items:
         if item.get_closest_marker("cpu_only"):
             item.add_marker(pytest.mark.skip(reason=f"about the CPU; FRSPEC_DEVICE is {device}"))
@@ -67,6 +87,29 @@ def demo_drafter() -> Path:
     import frspec_cpp
 
     return Path(frspec_cpp.demo_paths()[0]).parent / "demo-eagle2.gguf"
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, as in a terminal, and does in child processes what they choose.
+
+    A runner may ignore the signal (nohup, a job in the background), and children inherit that.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+
+
+@pytest.fixture(autouse=True)
+def every_processor(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests marked ``threads`` have all processors, whatever their worker has."""
+    if not request.node.get_closest_marker("threads") or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, PROCESSORS)
+    yield
+    os.sched_setaffinity(0, before)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from matrices import FLOATS, QUANTIZED, random_matrix, write_matrices
 
 from frspec_cpp import _core
 
-pytestmark = [pytest.mark.every_isa, pytest.mark.every_device]
+pytestmark = [pytest.mark.every_isa, pytest.mark.every_device, pytest.mark.threads]
 
 ROWS, COLS = 3000, 512
 NARROW = 41  # columns that fill no vector; of the formats without blocks only

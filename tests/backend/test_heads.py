@@ -11,7 +11,7 @@ from matrices import write_matrices
 
 from frspec_cpp import _core
 
-pytestmark = [pytest.mark.every_isa, pytest.mark.every_device]
+pytestmark = [pytest.mark.every_isa, pytest.mark.every_device, pytest.mark.threads]
 
 COLS = 96
 SIZES = {"tiny": 7, "chunk": 512, "large": 5003}

@@ -11,7 +11,7 @@ from matrices import FLOATS, QUANTIZED, random_matrix, rounded_to_f16, write_mat
 
 from frspec_cpp import _core
 
-pytestmark = [pytest.mark.every_isa, pytest.mark.every_device]
+pytestmark = [pytest.mark.every_isa, pytest.mark.every_device, pytest.mark.threads]
 
 TYPES = [*FLOATS, *QUANTIZED]
 BLOCK = 128  # activations that share a scale where they meet quantized weights

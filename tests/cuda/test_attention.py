@@ -78,12 +78,15 @@ def random_parents(nodes: int, seed: int, reach: int = 5) -> list[int]:
 # head_dim, heads, kv_heads: groups of 1 to 8 and of more than one tile holds; heads that fill no tile, odd ones.
 SHAPES = [(32, 4, 4), (64, 6, 2), (80, 3, 1), (96, 4, 1), (128, 8, 1), (256, 4, 2), (256, 8, 1)]
 SHAPES += [(16, 20, 1), (24, 4, 2), (13, 2, 1), (8, 2, 2), (136, 2, 1)]
+PASSES = [(1, 0), (2, 1), (1, 127), (17, 128), (9, 129), (1, 1000)]
 CASES = [(*shape, kind) for shape in SHAPES for kind in ("f16", "q8_0") if kind == "f16" or shape[0] % 32 == 0]
 
 
 @pytest.mark.parametrize(("head_dim", "heads", "kv_heads", "cache_type"), CASES)
-@pytest.mark.parametrize(("rows", "prefix"), [(1, 0), (2, 1), (1, 127), (17, 128), (9, 129), (1, 1000)])
-@pytest.mark.parametrize("shape", ["chain", "tree"])
+@pytest.mark.parametrize(
+    ("rows", "prefix", "shape"),
+    [(rows, prefix, "chain") for rows, prefix in PASSES] + [(*some, "tree") for some in PASSES if some[0] > 1],
+)
 def test_against_numpy(
     rows: int, prefix: int, head_dim: int, heads: int, kv_heads: int, cache_type: str, shape: str
 ) -> None:

@@ -281,6 +281,7 @@ def test_unknown_names_are_refused() -> None:
         run("nothing", [0])
 
 
+@pytest.mark.threads
 def test_threads_with_devices_of_their_own() -> None:
     """Right and wrong kernels at once: each thread gets its own results and errors."""
 

@@ -243,6 +243,7 @@ def test_a_text_that_leaves_no_token(one_pair: TinyPair, draft: bool) -> None:
         assert llm.generate(PROMPTS[0], 30, **options).tokens == before
 
 
+@pytest.mark.threads
 def test_texts_are_dropped_by_another_thread_while_one_is_written(one_pair: TinyPair) -> None:
     """What they had on the device is released later, by whoever uses the device."""
     llm = LLM(one_pair.target_gguf, drafter=one_pair.drafter_gguf, head="full", device=DEVICE, **SMALL)

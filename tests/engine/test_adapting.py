@@ -85,7 +85,6 @@ def sketch(pair: TinyPair, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.mark.every_isa
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize(
     "head", ["ranked:60", "ranked:300", "contextual:60", "ranked:40+contextual:30", "ranked:60+speculated:20"]
@@ -292,21 +291,31 @@ def test_llm(demo_target: Path, demo_drafter: Path, tmp_path: Path) -> None:
     assert metadata(path)["frspec.ranks.tokens_counted"] == 127
 
 
+DEMO_PROMPTS = [
+    "Translate into German: The river carries the snow to the sea.",
+    "Die Flüsse tragen den Schnee",
+    "Un río",
+]
+
+
+@pytest.fixture(scope="module")
+def demo_texts(demo_target: Path) -> list[list[int]]:
+    """What the demo pair's target writes alone."""
+    plain = LLM(demo_target)
+    return [plain.generate(prompt, 60, ignore_eos=True).tokens for prompt in DEMO_PROMPTS]
+
+
 @pytest.mark.parametrize("head", ["auto", "ranked:256", "contextual:256"])
 @pytest.mark.parametrize("drafter", ["demo-eagle2.gguf", "demo-eagle3.gguf"])
-def test_the_demo_drafters(demo_target: Path, tmp_path: Path, drafter: str, head: str) -> None:
+def test_the_demo_drafters(
+    demo_target: Path, demo_texts: list[list[int]], tmp_path: Path, drafter: str, head: str
+) -> None:
     """With "auto", the rows that its ranked heads share follow, too. EAGLE-3's head is a reduced one."""
     llm = LLM(demo_target, drafter=demo_target.parent / drafter, head=head, adapt=tmp_path / "mine.gguf")
-    plain = LLM(demo_target)
-    prompts = [
-        "Translate into German: The river carries the snow to the sea.",
-        "Die Flüsse tragen den Schnee",
-        "Un río",
-    ]
     changed = 0
-    for prompt in prompts * 2:
+    for prompt, expected in zip(DEMO_PROMPTS * 2, demo_texts * 2, strict=True):
         found = llm.generate(prompt, 60, ignore_eos=True, draft=True)
-        assert found.tokens == plain.generate(prompt, 60, ignore_eos=True).tokens
+        assert found.tokens == expected
         changed += found.stats.adapted_rows
         assert found.stats.drafter_error is None
     assert changed > 0

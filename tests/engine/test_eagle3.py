@@ -55,6 +55,7 @@ def check(llm: LLM, plain: dict[tuple[int, int], list[int]], **options: Any) -> 
 
 
 @pytest.mark.every_isa
+@pytest.mark.threads
 @pytest.mark.parametrize(
     "options",
     [
@@ -71,6 +72,7 @@ def test_drafting_changes_nothing(pair: TinyPair, plain: dict[tuple[int, int], l
     assert min(lengths) > 1.1, lengths
 
 
+@pytest.mark.threads
 def test_chunks_and_threads_change_no_draft(pair: TinyPair) -> None:
     """The drafter reads the same states, however the prompt comes: the same drafts, the same steps."""
     steps = set()

@@ -33,6 +33,7 @@ def test_it_is_close_to_f16(demo_target: Path) -> None:
 
 
 @pytest.mark.every_isa
+@pytest.mark.threads
 def test_chunks_and_threads_do_not_change_bits(demo_target: Path) -> None:
     tokens = LLM(demo_target).tokenize(PROMPT * 9)
     expected = _core.Engine(str(demo_target), cache_type="q8_0", n_threads=1).forward(tokens)

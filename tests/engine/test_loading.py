@@ -63,6 +63,7 @@ def test_errors_in_progress_end_the_loading(demo_target: Path) -> None:
         LLM(demo_target, progress=stop)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_loading(demo_target: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         LLM(demo_target, progress=lambda *_: signal.raise_signal(signal.SIGINT))

@@ -10,6 +10,8 @@ import pytest
 
 from frspec_cpp import LLM
 
+pytestmark = pytest.mark.threads
+
 TOKENS = 48
 PROMPTS = [
     "def fibonacci(n):\n",

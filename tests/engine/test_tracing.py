@@ -114,7 +114,6 @@ def answers(texts: list[tuple[Generation, list[int]]]) -> list[tuple[int, bool |
 
 
 @pytest.mark.every_device
-@pytest.mark.every_isa
 @pytest.mark.parametrize("head", ["full", "ranked:120"])
 def test_eagle2(eagle2: TinyPair, ranks: Path, head: str) -> None:
     few = ranked(120)

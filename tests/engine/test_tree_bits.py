@@ -9,7 +9,7 @@ import pytest
 
 from frspec_cpp import _core
 
-pytestmark = pytest.mark.every_isa
+pytestmark = [pytest.mark.every_isa, pytest.mark.threads]
 
 
 def random_tree(rng: np.random.Generator, nodes: int, vocab: int) -> tuple[list[int], list[int]]:

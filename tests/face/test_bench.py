@@ -180,6 +180,7 @@ def test_errors_without_a_drafter(run: Runner, demo_target: Path) -> None:
         assert b"there is no drafter" in result.stderr
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_binary(binary: str) -> None:
     with subprocess.Popen([binary, "bench", "-r", "1000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         time.sleep(1)
@@ -188,6 +189,7 @@ def test_ctrl_c_ends_the_binary(binary: str) -> None:
     assert (process.returncode, out, err) == (130, b"", b"frspec: interrupted\n")
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_python_function() -> None:
     def interrupt(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)

@@ -16,6 +16,8 @@ import pytest
 
 from frspec_cpp import LLM, Generation
 
+pytestmark = pytest.mark.threads
+
 LONG = {"max_tokens": 3000, "ignore_eos": True}
 UNTIL_ENDED = 30.0  # seconds
 

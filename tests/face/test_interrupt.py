@@ -13,6 +13,8 @@ import pytest
 
 from frspec_cpp import LLM
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 PROMPT = "Once upon a time"
 LONG = ["generate", "-p", PROMPT, "-n", "2000", "--ignore-eos", "--no-draft", "-t", "1"]
 
@@ -93,10 +95,8 @@ def test_python_raises_and_goes_on(llm: LLM, demo_target: Path, what: str) -> No
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     time.sleep(0.1)
-    begin = time.monotonic()
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert output != b"finished\n", "it was done before the signal came"
     assert json.loads(output) == llm.generate("def fibonacci(n):", 12).tokens
-    assert time.monotonic() - begin < 5

@@ -89,6 +89,7 @@ def test_a_random_seed_is_told(run: Runner, small: LLM) -> None:
 # ---- threads, layers, batches, drafts
 
 
+@pytest.mark.threads
 def test_all_threads(run: Runner, demo_target: Path) -> None:
     usual = LLM(demo_target, n_ctx=16).device
     for threads in (-1, 0, None):

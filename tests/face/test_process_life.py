@@ -12,6 +12,8 @@ import pytest
 
 from frspec_cpp import GgufFile
 
+pytestmark = pytest.mark.threads
+
 TIMEOUT = 120  # seconds: a process that hangs is a failure
 
 
@@ -299,6 +301,7 @@ def test_a_child_leaves_the_parents_counts_alone(demo_target: Path, demo_drafter
     assert GgufFile(ranks).metadata["frspec.ranks.tokens_counted"] == 37
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_signal_that_comes_while_a_thread_writes() -> None:
     """Ctrl-C goes to the main thread; the text of another one is not harmed."""
     code = """

@@ -205,6 +205,7 @@ def test_full_disk_on_the_command_line(folder: Path) -> None:
     assert failed.stderr.count("\n") == 1
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupt_removes_the_temporary_file(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "big", "llama", hidden_size=256, intermediate_size=8192, num_hidden_layers=6)
     output = tmp_path / "out.gguf"

@@ -31,7 +31,6 @@ def vocab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.every_isa
 @pytest.mark.parametrize("kind", TYPES)
 def test_every_type_loads_and_drafts(vocab: Path, tmp_path: Path, kind: str) -> None:
     """Plain and drafted texts of a pair in each type are equal."""

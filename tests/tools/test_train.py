@@ -189,6 +189,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(loop.Trainer, "_step", interrupted)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("kind", ["eagle2", "eagle3", "specvocab"])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, pair: TinyPair, text: Path, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -16,8 +16,6 @@ from tiny_pair import TinyPair, make_tiny_pair
 
 from frspec_cpp import _core
 
-pytestmark = pytest.mark.every_isa
-
 VOCAB = 400
 CONTROL = [0, 1]
 Steps = list[list[tuple[int, bool, str]]]
@@ -52,6 +50,7 @@ def make_engine(pair: TinyPair, **options: Any) -> _core.Engine:
     return _core.Engine(str(pair.target_gguf), drafter=str(pair.drafter_gguf), **{**shape, **options})
 
 
+@pytest.mark.every_isa
 @pytest.mark.parametrize("order", ["by id", "backwards", "random"])
 def test_all_rows_are_the_full_head(pair: TinyPair, tmp_path: Path, order: str) -> None:
     """With N = V every step drafts what the full head drafts, in whatever order the tokens are ranked."""

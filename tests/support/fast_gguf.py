@@ -1,0 +1,39 @@
+"""Makes the gguf package read arrays at once: element by element, as it does, a vocabulary takes seconds each time."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import gguf
+import numpy as np
+
+Parts = tuple[int, list[Any], list[int], list[gguf.GGUFValueType]]
+
+_one_by_one = gguf.GGUFReader._get_field_parts
+
+
+def _at_once(reader: Any, start: int, kind: int) -> Parts:
+    """Size, pieces, which of these are values, types: what GGUFReader._get_field_parts gives."""
+    element = reader._get(start, np.uint32) if kind == gguf.GGUFValueType.ARRAY else None
+    if element is None or reader.byte_order != "I" or element[0] == gguf.GGUFValueType.ARRAY:
+        parts: Parts = _one_by_one(reader, start, kind)
+        return parts
+    count = reader._get(start + 4, np.uint64)
+    types = [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType(element[0])]
+    at = start + 12
+    if element[0] != gguf.GGUFValueType.STRING:
+        values = reader._get(at, reader.gguf_scalar_to_np[types[1]], count[0])
+        return 12 + int(values.nbytes), [element, count, values], [2], types
+    data = np.asarray(reader.data)  # a slice of a memmap takes ten times as long
+    pieces: list[Any] = [element, count]
+    for _ in range(int(count[0])):
+        (length,) = struct.unpack_from("<Q", data, at)
+        pieces += (data[at : at + 8], data[at + 8 : at + 8 + length])
+        at += 8 + length
+    return at - start, pieces, list(range(3, len(pieces), 2)), types
+
+
+def install() -> None:
+    """For this process."""
+    gguf.GGUFReader._get_field_parts = _at_once
