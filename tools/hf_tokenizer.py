@@ -11,7 +11,7 @@ from .pretokenizers import pretokenizer_name
 from .sentencepiece_file import read_sentencepiece
 from .special_tokens import add_special_tokens
 from .spm_from_bpe import spm_vocabulary
-from .text_preparation import added_token_remarks, byte_level_remarks, spm_remarks
+from .text_preparation import added_token_remarks, byte_level_remarks, merged_token_remarks, spm_remarks, steps
 from .vocabulary import TokenType, Vocabulary
 
 _WIDE = ("<\uff5c", "\uff5c>")  # the brackets of DeepSeek's control tokens
@@ -68,8 +68,7 @@ def _from_json(path: Path, tokenizer: dict[str, Any]) -> Vocabulary:
 
 
 def _is_byte_level(tokenizer: dict[str, Any]) -> bool:
-    step = tokenizer.get("pre_tokenizer") or {}
-    return any(s.get("type") == "ByteLevel" for s in step.get("pretokenizers", [step]))
+    return any(step.get("type") == "ByteLevel" for step in steps(tokenizer.get("pre_tokenizer"), "pretokenizers"))
 
 
 def _in_order(path: Path, vocab: dict[str, Any]) -> list[str]:
@@ -102,6 +101,7 @@ def _looks_special(text: str) -> bool:
 
 def _add_tokens(vocabulary: Vocabulary, added: list[dict[str, Any]]) -> None:
     """Marks added tokens as control or user-defined, and appends those that are not in the vocabulary yet."""
+    merged: list[dict[str, Any]] = []
     for token in sorted(added, key=lambda token: int(token["id"])):
         number, text = int(token["id"]), str(token["content"])
         while len(vocabulary.tokens) < number:  # a gap, as in padded vocabularies
@@ -117,8 +117,11 @@ def _add_tokens(vocabulary: Vocabulary, added: list[dict[str, Any]]) -> None:
                 f"{vocabulary.path}: token {number}: found {text!r} among the added tokens, "
                 f"expected {vocabulary.tokens[number]!r} as in the vocabulary"
             )
+        elif kind == TokenType.USER_DEFINED and vocabulary.merges and any("\u0100" <= c < "\u0144" for c in text):
+            merged.append(token)  # it stands for a space, a line end or half a character, and stays an ordinary token
         elif vocabulary.types[number] not in (TokenType.UNKNOWN, TokenType.BYTE):
             vocabulary.types[number] = kind
+    vocabulary.remarks += merged_token_remarks(merged)
 
 
 def _added_beside_sentencepiece(folder: Path) -> list[dict[str, Any]]:

@@ -79,7 +79,16 @@ std::string read_file(const std::string& path) {
   return read_all(file.number(), path);
 }
 
+// Whether a text ends with what chat templates write before an answer, line ends included: "<|im_start|>assistant\n",
+// "<start_of_turn>model\n", "<|start_header_id|>assistant<|end_header_id|>\n\n".
+bool ends_with_turn_header(std::string_view text) {
+  constexpr std::string_view kEndHeader = "<|end_header_id|>\n\n";
+  return text.ends_with(kEndHeader) || text.ends_with(">assistant\n") || text.ends_with(">model\n");
+}
+
+// Less the line end that a file has and its text has not.
 std::string without_line_end(std::string text) {
+  if (ends_with_turn_header(text)) return text;
   const std::size_t size = text.ends_with("\r\n") ? 2 : text.ends_with('\n') ? 1 : 0;
   text.resize(text.size() - size);
   return text;

@@ -91,7 +91,9 @@ RopeConfig read_rope(const GgufFile& file, const Reader& reader, const ModelConf
     rope.scaling = RopeConfig::Scaling::Linear;
   } else if (scaling == "yarn") {
     rope.scaling = RopeConfig::Scaling::Yarn;
-    rope.original_context = reader.size_or("rope.scaling.original_context_length", kMaxContext, config.context);
+    constexpr std::string_view kOriginal = "rope.scaling.original_context_length";
+    const bool unknown = file.find_int(reader.key(kOriginal)) == 0;  // as llama.cpp understands it
+    rope.original_context = unknown ? config.context : reader.size_or(kOriginal, kMaxContext, config.context);
     rope.attention_factor = reader.positive("rope.scaling.attn_factor", 1.0);
     rope.beta_fast = reader.positive("rope.scaling.yarn_beta_fast", 32.0);
     rope.beta_slow = reader.positive("rope.scaling.yarn_beta_slow", 1.0);

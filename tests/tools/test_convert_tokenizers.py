@@ -309,6 +309,13 @@ def _template(before: list[str], after: list[str]) -> dict[str, Any]:
     return {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": tokens}
 
 
+def _renamed() -> dict[str, Any]:
+    """A post-processor that calls <|end|> <|begin|>: Hugging Face goes by the ids."""
+    value = _template(["<|begin|>"], [])
+    value["special_tokens"]["<|begin|>"]["ids"] = [1]
+    return value
+
+
 @pytest.mark.parametrize(
     ("processor", "around"),
     [
@@ -367,6 +374,49 @@ def test_flags_of_added_tokens_are_remarked(tmp_path: Path, flag: str, place: st
     assert vocabulary.types[size] == (4 if place == "tokenizer.json" else 3)
 
 
+def test_added_tokens_that_merges_make(tmp_path: Path) -> None:
+    """Hugging Face takes their texts for bytes, as those of other tokens: \u0120 is a space."""
+    make_tokenizer(tmp_path, "qwen2")
+    vocab = json.loads((tmp_path / "tokenizer.json").read_text())["model"]["vocab"]
+    text = next(text for text in vocab if text.startswith("\u0120") and len(text) > 3)
+    flags = dict.fromkeys(("special", "normalized", "single_word", "lstrip", "rstrip"), False)
+    token = {"id": vocab[text], "content": text, **flags}
+    edit(tmp_path / "tokenizer.json", lambda value: value["added_tokens"].append(token))
+    hugging_face = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert hugging_face.encode(text).ids == hugging_face.encode(text.replace("\u0120", " ")).ids == [vocab[text]]
+    assert hugging_face.decode([vocab[text]]) == text.replace("\u0120", " ")
+    vocabulary = read(tmp_path)
+    assert vocabulary.types[vocab[text]] == 1
+    (remark,) = vocabulary.remarks
+    assert repr(text) in remark
+
+
+def test_spaces_that_metaspace_leaves_out_are_remarked(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path, "spm")
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": False}
+    edit(tmp_path / "tokenizer.json", lambda value: value.update(normalizer=None, pre_tokenizer=metaspace))
+    hugging_face = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert hugging_face.encode(" tale").ids == hugging_face.encode("tale").ids  # what the remark is about
+    assert any("begins with a space" in remark for remark in read(tmp_path).remarks)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "spm"])
+def test_sequences_in_sequences(tmp_path: Path, kind: str) -> None:
+    make_tokenizer(tmp_path, kind)
+    before = read(tmp_path)
+    for stage, parts in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
+        edit(
+            tmp_path / "tokenizer.json",
+            lambda value, stage=stage, parts=parts: (
+                value.update({stage: {"type": "Sequence", parts: [value[stage], {"type": "Sequence", parts: []}]}})
+                if value[stage]
+                else None
+            ),
+        )
+    tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))  # is a tokenizer
+    assert read(tmp_path) == before
+
+
 def test_spaces_behind_added_tokens_are_remarked(tmp_path: Path) -> None:
     make_tokenizer(tmp_path, "spm")
     hugging_face = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
@@ -382,7 +432,11 @@ def test_spaces_behind_added_tokens_are_remarked(tmp_path: Path) -> None:
     [
         (lambda v: v["model"].update(ignore_merges=True), "ignore_merges"),
         (lambda v: v["model"].update(byte_fallback=False, fuse_unk=False), "fuse_unk"),
+        (lambda v: v["model"].update(byte_fallback=False), "byte_fallback.*'<0x00>'"),
         (lambda v: v.update(decoder={"type": "ByteLevel"}), "decoder .*'ByteLevel'"),
+        (lambda v: v["decoder"]["decoders"][0].update(content="_"), "decoder .*'Replace'"),
+        (lambda v: v["decoder"]["decoders"][3].update(start=2), "decoder .*'Strip'"),
+        (lambda v: v["normalizer"]["normalizers"].append({"type": "Prepend", "prepend": "\u2581"}), "'Prepend'"),
         (lambda v: v["normalizer"]["normalizers"].append({"type": "Lowercase"}), "'Lowercase'"),
     ],
 )
@@ -431,10 +485,17 @@ def test_special_ids_that_are_no_tokens_are_left_out(tmp_path: Path, number: int
         (lambda v: v.update(decoder={"type": "WordPiece", "prefix": "##"}), "decoder .*'WordPiece'"),
         (lambda v: v.update(post_processor=_template(["<|end|>"], [])), "puts .'<.end.>'. before each text"),
         (lambda v: v.update(post_processor=_template(["<|begin|>"] * 2, [])), "puts .* before each text"),
+        (lambda v: v.update(post_processor=_renamed()), "puts .'<.end.>'. before each text"),
+        (
+            lambda v: v.update(post_processor={**_renamed(), "special_tokens": {}}),
+            "'<.begin.>', which its special_tokens",
+        ),
         (lambda v: v.update(post_processor=_template([], ["<|begin|>"])), "puts .'<.begin.>'. behind each text"),
         (
-            lambda v: v.update(post_processor={"type": "BertProcessing", "sep": ["<|begin|>", 0], "cls": ["x", 5]}),
-            "puts .'x'. before each text",
+            lambda v: v.update(
+                post_processor={"type": "BertProcessing", "sep": ["<|end|>", 1], "cls": ["<|begin|>", 5]}
+            ),
+            r"puts .'\$'. before each text",  # the id counts, not the text beside it
         ),
         (lambda v: v.update(post_processor={"type": "Odd"}), "post-processor .*'Odd'"),
     ],
