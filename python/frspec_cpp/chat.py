@@ -93,6 +93,17 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
+def _check_tools(tools: object) -> list[Any]:
+    """The tools as plain data; ValueError where they are no list: a template would go through a dictionary's keys."""
+    data = plain_data(tools, "tools")
+    if not isinstance(data, list):
+        raise ValueError(f"tools: found {type(tools).__name__}, expected a list of functions, as OpenAI describes them")
+    for i, tool in enumerate(data):
+        if not isinstance(tool, dict):
+            raise ValueError(f"tools[{i}]: found {type(tool).__name__}, expected a function, as OpenAI describes it")
+    return data
+
+
 def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
@@ -150,7 +161,7 @@ class ChatTemplate:
         if "messages" in values:
             raise ValueError("chat_template_kwargs: found 'messages', expected variables beside them")
         if tools is not None:
-            values["tools"] = plain_data(tools, "tools")
+            values["tools"] = _check_tools(tools)
             if not self._mentions_tools:
                 warnings.warn(f"{self._name}: the chat template does not tell the model of tools", stacklevel=4)
         if not continue_final_message:

@@ -207,6 +207,8 @@ def test_underscores_are_dashes(run: Runner) -> None:
         ("-ctk", "--cache-type"),
         ("--ubatch-size", "--batch-size"),
         ("--draft-max", "--tree-depth"),
+        ("-tb", "--threads"),
+        ("--interactive", "frspec chat"),
     ],
 )
 def test_unknown_options(run: Runner, option: str, help_: str) -> None:
