@@ -241,7 +241,10 @@ def test_bos_that_a_prompt_begins_with_is_not_doubled(llm: LLM) -> None:
     assert llm.tokenize(text + "Hi", add_special=False) == llm.tokenize("Hi")
 
 
-@pytest.mark.parametrize("form", ["{}", "[{}]\n", " {} "])
+JSON_IDS = '{{"pieces": ["[", "\\"tokens\\": [5]"], "tokens": [{}], "prompt_tokens": 3}}\n'
+
+
+@pytest.mark.parametrize("form", ["{}", "[{}]\n", " {} ", JSON_IDS])
 def test_token_ids_as_a_prompt(run: Runner, llm: LLM, tmp_path: Path, form: str) -> None:
     ids = llm.tokenize("def fibonacci(n):")
     expected = llm.generate(ids, 8).tokens
@@ -253,9 +256,21 @@ def test_token_ids_as_a_prompt(run: Runner, llm: LLM, tmp_path: Path, form: str)
     assert as_json(run, "--ids", "-", "-n", "8", stdin=file.read_bytes())["tokens"] == expected
 
 
+def test_token_ids_as_tokenize_prints_them(run: Runner, llm: LLM) -> None:
+    printed = run("tokenize", "--json", "-p", 'x = ["tokens", "a"]').stdout
+    found = as_json(run, "--ids", "-", "-n", "8", stdin=printed)
+    assert found["tokens"] == llm.generate('x = ["tokens", "a"]', 8).tokens
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("1 two", 'found "two", expected token ids'), ("1.5", '"1.5"'), ("", "prompt"), ("1 99999999", "99999999")],
+    [
+        ("1 two", 'found "two", expected token ids'),
+        ('{"ids": [1]}', r'found "{\"ids\":"'),
+        ("1.5", '"1.5"'),
+        ("", "prompt"),
+        ("1 99999999", "99999999"),
+    ],
 )
 def test_what_is_no_token_id(run: Runner, tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "ids"
