@@ -52,7 +52,7 @@ class Prompt {
  public:
   explicit Prompt(const Request& request) : request_(request) {
     if (request.token_file) {
-      tokens_ = parse_tokens(read_prompt({}, request.token_file), *request.token_file);
+      tokens_ = parse_tokens(read_text(*request.token_file), *request.token_file);
       return;
     }
     text_ = read_prompt(request.prompt, request.file);

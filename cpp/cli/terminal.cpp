@@ -112,12 +112,15 @@ void write_warning(const std::string& warning) { write_note("warning: " + warnin
 
 void ignore_broken_pipe() { std::signal(SIGPIPE, SIG_IGN); }
 
+std::string read_text(const std::string& file) {
+  if (file != "-") return read_file(file);
+  if (isatty(STDIN_FILENO) != 0) write_note("reading from the terminal; Ctrl-D ends it");
+  return read_all(STDIN_FILENO, "standard input");
+}
+
 std::string read_prompt(const std::optional<std::string>& prompt, const std::optional<std::string>& file) {
   if (prompt && file) fail("-p, --prompt and -f, --file: found both, expected one of them");
-  if (prompt) return *prompt;
-  if (file && *file != "-") return without_line_end(read_file(*file));
-  if (isatty(STDIN_FILENO) != 0) write_note("reading the prompt from the terminal; Ctrl-D ends it");
-  return without_line_end(read_all(STDIN_FILENO, "standard input"));
+  return prompt ? *prompt : without_line_end(read_text(file.value_or("-")));
 }
 
 std::string unescaped(std::string_view text) {

@@ -150,13 +150,23 @@ def test_a_conversation_that_fills_the_context(run: Runner, chatty: Path) -> Non
     assert b"prompt: found" in result.stderr
 
 
+def test_a_template_file_is_read_whole(run: Runner, chatty: Path, llm: LLM, tmp_path: Path) -> None:
+    """Jinja takes one line end off a template, and nobody another one."""
+    file = tmp_path / "own.jinja"
+    for end in ("", "\n", "\n\n", "<|im_start|>assistant\n"):
+        file.write_bytes(b"{{ messages[0].content }}" + end.encode())
+        ids = llm.chat_prompt([{"role": "user", "content": "Hi"}], chat_template=file)
+        arguments = ("-m", str(chatty), "--chat", "--chat-template-file", str(file), "-p", "Hi", "-n", "1")
+        assert as_json(run, *arguments)["prompt_tokens"] == len(ids)
+
+
 def test_without_the_python_package(binary: str, chatty: Path, tmp_path: Path) -> None:
     alone = shutil.copy(binary, tmp_path / "frspec")
     result = subprocess.run(
         [alone, "chat", "-m", chatty], capture_output=True, check=False, stdin=subprocess.DEVNULL, env={"PATH": "/none"}
     )
     assert result.returncode == 1
-    assert b"frspec-chat-template: cannot be run" in result.stderr
+    assert b"found no frspec-chat-template beside" in result.stderr
     assert b"pip install frspec_cpp" in result.stderr
 
 
