@@ -35,6 +35,7 @@ def read_tokenizer(folder: Path, config: Config) -> Vocabulary:
         added = {token["id"]: token for token in _added_beside_sentencepiece(folder)}
     else:
         raise FileNotFoundError(errno.ENOENT, "no tokenizer.json or tokenizer.model in this folder", str(folder))
+    _heed_prefix_setting(vocabulary, folder)
     _add_tokens(vocabulary, list(added.values()))
     vocabulary.remarks += added_token_remarks(added.values())
     vocabulary.pad(config.integer("vocab_size"))
@@ -65,6 +66,21 @@ def _from_json(path: Path, tokenizer: dict[str, Any]) -> Vocabulary:
         vocabulary = spm_vocabulary(path, tokenizer, tokens, merges)
         vocabulary.remarks += spm_remarks(path, tokenizer)
     return vocabulary
+
+
+def _heed_prefix_setting(vocabulary: Vocabulary, folder: Path) -> None:
+    """Takes `add_prefix_space` of tokenizer_config.json, which some tokenizer classes of transformers go by."""
+    path = folder / "tokenizer_config.json"
+    settings = read_json_if_there(path)
+    setting, kind = settings.get("add_prefix_space"), str(settings.get("tokenizer_class"))
+    if vocabulary.model == "llama":
+        if isinstance(setting, bool) and kind.startswith(("Llama", "CodeLlama")):
+            vocabulary.add_space_prefix = setting
+    elif setting and (kind.startswith("GPT2") or vocabulary.pre == "gpt-2"):
+        raise ValueError(
+            f"{path}: key 'add_prefix_space': found true: a space would be put before each text, which GGUF cannot say "
+            "of byte-level BPE; expected false"
+        )
 
 
 def _is_byte_level(tokenizer: dict[str, Any]) -> bool:

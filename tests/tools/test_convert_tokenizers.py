@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tokenizers
+import transformers
 from checkpoints import make_checkpoint, make_tokenizer
 from frspec_cpp.tools.config import Config
 from frspec_cpp.tools.hf_tokenizer import read_tokenizer
@@ -164,6 +165,48 @@ def test_add_bos(tmp_path: Path, tokenizer_class: str, setting: bool | None, tem
     change = {"tokenizer_class": tokenizer_class, "add_bos_token": setting}
     edit(tmp_path / "tokenizer_config.json", lambda value: value.update(change))
     assert read(tmp_path).add_bos is expected
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_class", "setting", "expected"),
+    [
+        ("LlamaTokenizerFast", False, False),
+        ("LlamaTokenizer", True, True),
+        ("CodeLlamaTokenizer", None, True),
+        ("PreTrainedTokenizerFast", False, True),  # goes by tokenizer.json
+    ],
+)
+def test_add_prefix_space(tmp_path: Path, tokenizer_class: str, setting: bool | None, expected: bool) -> None:
+    make_tokenizer(tmp_path, "spm")
+    settings = {"tokenizer_class": tokenizer_class, "add_prefix_space": setting, "bos_token": "<|begin|>"}
+    edit(tmp_path / "tokenizer_config.json", lambda value: value.update(settings))
+    assert read(tmp_path).add_space_prefix == expected
+    if int(transformers.__version__.split(".")[0]) < 5:
+        return  # it would need SentencePiece's own file
+    hugging_face = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert hugging_face.tokenize("tale")[0].startswith("\u2581") == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokenizer_class", "refused"),
+    [
+        ("gpt-2", "PreTrainedTokenizerFast", True),
+        ("qwen2", "GPT2TokenizerFast", True),
+        ("qwen2", "PreTrainedTokenizerFast", False),
+    ],
+)
+def test_add_prefix_space_of_byte_level_tokenizers(
+    tmp_path: Path, kind: str, tokenizer_class: str, refused: bool
+) -> None:
+    make_tokenizer(tmp_path, kind)
+    for setting in (False, True):
+        settings = {"tokenizer_class": tokenizer_class, "add_prefix_space": setting}
+        edit(tmp_path / "tokenizer_config.json", lambda value, new=settings: value.update(new))
+        if not (setting and refused):
+            assert read(tmp_path).pre == kind
+            continue
+        with pytest.raises(ValueError, match=r"tokenizer_config\.json: key 'add_prefix_space': found true"):
+            read(tmp_path)
 
 
 def test_chat_templates(tmp_path: Path) -> None:
