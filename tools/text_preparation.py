@@ -69,14 +69,15 @@ def spm_remarks(path: Path, tokenizer: dict[str, Any]) -> list[str]:
             "characters would be spelled with them; expected true"
         )
     _check_decoder(path, tokenizer, _PIECE_DECODERS)
-    prepends = any(step.get("type") == "Prepend" for step in steps(tokenizer.get("normalizer"), "normalizers"))
-    inside = [token for token in tokenizer.get("added_tokens") or [] if token.get("normalized")]
-    if prepends:
-        return [
-            f"behind {_named(inside)} (normalized) Hugging Face puts no space before the text; GGUF cannot say so, and "
-            "one is put there, as in llama.cpp"
-        ] * bool(inside)
     remarks = []
+    if any(step.get("type") == "Prepend" for step in steps(tokenizer.get("normalizer"), "normalizers")):
+        inside = [token for token in tokenizer.get("added_tokens") or [] if token.get("normalized")]
+        if inside:
+            remarks.append(
+                f"behind {_named(inside)} (normalized) Hugging Face puts no space before the text; GGUF cannot say so, "
+                "and one is put there, as in llama.cpp"
+            )
+        return remarks  # what Metaspace does beside it changes nothing
     schemes = {prepend_scheme(step) for step in steps(tokenizer.get("pre_tokenizer"), "pretokenizers")}
     if schemes & {"always", "first"}:
         remarks.append(
@@ -161,7 +162,7 @@ def _template(path: Path, step: dict[str, Any]) -> tuple[list[int], list[int]]:
 
 def _check_decoder(path: Path, tokenizer: dict[str, Any], known: Mapping[str, Mapping[str, Any]]) -> None:
     for step in steps(tokenizer.get("decoder"), "decoders"):
-        expected = known.get(step["type"])
+        expected = known.get(str(step.get("type")))
         if expected is None or any(step.get(key) != value for key, value in expected.items()):
             raise ValueError(
                 f"{path}: the decoder {step!r} makes other texts of tokens than GGUF can say; expected "
