@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import warnings
@@ -114,6 +115,19 @@ def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     return environment
 
 
+@functools.cache
+def _check_sandbox() -> None:
+    """ImportError where a template could leave the sandbox, as that of jinja2 before 3.1.6 (CVE-2025-27516)."""
+    try:
+        _environment().from_string("{{ ('{0.__class__.__mro__}' | attr('format'))(0) }}").render()
+    except jinja2.sandbox.SecurityError:
+        return
+    raise ImportError(
+        f"jinja2: the sandbox of the version in {Path(jinja2.__file__).parent} lets templates out, which are programs "
+        "of strangers; expected 3.1.6 or newer"
+    )
+
+
 class ChatTemplate:
     """A compiled chat template.
 
@@ -125,9 +139,11 @@ class ChatTemplate:
 
     Raises:
         ValueError: It is not a valid Jinja program.
+        ImportError: The jinja2 that is installed is not safe.
     """
 
     def __init__(self, source: str, name: str, bos_token: str, eos_token: str) -> None:
+        _check_sandbox()
         self._name = name
         self._constants = {"bos_token": bos_token, "eos_token": eos_token}
         try:
