@@ -90,11 +90,11 @@ REFUSED: dict[str, tuple[str, Edit, tuple[str, ...]]] = {
         key("gemma2.attention.sliding_window", 513),
         ("gemma2.attention.sliding_window", "513", "512"),
     ),
-    "a negative window": ("gemma2", key("gemma2.attention.sliding_window", -1), ("sliding_window", "-1")),
+    "a negative window": ("gemma2", key("gemma2.attention.sliding_window", -1), ("gemma2.attention.sliding_window", "-1")),
     "flags for too few layers": (
         "gemma3",
         key("gemma3.attention.sliding_window_pattern", [True, False]),
-        ("sliding_window_pattern", "2 flags", "7 layers"),
+        ("gemma3.attention.sliding_window_pattern", "2 flags", "7 layers"),
     ),
     "more experts used than there are": (
         "qwen3moe",
@@ -105,12 +105,12 @@ REFUSED: dict[str, tuple[str, Edit, tuple[str, ...]]] = {
     "other experts than the tensors have": (
         "qwen3moe",
         key("qwen3moe.expert_count", 4),
-        ("ffn_gate_inp.weight", "{64, 8}", "{64, 4}"),
+        ("blk.0.ffn_gate_inp.weight", "{64, 8}", "{64, 4}"),
     ),
     "experts of another width": (
         "mixtral",
         key("llama.feed_forward_length", 64),
-        ("ffn_gate_exps.weight", "{64, 96, 4}", "{64, 64, 4}"),
+        ("blk.0.ffn_gate_exps.weight", "{64, 96, 4}", "{64, 64, 4}"),
     ),
     "experts where there are none": ("olmo2", key("olmo2.expert_count", 4), ("olmo2.expert_count", "4", "0")),
     "factors of another rope": (
@@ -123,7 +123,7 @@ REFUSED: dict[str, tuple[str, Edit, tuple[str, ...]]] = {
         key("smollm3.rope.scaling.type", "longrope"),
         ("rope_factors_long.weight",),
     ),
-    "a fused matrix of another height": ("phi3", key("phi3.feed_forward_length", 95), ("ffn_up.weight", "190")),
+    "a fused matrix of another height": ("phi3", key("phi3.feed_forward_length", 95), ("blk.0.ffn_up.weight", "190")),
     "a missing scale": ("granite", without_key("granite.residual_scale"), ("granite.residual_scale", "missing")),
     "a scale of 0": ("granite", key("granite.logit_scale", 0.0), ("granite.logit_scale", "above 0")),
     "a negative cap": (
