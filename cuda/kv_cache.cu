@@ -90,6 +90,10 @@ __global__ void __launch_bounds__(kHeadsPerBlock* kWarp)
     float* from =
         is_query ? q.row(r) + std::int64_t{head} * head_dim : k.row(r) + std::int64_t{head - q_heads} * head_dim;
     rotate(from, x, head_dim, rope, position);
+    if (is_query && rope.query_scale != nullptr) {
+      warp_sync();  // others have rotated what this lane scales
+      for (int i = lane(); i < head_dim; i += kWarp) from[i] *= rope.query_scale[position];
+    }
   }
   warp_sync();
   const std::int64_t slot = std::int64_t{prefix} + rows.first_slot + r;

@@ -39,11 +39,14 @@ struct AttentionTask {
   const std::int32_t* path = nullptr;    // row r's others are slots prefix + path[r * path_stride + p - prefix];
   int path_stride = 0;                   // null: slot p throughout
   const std::int32_t* length = nullptr;  // (rows) logical positions that each row sees
+  const std::int32_t* first = nullptr;   // (rows) the first of them that it sees
   std::int32_t first_segment = 0;        // segments to work on
   std::int32_t last_segment = 0;
   float scale = 0.0f;
-  float* partial = nullptr;  // null: write `out`; else the segments' (there is one) state: (lines, head_dim + 2)
-  float* scratch = nullptr;  // attention_scratch() floats, line-aligned
+  float cap = 0.0f;              // of scores, as backend.h's AttentionRule
+  const float* sinks = nullptr;  // (group) or null
+  float* partial = nullptr;      // null: write `out`; else the segments' (there is one) state: (lines, head_dim + 2)
+  float* scratch = nullptr;      // attention_scratch() floats, line-aligned
 };
 
 // Head dimensions are padded to whole vectors of the widest kind.

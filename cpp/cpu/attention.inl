@@ -2,7 +2,8 @@
 //
 // A row's result is a fold over its segments in order; a segment's is a fold over its chunks in order; within a chunk
 // every score and every output is one running sum. So it does not matter which rows share a task, nor who computes a
-// segment.
+// segment. A chunk before a row's window leaves its state untouched: alone, the row would not meet it. A sink is what
+// the fold over segments begins with.
 
 namespace {
 
@@ -96,6 +97,8 @@ struct FloatRows {
   const float* data;
   std::int64_t stride;
 
+  FloatRows behind(std::int64_t rows) const { return {data + rows * stride, stride}; }
+
   Floats at(std::int64_t i, std::int64_t column) const { return load(data + i * stride + column); }
 };
 
@@ -115,6 +118,8 @@ struct HalfKeys {
 struct HalfValues {
   const std::byte* data;
   std::int64_t head_dim;
+
+  HalfValues behind(std::int64_t rows) const { return {data + 2 * rows * head_dim, head_dim}; }
 
   Floats at(std::int64_t i, std::int64_t column) const {
     const std::byte* run = data + 2 * (i * head_dim + column);
@@ -198,9 +203,13 @@ inline void clear(const AttentionState& s, std::int64_t lines, std::int64_t widt
 }
 
 // Turns the scores of one chunk into weights exp(score - running maximum) and updates maximum and total; returns the
-// factor by which everything summed so far must be scaled.
-inline float soften(float* scores, int count, float& maximum, float& total) {
+// factor by which everything summed so far must be scaled. The keys are [from, count).
+inline float soften(float* scores, int from, int count, float cap, float& maximum, float& total) {
   float top = maximum;
+  if (cap > 0.0f) {
+    for (int j = 0; j < kAttentionChunk; j += kLanes) store(scores + j, soft_capped(load(scores + j), cap));
+  }
+  for (int j = 0; j < from; ++j) scores[j] = -1e30f;
   for (int j = count; j < kAttentionChunk; ++j) scores[j] = -1e30f;
   Floats best = splat(top);
   for (int j = 0; j < kAttentionChunk; j += kLanes) {
@@ -211,8 +220,8 @@ inline float soften(float* scores, int count, float& maximum, float& total) {
   Floats added = {};
   for (int j = 0; j < kAttentionChunk; j += kLanes) {
     Floats weight = exponential(load(scores + j) - top);
-    if (j + kLanes > count) {
-      for (int i = 0; i < kLanes; ++i) weight[i] = j + i < count ? weight[i] : 0.0f;
+    if (j < from || j + kLanes > count) {
+      for (int i = 0; i < kLanes; ++i) weight[i] = j + i >= from && j + i < count ? weight[i] : 0.0f;
     }
     store(scores + j, weight);
     added += weight;
@@ -258,37 +267,42 @@ struct AttentionScratch {
   AttentionState running, segment;
 };
 
-// Lines [line, line + count) meet the first `seen` keys and values of a chunk.
+// Lines [line, line + count) meet the keys and values [from, seen) of a chunk.
 template <class Keys, class Values>
 inline void attend_lines(const AttentionTask& t, const AttentionScratch& s, const Keys& keys, const Values& values,
-                         std::int64_t line, std::int64_t count, int seen) {
+                         std::int64_t line, std::int64_t count, int from, int seen) {
   const std::int64_t width = padded_head(t.head_dim);
   float* scores = s.scores + line * kAttentionChunk;
   small_product({s.queries + line * t.head_dim, t.head_dim, t.head_dim, scores, kAttentionChunk, nullptr}, keys, count,
                 kAttentionChunk);
   for (std::int64_t i = 0; i < count; ++i) {
-    s.keep[i] = soften(scores + i * kAttentionChunk, seen, s.segment.maxima[line + i], s.segment.totals[line + i]);
+    s.keep[i] =
+        soften(scores + i * kAttentionChunk, from, seen, t.cap, s.segment.maxima[line + i], s.segment.totals[line + i]);
   }
-  small_product({scores, kAttentionChunk, seen, s.segment.result + line * width, width, s.keep}, values, count, width);
+  small_product({scores + from, kAttentionChunk, seen - from, s.segment.result + line * width, width, s.keep},
+                values.behind(from), count, width);
 }
 
 template <CacheForm kForm>
 inline void attend_chunk(const AttentionTask& t, const AttentionScratch& s, std::int32_t begin) {
   const std::int64_t width = padded_head(t.head_dim), lines = std::int64_t{t.rows} * t.group;
-  std::int32_t shortest = t.length[0], longest = t.length[0];
+  std::int32_t shortest = t.length[0], longest = t.length[0], earliest = t.first[0], latest = t.first[0];
   for (int r = 1; r < t.rows; ++r) {
     shortest = t.length[r] < shortest ? t.length[r] : shortest;
     longest = t.length[r] > longest ? t.length[r] : longest;
+    earliest = t.first[r] < earliest ? t.first[r] : earliest;
+    latest = t.first[r] > latest ? t.first[r] : latest;
   }
   const std::int32_t end = begin + kAttentionChunk;
+  if (earliest >= end) return;
   // Positions of the chunk that all rows find in the same slots.
   std::int32_t common = end < longest ? end : longest;
   if (t.path != nullptr && t.prefix < common) common = t.prefix;
   const int shared = common > begin ? common - begin : 0;
-  const bool whole = shared == kAttentionChunk && shortest >= end;
+  const bool whole = shared == kAttentionChunk && shortest >= end && latest <= begin;
   if (kForm == CacheForm::F16 && whole && lines <= kAttendRows && width == t.head_dim) {
     const std::int64_t at = 2 * begin * std::int64_t{t.head_dim};
-    attend_lines(t, s, HalfKeys{t.keys.data + at, t.head_dim}, HalfValues{t.values.data + at, t.head_dim}, 0, lines,
+    attend_lines(t, s, HalfKeys{t.keys.data + at, t.head_dim}, HalfValues{t.values.data + at, t.head_dim}, 0, lines, 0,
                  kAttentionChunk);
     return;
   }
@@ -296,18 +310,19 @@ inline void attend_chunk(const AttentionTask& t, const AttentionScratch& s, std:
   load_keys<kForm>(s.keys, t.keys, begin, shared, t.head_dim);
   for (int j = 0; j < shared; ++j) load_value<kForm>(s.values + j * width, t.values, begin + j, t.head_dim);
   if (whole) {
-    attend_lines(t, s, keys, values, 0, lines, kAttentionChunk);
+    attend_lines(t, s, keys, values, 0, lines, 0, kAttentionChunk);
     return;
   }
   for (int r = 0; r < t.rows; ++r) {
-    if (t.length[r] <= begin) continue;
+    if (t.length[r] <= begin || t.first[r] >= end) continue;
+    const int from = t.first[r] > begin ? t.first[r] - begin : 0;
     const int seen = t.length[r] < end ? t.length[r] - begin : kAttentionChunk;
     for (int j = shared; j < seen; ++j) {
       const std::int64_t slot = t.prefix + t.path[std::int64_t{r} * t.path_stride + begin + j - t.prefix];
       load_one_key<kForm>(s.keys + j, t.keys, slot, t.head_dim);
       load_value<kForm>(s.values + j * width, t.values, slot, t.head_dim);
     }
-    attend_lines(t, s, keys, values, std::int64_t{r} * t.group, t.group, seen);
+    attend_lines(t, s, keys, values, std::int64_t{r} * t.group, t.group, from, seen);
   }
 }
 
@@ -324,6 +339,10 @@ inline void attend_segments(const AttentionTask& t) {
     for (int d = 0; d < t.head_dim; ++d) s.queries[i * t.head_dim + d] = q[d] * t.scale;
   }
   clear(s.running, lines, width);
+  for (std::int64_t i = 0; t.sinks != nullptr && t.partial == nullptr && i < lines; ++i) {
+    s.running.maxima[i] = t.sinks[i % t.group];
+    s.running.totals[i] = 1.0f;
+  }
   for (std::int32_t segment = t.first_segment; segment < t.last_segment; ++segment) {
     clear(s.segment, lines, width);
     const std::int32_t first = segment * kAttentionSegment;
@@ -361,8 +380,9 @@ void attend(const AttentionTask& t) {
 }
 
 // The partial states of a line, one per segment, `stride` floats apart, folded in order.
-void merge_segments(float* out, const float* partial, std::int64_t stride, int segments, std::int64_t head_dim) {
-  float maximum = -1e30f, total = 0.0f;
+void merge_segments(float* out, const float* partial, std::int64_t stride, int segments, std::int64_t head_dim,
+                    const float* sink) {
+  float maximum = sink != nullptr ? *sink : -1e30f, total = sink != nullptr ? 1.0f : 0.0f;
   for (std::int64_t d = 0; d < head_dim; ++d) out[d] = 0.0f;
   for (int s = 0; s < segments; ++s, partial += stride) {
     merge_line(out, maximum, total, partial, partial[head_dim], partial[head_dim + 1], head_dim);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/error.h"
 #include "cpu/cpu_backend.h"
@@ -128,6 +129,9 @@ void CpuBackend::rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope,
       const float* cos = rope.cos + position * (rope.dims / 2);
       const float* sin = rope.sin + position * (rope.dims / 2);
       for (std::int64_t h = 0; h < q.cols; h += d) rotate(q.row(r) + h, cos, sin, rope);
+      if (rope.query_scale != nullptr) {
+        for (std::int64_t i = 0; i < q.cols; ++i) q.row(r)[i] *= rope.query_scale[position];
+      }
       const std::int64_t slot = *rows.prefix + rows.first_slot + r;
       for (std::int64_t h = 0; h < shape.heads; ++h) {
         rotate(k.row(r) + h * d, cos, sin, rope);
@@ -139,17 +143,21 @@ void CpuBackend::rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope,
   });
 }
 
-void CpuBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, float scale) {
+void CpuBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, const AttentionRule& rule) {
   const KvShape& shape = cache.shape;
   const auto group = static_cast<int>(q.cols / shape.head_dim / shape.heads);
   const std::int64_t row_blocks = (rows.count + kAttentionRows - 1) / kAttentionRows;
-  auto* lengths = reinterpret_cast<std::int32_t*>(lengths_.bytes(sizeof(std::int32_t) * rows.count));
-  std::int32_t longest = 0;
+  auto* lengths = reinterpret_cast<std::int32_t*>(lengths_.bytes(2 * sizeof(std::int32_t) * rows.count));
+  std::int32_t* firsts = lengths + rows.count;
+  std::int32_t longest = 0, earliest = std::numeric_limits<std::int32_t>::max();
   for (int r = 0; r < rows.count; ++r) {
     lengths[r] = *rows.prefix + depth_of(rows, r) + 1;
+    firsts[r] = rule.window > 0 ? std::max(0, lengths[r] - rule.window) : 0;
     longest = std::max(longest, lengths[r]);
+    earliest = std::min(earliest, firsts[r]);
   }
-  const std::int32_t segments = (longest + kAttentionSegment - 1) / kAttentionSegment;
+  const std::int32_t begin_segment = earliest / kAttentionSegment;
+  const std::int32_t segments = (longest + kAttentionSegment - 1) / kAttentionSegment - begin_segment;
   const std::int64_t heads = row_blocks * shape.heads;
   // Few rows over a long text: segments are shared out, too. The bits are the same either way (attention.inl).
   const bool split = segments > 1 && rows.count <= 4 * kAttentionRows && heads < std::int64_t{4} * pool_.size();
@@ -173,14 +181,17 @@ void CpuBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& 
     t.path = rows.path != nullptr ? rows.path + first * rows.path_stride : nullptr;
     t.path_stride = rows.path_stride;
     t.length = lengths + first;
-    t.scale = scale;
+    t.first = firsts + first;
+    t.scale = rule.scale;
+    t.cap = rule.cap;
+    t.sinks = rule.sinks != nullptr ? rule.sinks + head * group : nullptr;
     return t;
   };
   pool_.parallel_for(heads * parts, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
     for (std::int64_t at = begin; at < end; ++at) {
       AttentionTask t = task_of(at / parts);
-      t.first_segment = split ? static_cast<std::int32_t>(at % parts) : 0;
-      t.last_segment = split ? t.first_segment + 1 : segments;
+      t.first_segment = begin_segment + (split ? static_cast<std::int32_t>(at % parts) : 0);
+      t.last_segment = split ? t.first_segment + 1 : begin_segment + segments;
       if (split) t.partial = partial + at * lines * line;
       t.scratch = row_scratch_[static_cast<std::size_t>(worker)].floats(
           static_cast<std::size_t>(attention_scratch(shape.head_dim, group)));
@@ -193,7 +204,8 @@ void CpuBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& 
       const AttentionTask t = task_of(at);
       for (std::int64_t i = 0; i < std::int64_t{t.rows} * group; ++i) {
         kernels_.merge_segments(t.out + i / group * t.out_stride + i % group * t.head_dim,
-                                partial + (at * segments * lines + i) * line, lines * line, segments, t.head_dim);
+                                partial + (at * segments * lines + i) * line, lines * line, segments, t.head_dim,
+                                t.sinks != nullptr ? t.sinks + i % group : nullptr);
       }
     }
   });

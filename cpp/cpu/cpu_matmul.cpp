@@ -62,7 +62,7 @@ Activations CpuBackend::prepare(const Operand& operand, Form form) {
         kernels_.rms_norm(made, row, operand.norm, x.cols, operand.epsilon);
         row = made;
       } else if (operand.up != nullptr) {
-        kernels_.swiglu(made, row, operand.up + r * x.stride, x.cols);
+        kernels_.activate[static_cast<int>(operand.activation)](made, row, operand.up + r * x.stride, x.cols);
         row = made;
       }
       std::byte* to = memory + r * result.row_stride;

@@ -96,10 +96,15 @@ struct Kernels {
   void (*to_bf16)(std::uint16_t* out, const float* x, std::int64_t cols);
   void (*multiply)(const PanelProduct& product);
   void (*attend)(const AttentionTask& task);
-  // The partial states of a line, one per segment and `stride` floats apart, to its result.
-  void (*merge_segments)(float* out, const float* partial, std::int64_t stride, int segments, std::int64_t head_dim);
+  // The partial states of a line, one per segment and `stride` floats apart, to its result. `sink`: its head's, or
+  // null.
+  void (*merge_segments)(float* out, const float* partial, std::int64_t stride, int segments, std::int64_t head_dim,
+                         const float* sink);
   void (*rms_norm)(float* out, const float* x, const float* weight, std::int64_t n, float epsilon);
-  void (*swiglu)(float* out, const float* gate, const float* up, std::int64_t n);
+  // Both halves of a gated feed-forward, by backend.h's Activation.
+  void (*activate[3])(float* out, const float* gate, const float* up, std::int64_t n);
+  void (*add_scaled)(float* x, const float* y, float scale, std::int64_t n);  // x += scale y
+  void (*to_logits)(float* x, std::int64_t n, float scale, float cap);        // tensor.h's LogitRule
   void (*to_half)(std::uint16_t* out, const float* x, std::int64_t n);
   float (*maximum)(const float* x, std::int64_t n);                  // NaN counts as -infinity
   float (*sum_exp)(const float* x, std::int64_t n, float subtract);  // sum of exp(x - subtract)
