@@ -8,6 +8,8 @@
 //     the sum of the weights in one fixed order; the result = weights V by mma, over the keys in order.
 //   Keys and values are what the cache holds: f16, or of Q8_0 f16(scale * code). Everything else is f32.
 //   (m, l, result) of a segment is the fold of its units in order, that of the row the fold of its segments.
+//   Scores may be soft-capped. Keys before a row's window get the weight 0; a unit of nothing else leaves the fold as
+//   it was. A sink is what the row's fold begins with: m is it, l is 1.
 // Nothing of that depends on who computes it, where keys lie, or who else is there, so it is shared out as it suits:
 //   - Units that are common, which is to say in the same slots for all rows and wholly seen: those in the prefix; of a
 //     chain, all whole ones. A block brings in a unit's keys and values once for up to 64 lines (line = row and query
@@ -64,7 +66,7 @@ __device__ inline void run_units(const Attention& a, const Room& room, int head,
     block_sync();
     if (unit + 1 < last) stage(room, room.k, room.raw_k, keys, seen, (unit + 1) * kUnit, slot_of);
     copy_commit();
-    soften<kTiles>(room, unit, seen);
+    soften<kTiles>(room, unit, seen, a.rule.cap);
     copy_wait<1>();
     block_sync();  // the values are there, and the weights
     if (values.scales != nullptr) {
@@ -91,16 +93,23 @@ __device__ inline void attend_common(const Attention& a, const Room& room, const
   int last = common_units(a, plan.prefix, (last_line - 1) / a.group);
   if (last <= first) return;  // the whole block
   last = last < first + plan.units_per_span ? last : first + plan.units_per_span;
+  // Units that lie before all windows.
+  const int begin = a.rule.window > 0 ? (plan.prefix + 1 - a.rule.window) / kUnit : 0;
 
   block_sync();  // the room is free
   for (int i = thread(); i < 16 * kTiles; i += kThreads) {
     room.units[i] = first_line + i < lines ? common_units(a, plan.prefix, (first_line + i) / a.group) : 0;
+    room.firsts[i] = first_line + i < lines ? first_seen(a, plan.prefix, (first_line + i) / a.group) : 0;
     room.maxima[i] = 0.0f;
     room.totals[i] = -1.0f;
   }
   load_queries<kTiles>(a, room, head, first_line, last_line - first_line);
   Sums<kTiles, kColumns> sums = {};
-  run_units(a, room, head, first, last, kUnit, sums, InOrder{});
+  if (begin < last) {
+    run_units(a, room, head, begin > first ? begin : first, last, kUnit, sums, InOrder{});
+  } else {
+    block_sync();  // nothing is what the lines have
+  }
   const std::int64_t part = (std::int64_t{span} * a.cache.shape.heads + head) * lines + first_line;
   write_sums<kTiles, kColumns>(a, room, sums, part, first);
 }
@@ -120,6 +129,7 @@ __device__ inline void attend_own(const Attention& a, const Room& room, const Pl
   block_sync();  // the room is free
   for (int i = thread(); i < 16; i += kThreads) {
     room.units[i] = i < count ? INT_MAX : 0;
+    room.firsts[i] = first_seen(a, plan.prefix, row);
     room.maxima[i] = 0.0f;
     room.totals[i] = -1.0f;
   }
@@ -233,6 +243,10 @@ __global__ void __launch_bounds__(kThreads) attend_join(Attention a) {
   const int segments = ((end > common ? end : common) + kSegment - 1) / kSegment;
 
   Fold<kQuads> total;
+  if (a.rule.sinks != nullptr) {
+    total.maximum = a.rule.sinks[real ? number : 0];
+    total.total = 1.0f;
+  }
   for (int first = 0; first < segments; first += a.join_warps) {
     Fold<kQuads> mine;
     if (real && first + rank < segments) mine = fold_segment<kQuads>(a, plan, first + rank, head, line, common, end);
@@ -298,7 +312,7 @@ constexpr int kLongContext = 4096;         // from this capacity on, four warps 
 
 }  // namespace
 
-void CudaBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, float scale) {
+void CudaBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, const AttentionRule& rule) {
   const KvShape& shape = cache.shape;
   const int width = padded(shape.head_dim), multiprocessors = device_->runtime->device().multiprocessors;
   const std::int64_t most_units = (std::int64_t{shape.capacity} + kUnit - 1) / kUnit;
@@ -323,7 +337,7 @@ void CudaBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows&
     a.rows = rows;
     a.rows.count = count;
     a.first_row = first;
-    a.scale = scale;
+    a.rule = rule;
     a.chain = chain;
     a.tiles = static_cast<int>((lines + 16 * variant.tiles - 1) / (16 * variant.tiles));
     a.own_items = static_cast<int>(own_units) * count * shape.heads * ((a.group + 15) / 16);

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "cuda/device/activation.cuh"
 #include "cuda/device/block.cuh"
 #include "cuda/device/copy_async.cuh"
 #include "cuda/device/memory.cuh"
@@ -25,7 +26,7 @@ struct Attention {
   Rows rows;  // of this launch: `count` rows from first_row on of what the pointers point to
   int first_row = 0;
   int group = 0;  // query heads that share a K/V head; line = row * group + query head in the group
-  float scale = 0.0f;
+  AttentionRule rule;
   bool chain = false;
   int tiles = 0;          // of lines
   int own_items = 0;      // a row's own units, at most, times rows, K/V heads and slices of 16 of the group
@@ -66,6 +67,12 @@ __device__ inline Plan plan_of(const Attention& a) {
   return plan;
 }
 
+// The first position that a row sees.
+__device__ inline int first_seen(const Attention& a, int prefix, int row) {
+  const int length = prefix + depth_of(a.rows, a.first_row + row) + 1;
+  return a.rule.window > 0 && length > a.rule.window ? length - a.rule.window : 0;
+}
+
 // --- Folding ---
 
 // Factors of what was there and of what comes; keep < 0: nothing was there; add < 0: nothing comes.
@@ -104,6 +111,7 @@ struct Room {
   float *maxima, *totals;    // (lines) of the span so far
   Factors* factors;          // (lines) of the unit
   std::int32_t* units;       // (lines) below which units are the line's
+  std::int32_t* firsts;      // (lines) positions, from which on the line sees
   std::byte *raw_k, *raw_v;  // Q8_0: (unit, head_dim) codes, then (unit, blocks) scales
   int width;                 // padded head
   int stride;                // an odd number of 16 bytes
@@ -127,6 +135,7 @@ __device__ inline Room take_room(SharedMemory& shared, const KvShape& shape, int
   room.totals = shared.take<float>(lines);
   room.factors = shared.take<Factors>(lines);
   room.units = shared.take<std::int32_t>(lines);
+  room.firsts = shared.take<std::int32_t>(lines);
   const auto raw = static_cast<int>(raw_bytes(shape));
   room.raw_k = shared.take<std::byte>(raw);
   room.raw_v = shared.take<std::byte>(raw);
@@ -137,7 +146,7 @@ constexpr std::size_t room_bytes(const KvShape& shape, int lines) {
   const int stride = padded(shape.head_dim) + 8, tiles = shape.type == KvType::F16 ? 2 : 1;
   return shared_bytes<std::uint16_t>(lines * stride) + tiles * shared_bytes<std::uint16_t>(kUnit * stride) +
          shared_bytes<std::uint16_t>(lines * kWeightStride) + shared_bytes<float>(lines * kScoreStride) +
-         2 * shared_bytes<float>(lines) + shared_bytes<Factors>(lines) + shared_bytes<std::int32_t>(lines) +
+         2 * shared_bytes<float>(lines) + shared_bytes<Factors>(lines) + 2 * shared_bytes<std::int32_t>(lines) +
          2 * shared_bytes<std::byte>(raw_bytes(shape));
 }
 
@@ -151,7 +160,7 @@ __device__ inline void load_queries(const Attention& a, const Room& room, int he
     const int line = first_line + i;
     const float* q = a.q.row(a.first_row + line / a.group) + (std::int64_t{head} * a.group + line % a.group) * head_dim;
     for (int d = lane(); d < room.width; d += kWarp) {
-      room.q[i * room.stride + d] = i < count && d < head_dim ? float_to_half(q[d] * a.scale) : std::uint16_t{0};
+      room.q[i * room.stride + d] = i < count && d < head_dim ? float_to_half(q[d] * a.rule.scale) : std::uint16_t{0};
     }
   }
 }
@@ -264,18 +273,19 @@ __device__ inline void multiply_keys(const Room& room, int seen) {
 }
 
 // Scores to weights, and the unit's (m, l) into those of the span. 8 / kTiles threads have a line, each 8 kTiles keys.
-// The sum: eight keys in order, then eights by twos, fours and all.
+// The sum: eight keys in order, then eights by twos, fours and all. A unit before the line's window comes to nothing.
 template <int kTiles>
-__device__ inline void soften(const Room& room, int unit, int seen) {
+__device__ inline void soften(const Room& room, int unit, int seen, float cap) {
   constexpr int kPerLine = 8 / kTiles, kKeys = 8 * kTiles;
   const int line = thread() / kPerLine, part = thread() % kPerLine;
   const float* scores = room.scores + line * kScoreStride + part * kKeys;
+  const int first = room.firsts[line] - unit * kUnit;  // key of the unit
   float x[kKeys];
   float m = kLowest;
 #pragma unroll
   for (int i = 0; i < kKeys; ++i) {
-    x[i] = scores[i];
-    if (part * kKeys + i < seen && x[i] > m) m = x[i];
+    x[i] = cap > 0.0f ? soft_capped(scores[i], cap) : scores[i];
+    if (part * kKeys + i >= first && part * kKeys + i < seen && x[i] > m) m = x[i];
   }
 #pragma unroll
   for (int mask = 1; mask < kPerLine; mask *= 2) {
@@ -292,7 +302,8 @@ __device__ inline void soften(const Room& room, int unit, int seen) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int at = i + j + h;
-        half[h] = part * kKeys + at < seen ? float_to_half(std::exp(x[at] - m)) : std::uint16_t{0};
+        const int key = part * kKeys + at;
+        half[h] = key >= first && key < seen ? float_to_half(std::exp(x[at] - m)) : std::uint16_t{0};
         sums[i / 8] += half_to_float(half[h]);
       }
       words.word[j / 2] = pack_halves(half[0], half[1]);
@@ -309,7 +320,7 @@ __device__ inline void soften(const Room& room, int unit, int seen) {
   for (int mask = 1; mask < kPerLine; mask *= 2) l += shuffle_xor(l, mask);
   if (part != 0) return;
   float maximum = room.maxima[line], total = room.totals[line];
-  room.factors[line] = merge(maximum, total, m, unit < room.units[line] ? l : -1.0f);
+  room.factors[line] = merge(maximum, total, m, unit < room.units[line] && first < seen ? l : -1.0f);
   room.maxima[line] = maximum;
   room.totals[line] = total;
 }

@@ -53,7 +53,7 @@ class CudaBackend final : public Backend {
                     std::span<const std::int32_t> rows) override;
   std::size_t weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const override;
   void dequantize(float* to_host, const WeightSource& source, std::int64_t row) override;
-  void embed(Tensor out, const Weight& table, const std::int32_t* ids) override;
+  void embed(Tensor out, const Weight& table, const std::int32_t* ids, float scale) override;
 
   // ceilings.cu
   Arithmetic arithmetic(DType type) const override;
@@ -64,15 +64,21 @@ class CudaBackend final : public Backend {
   void copy(Tensor out, Tensor x) override;
   void gather_rows(Tensor out, Tensor x, const std::int32_t* rows) override;
   void rms_norm(Tensor out, Tensor x, const float* weight, float epsilon) override;
+  void add(Tensor x, Tensor y, const float* norm, float epsilon, float scale) override;
+  void apply(const LogitRule& rule, Tensor logits) override;
   void advance(std::int32_t* prefix, const std::int32_t* count) override;
 
   // matmul.cu
   void matmul(const Operand& x, std::span<const Projection> projections) override;
 
+  // experts.cu
+  std::unique_ptr<Weight> load_experts(std::span<const WeightSource> sources) override;
+  void run_experts(Tensor out, Tensor x, Tensor scores, const Experts& experts) override;
+
   // attention.cu, kv_cache.cu
   std::size_t kv_bytes(const KvShape& shape) const override;
   void rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope, const KvLayer& cache, const Rows& rows) override;
-  void attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, float scale) override;
+  void attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, const AttentionRule& rule) override;
   void compact(std::span<const KvLayer> layers, const std::int32_t* prefix, const VerdictView& verdict) override;
 
   // choosing.cu: tokens from logits; heads.cu: from heads
@@ -185,6 +191,7 @@ class CudaBackend final : public Backend {
   Scratch partial_{*this};   // sums of slices
   Scratch counters_{*this};  // of slices that have arrived; zero between launches
   Scratch logits_{*this};    // of head_logits
+  Scratch experts_{*this};   // of run_experts: choices, and pairs of rows and experts on their way
 
   // attention.cu
   Scratch attention_scratch_{*this};

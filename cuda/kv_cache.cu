@@ -90,6 +90,10 @@ __global__ void __launch_bounds__(kHeadsPerBlock* kWarp)
     float* from =
         is_query ? q.row(r) + std::int64_t{head} * head_dim : k.row(r) + std::int64_t{head - q_heads} * head_dim;
     rotate(from, x, head_dim, rope, position);
+    if (is_query && rope.query_scale != nullptr) {
+      warp_sync();  // others have rotated what this lane scales
+      for (int i = lane(); i < head_dim; i += kWarp) from[i] *= rope.query_scale[position];
+    }
   }
   warp_sync();
   const std::int64_t slot = std::int64_t{prefix} + rows.first_slot + r;
@@ -148,6 +152,7 @@ __global__ void __launch_bounds__(kMoveThreads)
 }  // namespace
 
 std::size_t CudaBackend::kv_bytes(const KvShape& shape) const {
+  if (shape.type == KvType::F32) fail("type of the K/V cache: found f32, expected f16 or q8_0 on device '", name_, "'");
   if (shape.type == KvType::Q8_0 && shape.head_dim % kKvBlock != 0) {
     fail("type of the K/V cache: found q8_0, expected f16: the model's heads have ", shape.head_dim,
          " elements, no multiple of ", kKvBlock);

@@ -5,11 +5,13 @@
 //   copy, gather_rows: a block per row, up to 256 threads, each with 16 bytes in flight and up to 4 such loads at once.
 //   rms_norm: rows up to 512 columns are a warp's, 4 rows in a block; longer rows are a block's of 256 threads. The
 //     second reading of x comes from L1. The weight is read by every row: from L2.
+//   add: the same, a block per row; it reads and writes x, too. to_logits: in place, 256 columns to a block.
 //   advance: one thread.
 #include <algorithm>
 #include <cmath>
 
 #include "cuda/cuda_backend.h"
+#include "cuda/device/activation.cuh"
 #include "cuda/device/block.cuh"
 #include "cuda/device/memory.cuh"
 #include "cuda/device/numbers.cuh"
@@ -82,6 +84,31 @@ __global__ void __launch_bounds__(kThreads)
   write_normed(out.row(r), x.row(r), weight, x.cols, squares, epsilon, thread(), kThreads, aligned);
 }
 
+// x += scale * (normed) y.
+__global__ void __launch_bounds__(kThreads)
+    add_rows(Tensor x, Tensor y, const float* weight, float epsilon, float scale, bool aligned) {
+  SharedMemory shared;
+  float* scratch = shared.take<float>(kThreads / kWarp);
+  const std::int64_t r = block_x();
+  float norm = 1.0f;
+  if (weight != nullptr) {
+    const float squares = block_sum(sum_of_squares(y.row(r), y.cols, thread(), kThreads, aligned), scratch);
+    norm = 1.0f / std::sqrt(squares / static_cast<float>(y.cols) + epsilon);
+  }
+  for (std::int64_t c = thread(); c < x.cols; c += threads()) {
+    const float value = y.row(r)[c];
+    x.row(r)[c] = fma(weight != nullptr ? value * norm * weight[c] : value, scale, x.row(r)[c]);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads) to_logits(Tensor logits, LogitRule rule) {
+  const std::int64_t c = std::int64_t{block_y()} * threads() + thread();
+  if (c >= logits.cols) return;
+  float& value = logits.row(block_x())[c];
+  value *= rule.scale;
+  if (rule.cap > 0.0f) value = soft_capped(value, rule.cap);
+}
+
 __global__ void add_count(std::int32_t* prefix, const std::int32_t* count) {
   if (thread() == 0) *prefix += *count;
 }
@@ -117,6 +144,18 @@ void CudaBackend::rms_norm(Tensor out, Tensor x, const float* weight, float epsi
     launch("norm_by_block", norm_by_block, {static_cast<int>(x.rows)}, kThreads, shared_bytes<float>(kThreads / kWarp),
            out, x, weight, epsilon, fit);
   }
+}
+
+void CudaBackend::add(Tensor x, Tensor y, const float* norm, float epsilon, float scale) {
+  if (x.rows == 0 || x.cols == 0) return;
+  launch("add_rows", add_rows, {static_cast<int>(x.rows)}, kThreads, shared_bytes<float>(kThreads / kWarp), x, y, norm,
+         epsilon, scale, aligned(y));
+}
+
+void CudaBackend::apply(const LogitRule& rule, Tensor logits) {
+  if (!rule.changes() || logits.rows == 0 || logits.cols == 0) return;
+  const Grid grid{static_cast<int>(logits.rows), static_cast<int>((logits.cols + kThreads - 1) / kThreads)};
+  launch("to_logits", to_logits, grid, kThreads, 0, logits, rule);
 }
 
 void CudaBackend::advance(std::int32_t* prefix, const std::int32_t* count) {

@@ -191,6 +191,7 @@ Tensor CudaBackend::head_logits(Tensor hidden, const HeadColumns& head) {
       const Product product{out.row_range(first, count), &weight, nullptr, false};
       multiply({.x = hidden.row_range(first, count)}, {&product, 1});
     }
+    apply(weight.logit_rule(), out);
     return out;
   }
   const auto bytes = static_cast<std::int64_t>(row_bytes(weight.type(), static_cast<std::size_t>(weight.cols())));
@@ -199,6 +200,7 @@ Tensor CudaBackend::head_logits(Tensor hidden, const HeadColumns& head) {
     launch("multiply_listed", multiply_listed<Format>, grid, kMatmulThreads, 0, out, hidden, weight.data(), bytes,
            head.listed);
   });
+  apply(weight.logit_rule(), out);
   return out;
 }
 

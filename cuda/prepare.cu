@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "cuda/cuda_backend.h"
+#include "cuda/device/activation.cuh"
 #include "cuda/device/block.cuh"
 #include "cuda/device/memory.cuh"
 #include "cuda/device/numbers.cuh"
@@ -27,6 +28,7 @@ struct RowsToPrepare {
   std::int64_t stride;
   const float* norm;
   const float* up;
+  Activation activation;
   float epsilon;
   int cols;
   PreparedRows to;
@@ -46,7 +48,7 @@ __device__ inline Floats4 operand(const RowsToPrepare& rows, int r, int at, floa
   } else if (rows.up != nullptr) {
     const Floats4 up = load_columns(rows.up + r * rows.stride, at, rows.cols);
     for (int i = 0; i < 4; ++i) {
-      four.value[i] = four.value[i] / (std::exp(-four.value[i]) + 1.0f) * up.value[i];
+      four.value[i] = activated(rows.activation, four.value[i], up.value[i]);
     }
   }
   return four;
@@ -167,7 +169,7 @@ PreparedRows CudaBackend::prepare(const Operand& x, Form form) {
     to.inverse = reinterpret_cast<float*>(bytes + numbers + sums + minima);
   }
   const int threads = std::clamp((cols / 4 + kWarp - 1) / kWarp * kWarp, kWarp, kMostThreads);
-  const RowsToPrepare job{x.x.data, x.x.stride, x.norm, x.up, x.epsilon, cols, to};
+  const RowsToPrepare job{x.x.data, x.x.stride, x.norm, x.up, x.activation, x.epsilon, cols, to};
   const std::size_t shared = shared_bytes<float>(kWarp) + shared_bytes<std::uint32_t>(kWarp);
   const auto run = [&](auto kernel) { launch("prepare_rows", kernel, {padded}, threads, shared, job); };
   switch (form) {

@@ -64,21 +64,22 @@ __global__ void pack_rows(RowsToPack rows) {
 }
 
 template <class Format>
-__global__ void embed_packed(Tensor out, const std::byte* weight, int tiles, const std::int32_t* ids) {
+__global__ void embed_packed(Tensor out, const std::byte* weight, int tiles, const std::int32_t* ids, float scale) {
   const std::int64_t id = ids[block_x()];
   const std::byte* strip = weight + id / kStrip * tiles * Format::kTileBytes;
   float* to = out.row(block_x());
   for (std::int64_t col = thread(); col < out.cols; col += threads()) {
-    to[col] = Format::element(strip + col / Format::kTileCols * Format::kTileBytes, static_cast<int>(id % kStrip),
-                              static_cast<int>(col % Format::kTileCols));
+    to[col] = scale * Format::element(strip + col / Format::kTileCols * Format::kTileBytes,
+                                      static_cast<int>(id % kStrip), static_cast<int>(col % Format::kTileCols));
   }
 }
 
 template <class Format>
-__global__ void embed_rows(Tensor out, const std::byte* table, std::int64_t row_size, const std::int32_t* ids) {
+__global__ void embed_rows(Tensor out, const std::byte* table, std::int64_t row_size, const std::int32_t* ids,
+                           float scale) {
   const std::byte* row = table + ids[block_x()] * row_size;
   float* to = out.row(block_x());
-  for (std::int64_t col = thread(); col < out.cols; col += threads()) to[col] = Format::value(row, col);
+  for (std::int64_t col = thread(); col < out.cols; col += threads()) to[col] = scale * Format::value(row, col);
 }
 
 std::size_t bytes_of_row(const WeightSource& source) {
@@ -169,8 +170,7 @@ std::unique_ptr<Weight> CudaBackend::make_weight(const WeightSource& source, boo
   check_weight_type(source);
   const std::size_t bytes = bytes_of_row(source);
   const WeightSize size = size_of(source, count, packed);
-  auto weight = std::make_unique<CudaWeight>(source.type, count, source.cols, size.tiles,
-                                             weight_memory(size.bytes, source.on_host));
+  auto weight = std::make_unique<CudaWeight>(source, count, size.tiles, weight_memory(size.bytes, source.on_host));
   const auto batch = static_cast<std::int64_t>(std::max<std::size_t>(1, kStaging / std::max<std::size_t>(1, bytes)));
   for (std::int64_t done = 0; done < count; done += batch) {
     const std::int64_t some = std::min(batch, count - done);
@@ -211,20 +211,20 @@ void CudaBackend::dequantize(float* to_host, const WeightSource& source, std::in
   dequantize_row(source.type, source.data + static_cast<std::size_t>(row) * bytes_of_row(source), to_host, source.cols);
 }
 
-void CudaBackend::embed(Tensor out, const Weight& table, const std::int32_t* ids) {
+void CudaBackend::embed(Tensor out, const Weight& table, const std::int32_t* ids, float scale) {
   if (out.rows == 0) return;
   const auto& weight = static_cast<const CudaWeight&>(table);
   const Grid grid{static_cast<int>(out.rows)};
   const int threads = static_cast<int>(std::clamp<std::int64_t>((out.cols + 31) / 32 * 32, 32, kThreads));
   if (weight.is_packed()) {
     with_packed_format(weight.type(), [&]<class Format>(Chosen<Format>) {
-      launch("embed", embed_packed<Format>, grid, threads, 0, out, weight.data(), weight.tiles(), ids);
+      launch("embed", embed_packed<Format>, grid, threads, 0, out, weight.data(), weight.tiles(), ids, scale);
     });
     return;
   }
   const auto bytes = static_cast<std::int64_t>(row_bytes(weight.type(), static_cast<std::size_t>(weight.cols())));
   with_format(weight.type(), [&]<class Format>(Chosen<Format>) {
-    launch("embed", embed_rows<Format>, grid, threads, 0, out, weight.data(), bytes, ids);
+    launch("embed", embed_rows<Format>, grid, threads, 0, out, weight.data(), bytes, ids, scale);
   });
 }
 

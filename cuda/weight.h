@@ -11,8 +11,8 @@ namespace frspec::FRSPEC_CUDA_NAMESPACE {
 class CudaWeight final : public Weight {
  public:
   // `tiles`: of a strip of a packed weight; 0 where the rows are those of the file.
-  CudaWeight(DType type, std::int64_t rows, std::int64_t cols, int tiles, Buffer memory)
-      : Weight(type, rows, cols), tiles_(tiles), memory_(std::move(memory)) {}
+  CudaWeight(const WeightSource& source, std::int64_t rows, int tiles, Buffer memory)
+      : Weight(source.type, rows, source.cols, source.logit_rule), tiles_(tiles), memory_(std::move(memory)) {}
 
   bool is_packed() const { return tiles_ > 0; }
   int tiles() const { return tiles_; }

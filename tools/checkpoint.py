@@ -24,7 +24,9 @@ class Checkpoint:
         self.config = Config(read_json(config_file), config_file)
         if "quantization_config" in self.config:
             raise ValueError(f"{config_file}: the checkpoint is already quantized; convert the original one")
-        self.tensors = _read_tensors(folder)
+        # Of a model that reads pictures, too, only what reads text counts.
+        self.text_config = self.config.merged("text_config")
+        self.tensors = {name.replace("language_model.", ""): t for name, t in _read_tensors(folder).items()}
 
     @property
     def architecture(self) -> str:

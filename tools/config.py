@@ -57,6 +57,10 @@ class Config:
         """These values with the object under `key`, where there is one, laid over them."""
         return Config({**self._values, **self.section(key)._values}, self.path, self._prefix)
 
+    def with_value(self, key: str, value: Any) -> Config:
+        """These values with another one under `key`."""
+        return Config({**self._values, key: value}, self.path, self._prefix)
+
     def wrong(self, key: str, expected: str) -> ValueError:
         """The error for a value that is not what was expected."""
         found = repr(self.get(key)) if key in self else "nothing"

@@ -92,24 +92,27 @@ _Parts = tuple[str, list[Entry], list[OutputTensor], list[str]]  # architecture,
 
 
 def _model(checkpoint: Checkpoint) -> _Parts:
-    config = checkpoint.config
+    config = checkpoint.text_config
     architecture = ARCHITECTURES.get(checkpoint.architecture)
     if architecture is None:
-        raise config.wrong("architectures", f"one of {', '.join(ARCHITECTURES)}")
-    sizes = read_sizes(config, architecture.head_dim)
+        raise checkpoint.config.wrong("architectures", f"one of {', '.join(ARCHITECTURES)}")
+    sizes = read_sizes(config, architecture)
     vocabulary = read_tokenizer(checkpoint.folder, config)
     remarks = [*vocabulary.remarks, *_window_remarks(config, architecture)]
-    tied = is_tied(checkpoint, remarks)
+    tied = is_tied(checkpoint, architecture, remarks)
     tensors = [
         *sizes.rope.tensors(),
-        *collect(checkpoint, list(model_tensors(sizes, checkpoint, architecture, tied))),
+        *collect(checkpoint, list(model_tensors(sizes, checkpoint, architecture, tied)), arch=architecture),
     ]
-    entries = [*sizes.entries(architecture.gguf), *vocabulary.entries()]
+    own = architecture.entries(config, architecture.gguf) if architecture.entries is not None else []
+    entries = [*sizes.entries(architecture.gguf), *own, *vocabulary.entries()]
     return architecture.gguf, entries, tensors, remarks
 
 
 def _window_remarks(config: Config, architecture: Architecture) -> list[str]:
     window = config.get("sliding_window")
+    if architecture.entries is not None:  # which has a place for it
+        return []
     uses = config.flag("use_sliding_window", not architecture.gguf.startswith("qwen"))
     if not isinstance(window, int) or not uses or window >= config.integer("max_position_embeddings", 2048):
         return []

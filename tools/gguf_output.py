@@ -13,7 +13,7 @@ import numpy as np
 
 from .atomic import atomic_output
 from .console import require
-from .source_tensor import SourceTensor
+from .source_tensor import SourceTensor, StackedTensor
 
 # Option name -> (name of the GGUF tensor type, general.file_type).
 FILE_TYPES = {
@@ -88,7 +88,7 @@ class OutputTensor:
     """
 
     name: str
-    weights: SourceTensor | None = None
+    weights: SourceTensor | StackedTensor | None = None
     values: np.ndarray | None = None
     encoded: Encoded | None = None
 
@@ -106,9 +106,9 @@ class OutputTensor:
 def tensor_type(name: str, shape: tuple[int, ...], asked: str) -> str:
     """The GGUF type name for a weight, as llama.cpp's converter chooses it.
 
-    Vectors and norms stay F32; a row that is no multiple of the block falls back to F16.
+    Vectors, norms, biases and the routers of experts stay F32; a row that is no multiple of the block becomes F16.
     """
-    if len(shape) < 2 or name.endswith("_norm.weight"):
+    if len(shape) < 2 or not name.endswith(".weight") or name.endswith(("_norm.weight", "ffn_gate_inp.weight")):
         return "F32"
     if asked in ("q8_0", "q4_0") and shape[-1] % _BLOCK != 0:
         return "F16"

@@ -18,6 +18,7 @@ class SourceTensor:
     file: Path
     dtype: str  # as safetensors names it: "F32", "BF16" ...
     raw: np.ndarray
+    offset: float = 0.0  # added to every value: some models compute with it
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,6 +43,8 @@ class SourceTensor:
         else:
             with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
                 values = raw.astype(np.float32)
+        if self.offset:
+            values = values + np.float32(self.offset)
         if not np.isfinite(values).all():
             raise ValueError(f"{self.file}: tensor '{self.name}' holds values that are not finite")
         return np.ascontiguousarray(values)
@@ -58,3 +61,34 @@ class SourceTensor:
         rows = self.raw.shape[0]
         paired = self.raw.reshape(heads, 2, rows // heads // 2, *self.raw.shape[1:]).swapaxes(1, 2)
         return dataclasses.replace(self, raw=paired.reshape(self.raw.shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class StackedTensor:
+    """Several tensors of one shape as one with a dimension more; read one by one."""
+
+    parts: list[SourceTensor]
+
+    @property
+    def name(self) -> str:
+        """That of the first."""
+        return self.parts[0].name
+
+    @property
+    def file(self) -> Path:
+        """That of the first."""
+        return self.parts[0].file
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The size of each dimension, slowest first."""
+        return (len(self.parts), *self.parts[0].shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in the checkpoint, in bytes."""
+        return sum(part.nbytes for part in self.parts)
+
+    def floats(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Parts `start` to `stop` as float32; raises as SourceTensor.floats."""
+        return np.stack([part.floats() for part in self.parts[start:stop]])

@@ -39,8 +39,8 @@ struct Rows {
   }
 };
 
-// How keys and values are stored: f16, or int8 with an f16 scale per 32 elements of a head (as Q8_0).
-enum class KvType : std::uint8_t { F16, Q8_0 };
+// How keys and values are stored: f16, int8 with an f16 scale per 32 elements of a head (as Q8_0), or f32.
+enum class KvType : std::uint8_t { F16, Q8_0, F32 };
 
 struct KvShape {
   KvType type = KvType::F16;
@@ -65,15 +65,32 @@ struct Rope {
   int dims = 0;                // rotated dimensions of each head, even; the rest pass unchanged
   int positions = 0;
   bool interleaved = false;
+  const float* query_scale = nullptr;  // (positions) factors of rotated queries; null: none
 };
 
-// The left side of a matmul: x, or RMS-normed x, or silu(x) * up. Made while x is brought into the form that the
+// What attention does beside looking: see Backend::attend.
+struct AttentionRule {
+  float scale = 0.0f;
+  float cap = 0.0f;              // of scores: cap tanh(score / cap); 0: none
+  int window = 0;                // positions that a row sees, its own the last of them; 0: all before it
+  const float* sinks = nullptr;  // (query heads) a score for each that takes its share and has no value; null: none
+};
+
+// What a gated feed-forward does with its two halves, `gate` and `up`.
+enum class Activation : std::uint8_t {
+  Silu,     // gate sigmoid(gate) up
+  Gelu,     // gate Phi(gate) up, by the formula with tanh
+  Clamped,  // g sigmoid(1.702 g) (u + 1), g = min(gate, 7), u = up clamped to -7 .. 7: gpt-oss
+};
+
+// The left side of a matmul: x, or RMS-normed x, or activated x. Made while x is brought into the form that the
 // weights want, so it never passes through memory.
 struct Operand {
   Tensor x;
   const float* norm = nullptr;  // (x.cols) weights: x / sqrt(mean(x^2) + epsilon) * norm
   float epsilon = 0.0f;
-  const float* up = nullptr;  // as x, with its stride: silu(x) * up
+  const float* up = nullptr;  // as x, with its stride: x is the gate of the activation, this its other half
+  Activation activation = Activation::Silu;
 };
 
 // out = x weight^T + bias, or out += that.
@@ -82,6 +99,18 @@ struct Projection {
   const Weight* weight = nullptr;
   const float* bias = nullptr;  // (weight.rows) or null
   bool accumulate = false;
+};
+
+// The feed-forwards of which each row chooses `used` by its router's logits. Matrices come from Backend::load_experts.
+struct Experts {
+  const Weight* gate = nullptr;      // (experts * ff, dim)
+  const Weight* up = nullptr;        // (experts * ff, dim)
+  const Weight* down = nullptr;      // (experts * dim, ff)
+  const float* gate_bias = nullptr;  // (experts, ff) or null
+  const float* up_bias = nullptr;    // (experts, ff) or null
+  const float* down_bias = nullptr;  // (experts, dim) or null
+  int used = 0;
+  Activation activation = Activation::Silu;
 };
 
 // How a drafter looks at the noise that verification will draw with: its best tokens are those with the largest
@@ -222,6 +251,8 @@ class Backend {
   // Row places[i] of a weight made by load_rows becomes row rows[i] of the source it was made from.
   virtual void replace_rows(Weight& weight, const WeightSource& source, std::span<const std::int32_t> places,
                             std::span<const std::int32_t> rows) = 0;
+  // One matrix for each expert, all of one shape and type, as one weight for run_experts.
+  virtual std::unique_ptr<Weight> load_experts(std::span<const WeightSource> sources) = 0;
   // Bytes of the device that so many rows of a source will take: by load and load_rows, or by load_table.
   virtual std::size_t weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const = 0;
   virtual DeviceMemory memory() = 0;
@@ -243,16 +274,25 @@ class Backend {
   virtual void measure_arithmetic(double* macs_per_second) = 0;
 
   // --- Layers ---
-  virtual void embed(Tensor out, const Weight& table, const std::int32_t* ids) = 0;
+  virtual void embed(Tensor out, const Weight& table, const std::int32_t* ids, float scale) = 0;
   virtual void copy(Tensor out, Tensor x) = 0;
   virtual void gather_rows(Tensor out, Tensor x, const std::int32_t* rows) = 0;         // out[i] = x[rows[i]]
   virtual void rms_norm(Tensor out, Tensor x, const float* weight, float epsilon) = 0;  // out may be x
+  // x += scale * y, where there are weights: scale * RMS-normed y.
+  virtual void add(Tensor x, Tensor y, const float* norm, float epsilon, float scale) = 0;
   virtual void matmul(const Operand& x, std::span<const Projection> projections) = 0;
+  // Products with a head become its logits.
+  virtual void apply(const LogitRule& rule, Tensor logits) = 0;
+  // out[r] = the outputs of the experts with the row's largest `scores` (rows, experts), weighted by the softmax over
+  // these scores alone; ties go to the lower expert. They are added in the order of the experts. One that no row has
+  // chosen is not read.
+  virtual void run_experts(Tensor out, Tensor x, Tensor scores, const Experts& experts) = 0;
   // Rotates the heads of q and k in place by each row's position and stores k and v in the cache.
   virtual void rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope, const KvLayer& cache,
                                const Rows& rows) = 0;
-  // out[r] = softmax(scale q[r] K^T) V per head, over the logical sequence of row r; query heads share K/V heads.
-  virtual void attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, float scale) = 0;
+  // out[r] = softmax(scale q[r] K^T) V per head, over the logical sequence of row r or the last `window` positions of
+  // it; query heads share K/V heads. A position is the number of those before it along the row's own path.
+  virtual void attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, const AttentionRule& rule) = 0;
   // Moves the accepted rows of a tree pass to their place: slot prefix + nodes[i] -> prefix + i. The caller advances
   // *prefix afterwards.
   virtual void compact(std::span<const KvLayer> layers, const std::int32_t* prefix, const VerdictView& verdict) = 0;

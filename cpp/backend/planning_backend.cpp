@@ -29,6 +29,11 @@ std::unique_ptr<Weight> PlanningBackend::load_table(const WeightSource& source) 
   return count(source, source.rows, true);
 }
 
+std::unique_ptr<Weight> PlanningBackend::load_experts(std::span<const WeightSource> sources) {
+  // A device keeps them as the file has them.
+  return count(sources[0], sources[0].rows * static_cast<std::int64_t>(sources.size()), true);
+}
+
 std::unique_ptr<Weight> PlanningBackend::load_rows(const WeightSource& source, std::span<const std::int32_t> rows) {
   const auto number = static_cast<std::int64_t>(rows.size());
   chosen_ += device_.weight_bytes(source, number, false);

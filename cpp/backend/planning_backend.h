@@ -22,6 +22,7 @@ class PlanningBackend final : public Backend {
   std::unique_ptr<Weight> load(const WeightSource& source) override;
   std::unique_ptr<Weight> load_table(const WeightSource& source) override;
   std::unique_ptr<Weight> load_rows(const WeightSource& source, std::span<const std::int32_t> rows) override;
+  std::unique_ptr<Weight> load_experts(std::span<const WeightSource> sources) override;
   void replace_rows(Weight&, const WeightSource&, std::span<const std::int32_t>,
                     std::span<const std::int32_t>) override {}
   std::size_t weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const override {
@@ -37,13 +38,16 @@ class PlanningBackend final : public Backend {
   // Nothing below is ever called while a model is made.
   double measure_reading(std::span<const Weight* const>) override { refuse(); }
   void measure_arithmetic(double*) override { refuse(); }
-  void embed(Tensor, const Weight&, const std::int32_t*) override { refuse(); }
+  void embed(Tensor, const Weight&, const std::int32_t*, float) override { refuse(); }
   void copy(Tensor, Tensor) override { refuse(); }
   void gather_rows(Tensor, Tensor, const std::int32_t*) override { refuse(); }
   void rms_norm(Tensor, Tensor, const float*, float) override { refuse(); }
+  void add(Tensor, Tensor, const float*, float, float) override { refuse(); }
   void matmul(const Operand&, std::span<const Projection>) override { refuse(); }
+  void apply(const LogitRule&, Tensor) override { refuse(); }
+  void run_experts(Tensor, Tensor, Tensor, const Experts&) override { refuse(); }
   void rope_and_append(Tensor, Tensor, Tensor, const Rope&, const KvLayer&, const Rows&) override { refuse(); }
-  void attend(Tensor, Tensor, const KvLayer&, const Rows&, float) override { refuse(); }
+  void attend(Tensor, Tensor, const KvLayer&, const Rows&, const AttentionRule&) override { refuse(); }
   void compact(std::span<const KvLayer>, const std::int32_t*, const VerdictView&) override { refuse(); }
   void advance(std::int32_t*, const std::int32_t*) override { refuse(); }
   void top_k(std::int32_t*, float*, int, Tensor, const std::int32_t*) override { refuse(); }

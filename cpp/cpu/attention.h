@@ -2,7 +2,7 @@
 //
 // Both are stored head by head. Values: one row per slot. Keys: panels of 16 slots, element after element of the head,
 // 16 slots in a run, so that vector lanes are keys and a score is one running sum over the head's elements.
-// Element types: f16, or int8 with one f16 scale per 32 elements (the format of Q8_0), scales after all codes.
+// Element types: f16, f32, or int8 with one f16 scale per 32 elements (the format of Q8_0), scales after all codes.
 #pragma once
 
 #include <cstddef>
@@ -15,10 +15,13 @@ constexpr int kAttentionSegment = 1024;  // keys whose partial result is made al
 constexpr int kAttentionRows = 16;       // query rows per task
 constexpr int kKvBlock = 32;             // elements that share a scale
 
-// The keys or values of one head: `codes`, and where they are int8, their scales.
+enum class CacheForm : std::uint8_t { F16, F32, Int8 };
+
+// The keys or values of one head, and where they are int8, their scales.
 struct HeadCache {
+  CacheForm form = CacheForm::F16;
   std::byte* data = nullptr;
-  std::byte* scales = nullptr;  // null: f16
+  std::byte* scales = nullptr;
 };
 
 // Query rows attending with the `group` query heads that share one K/V head: lines = rows * group.
@@ -36,11 +39,14 @@ struct AttentionTask {
   const std::int32_t* path = nullptr;    // row r's others are slots prefix + path[r * path_stride + p - prefix];
   int path_stride = 0;                   // null: slot p throughout
   const std::int32_t* length = nullptr;  // (rows) logical positions that each row sees
+  const std::int32_t* first = nullptr;   // (rows) the first of them that it sees
   std::int32_t first_segment = 0;        // segments to work on
   std::int32_t last_segment = 0;
   float scale = 0.0f;
-  float* partial = nullptr;  // null: write `out`; else the segments' (there is one) state: (lines, head_dim + 2)
-  float* scratch = nullptr;  // attention_scratch() floats, line-aligned
+  float cap = 0.0f;              // of scores, as backend.h's AttentionRule
+  const float* sinks = nullptr;  // (group) or null
+  float* partial = nullptr;      // null: write `out`; else the segments' (there is one) state: (lines, head_dim + 2)
+  float* scratch = nullptr;      // attention_scratch() floats, line-aligned
 };
 
 // Head dimensions are padded to whole vectors of the widest kind.

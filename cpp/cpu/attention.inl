@@ -2,7 +2,8 @@
 //
 // A row's result is a fold over its segments in order; a segment's is a fold over its chunks in order; within a chunk
 // every score and every output is one running sum. So it does not matter which rows share a task, nor who computes a
-// segment.
+// segment. A chunk before a row's window leaves its state untouched: alone, the row would not meet it. A sink is what
+// the fold over segments begins with.
 
 namespace {
 
@@ -12,14 +13,17 @@ constexpr int kAttendRows = kLanes == 16 ? 6 : 4;  // rows of a tile
 // --- Cache to f32 ---
 
 // Element d of 16 keys of a panel.
-template <bool kInt8>
+template <CacheForm kForm>
 inline void load_key_run(float* out, const HeadCache& keys, std::int64_t panel, int head_dim, int d) {
-  if constexpr (kInt8) {
+  if constexpr (kForm == CacheForm::Int8) {
     const auto* codes = reinterpret_cast<const std::int8_t*>(keys.data) + (panel * head_dim + d) * kPanel;
     const std::int64_t block = panel * (head_dim / kKvBlock) + d / kKvBlock;
     for (int i = 0; i < kPanel; i += kLanes) {
       store(out + i, load_half(keys.scales + 2 * (block * kPanel + i)) * load_signed(codes + i));
     }
+  } else if constexpr (kForm == CacheForm::F32) {
+    const auto* run = reinterpret_cast<const float*>(keys.data) + (panel * head_dim + d) * kPanel;
+    for (int i = 0; i < kPanel; i += kLanes) store(out + i, load(run + i));
   } else {
     const std::byte* run = keys.data + 2 * (panel * head_dim + d) * kPanel;
     __builtin_prefetch(run + 2 * kAttentionChunk * head_dim, 0, 3);  // the same of the next chunk
@@ -28,26 +32,28 @@ inline void load_key_run(float* out, const HeadCache& keys, std::int64_t panel, 
 }
 
 // Keys of slots [first, first + count) as (head_dim, chunk); `first` is a multiple of the chunk.
-template <bool kInt8>
+template <CacheForm kForm>
 inline void load_keys(float* out, const HeadCache& keys, std::int64_t first, int count, int head_dim) {
   for (int j = 0; j < count; j += kPanel) {
     for (int d = 0; d < head_dim; ++d) {
-      load_key_run<kInt8>(out + d * kAttentionChunk + j, keys, (first + j) / kPanel, head_dim, d);
+      load_key_run<kForm>(out + d * kAttentionChunk + j, keys, (first + j) / kPanel, head_dim, d);
     }
   }
 }
 
-template <bool kInt8>
+template <CacheForm kForm>
 inline void load_one_key(float* column, const HeadCache& keys, std::int64_t slot, int head_dim) {
   const std::int64_t panel = slot / kPanel, lane = slot % kPanel;
   for (int d = 0; d < head_dim; ++d) {
     const std::int64_t at = (panel * head_dim + d) * kPanel + lane;
-    if constexpr (kInt8) {
+    if constexpr (kForm == CacheForm::Int8) {
       std::uint16_t scale;
       const std::int64_t block = panel * (head_dim / kKvBlock) + d / kKvBlock;
       __builtin_memcpy(&scale, keys.scales + 2 * (block * kPanel + lane), 2);
       column[d * kAttentionChunk] =
           one_half(scale) * static_cast<float>(reinterpret_cast<const std::int8_t*>(keys.data)[at]);
+    } else if constexpr (kForm == CacheForm::F32) {
+      column[d * kAttentionChunk] = reinterpret_cast<const float*>(keys.data)[at];
     } else {
       std::uint16_t half;
       __builtin_memcpy(&half, keys.data + 2 * at, 2);
@@ -56,9 +62,9 @@ inline void load_one_key(float* column, const HeadCache& keys, std::int64_t slot
   }
 }
 
-template <bool kInt8>
+template <CacheForm kForm>
 inline void load_value(float* out, const HeadCache& values, std::int64_t slot, int head_dim) {
-  if constexpr (kInt8) {
+  if constexpr (kForm == CacheForm::Int8) {
     const auto* codes = reinterpret_cast<const std::int8_t*>(values.data) + slot * head_dim;
     for (int first = 0; first < head_dim; first += kKvBlock) {
       std::uint16_t half;
@@ -66,6 +72,9 @@ inline void load_value(float* out, const HeadCache& values, std::int64_t slot, i
       const float scale = one_half(half);
       for (int i = 0; i < kKvBlock; i += kLanes) store(out + first + i, load_signed(codes + first + i) * scale);
     }
+  } else if constexpr (kForm == CacheForm::F32) {
+    __builtin_memcpy(out, reinterpret_cast<const float*>(values.data) + slot * head_dim,
+                     static_cast<std::size_t>(head_dim) * sizeof(float));
   } else {
     const std::byte* row = values.data + 2 * slot * head_dim;
     int d = 0;
@@ -88,6 +97,8 @@ struct FloatRows {
   const float* data;
   std::int64_t stride;
 
+  FloatRows behind(std::int64_t rows) const { return {data + rows * stride, stride}; }
+
   Floats at(std::int64_t i, std::int64_t column) const { return load(data + i * stride + column); }
 };
 
@@ -107,6 +118,8 @@ struct HalfKeys {
 struct HalfValues {
   const std::byte* data;
   std::int64_t head_dim;
+
+  HalfValues behind(std::int64_t rows) const { return {data + 2 * rows * head_dim, head_dim}; }
 
   Floats at(std::int64_t i, std::int64_t column) const {
     const std::byte* run = data + 2 * (i * head_dim + column);
@@ -190,9 +203,13 @@ inline void clear(const AttentionState& s, std::int64_t lines, std::int64_t widt
 }
 
 // Turns the scores of one chunk into weights exp(score - running maximum) and updates maximum and total; returns the
-// factor by which everything summed so far must be scaled.
-inline float soften(float* scores, int count, float& maximum, float& total) {
+// factor by which everything summed so far must be scaled. The keys are [from, count).
+inline float soften(float* scores, int from, int count, float cap, float& maximum, float& total) {
   float top = maximum;
+  if (cap > 0.0f) {
+    for (int j = 0; j < kAttentionChunk; j += kLanes) store(scores + j, soft_capped(load(scores + j), cap));
+  }
+  for (int j = 0; j < from; ++j) scores[j] = -1e30f;
   for (int j = count; j < kAttentionChunk; ++j) scores[j] = -1e30f;
   Floats best = splat(top);
   for (int j = 0; j < kAttentionChunk; j += kLanes) {
@@ -203,8 +220,8 @@ inline float soften(float* scores, int count, float& maximum, float& total) {
   Floats added = {};
   for (int j = 0; j < kAttentionChunk; j += kLanes) {
     Floats weight = exponential(load(scores + j) - top);
-    if (j + kLanes > count) {
-      for (int i = 0; i < kLanes; ++i) weight[i] = j + i < count ? weight[i] : 0.0f;
+    if (j < from || j + kLanes > count) {
+      for (int i = 0; i < kLanes; ++i) weight[i] = j + i >= from && j + i < count ? weight[i] : 0.0f;
     }
     store(scores + j, weight);
     added += weight;
@@ -250,60 +267,66 @@ struct AttentionScratch {
   AttentionState running, segment;
 };
 
-// Lines [line, line + count) meet the first `seen` keys and values of a chunk.
+// Lines [line, line + count) meet the keys and values [from, seen) of a chunk.
 template <class Keys, class Values>
 inline void attend_lines(const AttentionTask& t, const AttentionScratch& s, const Keys& keys, const Values& values,
-                         std::int64_t line, std::int64_t count, int seen) {
+                         std::int64_t line, std::int64_t count, int from, int seen) {
   const std::int64_t width = padded_head(t.head_dim);
   float* scores = s.scores + line * kAttentionChunk;
   small_product({s.queries + line * t.head_dim, t.head_dim, t.head_dim, scores, kAttentionChunk, nullptr}, keys, count,
                 kAttentionChunk);
   for (std::int64_t i = 0; i < count; ++i) {
-    s.keep[i] = soften(scores + i * kAttentionChunk, seen, s.segment.maxima[line + i], s.segment.totals[line + i]);
+    s.keep[i] =
+        soften(scores + i * kAttentionChunk, from, seen, t.cap, s.segment.maxima[line + i], s.segment.totals[line + i]);
   }
-  small_product({scores, kAttentionChunk, seen, s.segment.result + line * width, width, s.keep}, values, count, width);
+  small_product({scores + from, kAttentionChunk, seen - from, s.segment.result + line * width, width, s.keep},
+                values.behind(from), count, width);
 }
 
-template <bool kInt8>
+template <CacheForm kForm>
 inline void attend_chunk(const AttentionTask& t, const AttentionScratch& s, std::int32_t begin) {
   const std::int64_t width = padded_head(t.head_dim), lines = std::int64_t{t.rows} * t.group;
-  std::int32_t shortest = t.length[0], longest = t.length[0];
+  std::int32_t shortest = t.length[0], longest = t.length[0], earliest = t.first[0], latest = t.first[0];
   for (int r = 1; r < t.rows; ++r) {
     shortest = t.length[r] < shortest ? t.length[r] : shortest;
     longest = t.length[r] > longest ? t.length[r] : longest;
+    earliest = t.first[r] < earliest ? t.first[r] : earliest;
+    latest = t.first[r] > latest ? t.first[r] : latest;
   }
   const std::int32_t end = begin + kAttentionChunk;
+  if (earliest >= end) return;
   // Positions of the chunk that all rows find in the same slots.
   std::int32_t common = end < longest ? end : longest;
   if (t.path != nullptr && t.prefix < common) common = t.prefix;
   const int shared = common > begin ? common - begin : 0;
-  const bool whole = shared == kAttentionChunk && shortest >= end;
-  if (!kInt8 && whole && lines <= kAttendRows && width == t.head_dim) {
+  const bool whole = shared == kAttentionChunk && shortest >= end && latest <= begin;
+  if (kForm == CacheForm::F16 && whole && lines <= kAttendRows && width == t.head_dim) {
     const std::int64_t at = 2 * begin * std::int64_t{t.head_dim};
-    attend_lines(t, s, HalfKeys{t.keys.data + at, t.head_dim}, HalfValues{t.values.data + at, t.head_dim}, 0, lines,
+    attend_lines(t, s, HalfKeys{t.keys.data + at, t.head_dim}, HalfValues{t.values.data + at, t.head_dim}, 0, lines, 0,
                  kAttentionChunk);
     return;
   }
   const FloatRows keys{s.keys, kAttentionChunk}, values{s.values, width};
-  load_keys<kInt8>(s.keys, t.keys, begin, shared, t.head_dim);
-  for (int j = 0; j < shared; ++j) load_value<kInt8>(s.values + j * width, t.values, begin + j, t.head_dim);
+  load_keys<kForm>(s.keys, t.keys, begin, shared, t.head_dim);
+  for (int j = 0; j < shared; ++j) load_value<kForm>(s.values + j * width, t.values, begin + j, t.head_dim);
   if (whole) {
-    attend_lines(t, s, keys, values, 0, lines, kAttentionChunk);
+    attend_lines(t, s, keys, values, 0, lines, 0, kAttentionChunk);
     return;
   }
   for (int r = 0; r < t.rows; ++r) {
-    if (t.length[r] <= begin) continue;
+    if (t.length[r] <= begin || t.first[r] >= end) continue;
+    const int from = t.first[r] > begin ? t.first[r] - begin : 0;
     const int seen = t.length[r] < end ? t.length[r] - begin : kAttentionChunk;
     for (int j = shared; j < seen; ++j) {
       const std::int64_t slot = t.prefix + t.path[std::int64_t{r} * t.path_stride + begin + j - t.prefix];
-      load_one_key<kInt8>(s.keys + j, t.keys, slot, t.head_dim);
-      load_value<kInt8>(s.values + j * width, t.values, slot, t.head_dim);
+      load_one_key<kForm>(s.keys + j, t.keys, slot, t.head_dim);
+      load_value<kForm>(s.values + j * width, t.values, slot, t.head_dim);
     }
-    attend_lines(t, s, keys, values, std::int64_t{r} * t.group, t.group, seen);
+    attend_lines(t, s, keys, values, std::int64_t{r} * t.group, t.group, from, seen);
   }
 }
 
-template <bool kInt8>
+template <CacheForm kForm>
 inline void attend_segments(const AttentionTask& t) {
   const AttentionScratch s(t);
   const std::int64_t lines = std::int64_t{t.rows} * t.group, width = padded_head(t.head_dim);
@@ -316,11 +339,15 @@ inline void attend_segments(const AttentionTask& t) {
     for (int d = 0; d < t.head_dim; ++d) s.queries[i * t.head_dim + d] = q[d] * t.scale;
   }
   clear(s.running, lines, width);
+  for (std::int64_t i = 0; t.sinks != nullptr && t.partial == nullptr && i < lines; ++i) {
+    s.running.maxima[i] = t.sinks[i % t.group];
+    s.running.totals[i] = 1.0f;
+  }
   for (std::int32_t segment = t.first_segment; segment < t.last_segment; ++segment) {
     clear(s.segment, lines, width);
     const std::int32_t first = segment * kAttentionSegment;
     for (std::int32_t begin = first; begin < first + kAttentionSegment && begin < longest; begin += kAttentionChunk) {
-      attend_chunk<kInt8>(t, s, begin);
+      attend_chunk<kForm>(t, s, begin);
     }
     for (std::int64_t i = 0; i < lines; ++i) {
       merge_line(s.running.result + i * width, s.running.maxima[i], s.running.totals[i], s.segment.result + i * width,
@@ -341,11 +368,21 @@ inline void attend_segments(const AttentionTask& t) {
   }
 }
 
-void attend(const AttentionTask& t) { t.keys.scales != nullptr ? attend_segments<true>(t) : attend_segments<false>(t); }
+void attend(const AttentionTask& t) {
+  switch (t.keys.form) {
+    case CacheForm::F16:
+      return attend_segments<CacheForm::F16>(t);
+    case CacheForm::F32:
+      return attend_segments<CacheForm::F32>(t);
+    case CacheForm::Int8:
+      return attend_segments<CacheForm::Int8>(t);
+  }
+}
 
 // The partial states of a line, one per segment, `stride` floats apart, folded in order.
-void merge_segments(float* out, const float* partial, std::int64_t stride, int segments, std::int64_t head_dim) {
-  float maximum = -1e30f, total = 0.0f;
+void merge_segments(float* out, const float* partial, std::int64_t stride, int segments, std::int64_t head_dim,
+                    const float* sink) {
+  float maximum = sink != nullptr ? *sink : -1e30f, total = sink != nullptr ? 1.0f : 0.0f;
   for (std::int64_t d = 0; d < head_dim; ++d) out[d] = 0.0f;
   for (int s = 0; s < segments; ++s, partial += stride) {
     merge_line(out, maximum, total, partial, partial[head_dim], partial[head_dim + 1], head_dim);

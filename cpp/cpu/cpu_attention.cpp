@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/error.h"
 #include "cpu/cpu_backend.h"
@@ -24,8 +25,9 @@ std::int64_t codes_per_head(const KvShape& shape) { return slots_of(shape) * sha
 HeadCache head_of(void* memory, const KvShape& shape, std::int64_t head) {
   auto* bytes = static_cast<std::byte*>(memory);
   const std::int64_t codes = codes_per_head(shape);
-  if (shape.type == KvType::F16) return {bytes + 2 * codes * head, nullptr};
-  return {bytes + codes * head, bytes + codes * shape.heads + 2 * (codes / kKvBlock) * head};
+  if (shape.type == KvType::F16) return {CacheForm::F16, bytes + 2 * codes * head, nullptr};
+  if (shape.type == KvType::F32) return {CacheForm::F32, bytes + 4 * codes * head, nullptr};
+  return {CacheForm::Int8, bytes + codes * head, bytes + codes * shape.heads + 2 * (codes / kKvBlock) * head};
 }
 
 // Where element d of a slot stands among a head's codes.
@@ -46,7 +48,12 @@ struct ValuePlace {
 template <class Place>
 void store_slot(const Kernels& kernels, const HeadCache& cache, std::int64_t slot, const float* x, int head_dim,
                 std::uint16_t* halves) {
-  if (cache.scales == nullptr) {
+  if (cache.form == CacheForm::F32) {
+    auto* floats = reinterpret_cast<float*>(cache.data);
+    for (int d = 0; d < head_dim; ++d) floats[Place::code(slot, d, head_dim)] = x[d];
+    return;
+  }
+  if (cache.form == CacheForm::F16) {
     kernels.to_half(halves, x, head_dim);
     auto* codes = reinterpret_cast<std::uint16_t*>(cache.data);
     for (int d = 0; d < head_dim; ++d) codes[Place::code(slot, d, head_dim)] = halves[d];
@@ -68,20 +75,19 @@ void store_slot(const Kernels& kernels, const HeadCache& cache, std::int64_t slo
   }
 }
 
+template <class Place, class Element>
+void move_codes(std::byte* data, std::int64_t from, std::int64_t to, int head_dim) {
+  auto* codes = reinterpret_cast<Element*>(data);
+  for (int d = 0; d < head_dim; ++d) codes[Place::code(to, d, head_dim)] = codes[Place::code(from, d, head_dim)];
+}
+
 template <class Place>
 void move_slot(const HeadCache& cache, std::int64_t from, std::int64_t to, int head_dim) {
-  auto* wide = reinterpret_cast<std::uint16_t*>(cache.data);
-  auto* narrow = reinterpret_cast<std::int8_t*>(cache.data);
+  if (cache.form == CacheForm::F32) return move_codes<Place, float>(cache.data, from, to, head_dim);
+  if (cache.form == CacheForm::F16) return move_codes<Place, std::uint16_t>(cache.data, from, to, head_dim);
+  move_codes<Place, std::int8_t>(cache.data, from, to, head_dim);
   auto* scales = reinterpret_cast<std::uint16_t*>(cache.scales);
-  for (int d = 0; d < head_dim; ++d) {
-    const std::int64_t target = Place::code(to, d, head_dim), source = Place::code(from, d, head_dim);
-    if (scales == nullptr) {
-      wide[target] = wide[source];
-    } else {
-      narrow[target] = narrow[source];
-    }
-  }
-  const int blocks = scales != nullptr ? head_dim / kKvBlock : 0;
+  const int blocks = head_dim / kKvBlock;
   for (int block = 0; block < blocks; ++block) {
     scales[Place::scale(to, block, blocks)] = scales[Place::scale(from, block, blocks)];
   }
@@ -103,11 +109,12 @@ void rotate(float* head, const float* cos, const float* sin, const Rope& rope) {
 
 std::size_t CpuBackend::kv_bytes(const KvShape& shape) const {
   if (shape.type == KvType::Q8_0 && shape.head_dim % kKvBlock != 0) {
-    fail("type of the K/V cache: found q8_0, expected f16: the model's heads have ", shape.head_dim,
+    fail("type of the K/V cache: found q8_0, expected f16 or f32: the model's heads have ", shape.head_dim,
          " elements, no multiple of ", kKvBlock);
   }
   const std::int64_t codes = codes_per_head(shape) * shape.heads;
-  return static_cast<std::size_t>(shape.type == KvType::F16 ? 2 * codes : codes + 2 * (codes / kKvBlock));
+  if (shape.type == KvType::Q8_0) return static_cast<std::size_t>(codes + 2 * (codes / kKvBlock));
+  return static_cast<std::size_t>((shape.type == KvType::F32 ? 4 : 2) * codes);
 }
 
 void CpuBackend::rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope, const KvLayer& cache,
@@ -122,6 +129,9 @@ void CpuBackend::rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope,
       const float* cos = rope.cos + position * (rope.dims / 2);
       const float* sin = rope.sin + position * (rope.dims / 2);
       for (std::int64_t h = 0; h < q.cols; h += d) rotate(q.row(r) + h, cos, sin, rope);
+      if (rope.query_scale != nullptr) {
+        for (std::int64_t i = 0; i < q.cols; ++i) q.row(r)[i] *= rope.query_scale[position];
+      }
       const std::int64_t slot = *rows.prefix + rows.first_slot + r;
       for (std::int64_t h = 0; h < shape.heads; ++h) {
         rotate(k.row(r) + h * d, cos, sin, rope);
@@ -133,17 +143,21 @@ void CpuBackend::rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope,
   });
 }
 
-void CpuBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, float scale) {
+void CpuBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, const AttentionRule& rule) {
   const KvShape& shape = cache.shape;
   const auto group = static_cast<int>(q.cols / shape.head_dim / shape.heads);
   const std::int64_t row_blocks = (rows.count + kAttentionRows - 1) / kAttentionRows;
-  auto* lengths = reinterpret_cast<std::int32_t*>(lengths_.bytes(sizeof(std::int32_t) * rows.count));
-  std::int32_t longest = 0;
+  auto* lengths = reinterpret_cast<std::int32_t*>(lengths_.bytes(2 * sizeof(std::int32_t) * rows.count));
+  std::int32_t* firsts = lengths + rows.count;
+  std::int32_t longest = 0, earliest = std::numeric_limits<std::int32_t>::max();
   for (int r = 0; r < rows.count; ++r) {
     lengths[r] = *rows.prefix + depth_of(rows, r) + 1;
+    firsts[r] = rule.window > 0 ? std::max(0, lengths[r] - rule.window) : 0;
     longest = std::max(longest, lengths[r]);
+    earliest = std::min(earliest, firsts[r]);
   }
-  const std::int32_t segments = (longest + kAttentionSegment - 1) / kAttentionSegment;
+  const std::int32_t begin_segment = earliest / kAttentionSegment;
+  const std::int32_t segments = (longest + kAttentionSegment - 1) / kAttentionSegment - begin_segment;
   const std::int64_t heads = row_blocks * shape.heads;
   // Few rows over a long text: segments are shared out, too. The bits are the same either way (attention.inl).
   const bool split = segments > 1 && rows.count <= 4 * kAttentionRows && heads < std::int64_t{4} * pool_.size();
@@ -167,14 +181,17 @@ void CpuBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& 
     t.path = rows.path != nullptr ? rows.path + first * rows.path_stride : nullptr;
     t.path_stride = rows.path_stride;
     t.length = lengths + first;
-    t.scale = scale;
+    t.first = firsts + first;
+    t.scale = rule.scale;
+    t.cap = rule.cap;
+    t.sinks = rule.sinks != nullptr ? rule.sinks + head * group : nullptr;
     return t;
   };
   pool_.parallel_for(heads * parts, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
     for (std::int64_t at = begin; at < end; ++at) {
       AttentionTask t = task_of(at / parts);
-      t.first_segment = split ? static_cast<std::int32_t>(at % parts) : 0;
-      t.last_segment = split ? t.first_segment + 1 : segments;
+      t.first_segment = begin_segment + (split ? static_cast<std::int32_t>(at % parts) : 0);
+      t.last_segment = split ? t.first_segment + 1 : begin_segment + segments;
       if (split) t.partial = partial + at * lines * line;
       t.scratch = row_scratch_[static_cast<std::size_t>(worker)].floats(
           static_cast<std::size_t>(attention_scratch(shape.head_dim, group)));
@@ -187,7 +204,8 @@ void CpuBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& 
       const AttentionTask t = task_of(at);
       for (std::int64_t i = 0; i < std::int64_t{t.rows} * group; ++i) {
         kernels_.merge_segments(t.out + i / group * t.out_stride + i % group * t.head_dim,
-                                partial + (at * segments * lines + i) * line, lines * line, segments, t.head_dim);
+                                partial + (at * segments * lines + i) * line, lines * line, segments, t.head_dim,
+                                t.sinks != nullptr ? t.sinks + i % group : nullptr);
       }
     }
   });

@@ -45,14 +45,14 @@ Memory map_memory(std::size_t bytes) {
 
 }  // namespace
 
-CpuWeight::CpuWeight(DType type, std::int64_t rows, std::int64_t cols, Buffer memory)
-    : Weight(type, rows, cols),
+CpuWeight::CpuWeight(const WeightSource& source, std::int64_t rows, Buffer memory)
+    : Weight(source.type, rows, source.cols, source.logit_rule),
       memory_(std::move(memory)),
       panels_(memory_.as<std::byte>()),
-      panel_bytes_(cpu::panel_bytes(type, cols)) {}
+      panel_bytes_(cpu::panel_bytes(source.type, source.cols)) {}
 
 CpuWeight::CpuWeight(const WeightSource& source)
-    : Weight(source.type, source.rows, source.cols), owner_(source.owner), table_(source.data) {}
+    : Weight(source.type, source.rows, source.cols, source.logit_rule), owner_(source.owner), table_(source.data) {}
 
 void CpuWeight::dequantize(std::int64_t r, float* out) const {
   const std::size_t bytes = row_bytes(type(), static_cast<std::size_t>(cols()));
@@ -159,10 +159,16 @@ std::unique_ptr<Weight> CpuBackend::pack(const WeightSource& source, std::int64_
       pack_panel(source.type, packed + panel / kPair * kPair * panel_size, place_of(panel, panels), lanes, source.cols);
     }
   });
-  return std::make_unique<CpuWeight>(source.type, rows, source.cols, std::move(memory));
+  return std::make_unique<CpuWeight>(source, rows, std::move(memory));
 }
 
 std::unique_ptr<Weight> CpuBackend::load(const WeightSource& source) { return pack(source, source.rows, nullptr); }
+
+std::unique_ptr<Weight> CpuBackend::load_experts(std::span<const WeightSource> sources) {
+  std::vector<std::unique_ptr<Weight>> experts;
+  for (const WeightSource& source : sources) experts.push_back(load(source));
+  return std::make_unique<CpuExperts>(std::move(experts));
+}
 
 std::size_t CpuBackend::weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const {
   if (is_table) return 0;

@@ -19,7 +19,7 @@ namespace frspec::cpu {
 class CpuWeight final : public Weight {
  public:
   // Pairs of panels in `memory`, one after the other.
-  CpuWeight(DType type, std::int64_t rows, std::int64_t cols, Buffer memory);
+  CpuWeight(const WeightSource& source, std::int64_t rows, Buffer memory);
   // Rows inside `source`.
   explicit CpuWeight(const WeightSource& source);
 
@@ -42,6 +42,19 @@ class CpuWeight final : public Weight {
   const std::byte* table_ = nullptr;
 };
 
+// A packed matrix for each expert.
+class CpuExperts final : public Weight {
+ public:
+  explicit CpuExperts(std::vector<std::unique_ptr<Weight>> experts)
+      : Weight(experts[0]->type(), experts[0]->rows() * static_cast<std::int64_t>(experts.size()), experts[0]->cols()),
+        experts_(std::move(experts)) {}
+
+  const Weight& operator[](std::int64_t expert) const { return *experts_[static_cast<std::size_t>(expert)]; }
+
+ private:
+  std::vector<std::unique_ptr<Weight>> experts_;
+};
+
 class CpuBackend final : public Backend {
  public:
   CpuBackend(const Kernels& kernels, int threads);
@@ -56,6 +69,7 @@ class CpuBackend final : public Backend {
   std::unique_ptr<Weight> load(const WeightSource& source) override;
   std::unique_ptr<Weight> load_table(const WeightSource& source) override;
   std::unique_ptr<Weight> load_rows(const WeightSource& source, std::span<const std::int32_t> rows) override;
+  std::unique_ptr<Weight> load_experts(std::span<const WeightSource> sources) override;
   void replace_rows(Weight& weight, const WeightSource& source, std::span<const std::int32_t> places,
                     std::span<const std::int32_t> rows) override;
   std::size_t weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const override;
@@ -74,18 +88,23 @@ class CpuBackend final : public Backend {
   void measure_arithmetic(double* macs_per_second) override;
 
   // cpu_layers.cpp
-  void embed(Tensor out, const Weight& table, const std::int32_t* ids) override;
+  void embed(Tensor out, const Weight& table, const std::int32_t* ids, float scale) override;
   void copy(Tensor out, Tensor x) override;
   void gather_rows(Tensor out, Tensor x, const std::int32_t* rows) override;
   void rms_norm(Tensor out, Tensor x, const float* weight, float epsilon) override;
+  void add(Tensor x, Tensor y, const float* norm, float epsilon, float scale) override;
+  void apply(const LogitRule& rule, Tensor logits) override;
 
   // cpu_matmul.cpp
   void matmul(const Operand& x, std::span<const Projection> projections) override;
 
+  // cpu_experts.cpp
+  void run_experts(Tensor out, Tensor x, Tensor scores, const Experts& experts) override;
+
   // cpu_attention.cpp
   std::size_t kv_bytes(const KvShape& shape) const override;
   void rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope, const KvLayer& cache, const Rows& rows) override;
-  void attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, float scale) override;
+  void attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, const AttentionRule& rule) override;
   void compact(std::span<const KvLayer> layers, const std::int32_t* prefix, const VerdictView& verdict) override;
   void advance(std::int32_t* prefix, const std::int32_t* count) override;
 
@@ -168,7 +187,9 @@ class CpuBackend final : public Backend {
   };
   std::vector<SelectionScratch> selection_;
   Scratch sums_;                                         // of 16 elements of each row, for_each_chunk_of_list
-  Scratch lengths_;                                      // (rows) of attend
+  Scratch lengths_;                                      // (2, rows) of attend: positions seen, and the first one
+  Scratch chosen_;                                       // run_experts: who has chosen whom
+  Scratch expert_rows_;                                  // run_experts: the rows of one expert on their way
   std::vector<RowChain> row_chains_;                     // by worker: process
   std::vector<std::int32_t> by_score_;                   // tree_select
   std::vector<std::int32_t> order_;                      // tree_select and tree_expand

@@ -77,6 +77,9 @@ void CpuBackend::for_each_chunk_of_list(const Columns& columns, const ReduceChun
         part.sums = sums + r * per_row;
         part.out = logits + r * kListChunk;
         kernels_.dot_rows(part);
+        if (const LogitRule& rule = table.logit_rule(); rule.changes()) {
+          kernels_.to_logits(part.out, part.count, rule.scale, rule.cap);
+        }
       }
       reduce(logits, kListChunk, first, part.count, chunk, worker);
     }

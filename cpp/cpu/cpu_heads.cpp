@@ -43,7 +43,13 @@ void CpuBackend::for_each_chunk(const Columns& columns, const ReduceChunk& reduc
     for (std::int64_t chunk = begin; chunk < end; ++chunk) {
       const std::int64_t first = chunk * kChunk, width = std::min(kChunk, count - first);
       if (computed) {
-        logits_of(x, static_cast<const CpuWeight&>(*columns.head.weight), first, width, logits, kChunk, worker);
+        const auto& weight = static_cast<const CpuWeight&>(*columns.head.weight);
+        logits_of(x, weight, first, width, logits, kChunk, worker);
+        if (const LogitRule& rule = weight.logit_rule(); rule.changes()) {
+          for (std::int64_t r = 0; r < rows; ++r) {
+            kernels_.to_logits(logits + r * kChunk, width, rule.scale, rule.cap);
+          }
+        }
         reduce(logits, kChunk, first, width, chunk, worker);
       } else {
         reduce(columns.logits.data + first, columns.logits.stride, first, width, chunk, worker);

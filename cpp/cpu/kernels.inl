@@ -6,8 +6,9 @@
 //   load_unsigned, load_signed, store_signed: bytes to floats, and back from ints
 //   lanes_from(v, least): a bit for each lane that is at least so large
 //   multiply_even(a, b): products of the even 32-bit words of a with those of b, 64 bits wide
-//   FRSPEC_AMX       1 where there are tiles (amx_tiles.h)
-//   FRSPEC_BF16      1 where there is dot_bf16(sum, w, x), which adds two; low_half(v): f16 in the low half of lanes
+//   FRSPEC_PAIRS     1 where small unsigned codes are better multiplied by pair_products(w, x), add_pairs and
+//   widen_pairs FRSPEC_AMX       1 where there are tiles (amx_tiles.h) FRSPEC_BF16      1 where there is dot_bf16(sum,
+//   w, x), which adds two; low_half(v): f16 in the low half of lanes
 // Everything else is static, so each instruction set has its own copy (see kernels.h).
 
 // Unrolled code must be one piece: closures that live in memory would be read again after every store.
@@ -105,12 +106,57 @@ void rms_norm(float* out, const float* x, const float* weight, std::int64_t n, f
   for (std::int64_t i = 0; i < n; ++i) out[i] = x[i] * scale * weight[i];
 }
 
-inline Floats swiglu_of(Floats gate, Floats up) { return gate / (exponential(-gate) + 1.0f) * up; }
+struct Silu {
+  static Floats of(Floats gate, Floats up) { return gate / (exponential(-gate) + 1.0f) * up; }
+};
 
-void swiglu(float* out, const float* gate, const float* up, std::int64_t n) {
+// (1 + tanh(z)) / 2 is the sigmoid of 2 z.
+struct Gelu {
+  static Floats of(Floats gate, Floats up) {
+    const Floats z = (gate * gate * gate * 0.044715f + gate) * 1.5957691216057308f;  // 2 sqrt(2 / pi)
+    return gate / (exponential(-z) + 1.0f) * up;
+  }
+};
+
+// Comparisons are such that NaN stays.
+struct Clamped {
+  static Floats of(Floats gate, Floats up) {
+    gate = gate > splat(7.0f) ? splat(7.0f) : gate;
+    up = up > splat(7.0f) ? splat(7.0f) : up;
+    up = up < splat(-7.0f) ? splat(-7.0f) : up;
+    return gate / (exponential(gate * -1.702f) + 1.0f) * (up + 1.0f);
+  }
+};
+
+template <class Gate>
+void activate(float* out, const float* gate, const float* up, std::int64_t n) {
   std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(out + i, swiglu_of(load(gate + i), load(up + i)));
-  if (i < n) store_part(out + i, swiglu_of(load_part(gate + i, n - i), load_part(up + i, n - i)), n - i);
+  for (; i + kLanes <= n; i += kLanes) store(out + i, Gate::of(load(gate + i), load(up + i)));
+  if (i < n) store_part(out + i, Gate::of(load_part(gate + i, n - i), load_part(up + i, n - i)), n - i);
+}
+
+void add_scaled(float* x, const float* y, float scale, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(x + i, multiply_add(load(y + i), splat(scale), load(x + i)));
+  if (i < n) {
+    store_part(x + i, multiply_add(load_part(y + i, n - i), splat(scale), load_part(x + i, n - i)), n - i);
+  }
+}
+
+// cap tanh(x / cap). What is not finite becomes NaN: an overflow must not look like a large number.
+inline Floats soft_capped(Floats x, float cap) {
+  const Floats tangent = splat(1.0f) - splat(2.0f) / (exponential(x * (2.0f / cap)) + 1.0f);
+  return tangent * cap + (x - x);
+}
+
+void to_logits(float* x, std::int64_t n, float scale, float cap) {
+  const auto of = [=](Floats value) FRSPEC_INLINED {
+    value = value * scale;
+    return cap > 0.0f ? soft_capped(value, cap) : value;
+  };
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(x + i, of(load(x + i)));
+  if (i < n) store_part(x + i, of(load_part(x + i, n - i)), n - i);
 }
 
 void to_half(std::uint16_t* out, const float* x, std::int64_t n) {
@@ -164,7 +210,25 @@ float sum_exp(const float* x, std::int64_t n, float subtract) {
 #include "cpu/gather.inl"
 #include "cpu/noise.inl"
 
-const Kernels FRSPEC_KERNELS = {FRSPEC_ISA_NAME, form,           to_int8,      to_bf16,     multiply,
-                                attend,          merge_segments, rms_norm,     swiglu,      to_half,
-                                maximum,         sum_exp,        gumbel_run,   gumbel_list, add_noise,
-                                dot_rows,        sums_of_16,     columns_from, read,        burn};
+const Kernels FRSPEC_KERNELS = {FRSPEC_ISA_NAME,
+                                form,
+                                to_int8,
+                                to_bf16,
+                                multiply,
+                                attend,
+                                merge_segments,
+                                rms_norm,
+                                {activate<Silu>, activate<Gelu>, activate<Clamped>},
+                                add_scaled,
+                                to_logits,
+                                to_half,
+                                maximum,
+                                sum_exp,
+                                gumbel_run,
+                                gumbel_list,
+                                add_noise,
+                                dot_rows,
+                                sums_of_16,
+                                columns_from,
+                                read,
+                                burn};

@@ -26,7 +26,7 @@ Eagle2Drafter::Eagle2Drafter(const std::shared_ptr<const GgufFile>& file, Backen
   for (int i = 0; i < config_.layers; ++i) {
     blocks_.push_back(load_block(loader, config_, i, i > 0 ? AttentionInput::Normed : AttentionInput::Plain));
   }
-  const auto factors = loader.rope_factors(config_.rope.dims / 2);
+  const auto factors = loader.rope_factors(config_.rope, limits_.context);
   loader.expect_all_read(kIgnored);
   allocate(factors);
 }
@@ -38,14 +38,14 @@ std::vector<const Weight*> Eagle2Drafter::matrices() const {
 }
 
 Tensor Eagle2Drafter::run_text(const std::int32_t* tokens, Tensor features, const Rows& rows) {
-  backend_.embed(input_tokens(rows.count), *embedding_, tokens);
+  backend_.embed(input_tokens(rows.count), *embedding_, tokens, 1.0f);
   backend_.copy(input_states(rows.count), features);
   return run(rows);
 }
 
 Tensor Eagle2Drafter::run_drafted(const std::int32_t* tokens, Tensor states, const std::int32_t* parents,
                                   const Rows& rows) {
-  backend_.embed(input_tokens(rows.count), *embedding_, tokens);
+  backend_.embed(input_tokens(rows.count), *embedding_, tokens, 1.0f);
   backend_.gather_rows(input_states(rows.count), states, parents);
   return run(rows);
 }

@@ -27,7 +27,7 @@ Eagle3Drafter::Eagle3Drafter(const std::shared_ptr<const GgufFile>& file, Backen
   state_norm_ = loader.vector("blk.0.attn_norm_2.weight", config_.dim);
   blocks_.push_back(load_block(loader, config_, 0, AttentionInput::Joined));
   output_norm_ = loader.vector("output_norm.weight", config_.dim);
-  const auto factors = loader.rope_factors(config_.rope.dims / 2);
+  const auto factors = loader.rope_factors(config_.rope, limits_.context);
   loader.expect_all_read(kIgnored);
 
   allocate(factors);
@@ -66,7 +66,7 @@ Tensor Eagle3Drafter::run_drafted(const std::int32_t* tokens, Tensor states, con
 
 Tensor Eagle3Drafter::run(const std::int32_t* tokens, const Rows& rows) {
   const Tensor x = stream(rows.count), embedded = input_tokens(rows.count);
-  backend_.embed(embedded, *embedding_, tokens);
+  backend_.embed(embedded, *embedding_, tokens, 1.0f);
   backend_.rms_norm(embedded, embedded, weights(token_norm_), config_.epsilon);
   run_block(backend_, config_, blocks_[0], *scratch_, rope_->view(), cache_layer(0), rows, x, {input(rows.count)});
   return x;

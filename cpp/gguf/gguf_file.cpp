@@ -206,7 +206,8 @@ std::optional<std::vector<std::int64_t>> GgufFile::find_ints(std::string_view ke
   if (entry == nullptr) return std::nullopt;
   const auto* array = std::get_if<GgufNumberArray>(&entry->value);
   const bool is_signed = array != nullptr && gguf_is_signed(array->element);
-  if (array == nullptr || (!is_signed && !gguf_is_unsigned(array->element))) {
+  const bool is_flags = array != nullptr && array->element == GgufType::Bool;
+  if (array == nullptr || (!is_signed && !is_flags && !gguf_is_unsigned(array->element))) {
     gguf_fail_type(name(), *entry, "array of integers");
   }
   std::vector<std::int64_t> values(array->count);

@@ -104,7 +104,7 @@ class GgufFile {
   std::optional<bool> find_bool(std::string_view key) const;
   std::optional<std::string_view> find_string(std::string_view key) const;
   const GgufStrings* find_strings(std::string_view key) const;
-  std::optional<std::vector<std::int64_t>> find_ints(std::string_view key) const;  // an array of any integer type
+  std::optional<std::vector<std::int64_t>> find_ints(std::string_view key) const;  // an array of integers or booleans
   std::optional<std::vector<float>> find_floats(std::string_view key) const;       // of f32 or f64; NaN, inf pass
   std::int64_t get_int(std::string_view key) const;
   double get_float(std::string_view key) const;

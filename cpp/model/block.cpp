@@ -2,7 +2,6 @@
 #include "model/block.h"
 
 #include <array>
-#include <cmath>
 
 #include "base/error.h"
 
@@ -33,8 +32,34 @@ void load_qkv(WeightLoader& loader, const std::string& prefix, std::int64_t q_di
   w.v = load("attn_v", kv_dim);
 }
 
+void load_feed_forward(WeightLoader& loader, const ModelConfig& config, const std::string& prefix, BlockWeights& w) {
+  const std::int64_t dim = config.dim, ff = config.ff;
+  if (config.experts > 0) {
+    w.router = load_linear(loader, prefix + "ffn_gate_inp", config.experts, dim);
+    const auto load = [&](const char* name, std::int64_t out, std::int64_t in) -> Linear {
+      return {loader.experts(concat(prefix, name, ".weight"), config.experts, out, in),
+              loader.find_vectors(concat(prefix, name, ".bias"), config.experts, out)};
+    };
+    w.gate = load("ffn_gate_exps", ff, dim);
+    w.up = load("ffn_up_exps", ff, dim);
+    w.down = load("ffn_down_exps", dim, ff);
+    return;
+  }
+  if (config.style.gate_in_up) {
+    const std::string joined = prefix + "ffn_up.weight";
+    w.gate.weight = loader.matrix_rows(joined, 2 * ff, 0, ff, dim);
+    w.up.weight = loader.matrix_rows(joined, 2 * ff, ff, ff, dim);
+  } else {
+    w.gate = load_linear(loader, prefix + "ffn_gate", ff, dim);
+    w.up = load_linear(loader, prefix + "ffn_up", ff, dim);
+  }
+  w.down = load_linear(loader, prefix + "ffn_down", dim, ff);
+}
+
 // The rows of x seen as one row per head.
 Tensor per_head(Tensor x, int head_dim) { return {x.data, x.rows * (x.cols / head_dim), head_dim, head_dim}; }
+
+const float* weights_of(const Buffer& buffer) { return buffer ? buffer.as<float>() : nullptr; }
 
 std::size_t floats(std::int64_t rows, std::int64_t cols) {
   return sizeof(float) * static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
@@ -43,60 +68,103 @@ std::size_t floats(std::int64_t rows, std::int64_t cols) {
 }  // namespace
 
 BlockWeights load_block(WeightLoader& loader, const ModelConfig& config, int index, AttentionInput input) {
+  const Architecture& style = config.style;
   const std::string prefix = concat("blk.", index, ".");
   const std::int64_t q_dim = std::int64_t{config.heads} * config.head_dim;
   const std::int64_t kv_dim = std::int64_t{config.kv_heads} * config.head_dim;
+  const auto norm = [&](std::string_view name, std::int64_t size) {
+    return loader.vector(concat(prefix, name, ".weight"), size);
+  };
   BlockWeights w;
   const std::int64_t in = std::int64_t{config.dim} * (input == AttentionInput::Joined ? 2 : 1);
-  if (input == AttentionInput::Normed) w.attention_norm = loader.vector(prefix + "attn_norm.weight", config.dim);
+  if (input == AttentionInput::Normed && style.pre_norms) w.attention_norm = norm("attn_norm", config.dim);
   load_qkv(loader, prefix, q_dim, kv_dim, in, w);
-  if (config.qk_norm) {
-    w.q_norm = loader.vector(prefix + "attn_q_norm.weight", config.head_dim);
-    w.k_norm = loader.vector(prefix + "attn_k_norm.weight", config.head_dim);
+  if (style.qk_norm != QkNorm::None) {
+    const bool per_head = style.qk_norm == QkNorm::PerHead;
+    w.q_norm = norm("attn_q_norm", per_head ? config.head_dim : q_dim);
+    w.k_norm = norm("attn_k_norm", per_head ? config.head_dim : kv_dim);
   }
+  if (style.has_sinks) w.sinks = norm("attn_sinks", config.heads);
+  w.attention = {.scale = config.attention_scale,
+                 .cap = config.score_cap,
+                 .window = config.windowed(index) ? config.window : 0,
+                 .sinks = w.sinks ? w.sinks.as<float>() : nullptr};
   w.output = load_linear(loader, prefix + "attn_output", config.dim, q_dim);
-  w.ff_norm = loader.vector(prefix + "ffn_norm.weight", config.dim);
-  w.gate = load_linear(loader, prefix + "ffn_gate", config.ff, config.dim);
-  w.up = load_linear(loader, prefix + "ffn_up", config.ff, config.dim);
-  w.down = load_linear(loader, prefix + "ffn_down", config.dim, config.ff);
+  if (style.post_norms) w.post_attention_norm = norm("post_attention_norm", config.dim);
+  if (style.pre_norms) w.ff_norm = norm(style.ff_norm, config.dim);
+  load_feed_forward(loader, config, prefix, w);
+  if (style.post_norms) w.post_ff_norm = norm("post_ffw_norm", config.dim);
   return w;
 }
 
 BlockScratch::BlockScratch(Backend& backend, const ModelConfig& config, int rows)
-    : q_dim_(std::int64_t{config.heads} * config.head_dim),
+    : dim_(config.dim),
+      q_dim_(std::int64_t{config.heads} * config.head_dim),
       kv_dim_(std::int64_t{config.kv_heads} * config.head_dim),
       ff_(config.ff),
+      experts_(config.experts),
       q_(backend.allocate(floats(rows, q_dim_))),
       k_(backend.allocate(floats(rows, kv_dim_))),
       v_(backend.allocate(floats(rows, kv_dim_))),
-      attended_(backend.allocate(floats(rows, q_dim_))),
-      gate_(backend.allocate(floats(rows, ff_))),
-      up_(backend.allocate(floats(rows, ff_))) {}
+      attended_(backend.allocate(floats(rows, q_dim_))) {
+  if (experts_ > 0) {
+    normed_ = backend.allocate(floats(rows, dim_));
+    scores_ = backend.allocate(floats(rows, experts_));
+  } else {
+    gate_ = backend.allocate(floats(rows, ff_));
+    up_ = backend.allocate(floats(rows, ff_));
+  }
+  if (experts_ > 0 || config.style.post_norms || config.residual_scale != 1.0f) {
+    branch_ = backend.allocate(floats(rows, dim_));
+  }
+}
 
 void run_block(Backend& backend, const ModelConfig& config, const BlockWeights& w, const BlockScratch& scratch,
                const Rope& rope, const KvLayer& cache, const Rows& rows, Tensor x) {
-  const float* norm = w.attention_norm ? w.attention_norm.as<float>() : nullptr;
-  run_block(backend, config, w, scratch, rope, cache, rows, x, {x, norm, config.epsilon});
+  run_block(backend, config, w, scratch, rope, cache, rows, x, {x, weights_of(w.attention_norm), config.epsilon});
 }
 
 void run_block(Backend& backend, const ModelConfig& config, const BlockWeights& w, const BlockScratch& scratch,
                const Rope& rope, const KvLayer& cache, const Rows& rows, Tensor x, const Operand& attention_input) {
   const int n = rows.count;
-  const Tensor q = scratch.q(n), k = scratch.k(n), v = scratch.v(n);
-  const Tensor attended = scratch.attended(n), gate = scratch.gate(n), up = scratch.up(n);
+  const Tensor q = scratch.q(n), k = scratch.k(n), v = scratch.v(n), attended = scratch.attended(n);
+  // x += what the last matrix of a branch gives.
+  const auto add = [&](const Operand& input, const Linear& last, const Buffer& post_norm) {
+    if (!post_norm && config.residual_scale == 1.0f) return backend.matmul(input, std::array{last.onto(x, true)});
+    backend.matmul(input, std::array{last.onto(scratch.branch(n))});
+    backend.add(x, scratch.branch(n), weights_of(post_norm), config.epsilon, config.residual_scale);
+  };
 
   backend.matmul(attention_input, std::array{w.q.onto(q), w.k.onto(k), w.v.onto(v)});
   if (w.q_norm) {
-    const Tensor queries = per_head(q, config.head_dim), keys = per_head(k, config.head_dim);
+    const bool split = config.style.qk_norm == QkNorm::PerHead;
+    const Tensor queries = split ? per_head(q, config.head_dim) : q, keys = split ? per_head(k, config.head_dim) : k;
     backend.rms_norm(queries, queries, w.q_norm.as<float>(), config.epsilon);
     backend.rms_norm(keys, keys, w.k_norm.as<float>(), config.epsilon);
   }
   backend.rope_and_append(q, k, v, rope, cache, rows);
-  backend.attend(attended, q, cache, rows, 1.0f / std::sqrt(static_cast<float>(config.head_dim)));
-  backend.matmul({attended}, std::array{w.output.onto(x, true)});
+  backend.attend(attended, q, cache, rows, w.attention);
+  add({attended}, w.output, w.post_attention_norm);
 
-  backend.matmul({x, w.ff_norm.as<float>(), config.epsilon}, std::array{w.gate.onto(gate), w.up.onto(up)});
-  backend.matmul({.x = gate, .up = up.data}, std::array{w.down.onto(x, true)});
+  if (w.router.weight != nullptr) {
+    const Tensor normed = scratch.normed(n), scores = scratch.scores(n), branch = scratch.branch(n);
+    backend.rms_norm(normed, x, w.ff_norm.as<float>(), config.epsilon);
+    backend.matmul({normed}, std::array{w.router.onto(scores)});
+    backend.run_experts(branch, normed, scores,
+                        {.gate = w.gate.weight.get(),
+                         .up = w.up.weight.get(),
+                         .down = w.down.weight.get(),
+                         .gate_bias = weights_of(w.gate.bias),
+                         .up_bias = weights_of(w.up.bias),
+                         .down_bias = weights_of(w.down.bias),
+                         .used = config.experts_used,
+                         .activation = config.style.activation});
+    backend.add(x, branch, weights_of(w.post_ff_norm), config.epsilon, config.residual_scale);
+    return;
+  }
+  const Tensor gate = scratch.gate(n), up = scratch.up(n);
+  backend.matmul({x, weights_of(w.ff_norm), config.epsilon}, std::array{w.gate.onto(gate), w.up.onto(up)});
+  add({.x = gate, .up = up.data, .activation = config.style.activation}, w.down, w.post_ff_norm);
 }
 
 }  // namespace frspec

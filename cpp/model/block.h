@@ -1,5 +1,6 @@
-// One transformer block: attention, then a gated feed-forward, each added to the residual stream.
-// Targets and drafters run the same code; what a model lacks (biases, norms) is an empty buffer.
+// One transformer block: attention, then a gated feed-forward or a mixture of them, each added to the residual stream.
+// Targets and drafters of every architecture run the same code; what a model lacks (biases, norms, sinks) is an empty
+// buffer.
 #pragma once
 
 #include <cstdint>
@@ -24,16 +25,23 @@ struct Linear {
 struct BlockWeights {
   Buffer attention_norm;  // (dim); empty unless attention reads the normed stream
   Linear q, k, v;         // dim or 2 dim -> heads * head_dim, kv_heads * head_dim twice
-  Buffer q_norm, k_norm;  // (head_dim), where the architecture has them
-  Linear output;          // heads * head_dim -> dim
-  Buffer ff_norm;         // (dim)
-  Linear gate, up, down;  // dim -> ff, dim -> ff, ff -> dim
+  Buffer q_norm, k_norm;  // (head_dim), or those of all heads
+  Buffer sinks;           // (heads)
+  AttentionRule attention;
+  Linear output;               // heads * head_dim -> dim
+  Buffer post_attention_norm;  // (dim)
+  Buffer ff_norm;              // (dim)
+  Linear gate, up, down;       // dim -> ff, dim -> ff, ff -> dim; with experts, of all of them
+  Linear router;               // dim -> experts; none where the feed-forward is dense
+  Buffer post_ff_norm;         // (dim)
 };
 
-// Calls use(weight) for every matrix of a block.
+// Calls use(weight) for every matrix of a block that all rows are multiplied with.
 template <class Use>
 void for_each_matrix(const BlockWeights& w, Use&& use) {
-  for (const Linear* linear : {&w.q, &w.k, &w.v, &w.output, &w.gate, &w.up, &w.down}) use(*linear->weight);
+  for (const Linear* linear : {&w.q, &w.k, &w.v, &w.output}) use(*linear->weight);
+  if (w.router.weight != nullptr) return use(*w.router.weight);
+  for (const Linear* linear : {&w.gate, &w.up, &w.down}) use(*linear->weight);
 }
 
 // What a block's attention reads.
@@ -58,10 +66,16 @@ class BlockScratch {
   Tensor attended(int rows) const { return attended_.matrix(rows, q_dim_); }
   Tensor gate(int rows) const { return gate_.matrix(rows, ff_); }
   Tensor up(int rows) const { return up_.matrix(rows, ff_); }
+  Tensor branch(int rows) const { return branch_.matrix(rows, dim_); }
+  Tensor normed(int rows) const { return normed_.matrix(rows, dim_); }
+  Tensor scores(int rows) const { return scores_.matrix(rows, experts_); }
 
  private:
-  std::int64_t q_dim_, kv_dim_, ff_;
-  Buffer q_, k_, v_, attended_, gate_, up_;
+  std::int64_t dim_, q_dim_, kv_dim_, ff_, experts_;
+  Buffer q_, k_, v_, attended_;
+  Buffer gate_, up_;        // of a dense feed-forward
+  Buffer branch_;           // where what a branch adds is not just added
+  Buffer normed_, scores_;  // of experts
 };
 
 // x (rows.count, dim) is the residual stream, changed in place; K and V of its rows go to `cache`. Attention reads the

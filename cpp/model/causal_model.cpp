@@ -36,18 +36,19 @@ CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend,
       taps_(taps) {
   WeightLoader loader(file_, backend_, std::move(on_bytes));
   const bool tied = !loader.has("output.weight");
-  embedding_ = tied ? loader.matrix("token_embd.weight", config_.vocab, config_.dim, limits_.head_on_host)
-                    : loader.table("token_embd.weight", config_.vocab, config_.dim);
+  if (!tied) embedding_ = loader.table("token_embd.weight", config_.vocab, config_.dim);
   final_norm_ = loader.vector("output_norm.weight", config_.dim);
-  const char* head_name = tied ? "token_embd.weight" : "output.weight";
-  head_source_ = loader.source(head_name, config_.vocab, config_.dim);
-  if (!tied) head_ = loader.matrix(head_name, config_.vocab, config_.dim, limits_.head_on_host);
+  head_source_ = loader.source(tied ? "token_embd.weight" : "output.weight", config_.vocab, config_.dim);
+  head_source_.logit_rule = config_.logit_rule;
+  WeightSource whole_head = head_source_;
+  whole_head.on_host = limits_.head_on_host;
+  (tied ? embedding_ : head_) = loader.load(whole_head);
   const HostPart& host = limits_.host;
   for (int i = 0; i < config_.layers; ++i) {
     loader.use(i < host.layers ? *host.backend : backend_);
     blocks_.push_back(load_block(loader, config_, i));
   }
-  const auto factors = loader.rope_factors(config_.rope.dims / 2);
+  const auto factors = loader.rope_factors(config_.rope, limits_.context);
   loader.expect_all_read(kIgnored);
 
   // Only now: the shapes of the tensors have vouched for the sizes that the metadata states.
@@ -56,7 +57,7 @@ CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend,
       host);
   scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);
   const int positions = limits_.context + limits_.depth + 1;
-  rope_ = std::make_unique<RopeTable>(backend_, config_.rope, factors, positions);
+  ropes_ = std::make_unique<LayerRopes>(backend_, config_, factors, positions);
   if (host.layers > 0) {
     host_layers_ = std::make_unique<HostLayers>(backend_, host, config_, factors, limits_.rows, positions);
   }
@@ -95,7 +96,7 @@ bool CausalModel::forward(const std::int32_t* tokens, const Rows& rows, const st
       if (taps_.joined[t] == layer) backend_.copy(features(rows.count).col_range(column, config_.dim), x);
     }
   };
-  backend_.embed(x, *embedding_, tokens);
+  backend_.embed(x, *embedding_, tokens, config_.embedding_scale);
   if (host_layers_) {
     host_layers_->run(x, rows, blocks_, *cache_, [&](int layer, const float* states) {
       if (!is_tapped(layer)) return;
@@ -106,7 +107,7 @@ bool CausalModel::forward(const std::int32_t* tokens, const Rows& rows, const st
   for (int i = limits_.host.layers; i < config_.layers; ++i) {
     if (stops()) return false;
     keep_taps(i);
-    run_block(backend_, config_, blocks_[static_cast<std::size_t>(i)], *scratch_, rope_->view(), cache_->layer(i), rows,
+    run_block(backend_, config_, blocks_[static_cast<std::size_t>(i)], *scratch_, ropes_->of(i), cache_->layer(i), rows,
               x);
   }
   keep_taps(config_.layers);
@@ -133,6 +134,7 @@ std::vector<const Weight*> CausalModel::matrices() const {
 Tensor CausalModel::logits(Tensor hidden) {
   const Tensor out = logits_.matrix(hidden.rows, config_.vocab);
   backend_.matmul({hidden}, std::array{Projection{out, &head()}});
+  backend_.apply(head().logit_rule(), out);
   return out;
 }
 

@@ -1,4 +1,4 @@
-// A whole language model: a decoder-only transformer read from GGUF (Llama, Qwen2, Qwen3 and their kin). It is the
+// A whole language model: a decoder-only transformer read from GGUF (architecture.cpp has the kinds). It is the
 // target, whose words count, or a drafter.
 #pragma once
 
@@ -88,7 +88,7 @@ class CausalModel {
   WeightSource head_source_;
   Buffer final_norm_;  // (dim)
   std::vector<BlockWeights> blocks_;
-  std::unique_ptr<RopeTable> rope_;
+  std::unique_ptr<LayerRopes> ropes_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<HostLayers> host_layers_;  // null: all are on the device
   std::unique_ptr<BlockScratch> scratch_;

@@ -2,7 +2,7 @@
 #include "model/config.h"
 
 #include <algorithm>
-#include <array>
+#include <cmath>
 #include <optional>
 #include <string_view>
 
@@ -11,21 +11,9 @@
 namespace frspec {
 namespace {
 
-struct Architecture {
-  std::string_view name;
-  bool interleaved_rope;
-  bool qk_norm;
-};
-
-// A new architecture that is a variation of Llama's block is one line here (see CONTRIBUTING.md).
-constexpr std::array kTargets = {
-    Architecture{"llama", true, false},
-    Architecture{"qwen2", false, false},
-    Architecture{"qwen3", false, true},
-};
-
 constexpr int kMaxLayers = 4096;
 constexpr int kMaxHeads = 4096;
+constexpr int kMaxExperts = 1 << 16;
 
 class Reader {
  public:
@@ -43,6 +31,12 @@ class Reader {
     const auto found = file_.find_float(key(name));
     const double value = found ? *found : fallback ? *fallback : file_.get_float(key(name));
     if (!(value > 0.0)) bad(name, value, "a number above 0");
+    return value;
+  }
+
+  double at_least_zero(std::string_view name, double fallback) const {
+    const double value = file_.find_float(key(name)).value_or(fallback);
+    if (!(value >= 0.0)) bad(name, value, "a number of at least 0");
     return value;
   }
 
@@ -74,41 +68,135 @@ class Reader {
   std::string prefix_;
 };
 
-RopeConfig read_rope(const GgufFile& file, const Reader& reader, const ModelConfig& config, bool interleaved) {
-  RopeConfig rope;
-  rope.interleaved = interleaved;
-  rope.base = reader.positive("rope.freq_base", 10000.0);
-  rope.dims = reader.size_or("rope.dimension_count", config.head_dim, config.head_dim);
-  if (rope.dims % 2 != 0) reader.bad("rope.dimension_count", rope.dims, "an even number");
-  // As llama.cpp reads them: a factor without a type is linear, and old files call it rope.scale_linear.
+// As llama.cpp reads them: a factor without a type is linear, and old files call it rope.scale_linear.
+void read_rope_scaling(const GgufFile& file, const Reader& reader, const ModelConfig& config, RopeConfig& rope) {
+  constexpr const char* kOriginal = "rope.scaling.original_context_length";
+  // 0 is unknown, as llama.cpp understands it.
+  const bool is_known = file.find(reader.key(kOriginal)) != nullptr && file.find_int(reader.key(kOriginal)) != 0;
+  if (is_known) rope.original_context = reader.size(kOriginal, kMaxContext);
+  rope.attention_factor = reader.positive("rope.scaling.attn_factor", 1.0);
   const char* factor_key =
       file.find(reader.key("rope.scaling.factor")) != nullptr ? "rope.scaling.factor" : "rope.scale_linear";
   const char* default_type = file.find(reader.key(factor_key)) != nullptr ? "linear" : "none";
   const std::string_view scaling = file.find_string(reader.key("rope.scaling.type")).value_or(default_type);
-  if (scaling == "none") return rope;
+  rope.longrope = scaling == "longrope";
+  if (scaling == "none" || rope.longrope) return;
   rope.factor = file.find_float(reader.key(factor_key)) == 0.0 ? 1.0 : reader.positive(factor_key, 1.0);
   if (scaling == "linear") {
     rope.scaling = RopeConfig::Scaling::Linear;
   } else if (scaling == "yarn") {
     rope.scaling = RopeConfig::Scaling::Yarn;
-    rope.original_context = reader.size_or("rope.scaling.original_context_length", kMaxContext, config.context);
-    rope.attention_factor = reader.positive("rope.scaling.attn_factor", 1.0);
+    if (rope.original_context == 0) rope.original_context = config.context;
     rope.beta_fast = reader.positive("rope.scaling.yarn_beta_fast", 32.0);
     rope.beta_slow = reader.positive("rope.scaling.yarn_beta_slow", 1.0);
+    rope.log_multiplier = reader.at_least_zero("rope.scaling.yarn_log_multiplier", 0.0);
   } else {
-    reader.bad("rope.scaling.type", concat("'", scaling, "'"), "'none', 'linear' or 'yarn'");
+    reader.bad("rope.scaling.type", concat("'", scaling, "'"), "'none', 'linear', 'yarn' or 'longrope'");
   }
-  return rope;
 }
 
-ModelConfig read_config(const GgufFile& file, const std::string& architecture, bool interleaved_rope) {
-  const Reader reader(file, architecture);
+void read_ropes(const GgufFile& file, const Reader& reader, ModelConfig& config) {
+  const Architecture& style = config.style;
+  RopeConfig& rope = config.rope;
+  rope.interleaved = style.interleaved_rope;
+  rope.truncated = style.truncated_yarn;
+  rope.base = reader.positive("rope.freq_base", 10000.0);
+  rope.dims = reader.size_or("rope.dimension_count", config.head_dim, config.head_dim);
+  if (rope.dims % 2 != 0) reader.bad("rope.dimension_count", rope.dims, "an even number");
+  RopeConfig local = rope;
+  read_rope_scaling(file, reader, config, rope);
+  rope.growth = reader.at_least_zero("attention.temperature_scale", 0.0);
+  if (style.local_scaling) local = rope;
+  local.base = reader.positive("rope.freq_base_swa", style.local_base > 0.0 ? style.local_base : rope.base);
+  if (!style.local_scaling || local.base != rope.base) config.local_rope = local;
+  const auto layers = static_cast<std::size_t>(config.layers);
+  if (!file.find_bool(reader.key("rope.scaling.finetuned")).value_or(true) && style.has_scales) {
+    config.is_unrotated.assign(layers, true);  // Granite's way of saying that there is no rope
+  } else if (style.unrotated_period > 0) {
+    for (int i = 1; i <= config.layers; ++i) config.is_unrotated.push_back(i % style.unrotated_period == 0);
+  }
+}
+
+// Which layers see a window only, by a period or one by one.
+void read_windows(const GgufFile& file, const Reader& reader, ModelConfig& config) {
+  const Architecture& style = config.style;
+  constexpr const char* kWindow = "attention.sliding_window";
+  constexpr const char* kPattern = "attention.sliding_window_pattern";
+  if (style.window_period == kNoWindows) return;
+  const std::int64_t window = style.needs_window ? file.get_int(reader.key(kWindow))
+                                                 : file.find_int(reader.key(kWindow)).value_or(style.window);
+  if (window < 0) reader.bad(kWindow, window, "a number of tokens, or 0: no window");
+  const GgufEntry* pattern = file.find(reader.key(kPattern));
+  if (window == 0) {
+    if (pattern != nullptr) reader.bad(kWindow, "nothing", concat("a window, for ", reader.key(kPattern)));
+    return;
+  }
+  // Phi-3's files state one that is longer than anything, where there is none.
+  if (window >= config.context && style.window_period == kAllWindows) return;
+  if (window > config.context) reader.bad(kWindow, window, concat("at most the context, ", config.context));
+  config.window = static_cast<int>(window);
+  if (pattern != nullptr && pattern->type == GgufType::Array) {
+    const auto flags = file.find_ints(reader.key(kPattern)).value();
+    if (flags.size() != static_cast<std::size_t>(config.layers)) {
+      reader.bad(kPattern, concat(flags.size(), " flags"), concat("one for each of ", config.layers, " layers"));
+    }
+    for (const std::int64_t flag : flags) config.is_windowed.push_back(flag != 0);
+    return;
+  }
+  const std::int64_t period = file.find_int(reader.key(kPattern)).value_or(style.window_period);
+  if (period < 0 || period > kMaxLayers) reader.bad(kPattern, period, concat("0 to ", kMaxLayers));
+  for (int i = 0; i < config.layers; ++i) config.is_windowed.push_back(period == 0 || i % period < period - 1);
+}
+
+void read_scales(const GgufFile& file, const Reader& reader, ModelConfig& config) {
+  const Architecture& style = config.style;
+  const bool wide = config.layers == style.wide_scale_layers;
+  const float own = 1.0f / std::sqrt(static_cast<float>(wide ? config.dim / config.heads : config.head_dim));
+  const auto scale = [&](const char* name, double fallback) {
+    // Files of other architectures may write 0 for none.
+    const bool is_none = !style.has_scales && file.find_float(reader.key(name)) == 0.0;
+    const auto absent = style.has_scales ? std::optional<double>() : std::optional<double>(fallback);
+    return static_cast<float>(is_none ? fallback : reader.positive(name, absent));
+  };
+  config.attention_scale = scale("attention.scale", static_cast<double>(own));
+  config.embedding_scale =
+      scale("embedding_scale", style.root_embedding ? std::sqrt(static_cast<double>(config.dim)) : 1.0);
+  config.residual_scale = scale("residual_scale", 1.0);
+  config.logit_rule.scale = 1.0f / scale("logit_scale", 1.0);
+  const auto cap = [&](const char* name, float fallback) {
+    return static_cast<float>(reader.at_least_zero(name, static_cast<double>(fallback)));
+  };
+  config.score_cap = cap("attn_logit_softcapping", style.score_cap);
+  config.logit_rule.cap = cap("final_logit_softcapping", style.logit_cap);
+}
+
+void read_experts(const GgufFile& file, const Reader& reader, ModelConfig& config) {
+  const ExpertUse use = config.style.experts;
+  const std::int64_t stated = file.find_int(reader.key("expert_count")).value_or(0);
+  if (use == ExpertUse::None && stated > 0) reader.bad("expert_count", stated, "0: the architecture has no experts");
+  if (use == ExpertUse::Always || stated != 0) {
+    config.experts = reader.size("expert_count", kMaxExperts);
+    config.experts_used = reader.size("expert_used_count", kMaxExperts);
+    if (config.experts_used > config.experts) {
+      reader.bad("expert_used_count", config.experts_used, concat("at most expert_count, ", config.experts));
+    }
+  }
+  if (use != ExpertUse::Always) {
+    config.ff = reader.layer_size("feed_forward_length", 1 << 22);
+  } else if (file.find(reader.key("expert_feed_forward_length")) != nullptr) {
+    config.ff = reader.layer_size("expert_feed_forward_length", 1 << 22);
+  } else {
+    config.ff = std::max(1, reader.layer_size("feed_forward_length", 1 << 22) / config.experts_used);
+  }
+}
+
+ModelConfig read_config(const GgufFile& file, const Architecture& style) {
+  const Reader reader(file, std::string(style.name));
   ModelConfig config;
-  config.architecture = architecture;
+  config.style = style;
   config.name = file.find_string("general.name").value_or("");
   config.layers = reader.size("block_count", kMaxLayers);
   config.dim = reader.size("embedding_length", 1 << 20);
-  config.ff = reader.layer_size("feed_forward_length", 1 << 22);
   config.context = config.context_limit = reader.size("context_length", kMaxContext);
   config.heads = reader.layer_size("attention.head_count", kMaxHeads);
   config.kv_heads = reader.layer_size("attention.head_count_kv", kMaxHeads, config.heads);
@@ -121,46 +209,34 @@ ModelConfig read_config(const GgufFile& file, const std::string& architecture, b
   if (config.heads % config.kv_heads != 0) {
     reader.bad("attention.head_count_kv", config.kv_heads, concat("a divisor of attention.head_count, ", config.heads));
   }
-  if (file.find_int(reader.key("expert_count")).value_or(0) > 0) {
-    reader.bad("expert_count", file.get_int(reader.key("expert_count")), "0: mixtures of experts are not supported");
-  }
   if (!file.find_bool(reader.key("attention.causal")).value_or(true)) {
     reader.bad("attention.causal", "false", "true: models that look ahead write no text");
   }
-  config.rope = read_rope(file, reader, config, interleaved_rope);
+  read_experts(file, reader, config);
+  read_scales(file, reader, config);
+  read_ropes(file, reader, config);
+  read_windows(file, reader, config);
   return config;
 }
 
 }  // namespace
 
-bool is_causal(const GgufFile& file) {
-  const std::string_view architecture = file.get_string("general.architecture");
-  return std::any_of(std::begin(kTargets), std::end(kTargets),
-                     [&](const Architecture& candidate) { return candidate.name == architecture; });
-}
+bool is_causal(const GgufFile& file) { return find_architecture(file.get_string("general.architecture")) != nullptr; }
 
 ModelConfig read_causal_config(const GgufFile& file) {
-  const std::string architecture(file.get_string("general.architecture"));
-  std::string known;
-  for (const Architecture& candidate : kTargets) {
-    if (candidate.name == architecture) {
-      ModelConfig config = read_config(file, architecture, candidate.interleaved_rope);
-      config.qk_norm = candidate.qk_norm;
-      return config;
-    }
-    known += concat(known.empty() ? "'" : ", '", candidate.name, "'");
-  }
-  fail(file.path().string(), ": key 'general.architecture': found '", architecture, "', expected a target model of ",
-       known);
+  const std::string_view name = file.get_string("general.architecture");
+  if (const Architecture* style = find_architecture(name)) return read_config(file, *style);
+  fail(file.path().string(), ": key 'general.architecture': found '", name, "', expected a target model of ",
+       architecture_names());
 }
 
 ModelConfig read_eagle2_config(const GgufFile& file) {
   const std::string_view architecture = file.get_string("general.architecture");
   if (architecture != "eagle2") {
     fail(file.path().string(), ": key 'general.architecture': found '", architecture,
-         "', expected a drafter: 'eagle2' or 'eagle3', or a language model, 'llama', 'qwen2' or 'qwen3'");
+         "', expected a drafter: 'eagle2' or 'eagle3', or a language model: ", architecture_names());
   }
-  ModelConfig config = read_config(file, "eagle2", true);
+  ModelConfig config = read_config(file, kEagle2);
   const Reader reader(file, "eagle2");
   config.target_dim = reader.size_or("target_hidden_size", 1 << 20, config.dim);
   config.vocab = reader.size("vocab_size", 1 << 30);
@@ -168,7 +244,7 @@ ModelConfig read_eagle2_config(const GgufFile& file) {
 }
 
 ModelConfig read_eagle3_config(const GgufFile& file) {
-  ModelConfig config = read_config(file, "eagle3", true);
+  ModelConfig config = read_config(file, kEagle3);
   const Reader reader(file, "eagle3");
   if (config.layers != 1) reader.bad("block_count", config.layers, "1: EAGLE-3 has one block");
   config.target_dim = reader.size("target_hidden_size", 1 << 20);

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "gguf/gguf_file.h"
+#include "model/architecture.h"
 
 namespace frspec {
 
@@ -17,19 +19,23 @@ struct RopeConfig {
   int dims = 0;  // rotated dimensions per head
   enum class Scaling { None, Linear, Yarn } scaling = Scaling::None;
   double factor = 1.0;            // of Linear and Yarn: context is stretched by it
-  int original_context = 0;       // Yarn
+  int original_context = 0;       // Yarn; `growth`; and from where on long factors of frequencies are for
   double attention_factor = 1.0;  // on cos and sin, beside Yarn's own 0.1 ln(factor) + 1
+  double log_multiplier = 0.0;    // Yarn's own is divided by 0.1 this ln(factor) + 1; 0: it is not
   double extrapolation = 1.0;     // Yarn: how far fast pairs keep their frequency; 1: they do
   double beta_fast = 32.0;        // Yarn
   double beta_slow = 1.0;         // Yarn
+  bool longrope = false;          // frequencies have divisors, of which there are two sets
+  bool truncated = true;          // Yarn's range of pairs is rounded outwards
+  double growth = 0.0;            // queries times 1 + growth ln(1 + floor(position / original_context))
 };
 
 struct ModelConfig {
-  std::string architecture;  // "llama", "qwen2", "qwen3", "eagle2", "eagle3"
-  std::string name;          // general.name, or empty
+  Architecture style;
+  std::string name;  // general.name, or empty
   int layers = 0;
   int dim = 0;  // embedding width
-  int ff = 0;   // feed-forward width
+  int ff = 0;   // feed-forward width, or that of an expert
   int heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
@@ -38,16 +44,29 @@ struct ModelConfig {
   int context_limit = 0;  // that may be asked for
   float epsilon = 1e-5f;
   RopeConfig rope;
-  bool qk_norm = false;  // qwen3: RMS norm of every query and key head
+  std::optional<RopeConfig> local_rope;  // of layers that see a window only, where it is another one
+  std::vector<bool> is_windowed;         // (layers); empty: none is
+  int window = 0;                        // positions, the row's own among them
+  std::vector<bool> is_unrotated;        // (layers) without rope; empty: none is
+  float embedding_scale = 1.0f;
+  float attention_scale = 0.0f;  // of scores
+  float residual_scale = 1.0f;   // of what a branch adds to the stream
+  float score_cap = 0.0f;        // 0: none
+  LogitRule logit_rule;
+  int experts = 0;       // 0: the feed-forward is dense
+  int experts_used = 0;  // by each row
   int target_dim = 0;    // drafters: width of the target's hidden states
+
+  bool windowed(int layer) const { return !is_windowed.empty() && is_windowed[static_cast<std::size_t>(layer)]; }
+  bool unrotated(int layer) const { return !is_unrotated.empty() && is_unrotated[static_cast<std::size_t>(layer)]; }
 };
 
 // Whether the file is a whole language model: a target, or a drafter that needs none.
 bool is_causal(const GgufFile& file);
 
-// Reads and checks the configuration of a target model ("llama", "qwen2", "qwen3").
+// Reads and checks the configuration of a whole model, of any row of the table in architecture.cpp.
 // Throws InvalidInput naming file, key, found and expected: an unknown architecture, absurd sizes, an unsupported
-// variant (experts, per-layer head counts, unknown rope scaling).
+// variant (per-layer head counts, unknown rope scaling).
 ModelConfig read_causal_config(const GgufFile& file);
 
 // The same for EAGLE drafters (docs/formats.md).

@@ -8,7 +8,7 @@ HostLayers::HostLayers(Backend& device, const HostPart& host, const ModelConfig&
     : device_(device),
       host_(host),
       config_(config),
-      rope_(*host.backend, config.rope, rope_factors, positions),
+      ropes_(*host.backend, config, rope_factors, positions),
       scratch_(*host.backend, config, rows),
       stream_(static_cast<std::size_t>(rows) * static_cast<std::size_t>(config.dim)) {}
 
@@ -32,7 +32,7 @@ void HostLayers::run(Tensor x, const Rows& rows, std::span<const BlockWeights> b
   const Tensor stream{stream_.data(), rows.count, config_.dim, config_.dim};
   for (int i = 0; i < host_.layers; ++i) {
     see(i, stream_.data());
-    run_block(*host_.backend, config_, blocks[static_cast<std::size_t>(i)], scratch_, rope_.view(), cache.layer(i),
+    run_block(*host_.backend, config_, blocks[static_cast<std::size_t>(i)], scratch_, ropes_.of(i), cache.layer(i),
               here, stream);
   }
   device_.upload(x.data, stream_.data(), bytes);

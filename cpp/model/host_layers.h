@@ -26,7 +26,7 @@ class HostLayers {
   Backend& device_;
   HostPart host_;
   const ModelConfig& config_;
-  RopeTable rope_;
+  LayerRopes ropes_;
   BlockScratch scratch_;
   std::vector<float> stream_;  // (rows, dim)
   std::vector<std::int32_t> depth_, path_;

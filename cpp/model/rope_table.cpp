@@ -18,8 +18,13 @@ double correction_dim(const RopeConfig& config, double rotations) {
 
 std::vector<float> rope_frequencies(const RopeConfig& config, std::span<const float> factors) {
   std::vector<float> frequencies(static_cast<std::size_t>(config.dims / 2));
-  const double low = std::max(0.0, std::floor(correction_dim(config, config.beta_fast)));
-  const double high = std::min(config.dims - 1.0, std::ceil(correction_dim(config, config.beta_slow)));
+  double low = correction_dim(config, config.beta_fast), high = correction_dim(config, config.beta_slow);
+  if (config.truncated) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(0.0, low);
+  high = std::min(config.dims - 1.0, high);
   for (std::size_t i = 0; i < frequencies.size(); ++i) {
     double frequency = std::pow(config.base, -2.0 * static_cast<double>(i) / config.dims);
     if (!factors.empty()) frequency /= factors[i];
@@ -37,7 +42,8 @@ std::vector<float> rope_frequencies(const RopeConfig& config, std::span<const fl
 
 float rope_magnitude(const RopeConfig& config) {
   const bool grows = config.scaling == RopeConfig::Scaling::Yarn && config.factor > 1.0;
-  const double magnitude = grows ? 1.0 + 0.1 * std::log(config.factor) : 1.0;
+  const auto of = [&](double multiplier) { return 1.0 + 0.1 * multiplier * std::log(config.factor); };
+  const double magnitude = grows ? of(1.0) / of(config.log_multiplier) : 1.0;
   return static_cast<float>(magnitude * config.attention_factor);
 }
 
@@ -59,6 +65,27 @@ RopeTable::RopeTable(Backend& backend, const RopeConfig& config, std::span<const
     backend.upload(sin_.as<float>() + p * half, sin.data(), half * sizeof(float));
   }
   view_ = Rope{cos_.as<float>(), sin_.as<float>(), config.dims, positions, config.interleaved};
+  if (config.growth == 0.0) return;
+  std::vector<float> scales(static_cast<std::size_t>(positions));
+  for (std::size_t p = 0; p < scales.size(); ++p) {
+    const double times = std::floor(static_cast<double>(p) / config.original_context);
+    scales[p] = static_cast<float>(1.0 + config.growth * std::log1p(times));
+  }
+  query_scale_ = backend.allocate(scales.size() * sizeof(float));
+  backend.upload(query_scale_.as<void>(), scales.data(), scales.size() * sizeof(float));
+  view_.query_scale = query_scale_.as<float>();
+}
+
+LayerRopes::LayerRopes(Backend& backend, const ModelConfig& config, std::span<const float> factors, int positions)
+    : config_(config), global_(backend, config.rope, factors, positions) {
+  if (!config.is_windowed.empty() && config.local_rope) {
+    local_.emplace(backend, *config.local_rope, std::span<const float>(), positions);
+  }
+}
+
+const Rope& LayerRopes::of(int layer) const {
+  if (config_.unrotated(layer)) return none_;
+  return local_ && config_.windowed(layer) ? local_->view() : global_.view();
 }
 
 }  // namespace frspec

@@ -1,6 +1,7 @@
 // The angles of a rotary embedding, tabulated for every position.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -17,8 +18,24 @@ class RopeTable {
   const Rope& view() const { return view_; }
 
  private:
-  Buffer cos_, sin_;  // (positions, dims / 2)
+  Buffer cos_, sin_;    // (positions, dims / 2)
+  Buffer query_scale_;  // (positions) or empty
   Rope view_;
+};
+
+// Those of a model's layers: of layers that see everything, of those that see a window, and of those without.
+class LayerRopes {
+ public:
+  // `factors`: of layers that see everything.
+  LayerRopes(Backend& backend, const ModelConfig& config, std::span<const float> factors, int positions);
+
+  const Rope& of(int layer) const;
+
+ private:
+  const ModelConfig& config_;
+  RopeTable global_;
+  std::optional<RopeTable> local_;
+  Rope none_;
 };
 
 // Angle per position of each pair, (dims / 2), with the scaling of `config` applied.

@@ -8,26 +8,38 @@
 
 namespace frspec {
 
-WeightSource WeightLoader::source(const std::string& name, std::int64_t rows, std::int64_t cols) {
+WeightSource WeightLoader::source(const std::string& name, std::int64_t rows, std::int64_t cols, std::int64_t all) {
   const GgufTensor& tensor = file_->tensor(name);
-  if (tensor.shape[0] != cols || tensor.shape[1] != rows || tensor.shape[2] != 1 || tensor.shape[3] != 1) {
+  if (tensor.shape[0] != cols || tensor.shape[1] != rows || tensor.shape[2] != all || tensor.shape[3] != 1) {
     std::string shape;
     for (int d = 0; d < tensor.dims; ++d) {
       shape += concat(d > 0 ? ", " : "", tensor.shape[static_cast<std::size_t>(d)]);
     }
     fail(file_->path().string(), ": tensor '", name, "': found shape {", shape, "}, expected {", cols,
-         rows == 1 ? "" : concat(", ", rows), "}");
+         rows == 1 ? "" : concat(", ", rows), all == 1 ? "" : concat(", ", all), "}");
   }
   read_.insert(name);
   return WeightSource{file_->path().string(), name, tensor.type, rows, cols, tensor.data, file_};
 }
 
-std::unique_ptr<Weight> WeightLoader::matrix(const std::string& name, std::int64_t rows, std::int64_t cols,
-                                             bool on_host) {
-  WeightSource from = source(name, rows, cols);
-  from.on_host = on_host;
-  auto weight = backend_->load(from);
-  has_read(from);
+std::unique_ptr<Weight> WeightLoader::load(const WeightSource& source) {
+  auto weight = backend_->load(source);
+  has_read(source);
+  return weight;
+}
+
+std::unique_ptr<Weight> WeightLoader::matrix(const std::string& name, std::int64_t rows, std::int64_t cols) {
+  return load(source(name, rows, cols));
+}
+
+std::unique_ptr<Weight> WeightLoader::experts(const std::string& name, std::int64_t experts, std::int64_t rows,
+                                              std::int64_t cols) {
+  const WeightSource all = source(name, rows, cols, experts);
+  const std::size_t bytes = static_cast<std::size_t>(rows) * row_bytes(all.type, static_cast<std::size_t>(cols));
+  std::vector<WeightSource> each(static_cast<std::size_t>(experts), all);
+  for (std::size_t e = 0; e < each.size(); ++e) each[e].data += e * bytes;
+  auto weight = backend_->load_experts(each);
+  for (const WeightSource& one : each) has_read(one);
   return weight;
 }
 
@@ -36,9 +48,7 @@ std::unique_ptr<Weight> WeightLoader::matrix_rows(const std::string& name, std::
   WeightSource from = source(name, of, cols);
   from.data += static_cast<std::size_t>(first) * row_bytes(from.type, static_cast<std::size_t>(cols));
   from.rows = rows;
-  auto weight = backend_->load(from);
-  has_read(from);
-  return weight;
+  return load(from);
 }
 
 std::unique_ptr<Weight> WeightLoader::table(const std::string& name, std::int64_t rows, std::int64_t cols) {
@@ -62,10 +72,14 @@ std::unique_ptr<Weight> WeightLoader::find_matrix(const std::string& name, std::
 std::vector<float> WeightLoader::host_vector(const std::string& name, std::int64_t size) {
   std::vector<float> values(static_cast<std::size_t>(size));
   backend_->dequantize(values.data(), source(name, 1, size), 0);
+  check_finite(name, values);
+  return values;
+}
+
+void WeightLoader::check_finite(const std::string& name, std::span<const float> values) const {
   if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); })) {
     fail(file_->path().string(), ": tensor '", name, "': found a value that is NaN or infinite");
   }
-  return values;
 }
 
 Buffer WeightLoader::vector(const std::string& name, std::int64_t size) { return upload(host_vector(name, size)); }
@@ -80,24 +94,41 @@ Buffer WeightLoader::find_vector(const std::string& name, std::int64_t size) {
   return has(name) ? vector(name, size) : Buffer();
 }
 
+Buffer WeightLoader::find_vectors(const std::string& name, std::int64_t rows, std::int64_t cols) {
+  if (!has(name)) return {};
+  const WeightSource from = source(name, rows, cols);
+  std::vector<float> values(static_cast<std::size_t>(rows * cols));
+  for (std::int64_t r = 0; r < rows; ++r) backend_->dequantize(values.data() + r * cols, from, r);
+  check_finite(name, values);
+  return upload(values);
+}
+
 Buffer WeightLoader::find_vector_part(const std::string& name, std::int64_t of, std::int64_t first, std::int64_t size) {
   if (!has(name)) return {};
   const std::vector<float> values = host_vector(name, of);
   return upload(std::span(values).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(size)));
 }
 
-std::vector<float> WeightLoader::rope_factors(std::int64_t size) {
-  const std::string name = "rope_freqs.weight";
-  if (!has(name)) return {};
-  std::vector<float> factors = host_vector(name, size);
-  for (std::size_t i = 0; i < factors.size(); ++i) {
+std::vector<float> WeightLoader::rope_factors(const RopeConfig& rope, int context) {
+  const std::int64_t size = rope.dims / 2;
+  if (has("rope_freqs.weight")) return factors("rope_freqs.weight", size);
+  const bool has_any = has("rope_factors_long.weight") || has("rope_factors_short.weight");
+  if (!has_any && !rope.longrope) return {};
+  std::vector<float> of_long = factors("rope_factors_long.weight", size);
+  std::vector<float> of_short = factors("rope_factors_short.weight", size);
+  return context > rope.original_context ? of_long : of_short;
+}
+
+std::vector<float> WeightLoader::factors(const std::string& name, std::int64_t size) {
+  std::vector<float> values = host_vector(name, size);
+  for (std::size_t i = 0; i < values.size(); ++i) {
     // Frequencies are divided by them.
-    if (!(factors[i] > 0.0f)) {
-      fail(file_->path().string(), ": tensor '", name, "', entry ", i, ": found ", factors[i],
+    if (!(values[i] > 0.0f)) {
+      fail(file_->path().string(), ": tensor '", name, "', entry ", i, ": found ", values[i],
            ", expected a number above 0");
     }
   }
-  return factors;
+  return values;
 }
 
 void WeightLoader::expect_all_read(std::span<const std::string_view> ignored) const {

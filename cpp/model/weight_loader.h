@@ -11,6 +11,7 @@
 
 #include "backend/backend.h"
 #include "gguf/gguf_file.h"
+#include "model/config.h"
 
 namespace frspec {
 
@@ -25,24 +26,30 @@ class WeightLoader {
   void use(Backend& backend) { backend_ = &backend; }
 
   // A matrix (rows, cols); rows are outputs. Throws InvalidInput naming file, tensor, found and expected shape.
-  // `on_host`: as WeightSource's.
-  std::unique_ptr<Weight> matrix(const std::string& name, std::int64_t rows, std::int64_t cols, bool on_host = false);
+  std::unique_ptr<Weight> matrix(const std::string& name, std::int64_t rows, std::int64_t cols);
+  // What source() gave.
+  std::unique_ptr<Weight> load(const WeightSource& source);
   // Rows [first, first + rows) of a matrix that has `of` of them.
   std::unique_ptr<Weight> matrix_rows(const std::string& name, std::int64_t of, std::int64_t first, std::int64_t rows,
                                       std::int64_t cols);
   std::unique_ptr<Weight> find_matrix(const std::string& name, std::int64_t rows, std::int64_t cols);  // null if absent
+  // A matrix (rows, cols) for each of so many experts.
+  std::unique_ptr<Weight> experts(const std::string& name, std::int64_t experts, std::int64_t rows, std::int64_t cols);
   // A matrix whose rows are only looked up.
   std::unique_ptr<Weight> table(const std::string& name, std::int64_t rows, std::int64_t cols);
-  // The same, not loaded yet: for head subsets.
-  WeightSource source(const std::string& name, std::int64_t rows, std::int64_t cols);
+  // The same, not loaded yet: for head subsets. One of several in a tensor of three dimensions: (rows, cols) of `all`.
+  WeightSource source(const std::string& name, std::int64_t rows, std::int64_t cols, std::int64_t all = 1);
 
   // A vector as f32; find_vector gives an empty buffer where it is absent.
   Buffer vector(const std::string& name, std::int64_t size);
   Buffer find_vector(const std::string& name, std::int64_t size);
+  // A vector (cols) for each of so many rows; find_ as above.
+  Buffer find_vectors(const std::string& name, std::int64_t rows, std::int64_t cols);
   // Elements [first, first + size) of a vector that has `of` of them.
   Buffer find_vector_part(const std::string& name, std::int64_t of, std::int64_t first, std::int64_t size);
-  // Llama 3's rope factors, one per rotated pair, all above 0; empty where there are none.
-  std::vector<float> rope_factors(std::int64_t size);
+  // Divisors of the frequencies of a rope, one per rotated pair, all above 0; empty where there are none. Llama 3's; or
+  // longrope's, of which there are two: for contexts up to the original one, and for longer ones.
+  std::vector<float> rope_factors(const RopeConfig& rope, int context);
 
   bool has(std::string_view name) const { return file_->find_tensor(name) != nullptr; }
   const GgufFile& file() const { return *file_; }
@@ -55,6 +62,8 @@ class WeightLoader {
   void has_read(const WeightSource& source);
   Buffer upload(std::span<const float> values);
   std::vector<float> host_vector(const std::string& name, std::int64_t size);
+  void check_finite(const std::string& name, std::span<const float> values) const;
+  std::vector<float> factors(const std::string& name, std::int64_t size);
 
   std::shared_ptr<const GgufFile> file_;
   Backend* backend_;

@@ -50,6 +50,14 @@ class Buffer {
   std::size_t bytes_ = 0;
 };
 
+// What becomes of the products with a head: logits are `scale` times these, then soft-capped: cap tanh(x / cap).
+struct LogitRule {
+  float scale = 1.0f;
+  float cap = 0.0f;  // 0: none
+
+  constexpr bool changes() const { return scale != 1.0f || cap != 0.0f; }
+};
+
 // Where a weight comes from: a row-major matrix in host memory, usually inside a mapped file.
 struct WeightSource {
   std::string file;  // for messages
@@ -62,12 +70,14 @@ struct WeightSource {
   // Whether it stays in host memory, from where a device with memory of its own reads it whenever it is used: slow, but
   // for what is seldom used, or else would not fit.
   bool on_host = false;
+  LogitRule logit_rule = {};  // of a head
 };
 
 // A matrix (rows, cols) as a backend keeps it: rows are outputs, as in y = W x. Made by Backend::load.
 class Weight {
  public:
-  Weight(DType type, std::int64_t rows, std::int64_t cols) : type_(type), rows_(rows), cols_(cols) {}
+  Weight(DType type, std::int64_t rows, std::int64_t cols, const LogitRule& rule = {})
+      : type_(type), rows_(rows), cols_(cols), logit_rule_(rule) {}
   virtual ~Weight() = default;
   Weight(const Weight&) = delete;
   Weight& operator=(const Weight&) = delete;
@@ -75,6 +85,8 @@ class Weight {
   DType type() const { return type_; }
   std::int64_t rows() const { return rows_; }
   std::int64_t cols() const { return cols_; }
+  // For all who make logits of it: a matmul knows nothing of logits.
+  const LogitRule& logit_rule() const { return logit_rule_; }
   std::size_t bytes() const {
     return static_cast<std::size_t>(rows_) * row_bytes(type_, static_cast<std::size_t>(cols_));
   }
@@ -83,6 +95,7 @@ class Weight {
   DType type_;
   std::int64_t rows_;
   std::int64_t cols_;
+  LogitRule logit_rule_;
 };
 
 }  // namespace frspec

@@ -77,7 +77,7 @@ OutputMatrix<float> committed(const InputMatrix& q, const InputMatrix& keys, con
     const Rows one{.count = 1, .prefix = prefix.as<std::int32_t>()};
     const Tensor row = query.view().row_range(layer, 1);
     append(layer, length - 1, one, row);
-    backend->attend(result.row_range(layer, 1), row, caches[static_cast<std::size_t>(layer)], one, scale);
+    backend->attend(result.row_range(layer, 1), row, caches[static_cast<std::size_t>(layer)], one, {.scale = scale});
   }
   return to_host<OutputMatrix<float>, float>(*backend, out, {query.rows, query.cols});
 }

@@ -231,7 +231,8 @@ void init_engine(nb::module_& m) {
                    "Tokens of the vocabulary.")
       .def_prop_ro("device", of_engine([](const Engine& engine) { return engine.device(); }),
                    "The backend in words: ``\"cpu (avx2, 8 threads)\"``.")
-      .def_prop_ro("architecture", of_engine([](const Engine& engine) { return engine.config().architecture; }),
+      .def_prop_ro("architecture",
+                   of_engine([](const Engine& engine) { return std::string(engine.config().style.name); }),
                    "``general.architecture`` of the target.")
       .def_prop_ro(
           "launch_counts", of_engine([](Engine& engine) {

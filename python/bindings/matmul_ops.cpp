@@ -27,7 +27,8 @@ struct MatmulOps {};
 std::vector<OutputMatrix<float>> project(const std::filesystem::path& path, const std::vector<std::string>& tensors,
                                          const InputMatrix& x, const std::optional<InputVector>& norm, float epsilon,
                                          const std::optional<InputMatrix>& up, const std::vector<InputVector>& biases,
-                                         const std::vector<InputMatrix>& starts, const std::string& device) {
+                                         const std::vector<InputMatrix>& starts, int activation,
+                                         const std::string& device) {
   const auto backend = make_backend({device, 1});
   const DeviceMatrix input(*backend, x);
   Operand operand{.x = input.view(), .epsilon = epsilon};
@@ -39,6 +40,8 @@ std::vector<OutputMatrix<float>> project(const std::filesystem::path& path, cons
   const Buffer up_memory = up ? to_device(*backend, up->data(), up->size()) : Buffer();
   operand.norm = norm_memory.as<float>();
   operand.up = up_memory.as<float>();
+  if (activation < 0 || activation > 2) fail("activation: found ", activation, ", expected 0 to 2");
+  operand.activation = static_cast<Activation>(activation);
   std::vector<std::unique_ptr<Weight>> weights;
   std::vector<Buffer> outs, bias_memory;
   std::vector<Projection> projections;
@@ -87,11 +90,12 @@ std::vector<double> ceilings(const std::filesystem::path& path, const std::vecto
 
 void init_matmul_ops(nb::module_& m) {
   nb::class_<MatmulOps>(m, "matmul_ops", "Matrix products as layers ask for them, for tests of the kernels.")
-      .def_static("project", &project, "path"_a, "tensors"_a, "x"_a, "norm"_a = nb::none(), "epsilon"_a = 0.0F,
-                  "up"_a = nb::none(), "biases"_a = std::vector<InputVector>(), "starts"_a = std::vector<InputMatrix>(),
-                  "device"_a = default_device(),
-                  "One call of matmul with a projection for each tensor W of a GGUF file: x W^T + bias, added to "
-                  "``starts`` where they are given; x is RMS-normed, or silu(x) * up.")
+      .def_static(
+          "project", &project, "path"_a, "tensors"_a, "x"_a, "norm"_a = nb::none(), "epsilon"_a = 0.0F,
+          "up"_a = nb::none(), "biases"_a = std::vector<InputVector>(), "starts"_a = std::vector<InputMatrix>(),
+          "activation"_a = 0, "device"_a = default_device(),
+          "One call of matmul with a projection for each tensor W of a GGUF file: x W^T + bias, added to "
+          "``starts`` where they are given; x is RMS-normed, or activated (0: silu(x) * up, 1: gelu, 2: gpt-oss's).")
       .def_static("ceilings", &ceilings, "path"_a, "tensors"_a, "device"_a = default_device(),
                   "Bytes per second that are read of these tensors, and multiply-adds per second in each arithmetic.");
 }

@@ -67,7 +67,7 @@ OutputMatrix<float> matmul(const std::filesystem::path& path, const std::string&
 }
 
 OutputMatrix<float> embed(const std::filesystem::path& path, const std::string& tensor, const Ints& ids, bool packed,
-                          const std::string& device) {
+                          float scale, const std::string& device) {
   const auto backend = make_backend({device, 1});
   const WeightSource source = open_source(path, tensor);
   for (const std::int32_t id : ids) {
@@ -77,7 +77,8 @@ OutputMatrix<float> embed(const std::filesystem::path& path, const std::string& 
   const Buffer wanted = to_device(*backend, ids.data(), ids.size());
   const auto cols = static_cast<std::size_t>(source.cols);
   const Buffer out = backend->allocate(ids.size() * cols * sizeof(float));
-  backend->embed(out.matrix(static_cast<std::int64_t>(ids.size()), source.cols), *table, wanted.as<std::int32_t>());
+  backend->embed(out.matrix(static_cast<std::int64_t>(ids.size()), source.cols), *table, wanted.as<std::int32_t>(),
+                 scale);
   return to_host<OutputMatrix<float>, float>(*backend, out, {ids.size(), cols});
 }
 
@@ -310,7 +311,8 @@ OutputVector<std::int64_t> simulate_rejection(const InputMatrix& target, const I
 // The keys and values go into a cache, the last ones as a tree if there are parents; then q's rows attend.
 OutputMatrix<float> attend(const InputMatrix& q, const InputMatrix& keys, const InputMatrix& values, int head_dim,
                            float scale, const std::optional<Ints>& parents, const std::string& cache_type,
-                           int n_threads, const std::string& device) {
+                           int n_threads, float cap, int window, const std::optional<InputVector>& sinks,
+                           const std::string& device) {
   const auto backend = make_backend({device, n_threads});
   const std::size_t rows = q.shape(0), length = keys.shape(0);
   if (rows == 0 || rows > length || values.shape(0) != length || keys.shape(1) != values.shape(1)) {
@@ -345,7 +347,12 @@ OutputMatrix<float> attend(const InputMatrix& q, const InputMatrix& keys, const 
                            v.view().row_range(prefix_length, count), Rope{}, cache, nodes);
   const Buffer out = backend->allocate(query.buffer.bytes());
   const Tensor result = out.matrix(count, static_cast<std::int64_t>(q.shape(1)));
-  backend->attend(result, query.view(), cache, nodes, scale);
+  if (sinks && sinks->size() != q.shape(1) / static_cast<std::size_t>(head_dim)) {
+    fail("sinks: found ", sinks->size(), " values, expected one for each query head");
+  }
+  const Buffer sink_memory = sinks ? to_device(*backend, sinks->data(), sinks->size()) : Buffer();
+  backend->attend(result, query.view(), cache, nodes,
+                  {.scale = scale, .cap = cap, .window = window, .sinks = sink_memory.as<float>()});
   return to_host<OutputMatrix<float>, float>(*backend, out, {rows, q.shape(1)});
 }
 
@@ -365,8 +372,10 @@ void init_ops(nb::module_& m) {
       .def_static(
           "device", [](const std::string& device) { return make_backend({device, 1})->description(); },
           "device"_a = default_device(), "The backend's description, with the instruction set.")
-      .def_static("embed", &embed, "path"_a, "tensor"_a, "ids"_a, "packed"_a = true, "device"_a = default_device(),
-                  "The given rows of a tensor, looked up in its packed form or in the file: (len(ids), cols) float32.")
+      .def_static("embed", &embed, "path"_a, "tensor"_a, "ids"_a, "packed"_a = true, "scale"_a = 1.0F,
+                  "device"_a = default_device(),
+                  "The given rows of a tensor, looked up in its packed form or in the file, times ``scale``: "
+                  "(len(ids), cols) float32.")
       .def_static("matmul", &matmul, "path"_a, "tensor"_a, "x"_a, "rows"_a = nb::none(), "n_threads"_a = 0,
                   "device"_a = default_device(),
                   "x W^T for a tensor W of a GGUF file, or for the given rows of it: (m, k) float32 -> (m, n) float32.")
@@ -409,7 +418,8 @@ void init_ops(nb::module_& m) {
                   "positions"_a = nb::none(), "n_threads"_a = 0, "device"_a = default_device(),
                   "``sample`` of the logits x W^T, which are never stored.")
       .def_static("attend", &attend, "q"_a, "keys"_a, "values"_a, "head_dim"_a, "scale"_a, "parents"_a = nb::none(),
-                  "cache_type"_a = "f16", "n_threads"_a = 0, "device"_a = default_device(),
+                  "cache_type"_a = "f16", "n_threads"_a = 0, "cap"_a = 0.0F, "window"_a = 0, "sinks"_a = nb::none(),
+                  "device"_a = default_device(),
                   "Attention of the last rows of a text, or of a tree behind it: q (m, heads * head_dim), keys and "
                   "values (n, kv_heads * head_dim) float32 -> as q. The last m keys are those of q's rows.")
       .def_static("gumbel", &gumbel_noise, "seed"_a, "position"_a, "tokens"_a,

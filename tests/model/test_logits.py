@@ -39,6 +39,27 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", {}),
     "qwen2 yarn": ("qwen2", {"rope_parameters": YARN_ROPE}),
     "qwen3": ("qwen3", {}),
+    **{
+        architecture: (architecture, {})
+        for architecture in (
+            "gemma3",
+            "gemma2",
+            "mistral3",
+            "phi3",
+            "smollm3",
+            "olmo2",
+            "olmo3",
+            "granite",
+            "mixtral",
+        )
+    },
+    # Seeds with which no row's experts are a near tie, which rounding would decide.
+    "qwen3moe": ("qwen3moe", {"seed": 1}),
+    "gpt-oss": ("gpt-oss", {"seed": 1}),
+    "gemma3 windows as flags": (
+        "gemma3",
+        {"layer_types": ["full_attention", "sliding_attention"] * 3, "num_hidden_layers": 6},
+    ),
 }
 
 
@@ -50,7 +71,9 @@ def test_logits_and_taps(tmp_path: Path, case: str) -> None:
     folder = make_checkpoint(tmp_path / "hf", architecture, **overrides)
     gguf = tmp_path / "model.gguf"
     assert convert([str(folder), "-o", str(gguf), "--type", "f32"]) in (0, None)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     layers = model.config.num_hidden_layers
     tokens = np.random.default_rng(5).integers(3, model.config.vocab_size, 100).tolist()
     with torch.no_grad():
@@ -60,7 +83,7 @@ def test_logits_and_taps(tmp_path: Path, case: str) -> None:
     expected = reference.logits[0].numpy()
     # Keys and values are kept in half precision: 11 bits, so some 1e-3 of the spread of the logits. On a GPU queries
     # and the weights of values are, too.
-    tolerance = 4e-3 if engine.device.startswith("cpu") else 8e-3
+    tolerance = (6e-3 if engine.device.startswith("cpu") else 8e-3) * max(1.0, layers / 3)
     assert np.abs(logits - expected).max() < tolerance * max(1.0, float(expected.std()))
     for layer in range(layers):
         state = reference.hidden_states[layer][0].numpy()

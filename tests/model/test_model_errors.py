@@ -40,7 +40,7 @@ METADATA: dict[str, tuple[Edit, tuple[str, ...]]] = {
         ("general.architecture", "'mamba'", "'llama'", "'qwen2'", "'qwen3'"),
     ),
     "no architecture name": (key("general.architecture", ""), ("general.architecture",)),
-    "experts": (key("llama.expert_count", 8), ("llama.expert_count", "8", "0")),
+    "experts of which none is used": (key("llama.expert_count", 8), ("llama.expert_used_count", "missing")),
     "head counts that differ": (
         key("llama.attention.head_count", [4, 2]),
         ("llama.attention.head_count", "different"),
@@ -97,8 +97,8 @@ METADATA: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "rope base 0": (key("llama.rope.freq_base", 0.0), ("llama.rope.freq_base", "0", "above 0")),
     "rope base NaN": (key("llama.rope.freq_base", float("nan")), ("llama.rope.freq_base", "nan")),
     "unknown rope scaling": (
-        key("llama.rope.scaling.type", "longrope"),
-        ("llama.rope.scaling.type", "'longrope'", "'yarn'"),
+        key("llama.rope.scaling.type", "ntk"),
+        ("llama.rope.scaling.type", "'ntk'", "'yarn'", "'longrope'"),
     ),
     "negative epsilon": (
         key("llama.attention.layer_norm_rms_epsilon", -1e-5),

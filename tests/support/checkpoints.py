@@ -36,12 +36,107 @@ _SHARED_KEYS = (
     "head_dim",
     "vocab_size",
 )
-_CLASSES = {
-    "llama": ("LlamaConfig", "LlamaForCausalLM", "llama-bpe"),
-    "mistral": ("MistralConfig", "MistralForCausalLM", "spm"),
-    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", "qwen2"),
-    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", "qwen2"),
+_YARN: dict[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "original_max_position_embeddings": 16,
 }
+_DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 1e4}
+_GEMMA = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8, "tie_word_embeddings": True}
+# Class, usual tokenizer, and settings in which everything shows that the architecture does otherwise than Llama:
+# windows shorter than texts, soft caps that bite, more layers than a period of windows has.
+_CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama": ("Llama", "llama-bpe", {}),
+    "mistral": ("Mistral", "spm", {}),
+    "qwen2": ("Qwen2", "qwen2", {}),
+    "qwen3": ("Qwen3", "qwen2", {}),
+    "gemma3": (
+        "Gemma3",
+        "spm",
+        {
+            **_GEMMA,
+            "num_hidden_layers": 7,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": _DEFAULT_ROPE,
+            },
+        },
+    ),
+    "gemma2": (
+        "Gemma2",
+        "spm",
+        {**_GEMMA, "num_hidden_layers": 3, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
+    ),
+    "mistral3": (
+        "Ministral3",
+        "llama-bpe",
+        {"rope_parameters": {**_YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}},
+    ),
+    "phi3": (
+        "Phi3",
+        "spm",
+        {
+            "head_dim": None,
+            "sliding_window": 24,
+            "pad_token_id": 1,
+            "original_max_position_embeddings": 64,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "partial_rotary_factor": 0.75,
+                "short_factor": [1.0, 1.1, 1.2, 1.5, 1.7, 2.0],
+                "long_factor": [1.0, 1.5, 2.5, 4.0, 7.0, 9.0],
+            },
+        },
+    ),
+    "smollm3": ("SmolLM3", "llama-bpe", {"head_dim": None, "num_hidden_layers": 5, "pad_token_id": 1}),
+    "olmo2": ("Olmo2", "qwen2", {"head_dim": None}),
+    "olmo3": (
+        "Olmo3",
+        "qwen2",
+        {
+            "head_dim": None,
+            "num_hidden_layers": 5,
+            "sliding_window": 8,
+            "rope_parameters": {
+                "full_attention": {**_YARN, "attention_factor": 1.2},
+                "sliding_attention": _DEFAULT_ROPE,
+            },
+        },
+    ),
+    "granite": (
+        "Granite",
+        "qwen2",
+        {
+            "head_dim": None,
+            "embedding_multiplier": 12.0,
+            "logits_scaling": 8.0,
+            "residual_multiplier": 0.22,
+            "attention_multiplier": 0.0156,
+        },
+    ),
+    "mixtral": ("Mixtral", "spm", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3moe": (
+        "Qwen3Moe",
+        "qwen2",
+        {"moe_intermediate_size": 48, "num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": True},
+    ),
+    "gpt-oss": (
+        "GptOss",
+        "qwen2",
+        {
+            "num_hidden_layers": 3,
+            "sliding_window": 8,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 3,
+            "rope_parameters": {**_YARN, "truncate": False},
+        },
+    ),
+}
+_CONFIG_CLASSES = {"Gemma3": "Gemma3TextConfig"}
 
 
 def make_checkpoint(
@@ -58,14 +153,14 @@ def make_checkpoint(
 
     Args:
         folder: is made where it is absent.
-        architecture: llama, mistral, qwen2 or qwen3.
+        architecture: a key of _CLASSES.
         tokenizer: a kind that make_tokenizer knows; default: what the architecture's models use.
         dtype: of the stored weights.
         max_shard_size: a small one ("20KB") makes a sharded checkpoint.
         seed: of the weights.
         config_overrides: keys of the architecture's transformers config.
     """
-    config_class, model_class, usual_tokenizer = _CLASSES[architecture]
+    class_name, usual_tokenizer, own = _CLASSES[architecture]
     vocabulary = make_tokenizer(folder, tokenizer or usual_tokenizer)
     settings: dict[str, Any] = {
         "vocab_size": vocabulary,
@@ -81,8 +176,10 @@ def make_checkpoint(
         "eos_token_id": 1,
         "tie_word_embeddings": False,
     }
-    config = getattr(transformers, config_class)(**{**settings, **config_overrides})
-    model = getattr(transformers, model_class)(config)
+    settings = {key: value for key, value in {**settings, **own, **config_overrides}.items() if value is not None}
+    config = getattr(transformers, _CONFIG_CLASSES.get(class_name, f"{class_name}Config"))(**settings)
+    config._attn_implementation = "eager"  # others leave soft caps and sinks out
+    model = getattr(transformers, f"{class_name}ForCausalLM")(config)
     _randomize(model, seed)
     model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
     return folder
@@ -95,7 +192,12 @@ def _randomize(model: torch.nn.Module, seed: int) -> None:
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if "norm" in name:
-                parameter.copy_(1.0 + 0.2 * noise)
+                # Gemma's weights are added to 1.
+                parameter.copy_(0.2 * noise + (0.0 if "Gemma" in type(model).__name__ else 1.0))
+            elif name.endswith(("_bias", "router.bias")):
+                parameter.copy_(0.3 * noise)
+            elif name.endswith(("gate_up_proj", "down_proj")):  # fused experts of gpt-oss: inputs before outputs
+                parameter.copy_(noise * parameter.shape[-2] ** -0.5)
             elif parameter.ndim == 1:
                 parameter.copy_(0.3 * noise)
             else:

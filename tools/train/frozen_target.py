@@ -46,7 +46,7 @@ class FrozenTarget:
         architecture = ARCHITECTURES.get(str(names[0])) if isinstance(names, list) and names else None
         if architecture is None:
             raise self.config.wrong("architectures", f"one of {', '.join(ARCHITECTURES)}")
-        self.sizes: Sizes = read_sizes(self.config, architecture.head_dim)
+        self.sizes: Sizes = read_sizes(self.config, architecture)
         self.device, self.dtype = device, dtype
         self.stored_dtype = _DTYPES.get(str(self.config.get("dtype") or self.config.get("torch_dtype")), torch.bfloat16)
         self.model = _load(folder, dtype).to(device)
