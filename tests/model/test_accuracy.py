@@ -13,10 +13,10 @@ from gguf_edit import GgufEditor
 
 from frspec_cpp import LLM, _core
 
-TEXT = """The heads of a model are matrices with a row for each token of its vocabulary. Most rows are never the best
-one: in a billion tokens of text, a quarter of the vocabulary makes more than ninety-five in a hundred. So a drafter that
-looks at the frequent tokens only writes nearly the same drafts in a fraction of the time, and the target, which looks
-at all of them, decides."""
+TEXT = """The heads of a model are matrices with a row for each token of its vocabulary. Most rows are never the
+best one: in a billion tokens of text, a quarter of the vocabulary makes more than ninety-five in a hundred. So a
+drafter that looks at the frequent tokens only writes nearly the same drafts in a fraction of the time, and the target,
+which looks at all of them, decides."""
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
