@@ -73,7 +73,11 @@ double burn(Form form, std::int64_t rounds) {
   const Ints x = splat_ints(0x01010101);
   switch (form) {
     case Form::Int8:
+#if FRSPEC_PAIRS
+      return burn_with<4>(rounds, Ints{}, [&](Ints sum, Ints w) { return add_pairs(sum, pair_products(w, x)); });
+#else
       return burn_with<4>(rounds, Ints{}, [&](Ints sum, Ints w) { return dot_bytes(sum, w, x); });
+#endif
 #if FRSPEC_BF16
     case Form::Bf16:
       return burn_with<2>(rounds, Floats{}, [&](Floats sum, Ints w) { return dot_bf16(sum, w, x); });
