@@ -90,7 +90,11 @@ REFUSED: dict[str, tuple[str, Edit, tuple[str, ...]]] = {
         key("gemma2.attention.sliding_window", 513),
         ("gemma2.attention.sliding_window", "513", "512"),
     ),
-    "a negative window": ("gemma2", key("gemma2.attention.sliding_window", -1), ("gemma2.attention.sliding_window", "-1")),
+    "a negative window": (
+        "gemma2",
+        key("gemma2.attention.sliding_window", -1),
+        ("gemma2.attention.sliding_window", "-1"),
+    ),
     "flags for too few layers": (
         "gemma3",
         key("gemma3.attention.sliding_window_pattern", [True, False]),
