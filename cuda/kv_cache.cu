@@ -152,6 +152,7 @@ __global__ void __launch_bounds__(kMoveThreads)
 }  // namespace
 
 std::size_t CudaBackend::kv_bytes(const KvShape& shape) const {
+  if (shape.type == KvType::F32) fail("type of the K/V cache: found f32, expected f16 or q8_0 on device '", name_, "'");
   if (shape.type == KvType::Q8_0 && shape.head_dim % kKvBlock != 0) {
     fail("type of the K/V cache: found q8_0, expected f16: the model's heads have ", shape.head_dim,
          " elements, no multiple of ", kKvBlock);

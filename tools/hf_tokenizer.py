@@ -11,7 +11,7 @@ from .pretokenizers import pretokenizer_name
 from .sentencepiece_file import read_sentencepiece
 from .special_tokens import add_special_tokens
 from .spm_from_bpe import spm_vocabulary
-from .text_preparation import added_token_remarks, byte_level_remarks, spm_remarks
+from .text_preparation import added_token_remarks, byte_level_remarks, merged_token_remarks, spm_remarks, steps
 from .vocabulary import TokenType, Vocabulary
 
 _WIDE = ("<\uff5c", "\uff5c>")  # the brackets of DeepSeek's control tokens
@@ -35,6 +35,7 @@ def read_tokenizer(folder: Path, config: Config) -> Vocabulary:
         added = {token["id"]: token for token in _added_beside_sentencepiece(folder)}
     else:
         raise FileNotFoundError(errno.ENOENT, "no tokenizer.json or tokenizer.model in this folder", str(folder))
+    _heed_prefix_setting(vocabulary, folder)
     _add_tokens(vocabulary, list(added.values()))
     vocabulary.remarks += added_token_remarks(added.values())
     vocabulary.pad(config.integer("vocab_size"))
@@ -67,9 +68,23 @@ def _from_json(path: Path, tokenizer: dict[str, Any]) -> Vocabulary:
     return vocabulary
 
 
+def _heed_prefix_setting(vocabulary: Vocabulary, folder: Path) -> None:
+    """Takes `add_prefix_space` of tokenizer_config.json, which some tokenizer classes of transformers go by."""
+    path = folder / "tokenizer_config.json"
+    settings = read_json_if_there(path)
+    setting, kind = settings.get("add_prefix_space"), str(settings.get("tokenizer_class"))
+    if vocabulary.model == "llama":
+        if isinstance(setting, bool) and kind.startswith(("Llama", "CodeLlama")):
+            vocabulary.add_space_prefix = setting
+    elif setting and (kind.startswith("GPT2") or vocabulary.pre == "gpt-2"):
+        raise ValueError(
+            f"{path}: key 'add_prefix_space': found true: a space would be put before each text, which GGUF cannot say "
+            "of byte-level BPE; expected false"
+        )
+
+
 def _is_byte_level(tokenizer: dict[str, Any]) -> bool:
-    step = tokenizer.get("pre_tokenizer") or {}
-    return any(s.get("type") == "ByteLevel" for s in step.get("pretokenizers", [step]))
+    return any(step.get("type") == "ByteLevel" for step in steps(tokenizer.get("pre_tokenizer"), "pretokenizers"))
 
 
 def _in_order(path: Path, vocab: dict[str, Any]) -> list[str]:
@@ -102,6 +117,7 @@ def _looks_special(text: str) -> bool:
 
 def _add_tokens(vocabulary: Vocabulary, added: list[dict[str, Any]]) -> None:
     """Marks added tokens as control or user-defined, and appends those that are not in the vocabulary yet."""
+    merged: list[dict[str, Any]] = []
     for token in sorted(added, key=lambda token: int(token["id"])):
         number, text = int(token["id"]), str(token["content"])
         while len(vocabulary.tokens) < number:  # a gap, as in padded vocabularies
@@ -117,8 +133,11 @@ def _add_tokens(vocabulary: Vocabulary, added: list[dict[str, Any]]) -> None:
                 f"{vocabulary.path}: token {number}: found {text!r} among the added tokens, "
                 f"expected {vocabulary.tokens[number]!r} as in the vocabulary"
             )
+        elif kind == TokenType.USER_DEFINED and vocabulary.merges and any("\u0100" <= c < "\u0144" for c in text):
+            merged.append(token)  # it stands for a space, a line end or half a character, and stays an ordinary token
         elif vocabulary.types[number] not in (TokenType.UNKNOWN, TokenType.BYTE):
             vocabulary.types[number] = kind
+    vocabulary.remarks += merged_token_remarks(merged)
 
 
 def _added_beside_sentencepiece(folder: Path) -> list[dict[str, Any]]:

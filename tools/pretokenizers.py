@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .text_preparation import steps
+
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -23,14 +25,14 @@ _NAMES = {
 
 def pretokenizer_name(path: Path, tokenizer: dict[str, Any]) -> str:
     """The GGUF name; raises ValueError that shows the splitting rules where no name is known for them."""
-    steps = _steps(tokenizer.get("pre_tokenizer"))
+    stages = steps(tokenizer.get("pre_tokenizer"), "pretokenizers")
     ignore_merges = bool(tokenizer["model"].get("ignore_merges", False))
-    byte_level = steps[-1] if steps and steps[-1].get("type") == "ByteLevel" else None
+    byte_level = stages[-1] if stages and stages[-1].get("type") == "ByteLevel" else None
     if byte_level is None:
-        raise _unknown(path, steps, ignore_merges)
+        raise _unknown(path, stages, ignore_merges)
     if byte_level.get("add_prefix_space", True):
         raise ValueError(f"{path}: the ByteLevel pre-tokenizer adds a space before each text, which is not supported")
-    split = [_describe(step) for step in steps[:-1]]
+    split = [_describe(step) for step in stages[:-1]]
     if byte_level.get("use_regex", True):
         if not split and not ignore_merges:
             return "gpt-2"
@@ -42,15 +44,7 @@ def pretokenizer_name(path: Path, tokenizer: dict[str, Any]) -> str:
             return name
         if split[0] in _GPT2_FORMS and not ignore_merges:
             return "gpt-2"
-    raise _unknown(path, steps, ignore_merges)
-
-
-def _steps(pre_tokenizer: Any) -> list[dict[str, Any]]:
-    if not isinstance(pre_tokenizer, dict):
-        return []
-    if pre_tokenizer.get("type") == "Sequence":
-        return [step for step in pre_tokenizer.get("pretokenizers", []) if isinstance(step, dict)]
-    return [pre_tokenizer]
+    raise _unknown(path, stages, ignore_merges)
 
 
 def _describe(step: dict[str, Any]) -> str:
@@ -64,8 +58,8 @@ def _describe(step: dict[str, Any]) -> str:
     return repr(step)
 
 
-def _unknown(path: Path, steps: list[dict[str, Any]], ignore_merges: bool) -> ValueError:
-    shown = "; ".join(_describe(step) if step.get("type") == "Split" else repr(step) for step in steps) or "nothing"
+def _unknown(path: Path, stages: list[dict[str, Any]], ignore_merges: bool) -> ValueError:
+    shown = "; ".join(_describe(step) if step.get("type") == "Split" else repr(step) for step in stages) or "nothing"
     return ValueError(
         f"{path}: no known pre-tokenizer splits like this: {shown} "
         f"(ignore_merges {str(ignore_merges).lower()}); expected the rules of Llama 3, Qwen2, GPT-2 or SmolLM"

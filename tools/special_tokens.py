@@ -103,11 +103,15 @@ def _is_added(vocabulary: Vocabulary, role: str, settings: dict[str, Any], token
         # tokenizer.model alone says nothing: SentencePiece-style models put BOS before each text.
         return role == "bos" and not tokenizer and number is not None
     added = around[0 if role == "bos" else 1]
-    own = [] if number is None else [vocabulary.tokens[number]]
+    own = [] if number is None else [number]
     if added not in ([], own):
+        found, expected = (
+            [vocabulary.tokens[token] if 0 <= token < len(vocabulary.tokens) else token for token in ids]
+            for ids in (added, own)
+        )
         raise ValueError(
-            f"{vocabulary.path}: the post-processor puts {added!r} {'before' if role == 'bos' else 'behind'} each "
-            f"text, which GGUF cannot say; expected nothing or the {role} token, {own}"
+            f"{vocabulary.path}: the post-processor puts {found!r} {'before' if role == 'bos' else 'behind'} each "
+            f"text, which GGUF cannot say; expected nothing or the {role} token, {expected}"
         )
     return bool(added)
 

@@ -8,14 +8,13 @@ tokenizers made by SentencePiece.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
+from .text_preparation import BYTE_TOKEN, prepend_scheme, steps
 from .vocabulary import TokenType, Vocabulary
 
 _SPACE = "\u2581"
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def spm_vocabulary(
@@ -31,7 +30,7 @@ def spm_vocabulary(
     for text in tokens:
         if text == unknown:
             types.append(TokenType.UNKNOWN)
-        elif tokenizer["model"].get("byte_fallback") and _BYTE.fullmatch(text):
+        elif tokenizer["model"].get("byte_fallback") and BYTE_TOKEN.fullmatch(text):
             types.append(TokenType.BYTE)
         else:
             types.append(TokenType.NORMAL)
@@ -61,22 +60,19 @@ def _other_merges(tokens: list[str], types: list[TokenType], merges: list[tuple[
 def _adds_space_prefix(path: Path, tokenizer: dict[str, Any], tokens: list[str]) -> bool:
     """Whether a space is put before each text; the rest of the preparation must be SPM's."""
     prefix = replaces = False
-    normalizer = tokenizer.get("normalizer") or {}
-    for step in normalizer.get("normalizers", [normalizer]) if normalizer else []:
-        if step.get("type") == "Prepend" and step.get("prepend") == _SPACE:
+    for step in steps(tokenizer.get("normalizer"), "normalizers"):
+        if step.get("type") == "Prepend" and step.get("prepend") == _SPACE and not prefix:
             prefix = True
         elif step.get("type") == "Replace" and step.get("content") == _SPACE and step.get("pattern") == {"String": " "}:
             replaces = True
         else:
             raise ValueError(f"{path}: the normalizer {step!r} is not one that SPM knows")
-    pre_tokenizer = tokenizer.get("pre_tokenizer") or {}
-    for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer]) if pre_tokenizer else []:
+    for step in steps(tokenizer.get("pre_tokenizer"), "pretokenizers"):
         if step.get("type") != "Metaspace" or step.get("replacement") != _SPACE:
             raise ValueError(f"{path}: found the pre-tokenizer {step!r}, expected byte-level or SPM rules")
         if step.get("split", True) and any(_SPACE in text[1:] for text in tokens):
             raise ValueError(f"{path}: words are split at spaces, but some tokens have a space inside")
-        scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
-        prefix, replaces = prefix or scheme in ("always", "first"), True
+        prefix, replaces = prefix or prepend_scheme(step) in ("always", "first"), True
     if not replaces:
         raise ValueError(f"{path}: found neither byte-level rules nor spaces written as U+2581: kind not supported")
     return prefix

@@ -6,11 +6,21 @@ as well, so that everyone who runs such a file has the same tokens, is a remark.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-_PIECE_DECODERS = ("Replace", "ByteFallback", "Fuse", "Strip", "Metaspace")  # of SentencePiece-style vocabularies
+_SPACE = "\u2581"
+BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")  # how SentencePiece writes the bytes of characters without a token
+# What decoders of SentencePiece-style vocabularies do, as GGUF's SPM does: by type, with the keys that matter.
+_PIECE_DECODERS: dict[str, dict[str, Any]] = {
+    "Replace": {"pattern": {"String": _SPACE}, "content": " "},
+    "ByteFallback": {},
+    "Fuse": {},
+    "Strip": {"content": " ", "start": 1, "stop": 0},
+    "Metaspace": {"replacement": _SPACE},
+}
 
 
 def steps(stage: Any, parts: str) -> list[dict[str, Any]]:
@@ -35,7 +45,7 @@ def byte_level_remarks(path: Path, tokenizer: dict[str, Any]) -> list[str]:
             "texts are not brought to NFC, as llama.cpp does not either: letters that are followed by a combining "
             "accent (e + U+0301) become other tokens than with Hugging Face"
         )
-    _check_decoder(path, tokenizer, ("ByteLevel", "Fuse"))
+    _check_decoder(path, tokenizer, {"ByteLevel": {}, "Fuse": {}})
     return remarks
 
 
@@ -52,21 +62,39 @@ def spm_remarks(path: Path, tokenizer: dict[str, Any]) -> list[str]:
             f"{path}: key 'model.fuse_unk': found false without byte_fallback: unknown characters in a row would "
             "become one unknown token; expected true"
         )
+    byte_tokens = [text for text in model["vocab"] if BYTE_TOKEN.fullmatch(text)]
+    if byte_tokens and not model.get("byte_fallback"):
+        raise ValueError(
+            f"{path}: key 'model.byte_fallback': found false beside tokens such as {byte_tokens[0]!r}: unknown "
+            "characters would be spelled with them; expected true"
+        )
     _check_decoder(path, tokenizer, _PIECE_DECODERS)
-    once = {step.get("type") for step in steps(tokenizer.get("normalizer"), "normalizers")} == {"Prepend", "Replace"}
-    inside = [token for token in tokenizer.get("added_tokens") or [] if token.get("normalized")]
-    if once and inside:
-        return [
-            f"behind {_named(inside)} (normalized) Hugging Face puts no space before the text; GGUF cannot say so, and "
-            "one is put there, as in llama.cpp"
-        ]
-    scheme = {step.get("prepend_scheme") for step in steps(tokenizer.get("pre_tokenizer"), "pretokenizers")}
-    if "first" in scheme:
-        return [
+    remarks = []
+    if any(step.get("type") == "Prepend" for step in steps(tokenizer.get("normalizer"), "normalizers")):
+        inside = [token for token in tokenizer.get("added_tokens") or [] if token.get("normalized")]
+        if inside:
+            remarks.append(
+                f"behind {_named(inside)} (normalized) Hugging Face puts no space before the text; GGUF cannot say so, "
+                "and one is put there, as in llama.cpp"
+            )
+        return remarks  # what Metaspace does beside it changes nothing
+    schemes = {prepend_scheme(step) for step in steps(tokenizer.get("pre_tokenizer"), "pretokenizers")}
+    if schemes & {"always", "first"}:
+        remarks.append(
+            "where a text begins with a space, Hugging Face puts no other before it (Metaspace); GGUF cannot say so, "
+            "and one is put there, as in llama.cpp"
+        )
+    if "first" in schemes:
+        remarks.append(
             "behind control tokens Hugging Face puts no space before the text (prepend_scheme 'first'); GGUF cannot "
             "say so, and one is put there, as in llama.cpp"
-        ]
-    return []
+        )
+    return remarks
+
+
+def prepend_scheme(step: dict[str, Any]) -> str:
+    """When a Metaspace pre-tokenizer puts a space before a text: "always", "first" or "never"."""
+    return str(step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never"))
 
 
 def added_token_remarks(added: Iterable[dict[str, Any]]) -> list[str]:
@@ -86,8 +114,18 @@ def added_token_remarks(added: Iterable[dict[str, Any]]) -> list[str]:
     return remarks
 
 
-def added_around(path: Path, tokenizer: dict[str, Any]) -> tuple[list[str], list[str]] | None:
-    """The tokens that the post-processor puts before and after each text; None where there is none that adds any.
+def merged_token_remarks(added: list[dict[str, Any]]) -> list[str]:
+    """A remark on added tokens that byte-level merges make, too."""
+    if not added:
+        return []
+    return [
+        f"Hugging Face finds {_named(added)} where a text is spelled so, too; GGUF cannot say so of tokens that merges "
+        "make, and they come from merges alone"
+    ]
+
+
+def added_around(path: Path, tokenizer: dict[str, Any]) -> tuple[list[int], list[int]] | None:
+    """Ids of the tokens that the post-processor puts before and after each text; None: there is none that adds any.
 
     Raises ValueError where it does something else.
     """
@@ -99,30 +137,33 @@ def added_around(path: Path, tokenizer: dict[str, Any]) -> tuple[list[str], list
         if kind == "TemplateProcessing" and result is None:
             result = _template(path, step)
         elif kind in ("RobertaProcessing", "BertProcessing") and result is None:
-            result = [str(step["cls"][0])], [str(step["sep"][0])]
+            result = [int(step["cls"][1])], [int(step["sep"][1])]
         else:
             raise ValueError(f"{path}: the post-processor {step!r} is not one that GGUF can express")
     return result
 
 
-def _template(path: Path, step: dict[str, Any]) -> tuple[list[str], list[str]]:
-    around: tuple[list[str], list[str]] = [], []
+def _template(path: Path, step: dict[str, Any]) -> tuple[list[int], list[int]]:
+    around: tuple[list[int], list[int]] = [], []
     texts = 0
     for piece in step.get("single", []):
         if "Sequence" in piece:
             texts += 1
             continue
         name = str(piece["SpecialToken"]["id"])
-        known = step.get("special_tokens", {}).get(name, {})
-        around[min(texts, 1)].extend(str(token) for token in known.get("tokens", [name]))
+        known = step.get("special_tokens", {}).get(name)
+        if known is None:
+            raise ValueError(f"{path}: the post-processor's template holds {name!r}, which its special_tokens lack")
+        around[min(texts, 1)].extend(int(number) for number in known["ids"])  # what is written beside is a name
     if texts != 1:
         raise ValueError(f"{path}: the post-processor's template {step.get('single')!r} holds the text {texts} times")
     return around
 
 
-def _check_decoder(path: Path, tokenizer: dict[str, Any], known: tuple[str, ...]) -> None:
+def _check_decoder(path: Path, tokenizer: dict[str, Any], known: Mapping[str, Mapping[str, Any]]) -> None:
     for step in steps(tokenizer.get("decoder"), "decoders"):
-        if step.get("type") not in known:
+        expected = known.get(str(step.get("type")))
+        if expected is None or any(step.get(key) != value for key, value in expected.items()):
             raise ValueError(
                 f"{path}: the decoder {step!r} makes other texts of tokens than GGUF can say; expected "
                 f"{', '.join(known)}"

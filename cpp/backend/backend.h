@@ -39,8 +39,8 @@ struct Rows {
   }
 };
 
-// How keys and values are stored: f16, or int8 with an f16 scale per 32 elements of a head (as Q8_0).
-enum class KvType : std::uint8_t { F16, Q8_0 };
+// How keys and values are stored: f16, int8 with an f16 scale per 32 elements of a head (as Q8_0), or f32.
+enum class KvType : std::uint8_t { F16, Q8_0, F32 };
 
 struct KvShape {
   KvType type = KvType::F16;

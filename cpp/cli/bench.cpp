@@ -41,7 +41,7 @@ int bench_command(std::span<char* const> arguments) {
   options.number("-t, --threads", "N", bench.engine.backend.threads, "CPU threads; default: -1, one per core");
   options.text("--device", "DEVICE", bench.engine.backend.device,
                "cpu, cuda or cuda:N; default: FRSPEC_DEVICE, or cpu");
-  options.text("--cache-type", "f16|q8_0", cache, "type of the K/V cache; default: f16");
+  options.text("--cache-type", "f16|q8_0|f32", cache, "type of the K/V cache; default: f16");
   options.text("-o, --output", "md|csv|json", format, "default: md");
   files.add_more(options);
   options.begin("More of drafts", true);

@@ -11,12 +11,12 @@
 #include <charconv>
 #include <cstring>
 #include <sstream>
-#include <system_error>
 #include <utility>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "cli/companion.h"
 #include "cli/terminal.h"
 #include "tokenizer/unicode.h"
 
@@ -25,16 +25,8 @@ extern char** environ;
 namespace frspec {
 namespace {
 
-constexpr const char* kProgram = "frspec-chat-template";
-
-// It is installed beside this program; else it may be in PATH.
-std::string find_program() {
-  std::error_code error;
-  const std::filesystem::path own = std::filesystem::read_symlink("/proc/self/exe", error);
-  if (error) return kProgram;
-  const std::filesystem::path beside = own.parent_path() / kProgram;
-  return std::filesystem::exists(beside, error) ? beside.string() : kProgram;
-}
+constexpr std::string_view kPurpose =
+    "it renders chat templates, which are Jinja programs, and comes with the Python package (pip install frspec_cpp)";
 
 struct Source {
   std::string name, text;
@@ -73,8 +65,9 @@ void check_message(const ChatMessage& message) {
 
 }  // namespace
 
-ChatPrompts::ChatPrompts(ChatTemplateChoice choice) : choice_(std::move(choice)), program_(find_program()) {
-  if (choice_.file) choice_.text = read_prompt({}, choice_.file);
+ChatPrompts::ChatPrompts(ChatTemplateChoice choice)
+    : choice_(std::move(choice)), program_(find_companion("frspec-chat-template", kPurpose).string()) {
+  if (choice_.file) choice_.text = read_text(*choice_.file);
   std::array<int, 2> to = {-1, -1}, from = {-1, -1};
   if (pipe2(to.data(), O_CLOEXEC) != 0 || pipe2(from.data(), O_CLOEXEC) != 0) {
     throw Error(concat("a pipe cannot be made: ", std::strerror(errno)));
@@ -87,7 +80,7 @@ ChatPrompts::ChatPrompts(ChatTemplateChoice choice) : choice_(std::move(choice))
   posix_spawnattr_init(&attributes);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);  // Ctrl-C is not for it
   std::array<char*, 2> arguments = {program_.data(), nullptr};
-  const int error = posix_spawnp(&process_, program_.c_str(), &actions, &attributes, arguments.data(), environ);
+  const int error = posix_spawn(&process_, program_.c_str(), &actions, &attributes, arguments.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
   close(to[0]);
@@ -97,9 +90,7 @@ ChatPrompts::ChatPrompts(ChatTemplateChoice choice) : choice_(std::move(choice))
   if (error == 0) return;
   close(input_);
   close(output_);
-  throw FileNotFound(concat(printable(program_), ": cannot be run: ", std::strerror(error),
-                            "; it renders chat templates, which are Jinja programs, and comes with the Python package "
-                            "(pip install frspec_cpp)"));
+  throw Error(concat(printable(program_), ": cannot be run: ", std::strerror(error), "; ", kPurpose));
 }
 
 ChatPrompts::~ChatPrompts() {

@@ -19,9 +19,20 @@
 namespace frspec {
 namespace {
 
+// The part of a file of token ids that holds them: all of it, or of a JSON object the array "tokens", as
+// `frspec tokenize --json` writes it.
+std::string_view ids_of(std::string_view text) {
+  constexpr std::string_view kKey = "\"tokens\"";  // in a string, its quotes would stand behind backslashes
+  const std::size_t key = text.find(kKey);
+  const std::size_t begin = key == std::string_view::npos ? key : text.find('[', key + kKey.size());
+  if (!text.starts_with('{') || begin == std::string_view::npos) return text;
+  return text.substr(begin, text.find(']', begin) - begin);
+}
+
 // Token ids between white space, commas and brackets: "1 2 3", or JSON's "[1, 2, 3]".
 std::vector<TokenId> parse_tokens(std::string_view text, const std::string& file) {
   constexpr std::string_view kBetween = " \t\r\n,[]";
+  text = ids_of(text);
   std::vector<TokenId> tokens;
   for (std::size_t at = text.find_first_not_of(kBetween); at != std::string_view::npos;
        at = text.find_first_not_of(kBetween, at)) {
@@ -41,7 +52,7 @@ class Prompt {
  public:
   explicit Prompt(const Request& request) : request_(request) {
     if (request.token_file) {
-      tokens_ = parse_tokens(read_prompt({}, request.token_file), *request.token_file);
+      tokens_ = parse_tokens(read_text(*request.token_file), *request.token_file);
       return;
     }
     text_ = read_prompt(request.prompt, request.file);

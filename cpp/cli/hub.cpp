@@ -9,13 +9,12 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
-#include <cstdlib>
 #include <cstring>
-#include <system_error>
 #include <vector>
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/companion.h"
 #include "cli/terminal.h"
 
 extern "C" char** environ;  // NOLINT(readability-redundant-declaration): POSIX leaves it to the program
@@ -25,27 +24,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kProgram = "frspec-download";
+constexpr std::string_view kPurpose =
+    "-hf: it fetches models by name, and comes with the Python package: pip install 'frspec_cpp[hub]'. Or name a file "
+    "with -m";
 constexpr int kRefused = 3;  // its exit status where standard output holds what is wrong (tools/download.py)
-
-// Beside this binary, where one installation puts both; else in PATH.
-fs::path find_program() {
-  std::error_code ignored;
-  const fs::path own = fs::read_symlink("/proc/self/exe", ignored);
-  const fs::path beside = own.parent_path() / kProgram;
-  if (!own.empty() && fs::exists(beside, ignored)) return beside;
-  const char* path = std::getenv("PATH");
-  std::string_view rest = path != nullptr ? path : "";
-  while (!rest.empty()) {
-    const std::size_t colon = rest.find(':');
-    const fs::path candidate = fs::path(rest.substr(0, colon)) / kProgram;
-    if (candidate.is_absolute() && access(candidate.c_str(), X_OK) == 0) return candidate;
-    rest.remove_prefix(colon == std::string_view::npos ? rest.size() : colon + 1);
-  }
-  throw FileNotFound(concat("-hf: found no ", kProgram, " beside ", own.empty() ? "frspec" : own.string(),
-                            " and none in PATH; it fetches models by name, and comes with the Python package: pip "
-                            "install 'frspec_cpp[hub]'. Or name a file with -m"));
-}
 
 // The token is no argument: other users of the machine can read those.
 std::vector<std::string> environment_with(const std::optional<std::string>& token) {
@@ -103,7 +85,7 @@ Answer run_program(std::vector<std::string> arguments, std::vector<std::string> 
 }  // namespace
 
 fs::path fetch_from_hub(const HubRequest& request) {
-  const std::string program = find_program().string();
+  const std::string program = find_companion("frspec-download", kPurpose).string();
   std::vector<std::string> arguments = {program, "--for-binary"};
   if (request.file) arguments.push_back("--file=" + *request.file);
   if (request.is_drafter) arguments.emplace_back("--drafter");

@@ -118,7 +118,7 @@ void add_machine(Arguments& options, Request& request) {
   options.begin("More of the machine", true);
   options.number("-b, --batch-size", "N", request.engine.batch,
                  concat("prompt tokens per pass; default: ", request.engine.batch));
-  options.text("--cache-type", "f16|q8_0", request.cache, "type of the K/V cache; default: f16");
+  options.text("--cache-type", "f16|q8_0|f32", request.cache, "type of the K/V cache; default: f16");
   options.flag("--no-mmap", request.no_mmap, "read the models into memory: their files may change then");
   options.text("-ngl, --gpu-layers, --n-gpu-layers", "N", request.gpu_layers,
                "layers that a GPU keeps, the last ones; default: -1, all");

@@ -79,7 +79,16 @@ std::string read_file(const std::string& path) {
   return read_all(file.number(), path);
 }
 
+// Whether a text ends with what chat templates write before an answer, line ends included: "<|im_start|>assistant\n",
+// "<start_of_turn>model\n", "<|start_header_id|>assistant<|end_header_id|>\n\n".
+bool ends_with_turn_header(std::string_view text) {
+  constexpr std::string_view kEndHeader = "<|end_header_id|>\n\n";
+  return text.ends_with(kEndHeader) || text.ends_with(">assistant\n") || text.ends_with(">model\n");
+}
+
+// Less the line end that a file has and its text has not.
 std::string without_line_end(std::string text) {
+  if (ends_with_turn_header(text)) return text;
   const std::size_t size = text.ends_with("\r\n") ? 2 : text.ends_with('\n') ? 1 : 0;
   text.resize(text.size() - size);
   return text;
@@ -103,12 +112,15 @@ void write_warning(const std::string& warning) { write_note("warning: " + warnin
 
 void ignore_broken_pipe() { std::signal(SIGPIPE, SIG_IGN); }
 
+std::string read_text(const std::string& file) {
+  if (file != "-") return read_file(file);
+  if (isatty(STDIN_FILENO) != 0) write_note("reading from the terminal; Ctrl-D ends it");
+  return read_all(STDIN_FILENO, "standard input");
+}
+
 std::string read_prompt(const std::optional<std::string>& prompt, const std::optional<std::string>& file) {
   if (prompt && file) fail("-p, --prompt and -f, --file: found both, expected one of them");
-  if (prompt) return *prompt;
-  if (file && *file != "-") return without_line_end(read_file(*file));
-  if (isatty(STDIN_FILENO) != 0) write_note("reading the prompt from the terminal; Ctrl-D ends it");
-  return without_line_end(read_all(STDIN_FILENO, "standard input"));
+  return prompt ? *prompt : without_line_end(read_text(file.value_or("-")));
 }
 
 std::string unescaped(std::string_view text) {

@@ -34,9 +34,13 @@ void write_warning(const std::string& warning);
 // A write to a closed pipe becomes an error of that write, instead of a signal that ends the process.
 void ignore_broken_pipe();
 
-// The text that the options -p and -f choose: `prompt`, or what `file` holds ("-": standard input), or without either
-// standard input. As in llama.cpp, one line end at the end of a file belongs to the file and not to the prompt. Throws
-// InvalidInput where both are given, FileNotFound, Error.
+// What `file` holds, or standard input for "-". Throws FileNotFound, Error.
+std::string read_text(const std::string& file);
+
+// The text that the options -p and -f choose: `prompt`, or what `file` holds, or without either standard input. As in
+// llama.cpp, one line end at the end of a file belongs to the file and not to the prompt; that of an answer's header
+// ("<|im_start|>assistant"), which chat templates write, stays. Throws InvalidInput where both are given, and as
+// read_text.
 std::string read_prompt(const std::optional<std::string>& prompt, const std::optional<std::string>& file);
 
 // `text` with its escapes replaced, as llama.cpp does: \n \r \t \' \" \\ and \xHH, a byte; others stay as they are.

@@ -2,7 +2,7 @@
 //
 // Both are stored head by head. Values: one row per slot. Keys: panels of 16 slots, element after element of the head,
 // 16 slots in a run, so that vector lanes are keys and a score is one running sum over the head's elements.
-// Element types: f16, or int8 with one f16 scale per 32 elements (the format of Q8_0), scales after all codes.
+// Element types: f16, f32, or int8 with one f16 scale per 32 elements (the format of Q8_0), scales after all codes.
 #pragma once
 
 #include <cstddef>
@@ -15,10 +15,13 @@ constexpr int kAttentionSegment = 1024;  // keys whose partial result is made al
 constexpr int kAttentionRows = 16;       // query rows per task
 constexpr int kKvBlock = 32;             // elements that share a scale
 
-// The keys or values of one head: `codes`, and where they are int8, their scales.
+enum class CacheForm : std::uint8_t { F16, F32, Int8 };
+
+// The keys or values of one head, and where they are int8, their scales.
 struct HeadCache {
+  CacheForm form = CacheForm::F16;
   std::byte* data = nullptr;
-  std::byte* scales = nullptr;  // null: f16
+  std::byte* scales = nullptr;
 };
 
 // Query rows attending with the `group` query heads that share one K/V head: lines = rows * group.

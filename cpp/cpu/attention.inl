@@ -13,14 +13,17 @@ constexpr int kAttendRows = kLanes == 16 ? 6 : 4;  // rows of a tile
 // --- Cache to f32 ---
 
 // Element d of 16 keys of a panel.
-template <bool kInt8>
+template <CacheForm kForm>
 inline void load_key_run(float* out, const HeadCache& keys, std::int64_t panel, int head_dim, int d) {
-  if constexpr (kInt8) {
+  if constexpr (kForm == CacheForm::Int8) {
     const auto* codes = reinterpret_cast<const std::int8_t*>(keys.data) + (panel * head_dim + d) * kPanel;
     const std::int64_t block = panel * (head_dim / kKvBlock) + d / kKvBlock;
     for (int i = 0; i < kPanel; i += kLanes) {
       store(out + i, load_half(keys.scales + 2 * (block * kPanel + i)) * load_signed(codes + i));
     }
+  } else if constexpr (kForm == CacheForm::F32) {
+    const auto* run = reinterpret_cast<const float*>(keys.data) + (panel * head_dim + d) * kPanel;
+    for (int i = 0; i < kPanel; i += kLanes) store(out + i, load(run + i));
   } else {
     const std::byte* run = keys.data + 2 * (panel * head_dim + d) * kPanel;
     __builtin_prefetch(run + 2 * kAttentionChunk * head_dim, 0, 3);  // the same of the next chunk
@@ -29,26 +32,28 @@ inline void load_key_run(float* out, const HeadCache& keys, std::int64_t panel, 
 }
 
 // Keys of slots [first, first + count) as (head_dim, chunk); `first` is a multiple of the chunk.
-template <bool kInt8>
+template <CacheForm kForm>
 inline void load_keys(float* out, const HeadCache& keys, std::int64_t first, int count, int head_dim) {
   for (int j = 0; j < count; j += kPanel) {
     for (int d = 0; d < head_dim; ++d) {
-      load_key_run<kInt8>(out + d * kAttentionChunk + j, keys, (first + j) / kPanel, head_dim, d);
+      load_key_run<kForm>(out + d * kAttentionChunk + j, keys, (first + j) / kPanel, head_dim, d);
     }
   }
 }
 
-template <bool kInt8>
+template <CacheForm kForm>
 inline void load_one_key(float* column, const HeadCache& keys, std::int64_t slot, int head_dim) {
   const std::int64_t panel = slot / kPanel, lane = slot % kPanel;
   for (int d = 0; d < head_dim; ++d) {
     const std::int64_t at = (panel * head_dim + d) * kPanel + lane;
-    if constexpr (kInt8) {
+    if constexpr (kForm == CacheForm::Int8) {
       std::uint16_t scale;
       const std::int64_t block = panel * (head_dim / kKvBlock) + d / kKvBlock;
       __builtin_memcpy(&scale, keys.scales + 2 * (block * kPanel + lane), 2);
       column[d * kAttentionChunk] =
           one_half(scale) * static_cast<float>(reinterpret_cast<const std::int8_t*>(keys.data)[at]);
+    } else if constexpr (kForm == CacheForm::F32) {
+      column[d * kAttentionChunk] = reinterpret_cast<const float*>(keys.data)[at];
     } else {
       std::uint16_t half;
       __builtin_memcpy(&half, keys.data + 2 * at, 2);
@@ -57,9 +62,9 @@ inline void load_one_key(float* column, const HeadCache& keys, std::int64_t slot
   }
 }
 
-template <bool kInt8>
+template <CacheForm kForm>
 inline void load_value(float* out, const HeadCache& values, std::int64_t slot, int head_dim) {
-  if constexpr (kInt8) {
+  if constexpr (kForm == CacheForm::Int8) {
     const auto* codes = reinterpret_cast<const std::int8_t*>(values.data) + slot * head_dim;
     for (int first = 0; first < head_dim; first += kKvBlock) {
       std::uint16_t half;
@@ -67,6 +72,9 @@ inline void load_value(float* out, const HeadCache& values, std::int64_t slot, i
       const float scale = one_half(half);
       for (int i = 0; i < kKvBlock; i += kLanes) store(out + first + i, load_signed(codes + first + i) * scale);
     }
+  } else if constexpr (kForm == CacheForm::F32) {
+    __builtin_memcpy(out, reinterpret_cast<const float*>(values.data) + slot * head_dim,
+                     static_cast<std::size_t>(head_dim) * sizeof(float));
   } else {
     const std::byte* row = values.data + 2 * slot * head_dim;
     int d = 0;
@@ -275,7 +283,7 @@ inline void attend_lines(const AttentionTask& t, const AttentionScratch& s, cons
                 values.behind(from), count, width);
 }
 
-template <bool kInt8>
+template <CacheForm kForm>
 inline void attend_chunk(const AttentionTask& t, const AttentionScratch& s, std::int32_t begin) {
   const std::int64_t width = padded_head(t.head_dim), lines = std::int64_t{t.rows} * t.group;
   std::int32_t shortest = t.length[0], longest = t.length[0], earliest = t.first[0], latest = t.first[0];
@@ -292,15 +300,15 @@ inline void attend_chunk(const AttentionTask& t, const AttentionScratch& s, std:
   if (t.path != nullptr && t.prefix < common) common = t.prefix;
   const int shared = common > begin ? common - begin : 0;
   const bool whole = shared == kAttentionChunk && shortest >= end && latest <= begin;
-  if (!kInt8 && whole && lines <= kAttendRows && width == t.head_dim) {
+  if (kForm == CacheForm::F16 && whole && lines <= kAttendRows && width == t.head_dim) {
     const std::int64_t at = 2 * begin * std::int64_t{t.head_dim};
     attend_lines(t, s, HalfKeys{t.keys.data + at, t.head_dim}, HalfValues{t.values.data + at, t.head_dim}, 0, lines, 0,
                  kAttentionChunk);
     return;
   }
   const FloatRows keys{s.keys, kAttentionChunk}, values{s.values, width};
-  load_keys<kInt8>(s.keys, t.keys, begin, shared, t.head_dim);
-  for (int j = 0; j < shared; ++j) load_value<kInt8>(s.values + j * width, t.values, begin + j, t.head_dim);
+  load_keys<kForm>(s.keys, t.keys, begin, shared, t.head_dim);
+  for (int j = 0; j < shared; ++j) load_value<kForm>(s.values + j * width, t.values, begin + j, t.head_dim);
   if (whole) {
     attend_lines(t, s, keys, values, 0, lines, 0, kAttentionChunk);
     return;
@@ -311,14 +319,14 @@ inline void attend_chunk(const AttentionTask& t, const AttentionScratch& s, std:
     const int seen = t.length[r] < end ? t.length[r] - begin : kAttentionChunk;
     for (int j = shared; j < seen; ++j) {
       const std::int64_t slot = t.prefix + t.path[std::int64_t{r} * t.path_stride + begin + j - t.prefix];
-      load_one_key<kInt8>(s.keys + j, t.keys, slot, t.head_dim);
-      load_value<kInt8>(s.values + j * width, t.values, slot, t.head_dim);
+      load_one_key<kForm>(s.keys + j, t.keys, slot, t.head_dim);
+      load_value<kForm>(s.values + j * width, t.values, slot, t.head_dim);
     }
     attend_lines(t, s, keys, values, std::int64_t{r} * t.group, t.group, from, seen);
   }
 }
 
-template <bool kInt8>
+template <CacheForm kForm>
 inline void attend_segments(const AttentionTask& t) {
   const AttentionScratch s(t);
   const std::int64_t lines = std::int64_t{t.rows} * t.group, width = padded_head(t.head_dim);
@@ -339,7 +347,7 @@ inline void attend_segments(const AttentionTask& t) {
     clear(s.segment, lines, width);
     const std::int32_t first = segment * kAttentionSegment;
     for (std::int32_t begin = first; begin < first + kAttentionSegment && begin < longest; begin += kAttentionChunk) {
-      attend_chunk<kInt8>(t, s, begin);
+      attend_chunk<kForm>(t, s, begin);
     }
     for (std::int64_t i = 0; i < lines; ++i) {
       merge_line(s.running.result + i * width, s.running.maxima[i], s.running.totals[i], s.segment.result + i * width,
@@ -360,7 +368,16 @@ inline void attend_segments(const AttentionTask& t) {
   }
 }
 
-void attend(const AttentionTask& t) { t.keys.scales != nullptr ? attend_segments<true>(t) : attend_segments<false>(t); }
+void attend(const AttentionTask& t) {
+  switch (t.keys.form) {
+    case CacheForm::F16:
+      return attend_segments<CacheForm::F16>(t);
+    case CacheForm::F32:
+      return attend_segments<CacheForm::F32>(t);
+    case CacheForm::Int8:
+      return attend_segments<CacheForm::Int8>(t);
+  }
+}
 
 // The partial states of a line, one per segment, `stride` floats apart, folded in order.
 void merge_segments(float* out, const float* partial, std::int64_t stride, int segments, std::int64_t head_dim,

@@ -25,8 +25,9 @@ std::int64_t codes_per_head(const KvShape& shape) { return slots_of(shape) * sha
 HeadCache head_of(void* memory, const KvShape& shape, std::int64_t head) {
   auto* bytes = static_cast<std::byte*>(memory);
   const std::int64_t codes = codes_per_head(shape);
-  if (shape.type == KvType::F16) return {bytes + 2 * codes * head, nullptr};
-  return {bytes + codes * head, bytes + codes * shape.heads + 2 * (codes / kKvBlock) * head};
+  if (shape.type == KvType::F16) return {CacheForm::F16, bytes + 2 * codes * head, nullptr};
+  if (shape.type == KvType::F32) return {CacheForm::F32, bytes + 4 * codes * head, nullptr};
+  return {CacheForm::Int8, bytes + codes * head, bytes + codes * shape.heads + 2 * (codes / kKvBlock) * head};
 }
 
 // Where element d of a slot stands among a head's codes.
@@ -47,7 +48,12 @@ struct ValuePlace {
 template <class Place>
 void store_slot(const Kernels& kernels, const HeadCache& cache, std::int64_t slot, const float* x, int head_dim,
                 std::uint16_t* halves) {
-  if (cache.scales == nullptr) {
+  if (cache.form == CacheForm::F32) {
+    auto* floats = reinterpret_cast<float*>(cache.data);
+    for (int d = 0; d < head_dim; ++d) floats[Place::code(slot, d, head_dim)] = x[d];
+    return;
+  }
+  if (cache.form == CacheForm::F16) {
     kernels.to_half(halves, x, head_dim);
     auto* codes = reinterpret_cast<std::uint16_t*>(cache.data);
     for (int d = 0; d < head_dim; ++d) codes[Place::code(slot, d, head_dim)] = halves[d];
@@ -69,20 +75,19 @@ void store_slot(const Kernels& kernels, const HeadCache& cache, std::int64_t slo
   }
 }
 
+template <class Place, class Element>
+void move_codes(std::byte* data, std::int64_t from, std::int64_t to, int head_dim) {
+  auto* codes = reinterpret_cast<Element*>(data);
+  for (int d = 0; d < head_dim; ++d) codes[Place::code(to, d, head_dim)] = codes[Place::code(from, d, head_dim)];
+}
+
 template <class Place>
 void move_slot(const HeadCache& cache, std::int64_t from, std::int64_t to, int head_dim) {
-  auto* wide = reinterpret_cast<std::uint16_t*>(cache.data);
-  auto* narrow = reinterpret_cast<std::int8_t*>(cache.data);
+  if (cache.form == CacheForm::F32) return move_codes<Place, float>(cache.data, from, to, head_dim);
+  if (cache.form == CacheForm::F16) return move_codes<Place, std::uint16_t>(cache.data, from, to, head_dim);
+  move_codes<Place, std::int8_t>(cache.data, from, to, head_dim);
   auto* scales = reinterpret_cast<std::uint16_t*>(cache.scales);
-  for (int d = 0; d < head_dim; ++d) {
-    const std::int64_t target = Place::code(to, d, head_dim), source = Place::code(from, d, head_dim);
-    if (scales == nullptr) {
-      wide[target] = wide[source];
-    } else {
-      narrow[target] = narrow[source];
-    }
-  }
-  const int blocks = scales != nullptr ? head_dim / kKvBlock : 0;
+  const int blocks = head_dim / kKvBlock;
   for (int block = 0; block < blocks; ++block) {
     scales[Place::scale(to, block, blocks)] = scales[Place::scale(from, block, blocks)];
   }
@@ -104,11 +109,12 @@ void rotate(float* head, const float* cos, const float* sin, const Rope& rope) {
 
 std::size_t CpuBackend::kv_bytes(const KvShape& shape) const {
   if (shape.type == KvType::Q8_0 && shape.head_dim % kKvBlock != 0) {
-    fail("type of the K/V cache: found q8_0, expected f16: the model's heads have ", shape.head_dim,
+    fail("type of the K/V cache: found q8_0, expected f16 or f32: the model's heads have ", shape.head_dim,
          " elements, no multiple of ", kKvBlock);
   }
   const std::int64_t codes = codes_per_head(shape) * shape.heads;
-  return static_cast<std::size_t>(shape.type == KvType::F16 ? 2 * codes : codes + 2 * (codes / kKvBlock));
+  if (shape.type == KvType::Q8_0) return static_cast<std::size_t>(codes + 2 * (codes / kKvBlock));
+  return static_cast<std::size_t>((shape.type == KvType::F32 ? 4 : 2) * codes);
 }
 
 void CpuBackend::rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope, const KvLayer& cache,

@@ -55,7 +55,7 @@ Activations CpuBackend::prepare(const Operand& operand, Form form) {
   result.data = memory;
   const std::int64_t width = (x.cols + kGroup - 1) / kGroup * kGroup;
   pool_.parallel_for(x.rows, 2, [&](std::int64_t begin, std::int64_t end, int worker) {
-    float* made = row_scratch_[static_cast<std::size_t>(worker)].floats(static_cast<std::size_t>(x.cols));
+    float* made = row_scratch_[static_cast<std::size_t>(worker)].floats(static_cast<std::size_t>(x.cols + width / 32));
     for (std::int64_t r = begin; r < end; ++r) {
       const float* row = x.row(r);
       if (operand.norm != nullptr) {
@@ -68,7 +68,7 @@ Activations CpuBackend::prepare(const Operand& operand, Form form) {
       std::byte* to = memory + r * result.row_stride;
       switch (form) {
         case Form::Int8:
-          kernels_.to_int8(to, result.group_stride, row, x.cols);
+          kernels_.to_int8(to, result.group_stride, row, x.cols, made + x.cols);
           break;
         case Form::Bf16: {
           auto* halves = reinterpret_cast<std::uint16_t*>(to);

@@ -21,6 +21,7 @@ namespace frspec::cpu {
 #define FRSPEC_KERNELS kAmxKernels
 #define FRSPEC_ISA_NAME "amx"
 #define FRSPEC_BF16 1
+#define FRSPEC_PAIRS 0
 #define FRSPEC_AMX 1
 #include "cpu/kernels.inl"
 

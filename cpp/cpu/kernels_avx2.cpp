@@ -24,11 +24,23 @@ inline Ints dot_bytes(Ints sum, Ints w, Ints x) {
   return sum + reinterpret_cast<Ints>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
+// Small unsigned codes w: sums of two products in 16 bits, added to each other, and at last pairs of those in 32 bits.
+inline Ints pair_products(Ints w, Ints x) {
+  return reinterpret_cast<Ints>(_mm256_maddubs_epi16(reinterpret_cast<__m256i>(w), reinterpret_cast<__m256i>(x)));
+}
+inline Ints add_pairs(Ints a, Ints b) {
+  return reinterpret_cast<Ints>(_mm256_add_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+}
+inline Ints widen_pairs(Ints v) {
+  return reinterpret_cast<Ints>(_mm256_madd_epi16(reinterpret_cast<__m256i>(v), _mm256_set1_epi16(1)));
+}
+
 }  // namespace
 
 #define FRSPEC_KERNELS kAvx2Kernels
 #define FRSPEC_ISA_NAME "avx2"
 #define FRSPEC_BF16 0
+#define FRSPEC_PAIRS 1
 #define FRSPEC_AMX 0
 #include "cpu/kernels.inl"
 

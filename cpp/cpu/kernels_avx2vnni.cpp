@@ -26,6 +26,7 @@ inline Ints dot_bytes(Ints sum, Ints w, Ints x) {
 #define FRSPEC_KERNELS kAvx2VnniKernels
 #define FRSPEC_ISA_NAME "avx2vnni"
 #define FRSPEC_BF16 0
+#define FRSPEC_PAIRS 0
 #define FRSPEC_AMX 0
 #include "cpu/kernels.inl"
 

@@ -17,6 +17,7 @@ namespace frspec::cpu {
 #define FRSPEC_KERNELS kAvx512Kernels
 #define FRSPEC_ISA_NAME "avx512"
 #define FRSPEC_BF16 0
+#define FRSPEC_PAIRS 0
 #define FRSPEC_AMX 0
 #include "cpu/kernels.inl"
 

@@ -18,6 +18,7 @@ namespace frspec::cpu {
 #define FRSPEC_KERNELS kAvx512Bf16Kernels
 #define FRSPEC_ISA_NAME "avx512bf16"
 #define FRSPEC_BF16 1
+#define FRSPEC_PAIRS 0
 #define FRSPEC_AMX 0
 #include "cpu/kernels.inl"
 

@@ -102,6 +102,7 @@ inline Quads multiply_even(Quads a, Quads b) { return (a & 0xFFFFFFFFu) * (b & 0
 #define FRSPEC_KERNELS kGenericKernels
 #define FRSPEC_ISA_NAME "generic"
 #define FRSPEC_BF16 0
+#define FRSPEC_PAIRS 0
 #define FRSPEC_AMX 0
 #include "cpu/kernels.inl"
 

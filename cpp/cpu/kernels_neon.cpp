@@ -75,6 +75,7 @@ inline Quads multiply_even(Quads a, Quads b) {
 #define FRSPEC_KERNELS kNeonKernels
 #define FRSPEC_ISA_NAME "neon"
 #define FRSPEC_BF16 0
+#define FRSPEC_PAIRS 0
 #define FRSPEC_AMX 0
 #include "cpu/kernels.inl"
 

@@ -1,8 +1,8 @@
 // The matrix product over panels: `multiply`, and the forms of x it wants.
 //
 // Integer products are exact, so their order does not matter; what is added in f32 is added per output in one order:
-// block after block of k within kActivationBlock, then one such sum after the other. Tiles differ in their number of
-// rows only by how many outputs are in flight.
+// block after block of a group, then the second terms of its blocks, then the next group. Tiles differ in their number
+// of rows only by how many outputs are in flight.
 
 namespace {
 
@@ -50,10 +50,11 @@ inline V add_neighbours(V a, V b) {
   }
 }
 
-// Sums of block `b` of a group, whose codes these are. They stay in registers: memory that was just written in other
-// pieces is slow to read.
-inline void store_sums_of_codes(ActivationGroup& group, int b, const Ints* codes) {
-  constexpr int kCount = kActivationBlock / 16, kEach = 16 / kLanes;
+// Codes of half a group, from element `at` on: sums of each 16 and 32 of them. They stay in registers: memory that was
+// just written in other pieces is slow to read.
+constexpr int kHalfGroup = kGroup / 2;
+inline void store_sums_of_codes(ActivationCodes& to, int at, const Ints* codes) {
+  constexpr int kCount = kHalfGroup / 16, kEach = 16 / kLanes;
   Ints sums[kCount];
   for (int i = 0; i < kCount; ++i) {
     sums[i] = codes[kEach * i];
@@ -65,53 +66,87 @@ inline void store_sums_of_codes(ActivationGroup& group, int b, const Ints* codes
       sums[i] = add_neighbours(sums[2 * i], sums[count > 1 ? 2 * i + 1 : 2 * i]);
   }
   for (int i = 0; i < count; ++i) sums[i] *= -128;
-  __builtin_memcpy(group.offset16 + kCount * b, sums, kCount * sizeof(std::int32_t));
+  __builtin_memcpy(to.offset16 + at / 16, sums, kCount * sizeof(std::int32_t));
   const Ints offset = add_neighbours(sums[0], sums[count - 1]);
-  const Floats sum = __builtin_convertvector(offset, Floats) * (-1.0f / 128.0f);
-  __builtin_memcpy(group.offset32 + kCount / 2 * b, &offset, kCount / 2 * sizeof(std::int32_t));
-  __builtin_memcpy(group.sums + kCount / 2 * b, &sum, kCount / 2 * sizeof(float));
+  __builtin_memcpy(to.offset32 + at / 32, &offset, kCount / 2 * sizeof(std::int32_t));
 }
 
-// Block `b` of a group, which shares a scale: n <= kActivationBlock elements, the rest are zero.
-FRSPEC_INLINE void to_codes(ActivationGroup& group, int b, const float* x, std::int64_t n) {
-  const float magnitude = group.scales[b];
-  const float inverse = magnitude > 1e-36f && magnitude < __builtin_inff() ? 127.0f / magnitude : 0.0f;
-  Ints rounded[kActivationBlock / kLanes];
+inline Floats load_up_to(const float* x, std::int64_t n) {
+  return n >= kLanes ? load(x) : n > 0 ? load_part(x, n) : Floats{};
+}
+
+inline float inverse_of(float magnitude) {
+  return magnitude > 1e-36f && magnitude < __builtin_inff() ? 127.0f / magnitude : 0.0f;
+}
+
+// The n elements of x that a group holds, the rest are zero. Its scales are the blocks' largest magnitudes still.
+inline void to_codes(ActivationGroup& group, const float* x, std::int64_t n) {
+  float inverse[kGroup / 32];
+  for (int b = 0; b < kGroup / 32; ++b) inverse[b] = inverse_of(group.scales[b]);
+  for (int at = 0; at < kGroup; at += kHalfGroup) {
+    Ints rounded[kHalfGroup / kLanes];
 #pragma GCC unroll 32
-  for (int i = 0; i < kActivationBlock; i += kLanes) {
-    Floats value = {};
-    if (i + kLanes <= n) {
-      value = load(x + i);
-    } else if (i < n) {
-      value = load_part(x + i, n - i);
+    for (int i = 0; i < kHalfGroup; i += kLanes) {
+      const Floats value = load_up_to(x + at + i, n - at - i);
+      rounded[i / kLanes] = round_to_int(value * inverse[(at + i) / 32]);
+      store_signed(group.main.codes + at + i, rounded[i / kLanes]);
     }
-    rounded[i / kLanes] = round_to_int(value * inverse);
-    store_signed(group.codes + b * kActivationBlock + i, rounded[i / kLanes]);
+    store_sums_of_codes(group.main, at, rounded);
   }
-  store_sums_of_codes(group, b, rounded);
-  group.scales[b] = magnitude / 127.0f;
+  for (int b = 0; b < kGroup / 32; ++b) {
+    group.scales[b] /= 127.0f;
+    group.sums[b] = static_cast<float>(group.main.offset32[b]) * (-1.0f / 128.0f) * group.scales[b];
+  }
 }
 
-void to_int8(std::byte* out, std::int64_t group_stride, const float* x, std::int64_t cols) {
-  constexpr int kBlocks = kGroup / kActivationBlock;
+// What the codes of block b of a group leave of its n elements.
+inline void add_fine_codes(ActivationGroup& group, int b, const float* x, std::int64_t n) {
+  const float scale = group.scales[b], inverse = inverse_of(scale * (127.0f * kFineStep));
+  ActivationCodes& fine = group.fine;
+  std::int32_t sums[2] = {};
+  for (int i = 0; i < 32; i += kLanes) {
+    const Floats rest = multiply_add(-load_signed(group.main.codes + 32 * b + i), splat(scale),
+                                     load_up_to(x + 32 * b + i, n - 32 * b - i));
+    const Ints rounded = round_to_int(rest * inverse);
+    store_signed(fine.codes + 32 * b + i, rounded);
+    for (int lane = 0; lane < kLanes; ++lane) sums[i / 16] += rounded[lane];
+  }
+  for (int half = 0; half < 2; ++half) fine.offset16[2 * b + half] = -128 * sums[half];
+  fine.offset32[b] = -128 * (sums[0] + sums[1]);
+  group.sums[b] += static_cast<float>(sums[0] + sums[1]) * (scale * kFineStep);
+  group.spikes |= 1u << b;
+}
+
+// The mean of what is not far above the mean: a few huge blocks must not hide those that merely stand out.
+inline float usual(const float* values, std::int64_t count, float below) {
+  float total = 0.0f, chosen = 0.0f;
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (values[i] <= below) total += values[i], chosen += 1.0f;
+  }
+  return total / chosen;
+}
+
+void to_int8(std::byte* out, std::int64_t group_stride, const float* x, std::int64_t cols, float* magnitudes) {
   const auto group_of = [&](std::int64_t g) -> ActivationGroup& {
     return *reinterpret_cast<ActivationGroup*>(out + g * group_stride);
   };
-  const auto size_of = [&](std::int64_t block) {
-    const std::int64_t left = cols - block * kActivationBlock;
-    return left < 0 ? 0 : left < kActivationBlock ? left : kActivationBlock;
-  };
-  const std::int64_t groups = (cols + kGroup - 1) / kGroup;
+  const std::int64_t groups = (cols + kGroup - 1) / kGroup, blocks = (cols + 31) / 32;
   // All magnitudes first: each takes a while, but they do not wait for each other.
-  for (std::int64_t b = 0; b < groups * kBlocks; ++b) {
-    const float* block = x + (size_of(b) > 0 ? b * kActivationBlock : 0);
-    group_of(b / kBlocks).scales[b % kBlocks] = from_bits(largest_bits(block, size_of(b)));
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    const std::int64_t left = cols - 32 * b;
+    magnitudes[b] = from_bits(largest_bits(x + 32 * b, left < 32 ? left : 32));
   }
+  const float all = usual(magnitudes, blocks, __builtin_inff());
+  const float limit = kSpike * usual(magnitudes, blocks, 2.0f * all);
   for (std::int64_t g = 0; g < groups; ++g) {
     ActivationGroup& group = group_of(g);
-    for (int b = 0; b < kBlocks; ++b) {
-      const std::int64_t block = g * kBlocks + b, size = size_of(block);
-      to_codes(group, b, x + (size > 0 ? block * kActivationBlock : 0), size);
+    const std::int64_t first = g * (kGroup / 32), left = cols - g * kGroup;
+    for (int b = 0; b < kGroup / 32; ++b) group.scales[b] = first + b < blocks ? magnitudes[first + b] : 0.0f;
+    group.spikes = 0;
+    to_codes(group, x + g * kGroup, left);
+    for (int b = 0; b < kGroup / 32 && first + b < blocks; ++b) {
+      const float magnitude = magnitudes[first + b];
+      if (magnitude > limit && magnitude < __builtin_inff()) add_fine_codes(group, b, x + g * kGroup, left);
     }
   }
 }
@@ -158,70 +193,99 @@ struct Ahead {
   }
 };
 
+// The dot products of a block, or of half of one. Where products of small codes are added in pairs of 16 bits
+// (FRSPEC_PAIRS) they are widened after as many steps as surely fit.
+template <DType kType>
+struct Dots {
+  using F = Format<kType>;
+  static constexpr bool kOffset = F::kUnsignedHere && !F::kMinima;
+
+  static Ints begin(const ActivationCodes& x, std::int64_t at) {
+    if constexpr (!kOffset) return Ints{};
+    const std::int32_t offset = F::kHalfBlocks ? x.offset16[at] : x.offset32[at];
+    return splat_ints(offset >> (8 - F::kBits - F::kShift));  // to the zero that the codes have; nothing is lost
+  }
+#if FRSPEC_PAIRS
+  static constexpr bool kPairs = F::kUnsignedHere;
+  static constexpr int kFit = F::kBits <= 4 ? 8 : F::kBits == 5 ? 4 : 2;  // steps: 2 * 127 * (2^bits - 1) each
+  static_assert(!kPairs || kFit * 2 * 127 * ((1 << F::kBits) - 1) < 1 << 15);
+#else
+  static constexpr bool kPairs = false;
+#endif
+
+  // Step `s` of a block: `pairs` is what this sum has for its own use.
+  template <int kStep>
+  FRSPEC_INLINE static void add(Ints& sum, [[maybe_unused]] Ints& pairs, Ints w, Ints x) {
+#if FRSPEC_PAIRS
+    if constexpr (kPairs) {
+      pairs = kStep % kFit == 0 ? pair_products(w, x) : add_pairs(pairs, pair_products(w, x));
+      if constexpr (kStep % kFit == kFit - 1 || kStep + 1 == kBlockSteps / (F::kHalfBlocks ? 2 : 1)) {
+        sum += widen_pairs(pairs);
+      }
+      return;
+    }
+#endif
+    sum = dot_bytes(sum, w, x);
+  }
+};
+
 template <DType kType, int M, int V>
 void int8_tile(const Unpacked* panels, const std::byte* x, std::int64_t row_stride, std::int64_t blocks, float* sums,
                const Ahead& ahead) {
   using F = Format<kType>;
-  constexpr bool kOffset = kUnsignedCodes && !F::kMinima;
+  using D = Dots<kType>;
   constexpr int kParts = F::kHalfBlocks ? 2 : 1;
   constexpr int kSteps = kBlockSteps / kParts;
-  constexpr int kPerScale = kActivationBlock / 32;
   const ActivationGroup* rows[M];
+  Floats totals[M][V];
 #pragma GCC unroll 8
-  for (int m = 0; m < M; ++m) rows[m] = reinterpret_cast<const ActivationGroup*>(x + m * row_stride);
-  for (std::int64_t first = 0; first < blocks; first += kPerScale) {
-    const std::int64_t last = first + kPerScale < blocks ? first + kPerScale : blocks;
-    Floats partial[M][V] = {};
-    for (std::int64_t b = first * kParts; b < last * kParts; ++b) {
-      if (b % kParts == 0) ahead.fetch(b / kParts);
-      Ints dots[M][V];
+  for (int m = 0; m < M; ++m) {
+    rows[m] = reinterpret_cast<const ActivationGroup*>(x + m * row_stride);
 #pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) {
-          dots[m][v] = kOffset ? splat_ints(F::kHalfBlocks ? rows[m]->offset16[b] : rows[m]->offset32[b]) : Ints{};
-        }
-      }
-#pragma GCC unroll 8
-      for (int s = 0; s < kSteps; ++s) {
-        Ints w[V];
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) {
-          w[v] = load_ints(panels[v / kPanelVectors].codes + (b * kSteps + s) * kLine +
-                           v % kPanelVectors * static_cast<int>(sizeof(Ints)));
-        }
-#pragma GCC unroll 8
-        for (int m = 0; m < M; ++m) {
-          const Ints four = splat_ints(word_at(rows[m]->codes + 4 * (b * kSteps + s)));
-#pragma GCC unroll 8
-          for (int v = 0; v < V; ++v) dots[m][v] = dot_bytes(dots[m][v], w[v], four);
-        }
-      }
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        const std::int64_t at = b * kPanel + v % kPanelVectors * kLanes;
-        const Floats scale = load(panels[v / kPanelVectors].scales + at);
-#pragma GCC unroll 8
-        for (int m = 0; m < M; ++m) {
-          partial[m][v] = multiply_add(__builtin_convertvector(dots[m][v], Floats), scale, partial[m][v]);
-        }
-        if constexpr (F::kMinima) {
-          const Floats minimum = load(panels[v / kPanelVectors].minima + at);
-#pragma GCC unroll 8
-          for (int m = 0; m < M; ++m) partial[m][v] = multiply_add(minimum, splat(rows[m]->sums[b]), partial[m][v]);
-        }
-      }
-    }
-    asm volatile("" : : : "memory");  // or the compiler loads the sums early, and spills them
+    for (int v = 0; v < V; ++v) totals[m][v] = load(sums + m * kSumStride + v * kLanes);
+  }
+  for (std::int64_t b = 0; b < blocks * kParts; ++b) {
+    if (b % kParts == 0) ahead.fetch(b / kParts);
+    Ints dots[M][V], pairs[M][V];
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
-      const Floats scale = splat(rows[m]->scales[first / kPerScale]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) dots[m][v] = D::begin(rows[m]->main, b);
+    }
+    unrolled<kSteps>([&]<int kStep>() FRSPEC_INLINED {
+      Ints w[V];
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
-        float* sum = sums + m * kSumStride + v * kLanes;
-        store(sum, multiply_add(partial[m][v], scale, load(sum)));
+        w[v] = load_ints(panels[v / kPanelVectors].codes + (b * kSteps + kStep) * kLine +
+                         v % kPanelVectors * static_cast<int>(sizeof(Ints)));
+      }
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        const Ints four = splat_ints(word_at(rows[m]->main.codes + 4 * (b * kSteps + kStep)));
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) D::template add<kStep>(dots[m][v], pairs[m][v], w[v], four);
+      }
+    });
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      const std::int64_t at = b * kPanel + v % kPanelVectors * kLanes;
+      const Floats scale = load(panels[v / kPanelVectors].scales + at);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        const Floats product = __builtin_convertvector(dots[m][v], Floats) * scale;
+        totals[m][v] = multiply_add(product, splat(rows[m]->scales[b / kParts]), totals[m][v]);
+      }
+      if constexpr (F::kMinima) {
+        const Floats minimum = load(panels[v / kPanelVectors].minima + at);
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) totals[m][v] = multiply_add(minimum, splat(rows[m]->sums[b]), totals[m][v]);
       }
     }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) store(sums + m * kSumStride + v * kLanes, totals[m][v]);
   }
 }
 
@@ -233,41 +297,49 @@ inline Ints as_ints(Words v) {
 
 // A single row, as int8_tile would, but straight from the packed form: with nobody to share it, unpacking to memory
 // and reading it again would cost more than the product. It reads in the order of memory, which is what it waits for.
-template <DType kType, int kPanels>
-void int8_row(const std::byte* const* groups, const std::byte* x, std::int64_t blocks, float* sums,
+// kFine: the second terms of the blocks that have them.
+template <DType kType, int kPanels, bool kFine = false>
+void int8_row(const std::byte* const* groups, const ActivationGroup& row, std::int64_t blocks, float* sums,
               const Ahead& ahead) {
   using F = Format<kType>;
-  constexpr bool kOffset = kUnsignedCodes && !F::kMinima;
+  using D = Dots<kType>;
   constexpr int kParts = F::kHalfBlocks ? 2 : 1;
   constexpr int kSteps = kBlockSteps / kParts;
-  constexpr int kPerScale = kActivationBlock / 32;
-  const auto& row = *reinterpret_cast<const ActivationGroup*>(x);
+  const ActivationCodes& x = kFine ? row.fine : row.main;
   const GroupLayout layout = group_layout(kType, blocks);
   for (int i = 0; i < kPanel; i += kLanes) {
     for (int p = 0; p < kPanels; ++p) {
       const GroupScales<kType> of(groups[p], blocks, i);
       const std::byte *quants = groups[p] + layout.quants, *high = groups[p] + layout.high;
-      Floats partial = {};
+      Floats total = load(sums + p * kPanel + i);
       for_each_block<kType>(blocks, [&]<int kBlock>(std::int64_t b) FRSPEC_INLINED {
-        if (i == 0) ahead.fetch(p * blocks + b);
+        if (kFine && (row.spikes >> b & 1u) == 0) return;
+        if (!kFine && i == 0) ahead.fetch(p * blocks + b);
+        const Floats unit = splat(kFine ? row.scales[b] * kFineStep : row.scales[b]);
         unrolled<kParts>([&]<int kPart>() FRSPEC_INLINED {
           const std::int64_t scale = b * kParts + kPart;
-          Ints dots = kOffset ? splat_ints(F::kHalfBlocks ? row.offset16[scale] : row.offset32[scale]) : Ints{};
+          Ints dots = D::begin(x, scale), pairs;
           unrolled<kSteps>([&]<int kStep>() FRSPEC_INLINED {
             constexpr int kAt = kPart * kSteps + kStep;
             const Words codes = codes_at<kType, kBlock, kAt>(quants, high, b, kAt, i * 4);
-            dots = dot_bytes(dots, as_ints(codes), splat_ints(word_at(row.codes + 4 * (b * kBlockSteps + kAt))));
+            D::template add<kStep>(dots, pairs, as_ints(codes),
+                                   splat_ints(word_at(x.codes + 4 * (b * kBlockSteps + kAt))));
           });
-          partial = multiply_add(__builtin_convertvector(dots, Floats), of.scale(scale), partial);
+          total = multiply_add(__builtin_convertvector(dots, Floats) * of.scale(scale), unit, total);
         });
-        if constexpr (F::kMinima) partial = multiply_add(of.minimum(b), splat(row.sums[b]), partial);
-        if ((b + 1) % kPerScale == 0 || b + 1 == blocks) {
-          float* sum = sums + p * kPanel + i;
-          store(sum, multiply_add(partial, splat(row.scales[b / kPerScale]), load(sum)));
-          partial = Floats{};
-        }
+        if constexpr (F::kMinima && !kFine) total = multiply_add(of.minimum(b), splat(row.sums[b]), total);
       });
+      store(sums + p * kPanel + i, total);
     }
+  }
+}
+
+// The second terms of a group, for each row that has some.
+template <DType kType, int kPanels>
+void int8_spikes(const std::byte* const* now, std::int64_t blocks, const Activations& x, float* sums) {
+  for (std::int64_t m = 0; m < x.rows; ++m) {
+    const auto& row = *reinterpret_cast<const ActivationGroup*>(x.data + m * x.row_stride);
+    if (row.spikes != 0) int8_row<kType, kPanels, true>(now, row, blocks, sums + m * kSumStride, {});
   }
 }
 
@@ -381,21 +453,23 @@ void int8_group(const std::byte* const* now, const std::byte* next, std::int64_t
   const std::int64_t lines = kPanels * group_layout(kType, kFull).bytes / kLine;
   if (x.rows == 1) {
     const Ahead ahead{next, (lines + kPanels * kFull - 1) / (kPanels * kFull)};
-    int8_row<kType, kPanels>(now, x.data, blocks, scratch.sums, ahead);
-    return;
-  }
+    int8_row<kType, kPanels>(now, *reinterpret_cast<const ActivationGroup*>(x.data), blocks, scratch.sums, ahead);
 #if FRSPEC_AMX
-  if (x.rows >= kMatrixRows) return matrix_int8_group<kType, kPanels>(now, next, blocks, x, scratch);
+  } else if (x.rows >= kMatrixRows) {
+    matrix_int8_group<kType, kPanels>(now, next, blocks, x, scratch);
 #endif
-  Unpacked panels[kPanels];
-  for (int i = 0; i < kPanels; ++i) {
-    panels[i] = unpack_group<kType>(now[i], blocks, scratch.codes + i * (kGroup / 4) * kLine,
-                                    scratch.scales + i * 16 * kPanel, scratch.minima + i * 8 * kPanel);
+  } else {
+    Unpacked panels[kPanels];
+    for (int i = 0; i < kPanels; ++i) {
+      panels[i] = unpack_group<kType>(now[i], blocks, scratch.codes + i * (kGroup / 4) * kLine,
+                                      scratch.scales + i * 16 * kPanel, scratch.minima + i * 8 * kPanel);
+    }
+    for_each_tile(x.rows, next, lines, kFull, [&]<int M>(std::int64_t m, const Ahead& part) {
+      int8_tile<kType, M, kPanels * kPanelVectors>(panels, x.data + m * x.row_stride, x.row_stride, blocks,
+                                                   scratch.sums + m * kSumStride, part);
+    });
   }
-  for_each_tile(x.rows, next, lines, kFull, [&]<int M>(std::int64_t m, const Ahead& part) {
-    int8_tile<kType, M, kPanels * kPanelVectors>(panels, x.data + m * x.row_stride, x.row_stride, blocks,
-                                                 scratch.sums + m * kSumStride, part);
-  });
+  int8_spikes<kType, kPanels>(now, blocks, x, scratch.sums);
 }
 
 // Lines of F16 or BF16 to lines of f32, two for one.

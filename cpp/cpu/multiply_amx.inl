@@ -11,51 +11,47 @@ inline void matrix_int8_tile(const Unpacked& panel, const std::byte* x, std::int
   using F = Format<kType, false>;
   constexpr int kParts = F::kHalfBlocks ? 2 : 1;
   constexpr int kBytes = 32 / kParts;  // of k per product
-  constexpr int kPerScale = kActivationBlock / 32;
   const auto group = [&](int m) -> const ActivationGroup& {
     return *reinterpret_cast<const ActivationGroup*>(x + m * row_stride);
   };
   alignas(kLine) std::int32_t dots[2][kMatrixRows][kPanel];
-  for (std::int64_t first = 0; first < blocks; first += kPerScale) {
-    const std::int64_t last = first + kPerScale < blocks ? first + kPerScale : blocks;
-    Floats partial[kMatrixRows] = {};
-    for (std::int64_t b = first * kParts; b < last * kParts; ++b) {
-      if (b % kParts == 0) ahead.fetch(b / kParts);
-      // Two sets of tiles in turn, so that the next product need not wait until this one has been read.
-      auto& now = dots[b % 2];
-      const std::byte* lines = panel.codes + b * (kBytes / 4) * kLine;
-      if (b % 2 == 0) {
-        tile_zero<0>();
-        tile_load<4>(x + b * kBytes, row_stride);
-        tile_load<6>(lines, kLine);
-        tile_dot_bytes<0, 4, 6>();
-        tile_store<0>(now, kLine);
-      } else {
-        tile_zero<1>();
-        tile_load<5>(x + b * kBytes, row_stride);
-        tile_load<7>(lines, kLine);
-        tile_dot_bytes<1, 5, 7>();
-        tile_store<1>(now, kLine);
-      }
-      const Floats scale = load(panel.scales + b * kPanel);
+  Floats totals[kMatrixRows];
 #pragma GCC unroll 16
-      for (int m = 0; m < kMatrixRows; ++m) {
-        Ints dot;
-        __builtin_memcpy(&dot, now[m], sizeof dot);
-        partial[m] = multiply_add(__builtin_convertvector(dot, Floats), scale, partial[m]);
-      }
-      if constexpr (F::kMinima) {
-        const Floats minimum = load(panel.minima + b * kPanel);
-#pragma GCC unroll 16
-        for (int m = 0; m < kMatrixRows; ++m) partial[m] = multiply_add(minimum, splat(group(m).sums[b]), partial[m]);
-      }
+  for (int m = 0; m < kMatrixRows; ++m) totals[m] = load(sums + m * kSumStride);
+  for (std::int64_t b = 0; b < blocks * kParts; ++b) {
+    if (b % kParts == 0) ahead.fetch(b / kParts);
+    // Two sets of tiles in turn, so that the next product need not wait until this one has been read.
+    auto& now = dots[b % 2];
+    const std::byte* lines = panel.codes + b * (kBytes / 4) * kLine;
+    if (b % 2 == 0) {
+      tile_zero<0>();
+      tile_load<4>(x + b * kBytes, row_stride);
+      tile_load<6>(lines, kLine);
+      tile_dot_bytes<0, 4, 6>();
+      tile_store<0>(now, kLine);
+    } else {
+      tile_zero<1>();
+      tile_load<5>(x + b * kBytes, row_stride);
+      tile_load<7>(lines, kLine);
+      tile_dot_bytes<1, 5, 7>();
+      tile_store<1>(now, kLine);
     }
+    const Floats scale = load(panel.scales + b * kPanel);
 #pragma GCC unroll 16
     for (int m = 0; m < kMatrixRows; ++m) {
-      float* sum = sums + m * kSumStride;
-      store(sum, multiply_add(partial[m], splat(group(m).scales[first / kPerScale]), load(sum)));
+      Ints dot;
+      __builtin_memcpy(&dot, now[m], sizeof dot);
+      const Floats product = __builtin_convertvector(dot, Floats) * scale;
+      totals[m] = multiply_add(product, splat(group(m).scales[b / kParts]), totals[m]);
+    }
+    if constexpr (F::kMinima) {
+      const Floats minimum = load(panel.minima + b * kPanel);
+#pragma GCC unroll 16
+      for (int m = 0; m < kMatrixRows; ++m) totals[m] = multiply_add(minimum, splat(group(m).sums[b]), totals[m]);
     }
   }
+#pragma GCC unroll 16
+  for (int m = 0; m < kMatrixRows; ++m) store(sums + m * kSumStride, totals[m]);
 }
 
 template <DType kType, int kPanels>

@@ -1,9 +1,9 @@
 // A group of a panel, ready to multiply: byte codes, f32 scales and minima, in cache and shared by all rows of x.
 //
 // Where codes are unsigned (kUnsignedCodes says what dot_bytes wants), a format with an offset (w = scale * (q - zero))
-// gives unsigned codes moved so that the offset is 128: the product subtracts 128 times the sum of x's codes instead.
-// Elsewhere codes are q - zero, signed. Both are whole numbers, and scales differ by powers of two: the results have
-// the same bits.
+// gives unsigned codes, and the product subtracts zero times the sum of x's codes instead. Codes may be moved up, so
+// that zero is 128 for every format. Elsewhere codes are q - zero, signed. Both are whole numbers, and scales differ by
+// powers of two: the results have the same bits.
 
 namespace {
 
@@ -16,8 +16,14 @@ struct Unpacked {
   float* minima;           // (blocks, 16), to be added; where the format has them
 };
 
-template <DType kType, bool kUnsigned = kUnsignedCodes>
+// Whether the codes of a format are unsigned here. Products of small codes can be added in pairs of 16 bits where those
+// are unsigned and as small as they come; Q8_0's are not small.
+template <DType kType>
+constexpr bool kUnsignedOf = kUnsignedCodes || (FRSPEC_PAIRS && kType != DType::Q8_0);
+
+template <DType kType, bool kUnsigned = kUnsignedOf<kType>>
 struct Format {
+  static constexpr bool kUnsignedHere = kUnsigned;
   static constexpr bool kHalfBlocks = kType == DType::Q6_K;  // 16 elements share a scale
   static constexpr bool kMinima =
       kType == DType::Q4_1 || kType == DType::Q5_1 || kType == DType::Q4_K || kType == DType::Q5_K;
@@ -26,8 +32,8 @@ struct Format {
                                : kType == DType::Q6_K                                                 ? 6
                                : kType == DType::Q4_0 || kType == DType::Q4_1 || kType == DType::Q4_K ? 4
                                                                                                       : 5;
-  // Formats without minima are centred: zero is half the range.
-  static constexpr int kShift = kUnsigned && !kMinima ? 8 - kBits : 0;
+  // Formats without minima are centred: zero is half the range, moved up to 128 unless codes must be small.
+  static constexpr int kShift = kUnsigned && !kMinima && !FRSPEC_PAIRS ? 8 - kBits : 0;
   static constexpr int kZero = kUnsigned || kMinima ? 0 : 1 << (kBits - 1);
 };
 
@@ -59,7 +65,7 @@ FRSPEC_INLINE void unrolled(Step&& step) {
 
 // The codes of one dword of k: step `s` of block `b` of a group, `at` bytes into the line. What decides on shifts is a
 // constant: of K-quants the block (kBlock == b, kStep is not looked at), of the others the step (kStep == s).
-template <DType kType, int kBlock, int kStep, bool kUnsigned = kUnsignedCodes>
+template <DType kType, int kBlock, int kStep, bool kUnsigned = kUnsignedOf<kType>>
 FRSPEC_INLINE Words codes_at(const std::byte* quants, const std::byte* high, std::int64_t b, int s, int at) {
   using F = Format<kType, kUnsigned>;
   if constexpr (kType == DType::Q8_0) {
@@ -90,7 +96,7 @@ FRSPEC_INLINE Words codes_at(const std::byte* quants, const std::byte* high, std
 }
 
 // Scales and minima of lanes [i, i + kLanes) of a group. A shift of the codes is undone here.
-template <DType kType, bool kUnsigned = kUnsignedCodes>
+template <DType kType, bool kUnsigned = kUnsignedOf<kType>>
 class GroupScales {
  public:
   GroupScales(const std::byte* header, std::int64_t blocks, int i) : header_(header), blocks_(blocks), lane_(i) {
@@ -134,7 +140,7 @@ FRSPEC_INLINE void for_each_block(std::int64_t blocks, Use&& use) {
 }
 
 // `codes` is room for the codes of a group; Q8_0 needs it only where codes are signed.
-template <DType kType, bool kUnsigned = kUnsignedCodes>
+template <DType kType, bool kUnsigned = kUnsignedOf<kType>>
 inline Unpacked unpack_group(const std::byte* group, std::int64_t blocks, std::byte* codes, float* scales,
                              float* minima) {
   using F = Format<kType, kUnsigned>;

@@ -87,7 +87,8 @@ std::optional<TreeShape> TreeChoice::shape() const {
 KvType parse_kv_type(std::string_view name) {
   if (name == "f16") return KvType::F16;
   if (name == "q8_0") return KvType::Q8_0;
-  fail("type of the K/V cache: found '", name, "', expected f16 or q8_0");
+  if (name == "f32") return KvType::F32;
+  fail("type of the K/V cache: found '", name, "', expected f16, q8_0 or f32");
 }
 
 DraftMode parse_draft_mode(std::string_view name) {

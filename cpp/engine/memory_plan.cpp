@@ -70,7 +70,7 @@ int fit_context(const MemoryPlan& plan, const MemoryPlanRequest& request, bool i
   if (!is_fixed && fits >= std::min(kLeastContext, plan.context)) return fits;
   std::string help = "fewer layers on the device (n_gpu_layers)";
   if (!request.options.head_on_host) help += ", the head in host memory (head_on_host)";
-  if (request.options.kv_type == KvType::F16) help += ", cache_type q8_0";
+  if (request.options.kv_type != KvType::Q8_0) help += ", cache_type q8_0";
   help += fits >= 2 ? concat(", or a context of ", fits, " tokens") : ", or a smaller model";
   throw OutOfMemory(concat(request.options.target.string(), " on ", request.device.description(), ": found ",
                            format_bytes(plan.free), " of memory free, expected ", format_bytes(plan.bytes()), ": ",

@@ -89,7 +89,7 @@ struct TreeChoice {
   std::optional<TreeShape> shape() const;
 };
 
-KvType parse_kv_type(std::string_view name);  // "f16" or "q8_0"; throws InvalidInput for others
+KvType parse_kv_type(std::string_view name);  // "f16", "q8_0" or "f32"; throws InvalidInput for others
 
 inline constexpr int kDefaultContext = 4096;
 inline constexpr int kMaxLogprobs = 1000;

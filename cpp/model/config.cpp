@@ -71,7 +71,9 @@ class Reader {
 // As llama.cpp reads them: a factor without a type is linear, and old files call it rope.scale_linear.
 void read_rope_scaling(const GgufFile& file, const Reader& reader, const ModelConfig& config, RopeConfig& rope) {
   constexpr const char* kOriginal = "rope.scaling.original_context_length";
-  if (file.find(reader.key(kOriginal)) != nullptr) rope.original_context = reader.size(kOriginal, kMaxContext);
+  // 0 is unknown, as llama.cpp understands it.
+  const bool is_known = file.find(reader.key(kOriginal)) != nullptr && file.find_int(reader.key(kOriginal)) != 0;
+  if (is_known) rope.original_context = reader.size(kOriginal, kMaxContext);
   rope.attention_factor = reader.positive("rope.scaling.attn_factor", 1.0);
   const char* factor_key =
       file.find(reader.key("rope.scaling.factor")) != nullptr ? "rope.scaling.factor" : "rope.scale_linear";

@@ -47,10 +47,17 @@ struct FillRole {
   bool ends;  // the generation
   std::array<std::string_view, 5> texts;
 };
+// Those written <|...|> are control tokens anyway.
 constexpr FillRole kFillRoles[] = {
-    {"tokenizer.ggml.fim_pre_token_id", false, {"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<PRE>"}},
-    {"tokenizer.ggml.fim_suf_token_id", false, {"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<SUF>"}},
-    {"tokenizer.ggml.fim_mid_token_id", false, {"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<MID>"}},
+    {"tokenizer.ggml.fim_pre_token_id",
+     false,
+     {"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<PRE>", "\xE2\x96\x81<PRE>"}},
+    {"tokenizer.ggml.fim_suf_token_id",
+     false,
+     {"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<SUF>", "\xE2\x96\x81<SUF>"}},
+    {"tokenizer.ggml.fim_mid_token_id",
+     false,
+     {"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<MID>", "\xE2\x96\x81<MID>"}},
     {"tokenizer.ggml.fim_pad_token_id", true, {"<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"}},
     {"tokenizer.ggml.fim_rep_token_id", true, {"<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"}},
     {"tokenizer.ggml.fim_sep_token_id", true, {"<|file_sep|>"}},

@@ -1,6 +1,7 @@
 // Reading and checking a vocabulary.
 #include "tokenizer/vocabulary.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -176,13 +177,16 @@ void make_matchers(Vocabulary& vocabulary) {
   vocabulary.special = TextMatcher(special);
 }
 
-// The default one, and those that have names ("tool_use", "rag").
+// The default one, and those that have names ("tool_use", "rag"). Who writes no chat needs none of them.
 void read_chat_templates(const GgufFile& file, Vocabulary& vocabulary) {
   constexpr std::string_view kKey = "tokenizer.chat_template";
-  if (const auto text = file.find_string(kKey)) vocabulary.chat_templates.emplace("", *text);
   for (const GgufEntry& entry : file.metadata()) {
-    if (!entry.key.starts_with(kKey) || entry.key.substr(kKey.size(), 1) != ".") continue;
-    vocabulary.chat_templates.emplace(entry.key.substr(kKey.size() + 1), *file.find_string(entry.key));
+    if (entry.key != kKey && !entry.key.starts_with(concat(kKey, "."))) continue;
+    if (const auto* text = std::get_if<std::string_view>(&entry.value)) {
+      vocabulary.chat_templates.emplace(entry.key.substr(std::min(entry.key.size(), kKey.size() + 1)), *text);
+    } else {
+      file.warn(concat("key '", entry.key, "': found ", gguf_describe_type(entry), ", expected string: it is ignored"));
+    }
   }
 }
 

@@ -1,4 +1,5 @@
 // The extension module `frspec_cpp._core`: its parts, its version, and how errors become Python exceptions.
+#include <cstdint>
 #include <exception>
 #include <new>
 #include <string>
@@ -68,6 +69,9 @@ void warn_in_python(const std::string& warning, int stack_level) {
 
 }  // namespace frspec
 
+// What Python calls, in every interpreter that imports the module. A second one (of mod_wsgi, or of a test) would take
+// the types away from the first one, so it has to be stopped before nanobind begins.
+#define PyInit__core init_core
 NB_MODULE(_core, m) {
   m.doc() = "The native part of frspec_cpp.";
   nb::set_leak_warnings(false);  // a text that is still open when Python ends is no leak
@@ -94,4 +98,14 @@ NB_MODULE(_core, m) {
   frspec::init_translation(m);
   frspec::init_tuner(m);
   frspec::init_ranks(m);
+}
+#undef PyInit__core
+
+extern "C" NB_EXPORT PyObject* PyInit__core() {
+  static const std::int64_t first = PyInterpreterState_GetID(PyInterpreterState_Get());
+  if (PyInterpreterState_GetID(PyInterpreterState_Get()) == first) return init_core();
+  PyErr_SetString(PyExc_ImportError,
+                  "frspec_cpp was imported in another interpreter of this process, expected one alone: subinterpreters "
+                  "cannot share it");
+  return nullptr;
 }

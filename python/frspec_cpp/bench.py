@@ -52,7 +52,7 @@ def bench(
         tree_branch: Nodes expanded per level.
         tree_size: Nodes that are verified at once.
         n_threads: CPU threads; 0: one per available core.
-        cache_type: How keys and values are kept: ``"f16"`` or ``"q8_0"``.
+        cache_type: How keys and values are kept: ``"f16"``, ``"q8_0"`` or ``"f32"``.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None: what the environment variable FRSPEC_DEVICE says, else the
             CPU.
         progress: Show a bar (where tqdm is installed and standard error is a terminal), or a function that is called

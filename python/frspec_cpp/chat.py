@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import warnings
@@ -93,6 +94,17 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
+def _check_tools(tools: object) -> list[Any]:
+    """The tools as plain data; ValueError where they are no list: a template would go through a dictionary's keys."""
+    data = plain_data(tools, "tools")
+    if not isinstance(data, list):
+        raise ValueError(f"tools: found {type(tools).__name__}, expected a list of functions, as OpenAI describes them")
+    for i, tool in enumerate(data):
+        if not isinstance(tool, dict):
+            raise ValueError(f"tools[{i}]: found {type(tool).__name__}, expected a function, as OpenAI describes it")
+    return data
+
+
 def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
@@ -101,6 +113,19 @@ def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment
+
+
+@functools.cache
+def _check_sandbox() -> None:
+    """ImportError where a template could leave the sandbox, as that of jinja2 before 3.1.6 (CVE-2025-27516)."""
+    try:
+        _environment().from_string("{{ ('{0.__class__.__mro__}' | attr('format'))(0) }}").render()
+    except jinja2.sandbox.SecurityError:
+        return
+    raise ImportError(
+        f"jinja2: the sandbox of the version in {Path(jinja2.__file__).parent} lets templates out, which are programs "
+        "of strangers; expected 3.1.6 or newer"
+    )
 
 
 class ChatTemplate:
@@ -114,9 +139,11 @@ class ChatTemplate:
 
     Raises:
         ValueError: It is not a valid Jinja program.
+        ImportError: The jinja2 that is installed is not safe.
     """
 
     def __init__(self, source: str, name: str, bos_token: str, eos_token: str) -> None:
+        _check_sandbox()
         self._name = name
         self._constants = {"bos_token": bos_token, "eos_token": eos_token}
         try:
@@ -150,7 +177,7 @@ class ChatTemplate:
         if "messages" in values:
             raise ValueError("chat_template_kwargs: found 'messages', expected variables beside them")
         if tools is not None:
-            values["tools"] = plain_data(tools, "tools")
+            values["tools"] = _check_tools(tools)
             if not self._mentions_tools:
                 warnings.warn(f"{self._name}: the chat template does not tell the model of tools", stacklevel=4)
         if not continue_final_message:

@@ -23,6 +23,7 @@ def answer(line: bytes) -> str:
 
     Raises:
         ValueError: The variables are no JSON object, or as :meth:`ChatTemplate.render`.
+        ImportError: As :class:`ChatTemplate`.
     """
     request = json.loads(line)
     template = _template(request["template"], request["name"], request["bos_token"], request["eos_token"])
@@ -46,7 +47,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         try:
             state, text = b"ok", answer(line).encode()
-        except ValueError as error:
+        except (ValueError, ImportError) as error:
             state, text = b"error", str(error).encode(errors="replace")
         sys.stdout.buffer.write(b"%s %d\n%s" % (state, len(text), text))
         sys.stdout.buffer.flush()

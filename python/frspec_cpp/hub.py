@@ -77,7 +77,7 @@ def choose(files: Sequence[str], quant: str | None, pattern: str | None, is_draf
     if is_drafter:
         drafters = [path for path in found if _file_name(path).lower().startswith(_DRAFTERS)]
         models = drafters or models
-    wanted = re.compile(rf"(?<![A-Z0-9]){re.escape(quant or _DEFAULT_QUANT)}[.-]", re.IGNORECASE)
+    wanted = re.compile(rf"(?<![A-Z0-9]){re.escape(quant or _DEFAULT_QUANT)}[./-]", re.IGNORECASE)
     for path in models:
         if wanted.search(path):
             return path

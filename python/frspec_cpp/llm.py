@@ -126,8 +126,8 @@ class LLM:
             at most 4096.
         n_batch: Prompt tokens per pass.
         n_threads: CPU threads; None, 0 or -1: one per available core.
-        cache_type: How keys and values are kept: ``"f16"``, or ``"q8_0"`` in about half the memory, which changes the
-            text a little (with and without a drafter alike).
+        cache_type: How keys and values are kept: ``"f16"``; ``"q8_0"`` in about half the memory, which changes the
+            text a little (with and without a drafter alike); ``"f32"`` for comparisons, on the CPU.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None: what the environment variable FRSPEC_DEVICE says, else the
             CPU.
         n_gpu_layers: Layers of the target that a GPU keeps, the last ones; the CPU runs the others. -1: all. Without

@@ -28,8 +28,8 @@ def seen_by(row: int, rows: int, length: int, parents: list[int] | None) -> list
 
 def stored(x: np.ndarray, cache_type: str) -> np.ndarray:
     """Keys or values as the cache gives them back."""
-    if cache_type == "f16":
-        return x.astype(np.float16).astype(np.float64)
+    if cache_type in ("f16", "f32"):
+        return x.astype(np.float16 if cache_type == "f16" else np.float32).astype(np.float64)
     blocks = x.reshape(x.shape[0], -1, 32)
     scale = np.abs(blocks).max(2, keepdims=True) / np.float32(127)
     codes = np.rint(blocks * (np.float32(1) / np.where(scale > 0, scale, np.float32(1))))
@@ -93,6 +93,21 @@ def test_against_numpy(
     assert np.abs(found - reference(q, k, v, head_dim, parents, cache_type)).max() < tolerance
 
 
+@pytest.mark.cpu_only
+@pytest.mark.parametrize(("head_dim", "heads", "kv_heads"), SHAPES)
+@pytest.mark.parametrize("shape", ["chain", "tree"])
+def test_exact_keys_and_values(head_dim: int, heads: int, kv_heads: int, shape: str) -> None:
+    """The f32 cache, which comparisons of accuracy want."""
+    q, k, v = random_attention(17, 2 * SEGMENT + 70, head_dim, heads, kv_heads)
+    parents = random_parents(17, 17) if shape == "tree" else None
+    whole = attend(q, k, v, head_dim, parents=parents, cache_type="f32", n_threads=1)
+    assert np.abs(whole - reference(q, k, v, head_dim, parents, "f32")).max() < 2e-6
+    assert np.array_equal(attend(q, k, v, head_dim, parents=parents, cache_type="f32", n_threads=3), whole)
+    if shape == "chain":
+        alone = attend(q[:1], k[:-16], v[:-16], head_dim, cache_type="f32")
+        assert np.array_equal(alone[0], whole[0])
+
+
 RULES: list[dict[str, Any]] = [
     {"window": 1},
     {"window": 8},
@@ -154,5 +169,5 @@ def test_errors() -> None:
     q, k, v = random_attention(1, 4, 24, 2, 1)
     with pytest.raises(ValueError, match=r"type of the K/V cache: found q8_0.*24 elements, no multiple of 32"):
         attend(q, k, v, 24, cache_type="q8_0")
-    with pytest.raises(ValueError, match="'q4_0', expected f16 or q8_0"):
+    with pytest.raises(ValueError, match="'q4_0', expected f16, q8_0 or f32"):
         attend(q, k, v, 24, cache_type="q4_0")

@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jinja2.sandbox
 import pytest
 from chat_templates import CHATML, LLAMA3, with_templates
 
-from frspec_cpp import LLM
+from frspec_cpp import LLM, chat
 from frspec_cpp.chat import ChatTemplate
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
@@ -80,6 +81,26 @@ def test_chat_continues_the_rendered_template(chat_target: Path, demo_drafter: P
     assert out.tokens == llm.generate(ids, 20).tokens  # type: ignore[arg-type]
     sampled = llm.chat(MESSAGES, 20, temperature=1.0, seed=3, ignore_eos=True, draft=False)
     assert sampled.tokens == llm.generate(ids, 20, temperature=1.0, seed=3, ignore_eos=True).tokens  # type: ignore[arg-type]
+
+
+def test_a_sandbox_that_can_be_left_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of jinja2 3.1.5 got str.format by a filter, past its own (CVE-2025-27516)."""
+
+    def get(value: Any, name: str) -> Any:
+        return getattr(value, name)
+
+    def old() -> jinja2.Environment:
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment()
+        environment.filters["attr"] = get
+        return environment
+
+    template = "{{ ('{0.__class__.__mro__}'|attr('format'))(messages) }}"
+    with pytest.raises(ValueError, match="'__class__' of 'list' object is unsafe"):
+        ChatTemplate(template, "x.gguf", BOS, EOS).render(MESSAGES)
+    monkeypatch.setattr(chat, "_environment", old)
+    chat._check_sandbox.cache_clear()
+    with pytest.raises(ImportError, match=r"jinja2: .* expected 3\.1\.6 or newer"):
+        ChatTemplate("x", "x.gguf", BOS, EOS)
 
 
 def test_bos_is_not_doubled(demo_target: Path, tmp_path: Path) -> None:

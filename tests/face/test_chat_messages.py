@@ -236,6 +236,15 @@ def test_everything_goes_to_the_template(llm: LLM) -> None:
         llm.chat_prompt(messages, chat_template=CHATML, tools=[WEATHER])
 
 
+@pytest.mark.parametrize(
+    ("tools", "found"),
+    [(WEATHER, "tools: found dict"), ("get_weather", "tools: found str"), ([WEATHER, "x"], r"tools\[1\]: found str")],
+)
+def test_tools_that_are_no_list_of_functions(llm: LLM, tools: Any, found: str) -> None:
+    with pytest.raises(ValueError, match=found):
+        llm.chat_prompt([{"role": "user", "content": "x"}], chat_template=HERMES, tools=tools)
+
+
 def test_other_templates(demo_target: Path, tmp_path: Path) -> None:
     llm = LLM(with_templates(demo_target, tmp_path / "m.gguf", "D", tool_use="T{{ tools | length }}", rag="R"))
     messages = [{"role": "user", "content": "x"}]

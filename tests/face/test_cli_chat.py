@@ -150,13 +150,23 @@ def test_a_conversation_that_fills_the_context(run: Runner, chatty: Path) -> Non
     assert b"prompt: found" in result.stderr
 
 
+def test_a_template_file_is_read_whole(run: Runner, chatty: Path, llm: LLM, tmp_path: Path) -> None:
+    """Jinja takes one line end off a template, and nobody another one."""
+    file = tmp_path / "own.jinja"
+    for end in ("", "\n", "\n\n", "<|im_start|>assistant\n"):
+        file.write_bytes(b"{{ messages[0].content }}" + end.encode())
+        ids = llm.chat_prompt([{"role": "user", "content": "Hi"}], chat_template=file)
+        arguments = ("-m", str(chatty), "--chat", "--chat-template-file", str(file), "-p", "Hi", "-n", "1")
+        assert as_json(run, *arguments)["prompt_tokens"] == len(ids)
+
+
 def test_without_the_python_package(binary: str, chatty: Path, tmp_path: Path) -> None:
     alone = shutil.copy(binary, tmp_path / "frspec")
     result = subprocess.run(
         [alone, "chat", "-m", chatty], capture_output=True, check=False, stdin=subprocess.DEVNULL, env={"PATH": "/none"}
     )
     assert result.returncode == 1
-    assert b"frspec-chat-template: cannot be run" in result.stderr
+    assert b"found no frspec-chat-template beside" in result.stderr
     assert b"pip install frspec_cpp" in result.stderr
 
 
@@ -241,7 +251,10 @@ def test_bos_that_a_prompt_begins_with_is_not_doubled(llm: LLM) -> None:
     assert llm.tokenize(text + "Hi", add_special=False) == llm.tokenize("Hi")
 
 
-@pytest.mark.parametrize("form", ["{}", "[{}]\n", " {} "])
+JSON_IDS = '{{"pieces": ["[", "\\"tokens\\": [5]"], "tokens": [{}], "prompt_tokens": 3}}\n'
+
+
+@pytest.mark.parametrize("form", ["{}", "[{}]\n", " {} ", JSON_IDS])
 def test_token_ids_as_a_prompt(run: Runner, llm: LLM, tmp_path: Path, form: str) -> None:
     ids = llm.tokenize("def fibonacci(n):")
     expected = llm.generate(ids, 8).tokens
@@ -253,9 +266,21 @@ def test_token_ids_as_a_prompt(run: Runner, llm: LLM, tmp_path: Path, form: str)
     assert as_json(run, "--ids", "-", "-n", "8", stdin=file.read_bytes())["tokens"] == expected
 
 
+def test_token_ids_as_tokenize_prints_them(run: Runner, llm: LLM) -> None:
+    printed = run("tokenize", "--json", "-p", 'x = ["tokens", "a"]').stdout
+    found = as_json(run, "--ids", "-", "-n", "8", stdin=printed)
+    assert found["tokens"] == llm.generate('x = ["tokens", "a"]', 8).tokens
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("1 two", 'found "two", expected token ids'), ("1.5", '"1.5"'), ("", "prompt"), ("1 99999999", "99999999")],
+    [
+        ("1 two", 'found "two", expected token ids'),
+        ('{"ids": [1]}', r'found "{\"ids\":"'),
+        ("1.5", '"1.5"'),
+        ("", "prompt"),
+        ("1 99999999", "99999999"),
+    ],
 )
 def test_what_is_no_token_id(run: Runner, tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "ids"

@@ -101,6 +101,8 @@ def test_choosing_without_the_usual_quantization() -> None:
     assert choose(files, None, None, is_drafter=True) == "eagle3-Q4_K_M.gguf"
     assert choose(files[:1], None, None, is_drafter=True) == "z-Q2_K.gguf"
     assert choose([], None, None) is None
+    folders = ["BF16/m-00001-of-00002.gguf", "Q8_0/m-00001-of-00002.gguf"]  # it may be the folder's name alone
+    assert [choose(folders, quant, None) for quant in ("q8_0", "BF16", "Q4_0")] == [folders[1], folders[0], None]
     with pytest.raises(ValueError, match=r"found 'M\*', which is M-F16.gguf, M-IQ4_K_M.gguf, .* expected one of them"):
         choose(FILES, None, "M*")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import frspec_cpp
 from frspec_cpp import LLM
 
 Runner = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -97,7 +98,8 @@ def test_all_threads(run: Runner, demo_target: Path) -> None:
         assert run("generate", "-p", PROMPT, "-n", "2", *arguments).returncode == 0, arguments
 
 
-def test_the_same_words_for_drafts(run: Runner, llm: LLM) -> None:
+def test_the_same_words_for_drafts(run: Runner) -> None:
+    llm = LLM(*frspec_cpp.demo_paths(), head="full", tree="3,4,8")  # of a fixed shape: steps are counted
     words: tuple[Any, ...] = ("auto", "always", "never", True, False)
     texts = {word: llm.generate(PROMPT, 20, draft=word, ignore_eos=True) for word in words}
     assert len({tuple(text.tokens) for text in texts.values()}) == 1
@@ -163,6 +165,23 @@ def test_a_line_end_of_a_file(run: Runner, small: LLM, tmp_path: Path, held: byt
     assert tokenized(run, "-p", held) == small.tokenize(held.decode())
 
 
+@pytest.mark.parametrize(
+    ("held", "kept"),
+    [
+        ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", True),
+        ("<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n", True),
+        ("<|start_header_id|>assistant<|end_header_id|>\n\n", True),
+        ("<|im_start|>assistant\n\n", False),
+        ("[INST] Hi [/INST]\n", False),
+        ("<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>\n", False),
+        ("The assistant\n", False),
+    ],
+)
+def test_the_line_end_of_a_turns_header(run: Runner, small: LLM, held: str, kept: bool) -> None:
+    """Chat templates write it: the model was trained on it."""
+    assert tokenized(run, stdin=held.encode()) == small.tokenize(held if kept else held[:-1])
+
+
 # ---- names
 
 
@@ -188,6 +207,8 @@ def test_underscores_are_dashes(run: Runner) -> None:
         ("-ctk", "--cache-type"),
         ("--ubatch-size", "--batch-size"),
         ("--draft-max", "--tree-depth"),
+        ("-tb", "--threads"),
+        ("--interactive", "frspec chat"),
     ],
 )
 def test_unknown_options(run: Runner, option: str, help_: str) -> None:

@@ -318,3 +318,24 @@ def test_a_signal_that_comes_while_a_thread_writes() -> None:
     """
     ended = python(code)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="the module that makes interpreters has another name")
+def test_a_second_interpreter_is_refused_and_the_first_goes_on() -> None:
+    code = """
+        import _xxsubinterpreters as interpreters
+        import frspec_cpp
+        for _ in range(2):
+            other = interpreters.create()
+            try:
+                interpreters.run_string(other, "import frspec_cpp")
+            except interpreters.RunFailedError as error:
+                print(error)
+            interpreters.destroy(other)
+        print(frspec_cpp.generate("def", max_tokens=2).finish_reason)
+        """
+    found = python(code)
+    assert (found.returncode, found.stderr) == (0, "")
+    lines = found.stdout.splitlines()
+    assert ["ImportError" in line and "another interpreter" in line for line in lines] == [True, True, False]
+    assert lines[-1] == "length"

@@ -81,6 +81,16 @@ def test_loose_models(tmp_path: Path, model: Path, case: str) -> None:
     assert np.array_equal(found, logits(model))
 
 
+def test_an_original_context_of_0_is_unknown(tmp_path: Path, model: Path) -> None:
+    file = GgufEditor(model)
+    file.set("qwen2.rope.scaling.type", "yarn")
+    file.set("qwen2.rope.scaling.factor", 4.0)
+    absent = logits(file.write(tmp_path / "absent.gguf"))
+    file.set("qwen2.rope.scaling.original_context_length", 0)
+    assert np.array_equal(logits(file.write(tmp_path / "zero.gguf")), absent)
+    assert not np.array_equal(absent, logits(model))
+
+
 def test_norms_and_biases_of_other_types(tmp_path: Path, model: Path) -> None:
     file = GgufEditor(model)
     names = [name for name, tensor in file.tensors.items() if tensor.data.ndim == 1]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf_edit import GgufEditor
 
 from frspec_cpp import ModelWarning, Tokenizer
 
@@ -96,6 +97,17 @@ def test_marks_that_end_nothing_are_found_in_templates(write: VocabularyWriter) 
     for mark in marks:
         assert tokenizer.encode(mark, parse_special=True) == [tokens.index(mark)]
         assert not tokenizer.is_eog(tokens.index(mark))
+
+
+def test_marks_of_code_to_fill_in(write: VocabularyWriter) -> None:
+    marks = dict.fromkeys(
+        ["\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>", "<fim_prefix>"], USER_DEFINED
+    )  # CodeLlama's, and Granite's
+    path, tokens = write.bpe([], marks)
+    tokenizer, messages = load(path)
+    assert len(messages) == 1
+    assert [int(tokenizer.token_type(tokens.index(mark))) for mark in marks] == [CONTROL] * 4
+    assert tokenizer.encode("".join(marks), parse_special=True) == [tokens.index(mark) for mark in marks]
 
 
 def test_named_ends_are_control_tokens(write: VocabularyWriter) -> None:
@@ -240,6 +252,20 @@ def test_added_tokens_of_type_normal_spell_their_text(write: VocabularyWriter, t
     assert len(messages) == 1
     assert "as token 3, which is of type normal" in messages[0]
     assert tokenizer.token_bytes(3) == (text if isinstance(text, bytes) else text.encode())
+
+
+@pytest.mark.parametrize("value", [["a", "b"], 5, True])
+def test_chat_templates_that_are_no_text_are_ignored(write: VocabularyWriter, tmp_path: Path, value: Any) -> None:
+    file = GgufEditor(write.bpe(["ab"], chat_template="{{ messages }}")[0])
+    file.set("tokenizer.chat_template.rag", "{{ rag }}")
+    tokenizer, messages = load(file.write(tmp_path / "sound.gguf"))
+    assert (tokenizer.chat_templates, messages) == ({"": "{{ messages }}", "rag": "{{ rag }}"}, [])
+    file.set("tokenizer.chat_template", value)
+    tokenizer, messages = load(file.write(tmp_path / "loose.gguf"))
+    assert tokenizer.chat_templates == {"rag": "{{ rag }}"}
+    assert len(messages) == 1
+    assert "'tokenizer.chat_template': found" in messages[0]
+    assert tokenizer.encode("ab") == [256]
 
 
 def test_warnings_may_be_errors(write: VocabularyWriter) -> None:

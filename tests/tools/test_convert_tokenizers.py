@@ -10,25 +10,11 @@ from typing import Any
 
 import pytest
 import tokenizers
+import transformers
 from checkpoints import make_checkpoint, make_tokenizer
-from frspec_cpp.tools.config import Config
-from frspec_cpp.tools.hf_tokenizer import read_tokenizer
 from frspec_cpp.tools.vocabulary import Vocabulary
 from gguf_values import metadata
-
-
-def read(folder: Path, **config: Any) -> Vocabulary:
-    """The tokenizer of a folder whose config.json would hold `config`."""
-    file = folder / "tokenizer.json"
-    size = len(json.loads(file.read_text())["model"]["vocab"]) if file.is_file() else 0
-    return read_tokenizer(folder, Config({"vocab_size": size, **config}, folder / "config.json"))
-
-
-def edit(path: Path, change: Any) -> None:
-    """Applies `change` to the JSON object in the file at `path`."""
-    value = json.loads(path.read_text())
-    change(value)
-    path.write_text(json.dumps(value))
+from hf_tokenizers import edit, read
 
 
 @pytest.mark.parametrize("kind", ["llama-bpe", "smaug-bpe", "qwen2", "gpt-2", "smollm"])
@@ -166,6 +152,48 @@ def test_add_bos(tmp_path: Path, tokenizer_class: str, setting: bool | None, tem
     assert read(tmp_path).add_bos is expected
 
 
+@pytest.mark.parametrize(
+    ("tokenizer_class", "setting", "expected"),
+    [
+        ("LlamaTokenizerFast", False, False),
+        ("LlamaTokenizer", True, True),
+        ("CodeLlamaTokenizer", None, True),
+        ("PreTrainedTokenizerFast", False, True),  # goes by tokenizer.json
+    ],
+)
+def test_add_prefix_space(tmp_path: Path, tokenizer_class: str, setting: bool | None, expected: bool) -> None:
+    make_tokenizer(tmp_path, "spm")
+    settings = {"tokenizer_class": tokenizer_class, "add_prefix_space": setting, "bos_token": "<|begin|>"}
+    edit(tmp_path / "tokenizer_config.json", lambda value: value.update(settings))
+    assert read(tmp_path).add_space_prefix == expected
+    if int(transformers.__version__.split(".")[0]) < 5:
+        return  # it would need SentencePiece's own file
+    hugging_face = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert hugging_face.tokenize("tale")[0].startswith("\u2581") == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokenizer_class", "refused"),
+    [
+        ("gpt-2", "PreTrainedTokenizerFast", True),
+        ("qwen2", "GPT2TokenizerFast", True),
+        ("qwen2", "PreTrainedTokenizerFast", False),
+    ],
+)
+def test_add_prefix_space_of_byte_level_tokenizers(
+    tmp_path: Path, kind: str, tokenizer_class: str, refused: bool
+) -> None:
+    make_tokenizer(tmp_path, kind)
+    for setting in (False, True):
+        settings = {"tokenizer_class": tokenizer_class, "add_prefix_space": setting}
+        edit(tmp_path / "tokenizer_config.json", lambda value, new=settings: value.update(new))
+        if not (setting and refused):
+            assert read(tmp_path).pre == kind
+            continue
+        with pytest.raises(ValueError, match=r"tokenizer_config\.json: key 'add_prefix_space': found true"):
+            read(tmp_path)
+
+
 def test_chat_templates(tmp_path: Path) -> None:
     make_tokenizer(tmp_path / "model", "llama-bpe")
     file = tmp_path / "model" / "tokenizer_config.json"
@@ -294,159 +322,3 @@ def test_sentencepiece_agrees_with_the_package(tmp_path: Path) -> None:
     assert [kind == 3 for kind in vocabulary.types] == [processor.is_control(i) for i in range(size)]
     sentence = "the people told the sea"
     assert spm_reference(vocabulary, "\u2581" + sentence.replace(" ", "\u2581")) == processor.encode(sentence)
-
-
-def _set_regex(value: dict[str, Any]) -> None:
-    value["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": r"\p{Han}+"}
-
-
-def _template(before: list[str], after: list[str]) -> dict[str, Any]:
-    """A post-processor that puts tokens around each text."""
-    special = [{"SpecialToken": {"id": text, "type_id": 0}} for text in [*before, *after]]
-    single = [*special[: len(before)], {"Sequence": {"id": "A", "type_id": 0}}, *special[len(before) :]]
-    ids = {"<|begin|>": 0, "<|end|>": 1}
-    tokens = {text: {"id": text, "ids": [ids[text]], "tokens": [text]} for text in {*before, *after}}
-    return {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": tokens}
-
-
-@pytest.mark.parametrize(
-    ("processor", "around"),
-    [
-        (None, ([], [])),
-        (_template([], []), ([], [])),
-        (_template(["<|begin|>"], []), ([0], [])),
-        (_template(["<|begin|>"], ["<|end|>"]), ([0], [1])),
-        ({"type": "RobertaProcessing", "cls": ["<|begin|>", 0], "sep": ["<|end|>", 1]}, ([0], [1])),
-        (
-            {"type": "Sequence", "processors": [{"type": "ByteLevel"}, _template([], ["<|end|>"])]},
-            ([], [1]),
-        ),
-    ],
-)
-def test_post_processors(tmp_path: Path, processor: Any, around: tuple[list[int], list[int]]) -> None:
-    make_tokenizer(tmp_path, "qwen2")
-    if processor is not None and processor["type"] == "RobertaProcessing":
-        processor = {**processor, "trim_offsets": True, "add_prefix_space": False}
-    if processor is not None and processor["type"] == "Sequence":
-        plain = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-        processor = {**processor, "processors": [plain, processor["processors"][1]]}
-    edit(tmp_path / "tokenizer.json", lambda value: value.update(post_processor=processor))
-    vocabulary = read(tmp_path)
-    hugging_face = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    plain_ids = hugging_face.encode("tale", add_special_tokens=False).ids
-    assert hugging_face.encode("tale").ids == [*around[0], *plain_ids, *around[1]]
-    assert (vocabulary.add_bos, vocabulary.add_eos) == (bool(around[0]), bool(around[1]))
-
-
-@pytest.mark.parametrize("normalizer", [{"type": "NFC"}, {"type": "Sequence", "normalizers": [{"type": "NFC"}]}])
-def test_nfc_is_remarked(tmp_path: Path, normalizer: dict[str, Any]) -> None:
-    make_tokenizer(tmp_path, "qwen2")
-    assert read(tmp_path).remarks == []
-    edit(tmp_path / "tokenizer.json", lambda value: value.update(normalizer=normalizer))
-    (remark,) = read(tmp_path).remarks
-    assert "NFC" in remark
-    assert "U+0301" in remark
-
-
-@pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
-@pytest.mark.parametrize("place", ["tokenizer.json", "tokenizer_config.json"])
-def test_flags_of_added_tokens_are_remarked(tmp_path: Path, flag: str, place: str) -> None:
-    size = make_tokenizer(tmp_path, "qwen2")
-    token = {"id": size, "content": "<tool>", "special": False, "normalized": False}
-    edit(tmp_path / "tokenizer.json", lambda value: value["added_tokens"].append(token))
-    assert read(tmp_path, vocab_size=size + 1).remarks == []
-    if place == "tokenizer.json":
-        edit(tmp_path / place, lambda value: value["added_tokens"][-1].update({flag: True}))
-    else:
-        flagged = {"content": "<tool>", "special": True, flag: True}
-        edit(tmp_path / place, lambda value: value.update(added_tokens_decoder={str(size): flagged}))
-    vocabulary = read(tmp_path, vocab_size=size + 1)
-    (remark,) = vocabulary.remarks
-    assert "'<tool>'" in remark
-    assert f"({flag})" in remark
-    assert vocabulary.types[size] == (4 if place == "tokenizer.json" else 3)
-
-
-def test_spaces_behind_added_tokens_are_remarked(tmp_path: Path) -> None:
-    make_tokenizer(tmp_path, "spm")
-    hugging_face = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    edit(tmp_path / "tokenizer.json", lambda value: value["added_tokens"][1].update(normalized=True))
-    other = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    text = "a<|end|>b"
-    assert other.encode(text).ids != hugging_face.encode(text).ids  # what the remark is about
-    assert any("'<|end|>' (normalized)" in remark for remark in read(tmp_path).remarks)
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (lambda v: v["model"].update(ignore_merges=True), "ignore_merges"),
-        (lambda v: v["model"].update(byte_fallback=False, fuse_unk=False), "fuse_unk"),
-        (lambda v: v.update(decoder={"type": "ByteLevel"}), "decoder .*'ByteLevel'"),
-        (lambda v: v["normalizer"]["normalizers"].append({"type": "Lowercase"}), "'Lowercase'"),
-    ],
-)
-def test_spm_tokenizers_that_cannot_be_expressed(tmp_path: Path, change: Any, expected: str) -> None:
-    make_tokenizer(tmp_path, "spm")
-    edit(tmp_path / "tokenizer.json", change)
-    with pytest.raises(ValueError, match=expected):
-        read(tmp_path)
-
-
-@pytest.mark.parametrize("number", [-1, 400, 2**32 - 1])
-def test_special_ids_that_are_no_tokens_are_left_out(tmp_path: Path, number: int) -> None:
-    make_tokenizer(tmp_path, "qwen2")
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>", "unk_token": "<none>"}))
-    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, number]}))
-    vocabulary = read(tmp_path, pad_token_id=number, bos_token_id=number)
-    assert vocabulary.special_ids == {"eos": 1}
-    named = ["unk_token"] if number == -1 else ["bos_token_id", "unk_token", "pad_token_id", "eos_token_id"]
-    assert [remark.split(" ")[0] for remark in vocabulary.remarks] == named
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (_set_regex, r"splits like this: \\p\{Han\}\+.*expected the rules of Llama 3"),
-        (lambda v: v["model"].update(ignore_merges=True), "ignore_merges true"),
-        (
-            lambda v: v["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True),
-            "adds a space before",
-        ),
-        (lambda v: v["model"].update(type="Unigram"), "found tokenizer model 'Unigram', expected 'BPE'"),
-        (lambda v: v["model"]["merges"].append(["Z", "QQ"]), "merge of 'Z' and 'QQ'"),
-        (lambda v: v["model"]["merges"].append("a b c"), "found merge 'a b c'"),
-        (lambda v: v["model"]["vocab"].update(extra=900), "token 'extra': found id 900"),
-        (lambda v: v["model"].update(continuing_subword_prefix="##"), "continuing_subword_prefix"),
-        (lambda v: v["added_tokens"].append({"id": 5, "content": "<other>"}), "token 5: found '<other>'"),
-        (lambda v: v.update(pre_tokenizer=None), "neither byte-level rules nor spaces"),
-        (lambda v: v.update(pre_tokenizer=None, normalizer={"type": "Lowercase"}), "'Lowercase'"),
-        (lambda v: v.update(normalizer={"type": "Lowercase"}), "normalizer .'type': 'Lowercase'.*as they are written"),
-        (lambda v: v.update(normalizer={"type": "NFKC"}), "'NFKC'"),
-        (
-            lambda v: v.update(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Strip"}]}),
-            "'Strip'",
-        ),
-        (lambda v: v.update(normalizer={"type": "Replace", "pattern": {"String": "a"}, "content": "b"}), "'Replace'"),
-        (lambda v: v.update(decoder={"type": "WordPiece", "prefix": "##"}), "decoder .*'WordPiece'"),
-        (lambda v: v.update(post_processor=_template(["<|end|>"], [])), "puts .'<.end.>'. before each text"),
-        (lambda v: v.update(post_processor=_template(["<|begin|>"] * 2, [])), "puts .* before each text"),
-        (lambda v: v.update(post_processor=_template([], ["<|begin|>"])), "puts .'<.begin.>'. behind each text"),
-        (
-            lambda v: v.update(post_processor={"type": "BertProcessing", "sep": ["<|begin|>", 0], "cls": ["x", 5]}),
-            "puts .'x'. before each text",
-        ),
-        (lambda v: v.update(post_processor={"type": "Odd"}), "post-processor .*'Odd'"),
-    ],
-)
-def test_tokenizers_that_cannot_be_expressed(tmp_path: Path, change: Any, expected: str) -> None:
-    make_tokenizer(tmp_path, "qwen2")
-    edit(tmp_path / "tokenizer.json", change)
-    with pytest.raises(ValueError, match=expected) as error:
-        read(tmp_path)
-    assert str(tmp_path / "tokenizer.json") in str(error.value)
-
-
-def test_no_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
-        read(tmp_path, vocab_size=5)
