@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
 
@@ -307,6 +308,14 @@ def _attention_tensors(
         yield Mapped(f"{source}self_attn.o_proj.bias", f"{name}attn_output.bias", (hidden,))
 
 
+def _every_second_output(raw: np.ndarray, first: int) -> np.ndarray:
+    return raw[:, :, first::2].swapaxes(1, 2)
+
+
+def _every_second_bias(raw: np.ndarray, first: int) -> np.ndarray:
+    return raw[:, first::2]
+
+
 def _expert_tensors(sizes: Sizes, source: str, name: str, experts: ExpertNames) -> Iterator[Mapped]:
     hidden, width, count = sizes.hidden, sizes.expert_width, sizes.experts
     router = f"{source}{experts.router}"
@@ -326,13 +335,13 @@ def _expert_tensors(sizes: Sizes, source: str, name: str, experts: ExpertNames) 
             joined,
             f"{name}ffn_{ours}_exps.weight",
             (count, hidden, 2 * width),
-            view=lambda raw, first=first: raw[:, :, first::2].swapaxes(1, 2),
+            view=functools.partial(_every_second_output, first=first),
         )
         yield Mapped(
             f"{joined}_bias",
             f"{name}ffn_{ours}_exps.bias",
             (count, 2 * width),
-            view=lambda raw, first=first: raw[:, first::2],
+            view=functools.partial(_every_second_bias, first=first),
         )
     yield Mapped(down, f"{name}ffn_down_exps.weight", (count, width, hidden), view=lambda raw: raw.swapaxes(1, 2))
     yield Mapped(f"{down}_bias", f"{name}ffn_down_exps.bias", (count, hidden))

@@ -15,7 +15,7 @@ from .checkpoint import Checkpoint
 from .console import require
 from .gguf_output import Entry
 from .hf_tokenizer import read_tokenizer
-from .source_tensor import SourceTensor
+from .source_tensor import SourceTensor, StackedTensor
 
 _TOKENS = "tokenizer.ggml.tokens"
 # Relative error that a copy of the embedding may have and still be the same: what storing it in 16 bits
@@ -32,7 +32,7 @@ class Rows:
     rows: Callable[[int, int], np.ndarray | None]
     tolerance: float
 
-    def same_as(self, own: SourceTensor) -> bool:
+    def same_as(self, own: SourceTensor | StackedTensor) -> bool:
         """Whether a copy, which has the same shape, is the target's, up to the rounding of the target's type."""
         step = 4096  # rows at a time
         for start in range(0, own.shape[0], step):

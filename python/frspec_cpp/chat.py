@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 import jinja2
+import jinja2.exceptions
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
@@ -120,7 +121,7 @@ def _check_sandbox() -> None:
     """ImportError where a template could leave the sandbox, as that of jinja2 before 3.1.6 (CVE-2025-27516)."""
     try:
         _environment().from_string("{{ ('{0.__class__.__mro__}' | attr('format'))(0) }}").render()
-    except jinja2.sandbox.SecurityError:
+    except jinja2.exceptions.SecurityError:
         return
     raise ImportError(
         f"jinja2: the sandbox of the version in {Path(jinja2.__file__).parent} lets templates out, which are programs "
