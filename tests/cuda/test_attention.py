@@ -177,7 +177,7 @@ def test_scores_of_minus_infinity_count_for_nothing() -> None:
 
 @pytest.mark.parametrize("device", [DEVICE, "cpu"])
 @pytest.mark.parametrize("cache_type", ["f16", "q8_0"])
-@pytest.mark.parametrize(("prefix", "spare", "layers"), [(0, 0, 1), (1, 5000, 2), (61, 7, 3), (600, 0, 70)])
+@pytest.mark.parametrize(("prefix", "spare", "layers"), [(0, 0, 1), (1, 5000, 2), (61, 7, 3), (130, 0, 70)])
 def test_commit(prefix: int, spare: int, layers: int, cache_type: str, device: str) -> None:
     """Accepted nodes move to their place in every layer: a model of it in numpy, and plain decoding, to the bit."""
     head_dim, heads, kv_heads, size = 32, 2, 2, 30

@@ -208,7 +208,9 @@ def test_drafters_are_exact(shared: Path, tmp_path: Path, drafter: str | None, o
             paths[name] = tmp_path / f"{name}.gguf"
             convert(shared / "data/models" / name, paths[name], "f32", quiet=True)
     llm = LLM(paths["stories260K"], drafter=None if drafter is None else paths[drafter], **CHAIN, **options)
-    check_drafter(llm, llm.tokenize("Once upon a time, there was a little girl. One day, there"))
+    # N-grams need a text that repeats itself; for the others a short one is as good. Character by character takes long.
+    prompt = "One day, there" if drafter else "Once upon a time, there was a little girl. One day, there"
+    check_drafter(llm, llm.tokenize(prompt), 1000 if options.get("translate") == "slrs" else 2500)
 
 
 @pytest.mark.parametrize("head", ["full", "ranked:100"])
