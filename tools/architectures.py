@@ -309,7 +309,7 @@ def _attention_tensors(
 
 
 def _every_second_output(raw: np.ndarray, first: int) -> np.ndarray:
-    return raw[:, :, first::2].swapaxes(1, 2)
+    return np.asarray(raw[:, :, first::2].swapaxes(1, 2))
 
 
 def _every_second_bias(raw: np.ndarray, first: int) -> np.ndarray:
