@@ -40,25 +40,5 @@ function(frspec_select_instruction_sets sources)
   else()
     list(FILTER ${sources} EXCLUDE REGEX "/cpp/cpu/kernels_neon\\.cpp$")
   endif()
-  # Kernel files use nothing of shared headers (cpu/kernels.h says why), and are compiled with flags of their own.
-  set(kernels ${${sources}})
-  list(FILTER kernels INCLUDE REGEX "/cpp/cpu/kernels_[^/]*\\.cpp$")
-  set_source_files_properties(${kernels} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
   set(${sources} ${${sources}} PARENT_SCOPE)
-endfunction()
-
-# Reading the standard library takes longer than compiling most of our files, so each target reads it once. Files must
-# include what they use all the same: builds with ccache, which cannot keep what is compiled like this, do without.
-function(frspec_precompile_standard_headers target)
-  if(CMAKE_CXX_COMPILER_LAUNCHER MATCHES "ccache")
-    return()
-  endif()
-  target_precompile_headers(${target} PRIVATE
-    <algorithm> <array> <charconv> <chrono> <cmath> <cstddef> <cstdint> <cstring> <filesystem> <functional> <limits>
-    <memory> <numeric> <optional> <span> <string> <string_view> <system_error> <type_traits> <unordered_map> <utility>
-    <vector> ${ARGN})
-  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    # What it reads like this is no system header to GCC 12 any more: it warns of std::string's own copies.
-    target_compile_options(${target} PRIVATE -Wno-array-bounds -Wno-restrict -Wno-stringop-overflow)
-  endif()
 endfunction()

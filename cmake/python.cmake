@@ -11,10 +11,7 @@ file(GLOB binding_sources CONFIGURE_DEPENDS python/bindings/*.cpp)
 nanobind_add_module(_core NB_STATIC NB_SUPPRESS_WARNINGS ${binding_sources})
 target_include_directories(_core PRIVATE python/bindings)
 target_link_libraries(_core PRIVATE frspec frspec_flags)
-frspec_precompile_standard_headers(_core
-  <nanobind/nanobind.h> <nanobind/stl/filesystem.h> <nanobind/stl/optional.h> <nanobind/stl/string.h>
-  <nanobind/stl/vector.h>)
-# Its files are made to be compiled as one, too.
+# nanobind's files are made to be compiled as one.
 set_target_properties(nanobind-static PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
 install(TARGETS _core LIBRARY DESTINATION frspec_cpp)
 
