@@ -160,7 +160,7 @@ def test_depth(demo_target: Path) -> None:
         (["--n-depth", "-1"], "found -1"),
         (["-o", "xml"], 'output format: found "xml", expected md, csv or json'),
         (["--head", "best"], "head"),
-        (["--cache-type", "q4_0"], "found 'q4_0', expected f16 or q8_0"),
+        (["--cache-type", "q4_0"], "found 'q4_0', expected f16, q8_0 or f32"),
         (["--synthetic-acceptance", "1.5"], "synthetic acceptance: found 1.5, expected 0 to 1"),
         (["--ranks", "nowhere.gguf"], "full"),
     ],

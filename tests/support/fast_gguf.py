@@ -28,6 +28,9 @@ def _at_once(reader: Any, start: int, kind: int) -> Parts:
     data = np.asarray(reader.data)  # a slice of a memmap takes ten times as long
     pieces: list[Any] = [element, count]
     for _ in range(int(count[0])):
+        if at + 8 > len(data):
+            parts = _one_by_one(reader, start, kind)  # it says what a file that ends here deserves
+            return parts
         (length,) = struct.unpack_from("<Q", data, at)
         pieces += (data[at : at + 8], data[at + 8 : at + 8 + length])
         at += 8 + length

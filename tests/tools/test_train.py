@@ -92,7 +92,8 @@ def test_eagle2_learns_and_is_written_as_published(eagle2: Path, pair: TinyPair)
 def test_eagle2_drafts_in_the_engine(tmp_path: Path, eagle2: Path, pair: TinyPair) -> None:
     drafter = tmp_path / "drafter.gguf"
     convert(eagle2, drafter, "f32", target=pair.target_gguf, quiet=True)
-    engine, plain = frspec_cpp.LLM(pair.target_gguf, drafter=drafter, head="full"), frspec_cpp.LLM(pair.target_gguf)
+    engine = frspec_cpp.LLM(pair.target_gguf, drafter=drafter, head="full", tree="6,10,60")
+    plain = frspec_cpp.LLM(pair.target_gguf)
     lengths = []
     for line in (eagle2 / "generations.jsonl").read_text().splitlines()[:4]:
         prompt = json.loads(line)["tokens"][:16]
