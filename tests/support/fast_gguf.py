@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import gguf
@@ -10,15 +11,14 @@ import numpy as np
 
 Parts = tuple[int, list[Any], list[int], list[gguf.GGUFValueType]]
 
-_one_by_one = gguf.GGUFReader._get_field_parts
+_one_by_one: Callable[[Any, int, int], Parts] = gguf.GGUFReader._get_field_parts
 
 
 def _at_once(reader: Any, start: int, kind: int) -> Parts:
     """Size, pieces, which of these are values, types: what GGUFReader._get_field_parts gives."""
     element = reader._get(start, np.uint32) if kind == gguf.GGUFValueType.ARRAY else None
     if element is None or reader.byte_order != "I" or element[0] == gguf.GGUFValueType.ARRAY:
-        parts: Parts = _one_by_one(reader, start, kind)
-        return parts
+        return _one_by_one(reader, start, kind)
     count = reader._get(start + 4, np.uint64)
     types = [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType(element[0])]
     at = start + 12
@@ -29,8 +29,7 @@ def _at_once(reader: Any, start: int, kind: int) -> Parts:
     pieces: list[Any] = [element, count]
     for _ in range(int(count[0])):
         if at + 8 > len(data):
-            parts = _one_by_one(reader, start, kind)  # it says what a file that ends here deserves
-            return parts
+            return _one_by_one(reader, start, kind)  # it says what a file that ends here deserves
         (length,) = struct.unpack_from("<Q", data, at)
         pieces += (data[at : at + 8], data[at + 8 : at + 8 + length])
         at += 8 + length
