@@ -221,7 +221,7 @@ void sums_of_16(float* sums, const float* x, std::int64_t n) {
 std::int64_t columns_from(std::int32_t* columns, std::int64_t room, const float* x, std::int64_t n, float threshold) {
   std::int64_t found = 0;
   for (std::int64_t i = 0; i < n; i += kLanes) {
-    const Floats value = i + kLanes <= n ? load(x + i) : load_part(x + i, n - i);
+    const Floats value = load_up_to(x + i, n - i);
     std::uint32_t lanes = lanes_from(value, threshold);
     if (i + kLanes > n) lanes &= (1u << (n - i)) - 1u;
     for (; lanes != 0; lanes &= lanes - 1) {

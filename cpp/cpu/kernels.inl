@@ -32,6 +32,11 @@ inline Floats load_part(const float* p, std::int64_t n) {
   return v;
 }
 
+// A whole vector where n elements are left for one, else the first n, and zeros where none are.
+inline Floats load_up_to(const float* p, std::int64_t n) {
+  return n >= kLanes ? load(p) : n > 0 ? load_part(p, n) : Floats{};
+}
+
 inline void store_part(float* p, Floats v, std::int64_t n) {
   __builtin_memcpy(p, &v, static_cast<std::size_t>(n) * sizeof(float));
 }

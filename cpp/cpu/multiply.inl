@@ -21,7 +21,7 @@ inline std::uint32_t largest_bits(const float* x, std::int64_t n) {
   using Unsigned = std::uint32_t __attribute__((vector_size(4 * kLanes)));
   Unsigned best = {};
   for (std::int64_t i = 0; i < n; i += kLanes) {
-    const Floats value = i + kLanes <= n ? load(x + i) : load_part(x + i, n - i);
+    const Floats value = load_up_to(x + i, n - i);
     Unsigned bits;
     __builtin_memcpy(&bits, &value, sizeof bits);
     bits &= 0x7FFFFFFFu;
@@ -69,10 +69,6 @@ inline void store_sums_of_codes(ActivationCodes& to, int at, const Ints* codes) 
   __builtin_memcpy(to.offset16 + at / 16, sums, kCount * sizeof(std::int32_t));
   const Ints offset = add_neighbours(sums[0], sums[count - 1]);
   __builtin_memcpy(to.offset32 + at / 32, &offset, kCount / 2 * sizeof(std::int32_t));
-}
-
-inline Floats load_up_to(const float* x, std::int64_t n) {
-  return n >= kLanes ? load(x) : n > 0 ? load_part(x, n) : Floats{};
 }
 
 inline float inverse_of(float magnitude) {
