@@ -80,16 +80,21 @@ _MIXTRAL = ExpertNames(
 _QWEN_EXPERTS = ExpertNames("num_experts", "moe_intermediate_size", "mlp.gate", "mlp.experts.{expert}.{matrix}.weight")
 _GPT_OSS_EXPERTS = ExpertNames("num_local_experts", "intermediate_size", "mlp.router")
 _MISTRAL3 = Architecture("mistral3", paired_rope=True, qkv_bias=False, head_dim=128, entries=keys.mistral3_entries)
-_GEMMA3 = Architecture(
-    "gemma3",
+_GEMMA2 = Architecture(
+    "gemma2",
     paired_rope=False,
     qkv_bias=False,
-    qk_norm="head",
     head_dim=256,
     norms=_GEMMA_NORMS,
     norm_offset=1.0,
     gelu=True,
     tied=True,
+    entries=keys.gemma2_entries,
+)
+_GEMMA3 = dataclasses.replace(
+    _GEMMA2,
+    gguf="gemma3",
+    qk_norm="head",
     entries=keys.gemma3_entries,
     required=(("use_bidirectional_attention", False),),
 )
@@ -110,17 +115,7 @@ ARCHITECTURES = {
     ),
     "Ministral3ForCausalLM": _MISTRAL3,
     "Mistral3ForConditionalGeneration": _MISTRAL3,
-    "Gemma2ForCausalLM": Architecture(
-        "gemma2",
-        paired_rope=False,
-        qkv_bias=False,
-        head_dim=256,
-        norms=_GEMMA_NORMS,
-        norm_offset=1.0,
-        gelu=True,
-        tied=True,
-        entries=keys.gemma2_entries,
-    ),
+    "Gemma2ForCausalLM": _GEMMA2,
     "Gemma3ForCausalLM": _GEMMA3,
     "Gemma3ForConditionalGeneration": _GEMMA3,
     "Phi3ForCausalLM": Architecture("phi3", paired_rope=False, qkv_bias=False, fused=True, entries=keys.phi3_entries),
