@@ -21,6 +21,7 @@ from pathlib import Path
 import gguf
 import llama_cpp
 import numpy as np
+from against_llama_cpp import silence
 from tqdm import tqdm
 
 import frspec_cpp
@@ -124,7 +125,7 @@ def main() -> int:
     for kind in kinds:
         if kind not in TYPES:
             parser.error(f"--types: found {kind!r}, expected some of {', '.join(TYPES)}")
-    llama_cpp.llama_log_set(_quiet, None)
+    silence()
     print("| model | weights | KL here | KL llama.cpp | ratio | same best token | perplexity, exact |")
     print("|---|---|---|---|---|---|---|")
     for model in arguments.models:
@@ -143,11 +144,6 @@ def main() -> int:
                     flush=True,
                 )
     return 0
-
-
-@llama_cpp.llama_log_callback
-def _quiet(*_: object) -> None:
-    pass
 
 
 if __name__ == "__main__":

@@ -23,6 +23,16 @@ import llama_cpp
 import frspec_cpp
 
 
+@llama_cpp.llama_log_callback
+def _quiet(*_: object) -> None:
+    pass
+
+
+def silence() -> None:
+    """Nothing that llama.cpp logs is printed."""
+    llama_cpp.llama_log_set(_quiet, None)
+
+
 class LlamaCpp:
     """A model in llama.cpp, through its C interface."""
 
@@ -87,7 +97,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("-t", "--threads", type=int, default=2)
     arguments = parser.parse_args()
-    llama_cpp.llama_log_set(_quiet, None)
+    silence()
     llama_cpp.llama_backend_init()
     rows = [int(n) for n in arguments.rows.split(",")]
     print("| model | test | here, ms | llama.cpp, ms | ratio |\n|---|---|---|---|---|")
@@ -95,11 +105,6 @@ def main() -> int:
         for test, here, there in compare(path, rows, arguments.prompt, arguments.threads, arguments.rounds):
             print(f"| {path.stem} | {test} | {here:.1f} | {there:.1f} | {there / here:.2f} |", flush=True)
     return 0
-
-
-@llama_cpp.llama_log_callback
-def _quiet(*_: object) -> None:
-    pass
 
 
 if __name__ == "__main__":

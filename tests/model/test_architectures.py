@@ -7,26 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import make_checkpoint
+from checkpoints import UNLIKE_LLAMA, make_checkpoint
 from frspec_cpp.tools.convert import convert
 from gguf_edit import GgufEditor
 from refused import Edit, engine_error, expect_parts, key, without_key
 
 from frspec_cpp import LLM, _core
 
-ARCHITECTURES = (
-    "gemma3",
-    "gemma2",
-    "mistral3",
-    "phi3",
-    "smollm3",
-    "olmo2",
-    "olmo3",
-    "granite",
-    "mixtral",
-    "qwen3moe",
-    "gpt-oss",
-)
 PROMPT = np.random.default_rng(4).integers(3, 400, 37).tolist()
 SAMPLINGS = ({"temperature": 0.0}, {"temperature": 0.9, "top_k": 0})
 
@@ -35,7 +22,7 @@ SAMPLINGS = ({"temperature": 0.0}, {"temperature": 0.9, "top_k": 0})
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny model of each architecture, F16."""
     paths = {}
-    for architecture in ARCHITECTURES:
+    for architecture in UNLIKE_LLAMA:
         folder = make_checkpoint(tmp_path_factory.mktemp(architecture), architecture)
         paths[architecture] = folder / "model.gguf"
         convert(folder, paths[architecture], "f16", quiet=True)
@@ -52,7 +39,7 @@ def each(architectures: tuple[str, ...]) -> list[Any]:
     return [pytest.param(name, marks=[mark] if name in ON_EVERY_DEVICE else []) for name in architectures]
 
 
-@pytest.mark.parametrize("architecture", each(ARCHITECTURES))
+@pytest.mark.parametrize("architecture", each(UNLIKE_LLAMA))
 def test_drafting_changes_nothing(models: dict[str, Path], architecture: str) -> None:
     """Trees of a drafter that often agrees (the model itself), and of n-grams; windows are shorter than the text."""
     model = models[architecture]

@@ -136,6 +136,20 @@ _CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
         },
     ),
 }
+# Keys of _CLASSES: blocks that do otherwise than Llama's.
+UNLIKE_LLAMA = (
+    "gemma3",
+    "gemma2",
+    "mistral3",
+    "phi3",
+    "smollm3",
+    "olmo2",
+    "olmo3",
+    "granite",
+    "mixtral",
+    "qwen3moe",
+    "gpt-oss",
+)
 _CONFIG_CLASSES = {"Gemma3": "Gemma3TextConfig"}
 
 
