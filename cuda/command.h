@@ -38,11 +38,6 @@ class Arguments {
   void pointers(void** to) {
     for (std::size_t i = 0; i < count_; ++i) to[i] = bytes_.data() + offsets_[i];
   }
-  // The first value, of the same type as it was added with, becomes another one.
-  template <class T>
-  void replace_first(const T& value) {
-    std::memcpy(bytes_.data(), &value, sizeof(T));
-  }
   friend bool operator==(const Arguments&, const Arguments&) = default;
 
  private:

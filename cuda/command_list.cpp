@@ -4,15 +4,12 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/error.h"
-
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 namespace {
 
 constexpr std::size_t kMostKnown = 64;      // lists
 constexpr std::size_t kMostPending = 4096;  // commands that wait: a list as long as this is no step
 constexpr std::size_t kShort = 3;           // commands that are not worth a graph
-constexpr std::size_t kMostLoops = 4;
 
 bool are_alike(const std::vector<Command>& a, const std::vector<Command>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(),
@@ -24,7 +21,7 @@ bool are_alike(const std::vector<Command>& a, const std::vector<Command>& b) {
 void CommandList::add(Command&& command) {
   ++counts_.commands;
   commands_.push_back(std::move(command));
-  if (commands_.size() >= kMostPending && !in_loop_) flush();
+  if (commands_.size() >= kMostPending) flush();
 }
 
 void CommandList::wait_quietly() noexcept {
@@ -44,46 +41,7 @@ std::vector<Command> CommandList::take() {
   return commands;
 }
 
-void CommandList::begin_loop() {
-  flush();
-  in_loop_ = true;
-}
-
-void CommandList::drop_loop() {
-  if (in_loop_) commands_.clear();
-  in_loop_ = false;
-}
-
-void CommandList::keep_loop() {
-  if (!std::exchange(in_loop_, false)) throw Error("CUDA: a loop ends that has not begun");
-  std::vector<Command> commands = take();
-  const auto found =
-      std::find_if(loops_.begin(), loops_.end(), [&](const Known& known) { return known.commands == commands; });
-  if (found != loops_.end()) {
-    loops_.splice(loops_.begin(), loops_, found);
-  } else {
-    std::vector<Command> kept = commands;  // making the graph writes the handle into the last one
-    loops_.push_front({std::move(kept), runtime_.make_loop(commands)});
-    ++counts_.graphs_made;
-    if (loops_.size() > kMostLoops) {
-      runtime_.wait();  // it may be running
-      loops_.pop_back();
-    }
-  }
-}
-
-void CommandList::run_loop() {
-  flush();
-  ++counts_.graph_launches;
-  ++counts_.loop_launches;
-  runtime_.run(*loops_.front().graph);
-}
-
 void CommandList::flush() {
-  if (in_loop_) {
-    drop_loop();
-    throw Error("CUDA: the host waits inside of a loop of the device");
-  }
   if (commands_.empty() && failure_ == nullptr) return;
   std::vector<Command> commands = take();
   const auto run_singly = [&] {

@@ -25,16 +25,6 @@ class CommandList {
   }
   void note_time(int point) { add({.name = "time", .point = point}); }
 
-  // What is given from here on is only kept ...
-  void begin_loop();
-  bool is_in_loop() const { return in_loop_; }
-  void drop_loop();  // what was kept is forgotten
-  // ... up to here, as a loop: the device will run it over and over, until the last command says otherwise
-  // (device/loop.cuh), whose first value is the loop's handle. There are no times among the commands.
-  void keep_loop();
-  // Hands over what was given since, and then the loop that was kept last; does not wait.
-  void run_loop();
-
   // Hands everything over; does not wait.
   void flush();
   void wait() {
@@ -57,8 +47,6 @@ class CommandList {
   Runtime& runtime_;
   std::vector<Command> commands_;
   std::list<Known> known_;  // the last used first
-  std::list<Known> loops_;  // likewise; each has a graph, with just these values
-  bool in_loop_ = false;
   std::exception_ptr failure_;
   LaunchCounts counts_;
 };

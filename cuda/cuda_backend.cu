@@ -2,7 +2,6 @@
 #include "cuda/cuda_backend.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -23,12 +22,6 @@ struct LargePacket {
 };
 constexpr std::size_t kMostInCommands = 16 * sizeof(LargePacket);
 
-// FRSPEC_CUDA_LOOPS=0: for drivers that have them and should not.
-bool loops_are_wanted() {
-  const char* wanted = std::getenv("FRSPEC_CUDA_LOOPS");
-  return wanted == nullptr || std::strcmp(wanted, "0") != 0;
-}
-
 template <class Packet>
 __global__ void store(std::byte* to, const __grid_constant__ Packet packet, int count) {
   for (int i = thread(); i < count; i += threads()) to[i] = packet.bytes[i];
@@ -37,30 +30,24 @@ __global__ void store(std::byte* to, const __grid_constant__ Packet packet, int 
 }  // namespace
 
 CudaBackend::CudaBackend(std::string name, std::unique_ptr<Runtime> runtime, int threads)
-    : name_(std::move(name)),
+    : Backend({.own_memory = true, .asynchronous = true}),
+      name_(std::move(name)),
       pool_(threads),
-      device_(std::make_shared<Device>(std::move(runtime))),
-      loops_(loops_are_wanted()) {}
+      device_(std::make_shared<Driver>(std::move(runtime))) {}
 
 std::string CudaBackend::description() const {
   const DeviceInfo& device = device_->runtime->device();
   return concat(name_, " (", device.name, ", compute capability ", device.major, ".", device.minor, ")");
 }
 
-CudaBackend::Device::~Device() {
-  loop.end();
-  release_unused();
-}
-
-Buffer CudaBackend::Device::own(void* memory, std::size_t bytes, bool pinned, std::shared_ptr<Device> self) {
+Buffer CudaBackend::Driver::own(void* memory, std::size_t bytes, bool pinned, std::shared_ptr<Driver> self) {
   return Buffer(memory, bytes, [pinned, device = std::move(self)](void* pointer) {
     const std::scoped_lock lock(device->mutex_);
     device->unused_.emplace_back(pointer, pinned);
   });
 }
 
-void CudaBackend::Device::release_unused() {
-  if (commands.is_in_loop()) return;  // nothing may wait there
+void CudaBackend::Driver::release_unused() {
   std::vector<std::pair<void*, bool>> unused;
   {
     const std::scoped_lock lock(mutex_);
@@ -130,19 +117,6 @@ void CudaBackend::post(int slot, const void* from, std::size_t bytes) {
 
 void CudaBackend::collect(int slot, void* to_host, std::size_t bytes) {
   device_->runtime->collect(slot, to_host, bytes);
-}
-
-void CudaBackend::note_time(int point) {
-  if (device_->commands.is_in_loop()) return device_->loop.note_time(point);
-  device_->loop.forget_time(point);
-  device_->commands.note_time(point);
-}
-
-double CudaBackend::seconds_between(int first_point, int second_point) {
-  if (device_->loop.has_time(first_point) && device_->loop.has_time(second_point)) {
-    return device_->loop.seconds_between(first_point, second_point);
-  }
-  return device_->runtime->seconds_between(first_point, second_point);
 }
 
 void CudaBackend::download(void* to_host, const void* from, std::size_t bytes) {

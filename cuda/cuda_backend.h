@@ -12,38 +12,25 @@
 #include "base/parallel.h"
 #include "cuda/choosing.h"
 #include "cuda/command_list.h"
-#include "cuda/loop.h"
 #include "cuda/prepare.h"
 #include "cuda/runtime.h"
 #include "cuda/weight.h"
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 
-class CudaBackend final : public Backend {
+class CudaBackend final : public Backend, private Instruments {
  public:
   // `name` and `threads` (of the host, which check weights): as BackendOptions has them.
   CudaBackend(std::string name, std::unique_ptr<Runtime> runtime, int threads);
 
   // cuda_backend.cu: set-up
   std::string description() const override;
+  Instruments& instruments() override { return *this; }
   Buffer allocate(std::size_t bytes) override;
   void upload(void* to, const void* from_host, std::size_t bytes) override;
   void download(void* to_host, const void* from, std::size_t bytes) override;
   void post(int slot, const void* from, std::size_t bytes) override;
   void collect(int slot, void* to_host, std::size_t bytes) override;
-
-  DeviceMemory memory() override;
-  LaunchCounts launch_counts() const override { return device_->commands.counts(); }
-  void note_time(int point) override;
-  double seconds_between(int first_point, int second_point) override;
-
-  // loop.cu
-  int most_turns() override { return loops_ && device_->loop.works() ? DeviceLoop::kMostTurns : 0; }
-  void begin_loop() override { device_->loop.begin(); }
-  void loop(int turns, const void* from, std::size_t bytes) override { device_->loop.start(turns, from, bytes); }
-  void loop_on(int turns) override { device_->loop.go_on(turns); }
-  void collect_turn(void* to_host, std::size_t bytes) override { device_->loop.collect(to_host, bytes); }
-  void end_loop() override { device_->loop.end(); }
 
   // weight.cu: weights
   std::unique_ptr<Weight> load(const WeightSource& source) override;
@@ -54,11 +41,6 @@ class CudaBackend final : public Backend {
   std::size_t weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const override;
   void dequantize(float* to_host, const WeightSource& source, std::int64_t row) override;
   void embed(Tensor out, const Weight& table, const std::int32_t* ids, float scale) override;
-
-  // ceilings.cu
-  Arithmetic arithmetic(DType type) const override;
-  double measure_reading(std::span<const Weight* const> weights) override;
-  void measure_arithmetic(double* macs_per_second) override;
 
   // layers.cu
   void copy(Tensor out, Tensor x) override;
@@ -102,8 +84,6 @@ class CudaBackend final : public Backend {
   void verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) override;
   void verify_logits(const VerdictView& verdict, const TreeView& tree, Tensor logits, const Rows& rows,
                      const SamplerChain& chain, const Sampling& draw) override;
-  void pretend_acceptance(std::int32_t* sampled, const TreeView& tree, const Rows& rows, float probability,
-                          std::uint64_t seed) override;
   void record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
               const VerdictView& verdict) override;
   void fill_path(const PathView& path, int rows, const VerdictView& verdict) override;
@@ -118,6 +98,21 @@ class CudaBackend final : public Backend {
                         bool block) override;
 
  private:
+  // Instruments
+  void note_time(int point) override { device_->commands.note_time(point); }
+  double seconds_between(int first_point, int second_point) override {
+    return device_->runtime->seconds_between(first_point, second_point);
+  }
+  DeviceMemory memory() override;
+  LaunchCounts launch_counts() const override { return device_->commands.counts(); }
+  // ceilings.cu
+  Arithmetic arithmetic(DType type) const override;
+  double measure_reading(std::span<const Weight* const> weights) override;
+  void measure_arithmetic(double* macs_per_second) override;
+  // tree.cu
+  void pretend_acceptance(std::int32_t* sampled, const TreeView& tree, const Rows& rows, float probability,
+                          std::uint64_t seed) override;
+
   // Device memory that grows on first use only. What it held is lost when it grows.
   class Scratch {
    public:
@@ -148,23 +143,20 @@ class CudaBackend final : public Backend {
   ThreadPool pool_;  // of the host: checks weights
   // Shared with all buffers, which may outlive the backend, and which other threads may drop while it works: their
   // memory is released when the backend wants some, or with the last of them.
-  struct Device {
-    explicit Device(std::unique_ptr<Runtime> owned)
-        : runtime(std::move(owned)), commands(*runtime), loop(*runtime, commands) {}
-    ~Device();
-    Buffer own(void* memory, std::size_t bytes, bool pinned, std::shared_ptr<Device> self);
+  struct Driver {
+    explicit Driver(std::unique_ptr<Runtime> owned) : runtime(std::move(owned)), commands(*runtime) {}
+    ~Driver() { release_unused(); }
+    Buffer own(void* memory, std::size_t bytes, bool pinned, std::shared_ptr<Driver> self);
     void release_unused();
 
     std::unique_ptr<Runtime> runtime;
     CommandList commands;
-    DeviceLoop loop;
 
    private:
     std::mutex mutex_;                                 // of what follows
     std::vector<std::pair<void*, bool>> unused_ = {};  // and whether it is pinned
   };
-  std::shared_ptr<Device> device_;
-  bool loops_;  // whether somebody wants them
+  std::shared_ptr<Driver> device_;
 
   // weight.cu
   Buffer weight_memory(std::size_t bytes, bool on_host);

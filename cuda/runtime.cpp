@@ -5,7 +5,6 @@
 #include <cstring>
 #include <map>
 #include <mutex>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -19,9 +18,6 @@ namespace {
 
 constexpr int kOldest = 80;                              // compute capability, major and minor
 constexpr std::size_t kStaging = std::size_t{64} << 10;  // pinned bytes for small copies out
-constexpr int kLooks = 1000;  // at a number that is awaited, between two questions to the driver
-#define FRSPEC_LOOPS_FROM \
-  12040  // version of the runtime and of the driver: kernels that set the condition of a graph's node
 
 // A forked process cannot use what its parent had made of CUDA, nor make anything anew, and must leave its parent's
 // memory alone. What is made keeps the fork_count of then.
@@ -59,10 +55,10 @@ using Points = std::array<cudaEvent_t, kTimePoints>;
 
 class DriverGraph final : public Graph {
  public:
-  DriverGraph(std::span<Command> commands, const Points& points, int device, bool is_loop) : device_(device) {
+  DriverGraph(std::span<Command> commands, const Points& points, int device) : device_(device) {
     check(cudaGraphCreate(&graph_, 0), "making a graph");
     try {
-      add_nodes(is_loop ? add_loop(commands.back()) : graph_, commands, points);
+      add_nodes(commands, points);
       check(cudaGraphInstantiate(&executable_, graph_, 0), "instantiating a graph");
     } catch (...) {
       destroy();
@@ -80,44 +76,23 @@ class DriverGraph final : public Graph {
   void launch(cudaStream_t stream) { check(cudaGraphLaunch(executable_, stream), "launching a graph"); }
 
  private:
-  void add_nodes(cudaGraph_t graph, std::span<Command> commands, const Points& points) {
+  void add_nodes(std::span<Command> commands, const Points& points) {
     for (Command& command : commands) {
       cudaGraphNode_t node = nullptr;
       const cudaGraphNode_t* before = nodes_.empty() ? nullptr : &nodes_.back();
       const std::size_t count = nodes_.empty() ? 0 : 1;
       if (command.kernel == nullptr) {
-        check(cudaGraphAddEventRecordNode(&node, graph, before, count, points[static_cast<std::size_t>(command.point)]),
-              "adding a time to a graph");
+        check(
+            cudaGraphAddEventRecordNode(&node, graph_, before, count, points[static_cast<std::size_t>(command.point)]),
+            "adding a time to a graph");
       } else {
         prepare(command, device_);
         void* arguments[Arguments::kMost];
         const cudaKernelNodeParams values = node_values(command, arguments);
-        check(cudaGraphAddKernelNode(&node, graph, before, count, &values), command.name);
+        check(cudaGraphAddKernelNode(&node, graph_, before, count, &values), command.name);
       }
       nodes_.push_back(node);
     }
-  }
-  // A conditional node, which runs the graph that is given back over and over; `last` gets to know its handle.
-  cudaGraph_t add_loop([[maybe_unused]] Command& last) {
-#if CUDART_VERSION >= FRSPEC_LOOPS_FROM
-    cudaGraphConditionalHandle handle = 0;
-    check(cudaGraphConditionalHandleCreate(&handle, graph_, 1, cudaGraphCondAssignDefault), "making a loop");
-    last.arguments.replace_first<unsigned long long>(handle);
-    cudaGraphNodeParams values = {};
-    values.type = cudaGraphNodeTypeConditional;
-    values.conditional.handle = handle;
-    values.conditional.type = cudaGraphCondTypeWhile;
-    values.conditional.size = 1;
-    cudaGraphNode_t node = nullptr;
-#if CUDART_VERSION >= 13000
-    check(cudaGraphAddNode(&node, graph_, nullptr, nullptr, 0, &values), "adding a loop to a graph");
-#else
-    check(cudaGraphAddNode(&node, graph_, nullptr, 0, &values), "adding a loop to a graph");
-#endif
-    return values.conditional.phGraph_out[0];
-#else
-    throw Error("CUDA: this build's runtime has no loops");
-#endif
   }
   static cudaKernelNodeParams node_values(Command& command, void** arguments) {
     command.arguments.pointers(arguments);
@@ -163,9 +138,6 @@ class DriverRuntime final : public Runtime {
     check(cudaDeviceGetAttribute(&reads_pageable, cudaDevAttrPageableMemoryAccess, index),
           "reading a device's properties");
     reads_pageable_ = reads_pageable != 0;
-    int driver = 0;
-    check(cudaDriverGetVersion(&driver), "reading the driver's version");
-    loops_ = CUDART_VERSION >= FRSPEC_LOOPS_FROM && driver >= FRSPEC_LOOPS_FROM;
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
     check(cudaMallocHost(&staging_, kStaging), "allocating pinned host memory");
     for (cudaEvent_t& point : points_) check(cudaEventCreate(&point), "making an event");
@@ -276,32 +248,11 @@ class DriverRuntime final : public Runtime {
   }
   std::unique_ptr<Graph> make_graph(std::span<Command> commands) override {
     use();
-    return std::make_unique<DriverGraph>(commands, points_, index_, false);
+    return std::make_unique<DriverGraph>(commands, points_, index_);
   }
   void run(Graph& graph) override {
     use();
     static_cast<DriverGraph&>(graph).launch(stream_);
-  }
-  bool can_loop() const override { return loops_; }
-  std::unique_ptr<Graph> make_loop(std::span<Command> commands) override {
-    use();
-    return std::make_unique<DriverGraph>(commands, points_, index_, true);
-  }
-  void await(const std::uint64_t& number, std::uint64_t least) override {
-    use();
-    const auto has_come = [&] { return __atomic_load_n(&number, __ATOMIC_ACQUIRE) >= least; };
-    // The host has nothing else to do, and a turn is short: it looks again and again. Asking the driver, which knows of
-    // failures, takes longer.
-    for (int i = 1; !has_come(); ++i) {
-      if (i % kLooks != 0) continue;
-      const cudaError_t state = cudaStreamQuery(stream_);
-      if (state == cudaErrorNotReady) {
-        std::this_thread::yield();
-        continue;
-      }
-      check(state, "running kernels");
-      if (!has_come()) throw Error("CUDA: a turn is awaited that no loop will make");
-    }
   }
   void wait() override {
     use();
@@ -326,7 +277,6 @@ class DriverRuntime final : public Runtime {
   std::uint32_t forks_ = fork_count();
   DeviceInfo device_;
   bool reads_pageable_ = false;  // the host's ordinary memory
-  bool loops_ = false;           // whether there are conditional nodes
   cudaStream_t stream_ = nullptr;
   void* staging_ = nullptr;
   std::array<cudaEvent_t, kTimePoints> points_ = {};

@@ -20,7 +20,7 @@ struct DeviceInfo {
   std::size_t total_bytes = 0;
 };
 
-// Commands of one list or of a loop, kept by the driver.
+// Commands of one list, kept by the driver.
 class Graph {
  public:
   virtual ~Graph() = default;
@@ -53,12 +53,6 @@ class Runtime {
   virtual void run(std::span<Command> commands) = 0;
   virtual std::unique_ptr<Graph> make_graph(std::span<Command> commands) = 0;
   virtual void run(Graph& graph) = 0;
-  // A graph that runs its commands over and over, until the last of them says otherwise (device/loop.cuh): the loop's
-  // handle becomes its first value. Where can_loop() says that there are such graphs.
-  virtual bool can_loop() const = 0;
-  virtual std::unique_ptr<Graph> make_loop(std::span<Command> commands) = 0;
-  // Waits until the device has made a number in pinned memory so large.
-  virtual void await(const std::uint64_t& number, std::uint64_t least) = 0;
   // Waits for all that was given to the stream.
   virtual void wait() = 0;
   // Between two noted points, after a wait.

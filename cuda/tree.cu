@@ -175,7 +175,6 @@ __global__ void select_nodes(TreeView tree, CandidatePool pool, const std::int32
     parents[node] = parent_node;
     tree.parents[node] = parent_node;
     tree.tokens[node] = pool.tokens[candidate];
-    if (tree.ranks != nullptr) tree.ranks[node] = place_of(chosen[i], chosen, kept);
   }
   block_sync();
   for (int node = thread() + 1; node <= kept; node += threads()) {
@@ -254,12 +253,7 @@ __global__ void pretend(std::int32_t* sampled, TreeView tree, const std::int32_t
 }
 
 __global__ void note_text(std::int32_t* history, const std::int32_t* prefix, TreeView tree, VerdictView verdict) {
-  const bool ranked = tree.ranks != nullptr && verdict.ranks != nullptr;
-  for (int i = thread(); i < *verdict.count; i += threads()) {
-    const std::int32_t node = verdict.nodes[i];
-    history[*prefix + i] = tree.tokens[node];
-    if (ranked && i > 0) verdict.ranks[i] = tree.ranks[node];  // the root has none
-  }
+  for (int i = thread(); i < *verdict.count; i += threads()) history[*prefix + i] = tree.tokens[verdict.nodes[i]];
 }
 
 __global__ void fill(PathView path, int rows, VerdictView verdict) {

@@ -40,6 +40,12 @@ SAME_FLOOR = {
     ("cuda", "backend"): "an implementation knows the interface",
 }
 
+# Arrows that point down and are wrong all the same, each with its reason.
+FORBIDDEN = {
+    ("engine", "vocab"): "a head subset never leaks: a drafter says what can be chosen (draft/drafting.h)",
+    ("verify", "vocab"): "a head subset never leaks: any tree of the target's tokens is verified alike",
+}
+
 # Implementations that nobody may include, whatever the floor: they are reached through backend/registry.h.
 HIDDEN = {"cpu", "cuda"}
 
@@ -72,6 +78,8 @@ def complaint(folder: str, target: str, name: str) -> str | None:
         return None
     if target in HIDDEN:
         return f'{folder} includes "{name}", but {target} is an implementation that nobody may know'
+    if (folder, target) in FORBIDDEN:
+        return f'{folder} includes "{name}" of {target}: {FORBIDDEN[folder, target]}'
     if FLOORS[target] >= FLOORS[folder]:
         return (
             f'{folder} (floor {FLOORS[folder]}) includes "{name}" of {target} (floor {FLOORS[target]}); '

@@ -3,7 +3,7 @@
 // Contract of every operation (docs/architecture.md, contract 1): row r of a result depends on row r of the inputs
 // only, computed in one order of accumulation, whatever the number of rows and whatever the other rows hold. Pointers
 // are to the backend's memory unless the comment says "host". Nothing is allocated, and nothing waits for the device,
-// except in the functions of the first group. Operations run in the order in which they were called.
+// except in what Device has and in collect(). Operations run in the order in which they were called.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "backend/device.h"
+#include "backend/instruments.h"
 #include "backend/sampling.h"
 #include "tensor/tensor.h"
 
@@ -171,8 +173,6 @@ struct TreeView {
   std::int32_t* parents = nullptr;  // (size) -1 for the root, which is node 0; parents come before their children
   std::int32_t* depth = nullptr;    // (size)
   std::int32_t* path = nullptr;     // (size, max_depth + 1): nodes from the root down to the node itself
-  // (size) of a grown tree: the place of each node but the root by its score, from 0, the best first. Null: unknown.
-  std::int32_t* ranks = nullptr;
 };
 
 // What verification found: `count` tokens become part of the text.
@@ -180,7 +180,6 @@ struct VerdictView {
   std::int32_t* count = nullptr;   // (1) accepted drafts + 1
   std::int32_t* nodes = nullptr;   // (max_depth + 1) the tree nodes whose K/V and hidden states stay: root first
   std::int32_t* tokens = nullptr;  // (max_depth + 1) the target's token after each of these nodes
-  std::int32_t* ranks = nullptr;   // (max_depth + 1) the nodes' TreeView::ranks, where the tree has some (record)
 };
 
 // A verdict whose length the host need not know: as many entries as a path can have, those that are missing 0.
@@ -190,185 +189,160 @@ struct PathView {
   std::int32_t* last = nullptr;    // (1) the last entry that is there
 };
 
-// The arithmetic in which a weight type is multiplied.
-enum class Arithmetic : std::uint8_t { Int8, Bf16, F32, F16 };
-inline constexpr int kArithmetics = 4;
-
-inline constexpr int kTimePoints = 64;
 inline constexpr int kPosts = 2;
 
-// Bytes of a device's memory. All 0: it is the host's own.
-struct DeviceMemory {
-  std::size_t free = 0;
-  std::size_t total = 0;
-  std::size_t reserved = 0;  // of what is free: that the backend itself will want
+// What a device is like, where those who use it must know.
+struct Capabilities {
+  bool own_memory = false;    // it is not the host's, and may run out (Instruments::memory)
+  bool asynchronous = false;  // operations return before they are done: the host may do something else meanwhile
 };
 
-// How a device that is given its work as lists of commands got it so far.
-struct LaunchCounts {
-  std::int64_t commands = 0;        // that operations gave
-  std::int64_t launches = 0;        // of single commands
-  std::int64_t graph_launches = 0;  // of lists as a whole
-  std::int64_t loop_launches = 0;   // those of them that are loops
-  std::int64_t graphs_made = 0;
-  std::int64_t values_changed = 0;  // commands in graphs that got other values
-};
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
 
-class Backend {
+// A device and its operations. One that a backend does not override it does not have: calling it is an error.
+class Backend : public Device {
  public:
-  virtual ~Backend() = default;
+  explicit Backend(const Capabilities& capabilities) : capabilities_(capabilities) {}
 
-  // --- Set-up and transfer ---
-  virtual std::string description() const = 0;     // "cpu (avx2, 8 threads)"
-  virtual Buffer allocate(std::size_t bytes) = 0;  // zeroed, 64-byte aligned; throws OutOfMemory
-  virtual void upload(void* to, const void* from_host, std::size_t bytes) = 0;
-  virtual void download(void* to_host, const void* from, std::size_t bytes) = 0;  // waits for what was called before
-  // The same in two parts: the copy is on its way to place `slot`, below kPosts; collect waits for it, and for nothing
-  // that was called behind it.
-  virtual void post(int slot, const void* from, std::size_t bytes) = 0;
-  virtual void collect(int slot, void* to_host, std::size_t bytes) = 0;
-  // A loop: the same operations several times, one behind the other, without the host. What is called behind begin_loop
-  // is only noted, up to loop(), which starts it: the device does it `turns` times, and behind each turn sends the
-  // bytes at `from` to the host. Every turn has the same values: what changes must be in device memory. Nothing that
-  // waits may be called in between.
-  virtual int most_turns() { return 0; }  // that may be under way; 0: the device cannot
-  virtual void begin_loop() { has_no_loops(); }
-  virtual void loop(int /*turns*/, const void* /*from*/, std::size_t /*bytes*/) { has_no_loops(); }
-  virtual void loop_on(int /*turns*/) { has_no_loops(); }  // so many more turns, behind those under way
-  // Waits for the first turn that was not collected yet, and for nothing behind it; seconds_between is about it then.
-  virtual void collect_turn(void* /*to_host*/, std::size_t /*bytes*/) { has_no_loops(); }
-  // Nobody will collect the turns under way: those that have not begun are left out. A loop that was not started yet is
-  // forgotten.
-  virtual void end_loop() {}
-  void wait() { download(nullptr, nullptr, 0); }  // until all that was called before is done
-  // Keeps a weight in the form the matmuls want. Values that are not finite are an error that names the tensor.
-  virtual std::unique_ptr<Weight> load(const WeightSource& source) = 0;
-  // The same for a table whose rows are picked one by one, by embed() or HeadColumns::listed, and that no matmul reads:
-  // it may stay where it is.
-  virtual std::unique_ptr<Weight> load_table(const WeightSource& source) = 0;
-  // The given rows of a source, in the given order, in the same format: a head subset.
-  virtual std::unique_ptr<Weight> load_rows(const WeightSource& source, std::span<const std::int32_t> rows) = 0;
-  // Row places[i] of a weight made by load_rows becomes row rows[i] of the source it was made from.
-  virtual void replace_rows(Weight& weight, const WeightSource& source, std::span<const std::int32_t> places,
-                            std::span<const std::int32_t> rows) = 0;
-  // One matrix for each expert, all of one shape and type, as one weight for run_experts.
-  virtual std::unique_ptr<Weight> load_experts(std::span<const WeightSource> sources) = 0;
-  // Bytes of the device that so many rows of a source will take: by load and load_rows, or by load_table.
-  virtual std::size_t weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const = 0;
-  virtual DeviceMemory memory() = 0;
-  virtual LaunchCounts launch_counts() const { return {}; }
-  // Bytes that the keys (or the values) of a layer take.
-  virtual std::size_t kv_bytes(const KvShape& shape) const = 0;
-  // Row `row` of a source of any loadable type as f32, into host memory.
-  virtual void dequantize(float* to_host, const WeightSource& source, std::int64_t row) = 0;
+  const Capabilities& capabilities() const { return capabilities_; }
+  virtual Instruments& instruments() { missing(__func__); }
 
-  // Notes the time when all that was called before is done, as number `point`, below kTimePoints.
-  virtual void note_time(int point) = 0;
-  // Between two noted times; only after a download or a collected post that was called behind both.
-  virtual double seconds_between(int first_point, int second_point) = 0;
-
-  virtual Arithmetic arithmetic(DType type) const = 0;
-  // The two ceilings, measured: reads the given weights once, by all threads (bytes per second); and multiply-adds per
-  // second in each arithmetic (kArithmetics of them; 0 where no weight is multiplied so), which takes about a second.
-  virtual double measure_reading(std::span<const Weight* const> weights) = 0;
-  virtual void measure_arithmetic(double* macs_per_second) = 0;
+  // --- Results for the host ---
+  // A download in two parts: the copy is on its way to place `slot`, below kPosts; collect waits for it, and for
+  // nothing that was called behind it.
+  virtual void post(int slot, const void* from, std::size_t bytes) { missing(__func__); }
+  virtual void collect(int slot, void* to_host, std::size_t bytes) { missing(__func__); }
 
   // --- Layers ---
-  virtual void embed(Tensor out, const Weight& table, const std::int32_t* ids, float scale) = 0;
-  virtual void copy(Tensor out, Tensor x) = 0;
-  virtual void gather_rows(Tensor out, Tensor x, const std::int32_t* rows) = 0;         // out[i] = x[rows[i]]
-  virtual void rms_norm(Tensor out, Tensor x, const float* weight, float epsilon) = 0;  // out may be x
+  virtual void embed(Tensor out, const Weight& table, const std::int32_t* ids, float scale) { missing(__func__); }
+  virtual void copy(Tensor out, Tensor x) { missing(__func__); }
+  // out[i] = x[rows[i]].
+  virtual void gather_rows(Tensor out, Tensor x, const std::int32_t* rows) { missing(__func__); }
+  // `out` may be x.
+  virtual void rms_norm(Tensor out, Tensor x, const float* weight, float epsilon) { missing(__func__); }
   // x += scale * y, where there are weights: scale * RMS-normed y.
-  virtual void add(Tensor x, Tensor y, const float* norm, float epsilon, float scale) = 0;
-  virtual void matmul(const Operand& x, std::span<const Projection> projections) = 0;
+  virtual void add(Tensor x, Tensor y, const float* norm, float epsilon, float scale) { missing(__func__); }
+  virtual void matmul(const Operand& x, std::span<const Projection> projections) { missing(__func__); }
   // Products with a head become its logits.
-  virtual void apply(const LogitRule& rule, Tensor logits) = 0;
+  virtual void apply(const LogitRule& rule, Tensor logits) { missing(__func__); }
   // out[r] = the outputs of the experts with the row's largest `scores` (rows, experts), weighted by the softmax over
   // these scores alone; ties go to the lower expert. They are added in the order of the experts. One that no row has
   // chosen is not read.
-  virtual void run_experts(Tensor out, Tensor x, Tensor scores, const Experts& experts) = 0;
+  virtual void run_experts(Tensor out, Tensor x, Tensor scores, const Experts& experts) { missing(__func__); }
   // Rotates the heads of q and k in place by each row's position and stores k and v in the cache.
-  virtual void rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope, const KvLayer& cache,
-                               const Rows& rows) = 0;
+  virtual void rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope, const KvLayer& cache, const Rows& rows) {
+    missing(__func__);
+  }
   // out[r] = softmax(scale q[r] K^T) V per head, over the logical sequence of row r or the last `window` positions of
   // it; query heads share K/V heads. A position is the number of those before it along the row's own path.
-  virtual void attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, const AttentionRule& rule) = 0;
+  virtual void attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, const AttentionRule& rule) {
+    missing(__func__);
+  }
   // Moves the accepted rows of a tree pass to their place: slot prefix + nodes[i] -> prefix + i. The caller advances
   // *prefix afterwards.
-  virtual void compact(std::span<const KvLayer> layers, const std::int32_t* prefix, const VerdictView& verdict) = 0;
-  virtual void advance(std::int32_t* prefix, const std::int32_t* count) = 0;  // *prefix += *count
+  virtual void compact(std::span<const KvLayer> layers, const std::int32_t* prefix, const VerdictView& verdict) {
+    missing(__func__);
+  }
+  virtual void advance(std::int32_t* prefix, const std::int32_t* count) { missing(__func__); }  // *prefix += *count
 
   // --- Choosing tokens ---
   // The k best columns of each row, best first, ties to the lower column: ids (rows, k), log-softmax (rows, k), never
   // above 0. `column_ids` maps columns to token ids (null: they are the ids); it must be ascending.
-  virtual void top_k(std::int32_t* ids, float* log_probs, int k, Tensor logits, const std::int32_t* column_ids) = 0;
+  virtual void top_k(std::int32_t* ids, float* log_probs, int k, Tensor logits, const std::int32_t* column_ids) {
+    missing(__func__);
+  }
   // tokens[r] = the token after row r, at position *prefix + depth + 1; ties go to the lower id. It is -1 where the
   // best value is not finite: overflow in the model, which the caller must report.
-  virtual void sample(std::int32_t* tokens, Tensor logits, const Rows& rows, const Sampling& sampling) = 0;
+  virtual void sample(std::int32_t* tokens, Tensor logits, const Rows& rows, const Sampling& sampling) {
+    missing(__func__);
+  }
 
   // Changes logits (rows.count, V) as the chain says. `tokens`: the ids of the whole pass that the rows belong to,
   // which their paths point into. A row whose best value is not finite is left alone, or holds nothing else than
   // -infinity.
-  virtual void process(Tensor logits, const Rows& rows, const std::int32_t* tokens, const SamplerChain& chain) = 0;
+  virtual void process(Tensor logits, const Rows& rows, const std::int32_t* tokens, const SamplerChain& chain) {
+    missing(__func__);
+  }
   // out[r] = log-softmax(logits[r])[tokens[r]].
-  virtual void log_probs(float* out, Tensor logits, const std::int32_t* tokens) = 0;
+  virtual void log_probs(float* out, Tensor logits, const std::int32_t* tokens) { missing(__func__); }
 
   // The best tokens by the logits hidden weight^T, which are not kept; with noise (null: none), the best under it.
-  virtual void head_top_k(const BestTokens& best, Tensor hidden, const HeadColumns& head, const DraftNoise* noise) = 0;
+  virtual void head_top_k(const BestTokens& best, Tensor hidden, const HeadColumns& head, const DraftNoise* noise) {
+    missing(__func__);
+  }
   // The `count` best columns of each row, ascending: (rows, count). With noise, the best under it. NaN counts as
   // -infinity, ties go to the lower column. `head` is no list.
   virtual void head_candidates(std::int32_t* columns, int count, Tensor hidden, const HeadColumns& head,
-                               const DraftNoise* noise) = 0;
+                               const DraftNoise* noise) {
+    missing(__func__);
+  }
   // Makes of `best` the best of itself and `other`, (rows, k) both with their sums: what two heads say together. A
   // token that both name counts once. `noisy`: whether both were chosen under noise.
-  virtual void merge_top_k(const BestTokens& best, const BestTokens& other, int rows, bool noisy) = 0;
+  virtual void merge_top_k(const BestTokens& best, const BestTokens& other, int rows, bool noisy) { missing(__func__); }
   // With `best` (null: nobody asks) its ids become those of the k <= 64 largest logits of each row, without
   // noise (-1 where there are not so many numbers).
   virtual void head_sample(std::int32_t* tokens, Tensor hidden, const Weight& weight, const Rows& rows,
-                           const Sampling& sampling, const BestTokens* best) = 0;
+                           const Sampling& sampling, const BestTokens* best) {
+    missing(__func__);
+  }
 
   // --- Draft trees ---
   // Adds the children (rows, branch) of the frontier (level 0: of the root) as candidates of `level` and makes the best
   // `branch` of them the next frontier; its nodes will be stored in draft cache slots level * branch + 0, 1, ...
-  virtual void tree_expand(const CandidatePool& pool, int level, const std::int32_t* ids, const float* log_probs) = 0;
+  virtual void tree_expand(const CandidatePool& pool, int level, const std::int32_t* ids, const float* log_probs) {
+    missing(__func__);
+  }
   // For rejection sampling: makes the distribution q of a level from `count` candidates (ids, log-probabilities; best
   // first) by the chain's filters and temperature, and draws *token from it.
   virtual void draw_proposal(std::int32_t* token, float* log_prob, const Proposals& proposals, int level,
                              const std::int32_t* candidates, const float* log_probs, int count,
-                             const SamplerChain& chain, const RejectionDraw& draw, const std::int32_t* position) = 0;
+                             const SamplerChain& chain, const RejectionDraw& draw, const std::int32_t* position) {
+    missing(__func__);
+  }
   // ids[i] = map[ids[i]].
-  virtual void map_ids(std::int32_t* ids, int count, const std::int32_t* map) = 0;
+  virtual void map_ids(std::int32_t* ids, int count, const std::int32_t* map) { missing(__func__); }
   // The root and the best size - 1 candidates, parents first; ties go to the earlier candidate.
-  virtual void tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) = 0;
+  virtual void tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) {
+    missing(__func__);
+  }
   // Walks down from the root while the target's token after a node (`sampled`, one per node) is one of its children.
-  virtual void verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) = 0;
+  virtual void verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) {
+    missing(__func__);
+  }
   // The same from the logits (tree.size, V) of the nodes, which are `rows`: the chain changes the rows that the
   // walk reaches, at least, and each token is drawn by `draw`.
   virtual void verify_logits(const VerdictView& verdict, const TreeView& tree, Tensor logits, const Rows& rows,
-                             const SamplerChain& chain, const Sampling& draw) = 0;
+                             const SamplerChain& chain, const Sampling& draw) {
+    missing(__func__);
+  }
   // Rejection sampling along a chain (parents[i] = i - 1) instead of the keyed rule: a draft x is kept with probability
   // min(1, p[x] / q[x]), else the residual max(p - q, 0) gives the token. `block`: block verification (Sun et al.,
   // 2403.10444, Algorithm 2), which judges the whole chain. p is the softmax of the processed logits.
   virtual void verify_rejection(const VerdictView& verdict, const TreeView& tree, Tensor logits, const Rows& rows,
                                 const SamplerChain& chain, const Proposals* proposals, const RejectionDraw& draw,
-                                bool block) = 0;
-  // For timing with models that agree on nothing: replaces `sampled` so that, independently at every node, the token is
-  // that of the node's best child with the given probability, else none of its children's. Keyed by seed and position.
-  virtual void pretend_acceptance(std::int32_t* sampled, const TreeView& tree, const Rows& rows, float probability,
-                                  std::uint64_t seed) = 0;
-  // history[*prefix + i] = the token of verdict.nodes[i]: the text as far as it has been processed. And where both have
-  // ranks, verdict.ranks[i] = that node's.
+                                bool block) {
+    missing(__func__);
+  }
+  // history[*prefix + i] = the token of verdict.nodes[i]: the text as far as it has been processed.
   virtual void record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
-                      const VerdictView& verdict) = 0;
+                      const VerdictView& verdict) {
+    missing(__func__);
+  }
   // Fills `rows` entries of a path from a verdict. A token that is none (-1, of which the host will hear in the
   // verdict) becomes token 0, here and in take_last: it is looked up in tables.
-  virtual void fill_path(const PathView& path, int rows, const VerdictView& verdict) = 0;
+  virtual void fill_path(const PathView& path, int rows, const VerdictView& verdict) { missing(__func__); }
   // *token = the last of verdict.tokens: the root of the next tree.
-  virtual void take_last(std::int32_t* token, const VerdictView& verdict) = 0;
+  virtual void take_last(std::int32_t* token, const VerdictView& verdict) { missing(__func__); }
+
+ protected:
+  [[noreturn]] void missing(const char* operation) const;
 
  private:
-  [[noreturn]] static void has_no_loops();
+  Capabilities capabilities_;
 };
+
+#pragma GCC diagnostic pop
 
 // "cpu", unless the environment variable FRSPEC_DEVICE names another one.
 std::string default_device();

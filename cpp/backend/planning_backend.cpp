@@ -3,11 +3,7 @@
 
 #include <cstring>
 
-#include "base/error.h"
-
 namespace frspec {
-
-void PlanningBackend::refuse() { throw Error("a plan computes nothing"); }
 
 Buffer PlanningBackend::allocate(std::size_t bytes) {
   buffers_ += bytes;
@@ -38,10 +34,6 @@ std::unique_ptr<Weight> PlanningBackend::load_rows(const WeightSource& source, s
   const auto number = static_cast<std::int64_t>(rows.size());
   chosen_ += device_.weight_bytes(source, number, false);
   return count(source, number, false);
-}
-
-void PlanningBackend::dequantize(float* to_host, const WeightSource& source, std::int64_t row) {
-  device_.dequantize(to_host, source, row);
 }
 
 }  // namespace frspec

@@ -35,7 +35,9 @@ std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
   fail("device: found '", options.device, "', expected 'cpu', 'cuda' or 'cuda:N', or 'cuda-emulated'");
 }
 
-void Backend::has_no_loops() { throw Error("backend: the device runs no loops by itself"); }
+void Backend::missing(const char* operation) const {
+  throw Error(concat("backend ", description(), ": found no operation '", operation, "'"));
+}
 
 std::string default_device() {
   const char* device = std::getenv("FRSPEC_DEVICE");

@@ -30,7 +30,7 @@ class Chat {
     // What is wrong with the template, or with a system prompt, is said before anything is asked.
     std::vector<ChatMessage> probe = messages_;
     probe.push_back({"user", "?"});
-    prompts_.tokens(engine_->tokenizer(), request.engine.target, probe);
+    prompts_.tokens(*engine_->tokenizer(), request.engine.target, probe);
   }
 
   int run() {
@@ -69,7 +69,7 @@ class Chat {
     if (line == "/clear") {
       messages_.resize(fixed_);
     } else if (line == "/stats") {
-      if (text_) write_statistics(*text_, engine_->device(), request_.generate.draft != DraftMode::Never);
+      if (sequence_) write_statistics(*sequence_, engine_->device(), request_.generate.draft != DraftMode::Never);
     } else if (line == "/help") {
       write_note(kCommands);
     } else {
@@ -91,14 +91,14 @@ class Chat {
   }
 
   void answer() {
-    std::vector<TokenId> prompt = prompts_.tokens(engine_->tokenizer(), request_.engine.target, messages_);
-    text_ = engine_->begin(std::move(prompt), request_.generate);
+    std::vector<TokenId> prompt = prompts_.tokens(*engine_->tokenizer(), request_.engine.target, messages_);
+    sequence_ = engine_->begin(std::move(prompt), request_.generate);
     Transcript transcript(true, request_.show_drafts);
-    transcript.follow(*text_);
+    transcript.follow(*engine_, *sequence_);
     if (!transcript.text().ends_with('\n')) write_output("\n");
     messages_.push_back({"assistant", transcript.text()});
     if (interrupted()) catch_interrupt();  // it was for the answer
-    const bool full = text_->stats().prompt_tokens + text_->stats().generated_tokens >= engine_->context();
+    const bool full = sequence_->stats().prompt_tokens + sequence_->stats().generated_tokens >= engine_->context();
     if (full) write_note("the context is full: /clear begins anew, -c sets its size");
   }
 
@@ -112,7 +112,7 @@ class Chat {
   std::vector<ChatMessage> messages_;
   std::size_t fixed_ = 0;  // messages that /clear leaves
   std::unique_ptr<Engine> engine_;
-  std::unique_ptr<Generation> text_;  // the last answer
+  std::unique_ptr<Sequence> sequence_;  // the last answer
 };
 
 }  // namespace

@@ -113,9 +113,8 @@ void write_tuning(JsonWriter& json, const Tuning& tuning) {
   json.end_object();
 }
 
-void write_json(const Transcript& transcript, const Generation& generation, const char* finish_reason,
-                bool with_logprobs) {
-  const Stats& stats = generation.stats();
+void write_json(const Transcript& transcript, const Sequence& sequence, const char* finish_reason, bool with_logprobs) {
+  const Stats& stats = sequence.stats();
   std::ostringstream out;
   JsonWriter json(out);
   json.begin_object();
@@ -126,7 +125,7 @@ void write_json(const Transcript& transcript, const Generation& generation, cons
   json.end_array();
   json.member("prompt_tokens", stats.prompt_tokens);
   json.member("finish_reason", finish_reason);
-  if (with_logprobs) write_logprobs(json, transcript, generation.logprobs());
+  if (with_logprobs) write_logprobs(json, transcript, sequence.logprobs());
   json.key("stats");
   json.begin_object();
   json.member("tokens_per_second", stats.tokens_per_second());
@@ -152,23 +151,23 @@ int generate_command(std::span<char* const> arguments) {
   if (!read_request(request, Command::Generate, arguments)) return 0;
   Prompt prompt(request);
   const std::unique_ptr<Engine> engine = load_engine(request);
-  const std::unique_ptr<Generation> generation = engine->begin(prompt.tokens(engine->tokenizer()), request.generate);
+  const std::unique_ptr<Sequence> sequence = engine->begin(prompt.tokens(*engine->tokenizer()), request.generate);
   if (request.show_drafts) {
     write_note(concat(kDraftedColor, "coloured", kPlainColor, ": tokens that were drafted and accepted"));
   }
   catch_interrupt();
   Transcript transcript(!request.json, request.show_drafts);
-  transcript.follow(*generation);
+  transcript.follow(*engine, *sequence);
   if (request.json) {
-    write_json(transcript, *generation, reason_of(*generation), request.generate.logprobs.has_value());
+    write_json(transcript, *sequence, reason_of(*sequence), request.generate.logprobs.has_value());
   } else {
     if (!transcript.text().ends_with('\n') && !transcript.text().empty() && isatty(STDOUT_FILENO) != 0) {
       write_output("\n");
     }
-    write_statistics(*generation, engine->device(), request.generate.draft != DraftMode::Never);
+    write_statistics(*sequence, engine->device(), request.generate.draft != DraftMode::Never);
   }
   if (request.adapt) engine->save_ranks();
-  return generation->finish_reason() == FinishReason::None ? kInterruptedExit : 0;
+  return sequence->finish_reason() == FinishReason::None ? kInterruptedExit : 0;
 }
 
 }  // namespace frspec

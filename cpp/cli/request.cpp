@@ -28,16 +28,6 @@ std::pair<TokenId, float> parse_bias(const std::string& text) {
   return bias;
 }
 
-// llama.cpp's numbers and words for layers that a GPU keeps.
-int parse_gpu_layers(const std::string& text) {
-  if (text == "auto" || text == "all" || text == "-1" || text == "-2") return -1;
-  int layers = 0;
-  const char* end = text.data() + text.size();
-  const auto [rest, error] = std::from_chars(text.data(), end, layers);
-  if (error == std::errc() && rest == end && layers >= 0) return layers;
-  fail("-ngl, --gpu-layers: found ", quoted(text), ", expected a number of layers, all (-1) or auto");
-}
-
 void add_chat(Arguments& options, Request& request, const char* system_help) {
   options.text("-sys, --system, --system-prompt", "TEXT", request.system, system_help);
   options.begin("More of chats", true);
@@ -120,8 +110,6 @@ void add_machine(Arguments& options, Request& request) {
                  concat("prompt tokens per pass; default: ", request.engine.batch));
   options.text("--cache-type", "f16|q8_0|f32", request.cache, "type of the K/V cache; default: f16");
   options.flag("--no-mmap", request.no_mmap, "read the models into memory: their files may change then");
-  options.text("-ngl, --gpu-layers, --n-gpu-layers", "N", request.gpu_layers,
-               "layers that a GPU keeps, the last ones; default: -1, all");
   options.flag("--head-on-host", request.engine.head_on_host,
                "leave the head in host memory, from where a GPU reads it");
 }
@@ -238,7 +226,6 @@ bool read_request(Request& request, Command command, std::span<char* const> argu
                            : request.no_draft    ? DraftMode::Never
                            : request.show_drafts ? DraftMode::Always
                                                  : DraftMode::Auto;
-  if (request.gpu_layers) request.engine.gpu_layers = parse_gpu_layers(*request.gpu_layers);
   take_rope(request);
   request.generate.sampling.seed = request.seed ? *request.seed : std::random_device()();
   if (request.escape) {

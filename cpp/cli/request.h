@@ -20,7 +20,7 @@ struct Request {
   std::optional<std::string> prompt, file, token_file, system, system_file;
   TreeChoice tree;
   bool no_mmap = false;
-  std::optional<std::string> ranks, sketch, adapt, draft, gpu_layers, rope_scaling;
+  std::optional<std::string> ranks, sketch, adapt, draft, rope_scaling;
   std::optional<float> rope_scale;
   std::optional<std::uint64_t> seed = SamplingOptions{}.seed;
   ChatTemplateChoice chat_template;

@@ -8,10 +8,10 @@
 
 namespace frspec {
 
-void Transcript::follow(Generation& generation) {
-  generation.on_progress([] { return !interrupted(); });
-  while (generation.finish_reason() == FinishReason::None && !interrupted()) add(generation.step());
-  append(generation.closing_text(), false);
+void Transcript::follow(Engine& engine, Sequence& sequence) {
+  sequence.on_progress([] { return !interrupted(); });
+  while (sequence.finish_reason() == FinishReason::None && !interrupted()) add(engine.step(sequence));
+  append(sequence.closing_text(), false);
   show();
 }
 
@@ -44,16 +44,16 @@ void Transcript::show() {
   shown_.clear();
 }
 
-const char* reason_of(const Generation& generation) {
-  const FinishReason reason = generation.finish_reason();
+const char* reason_of(const Sequence& sequence) {
+  const FinishReason reason = sequence.finish_reason();
   return reason == FinishReason::None ? "interrupted" : finish_reason_name(reason);
 }
 
-void write_statistics(const Generation& generation, const std::string& device, bool is_auto) {
-  const Stats& stats = generation.stats();
+void write_statistics(const Sequence& sequence, const std::string& device, bool is_auto) {
+  const Stats& stats = sequence.stats();
   std::ostringstream line;
   line.precision(3);
-  line << stats.generated_tokens << " tokens (" << reason_of(generation) << "), " << stats.tokens_per_second()
+  line << stats.generated_tokens << " tokens (" << reason_of(sequence) << "), " << stats.tokens_per_second()
        << " tokens/s, accepted length " << stats.accepted_length() << " over " << stats.steps << " steps; prompt of "
        << stats.prompt_tokens << " tokens " << stats.prefill_seconds << " s, draft " << stats.draft_seconds
        << " s, verify " << stats.verify_seconds << " s; seed " << stats.seed << "; " << device;

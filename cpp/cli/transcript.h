@@ -18,8 +18,8 @@ class Transcript {
   // `stream`: text is written as it comes; `color`: what was drafted is coloured.
   Transcript(bool stream, bool color) : stream_(stream), color_(color) {}
 
-  // Writes a text to its end, or until Ctrl-C.
-  void follow(Generation& generation);
+  // Writes a sequence to its end, or until Ctrl-C.
+  void follow(Engine& engine, Sequence& sequence);
 
   const std::string& text() const { return text_; }
   const std::vector<TokenId>& tokens() const { return tokens_; }
@@ -38,9 +38,9 @@ class Transcript {
 };
 
 // "stop", "length", "interrupted".
-const char* reason_of(const Generation& generation);
+const char* reason_of(const Sequence& sequence);
 
-// Notes what a text has cost, and what `auto` found.
-void write_statistics(const Generation& generation, const std::string& device, bool is_auto);
+// Notes what a sequence has cost, and what `auto` found.
+void write_statistics(const Sequence& sequence, const std::string& device, bool is_auto);
 
 }  // namespace frspec

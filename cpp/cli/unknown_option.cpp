@@ -17,6 +17,7 @@ struct Foreign {
 
 constexpr std::string_view kAlways = "llama.cpp's; it is always so here: leave it out";
 constexpr std::string_view kNotNeeded = "llama.cpp's; there is no such thing here: leave it out";
+constexpr std::string_view kWhole = "llama.cpp's; models are on the device as a whole: leave it out";
 
 // Of the command lines that people bring, what has another name here, or none.
 constexpr std::array kForeign = {
@@ -47,7 +48,10 @@ constexpr std::array kForeign = {
     Foreign{"--draft-max", "llama.cpp's; expected --tree-depth and --tree-size"},
     Foreign{"--draft-n", "llama.cpp's; expected --tree-depth and --tree-size"},
     Foreign{"--spec-draft-n-max", "llama.cpp's; expected --tree-depth and --tree-size"},
-    Foreign{"-ngld", "llama.cpp's; a drafter is always on the device: leave it out"},
+    Foreign{"-ngl", kWhole},
+    Foreign{"--gpu-layers", kWhole},
+    Foreign{"--n-gpu-layers", kWhole},
+    Foreign{"-ngld", kWhole},
     Foreign{"--samplers", "llama.cpp's; the order of samplers is fixed (docs/sampling.md)"},
     Foreign{"--sampling-seq", "llama.cpp's; the order of samplers is fixed (docs/sampling.md)"},
 };

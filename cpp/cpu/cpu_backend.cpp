@@ -75,7 +75,8 @@ void CpuWeight::replace(std::int64_t r, const std::byte* row) {
 }
 
 CpuBackend::CpuBackend(const Kernels& kernels, int threads)
-    : kernels_(kernels),
+    : Backend(Capabilities{}),
+      kernels_(kernels),
       pool_(threads),
       product_scratch_(static_cast<std::size_t>(pool_.size())),
       row_scratch_(static_cast<std::size_t>(pool_.size())),

@@ -55,12 +55,13 @@ class CpuExperts final : public Weight {
   std::vector<std::unique_ptr<Weight>> experts_;
 };
 
-class CpuBackend final : public Backend {
+class CpuBackend final : public Backend, private Instruments {
  public:
   CpuBackend(const Kernels& kernels, int threads);
 
   // cpu_backend.cpp: set-up
   std::string description() const override;
+  Instruments& instruments() override { return *this; }
   Buffer allocate(std::size_t bytes) override;
   void upload(void* to, const void* from_host, std::size_t bytes) override;
   void download(void* to_host, const void* from, std::size_t bytes) override;
@@ -73,19 +74,7 @@ class CpuBackend final : public Backend {
   void replace_rows(Weight& weight, const WeightSource& source, std::span<const std::int32_t> places,
                     std::span<const std::int32_t> rows) override;
   std::size_t weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const override;
-  DeviceMemory memory() override { return {}; }
   void dequantize(float* to_host, const WeightSource& source, std::int64_t row) override;
-
-  void note_time(int point) override { times_[static_cast<std::size_t>(point)] = std::chrono::steady_clock::now(); }
-  double seconds_between(int first_point, int second_point) override {
-    const auto first = times_[static_cast<std::size_t>(first_point)];
-    return std::chrono::duration<double>(times_[static_cast<std::size_t>(second_point)] - first).count();
-  }
-
-  // cpu_ceilings.cpp
-  Arithmetic arithmetic(DType type) const override;
-  double measure_reading(std::span<const Weight* const> weights) override;
-  void measure_arithmetic(double* macs_per_second) override;
 
   // cpu_layers.cpp
   void embed(Tensor out, const Weight& table, const std::int32_t* ids, float scale) override;
@@ -137,14 +126,28 @@ class CpuBackend final : public Backend {
   void verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) override;
   void verify_logits(const VerdictView& verdict, const TreeView& tree, Tensor logits, const Rows& rows,
                      const SamplerChain& chain, const Sampling& draw) override;
-  void pretend_acceptance(std::int32_t* sampled, const TreeView& tree, const Rows& rows, float probability,
-                          std::uint64_t seed) override;
   void record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
               const VerdictView& verdict) override;
   void fill_path(const PathView& path, int rows, const VerdictView& verdict) override;
   void take_last(std::int32_t* token, const VerdictView& verdict) override;
 
  private:
+  // Instruments
+  void note_time(int point) override { times_[static_cast<std::size_t>(point)] = std::chrono::steady_clock::now(); }
+  double seconds_between(int first_point, int second_point) override {
+    const auto first = times_[static_cast<std::size_t>(first_point)];
+    return std::chrono::duration<double>(times_[static_cast<std::size_t>(second_point)] - first).count();
+  }
+  DeviceMemory memory() override { return {}; }
+  LaunchCounts launch_counts() const override { return {}; }
+  // cpu_ceilings.cpp
+  Arithmetic arithmetic(DType type) const override;
+  double measure_reading(std::span<const Weight* const> weights) override;
+  void measure_arithmetic(double* macs_per_second) override;
+  // cpu_tree.cpp
+  void pretend_acceptance(std::int32_t* sampled, const TreeView& tree, const Rows& rows, float probability,
+                          std::uint64_t seed) override;
+
   // Memory that grows on first use only.
   class Scratch {
    public:
@@ -191,7 +194,6 @@ class CpuBackend final : public Backend {
   Scratch chosen_;                                       // run_experts: who has chosen whom
   Scratch expert_rows_;                                  // run_experts: the rows of one expert on their way
   std::vector<RowChain> row_chains_;                     // by worker: process
-  std::vector<std::int32_t> by_score_;                   // tree_select
   std::vector<std::int32_t> order_;                      // tree_select and tree_expand
   std::shared_ptr<std::atomic<std::size_t>> allocated_;  // bytes of all living buffers, which may outlive the backend
 };

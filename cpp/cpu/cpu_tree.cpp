@@ -64,12 +64,7 @@ void CpuBackend::tree_select(const TreeView& tree, const CandidatePool& pool, co
   tree.path[0] = 0;
   if (kept == 0) return;
   best_candidates(pool.scores, 0, pool.capacity(), kept, order_);
-  by_score_.assign(order_.begin(), order_.begin() + kept);
   std::sort(order_.begin(), order_.begin() + kept);
-  for (int i = 0; i < kept && tree.ranks != nullptr; ++i) {
-    const auto at = std::lower_bound(order_.begin(), order_.begin() + kept, by_score_[static_cast<std::size_t>(i)]);
-    tree.ranks[at - order_.begin() + 1] = i;
-  }
   for (int i = 0; i < kept; ++i) {
     const std::int32_t candidate = order_[static_cast<std::size_t>(i)];
     // A parent's score is never below its child's and its index is lower, so it is kept, too, and stands before.
@@ -158,8 +153,6 @@ void CpuBackend::pretend_acceptance(std::int32_t* sampled, const TreeView& tree,
 void CpuBackend::record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
                         const VerdictView& verdict) {
   for (int i = 0; i < *verdict.count; ++i) history[*prefix + i] = tree.tokens[verdict.nodes[i]];
-  if (tree.ranks == nullptr || verdict.ranks == nullptr) return;
-  for (int i = 1; i < *verdict.count; ++i) verdict.ranks[i] = tree.ranks[verdict.nodes[i]];
 }
 
 void CpuBackend::fill_path(const PathView& path, int rows, const VerdictView& verdict) {

@@ -92,15 +92,13 @@ void CausalDrafter::begin(const TextRules& rules) {
   model_->head().begin();
 }
 
-void CausalDrafter::accept(const Committed& committed) {
-  if (!text_.empty()) text_.pop_back();  // the root was there before it was processed
-  for (const TokenId token : committed.tokens) text_.push_back(known(token));
-  model_->head().observe(committed.news());
-  // A long prompt is read as it comes; what a step adds is read with the next root.
-  if (text_.size() - model_->length() >= static_cast<std::size_t>(model_->model().limits().rows)) {
-    model_->follow(text_, model_->length());
-  }
-  text_.push_back(known(committed.next_token));
+void CausalDrafter::extend(const Extension& extension) {
+  for (const TokenId token : extension.tokens) text_.push_back(known(token));
+  model_->head().observe(extension.news());
+  // A long prompt is read at once; what a step adds is read with the next root.
+  const auto committed = std::span<const TokenId>(text_).first(text_.size() - 1);
+  if (committed.size() - model_->length() < static_cast<std::size_t>(model_->model().limits().rows)) return;
+  model_->follow(committed, model_->length());
 }
 
 // The target may have ids that the drafter has no row for: padding, which no text of sense holds.

@@ -63,7 +63,7 @@ class CausalDrafter final : public Drafter {
   explicit CausalDrafter(std::unique_ptr<TreeModel> model) : model_(std::move(model)) {}
 
   void begin(const TextRules& rules) override;
-  void accept(const Committed& committed) override;
+  void extend(const Extension& extension) override;
   const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
   std::vector<const Weight*> matrices() const override { return model_->matrices(); }
   std::optional<bool> could_offer(TokenId token) const override { return model_->head().holds(token); }

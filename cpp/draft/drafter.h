@@ -14,26 +14,28 @@
 
 namespace frspec {
 
-// Tokens that the target has processed for good since the last call, and what it made of them (device memory).
+// What a sequence has more, on the host.
+struct Extension {
+  std::span<const TokenId> tokens;     // the new ones, the first time the prompt among them; the last is the next root
+  std::span<const TokenId> committed;  // that the target has processed for good with them: the root before, and so on
+  // Tokens that the target found probable after these, where the drafter wants to know: the likeliest last.
+  std::span<const TokenId> candidates = {};
+
+  TextNews news() const { return {committed, candidates}; }
+};
+
+// Tokens that the target has processed for good since the last call, and what it made of them, on the device.
 struct Committed {
   int rows = 0;  // how many; the host's copy of *count
   const std::int32_t* count = nullptr;
   Tensor features;                     // (rows, feature_dim) the target's states (CausalModel::features)
-  const std::int32_t* next = nullptr;  // (rows) the token that follows each of them in the text
-  // The same on the host, for drafters that look at text.
-  std::span<const TokenId> tokens = {};  // (rows) the processed tokens themselves
-  TokenId next_token = 0;                // that follows the last of them: the root of the next tree
-  // Tokens that the target found probable after these, where the drafter wants to know: the likeliest last.
-  std::span<const TokenId> candidates = {};
-
+  const std::int32_t* next = nullptr;  // (rows) the token that follows each of them in the sequence
   // Where the host does not know yet what was accepted: `rows` is the most there may be, rows from *count on stand for
-  // nothing, *last (device) is the last that is there, and what the host has is empty. Null: all rows are there.
+  // nothing, and *last (device) is the last that is there. Null: all rows are there.
   const std::int32_t* last = nullptr;
-
-  TextNews news() const { return {tokens, candidates}; }
 };
 
-// What a drafter may know about a text.
+// What a drafter may know about a sequence.
 struct TextRules {
   const SamplerChain* chain = nullptr;     // how its tokens are chosen; they outlive the text
   Sampling draw;                           // at temperature 0 there is no noise
@@ -62,19 +64,19 @@ class Drafter {
  public:
   virtual ~Drafter() = default;
 
-  // A new text begins. What the rules point to outlives it.
+  // A sequence begins. What the rules point to outlives it.
   virtual void begin(const TextRules& rules) = 0;
-  // The text grew. Called for every chunk of the prompt and after every step, in order.
-  virtual void accept(const Committed& committed) = 0;
-  // The text has these tokens more. Called at once after every step, the first time with the prompt and the first
-  // token; accept() may come some steps later.
-  virtual void extend(std::span<const TokenId> /*tokens*/) {}
-  // Whether there may be something to propose without accept(): from what extend() told alone.
-  virtual bool repeats() const { return false; }
-  // Whether accept() takes what the host does not know yet (Committed::last). observe() tells it afterwards what it
-  // was.
+  // The sequence grew. Called behind the prompt and behind every step, as soon as the host knows it.
+  virtual void extend(const Extension& extension) = 0;
+  // Whether the drafter continues the target's states. Then accept() brings them, for every chunk of the prompt and for
+  // all steps since the last call before propose() is called: in order, but not at once.
+  virtual bool reads_states() const { return false; }
+  virtual void accept(const Committed&) {}
+  // Whether it drafts from what is on the device alone: accept() and propose() may be called before the host knows what
+  // the sequence has more (Committed::last), and extend() comes behind them.
   virtual bool follows_device() const { return false; }
-  virtual void observe(const TextNews&) {}
+  // Whether proposing may cost nothing but a look at the text.
+  virtual bool repeats() const { return false; }
   // A tree whose root is the text's last token, `*root` (device), the one that the target has not processed yet.
   // `growth` decides how far it grows; null: it has the shape that the drafter was made with.
   virtual const DraftTree& propose(const std::int32_t* root, Growth* growth) = 0;
@@ -84,10 +86,10 @@ class Drafter {
   virtual void use(int /*arm*/) {}
   // Arms whose heads hold a token of the target now, or cannot say: a bit for each.
   virtual std::uint32_t holders(TokenId) const { return ~0u; }
-  // Whether its head could have offered a token of the target in the last tree, before accept() is called again.
+  // Whether its head could have offered a token of the target in the last tree, before extend() is called again.
   // Nothing: it cannot say, or drafts without a head.
   virtual std::optional<bool> could_offer(TokenId) const { return std::nullopt; }
-  // How many of the target's most probable tokens after each row accept() wants to hear of.
+  // How many of the target's most probable tokens after each committed one extend() wants to hear of.
   virtual int wanted_candidates() const { return 0; }
   // Every matrix that growing one level of a tree multiplies with, the head's rows last.
   virtual std::vector<const Weight*> matrices() const { return {}; }

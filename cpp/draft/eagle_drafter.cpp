@@ -56,7 +56,6 @@ void EagleDrafter::begin(const TextRules& rules) {
 
 void EagleDrafter::accept(const Committed& committed) {
   const int rows = committed.rows;
-  if (committed.last == nullptr) head_->observe(committed.news());
   const Tensor states = run_text(committed.next, committed.features, Rows{.count = rows, .prefix = cache_->length()});
   cache_->advance(committed.count);
   const Tensor last = last_state_.matrix(1, config_.dim);

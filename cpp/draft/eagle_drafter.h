@@ -25,6 +25,8 @@ struct EagleLimits {
 class EagleDrafter : public Drafter {
  public:
   void begin(const TextRules& rules) final;
+  void extend(const Extension& extension) final { head_->observe(extension.news()); }
+  bool reads_states() const final { return true; }
   void accept(const Committed& committed) final;
   const DraftTree& propose(const std::int32_t* root, Growth* growth) final;
   std::vector<const Weight*> matrices() const override;
@@ -32,7 +34,6 @@ class EagleDrafter : public Drafter {
   int wanted_candidates() const final { return head_->wanted_candidates(); }
   // A head that listens to the text wants to hear of candidates.
   bool follows_device() const final { return head_->follows_device(); }
-  void observe(const TextNews& news) final { head_->observe(news); }
   std::vector<DraftArm> arms() const final { return arms_of(*head_); }
   void use(int arm) final { head_->use(arm); }
   std::uint32_t holders(TokenId token) const final { return head_->holders(token); }

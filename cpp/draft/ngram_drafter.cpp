@@ -73,7 +73,10 @@ void NgramDrafter::begin(const TextRules& rules) {
   if (inner_) inner_->begin(rules);
 }
 
-void NgramDrafter::extend(std::span<const TokenId> tokens) { index_.push(tokens); }
+void NgramDrafter::extend(const Extension& extension) {
+  index_.push(extension.tokens);
+  if (inner_) inner_->extend(extension);
+}
 
 const DraftTree& NgramDrafter::propose(const std::int32_t* root, Growth* growth) {
   if (growth != nullptr) return propose_best(root, *growth);

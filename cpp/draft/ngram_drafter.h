@@ -50,10 +50,9 @@ class NgramDrafter final : public Drafter {
                int inner_depth);
 
   void begin(const TextRules& rules) override;
-  void accept(const Committed& committed) override {
-    if (inner_) inner_->accept(committed);
-  }
-  void extend(std::span<const TokenId> tokens) override;
+  void extend(const Extension& extension) override;
+  bool reads_states() const override { return inner_ && inner_->reads_states(); }
+  void accept(const Committed& committed) override { inner_->accept(committed); }
   bool repeats() const override { return true; }
   const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
   std::vector<DraftArm> arms() const override { return inner_ ? inner_->arms() : std::vector<DraftArm>{}; }

@@ -47,7 +47,7 @@ class SlrsDrafter final : public Drafter {
   static ModelLimits limits(ModelLimits limits, int levels);
 
   void begin(const TextRules& rules) override;
-  void accept(const Committed& committed) override { model_->accept(committed); }
+  void extend(const Extension& extension) override { model_->extend(extension); }
   const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
   std::vector<const Weight*> matrices() const override { return model_->model().matrices(); }
 

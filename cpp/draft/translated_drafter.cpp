@@ -29,12 +29,6 @@ void TranslatedModel::begin() {
   kept_ = 0;
 }
 
-void TranslatedModel::accept(const Committed& committed) {
-  if (!text_.empty()) text_.pop_back();  // the root was there before it was processed
-  text_.insert(text_.end(), committed.tokens.begin(), committed.tokens.end());
-  text_.push_back(committed.next_token);
-}
-
 bool TranslatedModel::read() {
   kept_ = std::min(kept_, retokenizer_.push(std::span(text_).subspan(pushed_)));
   pushed_ = text_.size();

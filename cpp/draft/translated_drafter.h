@@ -20,7 +20,9 @@ class TranslatedModel {
                   std::shared_ptr<const Tokenizer> drafter);
 
   void begin();
-  void accept(const Committed& committed);
+  void extend(const Extension& extension) {
+    text_.insert(text_.end(), extension.tokens.begin(), extension.tokens.end());
+  }
   // Reads the text up to the root. False where nothing can be drafted: the text ends inside a character.
   bool read();
 
@@ -49,7 +51,7 @@ class TliDrafter final : public Drafter {
   TliDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model);
 
   void begin(const TextRules& rules) override;
-  void accept(const Committed& committed) override { model_->accept(committed); }
+  void extend(const Extension& extension) override { model_->extend(extension); }
   const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
   std::vector<DraftArm> arms() const override { return arms_of(model_->model().head()); }
   void use(int arm) override { model_->model().head().use(arm); }
@@ -74,7 +76,7 @@ class SlemDrafter final : public Drafter {
               std::unique_ptr<DraftHead> head = nullptr);
 
   void begin(const TextRules& rules) override;
-  void accept(const Committed& committed) override { model_->accept(committed); }
+  void extend(const Extension& extension) override { model_->extend(extension); }
   const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
   std::vector<DraftArm> arms() const override { return arms_of(head()); }
   void use(int arm) override { head().use(arm); }
@@ -113,7 +115,7 @@ class EitherTranslation final : public Drafter {
                     std::unique_ptr<SlemDrafter> slem);
 
   void begin(const TextRules& rules) override;
-  void accept(const Committed& committed) override { model_->accept(committed); }
+  void extend(const Extension& extension) override { model_->extend(extension); }
   const DraftTree& propose(const std::int32_t* root, Growth* growth) override { return used().propose(root, growth); }
   std::vector<DraftArm> arms() const override;
   void use(int arm) override;

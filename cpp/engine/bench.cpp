@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/machine.h"
+#include "engine/lab.h"
 
 namespace frspec {
 namespace {
@@ -40,19 +41,18 @@ std::vector<TokenId> some_tokens(int count, int vocab) {
 
 class Bench {
  public:
-  explicit Bench(const BenchOptions& options)
-      : options_(options), engine_(engine_options(options)), backend_(engine_.backend()), target_(engine_.target()) {}
+  explicit Bench(const BenchOptions& options) : options_(options), engine_(engine_options(options)), lab_(engine_) {}
 
   BenchReport run() {
     BenchReport report;
     describe(report);
-    backend_.measure_arithmetic(macs_per_second_);
+    lab_.measure_arithmetic(macs_per_second_);
     std::copy_n(macs_per_second_, kArithmetics, report.macs_per_second);
     fill_context();
     for (const int tokens : options_.prompts) report.rows.push_back(prompt(tokens));
     for (const int tokens : options_.texts) report.rows.push_back(text(tokens));
     for (const int nodes : options_.trees) report.rows.push_back(verify(nodes));
-    if (engine_.has_drafter()) {
+    if (engine_.tuner() != nullptr) {
       for (const std::string& head : options_.heads) {
         engine_.set_head(head);
         report.rows.push_back(level(head));
@@ -90,16 +90,16 @@ class Bench {
     if (options_.on_progress) options_.on_progress(test, done_++, count_repetitions(options_));
   }
 
-  void describe(BenchReport& report) const {
+  void describe(BenchReport& report) {
     report.machine = processor_name();
-    report.device = backend_.description();
+    report.device = engine_.device();
     const auto file = GgufFile::open(options_.engine.target);
     report.model = file->find("general.name") != nullptr ? std::string(file->get_string("general.name"))
                                                          : options_.engine.target.filename().string();
     report.context = options_.context;
     report.synthetic_acceptance = options_.synthetic_acceptance;
     std::map<std::string_view, std::size_t> bytes;
-    for (const Weight* w : target_.matrices()) {
+    for (const Weight* w : lab_.target_matrices()) {
       bytes[dtype_name(w->type())] += w->bytes();
       report.model_bytes += static_cast<std::int64_t>(w->bytes());
       report.parameters += w->rows() * w->cols();
@@ -114,7 +114,7 @@ class Bench {
   // The prefix that all tests stand behind.
   void fill_context() {
     const auto tokens = some_tokens(std::max(options_.context, 1), engine_.config().vocab);
-    (void)engine_.forward_tree(tokens, std::array<TokenId, 1>{0}, std::array<std::int32_t, 1>{-1});
+    (void)lab_.forward_tree(tokens, std::array<TokenId, 1>{0}, std::array<std::int32_t, 1>{-1});
     prefix_ = static_cast<std::int32_t>(tokens.size());
   }
 
@@ -122,11 +122,10 @@ class Bench {
   BenchRow timed(const std::string& test, int rows, int count, Work&& work) {
     announce(test);
     work();
-    const auto weights = target_.matrices();
     std::vector<double> times, readings;
     for (int i = 0; i < options_.repetitions; ++i) {
       announce(test);
-      readings.push_back(backend_.measure_reading(weights));
+      readings.push_back(lab_.measure_reading());
       times.push_back(1e3 * seconds_of(work) / count);
     }
     readings_.insert(readings_.end(), readings.begin(), readings.end());
@@ -143,21 +142,20 @@ class Bench {
   }
 
   // The cost of a pass of `rows` rows through `weights`; `head_rows` of them reach the last one, the head.
-  void add_cost(BenchRow& row, const std::vector<const Weight*>& weights, int rows, int head_rows) const {
+  void add_cost(BenchRow& row, const std::vector<const Weight*>& weights, int rows, int head_rows) {
     for (const Weight* w : weights) {
       const int count = w == weights.back() ? head_rows : rows;
       const double macs = static_cast<double>(w->rows()) * static_cast<double>(w->cols()) * count;
       row.bytes += static_cast<double>(w->bytes());
       row.macs += macs;
-      row.arithmetic_seconds += macs / macs_per_second_[static_cast<int>(backend_.arithmetic(w->type()))];
+      row.arithmetic_seconds += macs / macs_per_second_[static_cast<int>(lab_.arithmetic(w->type()))];
     }
   }
 
   // What attention adds: keys and values of the context, once per pass, and their products with every row in f32.
-  void add_attention(BenchRow& row, int rows) const {
+  void add_attention(BenchRow& row, int rows) {
     const ModelConfig& config = engine_.config();
-    const KvShape shape{options_.engine.kv_type, config.kv_heads, config.head_dim, prefix_ + rows};
-    row.bytes += 2.0 * static_cast<double>(backend_.kv_bytes(shape)) * config.layers;
+    row.bytes += lab_.cache_bytes(prefix_ + rows);
     const double length = prefix_ + (rows + 1) / 2.0;
     const double macs = 2.0 * length * rows * config.heads * config.head_dim * config.layers;
     row.macs += macs;
@@ -172,8 +170,8 @@ class Bench {
 
   BenchRow prompt(int tokens) {
     const auto ids = some_tokens(tokens, engine_.config().vocab);
-    BenchRow row = timed(concat("pp", tokens), tokens, 1, [&] { engine_.time_prompt(prefix_, ids); });
-    add_cost(row, target_.matrices(), tokens, 1);
+    BenchRow row = timed(concat("pp", tokens), tokens, 1, [&] { lab_.time_prompt(prefix_, ids); });
+    add_cost(row, lab_.target_matrices(), tokens, 1);
     add_attention(row, tokens);
     set_floor(row);
     return row;
@@ -181,10 +179,9 @@ class Bench {
 
   BenchRow text(int tokens) {
     BenchRow row = timed(concat("tg", tokens), 1, tokens, [&] {
-      for (int i = 0; i < tokens; ++i)
-        engine_.time_tree(prefix_ + i, some_tokens(1, 2), std::array<std::int32_t, 1>{-1});
+      for (int i = 0; i < tokens; ++i) lab_.time_tree(prefix_ + i, some_tokens(1, 2), std::array<std::int32_t, 1>{-1});
     });
-    add_cost(row, target_.matrices(), 1, 1);
+    add_cost(row, lab_.target_matrices(), 1, 1);
     add_attention(row, 1);
     set_floor(row);
     return row;
@@ -194,8 +191,8 @@ class Bench {
     const auto tokens = some_tokens(nodes, engine_.config().vocab);
     std::vector<std::int32_t> parents(static_cast<std::size_t>(nodes), -1);
     for (int i = 1; i < nodes; ++i) parents[static_cast<std::size_t>(i)] = (i - 1) / 2;
-    BenchRow row = timed(concat("verify ", nodes), nodes, 1, [&] { engine_.time_tree(prefix_, tokens, parents); });
-    add_cost(row, target_.matrices(), nodes, nodes);
+    BenchRow row = timed(concat("verify ", nodes), nodes, 1, [&] { lab_.time_tree(prefix_, tokens, parents); });
+    add_cost(row, lab_.target_matrices(), nodes, nodes);
     add_attention(row, nodes);
     set_floor(row);
     return row;
@@ -204,12 +201,12 @@ class Bench {
   BenchRow level(const std::string& head) {
     const TreeShape shape = bench_tree(options_);
     const auto prompt = some_tokens(std::max(options_.context, 2), engine_.config().vocab);
-    const auto generation = engine_.begin(prompt, {.max_tokens = 1, .ignore_eos = true});
-    (void)generation->step();
-    BenchRow row = timed(concat("draft level, ", head), shape.branch, shape.levels(), [&] { engine_.time_draft(); });
+    const auto sequence = engine_.begin(prompt, {.max_tokens = 1, .ignore_eos = true});
+    (void)engine_.step(*sequence);
+    BenchRow row = timed(concat("draft level, ", head), shape.branch, shape.levels(), [&] { lab_.time_draft(); });
     // A tree has `levels` passes of the head, the first for a single row, and one pass less of everything else. (Keys
     // and values of the drafter's layer are not counted.)
-    const auto weights = engine_.drafter()->matrices();
+    const auto weights = lab_.draft_matrices();
     const std::vector<const Weight*> head_rows{weights.back()};
     for (int i = 1; i < shape.levels(); ++i) add_cost(row, weights, shape.branch, shape.branch);
     add_cost(row, head_rows, 1, 1);
@@ -225,7 +222,7 @@ class Bench {
     const std::string test = concat("loop, ", head);
     const int tokens = loop_tokens();
     const auto prompt = some_tokens(std::max(options_.context, 2), engine_.config().vocab);
-    engine_.verifier().pretend(*options_.synthetic_acceptance);
+    lab_.pretend(*options_.synthetic_acceptance);
     std::vector<double> speeds, plain_speeds;
     BenchRow row;
     for (int i = 0; i <= options_.repetitions; ++i) {
@@ -234,15 +231,15 @@ class Bench {
         GenerateOptions generate{.max_tokens = tokens, .ignore_eos = true};
         generate.draft = draft ? DraftMode::Always : DraftMode::Never;
         generate.sampling.seed = static_cast<std::uint64_t>(i);
-        const auto generation = engine_.begin(prompt, generate);
-        while (generation->finish_reason() == FinishReason::None) (void)generation->step();
+        const auto sequence = engine_.begin(prompt, generate);
+        while (sequence->finish_reason() == FinishReason::None) (void)engine_.step(*sequence);
         if (i == 0) continue;  // the first one warms up
-        const Stats& stats = generation->stats();
+        const Stats& stats = sequence->stats();
         (draft ? speeds : plain_speeds).push_back(stats.tokens_per_second());
         if (draft) row.accepted_length += stats.accepted_length() / options_.repetitions;
       }
     }
-    engine_.verifier().pretend(-1.0f);
+    lab_.pretend(-1.0f);
     row.test = test;
     row.loop = true;
     row.rows = bench_tree(options_).size;
@@ -256,8 +253,7 @@ class Bench {
 
   const BenchOptions& options_;
   Engine engine_;
-  Backend& backend_;
-  CausalModel& target_;
+  Lab lab_;
   double macs_per_second_[kArithmetics] = {};
   std::vector<double> readings_;  // bytes per second
   std::int32_t prefix_ = 0;

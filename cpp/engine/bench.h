@@ -20,7 +20,8 @@ struct BenchOptions {
   std::vector<std::string> heads{"full"};               // with a drafter: a level of its tree, by head
   int context = 0;                                      // tokens that stand before what is timed
   int repetitions = 5;
-  std::optional<float> synthetic_acceptance;  // with a drafter: whole texts, accepting as Backend::pretend_acceptance
+  std::optional<float>
+      synthetic_acceptance;  // with a drafter: whole texts, accepting as Instruments::pretend_acceptance
   // Called before every repetition, of which `done` of `total` are over; throwing ends the run.
   std::function<void(const std::string& test, int done, int total)> on_progress;
 };

@@ -6,7 +6,7 @@
 #include "backend/planning_backend.h"
 #include "base/error.h"
 #include "base/text.h"
-#include "engine/make_drafter.h"
+#include "draft/make_drafter.h"
 
 namespace frspec {
 namespace {
@@ -17,26 +17,21 @@ constexpr std::int64_t kHeadRows = 64;  // of logits that a backend keeps while 
 
 // The plan but for what the device has, with another context.
 MemoryPlan count(const MemoryPlanRequest& request, int context) {
-  PlanningBackend device(request.device), host(request.device);
+  PlanningBackend device(request.device);
   ModelLimits limits = request.limits;
   limits.context = context;
-  if (limits.host.layers > 0) limits.host.backend = &host;
   MemoryPlan plan;
   plan.context = context;
   const CausalModel target(request.target, device, limits, request.taps);
   plan.target_weights = device.weight_bytes();
   if (request.drafter) {
     const auto drafter = make_drafter(request.options, request.options.head,
-                                      {device,
-                                       target,
-                                       request.tokenizer,
-                                       request.drafter,
-                                       context,
-                                       std::min(request.options.batch, context),
-                                       {},
-                                       nullptr,
-                                       nullptr,
-                                       nullptr});
+                                      {.backend = device,
+                                       .target = target,
+                                       .tokenizer = request.tokenizer,
+                                       .file = request.drafter,
+                                       .context = context,
+                                       .batch = std::min(request.options.batch, context)});
     plan.head_rows = device.row_bytes_chosen();
     plan.drafter_weights = device.weight_bytes() - plan.target_weights - plan.head_rows;
   }
@@ -56,7 +51,7 @@ MemoryPlan plan_memory(const MemoryPlanRequest& request) {
     plan.per_token = (plan.working - smaller.working) / static_cast<std::size_t>(context - other);
   }
   plan.working -= std::min(plan.working, plan.caches());
-  const DeviceMemory memory = request.device.memory();
+  const DeviceMemory memory = request.device.instruments().memory();
   plan.working += memory.reserved;
   plan.free = memory.free;
   return plan;
@@ -68,10 +63,11 @@ int fit_context(const MemoryPlan& plan, const MemoryPlanRequest& request, bool i
   const std::size_t room = plan.free > fixed && plan.per_token > 0 ? (plan.free - fixed) / plan.per_token : 0;
   const int fits = static_cast<int>(std::min(room, static_cast<std::size_t>(plan.context))) / kStep * kStep;
   if (!is_fixed && fits >= std::min(kLeastContext, plan.context)) return fits;
-  std::string help = "fewer layers on the device (n_gpu_layers)";
-  if (!request.options.head_on_host) help += ", the head in host memory (head_on_host)";
-  if (request.options.kv_type != KvType::Q8_0) help += ", cache_type q8_0";
-  help += fits >= 2 ? concat(", or a context of ", fits, " tokens") : ", or a smaller model";
+  std::string help;
+  if (!request.options.head_on_host) help += "the head in host memory (head_on_host), ";
+  if (request.options.kv_type != KvType::Q8_0) help += "cache_type q8_0, ";
+  if (!help.empty()) help += "or ";
+  help += fits >= 2 ? concat("a context of ", fits, " tokens") : "a smaller model";
   throw OutOfMemory(concat(request.options.target.string(), " on ", request.device.description(), ": found ",
                            format_bytes(plan.free), " of memory free, expected ", format_bytes(plan.bytes()), ": ",
                            describe(plan), "; ", format_bytes(plan.bytes() - plan.free),

@@ -11,12 +11,8 @@
 #include <string_view>
 #include <vector>
 
-#include "backend/backend.h"
-#include "gguf/mapped_file.h"
-#include "model/rope_options.h"
-#include "tree/draft_tree.h"
+#include "draft/options.h"
 #include "verify/sampler.h"
-#include "vocab/recording_head.h"
 
 namespace frspec {
 
@@ -37,49 +33,22 @@ struct MemoryPlan {
 // "target 4.7 GiB, drafter 0.5 GiB, caches 512 MiB for 4096 tokens, working memory 300 MiB"
 std::string describe(const MemoryPlan& plan);
 
-struct EngineOptions {
-  std::filesystem::path target;                  // GGUF
-  std::optional<std::filesystem::path> drafter;  // GGUF; none: plain decoding
-  std::optional<std::filesystem::path> ranks;    // a ranks file; none: those in the drafter
-  std::optional<std::filesystem::path> sketch;   // a sketch of the head; none: the one in the drafter
-  // A ranks file that is kept up to date with the texts that are written, and that ranked rows follow
-  // (adaptive_ranks.h); made where it is not there. None: ranks do not change.
-  std::optional<std::filesystem::path> adapt;
-  FileAccess files;           // how the target, the drafter and the sketch come into memory
-  std::string head = "full";  // a head policy (vocab/head_spec.h)
-  // Longest run of tokens that is looked up in the text; 0: none. Nothing: kNgram beside a drafter whose trees grow as
-  // far as pays, where a repetition that is not likely enough costs nothing; else none.
-  std::optional<int> ngram = 0;
-  std::string translate = "auto";  // a drafter of another vocabulary: "auto", "tli", "slem", "slrs"
-  // The shape of trees; none: they grow as far as pays (engine/tuner.h), within kMostTree.
-  std::optional<TreeShape> tree;
+struct EngineOptions : DraftOptions {
+  std::filesystem::path target;  // GGUF
   // Tokens of prompt and text together; 0: as many as the model was trained for; none: so many, at most
   // kDefaultContext.
   std::optional<int> context;
-  RopeOptions rope;  // of the target, and of its drafter
-  int batch = 512;   // prompt tokens per pass
+  int batch = 512;  // prompt tokens per pass
   BackendOptions backend;
-  // Of a device with memory of its own: layers of the target that are kept there, the last ones; the CPU runs the
-  // others. -1: all.
-  int gpu_layers = -1;
-  bool head_on_host = false;     // whether the target's head stays in host memory, from where such a device reads it
-  KvType kv_type = KvType::F16;  // of the target's and the drafter's cache
+  // Whether the target's head stays in host memory, from where a device with memory of its own reads it.
+  bool head_on_host = false;
   std::function<void(const MemoryPlan&)> on_plan;  // before loading, where the device has memory of its own
   std::function<void(std::size_t done, std::size_t total)> on_load;  // bytes of weights; throwing ends the loading
   // Each thing that was corrected in the files, as llama.cpp corrects it: one line, once all is loaded.
   std::function<void(const std::string& warning)> on_warning;
-  std::shared_ptr<StateRecord> states;  // not null: the states that the drafter's head meets are noted there
-  std::vector<int> taps;                // layers whose inputs Engine::forward hands out
+  std::vector<int> taps;  // layers whose inputs Lab::forward hands out
 };
 
-// The largest trees where none is given: deep, for what is copied; rarely wide.
-inline constexpr TreeShape kMostTree = {.depth = 15, .branch = 6, .size = 64};
-inline constexpr int kNgram = 8;
-inline int ngram_of(const EngineOptions& options) {
-  return options.ngram.value_or(options.drafter && !options.tree ? kNgram : 0);
-}
-// What trees are made for.
-inline TreeShape largest_tree(const EngineOptions& options) { return options.tree.value_or(kMostTree); }
 // A tree as users name it: by a word, "auto" or "DEPTH,BRANCH,SIZE", or by its numbers, of which one is enough.
 struct TreeChoice {
   std::string word = "auto";
@@ -129,7 +98,7 @@ struct GenerateOptions {
   std::vector<std::string> stop = {};     // strings that end the text, and are not part of it
   std::vector<TokenId> stop_tokens = {};  // tokens that do
   std::optional<int> logprobs = {};       // log-probabilities of each token, and of that many best ones beside it
-  bool trace = false;                     // a record of each step: Generation::trace
+  bool trace = false;                     // a record of each step: Sequence::trace
   LogitsProcessor logits_processor = {};  // none, or a function on the host that has the last word on logits
 };
 

@@ -3,9 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <utility>
-
-#include "engine/engine.h"
 
 namespace frspec {
 
@@ -35,24 +32,6 @@ std::vector<TokenId> children_of(Backend& backend, const TreeView& tree, std::in
     if (parents[i] == node) children.push_back(tokens[i]);
   }
   return children;
-}
-
-// Before the drafter is told of the verdict: its head may follow the text. The total comes when the step is over.
-void Engine::trace_step(Generation& text, const Step& step, const Verdict& verdict, double draft_seconds,
-                        double verify_seconds) {
-  StepTrace trace;
-  for (const GeneratedToken& token : text.fresh_) trace.tokens.push_back(token.id);
-  trace.accepted = static_cast<int>(verdict.nodes.size()) - 1;
-  trace.nodes = step.tree->size();
-  if (step.drafted && trace.nodes > 1) {
-    trace.offered = children_of(*backend_, step.tree->view(), verdict.nodes.back());
-    if (verdict.tokens.back() >= 0) trace.in_subset = drafter_->could_offer(verdict.tokens.back());
-  }
-  trace.watched = std::move(text.watched_);
-  trace.head_seconds = head_clock_->seconds();
-  trace.transformer_seconds = std::max(0.0, draft_seconds - trace.head_seconds);
-  trace.verify_seconds = verify_seconds;
-  text.trace_.push_back(std::move(trace));
 }
 
 }  // namespace frspec

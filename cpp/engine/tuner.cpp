@@ -186,12 +186,9 @@ Tuner::Plan Tuner::next(bool may_pause) {
   return plan_;
 }
 
-int Tuner::steady_steps() const {
-  constexpr int kMany = 1 << 20, kFew = 32;
-  if (grows_ || !plan_.drafts || families_.size() != 1 || target_(1) == 0.0) return 0;
-  if (free_ && families_[0].worth.value <= 0.0) return 0;
-  const int most = arms_.size() > 1 ? kFew : kMany;
-  return free_ ? std::clamp(plain_interval_ - since_plain_, 0, most) : most;
+bool Tuner::is_steady() const {
+  if (grows_ || !plan_.drafts || families_.size() != 1 || target_(1) == 0.0) return false;
+  return !free_ || (families_[0].worth.value > 0.0 && since_plain_ < plain_interval_);
 }
 
 Tuner::Plan Tuner::again() {

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "draft/arms.h"
 #include "engine/acceptance.h"
 #include "engine/costs.h"
 #include "tree/growth.h"
@@ -22,15 +23,7 @@ namespace frspec {
 
 class Tuner final : public Growth {
  public:
-  // A draft head, and the translation of its tokens where there is a choice. Arms of one translation draft alike but
-  // for the rows that their heads lack.
-  struct Arm {
-    std::string head = {};
-    std::string translation = {};
-    // Seconds that the head takes for one state, and for each state more.
-    double root_seconds = 0.0;
-    double row_seconds = 0.0;
-  };
+  using Arm = TimedArm;
   struct Plan {
     bool drafts = false;  // with the drafter; what the text repeats is proposed in any case
     int arm = 0;
@@ -74,9 +67,9 @@ class Tuner final : public Growth {
   void begin_text(bool noisy);
   // The next step. `may_pause`: whether it may be a plain one.
   Plan next(bool may_pause);
-  // How many steps more may be made as the last one was planned, before next() is asked again: where nothing else is to
-  // be learned, and steps begin before it is known what the last ones have shown. again() plans each of them.
-  int steady_steps() const;
+  // Whether the next step may be made as the last one was planned: nothing else is to be learned, and it may begin
+  // before it is known what the last one has shown. again() plans it.
+  bool is_steady() const;
   Plan again();
   // The drafter is about to be asked, and has answered: the time in between is its own.
   void begin_growth(const Plan& plan);

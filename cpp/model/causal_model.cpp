@@ -43,24 +43,16 @@ CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend,
   WeightSource whole_head = head_source_;
   whole_head.on_host = limits_.head_on_host;
   (tied ? embedding_ : head_) = loader.load(whole_head);
-  const HostPart& host = limits_.host;
-  for (int i = 0; i < config_.layers; ++i) {
-    loader.use(i < host.layers ? *host.backend : backend_);
-    blocks_.push_back(load_block(loader, config_, i));
-  }
+  for (int i = 0; i < config_.layers; ++i) blocks_.push_back(load_block(loader, config_, i));
   const auto factors = loader.rope_factors(config_.rope, limits_.context);
   loader.expect_all_read(kIgnored);
 
   // Only now: the shapes of the tensors have vouched for the sizes that the metadata states.
   cache_ = std::make_unique<KvCache>(
-      backend_, config_.layers, KvShape{limits_.kv, config_.kv_heads, config_.head_dim, limits_.context + limits_.tree},
-      host);
+      backend_, config_.layers,
+      KvShape{limits_.kv, config_.kv_heads, config_.head_dim, limits_.context + limits_.tree});
   scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);
-  const int positions = limits_.context + limits_.depth + 1;
-  ropes_ = std::make_unique<LayerRopes>(backend_, config_, factors, positions);
-  if (host.layers > 0) {
-    host_layers_ = std::make_unique<HostLayers>(backend_, host, config_, factors, limits_.rows, positions);
-  }
+  ropes_ = std::make_unique<LayerRopes>(backend_, config_, factors, limits_.context + limits_.depth + 1);
   const auto bytes = [](std::int64_t rows, std::int64_t cols) {
     return sizeof(float) * static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
   };
@@ -97,14 +89,7 @@ bool CausalModel::forward(const std::int32_t* tokens, const Rows& rows, const st
     }
   };
   backend_.embed(x, *embedding_, tokens, config_.embedding_scale);
-  if (host_layers_) {
-    host_layers_->run(x, rows, blocks_, *cache_, [&](int layer, const float* states) {
-      if (!is_tapped(layer)) return;
-      backend_.upload(x.data, states, static_cast<std::size_t>(rows.count * x.cols) * sizeof(float));
-      keep_taps(layer);
-    });
-  }
-  for (int i = limits_.host.layers; i < config_.layers; ++i) {
+  for (int i = 0; i < config_.layers; ++i) {
     if (stops()) return false;
     keep_taps(i);
     run_block(backend_, config_, blocks_[static_cast<std::size_t>(i)], *scratch_, ropes_->of(i), cache_->layer(i), rows,
@@ -115,18 +100,9 @@ bool CausalModel::forward(const std::int32_t* tokens, const Rows& rows, const st
   return true;
 }
 
-bool CausalModel::is_tapped(int layer) const {
-  const auto has = [layer](const std::vector<int>& layers) {
-    return std::find(layers.begin(), layers.end(), layer) != layers.end();
-  };
-  return has(taps_.single) || has(taps_.joined);
-}
-
 std::vector<const Weight*> CausalModel::matrices() const {
   std::vector<const Weight*> result;
-  for (std::size_t i = static_cast<std::size_t>(limits_.host.layers); i < blocks_.size(); ++i) {
-    for_each_matrix(blocks_[i], [&](const Weight& w) { result.push_back(&w); });
-  }
+  for (const BlockWeights& block : blocks_) for_each_matrix(block, [&](const Weight& w) { result.push_back(&w); });
   result.push_back(&head());
   return result;
 }

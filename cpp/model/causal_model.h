@@ -11,7 +11,6 @@
 #include "backend/backend.h"
 #include "model/block.h"
 #include "model/config.h"
-#include "model/host_layers.h"
 #include "model/kv_cache.h"
 #include "model/rope_options.h"
 #include "model/rope_table.h"
@@ -26,8 +25,7 @@ struct ModelLimits {
   int depth = 0;       // deepest tree, for positions behind the context
   KvType kv = KvType::F16;
   RopeOptions rope = {};
-  HostPart host = {};         // layers that stay in host memory
-  bool head_on_host = false;  // whether the head does (WeightSource::on_host)
+  bool head_on_host = false;  // whether the head stays in host memory (WeightSource::on_host)
 };
 
 // Layers whose inputs a pass keeps: 0 to layers, where `layers` is the last block's output before the final norm.
@@ -68,7 +66,7 @@ class CausalModel {
   // Those of the last call of logits(), as whatever has changed them left them.
   Tensor last_logits(int rows) const { return logits_.matrix(rows, config_.vocab); }
 
-  // Every matrix that a pass multiplies with on the backend, the head included.
+  // Every matrix that a pass multiplies with, the head included.
   std::vector<const Weight*> matrices() const;
 
   // For drafters, which share the embedding and take rows of the head.
@@ -77,8 +75,6 @@ class CausalModel {
   const WeightSource& head_source() const { return head_source_; }
 
  private:
-  bool is_tapped(int layer) const;
-
   std::shared_ptr<const GgufFile> file_;
   Backend& backend_;
   ModelConfig config_;
@@ -90,7 +86,6 @@ class CausalModel {
   std::vector<BlockWeights> blocks_;
   std::unique_ptr<LayerRopes> ropes_;
   std::unique_ptr<KvCache> cache_;
-  std::unique_ptr<HostLayers> host_layers_;  // null: all are on the device
   std::unique_ptr<BlockScratch> scratch_;
   Buffer stream_;  // (rows, dim) residual stream
   Buffer hidden_;  // (rows, dim)

@@ -1,18 +1,15 @@
 // Key/value cache.
 #include "model/kv_cache.h"
 
-#include <span>
-
 namespace frspec {
 
-KvCache::KvCache(Backend& backend, int layers, const KvShape& shape, const HostPart& host)
-    : backend_(backend), host_(host), length_(backend.allocate(sizeof(std::int32_t))) {
+KvCache::KvCache(Backend& backend, int layers, const KvShape& shape)
+    : backend_(backend), length_(backend.allocate(sizeof(std::int32_t))) {
+  const std::size_t bytes = backend.kv_bytes(shape);
   for (int i = 0; i < layers; ++i) {
-    Backend& owner = i < host.layers ? *host.backend : backend;
-    const std::size_t bytes = owner.kv_bytes(shape);
-    memory_.push_back(owner.allocate(bytes));
+    memory_.push_back(backend.allocate(bytes));
     void* keys = memory_.back().as<void>();
-    memory_.push_back(owner.allocate(bytes));
+    memory_.push_back(backend.allocate(bytes));
     layers_.push_back(KvLayer{keys, memory_.back().as<void>(), shape});
   }
 }
@@ -23,32 +20,12 @@ std::size_t KvCache::bytes() const {
   return total;
 }
 
-void KvCache::set_length(std::int32_t length) {
-  host_length_ = length;
-  backend_.upload(length_.as<void>(), &length, sizeof length);
-}
+void KvCache::set_length(std::int32_t length) { backend_.upload(length_.as<void>(), &length, sizeof length); }
 
-void KvCache::advance(const std::int32_t* count) {
-  if (host_.layers > 0) {
-    std::int32_t rows = 0;
-    backend_.download(&rows, count, sizeof rows);
-    host_length_ += rows;
-  }
-  backend_.advance(length_.as<std::int32_t>(), count);
-}
+void KvCache::advance(const std::int32_t* count) { backend_.advance(length_.as<std::int32_t>(), count); }
 
 void KvCache::commit(const VerdictView& verdict) {
-  const auto of_host = static_cast<std::size_t>(host_.layers);
-  if (of_host > 0) {
-    std::int32_t count = 0;
-    backend_.download(&count, verdict.count, sizeof count);
-    host_nodes_.resize(static_cast<std::size_t>(count));
-    backend_.download(host_nodes_.data(), verdict.nodes, host_nodes_.size() * sizeof(std::int32_t));
-    host_.backend->compact(std::span(layers_).first(of_host), &host_length_,
-                           {.count = &count, .nodes = host_nodes_.data()});
-    host_length_ += count;
-  }
-  backend_.compact(std::span(layers_).subspan(of_host), length(), verdict);
+  backend_.compact(layers_, length(), verdict);
   backend_.advance(length_.as<std::int32_t>(), verdict.count);
 }
 

@@ -7,25 +7,16 @@
 
 namespace frspec {
 
-// The first layers of a model, where the device has no room for them: they are kept and run by another backend, in
-// host memory. None: all are on the device.
-struct HostPart {
-  Backend* backend = nullptr;  // the CPU's
-  int layers = 0;
-};
-
 class KvCache {
  public:
-  // Keys and values of the given shape for each of `layers` layers, the host's among them.
-  KvCache(Backend& backend, int layers, const KvShape& shape, const HostPart& host = {});
+  // Keys and values of the given shape for each of `layers` layers.
+  KvCache(Backend& backend, int layers, const KvShape& shape);
 
   const KvLayer& layer(int index) const { return layers_[static_cast<std::size_t>(index)]; }
   std::size_t bytes() const;
 
   // Device scalar: tokens committed so far.
   const std::int32_t* length() const { return length_.as<std::int32_t>(); }
-  // The same in the host part's memory.
-  const std::int32_t* host_length() const { return &host_length_; }
 
   void set_length(std::int32_t length);
   // Makes the first `*count` (device) rows behind the prefix part of it.
@@ -35,12 +26,9 @@ class KvCache {
 
  private:
   Backend& backend_;
-  HostPart host_;
   std::vector<Buffer> memory_;
   std::vector<KvLayer> layers_;
   Buffer length_;
-  std::int32_t host_length_ = 0;
-  std::vector<std::int32_t> host_nodes_;
 };
 
 }  // namespace frspec

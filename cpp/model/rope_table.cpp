@@ -47,13 +47,13 @@ float rope_magnitude(const RopeConfig& config) {
   return static_cast<float>(magnitude * config.attention_factor);
 }
 
-RopeTable::RopeTable(Backend& backend, const RopeConfig& config, std::span<const float> factors, int positions) {
+RopeTable::RopeTable(Device& device, const RopeConfig& config, std::span<const float> factors, int positions) {
   const std::vector<float> frequencies = rope_frequencies(config, factors);
   const float magnitude = rope_magnitude(config);
   const std::size_t half = frequencies.size();
   const std::size_t bytes = half * static_cast<std::size_t>(positions) * sizeof(float);
-  cos_ = backend.allocate(bytes);
-  sin_ = backend.allocate(bytes);
+  cos_ = device.allocate(bytes);
+  sin_ = device.allocate(bytes);
   std::vector<float> cos(half), sin(half);
   for (std::size_t p = 0; p < static_cast<std::size_t>(positions); ++p) {
     for (std::size_t i = 0; i < half; ++i) {
@@ -61,8 +61,8 @@ RopeTable::RopeTable(Backend& backend, const RopeConfig& config, std::span<const
       cos[i] = std::cos(angle) * magnitude;
       sin[i] = std::sin(angle) * magnitude;
     }
-    backend.upload(cos_.as<float>() + p * half, cos.data(), half * sizeof(float));
-    backend.upload(sin_.as<float>() + p * half, sin.data(), half * sizeof(float));
+    device.upload(cos_.as<float>() + p * half, cos.data(), half * sizeof(float));
+    device.upload(sin_.as<float>() + p * half, sin.data(), half * sizeof(float));
   }
   view_ = Rope{cos_.as<float>(), sin_.as<float>(), config.dims, positions, config.interleaved};
   if (config.growth == 0.0) return;
@@ -71,15 +71,15 @@ RopeTable::RopeTable(Backend& backend, const RopeConfig& config, std::span<const
     const double times = std::floor(static_cast<double>(p) / config.original_context);
     scales[p] = static_cast<float>(1.0 + config.growth * std::log1p(times));
   }
-  query_scale_ = backend.allocate(scales.size() * sizeof(float));
-  backend.upload(query_scale_.as<void>(), scales.data(), scales.size() * sizeof(float));
+  query_scale_ = device.allocate(scales.size() * sizeof(float));
+  device.upload(query_scale_.as<void>(), scales.data(), scales.size() * sizeof(float));
   view_.query_scale = query_scale_.as<float>();
 }
 
-LayerRopes::LayerRopes(Backend& backend, const ModelConfig& config, std::span<const float> factors, int positions)
-    : config_(config), global_(backend, config.rope, factors, positions) {
+LayerRopes::LayerRopes(Device& device, const ModelConfig& config, std::span<const float> factors, int positions)
+    : config_(config), global_(device, config.rope, factors, positions) {
   if (!config.is_windowed.empty() && config.local_rope) {
-    local_.emplace(backend, *config.local_rope, std::span<const float>(), positions);
+    local_.emplace(device, *config.local_rope, std::span<const float>(), positions);
   }
 }
 

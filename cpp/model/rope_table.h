@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "backend/backend.h"
+#include "backend/device.h"
 #include "model/config.h"
 
 namespace frspec {
@@ -13,7 +13,7 @@ namespace frspec {
 class RopeTable {
  public:
   // `factors`: divisors of the frequencies, (dims / 2) (Llama 3's rope_freqs.weight), or empty.
-  RopeTable(Backend& backend, const RopeConfig& config, std::span<const float> factors, int positions);
+  RopeTable(Device& device, const RopeConfig& config, std::span<const float> factors, int positions);
 
   const Rope& view() const { return view_; }
 
@@ -27,7 +27,7 @@ class RopeTable {
 class LayerRopes {
  public:
   // `factors`: of layers that see everything.
-  LayerRopes(Backend& backend, const ModelConfig& config, std::span<const float> factors, int positions);
+  LayerRopes(Device& device, const ModelConfig& config, std::span<const float> factors, int positions);
 
   const Rope& of(int layer) const;
 

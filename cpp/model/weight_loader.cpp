@@ -23,7 +23,7 @@ WeightSource WeightLoader::source(const std::string& name, std::int64_t rows, st
 }
 
 std::unique_ptr<Weight> WeightLoader::load(const WeightSource& source) {
-  auto weight = backend_->load(source);
+  auto weight = device_.load(source);
   has_read(source);
   return weight;
 }
@@ -38,7 +38,7 @@ std::unique_ptr<Weight> WeightLoader::experts(const std::string& name, std::int6
   const std::size_t bytes = static_cast<std::size_t>(rows) * row_bytes(all.type, static_cast<std::size_t>(cols));
   std::vector<WeightSource> each(static_cast<std::size_t>(experts), all);
   for (std::size_t e = 0; e < each.size(); ++e) each[e].data += e * bytes;
-  auto weight = backend_->load_experts(each);
+  auto weight = device_.load_experts(each);
   for (const WeightSource& one : each) has_read(one);
   return weight;
 }
@@ -53,7 +53,7 @@ std::unique_ptr<Weight> WeightLoader::matrix_rows(const std::string& name, std::
 
 std::unique_ptr<Weight> WeightLoader::table(const std::string& name, std::int64_t rows, std::int64_t cols) {
   const WeightSource from = source(name, rows, cols);
-  auto weight = backend_->load_table(from);
+  auto weight = device_.load_table(from);
   has_read(from);
   return weight;
 }
@@ -71,7 +71,7 @@ std::unique_ptr<Weight> WeightLoader::find_matrix(const std::string& name, std::
 
 std::vector<float> WeightLoader::host_vector(const std::string& name, std::int64_t size) {
   std::vector<float> values(static_cast<std::size_t>(size));
-  backend_->dequantize(values.data(), source(name, 1, size), 0);
+  device_.dequantize(values.data(), source(name, 1, size), 0);
   check_finite(name, values);
   return values;
 }
@@ -85,8 +85,8 @@ void WeightLoader::check_finite(const std::string& name, std::span<const float> 
 Buffer WeightLoader::vector(const std::string& name, std::int64_t size) { return upload(host_vector(name, size)); }
 
 Buffer WeightLoader::upload(std::span<const float> values) {
-  Buffer buffer = backend_->allocate(values.size_bytes());
-  backend_->upload(buffer.as<void>(), values.data(), values.size_bytes());
+  Buffer buffer = device_.allocate(values.size_bytes());
+  device_.upload(buffer.as<void>(), values.data(), values.size_bytes());
   return buffer;
 }
 
@@ -98,7 +98,7 @@ Buffer WeightLoader::find_vectors(const std::string& name, std::int64_t rows, st
   if (!has(name)) return {};
   const WeightSource from = source(name, rows, cols);
   std::vector<float> values(static_cast<std::size_t>(rows * cols));
-  for (std::int64_t r = 0; r < rows; ++r) backend_->dequantize(values.data() + r * cols, from, r);
+  for (std::int64_t r = 0; r < rows; ++r) device_.dequantize(values.data() + r * cols, from, r);
   check_finite(name, values);
   return upload(values);
 }

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "backend/backend.h"
+#include "backend/device.h"
 #include "gguf/gguf_file.h"
 #include "model/config.h"
 
@@ -18,12 +18,9 @@ namespace frspec {
 class WeightLoader {
  public:
   // `on_bytes` hears how many bytes of the file each tensor took, once it is read; what it throws ends the loading.
-  WeightLoader(std::shared_ptr<const GgufFile> file, Backend& backend,
+  WeightLoader(std::shared_ptr<const GgufFile> file, Device& device,
                std::function<void(std::size_t)> on_bytes = nullptr)
-      : file_(std::move(file)), backend_(&backend), on_bytes_(std::move(on_bytes)) {}
-
-  // From now on tensors go to this backend.
-  void use(Backend& backend) { backend_ = &backend; }
+      : file_(std::move(file)), device_(device), on_bytes_(std::move(on_bytes)) {}
 
   // A matrix (rows, cols); rows are outputs. Throws InvalidInput naming file, tensor, found and expected shape.
   std::unique_ptr<Weight> matrix(const std::string& name, std::int64_t rows, std::int64_t cols);
@@ -66,7 +63,7 @@ class WeightLoader {
   std::vector<float> factors(const std::string& name, std::int64_t size);
 
   std::shared_ptr<const GgufFile> file_;
-  Backend* backend_;
+  Device& device_;
   std::function<void(std::size_t)> on_bytes_;
   std::set<std::string, std::less<>> read_;
 };

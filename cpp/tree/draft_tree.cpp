@@ -87,8 +87,6 @@ DraftTree::DraftTree(Backend& backend, const TreeShape& shape) {
   pool_.frontier_path = carver.ints(k * levels);
   pool_.previous_path = carver.ints(k * levels);
   allocate_view(backend, size_of(shape), shape.levels());
-  rank_memory_ = backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(view_.size));
-  view_.ranks = rank_memory_.as<std::int32_t>();
 }
 
 // No more nodes than there are candidates, and the root.

@@ -72,7 +72,7 @@ class DraftTree {
 
   int size_of(const TreeShape& shape) const;
 
-  Buffer view_memory_, pool_memory_, rank_memory_;
+  Buffer view_memory_, pool_memory_;
   int room_size_ = 0, room_depth_ = 0;
   std::vector<NodeNote> notes_;
   const Proposals* proposals_ = nullptr;

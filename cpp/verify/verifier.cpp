@@ -19,11 +19,11 @@ Verifier::Verifier(Backend& backend, CausalModel& target, int max_size, int max_
 }
 
 void Verifier::allocate_record() {
-  host_.resize(static_cast<std::size_t>(1 + 3 * max_path_ + max_size_ * noted_));
+  host_.resize(static_cast<std::size_t>(1 + 2 * max_path_ + max_size_ * noted_));
   record_ = backend_.allocate(host_.size() * sizeof(std::int32_t));
   auto* record = record_.as<std::int32_t>();
-  view_ = VerdictView{record, record + 1, record + 1 + max_path_, record + 1 + 2 * max_path_};
-  noted_ids_ = record + 1 + 3 * max_path_;
+  view_ = VerdictView{record, record + 1, record + 1 + max_path_};
+  noted_ids_ = record + 1 + 2 * max_path_;
 }
 
 const std::int32_t* Verifier::sample(const Rows& rows, int first, const std::int32_t* tokens, const Sampler& sampler) {
@@ -46,9 +46,7 @@ const std::int32_t* Verifier::sample(const Rows& rows, int first, const std::int
   return sampled;
 }
 
-void Verifier::expect(const DraftTree& tree) {
-  last_ = {.size = static_cast<std::size_t>(tree.size()), .has_ranks = tree.view().ranks != nullptr};
-}
+void Verifier::expect(const DraftTree& tree) { last_ = {.size = static_cast<std::size_t>(tree.size())}; }
 
 const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sampler) {
   expect(tree);
@@ -62,7 +60,9 @@ const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sample
   }
   sample(rows, 0, tree.view().tokens, sampler);
   auto* sampled = sampled_.as<std::int32_t>();
-  if (pretended_ >= 0.0f) backend_.pretend_acceptance(sampled, tree.view(), rows, pretended_, sampler.draw().seed);
+  if (pretended_ >= 0.0f) {
+    backend_.instruments().pretend_acceptance(sampled, tree.view(), rows, pretended_, sampler.draw().seed);
+  }
   backend_.verify(view_, tree.view(), sampled);
   return view_;
 }
@@ -135,12 +135,8 @@ const VerdictView& Verifier::verify_by_rejection(const DraftTree& tree, const Sa
   return view_;
 }
 
-void Verifier::finish_record() {
-  last_.copied = fixed_record() + (last_.notes_logits ? 0 : last_.size * static_cast<std::size_t>(noted_));
-}
-
 void Verifier::post(int slot) {
-  finish_record();
+  last_.copied = fixed_record() + (last_.notes_logits ? 0 : last_.size * static_cast<std::size_t>(noted_));
   backend_.post(slot, record_.as<void>(), last_.copied * sizeof(std::int32_t));
   posted_[static_cast<std::size_t>(slot)] = last_;
 }
@@ -148,30 +144,11 @@ void Verifier::post(int slot) {
 const Verdict& Verifier::read(int slot) {
   const Known& known = posted_[static_cast<std::size_t>(slot)];
   backend_.collect(slot, host_.data(), known.copied * sizeof(std::int32_t));
-  return take_record(known);
-}
-
-void Verifier::loop(int turns) {
-  finish_record();
-  if (needs_logits()) throw Error("verifier: a loop leaves no logits to look at");
-  backend_.loop(turns, record_.as<void>(), last_.copied * sizeof(std::int32_t));
-  looped_ = last_;
-}
-
-const Verdict& Verifier::read_turn() {
-  backend_.collect_turn(host_.data(), looped_.copied * sizeof(std::int32_t));
-  return take_record(looped_);
-}
-
-const Verdict& Verifier::take_record(const Known& known) {
   const auto nodes = host_.begin() + 1;
   const auto tokens = nodes + max_path_;
-  const auto ranks = tokens + max_path_;
   const std::int32_t count = host_[0];
   verdict_.nodes.assign(nodes, nodes + count);
   verdict_.tokens.assign(tokens, tokens + count);
-  verdict_.ranks.clear();
-  if (known.has_ranks) verdict_.ranks.assign(ranks + 1, ranks + count);
   if (noted_ > 0) take_candidates(known, host_.data() + fixed_record());
   return verdict_;
 }

@@ -20,7 +20,6 @@ namespace frspec {
 struct Verdict {
   std::vector<std::int32_t> nodes;  // accepted path, the root first
   std::vector<TokenId> tokens;      // the target's token after each of them
-  std::vector<std::int32_t> ranks;  // of the nodes but the root (TreeView::ranks), where the tree has some
 };
 
 class Verifier {
@@ -37,16 +36,13 @@ class Verifier {
   // The same for a chain, by rejection sampling (Backend::verify_rejection).
   const VerdictView& verify_by_rejection(const DraftTree& tree, const Sampler& sampler, const RejectionDraw& draw,
                                          bool block);
-  // From now on verdicts are made up (Backend::pretend_acceptance): timing only. A probability below 0: honest again.
+  // From now on verdicts are made up (Instruments::pretend_acceptance): timing only. A probability below 0: honest
+  // again.
   void pretend(float probability) { pretended_ = probability; }
   // From now on the target's k most probable tokens after each node of a verified tree are noted, too (0: no more).
   void note_candidates(int k);
   // Sends the last verdict to the host, to place `slot` (Backend::post): the one copy of a step.
   void post(int slot);
-  // The operations since Backend::begin_loop, the verdict among them, become a loop of so many turns, which sends each
-  // turn's verdict; read_turn gives the first that was not read yet, as read does.
-  void loop(int turns);
-  const Verdict& read_turn();
   // What was posted there. (One more copy where candidates are noted of tokens that were drawn: the verdict must be the
   // last one then.)
   const Verdict& read(int slot);
@@ -64,17 +60,14 @@ class Verifier {
  private:
   // What the host knows of the last verdict, and of those that were posted.
   struct Known {
-    std::size_t size = 0;  // nodes of the tree
-    bool has_ranks = false;
+    std::size_t size = 0;       // nodes of the tree
     bool notes_logits = false;  // whether candidates are still to be found, in the target's logits
     std::size_t copied = 0;     // numbers of the record
   };
 
   void allocate_record();
-  void finish_record();  // of what was verified last
-  const Verdict& take_record(const Known& known);
   void expect(const DraftTree& tree);  // to be verified next
-  std::size_t fixed_record() const { return static_cast<std::size_t>(1 + 3 * max_path_); }
+  std::size_t fixed_record() const { return static_cast<std::size_t>(1 + 2 * max_path_); }
   void take_candidates(const Known& known, std::int32_t* noted);
   TokenId choose(Tensor logits, const Rows& row, const Sampler& sampler, const LogitsProcessor& processor,
                  std::span<const TokenId> text);
@@ -83,7 +76,7 @@ class Verifier {
   CausalModel& target_;
   int max_path_;
   Buffer sampled_;  // (max_size)
-  Buffer record_;   // count, nodes (max_path), tokens (max_path), ranks (max_path), candidates (max_size, noted)
+  Buffer record_;   // count, nodes (max_path), tokens (max_path), candidates (max_size, noted)
   VerdictView view_;
   std::int32_t* noted_ids_ = nullptr;  // of the record
   std::vector<std::int32_t> host_;     // the record
@@ -93,7 +86,6 @@ class Verifier {
   int noted_ = 0;  // candidates of each node
   Known last_;
   std::array<Known, kPosts> posted_;
-  Known looped_;
   Buffer noted_scores_;  // (logit rows, noted)
   std::vector<TokenId> candidates_;
   float pretended_ = -1.0f;

@@ -34,7 +34,7 @@ class TimedHead final : public DraftHead {
 double HeadClock::seconds() {
   for (; calls_ > 0; --calls_) {
     const int point = first_ + 2 * (calls_ - 1);
-    seconds_ += backend_.seconds_between(point, point + 1);
+    seconds_ += backend_.instruments().seconds_between(point, point + 1);
   }
   return seconds_;
 }

@@ -26,9 +26,10 @@ class HeadClock {
   void time(Work&& work) {
     if (!runs_) return work();
     make_room();
-    backend_.note_time(first_ + 2 * calls_);
+    Instruments& instruments = backend_.instruments();
+    instruments.note_time(first_ + 2 * calls_);
     work();
-    backend_.note_time(first_ + 2 * calls_ + 1);
+    instruments.note_time(first_ + 2 * calls_ + 1);
     ++calls_;
   }
 

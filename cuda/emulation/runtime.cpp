@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <vector>
 
 #include "base/error.h"
@@ -26,17 +25,6 @@ class EmulatedGraph final : public Graph {
   void update(std::size_t i, Command& command) override { commands[i] = command; }
 
   std::vector<Command> commands;
-};
-
-class EmulatedLoop final : public Graph {
- public:
-  explicit EmulatedLoop(std::span<Command> all) : commands(all.begin(), all.end()) {
-    commands.back().arguments.replace_first(reinterpret_cast<unsigned long long>(&another));
-  }
-  void update(std::size_t, Command&) override { throw Error("CUDA (emulated): a loop's values do not change"); }
-
-  std::vector<Command> commands;
-  bool another = false;
 };
 
 class EmulatedRuntime final : public Runtime {
@@ -71,23 +59,19 @@ class EmulatedRuntime final : public Runtime {
   void release_pinned(void* memory) noexcept override { std::free(memory); }
 
   void fill_zero(void* memory, std::size_t bytes) override {
-    finish();
     const emulation::DeviceAccess access;
     std::memset(memory, 0, bytes);
   }
   void copy_in(void* to, const void* from_host, std::size_t bytes) override {
-    finish();
     const emulation::DeviceAccess access;
     std::memcpy(to, from_host, bytes);
   }
   void copy_out(void* to_host, const void* from, std::size_t bytes) override {
-    finish();
     const emulation::DeviceAccess access;
     std::memcpy(to_host, from, bytes);
   }
 
   void post(int slot, const void* from, std::size_t bytes) override {
-    finish();
     const emulation::DeviceAccess access;
     const auto* begin = static_cast<const std::byte*>(from);
     posts_[slot].assign(begin, begin + bytes);
@@ -97,13 +81,6 @@ class EmulatedRuntime final : public Runtime {
   }
 
   void run(std::span<Command> commands) override {
-    if (pending_.empty()) {
-      execute(commands);
-    } else {
-      pending_.push_back({nullptr, {commands.begin(), commands.end()}});
-    }
-  }
-  void execute(std::span<Command> commands) {
     const emulation::DeviceAccess access;
     for (Command& command : commands) {
       if (command.kernel == nullptr) {
@@ -126,52 +103,15 @@ class EmulatedRuntime final : public Runtime {
   std::unique_ptr<Graph> make_graph(std::span<Command> commands) override {
     return std::make_unique<EmulatedGraph>(commands);
   }
-  void run(Graph& graph) override {
-    if (auto* loop = dynamic_cast<EmulatedLoop*>(&graph)) {
-      pending_.push_back({loop, {}});
-    } else {
-      run(std::span<Command>(static_cast<EmulatedGraph&>(graph).commands));
-    }
-  }
-  bool can_loop() const override { return true; }
-  std::unique_ptr<Graph> make_loop(std::span<Command> commands) override {
-    return std::make_unique<EmulatedLoop>(commands);
-  }
-  void await(const std::uint64_t& number, std::uint64_t least) override {
-    while (number < least) {
-      if (pending_.empty()) throw Error("CUDA (emulated): a turn is awaited that no loop will make");
-      advance();
-    }
-  }
-  void wait() override { finish(); }
+  void run(Graph& graph) override { run(static_cast<EmulatedGraph&>(graph).commands); }
+  void wait() override {}
   double seconds_between(int first_point, int second_point) override {
     return std::chrono::duration<double>(points_[second_point] - points_[first_point]).count();
   }
 
  private:
-  // A loop goes on when somebody waits for a turn, no further than to this turn, and what is behind it waits: so the
-  // host is seen to say stop in between, as on a device.
-  struct Work {
-    EmulatedLoop* loop;  // null: commands
-    std::vector<Command> commands;
-  };
-  void advance() {
-    Work& work = pending_.front();
-    if (work.loop != nullptr) {
-      execute(work.loop->commands);
-      if (work.loop->another) return;
-    } else {
-      execute(work.commands);
-    }
-    pending_.pop_front();
-  }
-  void finish() {
-    while (!pending_.empty()) advance();
-  }
-
   DeviceInfo device_;
   emulation::Block block_;
-  std::deque<Work> pending_;  // a loop that is running first, if anything
   std::chrono::steady_clock::time_point points_[kTimePoints];
   std::vector<std::byte> posts_[kPosts];
 };

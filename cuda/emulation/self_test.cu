@@ -320,8 +320,10 @@ Words run_case(const Case& wanted, std::span<const Word> words) {
 }
 
 constexpr std::pair<const char*, Words (*)(std::span<const Word>)> kOthers[] = {
-    {"command_lists", run_lists}, {"release_early", release_early}, {"loops", run_loops},
-    {"fail_early", fail_early},   {"touch_device", touch_device},
+    {"command_lists", run_lists},
+    {"release_early", release_early},
+    {"fail_early", fail_early},
+    {"touch_device", touch_device},
 };
 
 }  // namespace

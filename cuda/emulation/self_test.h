@@ -43,7 +43,4 @@ Words release_early(std::span<const Word> words);
 Words fail_early(std::span<const Word> words);
 Words touch_device(std::span<const Word> words);
 
-// self_test_loops.cu
-Words run_loops(std::span<const Word> operations);
-
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

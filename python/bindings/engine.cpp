@@ -20,6 +20,7 @@
 #include "arrays.h"
 #include "base/error.h"
 #include "callbacks.h"
+#include "engine/lab.h"
 #include "gil.h"
 #include "py_engine.h"
 #include "text_options.h"
@@ -34,19 +35,19 @@ std::shared_ptr<Engine> PyEngine::open() const {
   return engine_;
 }
 
-std::shared_ptr<Generation> PyEngine::begin(std::vector<TokenId> prompt, const GenerateOptions& options) {
+std::shared_ptr<Sequence> PyEngine::begin(std::vector<TokenId> prompt, const GenerateOptions& options) {
   const std::shared_ptr<Engine> engine = open();
-  std::shared_ptr<Generation> text;
+  std::shared_ptr<Sequence> sequence;
   {
     const WithoutGil released;
-    text = engine->begin(std::move(prompt), options);
+    sequence = engine->begin(std::move(prompt), options);
   }
-  text_ = text;
-  return text;
+  sequence_ = sequence;
+  return sequence;
 }
 
 void PyEngine::cancel() const {
-  if (const std::shared_ptr<Generation> text = text_.lock()) text->cancel();
+  if (const std::shared_ptr<Sequence> sequence = sequence_.lock()) sequence->cancel();
 }
 
 void PyEngine::close() {
@@ -65,9 +66,8 @@ void make_engine(PyEngine* self, const std::filesystem::path& target,
                  const std::string& head, const std::string& translate, std::optional<int> ngram,
                  const std::string& tree, std::optional<int> tree_depth, std::optional<int> tree_branch,
                  std::optional<int> tree_size, std::optional<int> n_ctx, const RopeOptions& rope, int n_batch,
-                 int n_threads, const std::string& cache_type, const std::string& device, int n_gpu_layers,
-                 bool head_on_host, bool use_mmap, const std::vector<int>& taps, std::size_t states,
-                 const nb::object& progress) {
+                 int n_threads, const std::string& cache_type, const std::string& device, bool head_on_host,
+                 bool use_mmap, const std::vector<int>& taps, std::size_t states, const nb::object& progress) {
   const WithoutGil released;
   EngineOptions options;
   options.target = target;
@@ -75,7 +75,7 @@ void make_engine(PyEngine* self, const std::filesystem::path& target,
   options.ranks = ranks;
   options.sketch = sketch;
   options.adapt = adapt;
-  if (states > 0) options.states = std::make_shared<StateRecord>(StateRecord{states, 0, {}});
+  options.states = states;
   options.head = head;
   options.translate = translate;
   options.ngram = ngram;
@@ -84,7 +84,6 @@ void make_engine(PyEngine* self, const std::filesystem::path& target,
   options.rope = rope;
   options.batch = n_batch;
   options.backend = {device, n_threads};
-  options.gpu_layers = n_gpu_layers;
   options.head_on_host = head_on_host;
   options.files = {use_mmap, [] { check_signals(); }};
   options.kv_type = parse_kv_type(cache_type);
@@ -100,10 +99,10 @@ std::unique_ptr<PyGeneration> begin(PyEngine& self, Tokens tokens, nb::object ca
 
 OutputMatrix<float> forward(const PyEngine& self, const Tokens& tokens) {
   const std::shared_ptr<Engine> engine = self.open();
-  Engine::Forward result;
+  Lab::Forward result;
   {
     const WithoutGil released;
-    result = engine->forward(tokens);
+    result = Lab(*engine).forward(tokens);
   }
   return to_array<OutputMatrix<float>>(std::move(result.logits),
                                        {tokens.size(), static_cast<std::size_t>(engine->config().vocab)});
@@ -111,10 +110,10 @@ OutputMatrix<float> forward(const PyEngine& self, const Tokens& tokens) {
 
 nb::list forward_taps(const PyEngine& self, const Tokens& tokens) {
   const std::shared_ptr<Engine> engine = self.open();
-  Engine::Forward result;
+  Lab::Forward result;
   {
     const WithoutGil released;
-    result = engine->forward(tokens);
+    result = Lab(*engine).forward(tokens);
   }
   nb::list taps;
   for (std::vector<float>& tap : result.taps) {
@@ -130,7 +129,7 @@ OutputMatrix<float> forward_tree(const PyEngine& self, const Tokens& prefix, con
   std::vector<float> logits;
   {
     const WithoutGil released;
-    logits = engine->forward_tree(prefix, tokens, parents);
+    logits = Lab(*engine).forward_tree(prefix, tokens, parents);
   }
   return to_array<OutputMatrix<float>>(std::move(logits),
                                        {tokens.size(), static_cast<std::size_t>(engine->config().vocab)});
@@ -153,15 +152,15 @@ void init_engine(nb::module_& m) {
            "sketch"_a = nb::none(), "adapt"_a = nb::none(), "head"_a = "full", "translate"_a = "auto", "ngram"_a = 0,
            "tree"_a = "auto", "tree_depth"_a = nb::none(), "tree_branch"_a = nb::none(), "tree_size"_a = nb::none(),
            "n_ctx"_a = nb::none(), "rope"_a = RopeOptions{}, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0,
-           "cache_type"_a = "f16", "device"_a = default_device(), "n_gpu_layers"_a = -1, "head_on_host"_a = false,
-           "use_mmap"_a = true, "taps"_a = std::vector<int>{}, "states"_a = 0, "progress"_a = nb::none(),
+           "cache_type"_a = "f16", "device"_a = default_device(), "head_on_host"_a = false, "use_mmap"_a = true,
+           "taps"_a = std::vector<int>{}, "states"_a = 0, "progress"_a = nb::none(),
            nb::sig("def __init__(self, target: str | os.PathLike[str], drafter: str | os.PathLike[str] | None = None, "
                    "ranks: str | os.PathLike[str] | None = None, sketch: str | os.PathLike[str] | None = None, "
                    "adapt: str | os.PathLike[str] | None = None, head: str = 'full', translate: str = 'auto', ngram: "
                    "int | None = 0, tree: str = 'auto', tree_depth: int | None = None, "
                    "tree_branch: int | None = None, tree_size: int | None = None, n_ctx: int | None = None, rope: "
                    "RopeOptions = RopeOptions(), n_batch: int = 512, "
-                   "n_threads: int = 0, cache_type: str = 'f16', device: str = 'cpu', n_gpu_layers: int = -1, "
+                   "n_threads: int = 0, cache_type: str = 'f16', device: str = 'cpu', "
                    "head_on_host: bool = False, use_mmap: bool = True, taps: Sequence[int] = (), "
                    "states: int = 0, "
                    "progress: collections.abc.Callable[[int, int], object] | None = None) -> None"),
@@ -170,10 +169,15 @@ void init_engine(nb::module_& m) {
       .def(
           "take_states",
           [](const PyEngine& self) {
-            const StateRecord record = self.open()->take_states();
-            const std::size_t dim = std::max<std::size_t>(1, record.dim);
-            return to_array<OutputMatrix<float>>(std::vector<float>(record.states),
-                                                 {record.states.size() / dim, record.dim});
+            const std::shared_ptr<Engine> engine = self.open();
+            std::pair<std::vector<float>, std::size_t> taken;
+            {
+              const WithoutGil released;
+              taken = Lab(*engine).take_states();
+            }
+            auto& [states, dim] = taken;
+            const std::size_t count = states.size() / std::max<std::size_t>(1, dim);
+            return to_array<OutputMatrix<float>>(std::move(states), {count, dim});
           },
           "The states that were noted since the last call: (count, hidden size) float32.")
       .def(
@@ -223,7 +227,7 @@ void init_engine(nb::module_& m) {
       .def("forward_tree", &forward_tree, "prefix"_a, "tokens"_a, "parents"_a,
            "Logits after each node of a tree behind ``prefix``: (len(tokens), vocab_size) float32.\n\n"
            "``parents[0]`` is -1; every other parent is an earlier node.")
-      .def_prop_ro("tokenizer", of_engine([](const Engine& engine) { return engine.shared_tokenizer(); }),
+      .def_prop_ro("tokenizer", of_engine([](const Engine& engine) { return engine.tokenizer(); }),
                    "The target's tokenizer.")
       .def_prop_ro("n_ctx", of_engine([](const Engine& engine) { return engine.context(); }),
                    "Tokens that prompt and text may have together.")
@@ -236,20 +240,22 @@ void init_engine(nb::module_& m) {
                    "``general.architecture`` of the target.")
       .def_prop_ro(
           "launch_counts", of_engine([](Engine& engine) {
-            const LaunchCounts counts = engine.backend().launch_counts();
+            LaunchCounts counts;
+            {
+              const WithoutGil released;
+              counts = Lab(engine).launch_counts();
+            }
             nb::dict found;
             found["commands"] = counts.commands;
             found["launches"] = counts.launches;
             found["graph_launches"] = counts.graph_launches;
-            found["loop_launches"] = counts.loop_launches;
             found["graphs_made"] = counts.graphs_made;
             found["values_changed"] = counts.values_changed;
             return found;
           }),
           nb::sig("def launch_counts(self) -> dict[str, int]"),
           "What a GPU was given so far: ``commands`` by the operations; ``launches`` of single ones, "
-          "``graph_launches`` of many at once, ``loop_launches`` of those, of several steps; ``graphs_made``; and "
-          "``values_changed`` in them. All 0 on the CPU.")
+          "``graph_launches`` of many at once; ``graphs_made``; and ``values_changed`` in them. All 0 on the CPU.")
       .def_prop_ro(
           "memory_plan", of_engine([](const Engine& engine) -> nb::object {
             const std::optional<MemoryPlan>& plan = engine.memory_plan();
@@ -268,7 +274,7 @@ void init_engine(nb::module_& m) {
           nb::sig("def memory_plan(self) -> dict[str, int] | None"),
           "Bytes of the device's memory that it was expected to take, and what was free before (``context``: tokens); "
           "None where that is the host's.")
-      .def_prop_ro("has_drafter", of_engine([](const Engine& engine) { return engine.has_drafter(); }),
+      .def_prop_ro("has_drafter", of_engine([](const Engine& engine) { return engine.tuner() != nullptr; }),
                    "Whether there is a drafter.");
 }
 

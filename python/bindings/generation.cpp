@@ -1,5 +1,5 @@
-// Generation and Stats in Python. While a text is written, the GIL is taken now and then to let Python's signal
-// handlers run, so that Ctrl-C stops a long prompt and a long text, too.
+// Sequences and their statistics in Python. While one is written, the GIL is taken now and then to let Python's signal
+// handlers run, so that Ctrl-C stops a long prompt and a long answer, too.
 #include <mutex>
 
 #include <nanobind/stl/optional.h>
@@ -24,29 +24,29 @@ nb::list to_list(const std::vector<GeneratedToken>& tokens) {
 
 }  // namespace
 
-PyGeneration::PyGeneration(const PyEngine& engine, std::shared_ptr<Generation> text, nb::object cancel)
-    : engine_(engine), text_(std::move(text)), cancel_(std::move(cancel)) {
-  text_->on_progress([this] { return !python_is_due() || !python_stops(); });
+PyGeneration::PyGeneration(const PyEngine& engine, std::shared_ptr<Sequence> sequence, nb::object cancel)
+    : engine_(engine), sequence_(std::move(sequence)), cancel_(std::move(cancel)) {
+  sequence_->on_progress([this] { return !python_is_due() || !python_stops(); });
 }
 
 template <class Read>
 auto PyGeneration::look(Read&& read) {
   const WithoutGil released;
   const std::scoped_lock lock(mutex_);
-  return read(*text_);
+  return read(*sequence_);
 }
 
 std::optional<std::string> PyGeneration::finish_reason() {
-  return look([](const Generation& text) -> std::optional<std::string> {
-    if (text.finish_reason() == FinishReason::None) return std::nullopt;
-    return finish_reason_name(text.finish_reason());
+  return look([](const Sequence& sequence) -> std::optional<std::string> {
+    if (sequence.finish_reason() == FinishReason::None) return std::nullopt;
+    return finish_reason_name(sequence.finish_reason());
   });
 }
 
 // Of every token so far: its log-probability, and the best tokens with theirs.
 nb::list PyGeneration::logprobs() {
-  const auto found = look([](const Generation& text) {
-    return std::vector<TokenLogprobs>(text.logprobs().begin(), text.logprobs().end());
+  const auto found = look([](const Sequence& sequence) {
+    return std::vector<TokenLogprobs>(sequence.logprobs().begin(), sequence.logprobs().end());
   });
   nb::list list;
   for (const TokenLogprobs& token : found) {
@@ -59,8 +59,9 @@ nb::list PyGeneration::logprobs() {
 
 // Of every step so far: the fields of frspec_cpp.Step.
 nb::list PyGeneration::trace() {
-  const auto found =
-      look([](const Generation& text) { return std::vector<StepTrace>(text.trace().begin(), text.trace().end()); });
+  const auto found = look([](const Sequence& sequence) {
+    return std::vector<StepTrace>(sequence.trace().begin(), sequence.trace().end());
+  });
   nb::list list;
   for (const StepTrace& step : found) {
     nb::dict fields;
@@ -80,8 +81,9 @@ nb::list PyGeneration::trace() {
 
 // Of every step so far: the nodes of a tree that was not verified.
 nb::list PyGeneration::watched() {
-  const auto found =
-      look([](const Generation& text) { return std::vector<StepTrace>(text.trace().begin(), text.trace().end()); });
+  const auto found = look([](const Sequence& sequence) {
+    return std::vector<StepTrace>(sequence.trace().begin(), sequence.trace().end());
+  });
   nb::list list;
   for (const StepTrace& step : found) {
     nb::list nodes;
@@ -92,11 +94,11 @@ nb::list PyGeneration::watched() {
 }
 
 std::string PyGeneration::closing_text() {
-  return look([](const Generation& text) { return text.closing_text(); });
+  return look([](const Sequence& sequence) { return sequence.closing_text(); });
 }
 
 Stats PyGeneration::stats() {
-  return look([](const Generation& text) { return text.stats(); });
+  return look([](const Sequence& sequence) { return sequence.stats(); });
 }
 
 // One step, or all that are left.
@@ -109,9 +111,9 @@ nb::list PyGeneration::write(bool all) {
     raised_ = false;
     do {
       if (python_is_due() && python_stops() && raised_) break;
-      const auto fresh = text_->step();
+      const auto fresh = engine->step(*sequence_);
       tokens.insert(tokens.end(), fresh.begin(), fresh.end());
-    } while (all && text_->finish_reason() == FinishReason::None && !raised_);
+    } while (all && sequence_->finish_reason() == FinishReason::None && !raised_);
   }
   // The exception of a signal handler was left pending in this thread.
   if (PyErr_Occurred() != nullptr) throw nb::python_error();
@@ -135,7 +137,7 @@ bool PyGeneration::python_stops() {
   const int is_set = answer == nullptr ? -1 : PyObject_IsTrue(answer);
   Py_XDECREF(answer);
   raised_ = is_set < 0;
-  if (is_set > 0) text_->cancel();
+  if (is_set > 0) sequence_->cancel();
   return is_set != 0;
 }
 

@@ -81,8 +81,8 @@ std::vector<double> ceilings(const std::filesystem::path& path, const std::vecto
     all.push_back(weights.back().get());
   }
   std::vector<double> found(1 + kArithmetics);
-  found[0] = backend->measure_reading(all);
-  backend->measure_arithmetic(found.data() + 1);
+  found[0] = backend->instruments().measure_reading(all);
+  backend->instruments().measure_arithmetic(found.data() + 1);
   return found;
 }
 

@@ -1,4 +1,4 @@
-// Engine and Generation as Python has them.
+// Engine and Sequence as Python has them, where a sequence is a Generation.
 #pragma once
 
 #include <chrono>
@@ -22,27 +22,27 @@ class PyEngine {
 
   // The engine, which lives as long as whoever has it. Throws Error where it was closed.
   std::shared_ptr<Engine> open() const;
-  std::shared_ptr<Generation> begin(std::vector<TokenId> prompt, const GenerateOptions& options);
-  void cancel() const;  // the text that was begun last, if it is still there
+  std::shared_ptr<Sequence> begin(std::vector<TokenId> prompt, const GenerateOptions& options);
+  void cancel() const;  // the sequence that was begun last, if it is still there
   bool is_closed() const { return engine_ == nullptr; }
   // Frees all that it has, as soon as no call is under way. Closing twice does nothing.
   void close();
 
  private:
   std::shared_ptr<Engine> engine_;
-  std::weak_ptr<Generation> text_;
+  std::weak_ptr<Sequence> sequence_;
 };
 
-// A text being written. Any thread may call; they are taken one after the other. The lock is only ever waited for
+// A sequence being written. Any thread may call; they are taken one after the other. The lock is only ever waited for
 // without the GIL: who holds it may need the GIL to look for signals.
 class PyGeneration {
  public:
-  // `cancel`: None, or what has `is_set` (threading.Event), asked now and then whether to end the text.
-  PyGeneration(const PyEngine& engine, std::shared_ptr<Generation> text, nanobind::object cancel);
+  // `cancel`: None, or what has `is_set` (threading.Event), asked now and then whether to end it.
+  PyGeneration(const PyEngine& engine, std::shared_ptr<Sequence> sequence, nanobind::object cancel);
 
   nanobind::list step() { return write(false); }
   nanobind::list run() { return write(true); }
-  void cancel() { text_->cancel(); }
+  void cancel() { sequence_->cancel(); }
 
   std::optional<std::string> finish_reason();
   nanobind::list logprobs();
@@ -54,7 +54,7 @@ class PyGeneration {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // What `read` says of the text, without the GIL.
+  // What `read` says of the sequence, without the GIL.
   template <class Read>
   auto look(Read&& read);
   nanobind::list write(bool all);
@@ -63,7 +63,7 @@ class PyGeneration {
 
   const PyEngine& engine_;
   OwnedMutex mutex_{"text"};
-  std::shared_ptr<Generation> text_;
+  std::shared_ptr<Sequence> sequence_;
   nanobind::object cancel_;
   bool raised_ = false;
   Clock::time_point asked_ = {};

@@ -42,9 +42,9 @@ std::vector<T> read(Backend& backend, const T* from, std::size_t count) {
 // A verdict of a tree in the backend's memory, and back.
 struct DeviceVerdict {
   DeviceVerdict(Backend& backend, int nodes)
-      : memory(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(1 + 3 * nodes))), room(nodes) {
+      : memory(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(1 + 2 * nodes))), room(nodes) {
     auto* words = memory.as<std::int32_t>();
-    view = {words, words + 1, words + 1 + nodes, words + 1 + 2 * nodes};
+    view = {words, words + 1, words + 1 + nodes};
   }
   Walk found(Backend& backend) const {
     const auto count = static_cast<std::size_t>(read(backend, view.count, 1)[0]);
@@ -104,8 +104,6 @@ nb::dict grow(int branch, int levels, int size, std::int32_t root, const InputId
     const auto row = whole.begin() + static_cast<std::ptrdiff_t>(node * stride);
     path.insert(path.end(), row, row + depth[node] + 1);
   }
-  Ints ranks = read(*backend, view.ranks, nodes);
-  ranks[0] = -1;
   nb::dict found;
   found["pool_tokens"] = read(*backend, pool.tokens, candidates);
   found["pool_parents"] = read(*backend, pool.parents, candidates);
@@ -115,7 +113,6 @@ nb::dict grow(int branch, int levels, int size, std::int32_t root, const InputId
   found["parents"] = read(*backend, view.parents, nodes);
   found["depth"] = depth;
   found["path"] = path;
-  found["ranks"] = ranks;
   return found;
 }
 
@@ -153,15 +150,14 @@ Ints pretend_acceptance(const Ints& tokens, const Ints& parents, const Ints& sam
   same_size(sampled.size(), tokens.size(), "sampled");
   const Buffer after = to_device(*backend, sampled.data(), sampled.size());
   const Buffer length = to_device(*backend, &prefix, 1);
-  backend->pretend_acceptance(after.as<std::int32_t>(), tree.view(), tree.rows(length.as<std::int32_t>()), probability,
-                              seed);
+  backend->instruments().pretend_acceptance(after.as<std::int32_t>(), tree.view(), tree.rows(length.as<std::int32_t>()),
+                                            probability, seed);
   return read(*backend, after.as<std::int32_t>(), sampled.size());
 }
 
-// A text of `room` tokens, of which the first `prefix` are -1, behind them the accepted ones; the last token; and the
-// ranks of the accepted nodes but the root, where node i has rank 100 + i.
-std::tuple<Ints, std::int32_t, Ints> record(const Ints& tokens, const Ints& parents, const Ints& sampled,
-                                            std::int32_t prefix, int room, const std::string& device) {
+// A text of `room` tokens, of which the first `prefix` are -1, behind them the accepted ones; and the last token.
+std::tuple<Ints, std::int32_t> record(const Ints& tokens, const Ints& parents, const Ints& sampled, std::int32_t prefix,
+                                      int room, const std::string& device) {
   const auto backend = make_backend({device, 1});
   const DraftTree tree(*backend, tokens, parents);
   same_size(sampled.size(), tokens.size(), "sampled");
@@ -172,16 +168,9 @@ std::tuple<Ints, std::int32_t, Ints> record(const Ints& tokens, const Ints& pare
   const Buffer history = to_device(*backend, empty.data(), empty.size());
   const Buffer length = to_device(*backend, &prefix, 1), last = to_device(*backend, &prefix, 1);
   backend->verify(verdict.view, tree.view(), after.as<std::int32_t>());
-  Ints numbers(tokens.size());
-  std::iota(numbers.begin(), numbers.end(), 100);
-  const Buffer ranks = to_device(*backend, numbers.data(), numbers.size());
-  TreeView view = tree.view();
-  view.ranks = ranks.as<std::int32_t>();
-  backend->record(history.as<std::int32_t>(), length.as<std::int32_t>(), view, verdict.view);
+  backend->record(history.as<std::int32_t>(), length.as<std::int32_t>(), tree.view(), verdict.view);
   backend->take_last(last.as<std::int32_t>(), verdict.view);
-  const auto accepted = static_cast<std::size_t>(read(*backend, verdict.view.count, 1)[0]);
-  return {read(*backend, history.as<std::int32_t>(), empty.size()), read(*backend, last.as<std::int32_t>(), 1)[0],
-          read(*backend, verdict.view.ranks + 1, accepted - 1)};
+  return {read(*backend, history.as<std::int32_t>(), empty.size()), read(*backend, last.as<std::int32_t>(), 1)[0]};
 }
 
 // The draft of one level out of three: (token, log-probability, ids, probabilities).
@@ -265,8 +254,7 @@ void init_tree_ops(nb::module_& m) {
                   "probability"_a, "seed"_a, "device"_a = default_device(),
                   "The target's tokens as they would be if it agreed with the given probability.")
       .def_static("record", &record, "tokens"_a, "parents"_a, "sampled"_a, "prefix"_a, "room"_a,
-                  "device"_a = default_device(),
-                  "The text behind ``prefix`` places that hold -1, the next root, and the accepted nodes' ranks.")
+                  "device"_a = default_device(), "The text behind ``prefix`` places that hold -1, and the next root.")
       .def_static("draw_proposal", &draw_proposal, "candidates"_a, "log_probs"_a, "width"_a, "position"_a, "step"_a,
                   "device"_a, "options"_a,
                   nb::sig("def draw_proposal(candidates: Sequence[int], log_probs: Sequence[float], width: int, "

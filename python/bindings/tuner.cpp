@@ -105,7 +105,7 @@ void init_tuner(nb::module_& m) {
       .def("numbers", &Tuner::numbers, "What is kept from process to process.")
       .def(
           "restore", [](Tuner& self, const std::vector<double>& numbers) { return self.restore(numbers); }, "numbers"_a)
-      .def("steady_steps", &Tuner::steady_steps)
+      .def("is_steady", &Tuner::is_steady)
       .def(
           "choice",
           [](const Tuner& self) {

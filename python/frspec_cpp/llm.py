@@ -130,8 +130,6 @@ class LLM:
             text a little (with and without a drafter alike); ``"f32"`` for comparisons, on the CPU.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None: what the environment variable FRSPEC_DEVICE says, else the
             CPU.
-        n_gpu_layers: Layers of the target that a GPU keeps, the last ones; the CPU runs the others. -1: all. Without
-            effect on the CPU.
         head_on_host: Leave the target's head in host memory, from where the GPU reads it in every pass: slow, for
             cards with little memory. Ranked rows for drafting are kept on the GPU all the same.
         rope_scaling_type: How positions are stretched, so that the context becomes longer than the model was trained
@@ -183,7 +181,6 @@ class LLM:
         n_threads: int | None = None,
         cache_type: str = "f16",
         device: str | None = None,
-        n_gpu_layers: int = -1,
         head_on_host: bool = False,
         rope_scaling_type: RopeScaling | int | None = None,
         rope_freq_base: float = 0.0,
@@ -228,7 +225,6 @@ class LLM:
                 n_threads=0 if n_threads is None else n_threads,
                 cache_type=cache_type,
                 device=device or _core.default_device(),
-                n_gpu_layers=n_gpu_layers,
                 head_on_host=head_on_host,
                 use_mmap=use_mmap,
                 progress=None if report is None else functools.partial(report, "loading"),

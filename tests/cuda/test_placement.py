@@ -1,4 +1,4 @@
-"""What goes where on a device with memory of its own: the plan, the context that fits, layers and head on the host."""
+"""What goes where on a device with memory of its own: the plan, the context that fits, the head on the host."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_context_is_what_fits(pair: TinyPair, monkeypatch: pytest.MonkeyPatc
     assert plan["context"] == narrow.n_ctx
     with pytest.raises(MemoryError) as caught:
         make(pair, n_batch=16, n_ctx=wide["context"])
-    for part in (str(pair.target_gguf), DEVICE, "expected", "target", "caches", "are missing", "n_gpu_layers"):
+    for part in (str(pair.target_gguf), DEVICE, "expected", "target", "caches", "are missing", "head_on_host"):
         assert part in str(caught.value)
 
 
@@ -80,31 +80,6 @@ def test_a_device_without_room(pair: TinyPair, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv(MEMORY, "100000")
     with pytest.raises(MemoryError, match="a smaller model"):
         make(pair)
-
-
-@pytest.mark.parametrize("layers", [0, 1])
-@pytest.mark.parametrize("options", [{}, {"n_batch": 5}], ids=str)
-def test_layers_on_the_host_change_no_text(pair: TinyPair, layers: int, options: dict[str, Any]) -> None:
-    llm = make(pair, n_gpu_layers=layers, **options)
-    for sampling in ({}, {"temperature": 0.8, "seed": 4}):
-        plain = texts(llm, draft=False, **sampling)
-        assert texts(llm, draft=True, **sampling) == plain
-
-
-def test_layers_on_the_host_compute_the_same(pair: TinyPair) -> None:
-    tokens = PROMPTS[1]
-    expected = LLM(pair.target_gguf, device="cpu").forward(tokens)
-    for layers in (-1, 0, 1, 2, 99):
-        llm = LLM(pair.target_gguf, device=DEVICE, n_gpu_layers=layers)
-        np.testing.assert_allclose(llm.forward(tokens), expected, atol=2e-2 * expected.std())
-        plan, whole = plan_of(llm), plan_of(LLM(pair.target_gguf, device=DEVICE))
-        assert (plan["target_weights"] < whole["target_weights"]) == (layers in (0, 1))
-        assert (plan["caches"] < whole["caches"]) == (layers in (0, 1))
-
-
-def test_fewer_layers_than_none(pair: TinyPair) -> None:
-    with pytest.raises(ValueError, match="n_gpu_layers: found -2"):
-        make(pair, n_gpu_layers=-2)
 
 
 def test_a_head_on_the_host_has_the_same_bits(pair: TinyPair) -> None:
@@ -117,7 +92,7 @@ def test_a_head_on_the_host_has_the_same_bits(pair: TinyPair) -> None:
 
 def test_the_binary_tells_what_it_will_take(pair: TinyPair) -> None:
     command = ["frspec", "generate", "-m", pair.target_gguf, "-p", "a", "-n", "2", "--json", "--device", DEVICE]
-    result = subprocess.run([*command, "-ngl", "1"], capture_output=True, check=True, text=True)
+    result = subprocess.run([*command, "--head-on-host"], capture_output=True, check=True, text=True)
     assert json.loads(result.stdout)["tokens"]
     line = result.stderr.splitlines()[0]
     for part in ("memory: target ", "caches ", "working memory ", " free"):

@@ -95,7 +95,7 @@ def test_all_threads(run: Runner, demo_target: Path) -> None:
     usual = LLM(demo_target, n_ctx=16).device
     for threads in (-1, 0, None):
         assert LLM(demo_target, n_ctx=16, n_threads=threads).device == usual
-    for arguments in (("-t", "-1"), ("--threads=-1",), ("-ngl", "all"), ("-ngl", "99"), ("-ngl", "auto"), ("-b", "7")):
+    for arguments in (("-t", "-1"), ("--threads=-1",), ("-b", "7")):
         assert run("generate", "-p", PROMPT, "-n", "2", *arguments).returncode == 0, arguments
 
 

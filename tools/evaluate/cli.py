@@ -119,9 +119,6 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--cache-type", choices=("f16", "q8_0"), default="f16", help="type of the K/V cache (f16)")
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: FRSPEC_DEVICE, or cpu")
     group.add_argument(
-        "-ngl", "--gpu-layers", type=int, default=-1, metavar="N", help="layers that a GPU keeps (-1: all)"
-    )
-    group.add_argument(
         "--share-engines", action="store_true", help="one engine for all heads of a drafter: less memory"
     )
 
@@ -168,7 +165,6 @@ def request_of(options: argparse.Namespace) -> Request:
             "n_ctx": options.ctx_size or None,
             "cache_type": options.cache_type,
             "device": options.device,
-            "n_gpu_layers": options.gpu_layers,
         },
         tree={name: getattr(options, name) for name in ("tree_depth", "tree_branch", "tree_size")},
         writing={

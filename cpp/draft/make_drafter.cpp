@@ -1,5 +1,5 @@
 // Making drafters.
-#include "engine/make_drafter.h"
+#include "draft/make_drafter.h"
 
 #include <algorithm>
 #include <array>
@@ -8,17 +8,18 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "draft/adapt.h"
 #include "draft/causal_drafter.h"
 #include "draft/eagle2.h"
 #include "draft/eagle3.h"
+#include "draft/make_head.h"
 #include "draft/ngram_drafter.h"
 #include "draft/retokenizer.h"
 #include "draft/slrs_drafter.h"
 #include "draft/translated_drafter.h"
-#include "engine/adapt.h"
-#include "engine/make_head.h"
 #include "vocab/alignment.h"
 #include "vocab/draft_vocabulary.h"
+#include "vocab/timed_head.h"
 
 namespace frspec {
 namespace {
@@ -41,22 +42,28 @@ void check_same_vocabulary(const GgufFile& drafter, const Tokenizer& target) {
 }
 
 // Of what the text repeats, one behind the other.
-int repeated_levels(const EngineOptions& options) { return largest_tree(options).levels(); }
+int repeated_levels(const DraftOptions& options) { return largest_tree(options).levels(); }
 
-HeadParts head_parts(const EngineOptions& options, const DrafterParts& parts, const Tokenizer& vocabulary) {
-  return {parts.backend, vocabulary, parts.file, largest_tree(options).branch, parts.adaptive, parts.ranks_source};
+HeadParts head_parts(const DraftOptions& options, const DrafterParts& parts, const Tokenizer& vocabulary) {
+  return {.backend = parts.backend,
+          .vocabulary = vocabulary,
+          .file = parts.file,
+          .rows = largest_tree(options).branch,
+          .adaptive = parts.adaptive,
+          .states = parts.states,
+          .ranks_source = parts.ranks_source};
 }
 
 std::unique_ptr<DraftHead> timed(const DrafterParts& parts, std::unique_ptr<DraftHead> head) {
   return parts.clock != nullptr ? make_timed_head(std::move(head), *parts.clock) : std::move(head);
 }
 
-EagleLimits eagle_limits(const EngineOptions& options, const DrafterParts& parts) {
+EagleLimits eagle_limits(const DraftOptions& options, const DrafterParts& parts) {
   return {parts.context, std::max(parts.batch, kTranslatedDepth * largest_tree(options).levels() + 1), options.kv_type,
           options.rope};
 }
 
-std::unique_ptr<Drafter> make_eagle2(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
+std::unique_ptr<Drafter> make_eagle2(const DraftOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
   (void)read_eagle2_config(*parts.file);  // says what the file is before its vocabulary is looked at
   check_same_vocabulary(*parts.file, *parts.tokenizer);
   const HeadRows rows = HeadRows::whole(parts.target.head_source(), &parts.target.head());
@@ -77,7 +84,7 @@ HeadRows eagle3_rows(const DrafterParts& parts, const ModelConfig& config) {
   return HeadRows::whole(std::move(source), nullptr);
 }
 
-std::unique_ptr<Drafter> make_eagle3(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
+std::unique_ptr<Drafter> make_eagle3(const DraftOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
   const ModelConfig config = read_eagle3_config(*parts.file);
   const ModelConfig& target = parts.target.config();
   expect_of_target(*parts.file, "target_hidden_size", config.target_dim, target.dim, "hidden size");
@@ -119,7 +126,7 @@ std::vector<TokenId> spelling(const VocabularyAlignment& alignment, const Tokeni
 enum class Translation { None, Tli, StringLevel };
 
 // The head of a whole model as drafter. `is_open`: beside one of the other translation, with the same options.
-std::unique_ptr<DraftHead> make_model_head(EngineOptions options, const HeadSpec& spec, const DrafterParts& parts,
+std::unique_ptr<DraftHead> make_model_head(DraftOptions options, const HeadSpec& spec, const DrafterParts& parts,
                                            const CausalModel& model, const VocabularyAlignment& alignment,
                                            const std::shared_ptr<const Tokenizer>& own, Translation translation,
                                            bool is_open) {
@@ -156,7 +163,7 @@ std::unique_ptr<DraftHead> make_model_head(EngineOptions options, const HeadSpec
   return timed(parts, make_head(spec, options, head, rows));
 }
 
-std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
+std::unique_ptr<Drafter> make_causal(const DraftOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
   const std::string path = parts.file->path().string();
   const TreeShape tree = largest_tree(options);
   const std::shared_ptr<const Tokenizer> own = Tokenizer::load(*parts.file);
@@ -209,7 +216,7 @@ std::unique_ptr<Drafter> make_causal(const EngineOptions& options, const HeadSpe
 
 }  // namespace
 
-TreeBounds tree_bounds(const EngineOptions& options) {
+TreeBounds tree_bounds(const DraftOptions& options) {
   TreeBounds bounds;
   if (options.drafter) bounds = {largest_tree(options).size, kTranslatedDepth * largest_tree(options).levels()};
   if (ngram_of(options) > 0) {
@@ -231,7 +238,7 @@ std::vector<int> drafter_taps(const GgufFile& drafter, const ModelConfig& target
   return layers;
 }
 
-void check_drafter_options(const EngineOptions& options) {
+void check_drafter_options(const DraftOptions& options) {
   const HeadSpec head = parse_head_spec(options.head);
   check_tree_shape(largest_tree(options));
   if (!options.drafter && (options.ranks || options.sketch || (!head.is_full() && !head.is_auto()))) {
@@ -262,8 +269,7 @@ void check_drafter_options(const EngineOptions& options) {
   }
 }
 
-std::unique_ptr<Drafter> make_drafter(const EngineOptions& options, const std::string& head,
-                                      const DrafterParts& parts) {
+std::unique_ptr<Drafter> make_drafter(const DraftOptions& options, const std::string& head, const DrafterParts& parts) {
   std::unique_ptr<Drafter> drafter;
   TreeBounds inner;
   if (parts.file) {

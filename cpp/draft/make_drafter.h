@@ -6,21 +6,23 @@
 #include <vector>
 
 #include "draft/drafter.h"
-#include "engine/options.h"
+#include "draft/options.h"
 #include "gguf/gguf_file.h"
 #include "model/causal_model.h"
 #include "tokenizer/tokenizer.h"
-#include "vocab/adaptive_ranks.h"
-#include "vocab/timed_head.h"
 
 namespace frspec {
+
+class AdaptiveRanks;
+class HeadClock;
+struct StateRecord;
 
 // How large the trees may be that the drafter of these options proposes: nodes, the root included, and levels below it.
 struct TreeBounds {
   int size = 1;
   int depth = 0;
 };
-TreeBounds tree_bounds(const EngineOptions& options);
+TreeBounds tree_bounds(const DraftOptions& options);
 
 struct DrafterParts {
   Backend& backend;
@@ -29,10 +31,11 @@ struct DrafterParts {
   std::shared_ptr<const GgufFile> file;        // the drafter's; null: n-grams alone
   int context = 0;                             // tokens of a text, at most
   int batch = 0;
-  std::function<void(std::size_t)> on_bytes;  // as WeightLoader's
-  std::shared_ptr<AdaptiveRanks> adaptive;    // not null: ranked rows follow them
-  HeadClock* clock = nullptr;                 // not null: of the drafter's head
-  std::string* ranks_source = nullptr;        // set to where the ranks of the head come from, if it uses any
+  std::function<void(std::size_t)> on_bytes = {};     // as WeightLoader's
+  std::shared_ptr<AdaptiveRanks> adaptive = nullptr;  // not null: ranked rows follow them
+  std::shared_ptr<StateRecord> states = nullptr;      // not null: the states that the head meets are noted there
+  HeadClock* clock = nullptr;                         // not null: of the drafter's head
+  std::string* ranks_source = nullptr;                // set to where the ranks of the head come from, if it uses any
 };
 
 // The layers of the target whose inputs a drafter continues (ModelTaps::joined); none: it continues the states after
@@ -40,9 +43,9 @@ struct DrafterParts {
 std::vector<int> drafter_taps(const GgufFile& drafter, const ModelConfig& target);
 
 // Throws InvalidInput for options that contradict each other, whatever the files hold.
-void check_drafter_options(const EngineOptions& options);
+void check_drafter_options(const DraftOptions& options);
 // A drafter with the head that `head` names (vocab/head_spec.h). Throws InvalidInput for a file of an architecture
 // that drafts nothing, or one that does not fit the target.
-std::unique_ptr<Drafter> make_drafter(const EngineOptions& options, const std::string& head, const DrafterParts& parts);
+std::unique_ptr<Drafter> make_drafter(const DraftOptions& options, const std::string& head, const DrafterParts& parts);
 
 }  // namespace frspec

@@ -1,14 +1,14 @@
 // Making heads.
-#include "engine/make_head.h"
+#include "draft/make_head.h"
 
 #include <algorithm>
 #include <array>
 #include <iterator>
 
 #include "base/error.h"
+#include "vocab/adaptive_ranks.h"
 #include "vocab/choice_head.h"
 #include "vocab/contextual_head.h"
-#include "vocab/recording_head.h"
 #include "vocab/sketch.h"
 #include "vocab/speculated_head.h"
 
@@ -19,7 +19,7 @@ using Kind = HeadSpec::Kind;
 
 constexpr int kMostBest = 256;  // tokens that are asked of a state at once: a branch of a tree, a proposal
 
-TokenRanks ranks_of(const EngineOptions& options, const HeadParts& parts) {
+TokenRanks ranks_of(const DraftOptions& options, const HeadParts& parts) {
   TokenRanks ranks =
       parts.adaptive ? parts.adaptive->ranks() : find_ranks(options.ranks, *parts.file, parts.vocabulary);
   if (parts.ranks_source != nullptr) *parts.ranks_source = ranks.source;
@@ -48,7 +48,7 @@ std::vector<TokenId> ranked_tokens(const HeadSpec& spec, const TokenRanks& ranks
                         : ranked_subset(ranks, size, parts.vocabulary);
 }
 
-std::unique_ptr<DraftHead> make_speculated(const HeadSpec& spec, int size, const EngineOptions& options,
+std::unique_ptr<DraftHead> make_speculated(const HeadSpec& spec, int size, const DraftOptions& options,
                                            const HeadParts& parts, const HeadRows& rows) {
   const auto file = options.sketch ? GgufFile::open(*options.sketch, options.files) : parts.file;
   if (!has_sketch(*file)) {
@@ -61,7 +61,7 @@ std::unique_ptr<DraftHead> make_speculated(const HeadSpec& spec, int size, const
 }
 
 // Ranked rows, and those that follow the text.
-std::unique_ptr<DraftHead> make_contextual(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,
+std::unique_ptr<DraftHead> make_contextual(const HeadSpec& spec, const DraftOptions& options, const HeadParts& parts,
                                            const HeadRows& rows) {
   const HeadSpec::Part* ranked = spec.find(Kind::Ranked);
   const TokenRanks ranks = ranks_of(options, parts);
@@ -82,11 +82,11 @@ std::unique_ptr<DraftHead> make_contextual(const HeadSpec& spec, const EngineOpt
                               follow_ranks(parts, rows, fixed_rows));
 }
 
-std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,
+std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const DraftOptions& options, const HeadParts& parts,
                                        const HeadRows& rows);
 
 // Every policy that the files allow, the one that misses least first, the cheapest last.
-std::unique_ptr<DraftHead> make_choice(const EngineOptions& options, const HeadParts& parts, const HeadRows& rows) {
+std::unique_ptr<DraftHead> make_choice(const DraftOptions& options, const HeadParts& parts, const HeadRows& rows) {
   constexpr std::array kRankedSizes = {32768, 16384, 8192, 4096, 2048};
   std::vector<ChoiceHead::Policy> policies;
   policies.push_back({rows.is_learned() ? "learned" : "full", make_full_head(parts.backend, rows)});
@@ -115,7 +115,7 @@ std::unique_ptr<DraftHead> make_choice(const EngineOptions& options, const HeadP
   return std::make_unique<ChoiceHead>(std::move(policies), parts.spelling);
 }
 
-std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,
+std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const DraftOptions& options, const HeadParts& parts,
                                        const HeadRows& rows) {
   if (spec.find(Kind::Learned) && !rows.is_learned()) {
     fail("head: found learned, but ", parts.file->path().string(),
@@ -143,10 +143,10 @@ std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const EngineOptions
 
 }  // namespace
 
-std::unique_ptr<DraftHead> make_head(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,
+std::unique_ptr<DraftHead> make_head(const HeadSpec& spec, const DraftOptions& options, const HeadParts& parts,
                                      const HeadRows& rows) {
   auto head = make_policy(spec, options, parts, rows);
-  return options.states ? make_recording_head(parts.backend, std::move(head), options.states) : std::move(head);
+  return parts.states ? make_recording_head(parts.backend, std::move(head), parts.states) : std::move(head);
 }
 
 }  // namespace frspec

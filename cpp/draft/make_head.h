@@ -4,12 +4,13 @@
 #include <functional>
 #include <memory>
 
-#include "engine/options.h"
+#include "draft/options.h"
 #include "gguf/gguf_file.h"
 #include "tokenizer/tokenizer.h"
 #include "vocab/choice_head.h"
 #include "vocab/draft_head.h"
 #include "vocab/head_spec.h"
+#include "vocab/recording_head.h"
 #include "vocab/token_ranks.h"
 
 namespace frspec {
@@ -20,6 +21,7 @@ struct HeadParts {
   std::shared_ptr<const GgufFile> file;  // the drafter's
   int rows = 0;                          // states whose best tokens are wanted at once, at most
   std::shared_ptr<AdaptiveRanks> adaptive = nullptr;  // not null: ranked rows follow them
+  std::shared_ptr<StateRecord> states = nullptr;      // not null: the states that it meets are noted there
   std::string* ranks_source = nullptr;                // where TokenRanks::source of the head's ranks is told
   // Whether rows are chosen by rank alone: nobody tells the head of the text in its own tokens.
   bool by_rank = false;
@@ -28,7 +30,7 @@ struct HeadParts {
 
 // A head that chooses among the given rows. Throws InvalidInput where a policy lacks what it needs: ranks, a sketch, a
 // reduced head.
-std::unique_ptr<DraftHead> make_head(const HeadSpec& spec, const EngineOptions& options, const HeadParts& parts,
+std::unique_ptr<DraftHead> make_head(const HeadSpec& spec, const DraftOptions& options, const HeadParts& parts,
                                      const HeadRows& rows);
 
 }  // namespace frspec

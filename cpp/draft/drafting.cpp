@@ -1,0 +1,137 @@
+// Telling a drafter, and asking it.
+#include "draft/drafting.h"
+
+#include <algorithm>
+#include <exception>
+
+#include "vocab/adaptive_ranks.h"
+#include "vocab/head_spec.h"
+#include "vocab/recording_head.h"
+#include "vocab/timed_head.h"
+
+namespace frspec {
+
+Drafting::Drafting(const DraftOptions& options, const std::string& head, const DraftingParts& parts)
+    : backend_(parts.backend),
+      target_(parts.target),
+      clock_(std::make_unique<HeadClock>(parts.backend, parts.first_time_point, kTimePoints)) {
+  check_adapt(options, parse_head_spec(head));
+  if (options.states > 0) states_ = std::make_shared<StateRecord>(StateRecord{options.states, 0, {}});
+  drafter_ = make_drafter(options, head,
+                          {.backend = parts.backend,
+                           .target = parts.target,
+                           .tokenizer = parts.tokenizer,
+                           .file = parts.file,
+                           .context = parts.context,
+                           .batch = parts.batch,
+                           .on_bytes = parts.on_bytes,
+                           .adaptive = parts.ranks ? parts.ranks->ranks() : nullptr,
+                           .states = states_,
+                           .clock = clock_.get(),
+                           .ranks_source = &ranks_source_});
+  arms_ = time_arms(backend_, *drafter_, head, largest_tree(options));
+  const int path = tree_bounds(options).depth + 1;
+  room_ = std::max(parts.batch, path);
+  const auto ints = [&](int count) {
+    return backend_.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(count));
+  };
+  if (!drafter_->reads_states()) return;
+  count_ = ints(1);
+  next_ids_ = ints(room_);
+  path_ = ints(2 * path + 1);
+  features_ = backend_.allocate(sizeof(float) * static_cast<std::size_t>(room_) *
+                                static_cast<std::size_t>(target_.feature_dim()));
+}
+
+Drafting::~Drafting() = default;
+
+template <class Use>
+void Drafting::guard(DraftState& state, Use&& use) {
+  if (!state.works()) return;
+  try {
+    use();
+  } catch (const std::exception& error) {
+    state.error = error.what();
+  }
+}
+
+void Drafting::begin(DraftState& state, const TextRules& rules) {
+  guard(state, [&] { drafter_->begin(rules); });
+}
+
+void Drafting::extend(DraftState& state, const Extension& extension) {
+  guard(state, [&] { drafter_->extend(extension); });
+}
+
+void Drafting::accept(DraftState& state, Tensor features, std::span<const TokenId> next) {
+  if (!drafter_->reads_states()) return;
+  guard(state, [&] {
+    const auto rows = static_cast<std::int32_t>(next.size());
+    backend_.upload(count_.as<void>(), &rows, sizeof rows);
+    backend_.upload(next_ids_.as<void>(), next.data(), next.size_bytes());
+    drafter_->accept(
+        {.rows = rows, .count = count_.as<std::int32_t>(), .features = features, .next = next_ids_.as<std::int32_t>()});
+  });
+}
+
+void Drafting::read(DraftState& state, std::span<const TokenId> next) {
+  accept(state, target_.features(static_cast<int>(next.size())), next);
+}
+
+void Drafting::remember(DraftState& state, const TreeView& tree, const VerdictView& verdict,
+                        std::span<const TokenId> next) {
+  if (!state.works()) return;
+  const auto rows = static_cast<int>(next.size());
+  if (state.rows + rows > room_) catch_up(state);
+  if (drafter_->reads_states()) {
+    const Tensor room = features_.matrix(room_, target_.feature_dim()).row_range(state.rows, rows);
+    backend_.gather_rows(room, target_.features(tree.size), verdict.nodes);
+    state.next.insert(state.next.end(), next.begin(), next.end());
+  }
+  state.rows += rows;
+}
+
+void Drafting::catch_up(DraftState& state) {
+  if (state.rows == 0) return;
+  accept(state, features_.matrix(state.rows, target_.feature_dim()), state.next);
+  state.rows = 0;
+  state.next.clear();
+}
+
+void Drafting::follow(DraftState& state, const TreeView& tree, const VerdictView& verdict) {
+  guard(state, [&] {
+    const int rows = tree.max_depth + 1;
+    auto* memory = path_.as<std::int32_t>();
+    const PathView path{memory, memory + rows, memory + 2 * rows};
+    backend_.fill_path(path, rows, verdict);
+    const Tensor features = features_.matrix(rows, target_.feature_dim());
+    backend_.gather_rows(features, target_.features(tree.size), path.nodes);
+    drafter_->accept(
+        {.rows = rows, .count = verdict.count, .features = features, .next = path.tokens, .last = path.last});
+  });
+}
+
+const DraftTree* Drafting::propose(DraftState& state, const std::int32_t* root, int arm, Growth* growth) {
+  const DraftTree* tree = nullptr;
+  guard(state, [&] {
+    drafter_->use(arm);
+    tree = &drafter_->propose(root, growth);
+  });
+  return tree;
+}
+
+void Drafting::time_head(bool timed) { clock_->run(timed); }
+double Drafting::head_seconds() { return clock_->seconds(); }
+
+std::pair<std::vector<float>, std::size_t> Drafting::take_states() {
+  if (!states_) return {};
+  std::pair<std::vector<float>, std::size_t> taken{states_->states, states_->dim};
+  states_->states.clear();
+  return taken;
+}
+
+void Drafting::forget_states() {
+  if (states_) states_->states.clear();
+}
+
+}  // namespace frspec

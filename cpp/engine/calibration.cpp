@@ -1,0 +1,60 @@
+// What the tuner should know before it costs a sequence anything.
+#include <array>
+#include <exception>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/step_times.h"
+
+namespace frspec {
+namespace {
+
+constexpr int kTokens = 64, kRehearsed = 4;  // tokens at most, and steps
+constexpr int kRounds = 3;
+constexpr double kSeconds = 1.5;  // for trees that are rarely wanted
+
+// How long passes of a few sizes take. What they write is of no account.
+void time_trees(TargetRunner& runner, Tuner& tuner, const EngineOptions& options) {
+  const auto beginning = Clock::now();
+  const int most = tree_bounds(options).size;
+  const std::vector<int> sizes = options.tree ? std::vector{1, most} : std::vector{1, 2, 3, 4, 6, 8, 12, 16};
+  // By turns: a moment in which the machine is slow is not one size's alone. Large trees are rarely wanted.
+  for (int round = 0; round < kRounds; ++round) {
+    for (const int nodes : sizes) {
+      if (nodes > most || (round > 0 && nodes > 2 && seconds_since(beginning) > kSeconds)) continue;
+      if (nodes > 8 && seconds_since(beginning) > kSeconds / 2) continue;
+      const std::vector<TokenId> tokens(static_cast<std::size_t>(nodes), 0);
+      std::vector<std::int32_t> parents(static_cast<std::size_t>(nodes), 0);  // all below the root
+      parents[0] = -1;
+      const auto start = Clock::now();
+      runner.try_tree(0, tokens, parents);
+      tuner.know_target(nodes, seconds_since(start));
+    }
+  }
+}
+
+}  // namespace
+
+// Passes of the target, and a few drafted steps. The caller holds the lock.
+void Engine::calibrate() {
+  calibrated_ = true;
+  Tuner& tuner = planner_->tuner();
+  if (tuner.knows_costs()) return;
+  try {
+    time_trees(*runner_, tuner, options_);
+    Sequence sequence(tokenizer_, file_->path().string(), context_, {0},
+                      {.max_tokens = kTokens, .ignore_eos = true, .draft = DraftMode::Always});
+    start(sequence);
+    place_.counts = false;
+    tuner.rehearse({1, 1, 2, 4});
+    for (int step = 0; step < kRehearsed && sequence.finish_reason() == FinishReason::None; ++step) {
+      sequence.begin_step();
+      advance(sequence);
+    }
+  } catch (const std::exception&) {  // a model that overflows says so when it is asked for a text
+  }
+  tuner.rehearse({});
+  drafting_->forget_states();
+}
+
+}  // namespace frspec

@@ -1,0 +1,133 @@
+// Single passes.
+#include "engine/lab.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace frspec {
+namespace {
+
+// Calls use(chunk, rows) behind each pass over a part of the tokens that fits one.
+template <class Use>
+void read_all(TargetRunner& runner, std::span<const TokenId> tokens, Use&& use) {
+  const auto batch = static_cast<std::size_t>(runner.batch());
+  for (std::size_t first = 0; first < tokens.size(); first += batch) {
+    const auto chunk = tokens.subspan(first, std::min(batch, tokens.size() - first));
+    runner.read(chunk);
+    use(first, static_cast<int>(chunk.size()));
+    runner.commit_rows(static_cast<std::int32_t>(chunk.size()));
+  }
+}
+
+// The logits of the first `rows` rows of the last pass, to `to` (rows, V).
+void download_logits(const EngineParts& parts, int rows, float* to) {
+  CausalModel& target = parts.runner.target();
+  for (int row = 0; row < rows; row += kLogitRows) {
+    const Tensor logits = target.logits(target.hidden(rows).row_range(row, std::min(kLogitRows, rows - row)));
+    const auto count = static_cast<std::size_t>(logits.rows * logits.cols);
+    parts.backend.download(to, logits.data, count * sizeof(float));
+    to += count;
+  }
+}
+
+}  // namespace
+
+Lab::Forward Lab::forward(std::span<const TokenId> tokens) {
+  if (tokens.empty() || tokens.size() > static_cast<std::size_t>(engine_.context())) {
+    fail("forward: found ", tokens.size(), " tokens, expected 1 to ", engine_.context(), ", the context");
+  }
+  check_tokens(tokens, *engine_.tokenizer());
+  const EngineParts parts = engine_.take_over();
+  CausalModel& target = parts.runner.target();
+  const auto vocab = static_cast<std::size_t>(target.config().vocab);
+  const auto dim = static_cast<std::size_t>(target.config().dim);
+  const std::size_t taps = parts.options.taps.size();
+  Forward result{std::vector<float>(tokens.size() * vocab),
+                 std::vector<std::vector<float>>(taps, std::vector<float>(tokens.size() * dim))};
+  parts.runner.reset();
+  read_all(parts.runner, tokens, [&](std::size_t first, int rows) {
+    download_logits(parts, rows, result.logits.data() + first * vocab);
+    for (std::size_t t = 0; t < taps; ++t) {
+      parts.backend.download(result.taps[t].data() + first * dim, target.tap(static_cast<int>(t), rows).data,
+                             static_cast<std::size_t>(rows) * dim * sizeof(float));
+    }
+  });
+  return result;
+}
+
+std::vector<float> Lab::forward_tree(std::span<const TokenId> prefix, std::span<const TokenId> tokens,
+                                     std::span<const std::int32_t> parents) {
+  check_tokens(prefix, *engine_.tokenizer());
+  check_tokens(tokens, *engine_.tokenizer());
+  const EngineParts parts = engine_.take_over();
+  const auto context = static_cast<std::size_t>(engine_.context());
+  const auto batch = static_cast<std::size_t>(parts.runner.batch());
+  if (prefix.size() + tokens.size() > context || tokens.size() > batch) {
+    fail("forward_tree: found ", prefix.size(), " + ", tokens.size(), " tokens, expected at most ", context,
+         ", the context, and at most ", batch, " in the tree, the batch");
+  }
+  parts.runner.reset();
+  read_all(parts.runner, prefix, [](std::size_t, int) {});
+  const DraftTree tree(parts.backend, tokens, parents);
+  parts.runner.forward(tree);
+  std::vector<float> result(tokens.size() * static_cast<std::size_t>(engine_.config().vocab));
+  download_logits(parts, tree.size(), result.data());
+  return result;
+}
+
+std::pair<std::vector<float>, std::size_t> Lab::take_states() {
+  const EngineParts parts = engine_.parts();
+  if (parts.options.states == 0) fail("take_states: found an engine that notes none, expected states > 0");
+  if (parts.drafting == nullptr) return {};
+  return parts.drafting->take_states();
+}
+
+void Lab::time_prompt(std::int32_t prefix, std::span<const TokenId> tokens) {
+  const EngineParts parts = engine_.take_over();
+  parts.runner.reset(prefix);
+  read_all(parts.runner, tokens, [&](std::size_t first, int rows) {
+    const bool is_last = first + static_cast<std::size_t>(rows) == tokens.size();
+    if (is_last) (void)parts.runner.sample_first(rows, Sampler{}, {}, {});
+  });
+  parts.backend.wait();
+}
+
+void Lab::time_tree(std::int32_t prefix, std::span<const TokenId> tokens, std::span<const std::int32_t> parents) {
+  engine_.take_over().runner.try_tree(prefix, tokens, parents);
+}
+
+void Lab::time_draft() {
+  const EngineParts parts = engine_.take_over();
+  DraftState state{.wanted = true};
+  if (parts.drafting->propose(state, parts.runner.root(), 0, nullptr) == nullptr) throw Error(state.error);
+  parts.backend.wait();
+}
+
+void Lab::pretend(float probability) { engine_.parts().runner.verifier().pretend(probability); }
+
+std::vector<const Weight*> Lab::target_matrices() { return engine_.parts().runner.target().matrices(); }
+
+std::vector<const Weight*> Lab::draft_matrices() { return engine_.parts().drafting->drafter().matrices(); }
+
+double Lab::cache_bytes(int tokens) {
+  const EngineParts parts = engine_.parts();
+  const ModelConfig& config = engine_.config();
+  const KvShape shape{parts.options.kv_type, config.kv_heads, config.head_dim, tokens};
+  return 2.0 * static_cast<double>(parts.backend.kv_bytes(shape)) * config.layers;
+}
+
+double Lab::measure_reading() {
+  const EngineParts parts = engine_.parts();
+  return parts.backend.instruments().measure_reading(parts.runner.target().matrices());
+}
+
+void Lab::measure_arithmetic(double* macs_per_second) {
+  engine_.parts().backend.instruments().measure_arithmetic(macs_per_second);
+}
+
+Arithmetic Lab::arithmetic(DType type) { return engine_.parts().backend.instruments().arithmetic(type); }
+
+LaunchCounts Lab::launch_counts() { return engine_.parts().backend.instruments().launch_counts(); }
+
+}  // namespace frspec

@@ -1,0 +1,60 @@
+// Options as users name them.
+#include "engine/options.h"
+
+#include <charconv>
+
+#include "base/error.h"
+#include "base/text.h"
+
+namespace frspec {
+
+std::optional<TreeShape> TreeChoice::shape() const {
+  const bool has_numbers = depth || branch || size;
+  if (has_numbers && word != "auto") {
+    fail("tree: found ", quoted(word), " beside tree_depth, tree_branch or tree_size, expected one of them");
+  }
+  TreeShape shape;
+  if (has_numbers) {
+    shape = {depth.value_or(shape.depth), branch.value_or(shape.branch), size.value_or(shape.size)};
+  } else if (word == "auto") {
+    return std::nullopt;
+  } else {
+    const char* at = word.data();
+    const char* const end = at + word.size();
+    for (int* number : {&shape.depth, &shape.branch, &shape.size}) {
+      const auto [after, bad] = std::from_chars(at, end, *number);
+      const bool goes_on = number == &shape.size ? after == end : after != end && *after == ',';
+      if (bad != std::errc() || !goes_on) {
+        fail("tree: found ", quoted(word), ", expected auto or DEPTH,BRANCH,SIZE, as 5,10,60");
+      }
+      at = after + 1;
+    }
+  }
+  check_tree_shape(shape);
+  return shape;
+}
+
+KvType parse_kv_type(std::string_view name) {
+  if (name == "f16") return KvType::F16;
+  if (name == "q8_0") return KvType::Q8_0;
+  if (name == "f32") return KvType::F32;
+  fail("type of the K/V cache: found '", name, "', expected f16, q8_0 or f32");
+}
+
+DraftMode parse_draft_mode(std::string_view name) {
+  if (name == "auto") return DraftMode::Auto;
+  if (name == "always") return DraftMode::Always;
+  if (name == "never") return DraftMode::Never;
+  if (name == "sparse") return DraftMode::Sparse;
+  if (name == "watch") return DraftMode::Watch;
+  fail("draft: found ", quoted(name), ", expected auto, always or never");
+}
+
+VerifyMode parse_verify_mode(std::string_view name) {
+  if (name == "keyed") return VerifyMode::Keyed;
+  if (name == "rejection") return VerifyMode::Rejection;
+  if (name == "block") return VerifyMode::Block;
+  fail("verify: found ", quoted(name), ", expected keyed, rejection or block");
+}
+
+}  // namespace frspec

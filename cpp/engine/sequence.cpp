@@ -1,0 +1,125 @@
+// What a sequence takes, and where it ends.
+#include "engine/sequence.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace frspec {
+namespace {
+
+std::uint64_t next_id() {
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
+}
+
+void check_request(std::span<const TokenId> prompt, const GenerateOptions& options, const Tokenizer& tokenizer,
+                   int context) {
+  if (prompt.empty()) fail("prompt: found no tokens, expected at least one");
+  if (prompt.size() >= static_cast<std::size_t>(context)) {
+    fail("prompt: found ", prompt.size(), " tokens, expected at most ", context - 1, ": the context holds ", context);
+  }
+  const bool until_full = options.max_tokens == kUntilFull || options.max_tokens == kUntilContextFilled;
+  if (options.max_tokens < 1 && !until_full) {
+    fail("max_tokens: found ", options.max_tokens, ", expected at least 1, or -1 for as many as the context holds");
+  }
+  if (options.min_tokens < 0 || (options.min_tokens > options.max_tokens && !until_full)) {
+    fail("min_tokens: found ", options.min_tokens, ", expected 0 to ", options.max_tokens, ", max_tokens");
+  }
+  if (options.logprobs && (*options.logprobs < 0 || *options.logprobs > kMaxLogprobs)) {
+    fail("logprobs: found ", *options.logprobs, ", expected 0 to ", kMaxLogprobs);
+  }
+  for (const TokenId id : options.stop_tokens) {
+    if (id < 0 || id >= tokenizer.size()) {
+      fail("stop_token_ids: found id ", id, ", expected 0 to ", tokenizer.size() - 1);
+    }
+  }
+  check_tokens(prompt, tokenizer);
+  check_sampling(options.sampling);
+}
+
+}  // namespace
+
+const char* finish_reason_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::Stop:
+      return "stop";
+    case FinishReason::Length:
+      return "length";
+    case FinishReason::Cancelled:
+      return "cancelled";
+    case FinishReason::None:
+      break;
+  }
+  return "";
+}
+
+void check_tokens(std::span<const TokenId> tokens, const Tokenizer& tokenizer) {
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || tokens[i] >= tokenizer.size()) {
+      fail("prompt: token ", i, ": found id ", tokens[i], ", expected 0 to ", tokenizer.size() - 1);
+    }
+  }
+}
+
+Sequence::Sequence(std::shared_ptr<const Tokenizer> tokenizer, std::string model, int context,
+                   std::vector<TokenId> prompt, const GenerateOptions& options)
+    : id_(next_id()),
+      tokenizer_(std::move(tokenizer)),
+      model_(std::move(model)),
+      context_(context),
+      tokens_(std::move(prompt)),
+      prompt_size_(tokens_.size()),
+      options_(options),
+      decoder_(*tokenizer_),
+      stop_text_(options.stop) {
+  check_request(tokens_, options_, *tokenizer_, context_);
+  if (options_.max_tokens < 0) options_.max_tokens = std::numeric_limits<int>::max();
+  stats_.prompt_tokens = static_cast<std::int64_t>(prompt_size_);
+  stats_.seed = options_.sampling.seed;
+}
+
+void Sequence::append(std::span<const TokenId> tokens) {
+  for (std::size_t i = 0; i < tokens.size() && finish_ == FinishReason::None; ++i) {
+    append_one(tokens[i], i + 1 < tokens.size());
+  }
+}
+
+bool Sequence::is_end(TokenId token) const {
+  if (std::find(options_.stop_tokens.begin(), options_.stop_tokens.end(), token) != options_.stop_tokens.end()) {
+    return true;
+  }
+  return !options_.ignore_eos && tokenizer_->is_end_of_generation(token);
+}
+
+void Sequence::append_one(TokenId token, bool drafted) {
+  if (token < 0) {
+    throw Error(
+        concat(model_, ": the logits after token ", tokens_.size(),
+               " leave no token: they are not finite (the weights make the model overflow, or temperature, penalty or "
+               "bias is extreme), or every token is forbidden"));
+  }
+  if (is_end(token)) {
+    ended_by_token_ = true;
+    finish(FinishReason::Stop);
+    return;
+  }
+  tokens_.push_back(token);
+  ++stats_.generated_tokens;
+  fresh_.push_back(
+      {token, drafted, stop_text_.push(decoder_.push(token), stats_.generated_tokens >= options_.min_tokens)});
+  if (stop_text_.stopped()) {
+    finish(FinishReason::Stop);
+  } else if (tokens_left() == 0 || room_left() == 0) {
+    finish(FinishReason::Length);
+  }
+}
+
+void Sequence::finish(FinishReason reason) {
+  finish_ = reason;
+  if (stop_text_.stopped()) return;
+  closing_text_ = stop_text_.push(decoder_.finish());
+  closing_text_ += stop_text_.finish();
+}
+
+}  // namespace frspec

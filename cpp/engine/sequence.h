@@ -1,0 +1,122 @@
+// One sequence: what was asked for, its tokens so far, and what came of them. It appends tokens and says where it ends;
+// an Engine writes it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/options.h"
+#include "engine/stats.h"
+#include "engine/step_trace.h"
+#include "engine/stop_text.h"
+#include "tokenizer/tokenizer.h"
+
+namespace frspec {
+
+enum class FinishReason {
+  None,       // still running
+  Stop,       // an end-of-generation token, a stop token or a stop string
+  Length,     // max_tokens, or the context is full
+  Cancelled,  // Sequence::cancel()
+};
+const char* finish_reason_name(FinishReason reason);  // "stop", "length", "cancelled"; "" while running
+
+// A token of the sequence, whether a draft had foreseen it, and what may be shown of the text since the token before:
+// whole characters, and nothing that might become part of a stop string.
+struct GeneratedToken {
+  TokenId id;
+  bool drafted;
+  std::string text;
+};
+
+// Log-probabilities under the target's own distribution, at temperature 1 and before the sampler chain.
+struct TokenLogprobs {
+  float chosen = 0.0f;                          // of the token itself
+  std::vector<std::pair<TokenId, float>> best;  // of the most probable tokens, best first
+};
+
+class Sequence {
+ public:
+  // Room for `context` tokens; `model` is named in messages. Throws InvalidInput for a request that cannot be: a prompt
+  // of no token, without room for one more or with ids that are none, and options outside of their bounds.
+  Sequence(std::shared_ptr<const Tokenizer> tokenizer, std::string model, int context, std::vector<TokenId> prompt,
+           const GenerateOptions& options);
+  Sequence(const Sequence&) = delete;
+  Sequence& operator=(const Sequence&) = delete;
+
+  // --- For who wants the text ---
+  // Ends it, from any thread: the step that is running is the last one. A prompt that is being read is abandoned
+  // between two layers.
+  void cancel() { cancelled_.store(true); }
+  // Asked between the layers of a prompt; returning false abandons the prompt, and the step then gives nothing.
+  void on_progress(std::function<bool()> keep_going) { keep_going_ = std::move(keep_going); }
+  FinishReason finish_reason() const { return finish_; }
+  const Stats& stats() const { return stats_; }
+  // What was still held back when the sequence ended: it follows the last token's.
+  const std::string& closing_text() const { return closing_text_; }
+  // Of every token so far, where GenerateOptions::logprobs asked for them.
+  std::span<const TokenLogprobs> logprobs() const { return logprobs_; }
+  // Every step so far, where GenerateOptions::trace asked for them: the passes after the prompt's own, which gave the
+  // first token.
+  std::span<const StepTrace> trace() const { return trace_; }
+
+  // --- For who writes it ---
+  std::uint64_t id() const { return id_; }  // no other sequence of this process has it
+  const GenerateOptions& options() const { return options_; }
+  std::span<const TokenId> tokens() const { return tokens_; }  // of prompt and text
+  std::span<const TokenId> prompt() const { return std::span(tokens_).first(prompt_size_); }
+  // Tokens that may still come, and that the context has room for.
+  std::int64_t tokens_left() const { return options_.max_tokens - stats_.generated_tokens; }
+  std::int64_t room_left() const { return context_ - static_cast<std::int64_t>(tokens_.size()); }
+  bool cancelled() const { return cancelled_.load(); }
+  bool goes_on() const { return !cancelled() && (!keep_going_ || keep_going_()); }
+  // A step begins; what the last one gave is forgotten.
+  void begin_step() { fresh_.clear(); }
+  // The tokens that a pass of the target gave, all but the last of them drafted; up to the end of the sequence. Throws
+  // Error where one is none.
+  void append(std::span<const TokenId> tokens);
+  void finish(FinishReason reason);
+  // What append() took in this step; and whether the pass gave one more, which ended the sequence without being part of
+  // it.
+  std::span<const GeneratedToken> fresh() const { return fresh_; }
+  bool ended_by_token() const { return ended_by_token_; }
+  Stats& stats() { return stats_; }
+  void add(TokenLogprobs logprobs) { logprobs_.push_back(std::move(logprobs)); }
+  void add(StepTrace trace) { trace_.push_back(std::move(trace)); }
+  void set_step_seconds(double seconds) { trace_.back().total_seconds = seconds; }
+
+ private:
+  void append_one(TokenId token, bool drafted);
+  bool is_end(TokenId token) const;
+
+  std::uint64_t id_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  std::string model_;
+  int context_;
+  std::vector<TokenId> tokens_;
+  std::size_t prompt_size_;
+  GenerateOptions options_;
+  StreamDecoder decoder_;
+  StopText stop_text_;
+  std::function<bool()> keep_going_;
+  std::atomic<bool> cancelled_{false};
+  std::vector<GeneratedToken> fresh_;
+  std::vector<TokenLogprobs> logprobs_;
+  std::vector<StepTrace> trace_;
+  std::string closing_text_;
+  bool ended_by_token_ = false;
+  FinishReason finish_ = FinishReason::None;
+  Stats stats_;
+};
+
+// Throws InvalidInput for an id that the vocabulary does not have.
+void check_tokens(std::span<const TokenId> tokens, const Tokenizer& tokenizer);
+
+}  // namespace frspec

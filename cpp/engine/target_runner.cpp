@@ -1,0 +1,110 @@
+// Running the target.
+#include "engine/target_runner.h"
+
+#include <algorithm>
+
+namespace frspec {
+
+TargetRunner::TargetRunner(Backend& backend, CausalModel& target, int batch, int max_size, int max_depth)
+    : backend_(backend),
+      target_(target),
+      // Room, too, for trees that are only timed: any that fits a pass, as deep as a binary tree of that many nodes.
+      verifier_(backend, target, std::max(max_size, batch), std::max(max_depth, 32)),
+      batch_(batch),
+      root_alone_(backend, TreeShape{.depth = 0, .branch = 1, .size = 1}) {
+  const auto words = [&](std::int64_t count) {
+    return backend_.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(count));
+  };
+  constexpr std::int32_t kLastOfPrefix = -1;
+  ids_ = words(batch_);
+  root_ = words(1);
+  count_ = words(1);
+  last_depth_ = words(1);
+  history_ = words(target_.limits().context + max_depth + 1);
+  committed_ = words((max_depth + 1) * std::int64_t{target_.config().dim});
+  backend_.upload(last_depth_.as<void>(), &kLastOfPrefix, sizeof kLastOfPrefix);
+}
+
+void TargetRunner::begin(std::span<const TokenId> prompt) {
+  reset();
+  backend_.upload(history_.as<void>(), prompt.data(), prompt.size_bytes());
+}
+
+bool TargetRunner::read(std::span<const TokenId> tokens, const std::function<bool()>& keep_going) {
+  backend_.upload(ids_.as<void>(), tokens.data(), tokens.size_bytes());
+  return target_.forward(ids_.as<std::int32_t>(), {.count = static_cast<int>(tokens.size()), .prefix = length()},
+                         keep_going);
+}
+
+void TargetRunner::commit_rows(std::int32_t rows) {
+  backend_.upload(count_.as<void>(), &rows, sizeof rows);
+  target_.cache().advance(count_.as<std::int32_t>());
+}
+
+TokenId TargetRunner::sample_first(int rows, const Sampler& sampler, const LogitsProcessor& processor,
+                                   std::span<const TokenId> prompt) {
+  const Rows last{.count = 1, .prefix = length(), .depth = last_depth_.as<std::int32_t>()};
+  TokenId token = -1;
+  if (processor) {
+    token = verifier_.sample_one(last, rows - 1, ids_.as<std::int32_t>(), sampler, processor, prompt);
+  } else {
+    const std::int32_t* sampled = verifier_.sample(last, rows - 1, ids_.as<std::int32_t>(), sampler);
+    backend_.download(&token, sampled, sizeof token);
+  }
+  backend_.upload(root_.as<void>(), &token, sizeof token);
+  return token;
+}
+
+const DraftTree& TargetRunner::root_alone() {
+  backend_.tree_select(root_alone_.view(), root_alone_.pool(), root());
+  return root_alone_;
+}
+
+void TargetRunner::try_tree(std::int32_t prefix, std::span<const TokenId> tokens,
+                            std::span<const std::int32_t> parents) {
+  reset(prefix);
+  const DraftTree tree(backend_, tokens, parents);
+  forward(tree);
+  verifier_.verify(tree, Sampler{});
+  verifier_.post(0);
+  (void)verifier_.read(0);
+}
+
+void TargetRunner::commit(const DraftTree& tree, const VerdictView& verdict) {
+  backend_.record(history_.as<std::int32_t>(), length(), tree.view(), verdict);
+  target_.cache().commit(verdict);
+  backend_.take_last(root_.as<std::int32_t>(), verdict);
+}
+
+std::vector<TokenLogprobs> TargetRunner::logprobs(Tensor hidden, const std::int32_t* tokens, std::size_t count,
+                                                  int best) {
+  const auto k = static_cast<std::size_t>(std::min(best, target_.config().vocab));
+  const std::size_t bytes = sizeof(std::int32_t) * (2 * k + 1);
+  if (best_.bytes() < bytes) best_ = backend_.allocate(bytes);
+  auto* device_ids = best_.as<std::int32_t>();
+  auto* device_values = best_.as<float>() + k;
+  auto* device_chosen = device_values + k;
+  std::vector<std::int32_t> ids(k);
+  std::vector<float> values(k);
+  std::vector<TokenLogprobs> all(count);
+  for (std::size_t row = 0; row < count; ++row) {
+    const Tensor logits = target_.logits(hidden.row_range(static_cast<std::int64_t>(row), 1));
+    backend_.log_probs(device_chosen, logits, tokens + row);
+    backend_.download(&all[row].chosen, device_chosen, sizeof all[row].chosen);
+    if (k == 0) continue;
+    backend_.top_k(device_ids, device_values, static_cast<int>(k), logits, nullptr);
+    backend_.download(ids.data(), device_ids, k * sizeof ids[0]);
+    backend_.download(values.data(), device_values, k * sizeof values[0]);
+    for (std::size_t i = 0; i < k; ++i) all[row].best.emplace_back(ids[i], values[i]);
+  }
+  return all;
+}
+
+std::vector<TokenLogprobs> TargetRunner::logprobs(const DraftTree& tree, const VerdictView& verdict, int rows,
+                                                  std::size_t count, int best) {
+  const Tensor hidden = committed_.matrix(rows, target_.config().dim);
+  backend_.gather_rows(hidden, target_.hidden(tree.size()), verdict.nodes);
+  return logprobs(hidden, verdict.tokens, count, best);
+}
+
+}  // namespace frspec
