@@ -106,7 +106,7 @@ __device__ inline void attend_common(const Attention& a, const Room& room, const
   load_queries<kTiles>(a, room, head, first_line, last_line - first_line);
   Sums<kTiles, kColumns> sums = {};
   if (begin < last) {
-    run_units(a, room, head, begin > first ? begin : first, last, kUnit, sums, InOrder{});
+    run_units(a, room, head, begin > first ? begin : first, last, kUnit, sums, InOrder{a.rows.sequence.pages});
   } else {
     block_sync();  // nothing is what the lines have
   }
@@ -141,7 +141,7 @@ __device__ inline void attend_own(const Attention& a, const Room& room, const Pl
   const std::int32_t* path =
       a.rows.path != nullptr ? a.rows.path + std::int64_t{a.first_row + row} * a.rows.path_stride : nullptr;
   Sums<1, kColumns> sums = {};
-  run_units(a, room, head, unit, unit + 1, seen, sums, AlongPath{path, plan.prefix});
+  run_units(a, room, head, unit, unit + 1, seen, sums, AlongPath{a.rows.sequence.pages, path, plan.prefix});
   const std::int64_t part = (std::int64_t{t} * a.cache.shape.heads + head) * a.rows.count * a.group + first_line;
   write_sums<1, kColumns>(a, room, sums, a.common_parts + part, unit);
 }
@@ -308,18 +308,27 @@ static_assert(fits(64, 4) && fits(128, 4) && fits(kMostHeadDim, 2));
 // What a call may need at most, whatever the length of the prefix.
 constexpr std::int64_t kMostScratch = std::int64_t{128} << 20;
 constexpr std::int64_t kMostRows = 65535;  // of a grid: blocks in y
-constexpr int kLongContext = 4096;         // from this capacity on, four warps join a line
+constexpr int kLongContext = 4096;         // for so many slots of a sequence and more, four warps join a line
 
 }  // namespace
 
 void CudaBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, const AttentionRule& rule) {
+  for (std::size_t group = 0; group < rows.group_count(); ++group) {
+    const Rows some = rows.of_group(group);
+    const int first = rows.first_of(group);
+    attend_sequence(out.row_range(first, some.count), q.row_range(first, some.count), cache, some, rule);
+  }
+}
+
+void CudaBackend::attend_sequence(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows,
+                                  const AttentionRule& rule) {
   const KvShape& shape = cache.shape;
   const int width = padded(shape.head_dim), multiprocessors = device_->runtime->device().multiprocessors;
-  const std::int64_t most_units = (std::int64_t{shape.capacity} + kUnit - 1) / kUnit;
+  const std::int64_t most_units = rows.sequence.page_count;
   const std::int64_t most_segments = (most_units + kSegment - 1) / kSegment;
   const bool chain = rows.depth == nullptr && rows.path == nullptr;
   // Rows that stand deeper than their path is long are none; those without a path may stand anywhere.
-  const std::int64_t reach = chain ? 0 : rows.path != nullptr ? rows.path_stride + kUnit - 1 : shape.capacity;
+  const std::int64_t reach = chain ? 0 : rows.path != nullptr ? rows.path_stride + kUnit - 1 : most_units * kUnit;
   const std::int64_t own_units = (reach + kUnit - 1) / kUnit + (chain ? 1 : 0);
 
   Attention a;
@@ -347,7 +356,7 @@ void CudaBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows&
     a.many_segments = std::max(1, wanted / (shape.heads * a.tiles));
     const std::int64_t most_spans =
         std::max(most_segments, std::min(most_units, std::int64_t{a.many_segments} * kSegment));
-    a.join_warps = shape.capacity >= kLongContext ? kThreads / kWarp : 1;
+    a.join_warps = most_units * kUnit >= kLongContext ? kThreads / kWarp : 1;
     a.aligned = fits_16(out.data, out.stride * 4) && shape.head_dim % 4 == 0;
 
     const std::int64_t all_lines = lines * shape.heads;

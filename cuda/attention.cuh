@@ -23,14 +23,14 @@ struct Attention {
   Tensor out;
   Tensor q;
   KvLayer cache;
-  Rows rows;  // of this launch: `count` rows from first_row on of what the pointers point to
+  Rows rows;  // of one sequence; of this launch: `count` rows from first_row on of what the pointers point to
   int first_row = 0;
   int group = 0;  // query heads that share a K/V head; line = row * group + query head in the group
   AttentionRule rule;
   bool chain = false;
   int tiles = 0;          // of lines
   int own_items = 0;      // a row's own units, at most, times rows, K/V heads and slices of 16 of the group
-  int most_units = 0;     // of the cache
+  int most_units = 0;     // of the sequence: its pages
   int many_segments = 0;  // from so many segments on, a span is a segment; below, a unit
   int join_warps = 0;
   bool aligned = false;  // `out`, to 16 bytes
@@ -58,7 +58,7 @@ __device__ inline int common_units(const Attention& a, int prefix, int row) {
 
 __device__ inline Plan plan_of(const Attention& a) {
   Plan plan;
-  plan.prefix = *a.rows.prefix;
+  plan.prefix = *a.rows.sequence.length;
   const int units = common_units(a, plan.prefix, a.rows.count - 1);
   const int segments = (units + kSegment - 1) / kSegment;
   const bool by_segment = segments > a.many_segments;
@@ -168,14 +168,16 @@ __device__ inline void load_queries(const Attention& a, const Room& room, int he
 // Where logical positions lie: in whole units that all rows share, and along a row's path (null: a chain).
 struct InOrder {
   static constexpr bool kInOrder = true;
-  __device__ int operator()(int position) const { return position; }
+  const std::int32_t* pages;
+  __device__ std::int64_t operator()(int position) const { return slot_of(pages, position); }
 };
 struct AlongPath {
   static constexpr bool kInOrder = false;
+  const std::int32_t* pages;
   const std::int32_t* path;
   int prefix;
-  __device__ int operator()(int position) const {
-    return path == nullptr || position < prefix ? position : prefix + path[position - prefix];
+  __device__ std::int64_t operator()(int position) const {
+    return slot_of(pages, path == nullptr || position < prefix ? position : prefix + path[position - prefix]);
   }
 };
 
@@ -189,8 +191,9 @@ __device__ inline void stage(const Room& room, std::uint16_t* tile, std::byte* r
   std::byte* to = halves ? reinterpret_cast<std::byte*>(tile) : raw;
   const int rows_apart = kThreads / pieces, pieces_apart = kThreads % pieces;
   int row = thread() / pieces, piece = thread() % pieces;
+  const std::int64_t base = slot_of(first);
   while (row < count) {
-    const std::int64_t slot = slot_of(first + row);
+    const std::int64_t slot = SlotOf::kInOrder ? base + row : slot_of(first + row);
     copy_async_16(to + row * to_bytes + 16 * piece, from.codes + slot * from.row_bytes + 16 * piece);
     row += rows_apart;
     piece += pieces_apart;
@@ -202,12 +205,12 @@ __device__ inline void stage(const Room& room, std::uint16_t* tile, std::byte* r
   if (halves) return;
   std::byte* scales = raw + kUnit * from.row_bytes;
   if constexpr (SlotOf::kInOrder) {  // whole units: their scales are whole pieces in a row
-    const auto* source = reinterpret_cast<const std::byte*>(from.scales + std::int64_t{first} * from.blocks);
+    const auto* source = reinterpret_cast<const std::byte*>(from.scales + base * from.blocks);
     for (int i = 16 * thread(); i < kUnit * from.blocks * 2; i += 16 * kThreads) copy_async_16(scales + i, source + i);
   } else {
     for (int i = thread(); i < count * from.blocks; i += kThreads) {
       reinterpret_cast<std::uint16_t*>(scales)[i] =
-          from.scales[std::int64_t{slot_of(first + i / from.blocks)} * from.blocks + i % from.blocks];
+          from.scales[slot_of(first + i / from.blocks) * from.blocks + i % from.blocks];
     }
   }
 }

@@ -70,7 +70,7 @@ struct Recent {
       : history(chain.history),
         tokens(pass),
         path(rows.path != nullptr ? rows.path + row * rows.path_stride : nullptr),
-        prefix(*rows.prefix),
+        prefix(*rows.sequence.length),
         end(prefix + depth + 1),
         begin(end > chain.last_n ? end - chain.last_n : 0) {}
 
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kMostThreads) process_row(Task task, Rows rows
   float* row = task.logits.row(index);
   std::int32_t* counts = task.counts != nullptr ? task.counts + index * cols : nullptr;
   if (chain.biased > 0) add_biases(row, cols, chain, counts);
-  if (chain.held > 0 && *rows.prefix + depth + 1 < chain.held_until) {
+  if (chain.held > 0 && *rows.sequence.length + depth + 1 < chain.held_until) {
     for (int i = thread(); i < chain.held; i += threads()) row[chain.held_ids[i]] = kMinusInfinity;
     block_sync();
   }

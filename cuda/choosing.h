@@ -33,7 +33,7 @@ struct Noise {
   const std::int32_t* token_of_id = nullptr;  // the token that the noise is of, where it is another
 
   static Noise of_rows(const Rows& rows, const Sampling& sampling) {
-    return {sampling.temperature, sampling.seed, rows.prefix, 1, rows.depth, rows.depth == nullptr};
+    return {sampling.temperature, sampling.seed, rows.sequence.length, 1, rows.depth, rows.depth == nullptr};
   }
   static Noise of_draft(const DraftNoise& noise) {
     return {noise.draw.temperature, noise.draw.seed, noise.position, noise.offset, nullptr, false, noise.token_of_id};

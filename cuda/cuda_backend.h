@@ -48,7 +48,6 @@ class CudaBackend final : public Backend, private Instruments {
   void rms_norm(Tensor out, Tensor x, const float* weight, float epsilon) override;
   void add(Tensor x, Tensor y, const float* norm, float epsilon, float scale) override;
   void apply(const LogitRule& rule, Tensor logits) override;
-  void advance(std::int32_t* prefix, const std::int32_t* count) override;
 
   // matmul.cu
   void matmul(const Operand& x, std::span<const Projection> projections) override;
@@ -61,7 +60,9 @@ class CudaBackend final : public Backend, private Instruments {
   std::size_t kv_bytes(const KvShape& shape) const override;
   void rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope, const KvLayer& cache, const Rows& rows) override;
   void attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, const AttentionRule& rule) override;
-  void compact(std::span<const KvLayer> layers, const std::int32_t* prefix, const VerdictView& verdict) override;
+  void commit(std::span<const KvLayer> layers, const SequenceView& sequence, const VerdictView& verdict,
+              const PathView& path) override;
+  void copy_page(std::span<const KvLayer> layers, std::int32_t from, std::int32_t to) override;
 
   // choosing.cu: tokens from logits; heads.cu: from heads
   void top_k(std::int32_t* ids, float* log_probs, int k, Tensor logits, const std::int32_t* column_ids) override;
@@ -80,14 +81,10 @@ class CudaBackend final : public Backend, private Instruments {
   // tree.cu: draft trees
   void tree_expand(const CandidatePool& pool, int level, const std::int32_t* ids, const float* log_probs) override;
   void map_ids(std::int32_t* ids, int count, const std::int32_t* map) override;
-  void tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) override;
+  void tree_select(const TreeView& tree, const CandidatePool& pool, const SequenceView& sequence) override;
   void verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) override;
   void verify_logits(const VerdictView& verdict, const TreeView& tree, Tensor logits, const Rows& rows,
                      const SamplerChain& chain, const Sampling& draw) override;
-  void record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
-              const VerdictView& verdict) override;
-  void fill_path(const PathView& path, int rows, const VerdictView& verdict) override;
-  void take_last(std::int32_t* token, const VerdictView& verdict) override;
 
   // rejection.cu, proposal.cu: rejection sampling along chains
   void draw_proposal(std::int32_t* token, float* log_prob, const Proposals& proposals, int level,
@@ -186,6 +183,7 @@ class CudaBackend final : public Backend, private Instruments {
   Scratch experts_{*this};   // of run_experts: choices, and pairs of rows and experts on their way
 
   // attention.cu
+  void attend_sequence(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, const AttentionRule& rule);
   Scratch attention_scratch_{*this};
 
   // choosing.cu, heads.cu, chain.cu

@@ -1,6 +1,6 @@
 // How the CUDA backend lays out keys and values.
 //
-// Head by head; within a head, slot by slot, a head's elements in a row, so that the text of a head is one contiguous
+// Head by head; within a head, slot by slot, a head's elements in a row, so that a page of a head is one contiguous
 // run. F16: rows of kv_pitch() halves, zeros behind head_dim. Q8_0: rows of head_dim codes; behind the codes of all
 // heads stand their scales, (heads, slots, head_dim / 32) halves. Every row of codes begins at a multiple of 16 bytes.
 #pragma once
@@ -19,9 +19,10 @@ inline constexpr int kMostHeadDim = 256;
 
 // Elements of a stored row.
 __host__ __device__ constexpr int kv_pitch(int head_dim) { return (head_dim + 7) / 8 * 8; }
-// Slots are allocated in whole units, so that the scales of a unit begin at a multiple of 16 bytes, too.
-__host__ __device__ constexpr std::int64_t kv_slots(int capacity) {
-  return (capacity + std::int64_t{kUnit} - 1) / kUnit * kUnit;
+// A unit is a page, so the scales of a unit begin at a multiple of 16 bytes, too.
+static_assert(kUnit == kPageSlots);
+__device__ inline std::int64_t slot_of(const std::int32_t* pages, int slot) {
+  return std::int64_t{pages[slot / kPageSlots]} * kPageSlots + slot % kPageSlots;
 }
 
 // The keys or the values of one head.
@@ -34,7 +35,7 @@ struct KvHead {
 
 __device__ inline KvHead kv_head(void* memory, const KvShape& shape, int head) {
   const bool halves = shape.type == KvType::F16;
-  const std::int64_t slots = kv_slots(shape.capacity);
+  const std::int64_t slots = shape.capacity;
   const int row_bytes = halves ? 2 * kv_pitch(shape.head_dim) : shape.head_dim;
   auto* bytes = static_cast<std::byte*>(memory);
   KvHead found{bytes + slots * row_bytes * head, nullptr, row_bytes, 0};

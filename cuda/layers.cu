@@ -1,4 +1,4 @@
-// CUDA backend: rows copied, looked up and normed; the length of a text advanced.
+// CUDA backend: rows copied, looked up and normed.
 //
 // Memory. All of these read every input row once and write every output row once, neighbouring threads neighbouring
 // 16 bytes where rows are aligned (they are, but for odd widths), else 4 bytes.
@@ -6,7 +6,6 @@
 //   rms_norm: rows up to 512 columns are a warp's, 4 rows in a block; longer rows are a block's of 256 threads. The
 //     second reading of x comes from L1. The weight is read by every row: from L2.
 //   add: the same, a block per row; it reads and writes x, too. to_logits: in place, 256 columns to a block.
-//   advance: one thread.
 #include <algorithm>
 #include <cmath>
 
@@ -109,10 +108,6 @@ __global__ void __launch_bounds__(kThreads) to_logits(Tensor logits, LogitRule r
   if (rule.cap > 0.0f) value = soft_capped(value, rule.cap);
 }
 
-__global__ void add_count(std::int32_t* prefix, const std::int32_t* count) {
-  if (thread() == 0) *prefix += *count;
-}
-
 bool aligned(const Tensor& x) {
   return fits_16(x.data, x.rows > 1 ? x.stride * static_cast<std::int64_t>(sizeof(float)) : 0);
 }
@@ -156,10 +151,6 @@ void CudaBackend::apply(const LogitRule& rule, Tensor logits) {
   if (!rule.changes() || logits.rows == 0 || logits.cols == 0) return;
   const Grid grid{static_cast<int>(logits.rows), static_cast<int>((logits.cols + kThreads - 1) / kThreads)};
   launch("to_logits", to_logits, grid, kThreads, 0, logits, rule);
-}
-
-void CudaBackend::advance(std::int32_t* prefix, const std::int32_t* count) {
-  launch("advance", add_count, {}, kWarp, 0, prefix, count);
 }
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

@@ -363,7 +363,7 @@ void CudaBackend::verify_rejection(const VerdictView& verdict, const TreeView& t
       .logits = nodes,
       .tokens = tree.tokens,
       .depth = tree.depth,
-      .prefix = rows.prefix,
+      .prefix = rows.sequence.length,
       .proposals = proposals != nullptr ? *proposals : Proposals{},
       .draw = draw,
       .drafts = tree.size - 1,

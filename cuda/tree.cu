@@ -10,7 +10,7 @@
 //   walk          copies tokens, parents and choices into shared memory, coalesced and all in flight, so that the walk
 //                 itself waits for shared memory only.
 //   pretend       the same.
-//   map, record, last  one coalesced pass, one dependent load each.
+//   map           one coalesced pass, one dependent load each.
 #include "cuda/cuda_backend.h"
 
 #include <algorithm>
@@ -151,10 +151,10 @@ __device__ inline int node_of(std::int32_t candidate, const std::uint64_t* chose
   return low < count && column_of_key(chosen[low]) == candidate ? low + 1 : 0;
 }
 
-__global__ void select_nodes(TreeView tree, CandidatePool pool, const std::int32_t* root_token) {
+__global__ void select_nodes(TreeView tree, CandidatePool pool, SequenceView sequence) {
   const int kept = tree.size - 1;
   if (thread() == 0) {
-    tree.tokens[0] = *root_token;
+    tree.tokens[0] = sequence.history[*sequence.length];
     tree.parents[0] = -1;
     tree.depth[0] = 0;
     tree.path[0] = 0;
@@ -252,23 +252,6 @@ __global__ void pretend(std::int32_t* sampled, TreeView tree, const std::int32_t
   }
 }
 
-__global__ void note_text(std::int32_t* history, const std::int32_t* prefix, TreeView tree, VerdictView verdict) {
-  for (int i = thread(); i < *verdict.count; i += threads()) history[*prefix + i] = tree.tokens[verdict.nodes[i]];
-}
-
-__global__ void fill(PathView path, int rows, VerdictView verdict) {
-  const int count = *verdict.count;
-  for (int i = thread(); i < rows; i += threads()) {
-    path.nodes[i] = i < count ? verdict.nodes[i] : 0;
-    path.tokens[i] = i < count ? std::max(verdict.tokens[i], 0) : 0;
-  }
-  if (thread() == 0) *path.last = count - 1;
-}
-
-__global__ void last(std::int32_t* token, VerdictView verdict) {
-  if (thread() == 0) *token = std::max(verdict.tokens[*verdict.count - 1], 0);
-}
-
 int threads_for(int count) { return std::clamp((count + kWarp - 1) / kWarp * kWarp, kWarp, kMostThreads); }
 
 }  // namespace
@@ -285,13 +268,13 @@ void CudaBackend::map_ids(std::int32_t* ids, int count, const std::int32_t* to) 
   launch("map_ids", map, {(count + threads - 1) / threads}, threads, 0, ids, count, to);
 }
 
-void CudaBackend::tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) {
+void CudaBackend::tree_select(const TreeView& tree, const CandidatePool& pool, const SequenceView& sequence) {
   const std::size_t shared = tree.size == 1
                                  ? 0
                                  : Room::bytes(pool.capacity()) + shared_bytes<std::uint64_t>(tree.size - 1) +
                                        shared_bytes<std::int32_t>(tree.size);
   launch("tree_select", select_nodes, {}, tree.size == 1 ? kWarp : threads_for(pool.capacity()), shared, tree, pool,
-         root_token);
+         sequence);
 }
 
 void CudaBackend::verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) {
@@ -312,20 +295,7 @@ void CudaBackend::verify_logits(const VerdictView& verdict, const TreeView& tree
 void CudaBackend::pretend_acceptance(std::int32_t* sampled, const TreeView& tree, const Rows& rows, float probability,
                                      std::uint64_t seed) {
   launch("pretend_acceptance", pretend, {}, threads_for(tree.size), 2 * shared_bytes<std::int32_t>(tree.size), sampled,
-         tree, rows.prefix, probability, seed);
-}
-
-void CudaBackend::record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
-                         const VerdictView& verdict) {
-  launch("record", note_text, {}, kWarp, 0, history, prefix, tree, verdict);
-}
-
-void CudaBackend::fill_path(const PathView& path, int rows, const VerdictView& verdict) {
-  launch("fill_path", fill, {}, kWarp, 0, path, rows, verdict);
-}
-
-void CudaBackend::take_last(std::int32_t* token, const VerdictView& verdict) {
-  launch("take_last", last, {}, kWarp, 0, token, verdict);
+         tree, rows.sequence.length, probability, seed);
 }
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

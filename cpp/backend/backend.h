@@ -15,31 +15,11 @@
 
 #include "backend/device.h"
 #include "backend/instruments.h"
+#include "backend/rows.h"
 #include "backend/sampling.h"
 #include "tensor/tensor.h"
 
 namespace frspec {
-
-// Where the rows of one pass stand in the logical sequence: behind `*prefix` committed tokens, as a chain or a tree.
-// A row's position is *prefix + depth; it sees the prefix, then the `path` of its ancestors and itself, in that order.
-struct Rows {
-  int count = 0;
-  const std::int32_t* prefix = nullptr;  // committed tokens in the cache
-  std::int32_t first_slot = 0;           // row r is stored in cache slot *prefix + first_slot + r
-  const std::int32_t* depth = nullptr;   // (count); null: a chain, depth = r (and first_slot is 0). Where only tokens
-                                         // are chosen, -1 stands for the last token of the prefix itself
-  const std::int32_t* path = nullptr;  // (count, path_stride): slots behind the prefix, entries 0..depth; null: a chain
-  int path_stride = 0;
-
-  // Some of the rows. Not of a chain, but for its beginning.
-  constexpr Rows range(int first, int number) const {
-    Rows part = *this;
-    part.count = number;
-    if (depth != nullptr) part.depth += first;
-    if (path != nullptr) part.path += std::ptrdiff_t{first} * path_stride;
-    return part;
-  }
-};
 
 // How keys and values are stored: f16, int8 with an f16 scale per 32 elements of a head (as Q8_0), or f32.
 enum class KvType : std::uint8_t { F16, Q8_0, F32 };
@@ -48,7 +28,7 @@ struct KvShape {
   KvType type = KvType::F16;
   int heads = 0;
   int head_dim = 0;
-  int capacity = 0;  // slots
+  int capacity = 0;  // slots, in whole pages
 
   friend bool operator==(const KvShape&, const KvShape&) = default;
 };
@@ -184,6 +164,7 @@ struct VerdictView {
 
 // A verdict whose length the host need not know: as many entries as a path can have, those that are missing 0.
 struct PathView {
+  int rows = 0;                    // 0: nobody asks
   std::int32_t* nodes = nullptr;   // (rows)
   std::int32_t* tokens = nullptr;  // (rows)
   std::int32_t* last = nullptr;    // (1) the last entry that is there
@@ -230,7 +211,7 @@ class Backend : public Device {
   // these scores alone; ties go to the lower expert. They are added in the order of the experts. One that no row has
   // chosen is not read.
   virtual void run_experts(Tensor out, Tensor x, Tensor scores, const Experts& experts) { missing(__func__); }
-  // Rotates the heads of q and k in place by each row's position and stores k and v in the cache.
+  // Rotates the heads of q and k in place by each row's position and stores k and v in its sequence's pages.
   virtual void rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope, const KvLayer& cache, const Rows& rows) {
     missing(__func__);
   }
@@ -239,12 +220,17 @@ class Backend : public Device {
   virtual void attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, const AttentionRule& rule) {
     missing(__func__);
   }
-  // Moves the accepted rows of a tree pass to their place: slot prefix + nodes[i] -> prefix + i. The caller advances
-  // *prefix afterwards.
-  virtual void compact(std::span<const KvLayer> layers, const std::int32_t* prefix, const VerdictView& verdict) {
+  // Makes the accepted rows of a pass part of the sequence. Keys and values of a tree's move to their place, from slot
+  // length + nodes[i] to length + i; those of a chain are there already (`nodes` null). The verdict's tokens join the
+  // history, the last of them as the next root (`tokens` null: they have), and fill `path` with their nodes. A token
+  // that is none (-1, of which the host will hear in the verdict) becomes token 0 in both: it is looked up in tables.
+  // Then *length += *verdict.count.
+  virtual void commit(std::span<const KvLayer> layers, const SequenceView& sequence, const VerdictView& verdict,
+                      const PathView& path) {
     missing(__func__);
   }
-  virtual void advance(std::int32_t* prefix, const std::int32_t* count) { missing(__func__); }  // *prefix += *count
+  // All slots of a page of the cache become those of another.
+  virtual void copy_page(std::span<const KvLayer> layers, std::int32_t from, std::int32_t to) { missing(__func__); }
 
   // --- Choosing tokens ---
   // The k best columns of each row, best first, ties to the lower column: ids (rows, k), log-softmax (rows, k), never
@@ -252,7 +238,7 @@ class Backend : public Device {
   virtual void top_k(std::int32_t* ids, float* log_probs, int k, Tensor logits, const std::int32_t* column_ids) {
     missing(__func__);
   }
-  // tokens[r] = the token after row r, at position *prefix + depth + 1; ties go to the lower id. It is -1 where the
+  // tokens[r] = the token after row r, at position length + depth + 1; ties go to the lower id. It is -1 where the
   // best value is not finite: overflow in the model, which the caller must report.
   virtual void sample(std::int32_t* tokens, Tensor logits, const Rows& rows, const Sampling& sampling) {
     missing(__func__);
@@ -302,8 +288,8 @@ class Backend : public Device {
   }
   // ids[i] = map[ids[i]].
   virtual void map_ids(std::int32_t* ids, int count, const std::int32_t* map) { missing(__func__); }
-  // The root and the best size - 1 candidates, parents first; ties go to the earlier candidate.
-  virtual void tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) {
+  // The root, the sequence's last token, and the best size - 1 candidates, parents first; ties go to the earlier one.
+  virtual void tree_select(const TreeView& tree, const CandidatePool& pool, const SequenceView& sequence) {
     missing(__func__);
   }
   // Walks down from the root while the target's token after a node (`sampled`, one per node) is one of its children.
@@ -324,16 +310,6 @@ class Backend : public Device {
                                 bool block) {
     missing(__func__);
   }
-  // history[*prefix + i] = the token of verdict.nodes[i]: the text as far as it has been processed.
-  virtual void record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
-                      const VerdictView& verdict) {
-    missing(__func__);
-  }
-  // Fills `rows` entries of a path from a verdict. A token that is none (-1, of which the host will hear in the
-  // verdict) becomes token 0, here and in take_last: it is looked up in tables.
-  virtual void fill_path(const PathView& path, int rows, const VerdictView& verdict) { missing(__func__); }
-  // *token = the last of verdict.tokens: the root of the next tree.
-  virtual void take_last(std::int32_t* token, const VerdictView& verdict) { missing(__func__); }
 
  protected:
   [[noreturn]] void missing(const char* operation) const;

@@ -6,6 +6,17 @@
 
 namespace frspec {
 
+std::size_t available_memory() {
+  std::ifstream info("/proc/meminfo");
+  for (std::string name, unit; info >> name;) {
+    std::size_t kilobytes = 0;
+    info >> kilobytes;
+    std::getline(info, unit);
+    if (name == "MemAvailable:") return kilobytes << 10;
+  }
+  return 0;
+}
+
 std::string processor_name() {
   std::ifstream info("/proc/cpuinfo");
   for (std::string line; std::getline(info, line);) {

@@ -135,6 +135,7 @@ void write_json(const Transcript& transcript, const Sequence& sequence, const ch
   json.member("draft_seconds", stats.draft_seconds);
   json.member("verify_seconds", stats.verify_seconds);
   json.member("prefill_seconds", stats.prefill_seconds);
+  json.member("cached_tokens", stats.cached_tokens);
   if (!stats.ranks.empty()) json.member("ranks", std::string_view(stats.ranks));
   json.member("seed", stats.seed);
   if (stats.tuning) write_tuning(json, *stats.tuning);

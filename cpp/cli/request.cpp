@@ -85,6 +85,8 @@ void add_more_of_texts(Arguments& options, Request& request, Command command) {
   options.repeated("-l, --logit-bias", "ID+BIAS", request.biases, "adds to a token's logit: 15043+1, 29871-inf");
   options.number("--min-tokens", "MIN", request.generate.min_tokens, "nothing ends the text before; default: 0");
   options.flag("--ignore-eos", request.generate.ignore_eos, "go on after an end-of-generation token");
+  options.flag("--no-reuse, --no-cache-prompt", request.generate.reuse,
+               "read every prompt anew, whatever earlier texts have left", false);
   if (command == Command::Generate) {
     options.number("--logprobs", "N", request.generate.logprobs,
                    "with --json: log-probabilities of each token and of N best ones");

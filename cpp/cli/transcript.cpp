@@ -55,8 +55,9 @@ void write_statistics(const Sequence& sequence, const std::string& device, bool 
   line.precision(3);
   line << stats.generated_tokens << " tokens (" << reason_of(sequence) << "), " << stats.tokens_per_second()
        << " tokens/s, accepted length " << stats.accepted_length() << " over " << stats.steps << " steps; prompt of "
-       << stats.prompt_tokens << " tokens " << stats.prefill_seconds << " s, draft " << stats.draft_seconds
-       << " s, verify " << stats.verify_seconds << " s; seed " << stats.seed << "; " << device;
+       << stats.prompt_tokens << " tokens (" << stats.cached_tokens << " cached) " << stats.prefill_seconds
+       << " s, draft " << stats.draft_seconds << " s, verify " << stats.verify_seconds << " s; seed " << stats.seed
+       << "; " << device;
   if (!stats.ranks.empty()) line << "; ranks: " << stats.ranks;
   write_note(line.str());
   if (stats.tuning && is_auto) write_note(concat("auto: ", stats.tuning->summary));

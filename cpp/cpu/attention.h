@@ -10,7 +10,7 @@
 
 namespace frspec::cpu {
 
-constexpr int kAttentionChunk = 64;      // keys per step of the running softmax, at absolute logical positions
+constexpr int kAttentionChunk = 64;      // keys per step of the running softmax, at absolute positions: a page's
 constexpr int kAttentionSegment = 1024;  // keys whose partial result is made alone, then merged in order
 constexpr int kAttentionRows = 16;       // query rows per task
 constexpr int kKvBlock = 32;             // elements that share a scale
@@ -35,7 +35,8 @@ struct AttentionTask {
   int head_dim = 0;
   HeadCache keys;
   HeadCache values;
-  std::int32_t prefix = 0;               // logical positions below it are slots of the same number;
+  const std::int32_t* pages = nullptr;   // of the sequence: kAttentionChunk slots each
+  std::int32_t prefix = 0;               // logical positions below it are slots of the same number of the sequence;
   const std::int32_t* path = nullptr;    // row r's others are slots prefix + path[r * path_stride + p - prefix];
   int path_stride = 0;                   // null: slot p throughout
   const std::int32_t* length = nullptr;  // (rows) logical positions that each row sees

@@ -12,9 +12,10 @@ constexpr int kAttendRows = kLanes == 16 ? 6 : 4;  // rows of a tile
 
 // --- Cache to f32 ---
 
-// Element d of 16 keys of a panel.
+// Element d of 16 keys of a panel. `ahead`: slots to the chunk that is read next.
 template <CacheForm kForm>
-inline void load_key_run(float* out, const HeadCache& keys, std::int64_t panel, int head_dim, int d) {
+inline void load_key_run(float* out, const HeadCache& keys, std::int64_t panel, int head_dim, int d,
+                         std::int64_t ahead) {
   if constexpr (kForm == CacheForm::Int8) {
     const auto* codes = reinterpret_cast<const std::int8_t*>(keys.data) + (panel * head_dim + d) * kPanel;
     const std::int64_t block = panel * (head_dim / kKvBlock) + d / kKvBlock;
@@ -26,17 +27,18 @@ inline void load_key_run(float* out, const HeadCache& keys, std::int64_t panel, 
     for (int i = 0; i < kPanel; i += kLanes) store(out + i, load(run + i));
   } else {
     const std::byte* run = keys.data + 2 * (panel * head_dim + d) * kPanel;
-    __builtin_prefetch(run + 2 * kAttentionChunk * head_dim, 0, 3);  // the same of the next chunk
+    __builtin_prefetch(run + 2 * ahead * head_dim, 0, 3);  // the same of the next chunk
     for (int i = 0; i < kPanel; i += kLanes) store(out + i, load_half(run + 2 * i));
   }
 }
 
 // Keys of slots [first, first + count) as (head_dim, chunk); `first` is a multiple of the chunk.
 template <CacheForm kForm>
-inline void load_keys(float* out, const HeadCache& keys, std::int64_t first, int count, int head_dim) {
+inline void load_keys(float* out, const HeadCache& keys, std::int64_t first, int count, int head_dim,
+                      std::int64_t ahead) {
   for (int j = 0; j < count; j += kPanel) {
     for (int d = 0; d < head_dim; ++d) {
-      load_key_run<kForm>(out + d * kAttentionChunk + j, keys, (first + j) / kPanel, head_dim, d);
+      load_key_run<kForm>(out + d * kAttentionChunk + j, keys, (first + j) / kPanel, head_dim, d, ahead);
     }
   }
 }
@@ -63,7 +65,7 @@ inline void load_one_key(float* column, const HeadCache& keys, std::int64_t slot
 }
 
 template <CacheForm kForm>
-inline void load_value(float* out, const HeadCache& values, std::int64_t slot, int head_dim) {
+inline void load_value(float* out, const HeadCache& values, std::int64_t slot, int head_dim, std::int64_t ahead = 0) {
   if constexpr (kForm == CacheForm::Int8) {
     const auto* codes = reinterpret_cast<const std::int8_t*>(values.data) + slot * head_dim;
     for (int first = 0; first < head_dim; first += kKvBlock) {
@@ -79,7 +81,7 @@ inline void load_value(float* out, const HeadCache& values, std::int64_t slot, i
     const std::byte* row = values.data + 2 * slot * head_dim;
     int d = 0;
     for (; d + kLanes <= head_dim; d += kLanes) {
-      __builtin_prefetch(row + 2 * (d + kAttentionChunk * head_dim), 0, 3);
+      __builtin_prefetch(row + 2 * (d + ahead * head_dim), 0, 3);
       store(out + d, load_half(row + 2 * d));
     }
     for (; d < head_dim; ++d) {
@@ -107,10 +109,11 @@ struct FloatRows {
 struct HalfKeys {
   const std::byte* data;
   std::int64_t head_dim;
+  std::int64_t ahead;  // bytes to the chunk that is read next
 
   Floats at(std::int64_t i, std::int64_t column) const {
     const std::byte* run = data + 2 * ((column / kPanel * head_dim + i) * kPanel + column % kPanel);
-    __builtin_prefetch(run + 2 * kAttentionChunk * head_dim, 0, 3);  // the same of the next chunk
+    __builtin_prefetch(run + ahead, 0, 3);  // the same of that chunk
     return load_half(run);
   }
 };
@@ -118,12 +121,13 @@ struct HalfKeys {
 struct HalfValues {
   const std::byte* data;
   std::int64_t head_dim;
+  std::int64_t ahead;
 
-  HalfValues behind(std::int64_t rows) const { return {data + 2 * rows * head_dim, head_dim}; }
+  HalfValues behind(std::int64_t rows) const { return {data + 2 * rows * head_dim, head_dim, ahead}; }
 
   Floats at(std::int64_t i, std::int64_t column) const {
     const std::byte* run = data + 2 * (i * head_dim + column);
-    __builtin_prefetch(run + 2 * kAttentionChunk * head_dim, 0, 3);
+    __builtin_prefetch(run + ahead, 0, 3);
     return load_half(run);
   }
 };
@@ -267,6 +271,11 @@ struct AttentionScratch {
   AttentionState running, segment;
 };
 
+// Where a slot of the sequence lies.
+inline std::int64_t slot_of(const AttentionTask& t, std::int32_t slot) {
+  return std::int64_t{t.pages[slot / kAttentionChunk]} * kAttentionChunk + slot % kAttentionChunk;
+}
+
 // Lines [line, line + count) meet the keys and values [from, seen) of a chunk.
 template <class Keys, class Values>
 inline void attend_lines(const AttentionTask& t, const AttentionScratch& s, const Keys& keys, const Values& values,
@@ -295,20 +304,22 @@ inline void attend_chunk(const AttentionTask& t, const AttentionScratch& s, std:
   }
   const std::int32_t end = begin + kAttentionChunk;
   if (earliest >= end) return;
+  const std::int64_t base = slot_of(t, begin);
+  const std::int64_t ahead = end < longest ? slot_of(t, end) - base : 0;
   // Positions of the chunk that all rows find in the same slots.
   std::int32_t common = end < longest ? end : longest;
   if (t.path != nullptr && t.prefix < common) common = t.prefix;
   const int shared = common > begin ? common - begin : 0;
   const bool whole = shared == kAttentionChunk && shortest >= end && latest <= begin;
   if (kForm == CacheForm::F16 && whole && lines <= kAttendRows && width == t.head_dim) {
-    const std::int64_t at = 2 * begin * std::int64_t{t.head_dim};
-    attend_lines(t, s, HalfKeys{t.keys.data + at, t.head_dim}, HalfValues{t.values.data + at, t.head_dim}, 0, lines, 0,
-                 kAttentionChunk);
+    const std::int64_t at = 2 * base * t.head_dim, next = 2 * ahead * t.head_dim;
+    attend_lines(t, s, HalfKeys{t.keys.data + at, t.head_dim, next}, HalfValues{t.values.data + at, t.head_dim, next},
+                 0, lines, 0, kAttentionChunk);
     return;
   }
   const FloatRows keys{s.keys, kAttentionChunk}, values{s.values, width};
-  load_keys<kForm>(s.keys, t.keys, begin, shared, t.head_dim);
-  for (int j = 0; j < shared; ++j) load_value<kForm>(s.values + j * width, t.values, begin + j, t.head_dim);
+  load_keys<kForm>(s.keys, t.keys, base, shared, t.head_dim, ahead);
+  for (int j = 0; j < shared; ++j) load_value<kForm>(s.values + j * width, t.values, base + j, t.head_dim, ahead);
   if (whole) {
     attend_lines(t, s, keys, values, 0, lines, 0, kAttentionChunk);
     return;
@@ -318,7 +329,7 @@ inline void attend_chunk(const AttentionTask& t, const AttentionScratch& s, std:
     const int from = t.first[r] > begin ? t.first[r] - begin : 0;
     const int seen = t.length[r] < end ? t.length[r] - begin : kAttentionChunk;
     for (int j = shared; j < seen; ++j) {
-      const std::int64_t slot = t.prefix + t.path[std::int64_t{r} * t.path_stride + begin + j - t.prefix];
+      const std::int64_t slot = slot_of(t, t.prefix + t.path[std::int64_t{r} * t.path_stride + begin + j - t.prefix]);
       load_one_key<kForm>(s.keys + j, t.keys, slot, t.head_dim);
       load_value<kForm>(s.values + j * width, t.values, slot, t.head_dim);
     }

@@ -14,12 +14,14 @@ std::int32_t depth_of(const Rows& rows, std::int64_t r) {
   return rows.depth != nullptr ? rows.depth[r] : static_cast<std::int32_t>(r);
 }
 
-// Slots are allocated in whole chunks, so that a chunk's keys can be read without asking where they end.
-std::int64_t slots_of(const KvShape& shape) {
-  return (shape.capacity + std::int64_t{kAttentionChunk} - 1) / kAttentionChunk * kAttentionChunk;
+static_assert(kAttentionChunk == kPageSlots);
+
+// Where a slot of a sequence lies.
+std::int64_t slot_of(const SequenceView& sequence, std::int64_t slot) {
+  return std::int64_t{sequence.pages[slot / kPageSlots]} * kPageSlots + slot % kPageSlots;
 }
 
-std::int64_t codes_per_head(const KvShape& shape) { return slots_of(shape) * shape.head_dim; }
+std::int64_t codes_per_head(const KvShape& shape) { return std::int64_t{shape.capacity} * shape.head_dim; }
 
 // The part of a layer's keys or values that belongs to one head.
 HeadCache head_of(void* memory, const KvShape& shape, std::int64_t head) {
@@ -124,64 +126,95 @@ void CpuBackend::rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope,
   pool_.parallel_for(rows.count, 2, [&](std::int64_t begin, std::int64_t end, int worker) {
     auto* halves = reinterpret_cast<std::uint16_t*>(
         row_scratch_[static_cast<std::size_t>(worker)].bytes(static_cast<std::size_t>(2 * d)));
-    for (std::int64_t r = begin; r < end; ++r) {
-      const std::int64_t position = *rows.prefix + depth_of(rows, r);
-      const float* cos = rope.cos + position * (rope.dims / 2);
-      const float* sin = rope.sin + position * (rope.dims / 2);
-      for (std::int64_t h = 0; h < q.cols; h += d) rotate(q.row(r) + h, cos, sin, rope);
-      if (rope.query_scale != nullptr) {
-        for (std::int64_t i = 0; i < q.cols; ++i) q.row(r)[i] *= rope.query_scale[position];
-      }
-      const std::int64_t slot = *rows.prefix + rows.first_slot + r;
-      for (std::int64_t h = 0; h < shape.heads; ++h) {
-        rotate(k.row(r) + h * d, cos, sin, rope);
-        store_slot<KeyPlace>(kernels_, head_of(cache.keys, shape, h), slot, k.row(r) + h * d, shape.head_dim, halves);
-        store_slot<ValuePlace>(kernels_, head_of(cache.values, shape, h), slot, v.row(r) + h * d, shape.head_dim,
-                               halves);
+    for (std::size_t g = 0; g < rows.group_count(); ++g) {
+      const Rows group = rows.of_group(g);
+      const std::int64_t first = rows.first_of(g), length = *group.sequence.length;
+      for (std::int64_t r = std::max(begin, first); r < std::min(end, first + group.count); ++r) {
+        const std::int64_t position = length + depth_of(group, r - first);
+        const float* cos = rope.cos + position * (rope.dims / 2);
+        const float* sin = rope.sin + position * (rope.dims / 2);
+        for (std::int64_t h = 0; h < q.cols; h += d) rotate(q.row(r) + h, cos, sin, rope);
+        if (rope.query_scale != nullptr) {
+          for (std::int64_t i = 0; i < q.cols; ++i) q.row(r)[i] *= rope.query_scale[position];
+        }
+        const std::int64_t slot = slot_of(group.sequence, length + rows.first_slot + r - first);
+        for (std::int64_t h = 0; h < shape.heads; ++h) {
+          rotate(k.row(r) + h * d, cos, sin, rope);
+          store_slot<KeyPlace>(kernels_, head_of(cache.keys, shape, h), slot, k.row(r) + h * d, shape.head_dim, halves);
+          store_slot<ValuePlace>(kernels_, head_of(cache.values, shape, h), slot, v.row(r) + h * d, shape.head_dim,
+                                 halves);
+        }
       }
     }
   });
 }
 
-void CpuBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, const AttentionRule& rule) {
-  const KvShape& shape = cache.shape;
-  const auto group = static_cast<int>(q.cols / shape.head_dim / shape.heads);
-  const std::int64_t row_blocks = (rows.count + kAttentionRows - 1) / kAttentionRows;
+// Cuts a pass into blocks. Returns (2, rows): the positions that each row sees, and the first of them.
+const std::int32_t* CpuBackend::find_blocks(const Rows& rows, const AttentionRule& rule) {
   auto* lengths = reinterpret_cast<std::int32_t*>(lengths_.bytes(2 * sizeof(std::int32_t) * rows.count));
   std::int32_t* firsts = lengths + rows.count;
-  std::int32_t longest = 0, earliest = std::numeric_limits<std::int32_t>::max();
-  for (int r = 0; r < rows.count; ++r) {
-    lengths[r] = *rows.prefix + depth_of(rows, r) + 1;
-    firsts[r] = rule.window > 0 ? std::max(0, lengths[r] - rule.window) : 0;
-    longest = std::max(longest, lengths[r]);
-    earliest = std::min(earliest, firsts[r]);
+  row_blocks_.clear();
+  for (std::size_t g = 0; g < rows.group_count(); ++g) {
+    const Rows group = rows.of_group(g);
+    const std::int64_t start = rows.first_of(g);
+    for (std::int64_t at = 0; at < group.count; at += kAttentionRows) {
+      const std::int64_t count = std::min<std::int64_t>(kAttentionRows, group.count - at);
+      std::int32_t longest = 0, earliest = std::numeric_limits<std::int32_t>::max();
+      for (std::int64_t r = 0; r < count; ++r) {
+        std::int32_t& length = lengths[start + at + r];
+        std::int32_t& first = firsts[start + at + r];
+        length = *group.sequence.length + depth_of(group, at + r) + 1;
+        first = rule.window > 0 ? std::max(0, length - rule.window) : 0;
+        longest = std::max(longest, length);
+        earliest = std::min(earliest, first);
+      }
+      row_blocks_.push_back({group, start + at, at, static_cast<int>(count), earliest / kAttentionSegment,
+                             (longest + kAttentionSegment - 1) / kAttentionSegment});
+    }
   }
-  const std::int32_t begin_segment = earliest / kAttentionSegment;
-  const std::int32_t segments = (longest + kAttentionSegment - 1) / kAttentionSegment - begin_segment;
-  const std::int64_t heads = row_blocks * shape.heads;
+  return lengths;
+}
+
+void CpuBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, const AttentionRule& rule) {
+  if (rows.count == 0) return;
+  const KvShape& shape = cache.shape;
+  const auto group = static_cast<int>(q.cols / shape.head_dim / shape.heads);
+  const std::int32_t* lengths = find_blocks(rows, rule);
+  std::int32_t begin_segment = row_blocks_[0].begin_segment, end_segment = row_blocks_[0].end_segment;
+  for (const RowBlock& block : row_blocks_) {
+    begin_segment = std::min(begin_segment, block.begin_segment);
+    end_segment = std::max(end_segment, block.end_segment);
+  }
+  const std::int32_t segments = end_segment - begin_segment;
+  const std::int64_t heads = static_cast<std::int64_t>(row_blocks_.size()) * shape.heads;
   // Few rows over a long text: segments are shared out, too. The bits are the same either way (attention.inl).
   const bool split = segments > 1 && rows.count <= 4 * kAttentionRows && heads < std::int64_t{4} * pool_.size();
   const std::int64_t line = shape.head_dim + 2, lines = std::int64_t{kAttentionRows} * group;
   float* partial = split ? partial_.floats(static_cast<std::size_t>(heads * segments * lines * line)) : nullptr;
   const std::int64_t parts = split ? segments : 1;
 
+  const auto block_of = [&](std::int64_t head_task) -> const RowBlock& {
+    return row_blocks_[static_cast<std::size_t>(head_task / shape.heads)];
+  };
   const auto task_of = [&](std::int64_t head_task) {
-    const std::int64_t head = head_task % shape.heads, first = head_task / shape.heads * kAttentionRows;
+    const RowBlock& block = block_of(head_task);
+    const std::int64_t head = head_task % shape.heads;
     AttentionTask t;
-    t.q = q.row(first) + head * group * shape.head_dim;
+    t.q = q.row(block.first) + head * group * shape.head_dim;
     t.q_stride = q.stride;
-    t.out = out.row(first) + head * group * shape.head_dim;
+    t.out = out.row(block.first) + head * group * shape.head_dim;
     t.out_stride = out.stride;
-    t.rows = static_cast<int>(std::min<std::int64_t>(kAttentionRows, rows.count - first));
+    t.rows = block.rows;
     t.group = group;
     t.head_dim = shape.head_dim;
     t.keys = head_of(cache.keys, shape, head);
     t.values = head_of(cache.values, shape, head);
-    t.prefix = *rows.prefix;
-    t.path = rows.path != nullptr ? rows.path + first * rows.path_stride : nullptr;
-    t.path_stride = rows.path_stride;
-    t.length = lengths + first;
-    t.first = firsts + first;
+    t.pages = block.group.sequence.pages;
+    t.prefix = *block.group.sequence.length;
+    t.path = block.group.path != nullptr ? block.group.path + block.in_group * block.group.path_stride : nullptr;
+    t.path_stride = block.group.path_stride;
+    t.length = lengths + block.first;
+    t.first = lengths + rows.count + block.first;
     t.scale = rule.scale;
     t.cap = rule.cap;
     t.sinks = rule.sinks != nullptr ? rule.sinks + head * group : nullptr;
@@ -190,8 +223,9 @@ void CpuBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& 
   pool_.parallel_for(heads * parts, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
     for (std::int64_t at = begin; at < end; ++at) {
       AttentionTask t = task_of(at / parts);
-      t.first_segment = begin_segment + (split ? static_cast<std::int32_t>(at % parts) : 0);
-      t.last_segment = split ? t.first_segment + 1 : begin_segment + segments;
+      const RowBlock& block = block_of(at / parts);
+      t.first_segment = split ? begin_segment + static_cast<std::int32_t>(at % parts) : block.begin_segment;
+      t.last_segment = split ? t.first_segment + 1 : block.end_segment;
       if (split) t.partial = partial + at * lines * line;
       t.scratch = row_scratch_[static_cast<std::size_t>(worker)].floats(
           static_cast<std::size_t>(attention_scratch(shape.head_dim, group)));
@@ -211,20 +245,49 @@ void CpuBackend::attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& 
   });
 }
 
-void CpuBackend::compact(std::span<const KvLayer> layers, const std::int32_t* prefix, const VerdictView& verdict) {
+void CpuBackend::commit(std::span<const KvLayer> layers, const SequenceView& sequence, const VerdictView& verdict,
+                        const PathView& path) {
+  const std::int64_t length = *sequence.length, count = *verdict.count;
   for (const KvLayer& layer : layers) {
-    for (std::int64_t i = 0; i < *verdict.count; ++i) {
-      const std::int64_t from = *prefix + verdict.nodes[i];  // never before `to`: a node comes after its ancestors
-      const std::int64_t to = *prefix + i;
-      if (from == to) continue;
+    for (std::int64_t i = 0; i < count && verdict.nodes != nullptr; ++i) {
+      if (verdict.nodes[i] == i) continue;
+      // Never before `to`: a node comes after its ancestors.
+      const std::int64_t from = slot_of(sequence, length + verdict.nodes[i]);
+      const std::int64_t to = slot_of(sequence, length + i);
       for (std::int64_t h = 0; h < layer.shape.heads; ++h) {
         move_slot<KeyPlace>(head_of(layer.keys, layer.shape, h), from, to, layer.shape.head_dim);
         move_slot<ValuePlace>(head_of(layer.values, layer.shape, h), from, to, layer.shape.head_dim);
       }
     }
   }
+  for (std::int64_t i = 0; i < count && verdict.tokens != nullptr; ++i) {
+    sequence.history[length + 1 + i] = std::max(verdict.tokens[i], 0);
+  }
+  for (std::int64_t i = 0; i < path.rows; ++i) {
+    path.nodes[i] = i < count ? verdict.nodes[i] : 0;
+    path.tokens[i] = i < count ? std::max(verdict.tokens[i], 0) : 0;
+  }
+  if (path.rows > 0) *path.last = static_cast<std::int32_t>(count) - 1;
+  *sequence.length += *verdict.count;
 }
 
-void CpuBackend::advance(std::int32_t* prefix, const std::int32_t* count) { *prefix += *count; }
+void CpuBackend::copy_page(std::span<const KvLayer> layers, std::int32_t from, std::int32_t to) {
+  const auto copy = [&](std::byte* data, std::size_t bytes) {
+    if (data == nullptr) return;
+    const auto apart = static_cast<std::ptrdiff_t>(bytes);
+    std::memcpy(data + to * apart, data + from * apart, bytes);
+  };
+  for (const KvLayer& layer : layers) {
+    const auto codes = static_cast<std::size_t>(kPageSlots) * static_cast<std::size_t>(layer.shape.head_dim);
+    const std::size_t size = layer.shape.type == KvType::F32 ? 4 : layer.shape.type == KvType::F16 ? 2 : 1;
+    for (void* memory : {layer.keys, layer.values}) {
+      for (std::int64_t h = 0; h < layer.shape.heads; ++h) {
+        const HeadCache head = head_of(memory, layer.shape, h);
+        copy(head.data, size * codes);
+        copy(head.scales, 2 * codes / kKvBlock);
+      }
+    }
+  }
+}
 
 }  // namespace frspec::cpu

@@ -94,8 +94,9 @@ class CpuBackend final : public Backend, private Instruments {
   std::size_t kv_bytes(const KvShape& shape) const override;
   void rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope, const KvLayer& cache, const Rows& rows) override;
   void attend(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, const AttentionRule& rule) override;
-  void compact(std::span<const KvLayer> layers, const std::int32_t* prefix, const VerdictView& verdict) override;
-  void advance(std::int32_t* prefix, const std::int32_t* count) override;
+  void commit(std::span<const KvLayer> layers, const SequenceView& sequence, const VerdictView& verdict,
+              const PathView& path) override;
+  void copy_page(std::span<const KvLayer> layers, std::int32_t from, std::int32_t to) override;
 
   // cpu_heads.cpp: choosing tokens
   void top_k(std::int32_t* ids, float* log_probs, int k, Tensor logits, const std::int32_t* column_ids) override;
@@ -122,14 +123,10 @@ class CpuBackend final : public Backend, private Instruments {
                         const SamplerChain& chain, const Proposals* proposals, const RejectionDraw& draw,
                         bool block) override;
   void map_ids(std::int32_t* ids, int count, const std::int32_t* map) override;
-  void tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) override;
+  void tree_select(const TreeView& tree, const CandidatePool& pool, const SequenceView& sequence) override;
   void verify(const VerdictView& verdict, const TreeView& tree, const std::int32_t* sampled) override;
   void verify_logits(const VerdictView& verdict, const TreeView& tree, Tensor logits, const Rows& rows,
                      const SamplerChain& chain, const Sampling& draw) override;
-  void record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
-              const VerdictView& verdict) override;
-  void fill_path(const PathView& path, int rows, const VerdictView& verdict) override;
-  void take_last(std::int32_t* token, const VerdictView& verdict) override;
 
  private:
   // Instruments
@@ -167,6 +164,15 @@ class CpuBackend final : public Backend, private Instruments {
   // Runs reduce(logits, stride, first column, count, chunk, worker) for every chunk of columns (columns.h).
   void for_each_chunk(const Columns& columns, const ReduceChunk& reduce);
   void for_each_chunk_of_list(const Columns& columns, const ReduceChunk& reduce);
+  // Up to kAttentionRows rows of one group: what a task of attend is about, for each K/V head.
+  struct RowBlock {
+    Rows group;
+    std::int64_t first;     // row of the pass
+    std::int64_t in_group;  // the same of the group
+    int rows;
+    std::int32_t begin_segment, end_segment;  // that its rows see some of
+  };
+  const std::int32_t* find_blocks(const Rows& rows, const AttentionRule& rule);
   // What top_k and sample share with their fused forms.
   void find_best(const BestTokens& best, const Columns& columns);
   void find_noisy(const BestTokens& best, float* largest, const Columns& columns, const DraftNoise& noise);
@@ -190,6 +196,7 @@ class CpuBackend final : public Backend, private Instruments {
   };
   std::vector<SelectionScratch> selection_;
   Scratch sums_;                                         // of 16 elements of each row, for_each_chunk_of_list
+  std::vector<RowBlock> row_blocks_;                     // of attend
   Scratch lengths_;                                      // (2, rows) of attend: positions seen, and the first one
   Scratch chosen_;                                       // run_experts: who has chosen whom
   Scratch expert_rows_;                                  // run_experts: the rows of one expert on their way

@@ -153,7 +153,7 @@ void CpuBackend::choose(std::int32_t* tokens, const Rows& rows, const Sampling& 
       // Most chunks are too unlikely for any noise to lift them: these cost no random numbers.
       if (!(kernels_.maximum(x, count) / sampling.temperature + kMostNoise >= best.value)) continue;
       const std::int64_t depth = rows.depth != nullptr ? rows.depth[r] : r;
-      const std::int64_t position = *rows.prefix + depth + 1;
+      const std::int64_t position = *rows.sequence.length + depth + 1;
       if (position != noise_position) {
         kernels_.gumbel_run(noise, static_cast<std::uint32_t>(first), count, static_cast<std::uint64_t>(position),
                             sampling.seed);

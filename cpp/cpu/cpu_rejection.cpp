@@ -132,7 +132,9 @@ void CpuBackend::verify_rejection(const VerdictView& verdict, const TreeView& tr
                                   const SamplerChain& chain, const Proposals* proposals, const RejectionDraw& draw,
                                   bool block) {
   const int drafts = tree.size - 1;
-  const auto position_of = [&](int node) { return static_cast<std::uint64_t>(*rows.prefix + tree.depth[node]); };
+  const auto position_of = [&](int node) {
+    return static_cast<std::uint64_t>(*rows.sequence.length + tree.depth[node]);
+  };
   const auto processed_level = [&](int node) {
     Level level;
     probabilities(logits.row_range(node, 1), chain.temperature > 0.0f, level);

@@ -12,12 +12,12 @@ void collect_recent(std::vector<std::int32_t>& out, const Rows& rows, std::int64
                     const std::int32_t* history, int most) {
   out.clear();
   const std::int64_t depth = rows.depth != nullptr ? rows.depth[r] : r;
-  const std::int64_t own = depth + 1, length = *rows.prefix + own;
+  const std::int64_t own = depth + 1, length = *rows.sequence.length + own;
   for (std::int64_t i = std::max<std::int64_t>(0, length - most); i < length; ++i) {
-    if (i < *rows.prefix) {
+    if (i < *rows.sequence.length) {
       out.push_back(history[i]);
     } else {
-      const std::int64_t step = i - *rows.prefix;
+      const std::int64_t step = i - *rows.sequence.length;
       out.push_back(tokens[rows.path != nullptr ? rows.path[r * rows.path_stride + step] : step]);
     }
   }
@@ -33,7 +33,7 @@ void CpuBackend::process(Tensor logits, const Rows& rows, const std::int32_t* to
       if (chain.has_penalties()) collect_recent(row_chain.recent, rows, r, tokens, chain.history, chain.last_n);
       const std::int64_t depth = rows.depth != nullptr ? rows.depth[r] : r;
       row_chain.run(kernels_, {logits.row(r), static_cast<std::size_t>(logits.cols)}, chain, row_chain.recent,
-                    *rows.prefix + depth + 1);
+                    *rows.sequence.length + depth + 1);
     }
   });
 }

@@ -55,10 +55,10 @@ void CpuBackend::map_ids(std::int32_t* ids, int count, const std::int32_t* map) 
   for (int i = 0; i < count; ++i) ids[i] = map[ids[i]];
 }
 
-void CpuBackend::tree_select(const TreeView& tree, const CandidatePool& pool, const std::int32_t* root_token) {
+void CpuBackend::tree_select(const TreeView& tree, const CandidatePool& pool, const SequenceView& sequence) {
   const int kept = tree.size - 1;
   const int stride = tree.max_depth + 1;
-  tree.tokens[0] = *root_token;
+  tree.tokens[0] = sequence.history[*sequence.length];
   tree.parents[0] = -1;
   tree.depth[0] = 0;
   tree.path[0] = 0;
@@ -121,7 +121,7 @@ void CpuBackend::verify_logits(const VerdictView& verdict, const TreeView& tree,
 void CpuBackend::pretend_acceptance(std::int32_t* sampled, const TreeView& tree, const Rows& rows, float probability,
                                     std::uint64_t seed) {
   for (int node = 0; node < tree.size; ++node) {
-    const auto position = static_cast<std::uint32_t>(*rows.prefix + tree.depth[node]);
+    const auto position = static_cast<std::uint32_t>(*rows.sequence.length + tree.depth[node]);
     const std::uint32_t bits = philox({position, 0, 0, 0}, seed)[0];
     const bool agrees = static_cast<float>(bits) * 2.3283064365386963e-10f < probability;
     // The children of a node stand in the order of their scores within a level; the first is the best.
@@ -148,24 +148,6 @@ void CpuBackend::pretend_acceptance(std::int32_t* sampled, const TreeView& tree,
       }
     }
   }
-}
-
-void CpuBackend::record(std::int32_t* history, const std::int32_t* prefix, const TreeView& tree,
-                        const VerdictView& verdict) {
-  for (int i = 0; i < *verdict.count; ++i) history[*prefix + i] = tree.tokens[verdict.nodes[i]];
-}
-
-void CpuBackend::fill_path(const PathView& path, int rows, const VerdictView& verdict) {
-  for (int i = 0; i < rows; ++i) {
-    const bool there = i < *verdict.count;
-    path.nodes[i] = there ? verdict.nodes[i] : 0;
-    path.tokens[i] = there ? std::max(verdict.tokens[i], 0) : 0;
-  }
-  *path.last = *verdict.count - 1;
-}
-
-void CpuBackend::take_last(std::int32_t* token, const VerdictView& verdict) {
-  *token = std::max(verdict.tokens[*verdict.count - 1], 0);
 }
 
 }  // namespace frspec::cpu

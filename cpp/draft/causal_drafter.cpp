@@ -31,8 +31,24 @@ std::vector<const Weight*> TreeModel::matrices() const {
   return result;
 }
 
+void TreeModel::begin(const Reuse& reuse) {
+  leave();
+  begin_ = 0;
+  reuse_ = reuse;
+}
+
+void TreeModel::leave() {
+  const auto length = static_cast<std::int32_t>(length_);
+  model_->pages()->end(read_, length, length, reuse_);
+  read_.clear();
+  length_ = 0;
+  is_new_ = true;
+}
+
 void TreeModel::keep(std::size_t length) {
   length_ = std::min(length, length_);
+  read_.resize(length_);
+  model_->pages()->truncate(static_cast<std::int32_t>(length_));
   model_->cache().set_length(static_cast<std::int32_t>(length_));
 }
 
@@ -40,10 +56,20 @@ void TreeModel::follow(std::span<const TokenId> text, std::size_t kept) {
   const auto context = static_cast<std::size_t>(model_->limits().context);
   if (text.size() - begin_ > context || kept < begin_) {
     begin_ = text.size() > context ? text.size() - (context + 1) / 2 : 0;
-    keep(0);
+    leave();
   }
+  const std::span<const TokenId> here = text.subspan(begin_);
   // The last token is read in any case: its state is what a tree grows from.
-  keep(std::min(std::max(kept, begin_), text.size() - 1) - begin_);
+  if (is_new_) {
+    const std::int32_t found = model_->pages()->begin(here, static_cast<std::int32_t>(here.size()) - 1, reuse_);
+    model_->cache().set_length(found);
+    length_ = static_cast<std::size_t>(found);
+    read_.assign(here.begin(), here.begin() + found);
+    is_new_ = false;
+  } else {
+    keep(std::min(std::max(kept, begin_), text.size() - 1) - begin_);
+  }
+  model_->pages()->reserve(static_cast<std::int64_t>(here.size()) + model_->limits().tree);
   read(text.subspan(length()));
 }
 
@@ -53,11 +79,12 @@ void TreeModel::read(std::span<const TokenId> tokens) {
     const auto some = tokens.subspan(first, std::min(most, tokens.size() - first));
     const auto rows = static_cast<std::int32_t>(some.size());
     backend_.upload(ids_.as<void>(), some.data(), some.size_bytes());
-    model_->forward(ids_.as<std::int32_t>(), Rows{.count = rows, .prefix = model_->cache().length()});
+    model_->forward(ids_.as<std::int32_t>(), model_->cache().chain(rows));
     backend_.upload(count_.as<void>(), &rows, sizeof rows);
     model_->cache().advance(count_.as<std::int32_t>());
     last_rows_ = rows;
     length_ += some.size();
+    read_.insert(read_.end(), some.begin(), some.end());
   }
   if (tokens.empty()) return;
   const int dim = model_->config().dim;
@@ -66,7 +93,7 @@ void TreeModel::read(std::span<const TokenId> tokens) {
 
 Tensor TreeModel::extend(const std::int32_t* tokens, int rows, int first_slot, const std::int32_t* depth,
                          const std::int32_t* path, int path_stride) {
-  model_->forward(tokens, Rows{rows, model_->cache().length(), first_slot, depth, path, path_stride});
+  model_->forward(tokens, Rows{rows, model_->cache().sequence(), first_slot, depth, path, path_stride});
   return model_->hidden(rows);
 }
 
@@ -74,7 +101,7 @@ TreeGrower& TreeModel::grow(DraftHead& head, const TextRules& rules, Growth* gro
   const CandidatePool& pool = grower_.pool();
   const auto states = [&](int level, int rows) {
     if (level == 0) return last_state();
-    model_->forward(pool.frontier_tokens, grower_.frontier_rows(model_->cache().length(), level, rows));
+    model_->forward(pool.frontier_tokens, grower_.frontier_rows(model_->cache().sequence(), level, rows));
     return model_->hidden(rows);
   };
   if (growth != nullptr) {
@@ -88,12 +115,13 @@ TreeGrower& TreeModel::grow(DraftHead& head, const TextRules& rules, Growth* gro
 void CausalDrafter::begin(const TextRules& rules) {
   rules_ = rules;
   text_.clear();
-  model_->clear();
+  model_->begin(rules.reuse);
   model_->head().begin();
 }
 
 void CausalDrafter::extend(const Extension& extension) {
   for (const TokenId token : extension.tokens) text_.push_back(known(token));
+  root_ = extension.tokens.back();
   model_->head().observe(extension.news());
   // A long prompt is read at once; what a step adds is read with the next root.
   const auto committed = std::span<const TokenId>(text_).first(text_.size() - 1);
@@ -104,10 +132,10 @@ void CausalDrafter::extend(const Extension& extension) {
 // The target may have ids that the drafter has no row for: padding, which no text of sense holds.
 TokenId CausalDrafter::known(TokenId token) const { return token < model_->model().config().vocab ? token : 0; }
 
-const DraftTree& CausalDrafter::propose(const std::int32_t* root, Growth* growth) {
+const DraftTree& CausalDrafter::propose(Growth* growth) {
   model_->follow(text_, model_->length());
   TreeGrower& grower = model_->grow(rules_, growth);
-  return growth != nullptr ? grower.select(*growth, root) : grower.select(root);
+  return growth != nullptr ? grower.select(*growth, root_) : grower.select(rules_.sequence);
 }
 
 }  // namespace frspec

@@ -22,8 +22,8 @@ class TreeModel {
   const CausalModel& model() const { return *model_; }
   std::vector<const Weight*> matrices() const;
 
-  // Forgets the text.
-  void clear() { keep(0), begin_ = 0; }
+  // Another text begins. What was read of the last one is kept for those that begin like it.
+  void begin(const Reuse& reuse);
   // Reads a text (at least one token), of which the first `kept` tokens are what they were at the last call. Of a text
   // that is longer than the context, only the end is read, anew whenever the context is full.
   void follow(std::span<const TokenId> text, std::size_t kept);
@@ -43,6 +43,7 @@ class TreeModel {
   TreeGrower& grow(DraftHead& head, const TextRules& rules, Growth* growth, const std::int32_t* token_of_id = nullptr);
 
  private:
+  void leave();                   // what is in the cache has ended
   void keep(std::size_t length);  // makes the cache hold the first `length` tokens of what it held
   void read(std::span<const TokenId> tokens);
 
@@ -50,12 +51,15 @@ class TreeModel {
   std::unique_ptr<CausalModel> model_;
   std::unique_ptr<DraftHead> head_;
   TreeGrower grower_;
-  std::size_t begin_ = 0;   // of the text is where the cache begins
-  std::size_t length_ = 0;  // tokens in the cache
-  int last_rows_ = 0;       // of the last pass of read()
-  Buffer ids_;              // (rows) tokens of a pass
-  Buffer count_;            // (1)
-  Buffer last_;             // (1, dim) the state after the last token
+  std::size_t begin_ = 0;      // of the text is where the cache begins
+  std::size_t length_ = 0;     // tokens in the cache
+  std::vector<TokenId> read_;  // these tokens
+  bool is_new_ = true;         // nothing was looked for in the cache yet
+  Reuse reuse_;
+  int last_rows_ = 0;  // of the last pass of read()
+  Buffer ids_;         // (rows) tokens of a pass
+  Buffer count_;       // (1)
+  Buffer last_;        // (1, dim) the state after the last token
 };
 
 class CausalDrafter final : public Drafter {
@@ -64,7 +68,7 @@ class CausalDrafter final : public Drafter {
 
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override;
-  const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
+  const DraftTree& propose(Growth* growth) override;
   std::vector<const Weight*> matrices() const override { return model_->matrices(); }
   std::optional<bool> could_offer(TokenId token) const override { return model_->head().holds(token); }
   int wanted_candidates() const override { return model_->head().wanted_candidates(); }
@@ -77,6 +81,7 @@ class CausalDrafter final : public Drafter {
 
   std::unique_ptr<TreeModel> model_;
   TextRules rules_;
+  TokenId root_ = 0;
   std::vector<TokenId> text_;  // all tokens, the next root included; the model has read a beginning of it
 };
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "model/sequence_pages.h"
 #include "tokenizer/tokenizer.h"
 #include "tree/draft_tree.h"
 #include "vocab/draft_head.h"
@@ -27,7 +28,7 @@ struct Extension {
 // Tokens that the target has processed for good since the last call, and what it made of them, on the device.
 struct Committed {
   int rows = 0;  // how many; the host's copy of *count
-  const std::int32_t* count = nullptr;
+  std::int32_t* count = nullptr;
   Tensor features;                     // (rows, feature_dim) the target's states (CausalModel::features)
   const std::int32_t* next = nullptr;  // (rows) the token that follows each of them in the sequence
   // Where the host does not know yet what was accepted: `rows` is the most there may be, rows from *count on stand for
@@ -37,12 +38,13 @@ struct Committed {
 
 // What a drafter may know about a sequence.
 struct TextRules {
-  const SamplerChain* chain = nullptr;     // how its tokens are chosen; they outlive the text
-  Sampling draw;                           // at temperature 0 there is no noise
-  const std::int32_t* position = nullptr;  // device: where the root of the next tree stands
+  const SamplerChain* chain = nullptr;  // how its tokens are chosen; they outlive the text
+  Sampling draw;                        // at temperature 0 there is no noise
+  SequenceView sequence = {};           // its tokens; the last of them is the root of the next tree
   // Not null: the text is verified by rejection sampling. The trees must be chains then, drawn from with these numbers
   // (they change with every step); what they were drawn from goes along (DraftTree::proposals).
   const RejectionDraw* rejection = nullptr;
+  Reuse reuse;  // what may be used that earlier sequences have left in a drafter's own cache
 };
 
 // A way of drafting: a draft head, and how its tokens become the target's where that can be chosen.
@@ -72,14 +74,17 @@ class Drafter {
   // all steps since the last call before propose() is called: in order, but not at once.
   virtual bool reads_states() const { return false; }
   virtual void accept(const Committed&) {}
+  // What it keeps of the states lies in the target's pages. The first `count` tokens of a sequence that begins lie
+  // there already, from an earlier one: it is told of the others only.
+  virtual void resume(std::int32_t /*count*/) {}
   // Whether it drafts from what is on the device alone: accept() and propose() may be called before the host knows what
   // the sequence has more (Committed::last), and extend() comes behind them.
   virtual bool follows_device() const { return false; }
   // Whether proposing may cost nothing but a look at the text.
   virtual bool repeats() const { return false; }
-  // A tree whose root is the text's last token, `*root` (device), the one that the target has not processed yet.
+  // A tree whose root is the sequence's last token, the one that the target has not processed yet.
   // `growth` decides how far it grows; null: it has the shape that the drafter was made with.
-  virtual const DraftTree& propose(const std::int32_t* root, Growth* growth) = 0;
+  virtual const DraftTree& propose(Growth* growth) = 0;
 
   // The ways of drafting that there are, the one that misses least first, and the one that is used from now on.
   virtual std::vector<DraftArm> arms() const { return {}; }

@@ -24,21 +24,16 @@ Drafting::Drafting(const DraftOptions& options, const std::string& head, const D
                            .file = parts.file,
                            .context = parts.context,
                            .batch = parts.batch,
+                           .spare = parts.spare,
                            .on_bytes = parts.on_bytes,
                            .adaptive = parts.ranks ? parts.ranks->ranks() : nullptr,
                            .states = states_,
                            .clock = clock_.get(),
                            .ranks_source = &ranks_source_});
   arms_ = time_arms(backend_, *drafter_, head, largest_tree(options));
-  const int path = tree_bounds(options).depth + 1;
-  room_ = std::max(parts.batch, path);
-  const auto ints = [&](int count) {
-    return backend_.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(count));
-  };
+  room_ = std::max(parts.batch, tree_bounds(options).depth + 1);
   if (!drafter_->reads_states()) return;
-  count_ = ints(1);
-  next_ids_ = ints(room_);
-  path_ = ints(2 * path + 1);
+  count_ = backend_.allocate(sizeof(std::int32_t));
   features_ = backend_.allocate(sizeof(float) * static_cast<std::size_t>(room_) *
                                 static_cast<std::size_t>(target_.feature_dim()));
 }
@@ -63,59 +58,55 @@ void Drafting::extend(DraftState& state, const Extension& extension) {
   guard(state, [&] { drafter_->extend(extension); });
 }
 
-void Drafting::accept(DraftState& state, Tensor features, std::span<const TokenId> next) {
+void Drafting::accept(DraftState& state, Tensor features, const std::int32_t* next) {
   if (!drafter_->reads_states()) return;
   guard(state, [&] {
-    const auto rows = static_cast<std::int32_t>(next.size());
+    const auto rows = static_cast<std::int32_t>(features.rows);
     backend_.upload(count_.as<void>(), &rows, sizeof rows);
-    backend_.upload(next_ids_.as<void>(), next.data(), next.size_bytes());
-    drafter_->accept(
-        {.rows = rows, .count = count_.as<std::int32_t>(), .features = features, .next = next_ids_.as<std::int32_t>()});
+    drafter_->accept({.rows = rows, .count = count_.as<std::int32_t>(), .features = features, .next = next});
   });
 }
 
-void Drafting::read(DraftState& state, std::span<const TokenId> next) {
-  accept(state, target_.features(static_cast<int>(next.size())), next);
+void Drafting::resume(DraftState& state, std::int32_t count) {
+  if (drafter_->reads_states()) guard(state, [&] { drafter_->resume(count); });
 }
 
-void Drafting::remember(DraftState& state, const TreeView& tree, const VerdictView& verdict,
-                        std::span<const TokenId> next) {
+void Drafting::read(DraftState& state, int rows, const std::int32_t* next) {
+  accept(state, target_.features(rows), next);
+}
+
+void Drafting::remember(DraftState& state, const TreeView& tree, const VerdictView& verdict, int rows,
+                        const std::int32_t* end) {
   if (!state.works()) return;
-  const auto rows = static_cast<int>(next.size());
-  if (state.rows + rows > room_) catch_up(state);
+  if (state.rows + rows > room_) catch_up(state, end - rows);
   if (drafter_->reads_states()) {
     const Tensor room = features_.matrix(room_, target_.feature_dim()).row_range(state.rows, rows);
     backend_.gather_rows(room, target_.features(tree.size), verdict.nodes);
-    state.next.insert(state.next.end(), next.begin(), next.end());
   }
   state.rows += rows;
 }
 
-void Drafting::catch_up(DraftState& state) {
+void Drafting::catch_up(DraftState& state, const std::int32_t* end) {
   if (state.rows == 0) return;
-  accept(state, features_.matrix(state.rows, target_.feature_dim()), state.next);
+  accept(state, features_.matrix(state.rows, target_.feature_dim()), end - state.rows);
   state.rows = 0;
-  state.next.clear();
 }
 
-void Drafting::follow(DraftState& state, const TreeView& tree, const VerdictView& verdict) {
+void Drafting::follow(DraftState& state, const TreeView& tree, const PathView& path, std::int32_t* count) {
+  if (!drafter_->reads_states()) return;
   guard(state, [&] {
     const int rows = tree.max_depth + 1;
-    auto* memory = path_.as<std::int32_t>();
-    const PathView path{memory, memory + rows, memory + 2 * rows};
-    backend_.fill_path(path, rows, verdict);
     const Tensor features = features_.matrix(rows, target_.feature_dim());
     backend_.gather_rows(features, target_.features(tree.size), path.nodes);
-    drafter_->accept(
-        {.rows = rows, .count = verdict.count, .features = features, .next = path.tokens, .last = path.last});
+    drafter_->accept({.rows = rows, .count = count, .features = features, .next = path.tokens, .last = path.last});
   });
 }
 
-const DraftTree* Drafting::propose(DraftState& state, const std::int32_t* root, int arm, Growth* growth) {
+const DraftTree* Drafting::propose(DraftState& state, int arm, Growth* growth) {
   const DraftTree* tree = nullptr;
   guard(state, [&] {
     drafter_->use(arm);
-    tree = &drafter_->propose(root, growth);
+    tree = &drafter_->propose(growth);
   });
   return tree;
 }

@@ -22,9 +22,7 @@ namespace frspec {
 struct DraftState {
   bool wanted = false;     // whether the sequence is to be drafted at all
   std::string error = {};  // why the drafter gave up; empty: it did not
-  // Committed tokens that it has not read, since nobody asked it for drafts, and the tokens that follow them.
-  int rows = 0;
-  std::vector<TokenId> next = {};
+  int rows = 0;            // committed tokens that it has not read, since nobody asked it for drafts
 
   bool works() const { return wanted && error.empty(); }
 };
@@ -36,6 +34,7 @@ struct DraftingParts {
   std::shared_ptr<const GgufFile> file;        // the drafter's; null: n-grams alone
   int context = 0;                             // tokens of a sequence, at most
   int batch = 0;
+  double spare = 0.0;                         // as DrafterParts'
   int first_time_point = 0;                   // from there on the backend's time points are the drafter's
   std::shared_ptr<RankKeeper> ranks;          // not null: ranked rows follow them
   std::function<void(std::size_t)> on_bytes;  // as WeightLoader's
@@ -51,16 +50,19 @@ class Drafting {
   void begin(DraftState& state, const TextRules& rules);
   // It has grown; told at once.
   void extend(DraftState& state, const Extension& extension);
-  // Rows of the prompt, whose states are those of the target's last pass; `next`: the token behind each.
-  void read(DraftState& state, std::span<const TokenId> next);
-  // The accepted nodes of the tree that was the target's last pass: the drafter reads them when it is asked for drafts
-  // (catch_up). `next`: the token behind each.
-  void remember(DraftState& state, const TreeView& tree, const VerdictView& verdict, std::span<const TokenId> next);
-  void catch_up(DraftState& state);
-  // Reads what a verdict accepted that only the device knows.
-  void follow(DraftState& state, const TreeView& tree, const VerdictView& verdict);
-  // A tree behind *root (device); null: the drafter has given up. `arm`: of arms(). `growth`: as Drafter's.
-  const DraftTree* propose(DraftState& state, const std::int32_t* root, int arm, Growth* growth);
+  // The first `count` tokens of the prompt were in the target's cache.
+  void resume(DraftState& state, std::int32_t count);
+  // The drafter reads the `rows` rows of the prompt that were the target's last pass. `next` (device): the token behind
+  // each.
+  void read(DraftState& state, int rows, const std::int32_t* next);
+  // It will read the `rows` accepted nodes of the tree that was the target's last pass, when it is asked for drafts
+  // (catch_up). `end`: behind the sequence's last token (device), the next root.
+  void remember(DraftState& state, const TreeView& tree, const VerdictView& verdict, int rows, const std::int32_t* end);
+  void catch_up(DraftState& state, const std::int32_t* end);
+  // It reads what a verdict accepted that only the device knows: `path`, *count rows.
+  void follow(DraftState& state, const TreeView& tree, const PathView& path, std::int32_t* count);
+  // A tree behind the last token; null: the drafter has given up. `arm`: of arms(). `growth`: as Drafter's.
+  const DraftTree* propose(DraftState& state, int arm, Growth* growth);
 
   const std::vector<TimedArm>& arms() const { return arms_; }
   const Drafter& drafter() const { return *drafter_; }
@@ -76,7 +78,7 @@ class Drafting {
  private:
   template <class Use>
   void guard(DraftState& state, Use&& use);
-  void accept(DraftState& state, Tensor features, std::span<const TokenId> next);
+  void accept(DraftState& state, Tensor features, const std::int32_t* next);
 
   Backend& backend_;
   const CausalModel& target_;
@@ -87,9 +89,7 @@ class Drafting {
   std::vector<TimedArm> arms_;
   int room_;         // rows that can be read at once
   Buffer count_;     // (1) rows that are read
-  Buffer next_ids_;  // (room) tokens that follow them
   Buffer features_;  // (room, feature_dim) states that the drafter has not read
-  Buffer path_;      // (max_depth + 1, twice, and 1) of a verdict that the host has not seen
 };
 
 }  // namespace frspec

@@ -14,7 +14,8 @@ EagleDrafter::EagleDrafter(Backend& backend, const ModelConfig& config, const Ca
       limits_(limits),
       grower_(backend, shape, *head),
       embedding_(&target.embedding()),
-      head_(std::move(head)) {
+      head_(std::move(head)),
+      pages_(target.pages()) {
   limits_.rows = std::max(limits_.rows, grower_.pool().branch);
   apply(limits.rope, config_);
 }
@@ -27,10 +28,9 @@ void EagleDrafter::load_embedding(WeightLoader& loader) {
 
 void EagleDrafter::allocate(const std::vector<float>& rope_factors) {
   const CandidatePool& pool = grower_.pool();
-  const int behind = pool.levels * pool.branch;  // slots and, more than, positions behind the text
   rope_ = std::make_unique<RopeTable>(backend_, config_.rope, rope_factors, limits_.context + pool.levels + 1);
-  cache_ = std::make_unique<KvCache>(backend_, config_.layers,
-                                     KvShape{limits_.kv, config_.kv_heads, config_.head_dim, limits_.context + behind});
+  const KvShape shape{limits_.kv, config_.kv_heads, config_.head_dim, pages_->slots()};
+  cache_ = std::make_unique<KvCache>(backend_, config_.layers, shape, pages_);
   scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);
   input_ = floats(limits_.rows, 2 * std::int64_t{config_.dim});
   stream_ = floats(limits_.rows, config_.dim);
@@ -56,7 +56,7 @@ void EagleDrafter::begin(const TextRules& rules) {
 
 void EagleDrafter::accept(const Committed& committed) {
   const int rows = committed.rows;
-  const Tensor states = run_text(committed.next, committed.features, Rows{.count = rows, .prefix = cache_->length()});
+  const Tensor states = run_text(committed.next, committed.features, cache_->chain(rows));
   cache_->advance(committed.count);
   const Tensor last = last_state_.matrix(1, config_.dim);
   if (committed.last != nullptr) {
@@ -66,22 +66,22 @@ void EagleDrafter::accept(const Committed& committed) {
   }
 }
 
-const DraftTree& EagleDrafter::propose(const std::int32_t* root, Growth* growth) {
+const DraftTree& EagleDrafter::propose(Growth* growth) {
   const CandidatePool& pool = grower_.pool();
   Tensor states = last_state_.matrix(1, config_.dim);
   const auto states_of = [&](int level, int rows) {
     if (level > 0) {
       states = run_drafted(pool.frontier_tokens, states, pool.frontier_rows,
-                           grower_.frontier_rows(cache_->length(), level, rows));
+                           grower_.frontier_rows(cache_->sequence(), level, rows));
     }
     return head_input(states);
   };
   if (growth != nullptr) {
     grower_.grow(*growth, *head_, rules_, states_of);
-    return grower_.select(*growth, root);
+    return grower_.select(*growth, root_);
   }
   grower_.grow(*head_, rules_, states_of);
-  return grower_.select(root);
+  return grower_.select(rules_.sequence);
 }
 
 void expect_of_target(const GgufFile& file, std::string_view key, int found, int expected, std::string_view what) {

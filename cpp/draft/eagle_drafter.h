@@ -24,11 +24,19 @@ struct EagleLimits {
 
 class EagleDrafter : public Drafter {
  public:
+  // Slots that a tree of that shape takes behind the sequence.
+  static int slots_behind(const TreeShape& shape) { return shape.levels() * shape.branch; }
+
   void begin(const TextRules& rules) final;
-  void extend(const Extension& extension) final { head_->observe(extension.news()); }
+  void extend(const Extension& extension) final {
+    root_ = extension.tokens.back();
+    head_->observe(extension.news());
+  }
   bool reads_states() const final { return true; }
   void accept(const Committed& committed) final;
-  const DraftTree& propose(const std::int32_t* root, Growth* growth) final;
+  // The state behind the last pair is that of the pairs that accept() tells of next: at least one does follow.
+  void resume(std::int32_t count) final { cache_->set_length(count); }
+  const DraftTree& propose(Growth* growth) final;
   std::vector<const Weight*> matrices() const override;
   std::optional<bool> could_offer(TokenId token) const final { return head_->holds(token); }
   int wanted_candidates() const final { return head_->wanted_candidates(); }
@@ -73,8 +81,10 @@ class EagleDrafter : public Drafter {
 
  private:
   TextRules rules_;
+  TokenId root_ = 0;
   std::unique_ptr<DraftHead> head_;
   std::unique_ptr<Weight> own_embedding_;  // null: the target's
+  std::shared_ptr<SequencePages> pages_;   // the target's: slot i holds what was made of its slot i, too
   std::unique_ptr<KvCache> cache_;
   Buffer input_;       // (rows, 2 dim)
   Buffer stream_;      // (rows, dim)

@@ -13,7 +13,7 @@ std::optional<DraftNoise> noise_of(const TextRules& rules) {
   if (rules.draw.temperature == 0.0f || rules.rejection != nullptr) return std::nullopt;
   const SamplerChain& chain = *rules.chain;
   return DraftNoise{.draw = {rules.draw.temperature / kTrust, rules.draw.seed},
-                    .position = rules.position,
+                    .position = rules.sequence.length,
                     .top_k = chain.top_k,
                     .top_p = chain.top_p,
                     .min_p = chain.min_p};

@@ -182,6 +182,7 @@ std::unique_ptr<Drafter> make_causal(const DraftOptions& options, const HeadSpec
   if (slrs) SlrsDrafter::check_tokens(*own, path);
   ModelLimits limits = TreeModel::limits(tree, context, parts.batch, options.kv_type);
   if (slrs) limits = SlrsDrafter::limits(limits, tree.levels());
+  limits.spare_pages = spare_pages(parts.spare, context);
   auto model = std::make_unique<CausalModel>(parts.file, parts.backend, limits, ModelTaps{}, parts.on_bytes);
   if (model->config().vocab != own->size()) {
     fail(path, ": tensor 'token_embd.weight': found ", model->config().vocab, " rows, expected one per token, ",
@@ -236,6 +237,10 @@ std::vector<int> drafter_taps(const GgufFile& drafter, const ModelConfig& target
     }
   }
   return layers;
+}
+
+int drafter_slots(const DraftOptions& options, const GgufFile& drafter) {
+  return is_causal(drafter) ? 0 : EagleDrafter::slots_behind(largest_tree(options));
 }
 
 void check_drafter_options(const DraftOptions& options) {

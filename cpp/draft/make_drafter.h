@@ -31,6 +31,7 @@ struct DrafterParts {
   std::shared_ptr<const GgufFile> file;        // the drafter's; null: n-grams alone
   int context = 0;                             // tokens of a text, at most
   int batch = 0;
+  double spare = 0.0;  // room for what ended texts leave in a cache of its own, as a share of one context's
   std::function<void(std::size_t)> on_bytes = {};     // as WeightLoader's
   std::shared_ptr<AdaptiveRanks> adaptive = nullptr;  // not null: ranked rows follow them
   std::shared_ptr<StateRecord> states = nullptr;      // not null: the states that the head meets are noted there
@@ -41,6 +42,11 @@ struct DrafterParts {
 // The layers of the target whose inputs a drafter continues (ModelTaps::joined); none: it continues the states after
 // the final norm, or none at all. Throws InvalidInput where the target has no such layers.
 std::vector<int> drafter_taps(const GgufFile& drafter, const ModelConfig& target);
+
+// Slots behind the text that a drafter needs in the target's pages, where it keeps something of its own; none: 0.
+int drafter_slots(const DraftOptions& options, const GgufFile& drafter);
+// What it keeps in a slot there it has made of one token ahead, too (PageTrie).
+inline constexpr int kDrafterAhead = 1;
 
 // Throws InvalidInput for options that contradict each other, whatever the files hold.
 void check_drafter_options(const DraftOptions& options);

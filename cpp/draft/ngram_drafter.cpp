@@ -78,12 +78,12 @@ void NgramDrafter::extend(const Extension& extension) {
   if (inner_) inner_->extend(extension);
 }
 
-const DraftTree& NgramDrafter::propose(const std::int32_t* root, Growth* growth) {
-  if (growth != nullptr) return propose_best(root, *growth);
+const DraftTree& NgramDrafter::propose(Growth* growth) {
+  if (growth != nullptr) return propose_best(*growth);
   const auto& paths = index_.continuations(depth_, is_chain_ ? 1 : static_cast<std::size_t>(nodes_));
   host_.begin(index_.text().back());
   if (inner_) {
-    const DraftTree& inner = inner_->propose(root, nullptr);
+    const DraftTree& inner = inner_->propose(nullptr);
     if (paths.empty()) return inner;
     std::vector<std::int32_t> tokens, parents;
     read_nodes(backend_, inner.view(), tokens, parents);
@@ -95,7 +95,7 @@ const DraftTree& NgramDrafter::propose(const std::int32_t* root, Growth* growth)
   return tree_;
 }
 
-const DraftTree& NgramDrafter::propose_best(const std::int32_t* root, Growth& growth) {
+const DraftTree& NgramDrafter::propose_best(Growth& growth) {
   host_.begin(index_.text().back());
   for (const auto& path : index_.continuations(depth_, kPaths)) {
     std::int32_t node = 0;
@@ -109,7 +109,7 @@ const DraftTree& NgramDrafter::propose_best(const std::int32_t* root, Growth& gr
   for (const NodeNote& note : std::span(host_.notes()).subspan(1)) chances_.push_back(note.chance);
   std::sort(chances_.begin(), chances_.end(), std::greater<>());
   if (inner_ && growth.drafts_beside(chances_)) {
-    const DraftTree& inner = inner_->propose(root, &growth);
+    const DraftTree& inner = inner_->propose(&growth);
     if (host_.tokens().size() == 1) return inner;
     read_nodes(backend_, inner.view(), tokens_, parents_);
     places_.assign(tokens_.size(), 0);

@@ -53,8 +53,9 @@ class NgramDrafter final : public Drafter {
   void extend(const Extension& extension) override;
   bool reads_states() const override { return inner_ && inner_->reads_states(); }
   void accept(const Committed& committed) override { inner_->accept(committed); }
+  void resume(std::int32_t count) override { inner_->resume(count); }
   bool repeats() const override { return true; }
-  const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
+  const DraftTree& propose(Growth* growth) override;
   std::vector<DraftArm> arms() const override { return inner_ ? inner_->arms() : std::vector<DraftArm>{}; }
   void use(int arm) override {
     if (inner_) inner_->use(arm);
@@ -69,7 +70,7 @@ class NgramDrafter final : public Drafter {
   int wanted_candidates() const override { return inner_ ? inner_->wanted_candidates() : 0; }
 
  private:
-  const DraftTree& propose_best(const std::int32_t* root, Growth& growth);
+  const DraftTree& propose_best(Growth& growth);
 
   Backend& backend_;
   std::unique_ptr<Drafter> inner_;

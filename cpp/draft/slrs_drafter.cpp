@@ -109,7 +109,7 @@ SlrsDrafter::SlrsDrafter(Backend& backend, std::shared_ptr<TranslatedModel> mode
 
 void SlrsDrafter::begin(const TextRules& rules) {
   rules_ = rules;
-  model_->begin();
+  model_->begin(rules.reuse);
 }
 
 void SlrsDrafter::emit(TokenId token, double weight) {
@@ -234,7 +234,7 @@ void SlrsDrafter::find_psi(const Spelled* from) {
 // What the keyed rule would draw from psi.
 std::size_t SlrsDrafter::keyed_choice(int level) const {
   std::int32_t root = 0;
-  backend_.download(&root, rules_.position, sizeof root);
+  backend_.download(&root, rules_.sequence.length, sizeof root);
   std::size_t best = 0;
   float most = 0.0f;
   for (std::size_t i = 0; i < candidate_ids_.size(); ++i) {
@@ -249,7 +249,7 @@ std::size_t SlrsDrafter::keyed_choice(int level) const {
   return best;
 }
 
-const DraftTree& SlrsDrafter::propose(const std::int32_t*, Growth* growth) {
+const DraftTree& SlrsDrafter::propose(Growth* growth) {
   std::vector<std::int32_t> tokens{model_->text().back()}, parents{-1};
   std::vector<NodeNote> notes(1);
   std::vector<float> chances;
@@ -271,7 +271,7 @@ const DraftTree& SlrsDrafter::propose(const std::int32_t*, Growth* growth) {
       auto* token = drawn_.as<std::int32_t>();
       backend_.draw_proposal(token, drawn_.as<float>() + 1, proposals_, level, ids, scores,
                              static_cast<int>(candidate_ids_.size()), *rules_.chain, *rules_.rejection,
-                             rules_.position);
+                             rules_.sequence.length);
       backend_.download(&drawn, token, sizeof drawn);
     } else if (rules_.draw.temperature > 0.0f) {
       chosen = keyed_choice(level);

@@ -48,7 +48,7 @@ class SlrsDrafter final : public Drafter {
 
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override { model_->extend(extension); }
-  const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
+  const DraftTree& propose(Growth* growth) override;
   std::vector<const Weight*> matrices() const override { return model_->model().matrices(); }
 
  private:

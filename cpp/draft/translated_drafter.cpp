@@ -20,11 +20,11 @@ TranslatedModel::TranslatedModel(std::unique_ptr<TreeModel> model, std::shared_p
       alignment_(*target_, *drafter_),
       retokenizer_(*target_, *drafter_, alignment_) {}
 
-void TranslatedModel::begin() {
+void TranslatedModel::begin(const Reuse& reuse) {
   text_.clear();
   pushed_ = 0;
   retokenizer_.begin();
-  model_->clear();
+  model_->begin(reuse);
   model_->head().begin();
   kept_ = 0;
 }
@@ -50,16 +50,17 @@ TliDrafter::TliDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model)
 
 void TliDrafter::begin(const TextRules& rules) {
   rules_ = rules;
-  model_->begin();
+  model_->begin(rules.reuse);
 }
 
-const DraftTree& TliDrafter::propose(const std::int32_t* root, Growth* growth) {
+const DraftTree& TliDrafter::propose(Growth* growth) {
   if (!model_->read()) {
     root_only_.assign(backend_, std::array{model_->text().back()}, std::array<std::int32_t, 1>{-1});
     return root_only_;
   }
   TreeGrower& grower = model_->model().grow(rules_, growth, to_target_.as<std::int32_t>());
-  return growth != nullptr ? grower.select(*growth, root, model_->alignment().to_target()) : grower.select(root);
+  return growth != nullptr ? grower.select(*growth, model_->text().back(), model_->alignment().to_target())
+                           : grower.select(rules_.sequence);
 }
 
 std::optional<bool> TliDrafter::could_offer(TokenId token) const {
@@ -80,10 +81,10 @@ SlemDrafter::SlemDrafter(Backend& backend, std::shared_ptr<TranslatedModel> mode
 void SlemDrafter::begin(const TextRules& rules) {
   rules_ = rules;
   if (head_) head_->begin();
-  model_->begin();
+  model_->begin(rules.reuse);
 }
 
-const DraftTree& SlemDrafter::propose(const std::int32_t*, Growth* growth) {
+const DraftTree& SlemDrafter::propose(Growth* growth) {
   trie_.begin(model_->text().back());
   if (model_->read()) {
     // Blind: which tokens of the target the noise would favour is not known before they are spelled.

@@ -19,7 +19,7 @@ class TranslatedModel {
   TranslatedModel(std::unique_ptr<TreeModel> model, std::shared_ptr<const Tokenizer> target,
                   std::shared_ptr<const Tokenizer> drafter);
 
-  void begin();
+  void begin(const Reuse& reuse);
   void extend(const Extension& extension) {
     text_.insert(text_.end(), extension.tokens.begin(), extension.tokens.end());
   }
@@ -52,7 +52,7 @@ class TliDrafter final : public Drafter {
 
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override { model_->extend(extension); }
-  const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
+  const DraftTree& propose(Growth* growth) override;
   std::vector<DraftArm> arms() const override { return arms_of(model_->model().head()); }
   void use(int arm) override { model_->model().head().use(arm); }
   std::uint32_t holders(TokenId token) const override { return model_->model().head().holders(token); }
@@ -77,7 +77,7 @@ class SlemDrafter final : public Drafter {
 
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override { model_->extend(extension); }
-  const DraftTree& propose(const std::int32_t* root, Growth* growth) override;
+  const DraftTree& propose(Growth* growth) override;
   std::vector<DraftArm> arms() const override { return arms_of(head()); }
   void use(int arm) override { head().use(arm); }
   std::uint32_t holders(TokenId token) const override { return head().holders(token); }
@@ -116,7 +116,7 @@ class EitherTranslation final : public Drafter {
 
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override { model_->extend(extension); }
-  const DraftTree& propose(const std::int32_t* root, Growth* growth) override { return used().propose(root, growth); }
+  const DraftTree& propose(Growth* growth) override { return used().propose(growth); }
   std::vector<DraftArm> arms() const override;
   void use(int arm) override;
   std::uint32_t holders(TokenId token) const override;

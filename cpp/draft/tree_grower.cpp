@@ -47,7 +47,7 @@ void TreeGrower::choose_children(DraftHead& head, const TextRules& rules, int le
     auto* log_probs = candidate_scores_.as<float>();
     head.top_k(hidden, {.ids = candidates, .scores = log_probs, .k = proposals_.width}, std::nullopt);
     backend_.draw_proposal(ids, scores, proposals_, level, candidates, log_probs, proposals_.width, *rules.chain,
-                           *rules.rejection, rules.position);
+                           *rules.rejection, rules.sequence.length);
     return;
   }
   std::optional<DraftNoise> noise = noise_of(rules);
@@ -119,11 +119,8 @@ int TreeGrower::follow(Growth& growth, int level) {
   return rows;
 }
 
-const DraftTree& TreeGrower::select(const Growth& growth, const std::int32_t* root,
-                                    std::span<const TokenId> token_of_id) {
-  TokenId token = 0;
-  backend_.download(&token, root, sizeof token);
-  host_.begin(token);
+const DraftTree& TreeGrower::select(const Growth& growth, TokenId root, std::span<const TokenId> token_of_id) {
+  host_.begin(root);
   nodes_.clear();
   for (const DraftCandidate& candidate : candidates_) {
     const TokenId own = token_of_id.empty() ? candidate.token : token_of_id[static_cast<std::size_t>(candidate.token)];

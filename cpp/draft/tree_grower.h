@@ -59,18 +59,18 @@ class TreeGrower {
   }
   const std::vector<DraftCandidate>& candidates() const { return candidates_; }
   // The tree of those candidates that are worth verifying. `token_of_id` (host): the target's tokens; empty: the same.
-  const DraftTree& select(const Growth& growth, const std::int32_t* root, std::span<const TokenId> token_of_id = {});
-  // The rows of the frontier's pass, behind `prefix` committed tokens, for the states of `level`.
-  Rows frontier_rows(const std::int32_t* prefix, int level, int rows) const {
-    Rows frontier = tree_.frontier_rows(prefix, level - 1);
+  const DraftTree& select(const Growth& growth, TokenId root, std::span<const TokenId> token_of_id = {});
+  // The rows of the frontier's pass, behind a sequence, for the states of `level`.
+  Rows frontier_rows(const SequenceView& sequence, int level, int rows) const {
+    Rows frontier = tree_.frontier_rows(sequence, level - 1);
     frontier.count = rows;
     return frontier;
   }
 
-  // Makes the tree of the best candidates.
-  const DraftTree& select(const std::int32_t* root) {
+  // Makes the tree of the best candidates behind the sequence's last token.
+  const DraftTree& select(const SequenceView& sequence) {
     tree_.restore();
-    backend_.tree_select(tree_.view(), pool(), root);
+    backend_.tree_select(tree_.view(), pool(), sequence);
     return tree_;
   }
 

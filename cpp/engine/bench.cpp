@@ -201,7 +201,7 @@ class Bench {
   BenchRow level(const std::string& head) {
     const TreeShape shape = bench_tree(options_);
     const auto prompt = some_tokens(std::max(options_.context, 2), engine_.config().vocab);
-    const auto sequence = engine_.begin(prompt, {.max_tokens = 1, .ignore_eos = true});
+    const auto sequence = engine_.begin(prompt, {.max_tokens = 1, .ignore_eos = true, .reuse = false});
     (void)engine_.step(*sequence);
     BenchRow row = timed(concat("draft level, ", head), shape.branch, shape.levels(), [&] { lab_.time_draft(); });
     // A tree has `levels` passes of the head, the first for a single row, and one pass less of everything else. (Keys
@@ -228,7 +228,7 @@ class Bench {
     for (int i = 0; i <= options_.repetitions; ++i) {
       announce(test);
       for (const bool draft : {false, true}) {
-        GenerateOptions generate{.max_tokens = tokens, .ignore_eos = true};
+        GenerateOptions generate{.max_tokens = tokens, .ignore_eos = true, .reuse = false};
         generate.draft = draft ? DraftMode::Always : DraftMode::Never;
         generate.sampling.seed = static_cast<std::uint64_t>(i);
         const auto sequence = engine_.begin(prompt, generate);

@@ -41,9 +41,11 @@ void Engine::calibrate() {
   Tuner& tuner = planner_->tuner();
   if (tuner.knows_costs()) return;
   try {
+    leave({});
+    runner_->take_over();
     time_trees(*runner_, tuner, options_);
     Sequence sequence(tokenizer_, file_->path().string(), context_, {0},
-                      {.max_tokens = kTokens, .ignore_eos = true, .draft = DraftMode::Always});
+                      {.max_tokens = kTokens, .ignore_eos = true, .draft = DraftMode::Always, .reuse = false});
     start(sequence);
     place_.counts = false;
     tuner.rehearse({1, 1, 2, 4});

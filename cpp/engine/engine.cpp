@@ -36,6 +36,15 @@ std::size_t weight_bytes(const GgufFile& file) {
   return total;
 }
 
+// Room in host memory for what ended sequences leave, as a share of a context's: another one, within a quarter of what
+// the machine has free. Nothing is taken before it is used.
+double host_spare(Backend& backend, const ModelConfig& config, const ModelLimits& limits) {
+  const KvShape shape{limits.kv, config.kv_heads, config.head_dim, pages_for(limits.context) * kPageSlots};
+  const double bytes = 2.0 * static_cast<double>(backend.kv_bytes(shape)) * config.layers;
+  const std::size_t available = available_memory();
+  return available == 0 ? 1.0 : std::min(1.0, 0.25 * static_cast<double>(available) / bytes);
+}
+
 }  // namespace
 
 Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile::open(options.target, options.files)) {
@@ -64,16 +73,23 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   };
   const auto [max_size, max_depth] = tree_bounds(options);
   max_depth_ = max_depth;
+  const int behind = drafts ? drafter_slots(options, *drafter_file_) : 0;
   const ModelTaps taps{options.taps, drafts ? drafter_taps(*drafter_file_, config) : std::vector<int>{}};
   ModelLimits limits{.context = context_,
                      .rows = std::max(batch_, max_size),
                      .logit_rows = std::clamp(max_size, kLogitRows, kMaxLogitRows),
-                     .tree = max_size,
+                     .tree = std::max(max_size, behind),
                      .depth = max_depth,
+                     .ahead = behind > 0 ? kDrafterAhead : 0,
                      .kv = options.kv_type,
                      .rope = options.rope,
                      .head_on_host = options.head_on_host};
-  if (backend_->capabilities().own_memory) plan_memory(limits, taps);
+  if (backend_->capabilities().own_memory) {
+    plan_memory(limits, taps);
+  } else {
+    spare_ = host_spare(*backend_, config, limits);
+  }
+  limits.spare_pages = spare_pages(spare_, context_);
   target_ = std::make_unique<CausalModel>(file_, *backend_, limits, taps, on_bytes);
   if (target_->config().vocab != tokenizer_->size()) {
     fail(file_->path().string(), ": tensor 'token_embd.weight': found ", target_->config().vocab,
@@ -101,14 +117,17 @@ void Engine::plan_memory(ModelLimits& limits, const ModelTaps& taps) {
     batch_ = std::min(batch_, context_);
     plan.context = fits;
   }
+  // Half of what is left, up to another context, keeps what ended sequences leave.
+  const std::size_t left = plan.free > plan.bytes() ? plan.free - plan.bytes() : 0;
+  if (plan.caches() > 0) spare_ = std::min(1.0, static_cast<double>(left / 2) / static_cast<double>(plan.caches()));
   memory_plan_ = plan;
   if (options_.on_plan) options_.on_plan(plan);
 }
 
 void Engine::make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes) {
-  auto drafting = std::make_unique<Drafting>(
-      options_, head,
-      DraftingParts{*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, kEngineTimes, ranks_, on_bytes});
+  auto drafting = std::make_unique<Drafting>(options_, head,
+                                             DraftingParts{*backend_, *target_, tokenizer_, drafter_file_, context_,
+                                                           batch_, spare_, kEngineTimes, ranks_, on_bytes});
   const std::string about =
       concat(processor_name(), "; ", backend_->description(), "; target ", identity_of(*file_), "; drafter ",
              drafter_file_ ? identity_of(*drafter_file_) : "none", "; ngram ", ngram_of(options_), "; cache ",
@@ -133,15 +152,32 @@ EngineParts Engine::parts() { return {lock(), options_, *tokenizer_, *backend_, 
 
 EngineParts Engine::take_over() {
   EngineParts parts = this->parts();
-  place_.owner = 0;
+  leave({});
+  runner_->take_over();
   return parts;
+}
+
+// What the last sequence has left in the caches is for others now, and the place is nobody's. `next_prompt`: of the
+// sequence that comes.
+void Engine::leave(std::span<const TokenId> next_prompt) {
+  DraftState& draft = place_.draft;
+  std::int32_t kept = place_.committed, drafted = kept;
+  if (drafting_ && drafting_->drafter().reads_states()) {
+    // The drafter has not read the last tokens: it does so now, if the next sequence goes on there.
+    const auto parts = std::mismatch(place_.text.begin(), place_.text.end(), next_prompt.begin(), next_prompt.end());
+    if (draft.works() && parts.first - place_.text.begin() > kept - draft.rows) drafting_->catch_up(draft);
+    if (draft.works()) kept -= draft.rows;
+    drafted = draft.works() ? kept : 0;
+  }
+  runner_->leave(place_.text, kept, drafted, place_.reuse);
+  place_ = {};
 }
 
 void Engine::set_head(const std::string& head) {
   if (!drafter_file_) fail("head: found ", head, ", but there is no drafter to use it");
   const auto held = lock();
   make_drafting(head, {});
-  place_.owner = 0;  // the new drafter knows nothing of a sequence that is running
+  place_ = {};  // the new drafter knows nothing of a sequence that is running, nor of what is in the caches
 }
 
 void Engine::save_ranks() {
@@ -197,9 +233,9 @@ std::unique_ptr<Sequence> Engine::begin(std::vector<TokenId> prompt, const Gener
 void Engine::start(Sequence& sequence) {
   const GenerateOptions& options = sequence.options();
   const std::int64_t prompt = sequence.stats().prompt_tokens;
-  Sampler sampler(*backend_, options.sampling, target_->config().vocab, runner_->history(), context_,
+  Sampler sampler(*backend_, options.sampling, target_->config().vocab, runner_->token(0), context_,
                   held_tokens(options), options.min_tokens > 0 ? prompt + options.min_tokens : 0);
-  place_ = {};
+  leave(sequence.prompt());
   place_.owner = sequence.id();
   place_.sampler = std::move(sampler);
   place_.draft.wanted = drafting_ && options.draft != DraftMode::Never;

@@ -84,6 +84,10 @@ class Engine {
     Sampler sampler;
     RejectionDraw rejection;
     DraftState draft;
+    // What the caches hold: the first `committed` of these tokens, which are those of the sequence.
+    std::vector<TokenId> text;
+    std::int32_t committed = 0;
+    Reuse reuse;
     std::optional<Step> ahead;                // the step behind the one that is running, where it was begun already
     Tuner::Step tuned;                        // of the step that is running
     std::vector<StepTrace::Watched> watched;  // likewise
@@ -97,11 +101,13 @@ class Engine {
   std::vector<TokenId> held_tokens(const GenerateOptions& options) const;
   void start(Sequence& sequence);
   void close_step(Sequence& sequence);
+  void leave(std::span<const TokenId> next_prompt);
   void calibrate();  // calibration.cpp
 
   // iteration.cpp: one step; the caller holds the lock
   void advance(Sequence& sequence);
   bool read_prompt(Sequence& sequence);  // false: abandoned
+  void append_first(Sequence& sequence, int rows);
   void begin_drafting(Sequence& sequence);
   void iterate(Sequence& sequence);
   Step begin_step(Sequence& sequence, int slot, const Step* unseen);
@@ -110,7 +116,7 @@ class Engine {
   const VerdictView& verify(const Sequence& sequence, const Step& step);
   void learn(Sequence& sequence, const Step& step, const Verdict& verdict);
   StepTrace trace_of(const Sequence& sequence, const Step& step, const Verdict& verdict);
-  void accept(const Sequence& sequence, const Step& step);
+  void accept(const Step& step, const Verdict& verdict);
   // steps_ahead.cpp
   Step next_step(Sequence& sequence);
   bool may_go_ahead(const Sequence& sequence, const Step& step) const;
@@ -123,7 +129,8 @@ class Engine {
   std::optional<MemoryPlan> memory_plan_;
   int context_ = 0;
   int batch_ = 0;
-  int max_depth_ = 0;  // of a tree
+  int max_depth_ = 0;   // of a tree
+  double spare_ = 0.0;  // room for what ended sequences leave in the caches, as a share of a whole context's
   std::unique_ptr<CausalModel> target_;
   std::unique_ptr<TargetRunner> runner_;
   std::shared_ptr<RankKeeper> ranks_;   // null: ranks do not change

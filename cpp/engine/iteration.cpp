@@ -16,8 +16,10 @@ void Engine::iterate(Sequence& sequence) {
   const Step step = next_step(sequence);
   const Verdict& verdict = runner_->verifier().read(step.slot);  // the one copy from the device
   sequence.append(verdict.tokens);
+  place_.text.insert(place_.text.end(), verdict.tokens.begin(), verdict.tokens.end());
+  place_.committed += static_cast<std::int32_t>(verdict.tokens.size());
   learn(sequence, step, verdict);
-  if (sequence.finish_reason() == FinishReason::None) accept(sequence, step);
+  accept(step, verdict);
 }
 
 // Gives the device a step to do. `unseen`: the step before it, whose verdict the host has not seen; null: it has.
@@ -49,10 +51,10 @@ void Engine::draft(const Sequence& sequence, Step& step, const Step* unseen) {
     // What the text repeats costs nothing to look up.
     const bool repeats = growth != nullptr && step.plan.planned && drafting_->drafter().repeats();
     if (step.plan.drafts && unseen != nullptr) {
-      drafting_->follow(place_.draft, unseen->tree->view(), *unseen->verdict);
+      drafting_->follow(place_.draft, unseen->tree->view(), runner_->path(), unseen->verdict->count);
     } else if (step.plan.drafts) {
       step.told = place_.draft.rows;
-      drafting_->catch_up(place_.draft);
+      drafting_->catch_up(place_.draft, runner_->token(place_.text.size()));
     }
     backend_->instruments().note_time(time_point(step.slot, kTold));
     if (step.plan.drafts || repeats) step.tree = propose(step.plan, growth);
@@ -65,7 +67,7 @@ void Engine::draft(const Sequence& sequence, Step& step, const Step* unseen) {
 const DraftTree* Engine::propose(const Tuner::Plan& plan, Growth* growth) {
   Tuner& tuner = planner_->tuner();
   if (tuner.grows()) tuner.begin_growth(plan);
-  const DraftTree* tree = drafting_->propose(place_.draft, runner_->root(), plan.arm, growth);
+  const DraftTree* tree = drafting_->propose(place_.draft, plan.arm, growth);
   if (tuner.grows()) tuner.end_growth();
   return tree;
 }
@@ -83,13 +85,16 @@ const VerdictView& Engine::verify(const Sequence& sequence, const Step& step) {
 
 // Tells the drafter what the sequence has more. The states it reads when it is asked again; or it has already, where
 // the next step has begun.
-void Engine::accept(const Sequence& sequence, const Step& step) {
+void Engine::accept(const Step& step, const Verdict& verdict) {
   if (!place_.draft.works()) return;
-  // The sequence ends with the token that the target has not processed yet: the next root.
-  const std::size_t rows = sequence.fresh().size();
-  const auto tokens = sequence.tokens().last(rows), committed = sequence.tokens().last(rows + 1).first(rows);
+  // The text ends with the token that the target has not processed yet: the next root.
+  const std::span<const TokenId> text = place_.text;
+  const std::size_t rows = verdict.tokens.size();
+  const auto tokens = text.last(rows), committed = text.last(rows + 1).first(rows);
   drafting_->extend(place_.draft, {tokens, committed, runner_->verifier().candidates()});
-  if (!place_.ahead) drafting_->remember(place_.draft, step.tree->view(), *step.verdict, tokens);
+  if (place_.ahead) return;
+  drafting_->remember(place_.draft, step.tree->view(), *step.verdict, static_cast<int>(rows),
+                      runner_->token(text.size()));
 }
 
 // What a step has cost and what it has shown.
@@ -151,29 +156,37 @@ bool Engine::read_prompt(Sequence& sequence) {
   const GenerateOptions& options = sequence.options();
   const std::vector<TokenId> prompt(sequence.prompt().begin(), sequence.prompt().end());
   const auto batch = static_cast<std::size_t>(batch_);
-  runner_->begin(prompt);
+  const std::int64_t tokens = sequence.stats().prompt_tokens + std::min(sequence.tokens_left(), sequence.room_left());
+  place_.reuse = {options.reuse, options.salt, place_.draft.works() && drafting_->drafter().reads_states()};
+  place_.text = prompt;
+  place_.committed = runner_->begin(prompt, tokens, place_.reuse);
+  sequence.stats().cached_tokens = place_.committed;
   begin_drafting(sequence);
-  for (std::size_t first = 0; first < prompt.size(); first += batch) {
-    const auto chunk = std::span(prompt).subspan(first, std::min(batch, prompt.size() - first));
-    const int rows = static_cast<int>(chunk.size());
-    if (!runner_->read(chunk, [&] { return sequence.goes_on(); })) return false;
+  if (place_.draft.works()) drafting_->resume(place_.draft, place_.committed);
+  for (auto first = static_cast<std::size_t>(place_.committed); first < prompt.size(); first += batch) {
+    const int rows = static_cast<int>(std::min(batch, prompt.size() - first));
+    if (!runner_->read(first, rows, [&] { return sequence.goes_on(); })) return false;
     runner_->commit_rows(rows);
-    std::vector<TokenId> next(chunk.begin() + 1, chunk.end());
-    if (first + chunk.size() < prompt.size()) {
-      next.push_back(prompt[first + chunk.size()]);
-    } else {
-      next.push_back(runner_->sample_first(rows, place_.sampler, options.logits_processor, prompt));
-      sequence.append(std::span(next).last(1));
-      if (options.logprobs) {
-        for (TokenLogprobs& found : runner_->logprobs_of_root(rows, sequence.fresh().size(), *options.logprobs)) {
-          sequence.add(std::move(found));
-        }
-      }
-    }
-    if (place_.draft.works()) drafting_->read(place_.draft, next);
+    if (first + batch >= prompt.size()) append_first(sequence, rows);
+    if (place_.draft.works()) drafting_->read(place_.draft, rows, runner_->token(first + 1));
+    place_.committed += rows;
   }
   if (place_.draft.works()) drafting_->extend(place_.draft, {sequence.tokens(), prompt});
   return true;
+}
+
+// The token behind the prompt, of which the last pass had the last `rows` tokens.
+void Engine::append_first(Sequence& sequence, int rows) {
+  const GenerateOptions& options = sequence.options();
+  const std::size_t length = sequence.prompt().size();
+  const std::array first = {
+      runner_->sample_first(rows, length, place_.sampler, options.logits_processor, sequence.prompt())};
+  place_.text.push_back(first[0]);
+  sequence.append(first);
+  if (!options.logprobs) return;
+  for (TokenLogprobs& found : runner_->logprobs_of_root(rows, length, sequence.fresh().size(), *options.logprobs)) {
+    sequence.add(std::move(found));
+  }
 }
 
 void Engine::begin_drafting(Sequence& sequence) {
@@ -182,8 +195,8 @@ void Engine::begin_drafting(Sequence& sequence) {
   if (!place_.draft.works()) return;
   const auto start = Clock::now();
   const std::int64_t replaced = ranks_ ? ranks_->replaced() : 0;
-  drafting_->begin(place_.draft, {&place_.sampler.chain(), place_.sampler.draw(), runner_->length(),
-                                  options.verify == VerifyMode::Keyed ? nullptr : &place_.rejection});
+  drafting_->begin(place_.draft, {&place_.sampler.chain(), place_.sampler.draw(), runner_->sequence(),
+                                  options.verify == VerifyMode::Keyed ? nullptr : &place_.rejection, place_.reuse});
   if (!ranks_) return;
   sequence.stats().adapted_rows = ranks_->replaced() - replaced;
   sequence.stats().adapt_seconds = seconds_since(start);

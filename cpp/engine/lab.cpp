@@ -8,15 +8,17 @@
 namespace frspec {
 namespace {
 
-// Calls use(chunk, rows) behind each pass over a part of the tokens that fits one.
+// Reads tokens behind the first `prefix` ones of the cache. Calls use(first, rows) behind each pass over a part of
+// them.
 template <class Use>
-void read_all(TargetRunner& runner, std::span<const TokenId> tokens, Use&& use) {
+void read_all(TargetRunner& runner, std::int32_t prefix, std::span<const TokenId> tokens, Use&& use) {
   const auto batch = static_cast<std::size_t>(runner.batch());
+  runner.set_tokens(tokens, prefix);
   for (std::size_t first = 0; first < tokens.size(); first += batch) {
-    const auto chunk = tokens.subspan(first, std::min(batch, tokens.size() - first));
-    runner.read(chunk);
-    use(first, static_cast<int>(chunk.size()));
-    runner.commit_rows(static_cast<std::int32_t>(chunk.size()));
+    const int rows = static_cast<int>(std::min(batch, tokens.size() - first));
+    runner.read(static_cast<std::size_t>(prefix) + first, rows);
+    use(first, rows);
+    runner.commit_rows(rows);
   }
 }
 
@@ -45,8 +47,7 @@ Lab::Forward Lab::forward(std::span<const TokenId> tokens) {
   const std::size_t taps = parts.options.taps.size();
   Forward result{std::vector<float>(tokens.size() * vocab),
                  std::vector<std::vector<float>>(taps, std::vector<float>(tokens.size() * dim))};
-  parts.runner.reset();
-  read_all(parts.runner, tokens, [&](std::size_t first, int rows) {
+  read_all(parts.runner, 0, tokens, [&](std::size_t first, int rows) {
     download_logits(parts, rows, result.logits.data() + first * vocab);
     for (std::size_t t = 0; t < taps; ++t) {
       parts.backend.download(result.taps[t].data() + first * dim, target.tap(static_cast<int>(t), rows).data,
@@ -67,8 +68,7 @@ std::vector<float> Lab::forward_tree(std::span<const TokenId> prefix, std::span<
     fail("forward_tree: found ", prefix.size(), " + ", tokens.size(), " tokens, expected at most ", context,
          ", the context, and at most ", batch, " in the tree, the batch");
   }
-  parts.runner.reset();
-  read_all(parts.runner, prefix, [](std::size_t, int) {});
+  read_all(parts.runner, 0, prefix, [](std::size_t, int) {});
   const DraftTree tree(parts.backend, tokens, parents);
   parts.runner.forward(tree);
   std::vector<float> result(tokens.size() * static_cast<std::size_t>(engine_.config().vocab));
@@ -85,10 +85,10 @@ std::pair<std::vector<float>, std::size_t> Lab::take_states() {
 
 void Lab::time_prompt(std::int32_t prefix, std::span<const TokenId> tokens) {
   const EngineParts parts = engine_.take_over();
-  parts.runner.reset(prefix);
-  read_all(parts.runner, tokens, [&](std::size_t first, int rows) {
+  const std::size_t length = static_cast<std::size_t>(prefix) + tokens.size();
+  read_all(parts.runner, prefix, tokens, [&](std::size_t first, int rows) {
     const bool is_last = first + static_cast<std::size_t>(rows) == tokens.size();
-    if (is_last) (void)parts.runner.sample_first(rows, Sampler{}, {}, {});
+    if (is_last) (void)parts.runner.sample_first(rows, length, Sampler{}, {}, {});
   });
   parts.backend.wait();
 }
@@ -100,7 +100,7 @@ void Lab::time_tree(std::int32_t prefix, std::span<const TokenId> tokens, std::s
 void Lab::time_draft() {
   const EngineParts parts = engine_.take_over();
   DraftState state{.wanted = true};
-  if (parts.drafting->propose(state, parts.runner.root(), 0, nullptr) == nullptr) throw Error(state.error);
+  if (parts.drafting->propose(state, 0, nullptr) == nullptr) throw Error(state.error);
   parts.backend.wait();
 }
 
@@ -113,7 +113,7 @@ std::vector<const Weight*> Lab::draft_matrices() { return engine_.parts().drafti
 double Lab::cache_bytes(int tokens) {
   const EngineParts parts = engine_.parts();
   const ModelConfig& config = engine_.config();
-  const KvShape shape{parts.options.kv_type, config.kv_heads, config.head_dim, tokens};
+  const KvShape shape{parts.options.kv_type, config.kv_heads, config.head_dim, pages_for(tokens) * kPageSlots};
   return 2.0 * static_cast<double>(parts.backend.kv_bytes(shape)) * config.layers;
 }
 

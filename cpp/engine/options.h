@@ -98,6 +98,10 @@ struct GenerateOptions {
   std::vector<std::string> stop = {};     // strings that end the text, and are not part of it
   std::vector<TokenId> stop_tokens = {};  // tokens that do
   std::optional<int> logprobs = {};       // log-probabilities of each token, and of that many best ones beside it
+  // What earlier texts have left in the caches is used where a prompt begins like them, and what this one leaves is
+  // kept; the text is the same without. Texts of different salts share nothing.
+  bool reuse = true;
+  std::string salt = {};
   bool trace = false;                     // a record of each step: Sequence::trace
   LogitsProcessor logits_processor = {};  // none, or a function on the host that has the last word on logits
 };

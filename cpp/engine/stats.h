@@ -22,6 +22,7 @@ struct Tuning {
 
 struct Stats {
   std::int64_t prompt_tokens = 0;
+  std::int64_t cached_tokens = 0;     // of the prompt: those that an earlier text had left in the cache
   std::uint64_t seed = 0;             // of the sampling
   std::int64_t generated_tokens = 0;  // as handed out: an end-of-generation token is not among them
   std::int64_t steps = 0;             // passes of the target after the prompt

@@ -16,24 +16,42 @@ TargetRunner::TargetRunner(Backend& backend, CausalModel& target, int batch, int
     return backend_.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(count));
   };
   constexpr std::int32_t kLastOfPrefix = -1;
-  ids_ = words(batch_);
-  root_ = words(1);
   count_ = words(1);
   last_depth_ = words(1);
   history_ = words(target_.limits().context + max_depth + 1);
+  path_memory_ = words(2 * (max_depth + 1) + 1);
+  auto* path = path_memory_.as<std::int32_t>();
+  path_ = {max_depth + 1, path, path + max_depth + 1, path + 2 * (max_depth + 1)};
   committed_ = words((max_depth + 1) * std::int64_t{target_.config().dim});
   backend_.upload(last_depth_.as<void>(), &kLastOfPrefix, sizeof kLastOfPrefix);
 }
 
-void TargetRunner::begin(std::span<const TokenId> prompt) {
-  reset();
-  backend_.upload(history_.as<void>(), prompt.data(), prompt.size_bytes());
+std::int32_t TargetRunner::begin(std::span<const TokenId> prompt, std::int64_t tokens, const Reuse& reuse) {
+  SequencePages& pages = *target_.pages();
+  // The last token is read in any case: its state gives the next one.
+  const std::int32_t cached = pages.begin(prompt, static_cast<std::int32_t>(prompt.size()) - 1, reuse);
+  pages.reserve(tokens + target_.limits().tree);
+  set_tokens(prompt, 0);
+  reset(cached);
+  return cached;
 }
 
-bool TargetRunner::read(std::span<const TokenId> tokens, const std::function<bool()>& keep_going) {
-  backend_.upload(ids_.as<void>(), tokens.data(), tokens.size_bytes());
-  return target_.forward(ids_.as<std::int32_t>(), {.count = static_cast<int>(tokens.size()), .prefix = length()},
-                         keep_going);
+void TargetRunner::set_tokens(std::span<const TokenId> tokens, std::int32_t length) {
+  reset(length);
+  backend_.upload(history_.as<std::int32_t>() + length, tokens.data(), tokens.size_bytes());
+}
+
+void TargetRunner::leave(std::span<const TokenId> text, std::int32_t committed, std::int32_t drafted,
+                         const Reuse& reuse) {
+  target_.pages()->end(text, committed, drafted, reuse);
+}
+
+void TargetRunner::take_over() {
+  target_.pages()->reserve(std::int64_t{target_.limits().context} + target_.limits().tree);
+}
+
+bool TargetRunner::read(std::size_t first, int count, const std::function<bool()>& keep_going) {
+  return target_.forward(token(first), target_.cache().chain(count), keep_going);
 }
 
 void TargetRunner::commit_rows(std::int32_t rows) {
@@ -41,22 +59,24 @@ void TargetRunner::commit_rows(std::int32_t rows) {
   target_.cache().advance(count_.as<std::int32_t>());
 }
 
-TokenId TargetRunner::sample_first(int rows, const Sampler& sampler, const LogitsProcessor& processor,
-                                   std::span<const TokenId> prompt) {
-  const Rows last{.count = 1, .prefix = length(), .depth = last_depth_.as<std::int32_t>()};
-  TokenId token = -1;
+TokenId TargetRunner::sample_first(int rows, std::size_t length, const Sampler& sampler,
+                                   const LogitsProcessor& processor, std::span<const TokenId> text) {
+  const Rows last{.count = 1, .sequence = target_.cache().sequence(), .depth = last_depth_.as<std::int32_t>()};
+  TokenId found = -1;
   if (processor) {
-    token = verifier_.sample_one(last, rows - 1, ids_.as<std::int32_t>(), sampler, processor, prompt);
+    found =
+        verifier_.sample_one(last, rows - 1, token(length - static_cast<std::size_t>(rows)), sampler, processor, text);
   } else {
-    const std::int32_t* sampled = verifier_.sample(last, rows - 1, ids_.as<std::int32_t>(), sampler);
-    backend_.download(&token, sampled, sizeof token);
+    const std::int32_t* sampled =
+        verifier_.sample(last, rows - 1, token(length - static_cast<std::size_t>(rows)), sampler);
+    backend_.download(&found, sampled, sizeof found);
   }
-  backend_.upload(root_.as<void>(), &token, sizeof token);
-  return token;
+  backend_.upload(history_.as<std::int32_t>() + length, &found, sizeof found);
+  return found;
 }
 
 const DraftTree& TargetRunner::root_alone() {
-  backend_.tree_select(root_alone_.view(), root_alone_.pool(), root());
+  backend_.tree_select(root_alone_.view(), root_alone_.pool(), sequence());
   return root_alone_;
 }
 
@@ -71,9 +91,8 @@ void TargetRunner::try_tree(std::int32_t prefix, std::span<const TokenId> tokens
 }
 
 void TargetRunner::commit(const DraftTree& tree, const VerdictView& verdict) {
-  backend_.record(history_.as<std::int32_t>(), length(), tree.view(), verdict);
-  target_.cache().commit(verdict);
-  backend_.take_last(root_.as<std::int32_t>(), verdict);
+  path_.rows = tree.view().max_depth + 1;
+  target_.cache().commit(history_.as<std::int32_t>(), verdict, path_);
 }
 
 std::vector<TokenLogprobs> TargetRunner::logprobs(Tensor hidden, const std::int32_t* tokens, std::size_t count,

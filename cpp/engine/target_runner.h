@@ -20,29 +20,39 @@ class TargetRunner {
   CausalModel& target() { return target_; }
   Verifier& verifier() { return verifier_; }
   int batch() const { return batch_; }
-  // Device: tokens that are committed; the root of the next tree, which is the last token of the sequence; tokens of
-  // the sequence so far, the committed ones.
-  const std::int32_t* length() { return target_.cache().length(); }
-  const std::int32_t* root() const { return root_.as<std::int32_t>(); }
-  const std::int32_t* history() const { return history_.as<std::int32_t>(); }
+  // The sequence on the device.
+  SequenceView sequence() { return target_.cache().sequence(history_.as<std::int32_t>()); }
+  // Its token at `position`, where the host knows that there is one.
+  const std::int32_t* token(std::size_t position) const { return history_.as<std::int32_t>() + position; }
+  // What the last commit() accepted, for those who cannot wait for the host to know it.
+  const PathView& path() const { return path_; }
 
   // Another sequence, whose first `length` tokens are in the cache.
   void reset(std::int32_t length = 0) { target_.cache().set_length(length); }
-  // The sequence begins with this prompt, which is not in the cache yet.
-  void begin(std::span<const TokenId> prompt);
-  // One pass over at most batch() tokens behind the prefix. False: abandoned, because `keep_going` said so.
-  bool read(std::span<const TokenId> tokens, const std::function<bool()>& keep_going = {});
-  // The token after the last of the `rows` rows that were read: the first root.
-  TokenId sample_first(int rows, const Sampler& sampler, const LogitsProcessor& processor,
-                       std::span<const TokenId> prompt);
+  // The sequence begins with this prompt and will have up to `tokens` tokens. Returns how many tokens of the prompt are
+  // in the cache already.
+  std::int32_t begin(std::span<const TokenId> prompt, std::int64_t tokens, const Reuse& reuse);
+  // The sequence has ended; the first `committed` tokens of `text` are in the cache, and the drafter was told of the
+  // first `drafted` ones. Others may reuse them.
+  void leave(std::span<const TokenId> text, std::int32_t committed, std::int32_t drafted, const Reuse& reuse);
+  // The cache is for passes that follow no sequence.
+  void take_over();
+  // Behind the first `length` slots of the cache, whatever they are of, it has these tokens.
+  void set_tokens(std::span<const TokenId> tokens, std::int32_t length);
+  // One pass over its `count` tokens from `first` on, at most batch(), all before them being committed. False:
+  // abandoned, because `keep_going` said so.
+  bool read(std::size_t first, int count, const std::function<bool()>& keep_going = {});
+  // The token after the last of the `rows` rows that were read, which end the sequence: the first root. `text`: its
+  // tokens, where a processor is to look at them.
+  TokenId sample_first(int rows, std::size_t length, const Sampler& sampler, const LogitsProcessor& processor,
+                       std::span<const TokenId> text);
   // Makes the rows that were read part of the prefix.
   void commit_rows(std::int32_t rows);
   // The tree that is its root alone, the last token of the sequence: with it verification is plain decoding.
   const DraftTree& root_alone();
   // One pass over a tree, all of its nodes.
-  void forward(const DraftTree& tree) { target_.forward(tree.view().tokens, tree.rows(length())); }
-  // Keeps the accepted nodes of the tree that was verified last; their tokens join the history, and the token behind
-  // them becomes the root.
+  void forward(const DraftTree& tree) { target_.forward(tree.view().tokens, tree.rows(target_.cache().sequence())); }
+  // Keeps the accepted nodes of the tree that was verified last; the verdict's tokens join the sequence.
   void commit(const DraftTree& tree, const VerdictView& verdict);
 
   // One pass over a tree behind `prefix` tokens of the cache, whatever they are, with its verdict: for timing.
@@ -54,9 +64,9 @@ class TargetRunner {
   // The same of the tokens of a verdict about the tree of the last pass.
   std::vector<TokenLogprobs> logprobs(const DraftTree& tree, const VerdictView& verdict, int rows, std::size_t count,
                                       int best);
-  // Of the root, behind the last of the `rows` rows that were read.
-  std::vector<TokenLogprobs> logprobs_of_root(int rows, std::size_t count, int best) {
-    return logprobs(target_.hidden(rows).row_range(rows - 1, 1), root(), count, best);
+  // Of the first root, at `position`, behind the last of the `rows` rows that were read.
+  std::vector<TokenLogprobs> logprobs_of_root(int rows, std::size_t position, std::size_t count, int best) {
+    return logprobs(target_.hidden(rows).row_range(rows - 1, 1), token(position), count, best);
   }
 
  private:
@@ -65,13 +75,13 @@ class TargetRunner {
   Verifier verifier_;
   int batch_;
   DraftTree root_alone_;
-  Buffer ids_;         // (batch) tokens of a pass
-  Buffer root_;        // (1)
   Buffer count_;       // (1) rows that are committed
   Buffer last_depth_;  // (1) -1: the row of the prefix's last token
-  Buffer history_;     // (context + max_depth + 1)
-  Buffer committed_;   // (max_depth + 1, dim) hidden states of an accepted path
-  Buffer best_;        // ids, log-probabilities, and the chosen token's; as many as were wanted
+  Buffer history_;     // (context + max_depth + 1) tokens; the last one is the root of the next tree
+  Buffer path_memory_;
+  PathView path_;
+  Buffer committed_;  // (max_depth + 1, dim) hidden states of an accepted path
+  Buffer best_;       // ids, log-probabilities, and the chosen token's; as many as were wanted
 };
 
 }  // namespace frspec

@@ -48,9 +48,10 @@ CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend,
   loader.expect_all_read(kIgnored);
 
   // Only now: the shapes of the tensors have vouched for the sizes that the metadata states.
-  cache_ = std::make_unique<KvCache>(
-      backend_, config_.layers,
-      KvShape{limits_.kv, config_.kv_heads, config_.head_dim, limits_.context + limits_.tree});
+  pages_ = std::make_shared<SequencePages>(backend_, std::int64_t{limits_.context} + limits_.tree, limits_.spare_pages,
+                                           limits_.ahead);
+  const KvShape shape{limits_.kv, config_.kv_heads, config_.head_dim, pages_->slots()};
+  cache_ = std::make_unique<KvCache>(backend_, config_.layers, shape, pages_);
   scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);
   ropes_ = std::make_unique<LayerRopes>(backend_, config_, factors, limits_.context + limits_.depth + 1);
   const auto bytes = [](std::int64_t rows, std::int64_t cols) {

@@ -18,11 +18,13 @@
 namespace frspec {
 
 struct ModelLimits {
-  int context = 0;     // tokens of prompt and text together
-  int rows = 0;        // rows of one pass, at most
-  int logit_rows = 0;  // rows of logits at once, at most
-  int tree = 0;        // largest tree, for the cache's slack behind the context
-  int depth = 0;       // deepest tree, for positions behind the context
+  int context = 0;      // tokens of prompt and text together
+  int rows = 0;         // rows of one pass, at most
+  int logit_rows = 0;   // rows of logits at once, at most
+  int tree = 0;         // largest tree, for the cache's slack behind the context
+  int depth = 0;        // deepest tree, for positions behind the context
+  int spare_pages = 0;  // of the cache, for what ended texts leave
+  int ahead = 0;        // as PageTrie's, for a drafter whose cache lies in the same pages
   KvType kv = KvType::F16;
   RopeOptions rope = {};
   bool head_on_host = false;  // whether the head stays in host memory (WeightSource::on_host)
@@ -44,9 +46,10 @@ class CausalModel {
   const ModelConfig& config() const { return config_; }
   const ModelLimits& limits() const { return limits_; }
   KvCache& cache() { return *cache_; }
+  const std::shared_ptr<SequencePages>& pages() const { return pages_; }  // where the cache lies
 
-  // Runs `rows.count` rows with the given token ids (device) behind the cache's prefix: rows.prefix must be
-  // cache().length(). Their K and V are stored; hidden(), tap() and features() then hold their states.
+  // Runs `rows.count` rows with the given token ids (device) behind the cache's sequence: rows.sequence must be
+  // cache().sequence(). Their K and V are stored; hidden(), tap() and features() then hold their states.
   // `keep_going` is asked between layers; where it says no, the pass is abandoned, and false is returned.
   bool forward(const std::int32_t* tokens, const Rows& rows, const std::function<bool()>& keep_going = {});
   Tensor hidden(int rows) const { return hidden_.matrix(rows, config_.dim); }  // after the final norm
@@ -85,6 +88,7 @@ class CausalModel {
   Buffer final_norm_;  // (dim)
   std::vector<BlockWeights> blocks_;
   std::unique_ptr<LayerRopes> ropes_;
+  std::shared_ptr<SequencePages> pages_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<BlockScratch> scratch_;
   Buffer stream_;  // (rows, dim) residual stream

@@ -1,10 +1,12 @@
 // Key/value cache.
 #include "model/kv_cache.h"
 
+#include <utility>
+
 namespace frspec {
 
-KvCache::KvCache(Backend& backend, int layers, const KvShape& shape)
-    : backend_(backend), length_(backend.allocate(sizeof(std::int32_t))) {
+KvCache::KvCache(Backend& backend, int layers, const KvShape& shape, std::shared_ptr<SequencePages> pages)
+    : backend_(backend), pages_(std::move(pages)), length_(backend.allocate(sizeof(std::int32_t))) {
   const std::size_t bytes = backend.kv_bytes(shape);
   for (int i = 0; i < layers; ++i) {
     memory_.push_back(backend.allocate(bytes));
@@ -12,6 +14,7 @@ KvCache::KvCache(Backend& backend, int layers, const KvShape& shape)
     memory_.push_back(backend.allocate(bytes));
     layers_.push_back(KvLayer{keys, memory_.back().as<void>(), shape});
   }
+  pages_->add(layers_);
 }
 
 std::size_t KvCache::bytes() const {
@@ -22,11 +25,10 @@ std::size_t KvCache::bytes() const {
 
 void KvCache::set_length(std::int32_t length) { backend_.upload(length_.as<void>(), &length, sizeof length); }
 
-void KvCache::advance(const std::int32_t* count) { backend_.advance(length_.as<std::int32_t>(), count); }
+void KvCache::advance(std::int32_t* count) { backend_.commit({}, sequence(), {.count = count}, {}); }
 
-void KvCache::commit(const VerdictView& verdict) {
-  backend_.compact(layers_, length(), verdict);
-  backend_.advance(length_.as<std::int32_t>(), verdict.count);
+void KvCache::commit(std::int32_t* history, const VerdictView& verdict, const PathView& path) {
+  backend_.commit(layers_, sequence(history), verdict, path);
 }
 
 }  // namespace frspec

@@ -1,31 +1,45 @@
 // The keys and values of a sequence: a committed prefix, and behind it room for the rows of one tree.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "backend/backend.h"
+#include "model/sequence_pages.h"
 
 namespace frspec {
 
 class KvCache {
  public:
-  // Keys and values of the given shape for each of `layers` layers.
-  KvCache(Backend& backend, int layers, const KvShape& shape);
+  // Keys and values of the given shape, whose slots are those of `pages`, for each of `layers` layers.
+  KvCache(Backend& backend, int layers, const KvShape& shape, std::shared_ptr<SequencePages> pages);
+  KvCache(const KvCache&) = delete;
+  KvCache& operator=(const KvCache&) = delete;
+  ~KvCache() { pages_->remove(layers_); }
 
   const KvLayer& layer(int index) const { return layers_[static_cast<std::size_t>(index)]; }
   std::size_t bytes() const;
 
   // Device scalar: tokens committed so far.
   const std::int32_t* length() const { return length_.as<std::int32_t>(); }
+  // The sequence; `history` (device) holds its tokens, where they are known here.
+  SequenceView sequence(std::int32_t* history = nullptr) const {
+    SequenceView view = pages_->behind(length_.as<std::int32_t>());
+    view.history = history;
+    return view;
+  }
+  // The next `count` tokens, as the rows of a pass.
+  Rows chain(int count) const { return {.count = count, .sequence = sequence()}; }
 
   void set_length(std::int32_t length);
   // Makes the first `*count` (device) rows behind the prefix part of it.
-  void advance(const std::int32_t* count);
-  // Keeps the accepted rows of the tree that was stored behind the prefix, and forgets the others.
-  void commit(const VerdictView& verdict);
+  void advance(std::int32_t* count);
+  // Keeps the accepted rows of the tree that was stored behind the prefix, and forgets the others (Backend::commit).
+  void commit(std::int32_t* history, const VerdictView& verdict, const PathView& path);
 
  private:
   Backend& backend_;
+  std::shared_ptr<SequencePages> pages_;
   std::vector<Buffer> memory_;
   std::vector<KvLayer> layers_;
   Buffer length_;

@@ -141,12 +141,12 @@ void DraftTree::allocate_view(Backend& backend, int size, int max_depth) {
   view_.path = carver.ints(std::int64_t{size} * (max_depth + 1));
 }
 
-Rows DraftTree::rows(const std::int32_t* prefix) const {
-  return Rows{view_.size, prefix, 0, view_.depth, view_.path, view_.max_depth + 1};
+Rows DraftTree::rows(const SequenceView& sequence) const {
+  return Rows{view_.size, sequence, 0, view_.depth, view_.path, view_.max_depth + 1};
 }
 
-Rows DraftTree::frontier_rows(const std::int32_t* prefix, int level) const {
-  return Rows{pool_.branch, prefix, level * pool_.branch, pool_.frontier_depth, pool_.frontier_path, pool_.levels};
+Rows DraftTree::frontier_rows(const SequenceView& sequence, int level) const {
+  return Rows{pool_.branch, sequence, level * pool_.branch, pool_.frontier_depth, pool_.frontier_path, pool_.levels};
 }
 
 }  // namespace frspec

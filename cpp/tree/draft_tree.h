@@ -61,10 +61,10 @@ class DraftTree {
   const Proposals* proposals() const { return proposals_; }
   void set_proposals(const Proposals* proposals) { proposals_ = proposals; }
 
-  // The tree's nodes as the rows of a pass behind `prefix` committed tokens.
-  Rows rows(const std::int32_t* prefix) const;
+  // The tree's nodes as the rows of a pass behind a sequence.
+  Rows rows(const SequenceView& sequence) const;
   // The frontier after tree_expand(level), as the rows of a drafter's pass.
-  Rows frontier_rows(const std::int32_t* prefix, int level) const;
+  Rows frontier_rows(const SequenceView& sequence, int level) const;
 
  private:
   DraftTree() = default;

@@ -50,7 +50,7 @@ void Verifier::expect(const DraftTree& tree) { last_ = {.size = static_cast<std:
 
 const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sampler) {
   expect(tree);
-  const Rows rows = tree.rows(target_.cache().length());
+  const Rows rows = tree.rows(target_.cache().sequence());
   const bool drawn = !sampler.chain().is_plain() || sampler.draw().temperature > 0.0f;
   if (drawn && pretended_ < 0.0f && tree.size() <= target_.limits().logit_rows) {
     const Tensor logits = target_.logits(target_.hidden(tree.size()));
@@ -103,7 +103,7 @@ const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sample
   // What the target would say after nodes that the walk does not reach is never asked.
   std::vector<std::int32_t> sampled(size, -1);
   std::vector<TokenId> sequence(text.begin(), text.end());
-  const Rows rows = tree.rows(target_.cache().length());
+  const Rows rows = tree.rows(target_.cache().sequence());
   std::size_t node = 0;
   for (bool walks = true; walks;) {
     const int index = static_cast<int>(node);
@@ -129,7 +129,7 @@ const VerdictView& Verifier::verify_by_rejection(const DraftTree& tree, const Sa
                                                  const RejectionDraw& draw, bool block) {
   expect(tree);
   const Tensor logits = target_.logits(target_.hidden(tree.size()));
-  backend_.verify_rejection(view_, tree.view(), logits, tree.rows(target_.cache().length()), sampler.chain(),
+  backend_.verify_rejection(view_, tree.view(), logits, tree.rows(target_.cache().sequence()), sampler.chain(),
                             tree.proposals(), draw, block);
   last_.notes_logits = true;
   return view_;

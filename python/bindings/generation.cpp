@@ -146,6 +146,7 @@ namespace {
 void init_stats(nb::module_& m) {
   nb::class_<Stats>(m, "Stats", "What a text has cost so far, and what drafting gained.")
       .def_ro("prompt_tokens", &Stats::prompt_tokens, "Tokens of the prompt.")
+      .def_ro("cached_tokens", &Stats::cached_tokens, "Those of them that an earlier text had left in the cache.")
       .def_ro("generated_tokens", &Stats::generated_tokens, "Tokens handed out.")
       .def_ro("steps", &Stats::steps, "Passes of the target after the prompt.")
       .def_ro("drafted_steps", &Stats::drafted_steps, "Those of them that verified drafts.")

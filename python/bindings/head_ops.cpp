@@ -149,10 +149,11 @@ std::pair<OutputVector<std::int32_t>, OutputMatrix<std::int32_t>> sample_with_be
   const Ints depths(rows, -1);
   const Buffer prefix = to_device(backend, &position, 1), depth = to_device(backend, depths.data(), rows);
   const BestTokens view = best.view();
-  backend.head_sample(
-      tokens.as<std::int32_t>(), head.hidden->view(), *head.weight,
-      {.count = static_cast<int>(rows), .prefix = prefix.as<std::int32_t>(), .depth = depth.as<std::int32_t>()},
-      {temperature, seed}, &view);
+  backend.head_sample(tokens.as<std::int32_t>(), head.hidden->view(), *head.weight,
+                      {.count = static_cast<int>(rows),
+                       .sequence = {.length = prefix.as<std::int32_t>()},
+                       .depth = depth.as<std::int32_t>()},
+                      {temperature, seed}, &view);
   return {to_host<OutputVector<std::int32_t>, std::int32_t>(backend, tokens, {rows}),
           to_host<OutputMatrix<std::int32_t>, std::int32_t>(backend, best.ids, {rows, best.k})};
 }

@@ -28,6 +28,7 @@ void init_head_ops(nb::module_& m);
 void init_tree_ops(nb::module_& m);
 void init_cuda_self_test(nb::module_& m);
 void init_cache_ops(nb::module_& m);
+void init_page_ops(nb::module_& m);
 void init_matmul_ops(nb::module_& m);
 void init_translation(nb::module_& m);
 void init_tuner(nb::module_& m);
@@ -94,6 +95,7 @@ NB_MODULE(_core, m) {
   frspec::init_tree_ops(m);
   frspec::init_cuda_self_test(m);
   frspec::init_cache_ops(m);
+  frspec::init_page_ops(m);
   frspec::init_matmul_ops(m);
   frspec::init_translation(m);
   frspec::init_tuner(m);

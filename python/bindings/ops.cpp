@@ -148,9 +148,9 @@ OutputVector<std::int32_t> choose_tokens(Backend& backend, std::size_t count, co
   const Buffer prefix = to_device(backend, &zero, 1);
   const Buffer depth = to_device(backend, depths.data(), depths.size());
   const Buffer tokens = backend.allocate(count * sizeof(std::int32_t));
-  choose(
-      tokens.as<std::int32_t>(),
-      Rows{.count = static_cast<int>(count), .prefix = prefix.as<std::int32_t>(), .depth = depth.as<std::int32_t>()});
+  choose(tokens.as<std::int32_t>(), Rows{.count = static_cast<int>(count),
+                                         .sequence = {.length = prefix.as<std::int32_t>()},
+                                         .depth = depth.as<std::int32_t>()});
   return to_host<OutputVector<std::int32_t>, std::int32_t>(backend, tokens, {count});
 }
 
@@ -175,8 +175,9 @@ OutputMatrix<float> process(const InputMatrix& logits, const Ints& history, cons
   const Buffer depth = to_device(*backend, depths.data(), depths.size());
   const Sampler sampler(*backend, options.sampling, static_cast<int>(input.cols), text.as<std::int32_t>(), length,
                         options.stop_tokens, options.min_tokens);
-  const Rows rows{
-      .count = static_cast<int>(input.rows), .prefix = prefix.as<std::int32_t>(), .depth = depth.as<std::int32_t>()};
+  const Rows rows{.count = static_cast<int>(input.rows),
+                  .sequence = {.length = prefix.as<std::int32_t>()},
+                  .depth = depth.as<std::int32_t>()};
   backend->process(input.view(), rows, nullptr, sampler.chain());
   return to_host<OutputMatrix<float>, float>(*backend, input.buffer, {input.rows, input.cols});
 }
@@ -201,7 +202,7 @@ OutputMatrix<float> process_tree(const InputMatrix& logits, const Ints& history,
   const Sampler sampler(*backend, options.sampling, static_cast<int>(input.cols), text.as<std::int32_t>(),
                         length + tree.max_depth + 1, options.stop_tokens, options.min_tokens);
   const Rows rows{.count = static_cast<int>(input.rows),
-                  .prefix = prefix.as<std::int32_t>(),
+                  .sequence = {.length = prefix.as<std::int32_t>()},
                   .depth = depth.as<std::int32_t>(),
                   .path = path.as<std::int32_t>(),
                   .path_stride = tree.max_depth + 1};
@@ -291,8 +292,8 @@ OutputVector<std::int64_t> simulate_rejection(const InputMatrix& target, const I
       tree.assign(*backend, tokens, parents);
       const Tensor rows = logits.matrix(drafts + 1, vocab);
       backend->gather_rows(rows, p.view(), tree.view().tokens);
-      backend->verify_rejection(verdict, tree.view(), rows, tree.rows(position), sampler.chain(), &proposals, draw,
-                                block);
+      backend->verify_rejection(verdict, tree.view(), rows, tree.rows({.length = position}), sampler.chain(),
+                                &proposals, draw, block);
       std::int32_t found = 0;
       backend->download(&found, verdict.count, sizeof found);
       Ints fresh(static_cast<std::size_t>(found));
@@ -312,6 +313,7 @@ OutputVector<std::int64_t> simulate_rejection(const InputMatrix& target, const I
 OutputMatrix<float> attend(const InputMatrix& q, const InputMatrix& keys, const InputMatrix& values, int head_dim,
                            float scale, const std::optional<Ints>& parents, const std::string& cache_type,
                            int n_threads, float cap, int window, const std::optional<InputVector>& sinks,
+                           const std::optional<Ints>& pages, const std::optional<Ints>& copies,
                            const std::string& device) {
   const auto backend = make_backend({device, n_threads});
   const std::size_t rows = q.shape(0), length = keys.shape(0);
@@ -322,8 +324,9 @@ OutputMatrix<float> attend(const InputMatrix& q, const InputMatrix& keys, const 
     fail("head_dim: found ", head_dim, ", expected a divisor of the columns of keys and queries");
   }
   if (parents && parents->size() != rows) fail("parents: found ", parents->size(), ", expected ", rows);
+  const DevicePages table(*backend, pages, length), copied(*backend, copies ? copies : pages, length);
   const KvShape shape{parse_kv_type(cache_type), static_cast<int>(keys.shape(1)) / head_dim, head_dim,
-                      static_cast<int>(length)};
+                      std::max(table.capacity, copied.capacity)};
   const Buffer key_memory = backend->allocate(backend->kv_bytes(shape));
   const Buffer value_memory = backend->allocate(backend->kv_bytes(shape));
   const KvLayer cache{key_memory.as<void>(), value_memory.as<void>(), shape};
@@ -333,18 +336,22 @@ OutputMatrix<float> attend(const InputMatrix& q, const InputMatrix& keys, const 
   const Buffer start = to_device(*backend, &zero, 1), prefix = to_device(*backend, &prefix_length, 1);
   backend->rope_and_append(k.view().row_range(0, 0), k.view().row_range(0, prefix_length),
                            v.view().row_range(0, prefix_length), Rope{}, cache,
-                           Rows{.count = static_cast<int>(prefix_length), .prefix = start.as<std::int32_t>()});
+                           Rows{.count = prefix_length, .sequence = table.behind(start)});
   const TreeLayout tree = parents ? derive_layout(*parents) : TreeLayout{};
   const Buffer depth = to_device(*backend, tree.depth.data(), tree.depth.size());
   const Buffer path = to_device(*backend, tree.path.data(), tree.path.size());
-  const Rows nodes{.count = static_cast<int>(rows),
-                   .prefix = prefix.as<std::int32_t>(),
-                   .depth = parents ? depth.as<std::int32_t>() : nullptr,
-                   .path = parents ? path.as<std::int32_t>() : nullptr,
-                   .path_stride = tree.max_depth + 1};
+  Rows nodes{.count = static_cast<int>(rows),
+             .sequence = table.behind(prefix),
+             .depth = parents ? depth.as<std::int32_t>() : nullptr,
+             .path = parents ? path.as<std::int32_t>() : nullptr,
+             .path_stride = tree.max_depth + 1};
   const auto count = static_cast<std::int64_t>(rows);
   backend->rope_and_append(query.view(), k.view().row_range(prefix_length, count),
                            v.view().row_range(prefix_length, count), Rope{}, cache, nodes);
+  for (std::size_t i = 0; copies && i < copies->size(); ++i) {
+    backend->copy_page({&cache, 1}, pages ? (*pages)[i] : static_cast<std::int32_t>(i), (*copies)[i]);
+  }
+  nodes.sequence = copied.behind(prefix);
   const Buffer out = backend->allocate(query.buffer.bytes());
   const Tensor result = out.matrix(count, static_cast<std::int64_t>(q.shape(1)));
   if (sinks && sinks->size() != q.shape(1) / static_cast<std::size_t>(head_dim)) {
@@ -419,9 +426,11 @@ void init_ops(nb::module_& m) {
                   "``sample`` of the logits x W^T, which are never stored.")
       .def_static("attend", &attend, "q"_a, "keys"_a, "values"_a, "head_dim"_a, "scale"_a, "parents"_a = nb::none(),
                   "cache_type"_a = "f16", "n_threads"_a = 0, "cap"_a = 0.0F, "window"_a = 0, "sinks"_a = nb::none(),
-                  "device"_a = default_device(),
+                  "pages"_a = nb::none(), "copies"_a = nb::none(), "device"_a = default_device(),
                   "Attention of the last rows of a text, or of a tree behind it: q (m, heads * head_dim), keys and "
-                  "values (n, kv_heads * head_dim) float32 -> as q. The last m keys are those of q's rows.")
+                  "values (n, kv_heads * head_dim) float32 -> as q. The last m keys are those of q's rows. ``pages``: "
+                  "where the text's slots lie in the cache, 64 by 64; default: 0, 1, ... ``copies``: pages that "
+                  "they are copied to, and read from.")
       .def_static("gumbel", &gumbel_noise, "seed"_a, "position"_a, "tokens"_a,
                   "The noise of tokens at an absolute position: (len(tokens),) float32.");
 }

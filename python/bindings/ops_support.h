@@ -1,11 +1,13 @@
 // What the bindings of single operations share: weights of a file, and arrays in a backend's memory.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -57,6 +59,31 @@ Array to_host(Backend& backend, const Buffer& buffer, std::initializer_list<std:
   backend.download(values.data(), buffer.as<void>(), count * sizeof(T));
   return to_array<Array>(std::move(values), shape);
 }
+
+// The pages of a sequence of so many slots: the given ones, or 0, 1, ...
+struct DevicePages {
+  DevicePages(Backend& backend, const std::optional<Ints>& pages, std::size_t slots) {
+    Ints ids = pages.value_or(Ints{});
+    const std::size_t needed = (slots + kPageSlots - 1) / kPageSlots;
+    if (!pages) {
+      for (std::size_t i = 0; i < needed; ++i) ids.push_back(static_cast<std::int32_t>(i));
+    }
+    if (ids.size() < needed) fail("pages: found ", ids.size(), ", expected at least ", needed);
+    const std::int32_t most = ids.empty() ? -1 : *std::max_element(ids.begin(), ids.end());
+    if (most >= 1 << 16 || (!ids.empty() && *std::min_element(ids.begin(), ids.end()) < 0))
+      fail("pages: found no page");
+    count = static_cast<int>(ids.size());
+    capacity = (most + 1) * kPageSlots;
+    memory = to_device(backend, ids.data(), ids.size());
+  }
+  SequenceView behind(const Buffer& length) const {
+    return {length.as<std::int32_t>(), memory.as<std::int32_t>(), count};
+  }
+
+  int count = 0;
+  int capacity = 0;  // slots of a cache that has all these pages
+  Buffer memory;
+};
 
 // A weight of a file and rows to multiply it with.
 struct Head {

@@ -106,6 +106,8 @@ GenerateOptions read_options(const nb::kwargs& values) {
   from.read("stop_token_ids", o.stop_tokens);
   from.read("logprobs", o.logprobs);
   from.read("trace", o.trace);
+  from.read("reuse", o.reuse);
+  from.read("salt", o.salt);
   SamplingOptions& s = o.sampling;
   from.read("temperature", s.temperature);
   from.read("dynatemp_range", s.dynatemp_range);

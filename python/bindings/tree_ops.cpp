@@ -91,8 +91,10 @@ nb::dict grow(int branch, int levels, int size, std::int32_t root, const InputId
     const Buffer to = to_device(*backend, map->data(), map->size());
     backend->map_ids(pool.tokens, pool.capacity(), to.as<std::int32_t>());
   }
-  const Buffer root_token = to_device(*backend, &root, 1);
-  backend->tree_select(tree.view(), pool, root_token.as<std::int32_t>());
+  const Ints text = {-1, root};
+  const std::int32_t one = 1;
+  const Buffer history = to_device(*backend, text.data(), text.size()), length = to_device(*backend, &one, 1);
+  backend->tree_select(tree.view(), pool, {.length = length.as<std::int32_t>(), .history = history.as<std::int32_t>()});
   const TreeView& view = tree.view();
   const auto nodes = static_cast<std::size_t>(view.size);
   const auto depth = read(*backend, view.depth, nodes);
@@ -138,8 +140,8 @@ Walk verify_logits(const InputMatrix& logits, const Ints& tokens, const Ints& pa
   const Buffer history = to_device(*backend, zeros.data(), zeros.size());
   const Sampler sampler(*backend, options.sampling, static_cast<int>(rows.cols), history.as<std::int32_t>(), prefix);
   const DeviceVerdict verdict(*backend, tree.view().max_depth + 1);
-  backend->verify_logits(verdict.view, tree.view(), rows.view(), tree.rows(length.as<std::int32_t>()), sampler.chain(),
-                         sampler.draw_after_chain());
+  backend->verify_logits(verdict.view, tree.view(), rows.view(), tree.rows({.length = length.as<std::int32_t>()}),
+                         sampler.chain(), sampler.draw_after_chain());
   return verdict.found(*backend);
 }
 
@@ -150,27 +152,34 @@ Ints pretend_acceptance(const Ints& tokens, const Ints& parents, const Ints& sam
   same_size(sampled.size(), tokens.size(), "sampled");
   const Buffer after = to_device(*backend, sampled.data(), sampled.size());
   const Buffer length = to_device(*backend, &prefix, 1);
-  backend->instruments().pretend_acceptance(after.as<std::int32_t>(), tree.view(), tree.rows(length.as<std::int32_t>()),
-                                            probability, seed);
+  backend->instruments().pretend_acceptance(after.as<std::int32_t>(), tree.view(),
+                                            tree.rows({.length = length.as<std::int32_t>()}), probability, seed);
   return read(*backend, after.as<std::int32_t>(), sampled.size());
 }
 
-// A text of `room` tokens, of which the first `prefix` are -1, behind them the accepted ones; and the last token.
-std::tuple<Ints, std::int32_t> record(const Ints& tokens, const Ints& parents, const Ints& sampled, std::int32_t prefix,
-                                      int room, const std::string& device) {
+// A history of `room` places that hold -1, of which `length` are taken, and what is accepted behind them; the length
+// then; and the path, of `spare` entries more than the tree can have: nodes, tokens, and the last entry.
+std::tuple<Ints, std::int32_t, Ints, Ints, std::int32_t> commit(const Ints& tokens, const Ints& parents,
+                                                                const Ints& sampled, std::int32_t length, int room,
+                                                                int spare, const std::string& device) {
   const auto backend = make_backend({device, 1});
   const DraftTree tree(*backend, tokens, parents);
   same_size(sampled.size(), tokens.size(), "sampled");
-  if (prefix < 0 || room < prefix + tree.view().max_depth + 1) fail("room: found ", room, ", expected more");
+  const int rows = tree.view().max_depth + 1 + spare;
+  if (length < 0 || spare < 0 || room < length + rows + 1) fail("room: found ", room, ", expected more");
   const Buffer after = to_device(*backend, sampled.data(), sampled.size());
   const DeviceVerdict verdict(*backend, tree.view().max_depth + 1);
   const Ints empty(static_cast<std::size_t>(room), -1);
-  const Buffer history = to_device(*backend, empty.data(), empty.size());
-  const Buffer length = to_device(*backend, &prefix, 1), last = to_device(*backend, &prefix, 1);
+  const Buffer history = to_device(*backend, empty.data(), empty.size()), count = to_device(*backend, &length, 1);
+  const auto entries = static_cast<std::size_t>(rows);
+  const Buffer nodes = to_device(*backend, empty.data(), entries), found = to_device(*backend, empty.data(), entries);
+  const Buffer last = to_device(*backend, empty.data(), 1);
   backend->verify(verdict.view, tree.view(), after.as<std::int32_t>());
-  backend->record(history.as<std::int32_t>(), length.as<std::int32_t>(), tree.view(), verdict.view);
-  backend->take_last(last.as<std::int32_t>(), verdict.view);
-  return {read(*backend, history.as<std::int32_t>(), empty.size()), read(*backend, last.as<std::int32_t>(), 1)[0]};
+  backend->commit({}, {.length = count.as<std::int32_t>(), .history = history.as<std::int32_t>()}, verdict.view,
+                  {rows, nodes.as<std::int32_t>(), found.as<std::int32_t>(), last.as<std::int32_t>()});
+  return {read(*backend, history.as<std::int32_t>(), empty.size()), read(*backend, count.as<std::int32_t>(), 1)[0],
+          read(*backend, nodes.as<std::int32_t>(), entries), read(*backend, found.as<std::int32_t>(), entries),
+          read(*backend, last.as<std::int32_t>(), 1)[0]};
 }
 
 // The draft of one level out of three: (token, log-probability, ids, probabilities).
@@ -227,7 +236,7 @@ Walk verify_rejection(const InputMatrix& logits, const Ints& tokens, std::int32_
   }
   const Sampler sampler(*backend, options.sampling, static_cast<int>(rows.cols), history.as<std::int32_t>(), prefix);
   const DeviceVerdict verdict(*backend, static_cast<int>(tokens.size()));
-  backend->verify_rejection(verdict.view, tree.view(), rows.view(), tree.rows(length.as<std::int32_t>()),
+  backend->verify_rejection(verdict.view, tree.view(), rows.view(), tree.rows({.length = length.as<std::int32_t>()}),
                             sampler.chain(), ids ? &proposals : nullptr, {options.sampling.seed, step}, block);
   return verdict.found(*backend);
 }
@@ -253,8 +262,10 @@ void init_tree_ops(nb::module_& m) {
       .def_static("pretend_acceptance", &pretend_acceptance, "tokens"_a, "parents"_a, "sampled"_a, "prefix"_a,
                   "probability"_a, "seed"_a, "device"_a = default_device(),
                   "The target's tokens as they would be if it agreed with the given probability.")
-      .def_static("record", &record, "tokens"_a, "parents"_a, "sampled"_a, "prefix"_a, "room"_a,
-                  "device"_a = default_device(), "The text behind ``prefix`` places that hold -1, and the next root.")
+      .def_static("commit", &commit, "tokens"_a, "parents"_a, "sampled"_a, "length"_a, "room"_a, "spare"_a = 0,
+                  "device"_a = default_device(),
+                  "A history of ``room`` places that hold -1 once the accepted tokens have joined its first ``length`` "
+                  "ones; the length; and the path with ``spare`` entries more: nodes, tokens, the last entry.")
       .def_static("draw_proposal", &draw_proposal, "candidates"_a, "log_probs"_a, "width"_a, "position"_a, "step"_a,
                   "device"_a, "options"_a,
                   nb::sig("def draw_proposal(candidates: Sequence[int], log_probs: Sequence[float], width: int, "

@@ -64,6 +64,7 @@ class Stats:
         total_seconds: All of it, and what lies between.
         seed: Of the sampling: the one that was drawn where a random one was asked for.
         prompt_tokens: Tokens of the prompt.
+        cached_tokens: Those of them that were not read, since an earlier text had left them in the cache.
         generated_tokens: Tokens of the text.
     """
 
@@ -83,6 +84,7 @@ class Stats:
     total_seconds: float
     seed: int
     prompt_tokens: int
+    cached_tokens: int
     generated_tokens: int
 
     @classmethod
@@ -105,6 +107,7 @@ class Stats:
             total_seconds=stats.total_seconds,
             seed=stats.seed,
             prompt_tokens=stats.prompt_tokens,
+            cached_tokens=stats.cached_tokens,
             generated_tokens=stats.generated_tokens,
         )
 

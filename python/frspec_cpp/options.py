@@ -56,6 +56,11 @@ class Options(TypedDict, total=False):
         ignore_eos: Go on after an end-of-generation token. Default False.
         logprobs: Give the log-probability of every token, and of so many best ones beside it (0: of none), before
             the sampler chain and at temperature 1. Default None: no.
+        reuse: Where the prompt begins like earlier texts (the turns of a chat do), use what these have left in the
+            cache instead of reading it again (``stats.cached_tokens``), and leave it in turn. The text is the same
+            without. Default True.
+        salt: Texts of different salts share nothing, so that the time one takes tells nothing of the other. Default
+            "".
         trace: Tell of every step what it did and cost (:class:`Step`). The tokens are the same; on a GPU the text is
             slower, since no step begins before the last one was told of. Default False.
         cancel: A ``threading.Event``; once it is set, from whatever thread, the text ends with what there is (within
@@ -87,6 +92,8 @@ class Options(TypedDict, total=False):
     min_tokens: int
     ignore_eos: bool
     logprobs: int | None
+    reuse: bool
+    salt: str
     trace: bool
     cancel: threading.Event | None
     draft: Literal["auto", "always", "never"] | bool
@@ -113,6 +120,8 @@ DEFAULTS = Options(
     min_tokens=0,
     ignore_eos=False,
     logprobs=None,
+    reuse=True,
+    salt="",
     trace=False,
     cancel=None,
     draft="auto",
@@ -212,6 +221,17 @@ def _stop_strings(stop: object) -> list[str]:
     return texts
 
 
+def _salt(salt: object) -> str:
+    """``salt`` as a text that is UTF-8."""
+    if not isinstance(salt, str):
+        raise TypeError(f"salt: found {salt!r} of type {type(salt).__name__}, expected str")
+    try:
+        salt.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"salt: found {salt!r}, which holds a lone surrogate, expected Unicode") from None
+    return salt
+
+
 def _bias(bias: object, vocab_size: int) -> list[tuple[int, float]]:
     """The pairs of ``logit_bias``."""
     if bias is None:
@@ -250,6 +270,8 @@ def native(vocab_size: int, **options: Unpack[Options]) -> dict[str, Any]:
     if draft not in (True, False, "auto", "always", "never"):
         raise ValueError(f"draft: found {draft!r}, expected 'auto', 'always' (True) or 'never' (False)")
     values["draft"] = draft if isinstance(draft, str) else "always" if draft else "never"
+    if "salt" in values:
+        values["salt"] = _salt(values["salt"])
     processor = values.get("logits_processor")
     if processor is not None and not callable(processor):
         raise TypeError(f"logits_processor: found {type(processor).__name__}, expected a function")

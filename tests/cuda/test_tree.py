@@ -99,9 +99,20 @@ def test_walks(size: int) -> None:
         expected = _core.tree_ops.verify(tokens, parents, sampled, device="cpu")
         assert _core.tree_ops.verify(tokens, parents, sampled, device=DEVICE) == expected
         room = len(expected[0]) + max(size, 8)
-        text = _core.tree_ops.record(tokens, parents, sampled, 5, room + 5, device="cpu")
-        assert _core.tree_ops.record(tokens, parents, sampled, 5, room + 5, device=DEVICE) == text
-        assert text[1] == max(expected[1][-1], 0)  # a token that is none is looked up as token 0
+        nodes, walked = expected
+        looked_up = [max(token, 0) for token in walked]  # a token that is none is looked up as token 0
+        for device in ("cpu", DEVICE):
+            text, length, path, path_tokens, last = _core.tree_ops.commit(
+                tokens, parents, sampled, 5, 2 * room + 6, 3, device=device
+            )
+            accepted = len(nodes)
+            assert text[:6] == [-1] * 6  # the root was there
+            assert text[6 : 6 + accepted] == looked_up
+            assert set(text[6 + accepted :]) == {-1}
+            assert (length, last) == (5 + accepted, accepted - 1)
+            assert path[:accepted] == nodes
+            assert path_tokens[:accepted] == looked_up
+            assert not any(path[accepted:] + path_tokens[accepted:])
 
 
 @pytest.mark.parametrize("size", [1, 60, 300])

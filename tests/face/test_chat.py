@@ -110,6 +110,17 @@ def test_bos_is_not_doubled(demo_target: Path, tmp_path: Path) -> None:
     assert llm.tokenize("Hi")[0] == llm.tokenizer.bos_id
 
 
+def test_turns_reuse_what_was_said(chat_target: Path) -> None:
+    llm = LLM(chat_target)
+    messages = [{"role": "user", "content": "Tell me all about " + "apples and pears " * 10}]
+    first = llm.chat(messages, 10)
+    messages += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "More"}]
+    second = llm.chat(messages, 10)
+    assert first.stats.cached_tokens == 0
+    assert first.prompt_tokens <= second.stats.cached_tokens < second.prompt_tokens
+    assert llm.chat(messages, 10, reuse=False).tokens == second.tokens
+
+
 BAD_MESSAGES: list[tuple[Any, str]] = [
     ("hello", "messages: found str"),
     (None, "messages: found NoneType"),

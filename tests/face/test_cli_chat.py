@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -69,6 +70,22 @@ def test_commands_and_a_first_message(run: Runner, chatty: Path, llm: LLM) -> No
     assert result.stdout.decode() == lines(answers(llm, ["Tell me\nmore", "/etc is a folder"]))
     assert b"12 tokens (length)" in result.stderr or b"tokens (stop)" in result.stderr
     assert b"/clear begins anew" in result.stderr
+
+
+def test_turns_reuse_what_was_said(run: Runner, chatty: Path) -> None:
+    """The second turn reads what is new; with --no-reuse all, and says the same."""
+    first = "Tell me all about " + "apples and pears " * 10
+    found = {}
+    for option in ((), ("--no-reuse",), ("--no-cache-prompt",)):
+        result = run("chat", "-m", str(chatty), "-n", "12", *option, stdin=f"{first}\n/stats\nMore\n/stats\n".encode())
+        assert result.returncode == 0
+        turns = re.findall(rb"prompt of (\d+) tokens \((\d+) cached\)", result.stderr)
+        found[option] = (result.stdout, [(int(tokens), int(cached)) for tokens, cached in turns])
+    (text, turns), (again, anew), also = found.values()
+    assert text == again == also[0]
+    assert anew == also[1] == [(tokens, 0) for tokens, _ in turns]
+    assert turns[0][1] == 0
+    assert turns[0][0] < turns[1][1] < turns[1][0]
 
 
 def as_json(run: Runner, *arguments: str, stdin: bytes = b"") -> dict[str, Any]:

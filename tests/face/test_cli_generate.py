@@ -60,6 +60,7 @@ def test_json_has_exactly_these_members(run: Runner, llm: LLM, fixed: LLM) -> No
         "draft_seconds",
         "verify_seconds",
         "prefill_seconds",
+        "cached_tokens",
         "seed",
         "tuning",
     ]
@@ -78,6 +79,7 @@ def test_json_has_exactly_these_members(run: Runner, llm: LLM, fixed: LLM) -> No
     ]
     assert tuning["head"] == "full"
     assert stats.pop("seed") == 0
+    assert stats.pop("cached_tokens") == 0
     assert isinstance(stats["steps"], int)
     assert all(isinstance(value, (int, float)) for value in stats.values())
     assert stats["steps"] == expected.stats.steps

@@ -100,7 +100,7 @@ class OwnEngine:
     def write(self, prompt: Sequence[int], traced: bool) -> Text:
         """Continues `prompt`; every step is told of where it is `traced`."""
         llm = self._shared.use(self._head)
-        options = dict(self._writing)
+        options = {**self._writing, "reuse": False}  # every method reads the prompt
         if traced:
             options["trace"] = True
         out = llm.generate(prompt, **options)
