@@ -159,10 +159,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
                      .rope = options.rope};
   place(limits, taps, config);
   target_ = std::make_unique<CausalModel>(file_, *backend_, limits, taps, on_bytes);
-  if (target_->config().vocab != tokenizer_->size()) {
-    fail(file_->path().string(), ": tensor 'token_embd.weight': found ", target_->config().vocab,
-         " rows, expected one per token, ", tokenizer_->size());
-  }
+  check_embedding_rows(*file_, target_->config().vocab, *tokenizer_);
   if (drafts || ngram_of(options) > 0) make_drafting(options_.head, on_bytes);
   on_bytes(total - done);  // of what is not a weight
   no_drafter_ = std::make_unique<NoDrafter>(*backend_);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import pytest
-from matrices import FLOATS, QUANTIZED, random_matrix, write_matrices
+from matrices import FLOATS, MULTIPLIED, random_matrix, write_matrices
 
 from frspec_cpp import _core
 
@@ -19,7 +19,7 @@ NARROW = 41  # columns that fill no vector; of the formats without blocks only
 def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("heads") / "heads.gguf"
     rng = np.random.default_rng(5)
-    matrices = {kind: (kind, random_matrix(kind, ROWS, COLS, rng)) for kind in FLOATS + QUANTIZED}
+    matrices = {kind: (kind, random_matrix(kind, ROWS, COLS, rng)) for kind in FLOATS + MULTIPLIED}
     matrices |= {f"narrow.{kind}": (kind, random_matrix(kind, 90, NARROW, rng)) for kind in FLOATS}
     # A sketch: narrow rows, and values that repeat, so that scores tie.
     sketch = np.round(2 * rng.standard_normal((ROWS, 32))).astype(np.float32)
@@ -45,7 +45,7 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-@pytest.mark.parametrize("kind", FLOATS + QUANTIZED)
+@pytest.mark.parametrize("kind", FLOATS + MULTIPLIED)
 @pytest.mark.parametrize(("rows", "count"), [(1, 1), (1, 700), (7, 65)])
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_picked_rows(file: str, kind: str, rows: int, count: int, n_threads: int) -> None:
@@ -189,7 +189,7 @@ def test_two_heads_together(file: str, temperature: float) -> None:
         assert (scores >= exact - twice - 1e-4).all()
 
 
-@pytest.mark.parametrize("kind", FLOATS + QUANTIZED)
+@pytest.mark.parametrize("kind", FLOATS + MULTIPLIED)
 def test_rows_replaced_in_place(file: str, kind: str) -> None:
     """As if they had been packed there at once, bit for bit."""
     rng = np.random.default_rng(8)

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from matrices import QUANTIZED, random_matrix, write_matrices
+from matrices import MULTIPLIED, random_matrix, write_matrices
 
 import frspec_cpp
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.cpu_only
 
 SETS = frspec_cpp.cpu_instruction_sets()
 KNOWN = ["amx", "avx512bf16", "avx512", "avx2vnni", "avx2", "neon", "generic", "amx-emulated"]
-NAMES = [*QUANTIZED, "F32"]
+NAMES = [*MULTIPLIED, "F32"]
 
 _PRODUCTS = """
 import sys

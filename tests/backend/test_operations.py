@@ -7,7 +7,15 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from matrices import FLOATS, QUANTIZED, random_matrix, rounded_to_f16, write_matrices
+from matrices import (
+    FLOATS,
+    MULTIPLIED,
+    QUANTIZED,
+    block_width,
+    random_matrix,
+    rounded_to_f16,
+    write_matrices,
+)
 
 from frspec_cpp import _core
 
@@ -20,12 +28,8 @@ SPIKE = np.float32(6)  # blocks that stand out so far from the row's usual ones 
 # Widths: whole groups of 256, a shorter last group (not for K-quants, whose blocks are 256 long), an odd number.
 WIDTHS = {"": 512, ".short": 352, ".odd": 37}
 # Names of all tensors of the file.
-ALL = [
-    name + suffix
-    for name in TYPES
-    for suffix in WIDTHS
-    if name in FLOATS or (suffix != ".odd" and not (suffix and name.endswith("_K")))
-]
+ALL = [name + suffix for name in TYPES for suffix, width in WIDTHS.items() if width % block_width(name) == 0]
+PRODUCTS = [name for name in ALL if name.split(".")[0] in FLOATS + MULTIPLIED]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,10 @@ def reference(path: Path, name: str) -> np.ndarray:
         if tensor.name == name:
             return np.asarray(gguf.quants.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
     raise KeyError(name)
+
+
+def test_the_types_are_those_that_load() -> None:
+    assert set(_core.weight_types()) == set(TYPES)
 
 
 def seen_by(name: str, x: np.ndarray, device_name: str) -> np.ndarray:
@@ -85,7 +93,7 @@ def test_embed_equals_gguf(weights: Path, name: str) -> None:
     assert np.array_equal(_core.ops.embed(str(weights), name, ids, packed=False), expected)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", PRODUCTS)
 @pytest.mark.parametrize("rows", [1, 2, 5, 64, 131])
 def test_matmul(weights: Path, name: str, rows: int) -> None:
     weight = reference(weights, name)
@@ -98,7 +106,7 @@ def test_matmul(weights: Path, name: str, rows: int) -> None:
 
 
 @pytest.mark.cpu_only
-@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("name", MULTIPLIED)
 def test_matmul_of_activations_that_stand_out(weights: Path, name: str) -> None:
     """Blocks far above the others of their row keep 16 bits, in some rows none, in some all groups; and bits stay."""
     weight = reference(weights, name)
@@ -118,7 +126,7 @@ def test_matmul_of_activations_that_stand_out(weights: Path, name: str) -> None:
         assert np.array_equal(few, found[first : first + count])
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", PRODUCTS)
 def test_matmul_rows_are_independent(weights: Path, name: str) -> None:
     """Row r has the same bits whatever the number of rows and threads."""
     cols = reference(weights, name).shape[1]
@@ -129,7 +137,7 @@ def test_matmul_rows_are_independent(weights: Path, name: str) -> None:
         assert np.array_equal(alone, together[first : first + count])
 
 
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", FLOATS + MULTIPLIED)
 def test_matmul_of_a_subset_of_rows(weights: Path, name: str) -> None:
     """A packed subset of a head gives the bits of the same columns of the full head."""
     x = np.random.default_rng(2).standard_normal((10, 512), dtype=np.float32)

@@ -8,20 +8,18 @@ import gguf
 import numpy as np
 import pytest
 from cuda_device import DEVICE
-from matrices import FLOATS, QUANTIZED, random_matrix, rounded_to_f16, write_matrices
+from matrices import FLOATS, MULTIPLIED, block_width, random_matrix, rounded_to_f16, set_scales, write_matrices
 
 from frspec_cpp import _core
 
 # Tensor cores cut off what they add up; the emulation rounds.
 TOLERANCE = 5e-7 if DEVICE == "cuda-emulated" else 5e-6
-TYPES = [*FLOATS, *QUANTIZED]
-INTEGRAL = {"Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q4_K": [0, 2], "Q5_K": [0, 2]}
-INTEGRAL["Q6_K"] = [208]
+TYPES = [*FLOATS, *MULTIPLIED]
 
 
 def odd_width(kind: str) -> int:
     """A width that fills no tile, where the type allows that."""
-    return 256 if kind.endswith("_K") else 96 if kind in QUANTIZED else 75
+    return {1: 75, 32: 96, 256: 256}[block_width(kind)]
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +38,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
             data = np.asarray(gguf.quants.quantize(integers, gguf.GGMLQuantizationType[kind]))
         else:
             data = random_matrix(kind, 40, 512, rng)
-            size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][1]
-            blocks = data.reshape(40, -1, size)
-            for at in INTEGRAL[kind]:
-                scale = rng.integers(-2, 3, blocks.shape[:2]).astype(np.float16)
-                blocks[:, :, at : at + 2] = scale[..., None].view(np.uint8)
+            set_scales(kind, data, rng, whole=True)
         matrices[f"{kind}.integers"] = kind, data
     write_matrices(path, matrices)
     return path
