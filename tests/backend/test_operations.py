@@ -13,7 +13,9 @@ from matrices import (
     QUANTIZED,
     block_width,
     random_matrix,
+    rewritten,
     rounded_to_f16,
+    set_scales,
     write_matrices,
 )
 
@@ -135,6 +137,19 @@ def test_matmul_rows_are_independent(weights: Path, name: str) -> None:
     for first, count in [(0, 1), (130, 1), (3, 2), (7, 3), (60, 17), (1, 64)]:
         alone = _core.ops.matmul(str(weights), name, x[first : first + count], n_threads=1)
         assert np.array_equal(alone, together[first : first + count])
+
+
+@pytest.mark.parametrize("kind", ["IQ4_NL", "MXFP4", "Q3_K"])
+def test_types_that_say_the_same_give_the_same_bits(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(3)
+    data = random_matrix(kind, 37, 512, rng)
+    set_scales(kind, data, rng, whole=True)
+    write_matrices(tmp_path / "w.gguf", {"w": (kind, data), "other": rewritten(kind, data)})
+    assert np.array_equal(reference(tmp_path / "w.gguf", "w"), reference(tmp_path / "w.gguf", "other"))
+    x = rng.standard_normal((20, 512), dtype=np.float32)
+    x[3, 40] = 1000
+    found, expected = (_core.ops.matmul(str(tmp_path / "w.gguf"), name, x) for name in ("w", "other"))
+    assert np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("name", FLOATS + MULTIPLIED)

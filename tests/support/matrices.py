@@ -73,6 +73,36 @@ def random_matrix(kind: str, rows: int, cols: int, rng: np.random.Generator) -> 
     return data
 
 
+def rewritten(kind: str, data: np.ndarray) -> tuple[str, np.ndarray]:
+    """A matrix of IQ4_NL, MXFP4 or Q3_K in another type that says the same: the name of the type, and its rows.
+
+    The exponents of MXFP4 must be those of normal f16 numbers.
+    """
+    number = gguf.GGMLQuantizationType[kind]
+    blocks = data.reshape(-1, gguf.GGML_QUANT_SIZES[number][1])
+    if kind == "Q3_K":
+        half = blocks[:, 108:110].copy().view(np.float16).astype(np.float32)
+        packed = blocks[:, 96:108]
+        index = np.arange(16)
+        low = packed[:, index % 8] >> (4 * (index // 8)) & 15
+        scales = (low | (packed[:, 8 + index % 4] >> (2 * (index // 4)) & 3) << 4).astype(np.int16) - 32
+        i = np.arange(256)
+        q = blocks[:, 32 + 32 * (i // 128) + i % 32] >> (2 * (i % 128 // 32)) & 3
+        q = q + 4 * (blocks[:, i % 32] >> (i // 32) & 1) - 4 + 32
+        q = q.reshape(len(q), 2, 4, 32).astype(np.uint8)  # halves, quarters, lanes
+        lows = np.concatenate([q[:, :, :2] & 15 | (q[:, :, 2:] & 15) << 4], axis=2)
+        highs = sum((q[:, :, t] >> 4) << (2 * t) for t in range(4))
+        parts = [lows, np.asarray(highs), scales.astype(np.int8).view(np.uint8), half.astype(np.float16).view(np.uint8)]
+        return "Q6_K", np.concatenate([part.reshape(len(q), -1) for part in parts], axis=1).reshape(len(data), -1)
+    values = {"IQ4_NL": gguf.quants.IQ4_NL, "MXFP4": gguf.quants.MXFP4}[kind].kvalues
+    quants = blocks[:, -16:]
+    codes = np.array(values, dtype=np.int8)[np.concatenate([quants & 15, quants >> 4], axis=1)].view(np.uint8)
+    scale = blocks[:, :2]
+    if kind == "MXFP4":
+        scale = np.exp2(blocks[:, :1].astype(np.float32) - 128).astype(np.float16).view(np.uint8)
+    return "Q8_0", np.concatenate([scale, codes], axis=1).reshape(len(data), -1)
+
+
 def write_matrices(path: Path, matrices: Mapping[str, tuple[str, np.ndarray]]) -> None:
     """Writes matrices, each with the name of its GGUF type."""
     writer = gguf.GGUFWriter(path, "test")
