@@ -57,22 +57,20 @@ void check_drafter(const GgufFile& file) {
 
 Verdict judge(const std::shared_ptr<const GgufFile>& file) {
   Verdict verdict{.use = "a model", .reasons = {}};
-  if (file->tensors().empty()) {
-    verdict.reasons.push_back(concat(file->path().string(), ": found no tensors, expected those of a model"));
-    return verdict;
-  }
-  bool causal = true;
+  const bool has_vocabulary = file->find("tokenizer.ggml.tokens") != nullptr;
+  bool goes_alone = false;
   int rows = 0;
   collect(verdict.reasons, [&] {
-    causal = is_causal(*file);
-    if (causal) {
+    if (file->tensors().empty()) fail(file->path().string(), ": found no tensors, expected those of a model");
+    goes_alone = is_causal(*file);
+    if (goes_alone) {
       rows = check_model(file);
     } else {
       verdict.use = "a drafter beside its target";
       check_drafter(*file);
     }
   });
-  if (!causal && file->find("tokenizer.ggml.tokens") == nullptr) return verdict;  // it may go by its target's
+  if (!goes_alone && !has_vocabulary) return verdict;  // it goes by its target's
   collect(verdict.reasons, [&] {
     const auto tokenizer = Tokenizer::load(*file);
     if (rows > 0) check_embedding_rows(*file, rows, *tokenizer);
