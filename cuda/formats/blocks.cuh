@@ -44,7 +44,10 @@ struct BlockFormat {
     const float product = scale_from(scale) * static_cast<float>(kTable ? values().value(q) : q - kOffset);
     return kMinima ? product + half_to_float(minimum) : product;
   }
-  __device__ static constexpr ValueTable values() { return ValueTable::of(kExponents ? kMxfp4Values : kIq4Values); }
+  __device__ static ValueTable values() {
+    constexpr ValueTable table = ValueTable::of(kExponents ? kMxfp4Values : kIq4Values);
+    return table;
+  }
   // 16 bits for the scale of a block, and back.
   __device__ static std::uint16_t scale_of(const Block& block) {
     if constexpr (kExponents) {
