@@ -178,13 +178,16 @@ class Engine {
   // A generation that was running before can go on no more.
   std::unique_ptr<Generation> begin(std::vector<TokenId> prompt, const GenerateOptions& options);
 
-  // Logits after each token, (tokens.size(), V), and the hidden states that were tapped (taps, tokens, dim).
+  // Logits after each token, (tokens.size(), V), and the hidden states that were tapped (taps, tokens, dim). With
+  // `best` > 0, instead of logits the most probable tokens, best first, and their log-probabilities: (tokens, best).
   // Ends a running generation.
   struct Forward {
     std::vector<float> logits;
+    std::vector<TokenId> best;
+    std::vector<float> log_probs;
     std::vector<std::vector<float>> taps;
   };
-  Forward forward(std::span<const TokenId> tokens);
+  Forward forward(std::span<const TokenId> tokens, int best = 0);
   // Logits after each node of a tree whose root follows `prefix`: (nodes, V). Ends a running generation.
   std::vector<float> forward_tree(std::span<const TokenId> prefix, std::span<const TokenId> tokens,
                                   std::span<const std::int32_t> parents);
@@ -204,6 +207,7 @@ class Engine {
   void note_accepted(Generation& text, const DraftTree& tree, const Verdict& verdict);
   // One pass over at most batch_ tokens behind the prefix. False: abandoned, because `keep_going` said so.
   bool run_chunk(std::span<const TokenId> tokens, const std::function<bool()>& keep_going = {});
+  void add_best(Forward& result, int rows, std::size_t first, int best);
   void set_count(std::int32_t count);
   bool read_prompt(Generation& text);  // false: abandoned
   // The log-probabilities of `tokens` (device, hidden.rows) after the given states, for as many as text.take() took.

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kCalibration = 64, kRehearsed = 4;  // tokens at most, and steps
 constexpr int kTurns = 3;
+constexpr int kMaxBest = 64;                 // tokens after each that forward() tells
 constexpr double kCalibrationSeconds = 1.5;  // for trees that are rarely wanted
 
 }  // namespace
@@ -96,24 +97,45 @@ StateRecord Engine::take_states() {
   return taken;
 }
 
-Engine::Forward Engine::forward(std::span<const TokenId> tokens) {
+// The most probable tokens after the rows of the pass that has just run, which are tokens `first` and following.
+void Engine::add_best(Forward& result, int rows, std::size_t first, int best) {
+  const auto width = static_cast<std::size_t>(best);
+  const Buffer ids = backend_->allocate(kLogitRows * width * sizeof(TokenId));
+  const Buffer scores = backend_->allocate(kLogitRows * width * sizeof(float));
+  for (int row = 0; row < rows; row += kLogitRows) {
+    const Tensor some = target_->hidden(rows).row_range(row, std::min(kLogitRows, rows - row));
+    const BestTokens found{.ids = ids.as<std::int32_t>(), .scores = scores.as<float>(), .k = best};
+    backend_->head_top_k(found, some, {.weight = &target_->head()}, nullptr);
+    const std::size_t at = (first + static_cast<std::size_t>(row)) * width;
+    const std::size_t count = static_cast<std::size_t>(some.rows) * width;
+    backend_->download(result.best.data() + at, found.ids, count * sizeof(TokenId));
+    backend_->download(result.log_probs.data() + at, found.scores, count * sizeof(float));
+  }
+}
+
+Engine::Forward Engine::forward(std::span<const TokenId> tokens, int best) {
   if (tokens.empty() || tokens.size() > static_cast<std::size_t>(context_)) {
     fail("forward: found ", tokens.size(), " tokens, expected 1 to ", context_, ", the context");
   }
+  const int most = std::min(kMaxBest, target_->config().vocab);
+  if (best < 0 || best > most) fail("forward: found best ", best, ", expected 0 to ", most);
   check_tokens(tokens);
   const Lock lock(*this);
   reset();
   const auto vocab = static_cast<std::size_t>(target_->config().vocab);
   const auto dim = static_cast<std::size_t>(target_->config().dim);
-  Forward result{
-      std::vector<float>(tokens.size() * vocab),
-      std::vector<std::vector<float>>(static_cast<std::size_t>(taps_), std::vector<float>(tokens.size() * dim))};
+  Forward result;
+  result.taps.assign(static_cast<std::size_t>(taps_), std::vector<float>(tokens.size() * dim));
+  if (best == 0) result.logits.resize(tokens.size() * vocab);
+  result.best.resize(tokens.size() * static_cast<std::size_t>(best));
+  result.log_probs.resize(result.best.size());
   const auto batch = static_cast<std::size_t>(batch_);
   for (std::size_t first = 0; first < tokens.size(); first += batch) {
     const auto chunk = tokens.subspan(first, std::min(batch, tokens.size() - first));
     const int rows = static_cast<int>(chunk.size());
     run_chunk(chunk);
-    for (int row = 0; row < rows; row += kLogitRows) {
+    if (best > 0) add_best(result, rows, first, best);
+    for (int row = 0; best == 0 && row < rows; row += kLogitRows) {
       const Tensor some = target_->hidden(rows).row_range(row, std::min(kLogitRows, rows - row));
       const Tensor logits = target_->logits(some);
       backend_->download(result.logits.data() + (first + static_cast<std::size_t>(row)) * vocab, logits.data,

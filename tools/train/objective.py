@@ -24,6 +24,11 @@ class Batch:
     tokens: Tensor
     starts: Tensor
 
+    @property
+    def count(self) -> int:
+        """Tokens."""
+        return self.tokens.numel()
+
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
@@ -42,10 +47,10 @@ class Objective(Protocol):
 
     module: Any  # torch.nn.Module: everything in it that wants a gradient is trained
 
-    def loss(self, batch: Batch, generator: Any) -> Loss:
+    def loss(self, batch: Any, generator: Any) -> Loss:
         """The loss of a batch."""
 
-    def validate(self, batches: list[Batch]) -> dict[str, Any]:
+    def validate(self, batches: list[Any]) -> dict[str, Any]:
         """What is logged of held-out text: `loss` and shares."""
 
     def write(self, folder: Path) -> None:
