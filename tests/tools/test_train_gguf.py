@@ -25,7 +25,7 @@ from frspec_cpp import _core
 
 _WORDS = ["river", "snow", "mountain", "sea", "rain", "cloud", "wind", "stone", "tree", "bird", "night", "day", "light"]
 _FAST = (
-    *("--length", "96", "--max-new-tokens", "30", "--generate-tokens", "2500", "--tokens-per-batch", "256"),
+    *("--length", "160", "--max-new-tokens", "30", "--generate-tokens", "2500", "--tokens-per-batch", "256"),
     *("--eval-prompts", "2", "--eval-new-tokens", "12", "--dtype", "f32", "--threads", "1", "-q"),
 )
 
@@ -151,7 +151,8 @@ def test_other_shapes(tmp_path: Path, target: Path, prompts: Path, eagle3: Path,
     assert shapes["midlayer.mlp.up_proj.weight"] == ((24 if "--ffn" in options else 96), 64)
     assert shapes.get("lm_head.weight") == ((90, 64) if "--draft-vocab" in options else None)
     # Training goes on from its folder.
-    more = ("--prompts", prompts, "--data", data, "--drafter", tmp_path / "other.gguf.train", "--steps", 1)
+    same = options[2:] if "--ffn" in options else ()
+    more = ("--prompts", prompts, "--data", data, "--drafter", tmp_path / "other.gguf.train", "--steps", 1, *same)
     assert train(target, tmp_path / "more.gguf", *more) == 0
     assert log(tmp_path / "more.gguf", "acceptance")[0]["loss"][0] == pytest.approx(after["loss"][0], rel=0.05)
 
@@ -162,6 +163,21 @@ def test_eagle2(tmp_path: Path, target: Path, prompts: Path) -> None:
     before, after = log(output, "acceptance")
     assert after["loss"][0] < 0.9 * before["loss"][0]
     assert after["accepted_length"]["chain_3"] > before["accepted_length"]["chain_3"]
+
+
+def test_specvocab(tmp_path: Path, target: Path, prompts: Path, eagle3: Path) -> None:
+    folder = eagle3.with_name("drafter.gguf.train")
+    data = shutil.copytree(folder / "data", tmp_path / "data")
+    output = tmp_path / "sketch.gguf"
+    options = ("--prompts", prompts, "--data", data, "--drafter", folder, "--steps", 30, "--lr", "2e-3", "--rank", 32)
+    assert train(target, output, *options, kind="specvocab") == 0
+    before, after = log(output, "coverage")
+    assert all(b <= a for a, b in zip(before["loss"], after["loss"], strict=True))
+    assert after["coverage"]["top-1 in 50"] > 0.9
+    drafted = frspec_cpp.LLM(target, drafter=eagle3, sketch=output, head="speculated:64", tree=(3, 2, 12))
+    text = drafted.generate("The river", max_tokens=30, draft=True, ignore_eos=True)
+    assert text.stats.accepted_length > 1.2
+    assert train(target, tmp_path / "e.gguf", *options[:-1], 40, kind="specvocab") == 1
 
 
 def test_text_as_it_is(tmp_path: Path, target: Path) -> None:
@@ -263,6 +279,7 @@ def test_states_of_another_target_are_refused(
     folder = make_checkpoint(tmp_path / "model", "llama", seed=9)
     convert(folder, other, "q8_0", quiet=True)
     data = eagle3.with_name("drafter.gguf.train") / "data"
+    capsys.readouterr()  # transformers has a bar
     assert train(other, tmp_path / "d.gguf", "--prompts", prompts, "--data", data) == 1
     refused(capsys, "states.json", "another target")
     shutil.copytree(eagle3.with_name("drafter.gguf.train"), tmp_path / "e.gguf.train")
@@ -279,6 +296,7 @@ def test_a_chat_needs_a_template(tmp_path: Path, capsys: pytest.CaptureFixture[s
     del config["chat_template"]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     convert(folder, tmp_path / "bare.gguf", "q8_0", quiet=True)
+    capsys.readouterr()
     assert train(tmp_path / "bare.gguf", tmp_path / "d.gguf", "--prompts", prompts) == 1
     refused(capsys, "prompts.jsonl:10", "messages", "bare.gguf has none")
     assert train(tmp_path / "bare.gguf", tmp_path / "e.gguf", "--prompts", prompts, "--template", "always") == 1
@@ -292,7 +310,7 @@ def test_a_chat_needs_a_template(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--prompts", "ABSENT"], ["absent.jsonl", "no such file"]),
         (["--prompts", "EMPTY"], ["empty.jsonl", "found no prompts"]),
         (["--prompts", "NOTHING"], ["nothing.jsonl: line 1", "expected text"]),
-        (["--prompts", "LONG"], ["none of 2 prompts", "66 tokens"]),
+        (["--prompts", "LONG"], ["none of 2 prompts", "130 tokens"]),
         (["--prompts", "ONE"], ["one prompt", "at least two"]),
         (["--prompts", "PROMPTS", "--length", 1000], ["--length", "1000", "512"]),
         (["--prompts", "PROMPTS", "--length", 30], ["--max-new-tokens", "30"]),

@@ -98,13 +98,18 @@ def test_chosen_rows_are_those_of_all(model: tuple[Path, Path], kind: str) -> No
 
 
 class Known:
-    """Students and the four best of what a teacher says over 60 tokens; more positions than one chunk."""
+    """Students and the four best of what a teacher says over 60 tokens; more positions than one chunk.
 
-    def __init__(self) -> None:
+    `rare`: so many tokens are never among them.
+    """
+
+    def __init__(self, rare: int = 0) -> None:
         torch.manual_seed(4)
         self.students = torch.randn(_CHUNK + 40, 8, requires_grad=True)
         self.head = torch.randn(60, 8, requires_grad=True)
-        teacher = (2 * torch.randn(_CHUNK + 40, 60)).softmax(-1)
+        teacher = 2 * torch.randn(_CHUNK + 40, 60)
+        teacher[:, 60 - rare :] -= 9
+        teacher = teacher.softmax(-1)
         self.p, self.best = teacher.topk(4)
         self.weights = torch.rand(_CHUNK + 40)
 
@@ -145,7 +150,7 @@ def test_the_loss_is_that_of_plain_pytorch(kept: list[int] | None) -> None:
 
 def test_a_sample_teaches_what_all_rows_teach() -> None:
     """Over many samples the gradient's mean is that of all rows, where those of weight are certain."""
-    known = Known()
+    known = Known(rare=20)
     expected = known.by_pytorch(None)[1]
     certain = 40
     mean = torch.zeros_like(expected)
@@ -160,7 +165,7 @@ def test_a_sample_teaches_what_all_rows_teach() -> None:
         total, *_ = known_best_loss(known.students, known.head[ids], logs, labels, known.weights, torch.float32)
         mean += torch.autograd.grad(total, known.students)[0] / 60
     cosine = torch.nn.functional.cosine_similarity(mean.flatten(), expected.flatten(), dim=0)
-    assert float(cosine) > 0.97
+    assert float(cosine) > 0.98
 
 
 def some_records(file: StatesFile, count: int, seed: int) -> np.ndarray:

@@ -102,7 +102,9 @@ class Gathering:
         )
         texts: Any = Texts(self._engine, str(target.path))
         self._texts, self._builder = texts, PromptBuilder(texts, settings.template)
-        self._norm = target.final_norm().numpy() if settings.kind == "eagle2" else None
+        # EAGLE-2's state is the last one, behind the final norm.
+        is_last = file.format.layers == (target.sizes.layers,)
+        self._norm = target.final_norm().numpy() if is_last else None
 
     def close(self) -> None:
         """Frees the engine."""

@@ -21,6 +21,7 @@ from ..console import note
 from ..convert import convert
 from ..rank import rank_by_count
 from ..ranks_file import Ranks, write_ranks
+from ..sketch import write_sketch
 from .continuations import BEST, Gathered, Gathering
 from .draft_vocabulary import choose_draft_ids
 from .drafter_files import read_network, write_network
@@ -29,10 +30,12 @@ from .gguf_target import GgufTarget
 from .initial import make_network
 from .job_options import TYPES, check, check_fit, default_dtype, device_of, with_defaults
 from .loop import LOG, Trainer
+from .objective import Objective
 from .pace import Pace
 from .settings import Settings, prepare_output
+from .sketch import MOMENT_TOKENS, Sketch, SketchObjective
 from .state_batches import SHORTEST, StateBatches
-from .state_objective import Embedding, StateObjective
+from .state_objective import Embedding, StateObjective, met_states
 from .states_file import Document, Group, StateFormat, StatesFile
 from .threads import use_best_threads
 
@@ -62,13 +65,14 @@ def train(settings: Settings) -> None:
         raise ValueError(f"{settings.output}: is there already, expected a new file (--resume continues a run)")
     fingerprint = target.fingerprint(settings.quiet)
     prepare_output(settings, fingerprint)
-    layers = settings.taps or (target.sizes.layers,)
+    layers = (given.taps if settings.kind == "specvocab" else settings.taps) or (target.sizes.layers,)
     wanted = StateFormat(fingerprint, tuple(layers), len(layers) * target.sizes.hidden, BEST)
     with StatesFile(settings.data or settings.folder / DATA, wanted) as file:
         _check_disk(settings, file)
         gathered = _gather(settings, target, file)
         _train(settings, target, tokenizer, given, file, gathered)
-    _tell_speed(settings, gathered)
+    if settings.kind != "specvocab":
+        _tell_speed(settings, gathered)
 
 
 def _check_disk(settings: Settings, file: StatesFile) -> None:
@@ -98,65 +102,93 @@ def _train(
 ) -> None:
     documents, held_out = _documents(gathered.train), _documents(gathered.held_out)
     if not documents or not held_out:
-        raise ValueError(
-            f"{settings.target}: found only texts that end at once, expected some that can be learned from"
-        )
+        raise ValueError(f"{settings.target}: found only texts that end at once, expected some to learn from")
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    counts = np.zeros(target.vocabulary, dtype=np.int64)
-    for document in documents:
-        counts += np.bincount(file.read(document)["token"][document.prompt :], minlength=target.vocabulary)
-    _write_ranks(settings, tokenizer, counts)
-    ids: tuple[int, ...] = ()
-    if settings.draft_vocab is not None:
-        control = tokenizer.control_ids()
-        ids = choose_draft_ids(settings.draft_vocab, settings.ranks, settings.target, control, counts)
-    torch.manual_seed(settings.seed)
-    network = make_network(settings, target, given, ids).to(target.device)
+    weight = settings.prompt_weight
     batches, validation = (
-        StateBatches(
-            file,
-            some,
-            settings.tokens_per_batch,
-            settings.unroll,
-            settings.prompt_weight,
-            settings.seed,
-            target.device,
-        )
+        StateBatches(file, some, settings.tokens_per_batch, settings.unroll, weight, settings.seed, target.device)
         for some in (documents, held_out)
     )
     steps = settings.steps or max(1, round((settings.epochs or 1.0) * batches.per_epoch))
+    torch.manual_seed(settings.seed)
+    embed = Embedding(target, np.unique(np.concatenate([file.read(d)["token"] for d in (*documents, *held_out)])))
+    objective: Objective
+    if settings.kind == "specvocab":
+        objective = _sketch(settings, target, tokenizer, given, embed, batches)
+    else:
+        counts = np.zeros(target.vocabulary, dtype=np.int64)
+        for document in documents:
+            counts += np.bincount(file.read(document)["token"][document.prompt :], minlength=target.vocabulary)
+        _write_ranks(settings, tokenizer, counts)
+        objective = _eagle(settings, target, tokenizer.control_ids(), given, embed, counts, gathered.prompts)
     if not settings.quiet:
-        tokens = sum(document.length for document in documents)
+        weights = sum(p.numel() for p in objective.module.parameters()) / 1e6
         note(
-            f"{len(documents)} documents of {tokens:,} tokens, {len(held_out)} held out; {steps} steps of about "
-            f"{settings.tokens_per_batch} tokens, {steps / batches.per_epoch:.2f} epochs; {target.device}, "
-            f"{settings.dtype}; {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M weights"
+            f"{len(documents)} documents of {sum(document.length for document in documents):,} tokens, {len(held_out)} "
+            f"held out; {steps} steps of about {settings.tokens_per_batch} tokens, {steps / batches.per_epoch:.2f} "
+            f"epochs; {weights:.1f} M weights; {target.device}, {settings.dtype}"
         )
-    seen = np.flatnonzero(np.bincount(_tokens(file, [*documents, *held_out]), minlength=target.vocabulary))
+    Trainer(settings, objective, batches, validation.first(settings.eval_tokens), steps, target.device).run()
+    if not settings.output.exists():  # of a run that had ended, and whose output was moved away
+        objective.write(settings.folder)
+
+
+def _eagle(
+    settings: Settings,
+    target: GgufTarget,
+    control: Sequence[int],
+    given: Any,
+    embed: Embedding,
+    counts: np.ndarray,
+    prompts: Sequence[Sequence[int]],
+) -> StateObjective:
+    ids: tuple[int, ...] = ()
+    if settings.draft_vocab is not None:
+        ids = choose_draft_ids(settings.draft_vocab, settings.ranks, settings.target, control, counts)
+    network = make_network(settings, target, given, ids).to(target.device)
     assert settings.samples is not None
-    objective = StateObjective(
+    return StateObjective(
         network,
-        Embedding(target, seen),
+        embed,
         None if getattr(network, "lm_head", None) is not None else _head(target),
         target.vocabulary,
         settings.decay,
         settings.samples,
         TYPES[str(settings.dtype)],
         functools.partial(_write, settings, network, target),
-        functools.partial(_check, settings, gathered.prompts),
+        functools.partial(_check, settings, prompts),
     )
-    held_batches = validation.first(settings.eval_tokens)
-    Trainer(settings, objective, batches, held_batches, steps, target.device).run()
+
+
+def _sketch(
+    settings: Settings, target: GgufTarget, tokenizer: Any, given: Any, embed: Embedding, batches: StateBatches
+) -> SketchObjective:
+    own = getattr(given, "lm_head", None)
+
+    def write(sketch: Sketch) -> None:
+        down, up = (factor.detach().cpu().numpy() for factor in (sketch.W_down, sketch.W_vocab))
+        write_sketch(settings.output, down, up, settings.type, tokenizer.fingerprint, "trained", [])
+
+    assert settings.samples is not None
+    assert settings.rank is not None
+    return SketchObjective(
+        given,
+        target,
+        _head(target).float() if own is None else own.weight.detach(),
+        functools.partial(met_states, given, embed),
+        settings.unroll,
+        settings.decay,
+        settings.samples,
+        settings.rank,
+        batches.first(MOMENT_TOKENS),
+        write,
+    )
 
 
 def _documents(groups: Sequence[Group]) -> list[Document]:
     """Those with something to learn."""
     return [d for group in groups for d in group.documents if d.length - d.prompt >= SHORTEST and d.length > SHORTEST]
-
-
-def _tokens(file: StatesFile, documents: Sequence[Document]) -> np.ndarray:
-    return np.concatenate([file.read(document)["token"] for document in documents])
 
 
 def _head(target: GgufTarget) -> torch.Tensor:

@@ -18,13 +18,12 @@ from .generations import generated_documents
 from .initial import make_network
 from .job_options import TYPES, check, check_fit, default_dtype, device_of, with_defaults
 from .loop import BatchSource, Trainer
-from .objective import EagleObjective, Objective
+from .objective import EagleObjective, Objective, met_states
 from .packing import Rows, TextTokenizer, pack
 from .settings import Settings, prepare_output
-from .sketch import SketchObjective
+from .sketch import MOMENT_TOKENS, SketchObjective
 
 GENERATIONS = "generations.jsonl"
-_MOMENT_TOKENS = 32768  # that the second moment of SpecVocab's states is taken over
 
 
 def train(settings: Settings) -> None:
@@ -93,8 +92,19 @@ def _objective(
     assert settings.samples is not None
     if settings.kind == "specvocab":
         assert settings.rank is not None
-        first = batches.first_rows(_MOMENT_TOKENS)
-        return SketchObjective(given, target, settings.unroll, settings.decay, settings.samples, settings.rank, first)
+        first = batches.first_rows(MOMENT_TOKENS)
+        own = getattr(given, "lm_head", None)
+        return SketchObjective(
+            given,
+            target,
+            target.head if own is None else own.weight.detach().to(target.dtype),
+            lambda batch: met_states(given, target, batch, settings.unroll),
+            settings.unroll,
+            settings.decay,
+            settings.samples,
+            settings.rank,
+            first,
+        )
     network = make_network(settings, target, given, _draft_ids(settings, tokenizer, rows)).to(target.device)
     return EagleObjective(network, target, settings.unroll, settings.decay, settings.samples, settings.feature_loss)
 

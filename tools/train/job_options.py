@@ -14,12 +14,13 @@ from .sampled_softmax import ALL_ROWS_UP_TO, DEFAULT_SAMPLES
 from .settings import Settings
 from .targets import DraftedTarget, default_taps
 
+BLOCK = 32  # elements of a row in Q8_0 and Q4_0
 TYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 
 
 # Options of one kind of target.
 _OF_GGUF = ("prompts", "data", "draft_with", "prompt_weight")
-_OF_FOLDER = ("generate", "feature_loss", "rank")
+_OF_FOLDER = ("generate", "feature_loss")
 # Lengths of rows, tokens of the target's own, temperatures and epochs where the user names none.
 _FOLDER_DEFAULTS = (512, 1_000_000, (0.0,), None)
 _GGUF_DEFAULTS = (1024, 300_000, (0.0, 0.8), 8.0)
@@ -34,8 +35,6 @@ def check(settings: Settings) -> None:
         if getattr(settings, name):
             found, expected = ("GGUF file", "folder") if settings.from_gguf else ("folder", "GGUF file")
             raise ValueError(f"--{name.replace('_', '-')}: is for a target in a {expected}, found a {found}")
-    if settings.from_gguf and settings.kind == "specvocab":
-        raise ValueError(f"{settings.target}: found a file, expected the folder of a target for specvocab")
     if settings.steps is not None and settings.epochs is not None:
         raise ValueError("found both --steps and --epochs, expected one of them")
     if settings.kind == "specvocab" and settings.drafter is None:
@@ -86,7 +85,7 @@ def with_defaults(settings: Settings, target: DraftedTarget, given: Any) -> Sett
         samples = 0 if target.vocabulary <= ALL_ROWS_UP_TO else DEFAULT_SAMPLES
     rank, taps = settings.rank, settings.taps
     if settings.kind == "specvocab":
-        rank = rank or max(1, hidden // 8)
+        rank = rank or (max(BLOCK, hidden // 8 // BLOCK * BLOCK) if settings.from_gguf else max(1, hidden // 8))
     if settings.kind == "eagle3":
         taps = taps or (given.taps if given is not None else default_taps(target.sizes.layers))
     length, own, temperature, epochs = _GGUF_DEFAULTS if settings.from_gguf else _FOLDER_DEFAULTS
@@ -113,6 +112,8 @@ def check_fit(settings: Settings, target: DraftedTarget, control: Sequence[int],
         raise ValueError(f"--length: found {settings.length}, expected at most {context}, that of {target.folder}")
     if settings.rank is not None and settings.rank > hidden:
         raise ValueError(f"--rank: found {settings.rank}, expected at most {hidden}, the width of {target.folder}")
+    if settings.rank is not None and settings.from_gguf and settings.rank % BLOCK:
+        raise ValueError(f"--rank: found {settings.rank}, expected a multiple of {BLOCK} for a GGUF file")
     taps = settings.taps
     if taps is not None and (list(taps) != sorted(taps) or not 0 <= taps[0] <= taps[-1] < layers):
         raise ValueError(f"--taps: found {taps}, expected ascending ids of layers below {layers}")

@@ -177,6 +177,14 @@ class EagleObjective:
         return draft(self.module, self._target, batch, self._count)
 
 
+def met_states(drafter: Any, target: FrozenTarget, batch: Batch, count: int) -> list[Tensor]:
+    """What meets a frozen drafter's head at each step, valid rows only: (n, d) of the head's type."""
+    with torch.no_grad():
+        steps, _ = draft(drafter, target, batch, count)
+    valid = valid_steps(batch.starts, count)
+    return [step.to_head[rows].to(target.dtype) for step, rows in zip(steps, valid, strict=True)]
+
+
 def draft(network: Any, target: FrozenTarget, batch: Batch, count: int) -> tuple[list[Step], Tensor]:
     """`count` unrolled steps over a batch, and the target's final states, (B, T, h)."""
     with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=target.dtype == torch.bfloat16):

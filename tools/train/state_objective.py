@@ -33,6 +33,14 @@ class Embedding:
         return F.embedding(self._place[tokens], self._rows)
 
 
+def met_states(drafter: Any, embed: Callable[[Tensor], Tensor], batch: StateBatch) -> list[Tensor]:
+    """What meets a frozen drafter's head at each step, in the rows that count: (n, d) float32."""
+    count = len(batch.weights)
+    with torch.no_grad():
+        steps = unroll(drafter, embed, batch.tokens, batch.states, batch.states, count, batch.chosen)
+    return [step.to_head[rows] for step, rows in zip(steps, batch.weights > 0, strict=True)]
+
+
 class StateObjective:
     """Step j weighs decay^j.
 
