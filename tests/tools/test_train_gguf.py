@@ -76,6 +76,12 @@ def eagle3(tmp_path_factory: pytest.TempPathFactory, target: Path, prompts: Path
     return output
 
 
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than everything else together; those of `eagle3` are drawn."""
+    monkeypatch.setattr(loop, "draw_curves", lambda *_: None)
+
+
 def test_a_drafter_is_learned(eagle3: Path, target: Path) -> None:
     before, *_, after = log(eagle3, "acceptance")
     assert after["loss"][0] < 0.9 * before["loss"][0]
@@ -83,6 +89,7 @@ def test_a_drafter_is_learned(eagle3: Path, target: Path) -> None:
     assert after["accepted_length"]["chain_3"] > before["accepted_length"]["chain_3"] + 0.1
     assert after["accepted_length"]["tree_16"] >= after["accepted_length"]["chain_3"]
     assert [record["step"] for record in log(eagle3, "acceptance")] == [0, 30, 60]
+    assert (eagle3.with_name("drafter.gguf.train") / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     (phase,) = [record for record in log(eagle3, "phase") if record["phase"] == "states"]
     assert phase["generated"] >= 2400
     assert phase["read"] > phase["generated"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = settings_of(parser().parse_args(arguments))
 
     def command() -> None:
+        # Threads that wait by turning round take the processor from those that work, as soon as there is other work.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         own = ("gguf",) if settings.from_gguf else ("transformers",)
         for package in ("torch", "safetensors", "matplotlib", "tqdm", *own):
             require(package, PROGRAM, EXTRA)

@@ -127,7 +127,9 @@ class Gathering:
         train: list[Group] = []
         assert settings.generate_tokens is not None
         wanted = settings.generate_tokens if questions else 0
-        with self._pace.phase("states", wanted, "gathering", "tok") as phase:
+        held_tokens = sum(len(questions[i].turns) for i in held) * settings.max_new_tokens  # at most
+        total = wanted + held_tokens + (settings.text_tokens or 0)
+        with self._pace.phase("states", total, "gathering", "tok") as phase:
             held_groups = [self._group(job, phase) for job in held_jobs]
             made = 0
             for job in self._jobs(asked):
@@ -135,7 +137,6 @@ class Gathering:
                     break
                 group = self._group(job, phase)
                 made += group.new_tokens
-                phase.advance(group.new_tokens)
                 train.append(group)
             if questions and made < wanted and not settings.quiet:
                 note(
@@ -227,10 +228,17 @@ class Gathering:
     def _group(self, job: Job, phase: Any) -> Group:
         key = job.key(self._settings)
         found = self._file.find(key)
-        if found is not None:
-            return found
+        if found is None:
+            made = self._file.add(key, self._documents(job, phase))
+            phase.advance(made.new_tokens)
+            return made
+        phase.advance(found.new_tokens, made=False)
+        return found
+
+    def _documents(self, job: Job, phase: Any) -> list[tuple[int, np.ndarray]]:
+        """For each document of a group the tokens of its prompt, and its records."""
         if job.question is None:
-            return self._file.add(key, [(1, self._records(list(job.text), phase))])
+            return [(1, self._records(list(job.text), phase))]
         documents, answers = [], list[str]()
         for turn in range(1, len(job.question.turns) + 1):
             prompt = self._prompt(job.question, job.question.turns[:turn], answers)
@@ -239,7 +247,7 @@ class Gathering:
             answer = self._answer(prompt, job, phase)
             documents.append((len(prompt), self._records(prompt + answer, phase)))
             answers.append(self._texts.tokenizer.decode(np.array(answer, dtype=np.int32)))
-        return self._file.add(key, documents)
+        return documents
 
     def _answer(self, prompt: list[int], job: Job, phase: Any) -> list[int]:
         seed = int(job.key(self._settings)[:8], 16)

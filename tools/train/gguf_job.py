@@ -152,7 +152,7 @@ def _eagle(
         network,
         embed,
         None if getattr(network, "lm_head", None) is not None else _head(target),
-        target.vocabulary,
+        counts,
         settings.decay,
         settings.samples,
         TYPES[str(settings.dtype)],

@@ -50,6 +50,8 @@ class GgufTarget:
         self._arch = str(self._value("general.architecture"))
         if self._arch.startswith("eagle"):
             raise ValueError(f"{path}: found architecture '{self._arch}', expected a target model, not a drafter")
+        if (parts := int(self._value("split.count", 1))) > 1:
+            raise ValueError(f"{path}: found one of {parts} parts, expected a whole file (gguf-split --merge)")
         self._tokens = len(self._value("tokenizer.ggml.tokens"))
         fields = self._reader.fields
         ids = [name for name in ("bos_token_id", "eos_token_id") if f"tokenizer.ggml.{name}" in fields]

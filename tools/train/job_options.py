@@ -18,6 +18,7 @@ BLOCK = 32  # elements of a row in Q8_0 and Q4_0
 TYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 
 
+_GGUF_SAMPLES = 4096  # rows: half of a step's time is the head's where there are 8192
 # Options of one kind of target.
 _OF_GGUF = ("prompts", "data", "draft_with", "prompt_weight")
 _OF_FOLDER = ("generate", "feature_loss")
@@ -82,7 +83,8 @@ def with_defaults(settings: Settings, target: DraftedTarget, given: Any) -> Sett
     usual = 5e-5 if settings.kind == "specvocab" else min(1e-3, 0.4 / hidden)
     samples = settings.samples
     if samples is None:
-        samples = 0 if target.vocabulary <= ALL_ROWS_UP_TO else DEFAULT_SAMPLES
+        usual_rows = _GGUF_SAMPLES if settings.from_gguf and settings.kind != "specvocab" else DEFAULT_SAMPLES
+        samples = 0 if target.vocabulary <= ALL_ROWS_UP_TO else usual_rows
     rank, taps = settings.rank, settings.taps
     if settings.kind == "specvocab":
         rank = rank or (max(BLOCK, hidden // 8 // BLOCK * BLOCK) if settings.from_gguf else max(1, hidden // 8))

@@ -41,16 +41,13 @@ class Phase:
         self.parts: dict[str, list[float]] = {}  # tokens and seconds
         self._name, self._total, self._bar, self._silent = name, total, bar, silent
         self._begin = self._told = time.perf_counter()
-        self._done = 0
+        self._done = self._made = 0
 
-    def advance(self, count: int) -> None:
-        """So many units more are done."""
+    def advance(self, count: int, made: bool = True) -> None:
+        """So many units more are done; `made` now, or by an earlier run."""
         self._done += count
+        self._made += count if made else 0
         self._bar.update(count)
-        now = time.perf_counter()
-        if not self._silent and now - self._told > _EVERY:
-            self._told = now
-            note(f"{self._name}: {self.line()}")
 
     def spent(self, part: str, tokens: int, seconds: float) -> None:
         """A part of the work took so long."""
@@ -58,13 +55,17 @@ class Phase:
         so_far[0] += tokens
         so_far[1] += seconds
         self._bar.set_postfix_str(self._rates(), refresh=False)
+        now = time.perf_counter()
+        if not self._silent and now - self._told > _EVERY:
+            self._told = now
+            note(f"{self._name}: {self.line()}")
 
     def line(self) -> str:
         """How far it is, how fast, and how long it will take."""
         words = f"{self._done:,} of {self._total:,} tokens, {self._rates()}"
-        if not self._done or not self.parts:
+        if not self._made or self._done > self._total:
             return words
-        return f"{words}, {in_words((self._total - self._done) * self._seconds() / self._done)} left"
+        return f"{words}, {in_words((self._total - self._done) * self._seconds() / self._made)} left"
 
     def record(self) -> dict[str, Any]:
         """For the log."""

@@ -18,6 +18,8 @@ from .objective import Loss
 from .sampled_softmax import draw_sample
 from .state_batches import StateBatch
 
+_COMMON = 1e-6  # of a batch's probability: what orders the rows that it does not want
+
 
 class Embedding:
     """The target's embedding of the tokens that occur, and of token 0, float32."""
@@ -48,7 +50,8 @@ class StateObjective:
         network: Eagle2 or Eagle3, in float32.
         embed: the target's embedding.
         head: that the network's states meet, (V, h) of any type, frozen; None: its own.
-        vocabulary: tokens of the target.
+        counts: how often each token occurs in what is learned from, (V): beside the rows that a batch wants, its sample
+            is sure to have the most frequent ones, which a student gives most of what it has left.
         decay: weight of a step relative to the one before it.
         samples: rows of the head per batch; 0: all.
         dtype: of the matrix products.
@@ -61,7 +64,7 @@ class StateObjective:
         network: Any,
         embed: Callable[[Tensor], Tensor],
         head: Tensor | None,
-        vocabulary: int,
+        counts: np.ndarray,
         decay: float,
         samples: int,
         dtype: torch.dtype,
@@ -72,10 +75,13 @@ class StateObjective:
         self._decay, self._samples, self._dtype = decay, samples, dtype
         self._write, self._check, self._is_written = write, check, False
         ids = getattr(network, "draft_ids", ())
-        self._rows = len(ids) or vocabulary
+        self._rows = len(ids) or len(counts)
         self._place: Tensor | None = None  # of a token in a reduced head; `_rows`: nowhere
+        self._common = torch.from_numpy(_COMMON * counts / max(1, counts.sum())).float()
         if ids:
-            self._place = torch.full((vocabulary,), self._rows).index_copy(0, torch.tensor(ids), torch.arange(len(ids)))
+            rows, tokens = torch.arange(len(ids)), torch.tensor(ids)
+            self._place = torch.full((len(counts),), self._rows).index_copy(0, tokens, rows)
+            self._common = self._common[tokens]
 
     def loss(self, batch: StateBatch, generator: Any) -> Loss:
         """The loss of a batch; acceptance is measured among the sampled rows."""
@@ -136,7 +142,7 @@ class StateObjective:
         if self._place is not None:
             best = self._place.to(best.device)[best]
         mass = torch.zeros(self._rows + 1, device=p.device).index_add_(0, best.flatten(), p.flatten())[:-1]
-        sample = draw_sample(mass, best.new_empty(0), self._samples, generator)
+        sample = draw_sample(mass + self._common.to(p.device), best.new_empty(0), self._samples, generator)
         size = len(sample.ids)
         certain = int((sample.log_weights == 0).sum())
         columns = torch.full((self._rows + 1,), size, device=p.device)
