@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ... import _core
+from ...chat import ChatPrompts
 from ..console import note
 from ..evaluate.prompts import PromptBuilder, Question, read_questions
 from ..text_files import check_input, read_texts
@@ -63,8 +64,6 @@ class Texts:
     """Tokens of texts and chats for an engine, as PromptBuilder asks an LLM for them."""
 
     def __init__(self, engine: Any, path: str) -> None:
-        from ...chat import ChatPrompts
-
         self.tokenizer = engine.tokenizer
         self._chats = ChatPrompts(engine.tokenizer, path)
 
@@ -239,7 +238,8 @@ class Gathering:
         """For each document of a group the tokens of its prompt, and its records."""
         if job.question is None:
             return [(1, self._records(list(job.text), phase))]
-        documents, answers = [], list[str]()
+        documents: list[tuple[int, np.ndarray]] = []
+        answers: list[str] = []
         for turn in range(1, len(job.question.turns) + 1):
             prompt = self._prompt(job.question, job.question.turns[:turn], answers)
             if len(prompt) > self._room():

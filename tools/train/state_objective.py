@@ -134,7 +134,8 @@ class StateObjective:
         total, losses, agreed = known_best_loss(students, head, log_weights, labels, weights, self._dtype)
         by_step = torch.zeros(2, count, device=device)
         by_step.index_add_(1, step_of, torch.stack([losses * shares, agreed * shares]))
-        return total, *by_step.cpu()
+        means = by_step.cpu()
+        return total, means[0], means[1]
 
     def _labels(self, batch: StateBatch, places: Tensor, generator: Any) -> tuple[Labels, Tensor, Tensor]:
         """The labels behind `places`; ids and log-weights of the head's rows that are looked at."""
