@@ -91,12 +91,17 @@ class StatesFile:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self._lock.close()
             raise ValueError(f"{path}: is in use by another run, expected a folder for this one (--data)") from error
-        self._check()
         self._groups: dict[str, Group] = {}
         self._maps: dict[int, Any] = {}
         self._end = Document(0, 0, 0, 0)
-        self._recover()
+        try:
+            self._check()
+            self._recover()
+        except BaseException:
+            self._lock.close()
+            raise
 
     def __enter__(self) -> StatesFile:
         return self
