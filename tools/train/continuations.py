@@ -210,6 +210,7 @@ class Gathering:
     def _text_jobs(self) -> Iterator[Job]:
         """The texts in pieces of whole rows, until there are as many tokens as wanted."""
         settings, taken = self._settings, 0
+        assert settings.length is not None
         for file in settings.text:
             check_input(file)
         for file in settings.text:

@@ -65,7 +65,8 @@ def train(settings: Settings) -> None:
         raise ValueError(f"{settings.output}: is there already, expected a new file (--resume continues a run)")
     fingerprint = target.fingerprint(settings.quiet)
     prepare_output(settings, fingerprint)
-    layers = (given.taps if settings.kind == "specvocab" else settings.taps) or (target.sizes.layers,)
+    # A drafter without taps continues the last state.
+    layers = (settings.taps if given is None else given.taps) or (target.sizes.layers,)
     wanted = StateFormat(fingerprint, tuple(layers), len(layers) * target.sizes.hidden, BEST)
     with StatesFile(settings.data or settings.folder / DATA, wanted) as file:
         _check_disk(settings, file)

@@ -166,4 +166,4 @@ class GgufTarget:
 def _without_pairs(weight: np.ndarray, heads: int) -> np.ndarray:
     """Q/K rows from rotary pairs (GGUF's NORM rope) to rotary halves (Hugging Face)."""
     rows = weight.shape[0] // heads
-    return weight.reshape(heads, rows // 2, 2, -1).swapaxes(1, 2).reshape(weight.shape)
+    return np.asarray(weight.reshape(heads, rows // 2, 2, -1).swapaxes(1, 2).reshape(weight.shape))

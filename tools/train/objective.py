@@ -27,7 +27,7 @@ class Batch:
     @property
     def count(self) -> int:
         """Tokens."""
-        return self.tokens.numel()
+        return int(self.tokens.numel())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -119,7 +118,7 @@ class StateBatches:
         best = torch.from_numpy(np.ascontiguousarray(records["best"]).reshape(-1, k))
         log_probs = np.ascontiguousarray(records["log_probs"]).reshape(-1, k).astype(np.float32)
         states = torch.from_numpy(np.ascontiguousarray(records["states"]).view(np.int16)).view(torch.bfloat16)
-        tensors: list[Any] = [
+        tensors = [
             torch.from_numpy(records["token"].astype(np.int64)),
             states.float(),
             best,
@@ -127,7 +126,9 @@ class StateBatches:
             torch.from_numpy(np.concatenate(positions)),
             torch.from_numpy(np.concatenate(weights, axis=1)),
         ]
-        return StateBatch(*(t.to(self._device) for t in tensors), count=sum(d.length for d in documents))
+        tokens, states, best, probabilities, chosen, of_steps = (t.to(self._device) for t in tensors)
+        count = sum(document.length for document in documents)
+        return StateBatch(tokens, states, best, probabilities, chosen, of_steps, count)
 
     def _drafted(self, document: Document) -> tuple[np.ndarray, np.ndarray]:
         """Positions of a document that are drafted from: int64 (m), and the weights of their steps, float32 (J, m).

@@ -208,4 +208,5 @@ class StatesFile:
 def to_bfloat16(values: np.ndarray) -> np.ndarray:
     """Float32 rounded to the nearest bfloat16, as uint16 of the same shape."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return np.asarray(rounded >> np.uint32(16), dtype=np.uint16)
