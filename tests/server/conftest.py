@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from chat_templates import CHATML, with_templates
 
-from frspec_cpp import LLM, AsyncLLM
+from frspec_cpp import LLM, AsyncLLM, Options
 
 if TYPE_CHECKING:
     import httpx
@@ -43,21 +44,24 @@ def chat_target(demo_target: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def llm(chat_target: Path, demo_drafter: Path) -> LLM:
     """With trees that do not depend on the clock."""
-    return LLM(chat_target, drafter=demo_drafter, head="full", tree="3,4,8", n_ctx=512)
+    return LLM(chat_target, drafter=demo_drafter, head="full", tree="3,4,8", n_ctx=512, n_threads=1)
 
 
 @contextmanager
-def running(engine: AsyncLLM, **settings: Any) -> Iterator[Served]:
-    """A server of `engine`, in a thread of this process."""
+def running(engine: AsyncLLM, send_buffer: int = 0, **settings: Any) -> Iterator[Served]:
+    """A server of `engine`, in a thread of this process; its sockets have `send_buffer` bytes, 0: as usual."""
     import httpx
 
     from frspec_cpp.server.service import Service
     from frspec_cpp.server.serving import Server
     from frspec_cpp.server.settings import Settings
 
-    chosen = Settings(**{"alias": "demo,other", "grace": 0.0, **settings})
+    always = Options(temperature=0.8, seed=None, draft="always")  # whether drafts pay is for the clock to say
+    chosen = Settings(**{"alias": "demo,other", "grace": 0.0, "sampling": always, **settings})
     service = Service(engine, engine.llm._path, chosen)
     server = Server(service, "127.0.0.1", 0, announce=False)
+    if send_buffer:
+        server._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -68,6 +72,12 @@ def running(engine: AsyncLLM, **settings: Any) -> Iterator[Served]:
         server.stop()
         thread.join(60)
     assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def run_server() -> Serving:
+    """Runs a server of the AsyncLLM that it is given; further arguments are those of the settings."""
+    return running
 
 
 @pytest.fixture(scope="session")

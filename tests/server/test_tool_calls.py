@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 
@@ -13,7 +14,7 @@ from frspec_cpp.server.reasoning import ThoughtParser, begins_in_thought
 from frspec_cpp.server.tool_calls import Format, ToolCall, ToolParser, format_of
 
 NAMES = {"weather", "time.now"}
-OSLO = ("weather", {"city": "Oslo </x> \"é\""})
+OSLO = ("weather", {"city": 'Oslo </x> "é"'})
 NOW = ("time.now", {})
 
 
@@ -34,7 +35,12 @@ CASES: list[tuple[Format, str, str, list[tuple[str, dict[str, str]]]]] = [
     ("hermes", "1 < 2, <tool> and <tool_call", "1 < 2, <tool> and <tool_call", []),
     ("hermes", "<tool_call>not JSON</tool_call> x", "<tool_call>not JSON</tool_call> x", []),
     ("hermes", "<tool_call>{}</tool_call>", "<tool_call>{}</tool_call>", []),
-    ("hermes", f"<tool_call>{spelled('unknown', {})}</tool_call>", f"<tool_call>{spelled('unknown', {})}</tool_call>", []),
+    (
+        "hermes",
+        f"<tool_call>{spelled('unknown', {})}</tool_call>",
+        f"<tool_call>{spelled('unknown', {})}</tool_call>",
+        [],
+    ),
     ("hermes", "  spaces stay  \n", "  spaces stay  \n", []),
     ("hermes", '<tool_call>{"name": "weather", "arguments": NaN}</tool_call>', None, []),  # type: ignore[list-item]
     ("llama3", spelled(*OSLO, key="parameters"), "", [OSLO]),
@@ -53,7 +59,7 @@ CASES: list[tuple[Format, str, str, list[tuple[str, dict[str, str]]]]] = [
 
 def pieces(text: str, cuts: random.Random) -> list[str]:
     places = sorted({0, len(text), *(cuts.randrange(len(text) + 1) for _ in range(cuts.randrange(6)))})
-    return [text[begin:end] for begin, end in zip(places, places[1:], strict=False)]
+    return [text[begin:end] for begin, end in itertools.pairwise(places)]
 
 
 @pytest.mark.parametrize(("kind", "text", "content", "calls"), CASES)

@@ -96,17 +96,22 @@ def unexpected(error: Exception) -> ApiError:
 
 def _invalid(error: RequestValidationError) -> ApiError:
     """The first of the fields that are wrong, with what was found."""
-    problem = error.errors()[0]
-    where = [part for part in problem["loc"] if part != "body"]
-    param = ".".join(str(part) for part in where if not str(part).startswith(("function-", "list[", "dict[")))
-    cause = problem.get("ctx", {}).get("error")
-    if isinstance(cause, ValueError):  # of a check of ours, which says all of it
-        return ApiError(400, f"{param}: {cause}" if param else str(cause), param or None, "invalid_value")
+    problems = error.errors()
+    first = problems[0]["loc"][:2]
+    # Of a field that may be several things, the one that it has the type of.
+    alike = [problem for problem in problems if problem["loc"][:2] == first]
+    problem = next((one for one in alike if not one["type"].endswith("_type")), alike[0])
+    where = [str(part) for part in problem["loc"] if part != "body"]
+    param = where[0] if where else None
+    # Between fields and numbers stand the names of the things that it may be: list[...], constrained-str.
+    path = ".".join(
+        part for part in where if re.fullmatch(r"[\w.]+", part) and part not in ("str", "int", "float", "bool")
+    )
     if problem["type"] == "missing":
-        return ApiError(400, f"{param or 'body'}: {problem['msg']}", param or None, "missing_required_parameter")
+        return ApiError(400, f"{path or 'body'}: {problem['msg']}", param, "missing_required_parameter")
     found = repr(problem.get("input"))
     found = found if len(found) <= 200 else found[:200] + " ..."
-    return ApiError(400, f"{param or 'body'}: found {found}: {problem['msg']}", param or None, "invalid_value")
+    return ApiError(400, f"{path or 'body'}: found {found}: {problem['msg']}", param, "invalid_value")
 
 
 async def handle(request: Request, error: Exception) -> Response:

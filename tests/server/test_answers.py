@@ -1,0 +1,162 @@
+"""Answers of models that call tools and think, which the demo pair does not: their words are given here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_templates import CHATML, HERMES, LLAMA3_TOOLS, MISTRAL_TOOLS, with_templates
+
+from frspec_cpp import LLM, AsyncLLM, Generation, Piece, Started, Token, TokenLogprobs
+
+pytest.importorskip("fastapi")
+openai = pytest.importorskip("openai")
+
+USER: list[Any] = [{"role": "user", "content": "Weather in Oslo?"}]
+TOOLS: list[Any] = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+OSLO = '{"name": "weather", "arguments": {"city": "Oslo"}}'
+
+
+class Scripted(AsyncLLM):
+    """Says what it is told to, a token a pass. The server stands on nothing else of it."""
+
+    def __init__(self, llm: LLM, words: str) -> None:
+        super().__init__(llm)
+        self.words = words
+        self.cancelled = 0
+
+    def submit(self, prompt: Any, max_tokens: Any = None, **options: Any) -> Any:
+        return _Text(self, prompt, options)
+
+
+class _Text:
+    def __init__(self, owner: Scripted, prompt: list[int], options: dict[str, Any]) -> None:
+        self._owner = owner
+        self._prompt = prompt
+        self._logprobs = options.get("logprobs") is not None
+
+    def cancel(self) -> None:
+        self._owner.cancelled += 1
+
+    async def events(self) -> AsyncIterator[Started | Piece | Generation]:
+        llm = self._owner.llm
+        yield Started(0.0)
+        tokens = llm.tokenize(self._owner.words, add_special=False)
+        for token in tokens:
+            text = llm.detokenize([token])  # nothing, for control tokens
+            logprobs = [TokenLogprobs(token, -1.0, {})] if self._logprobs else None
+            yield Piece([Token(token, False, text)], text, logprobs)
+        end = llm.generate(self._prompt, 1, ignore_eos=True)  # for the numbers
+        yield Generation(self._owner.words, tokens, end.stats, "stop", 1, [False] * len(tokens), None, None)
+
+
+@pytest.fixture(scope="module", params=["hermes", "llama3", "mistral"])
+def form(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def tool_llm(form: str, demo_target: Path, tmp_path_factory: pytest.TempPathFactory) -> LLM:
+    template = {"hermes": HERMES, "llama3": LLAMA3_TOOLS, "mistral": MISTRAL_TOOLS}[form]
+    return LLM(with_templates(demo_target, tmp_path_factory.mktemp("tools") / f"{form}.gguf", template), n_threads=1)
+
+
+def spelled(form: str) -> str:
+    return {
+        "hermes": f"<tool_call>\n{OSLO}\n</tool_call>",
+        "llama3": OSLO.replace("arguments", "parameters"),
+        "mistral": f"[TOOL_CALLS] [{OSLO}]",
+    }[form]
+
+
+def ask(served: Any, **more: Any) -> tuple[Any, list[Any]]:
+    """The answer as a whole, and the chunks of a stream."""
+    with openai.OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0) as client:
+        fields = {"model": "demo", "messages": USER, **more}
+        whole = client.chat.completions.create(**fields)
+        return whole, list(client.chat.completions.create(**fields, stream=True))
+
+
+def streamed(chunks: list[Any]) -> tuple[str, str, list[tuple[str, str]]]:
+    """Content, thoughts and calls of a stream."""
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    calls: dict[int, list[str]] = {}
+    for call in [call for delta in deltas for call in delta.tool_calls or []]:
+        name, arguments = calls.setdefault(call.index, ["", ""])
+        calls[call.index] = [name + (call.function.name or ""), arguments + (call.function.arguments or "")]
+    content = "".join(delta.content or "" for delta in deltas)
+    thoughts = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
+    return content, thoughts, [(name, arguments) for name, arguments in calls.values()]
+
+
+def test_a_call(run_server: Any, tool_llm: LLM, form: str) -> None:
+    engine = Scripted(tool_llm, spelled(form))
+    with run_server(engine) as served:
+        assert served.client.get("/props").json()["tool_calls"] == form
+        whole, chunks = ask(served, tools=TOOLS)
+        (call,) = whole.choices[0].message.tool_calls
+        assert (call.type, call.function.name) == ("function", "weather")
+        assert json.loads(call.function.arguments) == {"city": "Oslo"}
+        assert whole.choices[0].message.content is None
+        assert whole.choices[0].finish_reason == chunks[-1].choices[0].finish_reason == "tool_calls"
+        content, _, calls = streamed(chunks)
+        assert content.strip() == ""
+        assert [(name, json.loads(arguments)) for name, arguments in calls] == [("weather", {"city": "Oslo"})]
+
+        # The turn goes on with what the tool says.
+        message = whole.choices[0].message.model_dump(exclude_none=True)
+        answer = {"role": "tool", "tool_call_id": call.id, "content": "12 degrees"}
+        engine.words = "It is 12."
+        whole, _ = ask(served, messages=[*USER, message, answer], tools=TOOLS)
+        assert whole.choices[0].message.content == "It is 12."
+        assert whole.choices[0].finish_reason == "stop"
+
+
+def test_words_are_no_call(run_server: Any, tool_llm: LLM, form: str) -> None:
+    words = spelled(form)
+    with run_server(Scripted(tool_llm, words)) as served:
+        for more in ({}, {"tools": TOOLS, "tool_choice": "none"}):
+            whole, chunks = ask(served, **more)
+            assert whole.choices[0].message.content == words
+            assert whole.choices[0].message.tool_calls is None
+            assert streamed(chunks)[0] == words
+
+
+def test_one_call_only(run_server: Any, tool_llm: LLM, form: str) -> None:
+    both = {"hermes": "\n", "llama3": "; "}
+    if form not in both:
+        pytest.skip("Mistral's calls come all at once, at the end")
+    engine = Scripted(tool_llm, both[form].join([spelled(form)] * 2))
+    with run_server(engine) as served:
+        whole, chunks = ask(served, tools=TOOLS, parallel_tool_calls=False)
+        assert len(whole.choices[0].message.tool_calls) == len(streamed(chunks)[2]) == 1
+        assert whole.choices[0].finish_reason == "tool_calls"
+        whole, chunks = ask(served, tools=TOOLS)
+        assert len(whole.choices[0].message.tool_calls) == len(streamed(chunks)[2]) == 2
+
+
+def test_thoughts(run_server: Any, llm: LLM) -> None:
+    with run_server(Scripted(llm, "<think>\nHm.\n</think>\n\nYes.")) as served:
+        whole, chunks = ask(served)
+        assert whole.choices[0].message.content == "Yes."
+        assert whole.choices[0].message.reasoning_content == "Hm."
+        assert streamed(chunks)[:2] == ("Yes.", "Hm.")
+        whole, chunks = ask(served, extra_body={"reasoning_format": "none"})
+        assert whole.choices[0].message.content == streamed(chunks)[0] == "<think>\nHm.\n</think>\n\nYes."
+    with run_server(Scripted(llm, "Hm.</think>Yes."), template={"chat_template": CHATML + "<think>\n"}) as served:
+        whole, chunks = ask(served)
+        assert (whole.choices[0].message.content, whole.choices[0].message.reasoning_content) == ("Yes.", "Hm.")
+
+
+def test_every_token_has_its_log_probability(run_server: Any, llm: LLM) -> None:
+    """Where text is held back, too."""
+    words = "<think>\nHm.\n</think>\n\nYes."
+    with run_server(Scripted(llm, words)) as served:
+        whole, chunks = ask(served, logprobs=True)
+        tokens = whole.choices[0].logprobs.content
+        assert b"".join(bytes(token.bytes) for token in tokens).decode() == words
+        pieces = [c.choices[0].logprobs for c in chunks]
+        assert [token for piece in pieces if piece for token in piece.content] == tokens
