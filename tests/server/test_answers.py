@@ -126,10 +126,8 @@ def test_words_are_no_call(run_server: Any, tool_llm: LLM, form: str) -> None:
 
 
 def test_one_call_only(run_server: Any, tool_llm: LLM, form: str) -> None:
-    both = {"hermes": "\n", "llama3": "; "}
-    if form not in both:
-        pytest.skip("Mistral's calls come all at once, at the end")
-    engine = Scripted(tool_llm, both[form].join([spelled(form)] * 2))
+    twice = {"hermes": "\n".join([spelled(form)] * 2), "llama3": f"{spelled(form)}; {spelled(form)}"}
+    engine = Scripted(tool_llm, twice.get(form, f"[TOOL_CALLS] [{OSLO}, {OSLO}]"))
     with run_server(engine) as served:
         whole, chunks = ask(served, tools=TOOLS, parallel_tool_calls=False)
         assert len(whole.choices[0].message.tool_calls) == len(streamed(chunks)[2]) == 1

@@ -217,15 +217,14 @@ def test_clients_that_leave_before_their_turn(serving: Any, llm: LLM) -> None:
 
 def test_a_client_that_reads_nothing(serving: Any) -> None:
     """It is given up, and its text with it."""
-    with serving(write_timeout=0.2, send_buffer=4096) as served:
-        with socket.socket() as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-            client.connect(("127.0.0.1", served.client.base_url.port))
-            body = json.dumps({**LONG, "stream": True, "logprobs": 5, "return_tokens": True, "n": 2}).encode()
-            head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            wait_until(lambda: 'finished_reason="abort"}' in served.client.get("/metrics").text)
-            wait_until(lambda: not served.service.engine.running() and not served.service.engine.waiting())
+    with serving(write_timeout=0.2, send_buffer=4096) as served, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        client.connect(("127.0.0.1", served.client.base_url.port))
+        body = json.dumps({**LONG, "stream": True, "logprobs": 5, "return_tokens": True, "n": 2}).encode()
+        head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        wait_until(lambda: 'finished_reason="abort"}' in served.client.get("/metrics").text)
+        wait_until(lambda: not served.service.engine.running() and not served.service.engine.waiting())
 
 
 def test_idle_connections_keep_nobody_out(server: Any) -> None:

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +47,7 @@ class Process:
         self.port = int(self.wait_for(r"listening on http://127\.0\.0\.1:(\d+)")[1])
 
     def wait_for(self, pattern: str) -> re.Match[str]:
+        """Reads what it says until a line has the pattern."""
         assert self.process.stderr is not None
         said = ""
         for line in self.process.stderr:
@@ -57,9 +57,11 @@ class Process:
         raise AssertionError(f"found no {pattern!r} in what it said: {said}")
 
     def client(self) -> Any:
+        """A client of it."""
         return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=TIMEOUT)
 
     def end(self) -> int:
+        """Waits for its end; returns the exit code."""
         code = self.process.wait(TIMEOUT)
         assert self.process.stderr is not None
         self.process.stderr.close()
@@ -139,8 +141,6 @@ def test_killed_and_begun_again_at_the_same_port(chat_target: Path) -> None:
 
 def test_while_it_is_loading(serving: Any, llm: LLM) -> None:
     """The port answers already."""
-    from frspec_cpp.server.guard import Guard
-
     with serving() as served:
         assert served.client.get("/health").json() == {"status": "ok"}
         served.service.state = "loading"
@@ -149,7 +149,6 @@ def test_while_it_is_loading(serving: Any, llm: LLM) -> None:
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "loading")
         assert served.post(COMPLETIONS, prompt="x").headers["retry-after"] == "1"
         assert served.client.get("/").status_code == served.client.get("/metrics").status_code == 200
-        assert Guard is not None
 
 
 @pytest.mark.parametrize(
@@ -264,4 +263,3 @@ def test_options_of_the_command_line(chat_target: Path, tmp_path: Path) -> None:
     engine.load_now()
     assert engine.llm.n_ctx == 64
     engine.llm.close()
-    assert threading.active_count() > 0

@@ -169,23 +169,25 @@ def _add_engine(parser: _Parser) -> None:
     group.add_argument("--no-mmap", action="store_true", help="read the models into memory: their files may change")
 
 
+def _spelled(argument: str) -> str:
+    """An argument whose name, if it is a long one, has dashes where the user wrote underscores."""
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else argument
+
+
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line; ValueError in words for what it does not know."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name in _FOREIGN:  # before argparse takes -np for -n p
+            raise ValueError(f"unknown option {name!r}: llama.cpp's; {_FOREIGN[name]}")
     parser = _parser()
-    spelled = [
-        argument
-        if not argument.startswith("--")
-        else argument.split("=")[0].replace("_", "-") + argument[len(argument.split("=")[0]) :]
-        for argument in arguments
-    ]
-    options, rest = parser.parse_known_args(spelled)
+    options, rest = parser.parse_known_args([_spelled(argument) for argument in arguments])
     if not rest:
         return options
-    name = rest[0].split("=")[0]
+    name = rest[0].partition("=")[0]
     if not name.startswith("-"):
         raise ValueError(f"unexpected argument {name!r}")
-    if name in _FOREIGN:
-        raise ValueError(f"unknown option {name!r}: llama.cpp's; {_FOREIGN[name]}")
     near = difflib.get_close_matches(name, parser._option_string_actions, 1)
     raise ValueError(f"unknown option {name!r}" + (f", did you mean {near[0]}?" if near else ""))
 
