@@ -30,6 +30,7 @@ class Served:
     client: httpx.Client
 
     def post(self, path: str, **fields: Any) -> httpx.Response:
+        """The answer to a request with these fields."""
         return self.client.post(path, json=fields)
 
 

@@ -29,6 +29,7 @@ class Scripted(AsyncLLM):
         self.cancelled = 0
 
     def submit(self, prompt: Any, max_tokens: Any = None, **options: Any) -> Any:
+        """The words, whatever was asked."""
         return _Text(self, prompt, options)
 
 

@@ -32,6 +32,11 @@ CASES: list[tuple[Format, str, str, list[tuple[str, dict[str, str]]]]] = [
         [OSLO, NOW],
     ),
     ("hermes", f"<tool_call>\n{spelled(*OSLO)}", "", [OSLO]),  # ended without the closing mark
+    ("hermes", f" {spelled(*OSLO)}", "", [OSLO]),  # without any mark
+    ("hermes", '{"a": 1} is JSON', '{"a": 1} is JSON', []),
+    ("hermes", f"Call: {spelled(*OSLO)}", f"Call: {spelled(*OSLO)}", []),
+    ("hermes", f"<tool_call>{spelled(*OSLO)}</tool_call> {spelled(*NOW)}", f" {spelled(*NOW)}", [OSLO]),
+    ("hermes", "{ <tool_call>x</tool_call>", "{ <tool_call>x</tool_call>", []),
     ("hermes", "1 < 2, <tool> and <tool_call", "1 < 2, <tool> and <tool_call", []),
     ("hermes", "<tool_call>not JSON</tool_call> x", "<tool_call>not JSON</tool_call> x", []),
     ("hermes", "<tool_call>{}</tool_call>", "<tool_call>{}</tool_call>", []),

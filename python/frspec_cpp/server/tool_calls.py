@@ -70,6 +70,7 @@ class ToolParser:
         self._names = names
         self._held = ""
         self._inside = False  # a call
+        self._gap = ""  # the spaces before it, which the template spells where it is one
         self._content_began = False
         self._called = False
         self._marker = {"hermes": "<tool_call>", "mistral": "[TOOL_CALLS]", "llama3": "<|python_tag|>"}[kind]
@@ -85,14 +86,12 @@ class ToolParser:
     def finish(self) -> list[str | ToolCall]:
         """What was held back until the end."""
         held, self._held = self._held, ""
-        if self._kind == "llama3" and not self._content_began:
-            inside = held.lstrip().removeprefix(self._marker)
-        elif self._inside:
-            inside = held.removeprefix(self._marker)
-        else:
-            return [held] if held.strip() or (held and not self._called) else []
-        calls = self._calls(inside)
-        return list(calls) if calls else [held] if held else []
+        if self._inside or not self._content_began:
+            calls = self._calls(held.lstrip().removeprefix(self._marker))
+            if calls:
+                return list(calls)
+        held = self._gap + held
+        return [held] if held.strip() or (held and not self._called) else []
 
     def _advance(self, found: list[str | ToolCall]) -> bool:
         """One thing more, if it is certain."""
@@ -100,11 +99,16 @@ class ToolParser:
             return self._advance_whole(found)
         if not self._inside:
             at = self._held.find(self._marker)
+            # Small models forget the mark: an answer that is nothing but a call is one.
+            if at < 0 and self._kind == "hermes" and not self._content_began and self._held.lstrip()[:1] in ("", "{"):
+                return False
             before = self._held[:at] if at >= 0 else self._held[: certain(self._held, self._marker)]
             self._held = self._held[at:] if at >= 0 else self._held[len(before) :]
             self._inside = at >= 0
-            content = before.rstrip() if at >= 0 else before  # what stands before a call is spelled by the template
+            content = before.rstrip() if at >= 0 else before
+            self._gap = before[len(content) :]
             if content:
+                self._content_began = True
                 found.append(content)
             return at >= 0
         if self._kind == "mistral":
@@ -117,7 +121,9 @@ class ToolParser:
         self._held = self._held[len(whole) :]
         self._inside = False
         self._called = self._called or bool(calls)
-        found += calls or [whole]
+        self._content_began = True
+        found += calls or [self._gap + whole]
+        self._gap = ""
         return True
 
     def _advance_whole(self, found: list[str | ToolCall]) -> bool:
