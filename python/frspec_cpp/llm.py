@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -482,17 +482,25 @@ class LLM:
             ValueError: The prompt is empty, does not leave room in the context or is not Unicode, or an argument
                 is out of its range.
         """
-        if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], (str, Sequence, np.ndarray)):
-            texts = [self._ids(text, parse_special) for text in prompt]
-            each = per_text(len(texts), {"max_tokens": max_tokens, **options})
-            for own in each:
-                native_options(self.vocab_size, **{name: own[name] for name in options})  # before any is written
-            with self._lock:
-                return [self.generate(ids, **own) for ids, own in zip(texts, each, strict=True)]
+        one: Any = prompt
+        if isinstance(one, (list, tuple)) and one and isinstance(one[0], (str, Sequence, np.ndarray)):
+            return self._generate_all(one, max_tokens, parse_special, options)
+        limit: Any = max_tokens
         with self._lock:
-            native = self._begin(prompt, max_tokens, parse_special, options)
+            native = self._begin(one, limit, parse_special, cast(Options, options))
             tokens = native.run()
         return Generation.from_native(native, tokens, options.get("logprobs") is not None, options.get("trace", False))
+
+    def _generate_all(
+        self, prompts: Sequence[str | Sequence[int]], max_tokens: object, parse_special: bool, options: dict[str, Any]
+    ) -> list[Generation]:
+        """The texts of several prompts; all of them are checked before one is written."""
+        texts = [self._ids(prompt, parse_special) for prompt in prompts]
+        each = per_text(len(texts), {"max_tokens": max_tokens, **options})
+        for own in each:
+            native_options(self.vocab_size, **cast(Options, {name: own[name] for name in options}))
+        with self._lock:
+            return [self.generate(ids, **own) for ids, own in zip(texts, each, strict=True)]
 
     @takes_options
     def stream(

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from frspec_cpp.demo import demo_paths
 from frspec_cpp.hub import find_model
@@ -255,7 +255,8 @@ def serve(arguments: Sequence[str]) -> None:
     for name in ("max_queue", "max_body"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')}: found {getattr(options, name)}, expected at least 1")
-    sampling = Options(**{name: getattr(options, name) for name, _, _ in _SAMPLING}, draft=options.draft)  # type: ignore[typeddict-item]
+    given: dict[str, Any] = {name: getattr(options, name) for name, _, _ in _SAMPLING}
+    sampling = cast(Options, {**given, "draft": options.draft})
     settings = Settings(
         alias=options.alias,
         any_model=options.any_model,
@@ -273,8 +274,8 @@ def serve(arguments: Sequence[str]) -> None:
         template=_template(options),
     )
     target, drafter = _models(options)
-    given = {name: getattr(options, name) for name, *_ in _ENGINE if getattr(options, name) is not None}
-    engine = AsyncLLM(target, drafter, max_queue=settings.max_queue, use_mmap=not options.no_mmap, **given)
+    loading = {name: getattr(options, name) for name, *_ in _ENGINE if getattr(options, name) is not None}
+    engine = AsyncLLM(target, drafter, max_queue=settings.max_queue, use_mmap=not options.no_mmap, **loading)
     server = Server(Service(engine, target, settings), options.host, options.port)
     server.run()
     if server.error is not None:

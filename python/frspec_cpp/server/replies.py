@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -113,13 +113,14 @@ class EventStream(Response):
 
     async def _write(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for data in self._with_pings():
-            await asyncio.wait_for(self._sent(send, data, True), self._write_timeout)
-        await asyncio.wait_for(self._sent(send, b"", False), self._write_timeout)
 
-    @staticmethod
-    def _sent(send: Send, data: bytes, more: bool) -> Awaitable[None]:
-        return send({"type": "http.response.body", "body": data, "more_body": more})
+        async def sent(data: bytes, more: bool) -> None:
+            message = {"type": "http.response.body", "body": data, "more_body": more}
+            await asyncio.wait_for(send(message), self._write_timeout)
+
+        async for data in self._with_pings():
+            await sent(data, True)
+        await sent(b"", False)
 
     async def _with_pings(self) -> AsyncIterator[bytes]:
         coming: asyncio.Task[bytes] | None = None

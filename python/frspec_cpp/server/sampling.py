@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from typing import Any
+from typing import Any, cast
 
 from frspec_cpp import _core
 from frspec_cpp.options import Options
@@ -47,7 +47,7 @@ def text_options(fields: TextFields, settings: Settings, tokenizer: _core.Tokeni
     values["seed"] = secrets.randbits(32) if seed in (None, -1) else seed  # told, so that any answer can be repeated
     if fields.speculative_n_max == 0 or fields.speculative_type == "none":
         values["draft"] = "never"
-    return Options(**values)  # type: ignore[typeddict-item]
+    return cast(Options, values)
 
 
 def with_seed(options: Options, number: int) -> Options:
