@@ -255,12 +255,18 @@ def serve(arguments: Sequence[str]) -> None:
     for name in ("max_queue", "max_body"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')}: found {getattr(options, name)}, expected at least 1")
+    keys = _keys(options)
+    if len(keys) > 1 and options.adapt is not None:
+        raise ValueError(
+            "--adapt and several API keys: found both, expected one of them: what one writes would show in the speed "
+            "of another"
+        )
     given: dict[str, Any] = {name: getattr(options, name) for name, _, _ in _SAMPLING}
     sampling = cast(Options, {**given, "draft": options.draft})
     settings = Settings(
         alias=options.alias,
         any_model=options.any_model,
-        keys=_keys(options),
+        keys=keys,
         cors_origins=tuple(origin.strip() for origin in options.cors_origins.split(",") if origin.strip()),
         sampling=sampling,
         max_tokens=options.max_tokens,
