@@ -160,10 +160,24 @@ def test_cancelling(llm: LLM) -> None:
     behind.cancel()  # that has ended
 
 
-def test_closing_with_texts_in_the_queue(demo_target: Path) -> None:
+def waits_for_cancel(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A logits processor that lets a text go on only once the LLM cancels it."""
+    gate = threading.Event()
+    cancel = llm.cancel
+
+    def cancelled() -> None:
+        cancel()
+        gate.set()
+
+    monkeypatch.setattr(llm, "cancel", cancelled)
+    return lambda *_: gate.wait(60) and None
+
+
+def test_closing_with_texts_in_the_queue(demo_target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llm = LLM(demo_target, n_threads=1)
-    pending = [llm.submit("x", 400, ignore_eos=True) for _ in range(3)]
-    next(iter(pending[0]))
+    processor = waits_for_cancel(llm, monkeypatch)
+    pending = [llm.submit("x", 400, ignore_eos=True, logits_processor=processor) for _ in range(3)]
+    assert isinstance(next(pending[0].events()), Started)
     llm.close()
     assert pending[0].result().finish_reason == "cancelled"
     for text in pending[1:]:
@@ -253,18 +267,19 @@ def test_asyncio(chatty: LLM) -> None:
     assert chatty.generate("x", 2).tokens  # it was not the AsyncLLM's own
 
 
-def test_asyncio_loads_and_closes(demo_target: Path) -> None:
+def test_asyncio_loads_and_closes(demo_target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         llm = AsyncLLM(demo_target, n_threads=1)
         with pytest.raises(RuntimeError, match="not loaded"):
             llm.submit("x")
         async with llm:
             assert llm.is_loaded
-            pending = llm.submit("x", 400, ignore_eos=True)
+            processor = waits_for_cancel(llm.llm, monkeypatch)
+            pending = llm.submit("x", 400, ignore_eos=True, logits_processor=processor)
             waits = llm.submit("x", 5)
-            async for _ in pending:
-                break
-        assert pending.result is not None
+            while not llm.running():
+                await asyncio.sleep(0)
+        assert (await pending.result()).finish_reason == "cancelled"
         with pytest.raises(NotAccepting):
             await waits.result()
         with pytest.raises(NotAccepting):
@@ -284,12 +299,15 @@ def test_leaving_a_loop_or_a_task_ends_its_text(llm: LLM) -> None:
         async for _ in stream:
             break
         await stream.aclose()  # type: ignore[attr-defined]
-        task = asyncio.create_task(texts.generate("x", 500, ignore_eos=True))
+        gate = threading.Event()
+        slow = texts.generate("x", 500, ignore_eos=True, logits_processor=lambda *_: gate.wait(60) and None)
+        task = asyncio.create_task(slow)
         while not texts.running():
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        gate.set()
         assert len((await texts.generate("x", 3)).tokens) == 3  # behind both
 
     asyncio.run(run())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import httpx
 
     from frspec_cpp.server.service import Service
+    from frspec_cpp.server.serving import Server
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Served:
     """A server that runs."""
 
     url: str
+    server: Server
     service: Service
     client: httpx.Client
 
@@ -68,7 +70,7 @@ def running(engine: AsyncLLM, send_buffer: int = 0, **settings: Any) -> Iterator
     try:
         url = f"http://127.0.0.1:{server.port}"
         with httpx.Client(base_url=url, timeout=120) as client:
-            yield Served(url, service, client)
+            yield Served(url, server, service, client)
     finally:
         server.stop()
         thread.join(60)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chat_templates import CHATML, HERMES, LLAMA3_TOOLS, MISTRAL_TOOLS, with_templates
+from scripted_llm import ScriptedLLM
 
-from frspec_cpp import LLM, AsyncLLM, Generation, Piece, Started, Token, TokenLogprobs
+from frspec_cpp import LLM
 
 pytest.importorskip("fastapi")
 openai = pytest.importorskip("openai")
@@ -18,40 +18,6 @@ openai = pytest.importorskip("openai")
 USER: list[Any] = [{"role": "user", "content": "Weather in Oslo?"}]
 TOOLS: list[Any] = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 OSLO = '{"name": "weather", "arguments": {"city": "Oslo"}}'
-
-
-class Scripted(AsyncLLM):
-    """Says what it is told to, a token a pass. The server stands on nothing else of it."""
-
-    def __init__(self, llm: LLM, words: str) -> None:
-        super().__init__(llm)
-        self.words = words
-        self.cancelled = 0
-
-    def submit(self, prompt: Any, max_tokens: Any = None, **options: Any) -> Any:
-        """The words, whatever was asked."""
-        return _Text(self, prompt, options)
-
-
-class _Text:
-    def __init__(self, owner: Scripted, prompt: list[int], options: dict[str, Any]) -> None:
-        self._owner = owner
-        self._prompt = prompt
-        self._logprobs = options.get("logprobs") is not None
-
-    def cancel(self) -> None:
-        self._owner.cancelled += 1
-
-    async def events(self) -> AsyncIterator[Started | Piece | Generation]:
-        llm = self._owner.llm
-        yield Started(0.0)
-        tokens = llm.tokenize(self._owner.words, add_special=False)
-        for token in tokens:
-            text = llm.detokenize([token])  # nothing, for control tokens
-            logprobs = [TokenLogprobs(token, -1.0, {})] if self._logprobs else None
-            yield Piece([Token(token, False, text)], text, logprobs)
-        end = llm.generate(self._prompt, 1, ignore_eos=True)  # for the numbers
-        yield Generation(self._owner.words, tokens, end.stats, "stop", 1, [False] * len(tokens), None, None)
 
 
 @pytest.fixture(scope="module", params=["hermes", "llama3", "mistral"])
@@ -94,7 +60,7 @@ def streamed(chunks: list[Any]) -> tuple[str, str, list[tuple[str, str]]]:
 
 
 def test_a_call(run_server: Any, tool_llm: LLM, form: str) -> None:
-    engine = Scripted(tool_llm, spelled(form))
+    engine = ScriptedLLM(tool_llm, spelled(form))
     with run_server(engine) as served:
         assert served.client.get("/props").json()["tool_calls"] == form
         whole, chunks = ask(served, tools=TOOLS)
@@ -118,7 +84,7 @@ def test_a_call(run_server: Any, tool_llm: LLM, form: str) -> None:
 
 def test_words_are_no_call(run_server: Any, tool_llm: LLM, form: str) -> None:
     words = spelled(form)
-    with run_server(Scripted(tool_llm, words)) as served:
+    with run_server(ScriptedLLM(tool_llm, words)) as served:
         for more in ({}, {"tools": TOOLS, "tool_choice": "none"}):
             whole, chunks = ask(served, **more)
             assert whole.choices[0].message.content == words
@@ -128,7 +94,7 @@ def test_words_are_no_call(run_server: Any, tool_llm: LLM, form: str) -> None:
 
 def test_one_call_only(run_server: Any, tool_llm: LLM, form: str) -> None:
     twice = {"hermes": "\n".join([spelled(form)] * 2), "llama3": f"{spelled(form)}; {spelled(form)}"}
-    engine = Scripted(tool_llm, twice.get(form, f"[TOOL_CALLS] [{OSLO}, {OSLO}]"))
+    engine = ScriptedLLM(tool_llm, twice.get(form, f"[TOOL_CALLS] [{OSLO}, {OSLO}]"))
     with run_server(engine) as served:
         whole, chunks = ask(served, tools=TOOLS, parallel_tool_calls=False)
         assert len(whole.choices[0].message.tool_calls) == len(streamed(chunks)[2]) == 1
@@ -138,14 +104,14 @@ def test_one_call_only(run_server: Any, tool_llm: LLM, form: str) -> None:
 
 
 def test_thoughts(run_server: Any, llm: LLM) -> None:
-    with run_server(Scripted(llm, "<think>\nHm.\n</think>\n\nYes.")) as served:
+    with run_server(ScriptedLLM(llm, "<think>\nHm.\n</think>\n\nYes.")) as served:
         whole, chunks = ask(served)
         assert whole.choices[0].message.content == "Yes."
         assert whole.choices[0].message.reasoning_content == "Hm."
         assert streamed(chunks)[:2] == ("Yes.", "Hm.")
         whole, chunks = ask(served, extra_body={"reasoning_format": "none"})
         assert whole.choices[0].message.content == streamed(chunks)[0] == "<think>\nHm.\n</think>\n\nYes."
-    with run_server(Scripted(llm, "Hm.</think>Yes."), template={"chat_template": CHATML + "<think>\n"}) as served:
+    with run_server(ScriptedLLM(llm, "Hm.</think>Yes."), template={"chat_template": CHATML + "<think>\n"}) as served:
         whole, chunks = ask(served)
         assert (whole.choices[0].message.content, whole.choices[0].message.reasoning_content) == ("Yes.", "Hm.")
 
@@ -153,7 +119,7 @@ def test_thoughts(run_server: Any, llm: LLM) -> None:
 def test_every_token_has_its_log_probability(run_server: Any, llm: LLM) -> None:
     """Where text is held back, too."""
     words = "<think>\nHm.\n</think>\n\nYes."
-    with run_server(Scripted(llm, words)) as served:
+    with run_server(ScriptedLLM(llm, words)) as served:
         whole, chunks = ask(served, logprobs=True)
         tokens = whole.choices[0].logprobs.content
         assert b"".join(bytes(token.bytes) for token in tokens).decode() == words

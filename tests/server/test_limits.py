@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from scripted_llm import ScriptedLLM
 
 from frspec_cpp import LLM
 
@@ -171,29 +172,30 @@ def test_a_turn_that_does_not_come(serving: Any, llm: LLM) -> None:
 
 
 def test_priorities(serving: Any, llm: LLM) -> None:
-    order: list[str] = []
-
-    def ask(name: str, served: Any, priority: int) -> None:
-        assert served.post(COMPLETIONS, prompt="x", max_tokens=2, priority=priority).status_code == 200
-        order.append(name)
-
     with serving() as served, ThreadPoolExecutor(4) as threads:
         with llm._lock:
-            for number, (name, priority) in enumerate([("begun", 5), ("last", 9), ("second", 0), ("third", 0)]):
-                threads.submit(ask, name, served, priority)
+            asked = []
+            for number, priority in enumerate((5, 9, 0)):
+                asked.append(threads.submit(served.post, COMPLETIONS, prompt="x", max_tokens=1, priority=priority))
                 wait_until(lambda: bool(served.service.engine.running()))
                 wait_until(lambda n=number: len(served.service.engine.waiting()) == n)
-        wait_until(lambda: len(order) == 4)
-    assert order[0] == "begun"
-    assert order[-1] == "last"
+            assert [ticket.request.priority for ticket in served.service.engine.waiting()] == [9, 0]
+        assert [one.result().status_code for one in asked] == [200] * 3
 
 
-def test_a_client_that_leaves_in_a_stream(server: Any) -> None:
+def test_a_client_that_leaves_in_a_stream(run_server: Any, server: Any, llm: LLM) -> None:
+    engine = ScriptedLLM(llm, "Hm", stalls=True)
+    with run_server(engine) as served:
+        with served.client.stream("POST", COMPLETIONS, json={**LONG, "stream": True}) as answer:
+            assert next(answer.iter_lines()).startswith("data: ")
+        wait_until(lambda: engine.cancelled == 1)
+        with pytest.raises(httpx.ReadTimeout):
+            served.client.post(COMPLETIONS, json=LONG, timeout=0.1)
+        wait_until(lambda: engine.cancelled == 2)
+        assert 'finished_reason="abort"} 2' in served.client.get("/metrics").text
     with server.client.stream("POST", COMPLETIONS, json={**LONG, "stream": True}) as answer:
-        lines = answer.iter_lines()
-        assert next(lines).startswith("data: ")
+        next(answer.iter_lines())
     wait_until(lambda: not server.service.engine.running())
-    wait_until(lambda: 'finished_reason="abort"} 1' in server.client.get("/metrics").text)
 
 
 def test_clients_that_leave_before_their_turn(serving: Any, llm: LLM) -> None:
@@ -215,16 +217,16 @@ def test_clients_that_leave_before_their_turn(serving: Any, llm: LLM) -> None:
         assert served.post(COMPLETIONS, prompt="x", max_tokens=1).status_code == 200
 
 
-def test_a_client_that_reads_nothing(serving: Any) -> None:
+def test_a_client_that_reads_nothing(run_server: Any, llm: LLM) -> None:
     """It is given up, and its text with it."""
-    with serving(write_timeout=0.2, send_buffer=4096) as served, socket.socket() as client:
+    engine = ScriptedLLM(llm, "x" * 1_000_000, stalls=True)
+    with run_server(engine, write_timeout=0.1, ping=0.05, send_buffer=4096) as served, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
         client.connect(("127.0.0.1", served.client.base_url.port))
-        body = json.dumps({**LONG, "stream": True, "logprobs": 5, "return_tokens": True, "n": 2}).encode()
+        body = json.dumps({**LONG, "stream": True}).encode()
         head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        wait_until(lambda: 'finished_reason="abort"}' in served.client.get("/metrics").text)
-        wait_until(lambda: not served.service.engine.running() and not served.service.engine.waiting())
+        wait_until(lambda: engine.cancelled == 1)
 
 
 def test_idle_connections_keep_nobody_out(server: Any) -> None:
@@ -247,13 +249,15 @@ def test_too_many_requests_at_once(serving: Any, llm: LLM) -> None:
         assert [one.result().status_code for one in asked] == [200, 200]
 
 
-def test_pings(serving: Any, llm: LLM) -> None:
+def test_pings(run_server: Any, llm: LLM) -> None:
     """A stream in which nothing happens says so now and then."""
-    with serving(ping=0.01) as served:
-        text = served.post(COMPLETIONS, prompt="x " * 200, max_tokens=2, stream=True).text
-        assert text.endswith("data: [DONE]\n\n")
-        assert {line.split(":")[0] for line in text.splitlines() if line} <= {"", "data"}
-        assert ": ping\n\n" in text
+    with (
+        run_server(ScriptedLLM(llm, "Hm", stalls=True), ping=0.01) as served,
+        served.client.stream("POST", COMPLETIONS, json={**LONG, "stream": True}) as answer,
+    ):
+        lines = [line for line, _ in zip(answer.iter_lines(), range(8), strict=False) if line]
+    assert lines[0].startswith("data: ")
+    assert lines[1:] == [": ping"] * len(lines[1:]) != []
 
 
 def test_several_threads_at_once(server: Any, llm: LLM) -> None:

@@ -69,7 +69,7 @@ def test_places(serving: Any, llm: LLM) -> None:
         assert idle == {"id": 0, "n_ctx": llm.n_ctx, "speculative": True, "is_processing": False, "n_waiting": 0}
         with llm._lock:
             asked = [threads.submit(served.post, COMPLETIONS, prompt="a secret", max_tokens=1) for _ in range(2)]
-            while not served.service.engine.waiting():
+            while not (served.service.engine.running() and len(served.service.engine.waiting()) == 1):
                 pass
             answer = served.client.get("/slots")
         assert answer.json()[0]["is_processing"] is True

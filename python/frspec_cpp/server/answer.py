@@ -79,9 +79,13 @@ class Answer:
         self._ends: dict[int, Generation] = {}
         self._steps = self._all_steps()
         self._first: list[dict[str, Any]] = []
+        self._left = False
 
     def leave(self) -> None:
         """Ends the texts that are still to come or being written."""
+        if self._left:
+            return
+        self._left = True
         for number, (text, watch) in enumerate(zip(self._texts, self._watches, strict=True)):
             if number not in self._ends:
                 text.cancel()

@@ -73,7 +73,7 @@ class Server(uvicorn.Server):
             http="h11",
             ws="none",
             lifespan="on",
-            log_level="error",
+            log_level="critical",  # what goes wrong here, errors.py tells
             access_log=False,
             server_header=False,
             backlog=_BACKLOG,
