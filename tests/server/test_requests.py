@@ -7,10 +7,13 @@ import random
 from typing import Any
 
 import pytest
+from scripted_llm import ScriptedLLM
+
+from frspec_cpp import LLM, Options
 
 pytest.importorskip("fastapi")
 
-from frspec_cpp import LLM, Options
+from frspec_cpp.server.choices import Choice
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 USER = [{"role": "user", "content": "Hi"}]
@@ -201,3 +204,25 @@ def test_the_schema_has_every_field(server: Any) -> None:
     assert {"/v1/chat/completions", "/v1/completions", "/tokenize", "/metrics"} <= set(schema["paths"])
     properties = schema["components"]["schemas"]["ChatFields"]["properties"]
     assert {"messages", "temperature", "speculative.n_max", "logit_bias"} <= set(properties)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_faults_of_the_server(
+    run_server: Any, llm: LLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    """The client is told a number, and the log has it, too."""
+    with run_server(ScriptedLLM(llm, "Hm")) as served:
+        monkeypatch.setattr(Choice, "_ids", lambda *_: 1 // 0)
+        answer = served.post(COMPLETIONS, prompt="x", stream=stream)
+        if stream:
+            assert answer.status_code == 200
+            error = json.loads(answer.text.splitlines()[-2].removeprefix("data: "))["error"]
+        else:
+            assert answer.status_code == 500
+            error = error_of(answer)
+        assert (error["type"], error["code"]) == ("server_error", "internal_error")
+        assert "ZeroDivisionError" not in answer.text
+        assert error["message"].split()[-1] in caplog.text
+        assert "ZeroDivisionError" in caplog.text
+        monkeypatch.undo()
+        assert served.post(COMPLETIONS, prompt="x").json()["choices"][0]["text"] == "Hm"
