@@ -36,7 +36,8 @@ constexpr std::string_view kHelp =
     "frspec-rank and frspec-sketch (draft heads), frspec-eval (which drafter pays).\n";
 
 constexpr std::string_view kExpected = "expected chat, serve, generate, bench, tokenize or inspect (see frspec --help)";
-constexpr std::string_view kServer = "it is the server, and comes with the Python package: pip install 'frspec_cpp[server]'";
+constexpr std::string_view kServer =
+    "it is the server, and comes with the Python package: pip install 'frspec_cpp[server]'";
 
 int run(std::span<char* const> arguments) {
   if (arguments.empty()) fail("missing command, ", kExpected);
