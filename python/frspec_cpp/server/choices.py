@@ -92,6 +92,8 @@ class CompletionChoice(Choice):
             for name, values in logprobs.items():
                 self._logprobs[name] += values
         self._text += piece.text
+        if not (piece.text or logprobs or ids):  # what is held back comes later
+            return []
         return [{**self._chunk(piece.text, logprobs, None), **ids}]
 
     def finish(self, text: Generation) -> list[dict[str, Any]]:

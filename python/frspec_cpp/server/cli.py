@@ -286,6 +286,8 @@ def serve(arguments: Sequence[str]) -> None:
     server.run()
     if server.error is not None:
         raise server.error
+    if engine.is_loaded:
+        engine.llm.close()  # which waits for a text that was cancelled, and saves ranks that adapt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
