@@ -59,12 +59,8 @@ def test_a_body_is_counted_while_it_comes(server: Any) -> None:
         for _ in range(100):
             yield b"x" * 100_000
 
-    try:
-        answer = server.client.post(COMPLETIONS, content=chunks(), headers=JSON)
-    except (httpx.WriteError, httpx.ReadError):
-        pass  # the server has closed the connection before all was sent
-    else:
-        assert answer.status_code == 413
+    answer = server.client.post(COMPLETIONS, content=chunks(), headers=JSON)
+    assert answer.status_code == 413
     assert server.client.get("/health").status_code == 200
 
 

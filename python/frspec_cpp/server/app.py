@@ -54,7 +54,7 @@ def build_app(service: Service, load: Callable[[], Any] | None = None) -> FastAP
     app = FastAPI(title="frspec_cpp", version=frspec_cpp.__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.include_router(_texts(service))
     app.include_router(_information(service))
-    for error in (ApiError, HTTPException, RequestValidationError, Exception):
+    for error in (ApiError, HTTPException, RequestValidationError):  # what nobody foresaw is the guard's
         app.add_exception_handler(error, handle)
     app.add_middleware(Guard, service=service)
     if service.settings.cors_origins:

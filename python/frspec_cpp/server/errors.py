@@ -115,7 +115,7 @@ def _invalid(error: RequestValidationError) -> ApiError:
 
 
 async def handle(request: Request, error: Exception) -> Response:
-    """FastAPI's handler of all exceptions."""
+    """FastAPI's handler of errors that a client is told of."""
     if isinstance(error, RequestValidationError):
         return _invalid(error).response()
     if isinstance(error, HTTPException) and not isinstance(error, ApiError):

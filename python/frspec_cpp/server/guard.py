@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from frspec_cpp.server.errors import ApiError
+from frspec_cpp.server.errors import ApiError, unexpected
+from frspec_cpp.server.metrics import Metrics
 from frspec_cpp.server.service import Service
 
 _PUBLIC = {"/", "/health", "/v1/health"}  # they tell nothing of the model, and nothing of anybody
+_MOST_UNREAD = 2**25  # bytes of a refused body
 _ALWAYS = {*_PUBLIC, "/metrics"}  # even while the model is being loaded
 
 
@@ -40,14 +43,26 @@ class Guard:
             await self._app(scope, receive, send)
             return
         self._active += 1
+        headers = Headers(scope=scope)
+        counting = _Counting(send, self._service.metrics)
         try:
-            self._check(scope["method"], scope["path"], Headers(scope=scope))
+            self._check(scope["method"], scope["path"], headers)
         except ApiError as error:
-            await error.response()(scope, receive, self._counting(send))
+            if "expect" not in headers:  # who waits for leave to send a body is told before
+                await self._drained(receive)
+            await error.response()(scope, receive, counting)
         else:
-            await self._app(scope, self._limited(receive), self._counting(send))
+            await self._handed_on(scope, receive, counting)
         finally:
             self._active -= 1
+
+    async def _handed_on(self, scope: Scope, receive: Receive, send: _Counting) -> None:
+        try:
+            await self._app(scope, self._limited(receive), send)
+        except Exception as error:
+            if send.has_begun:
+                raise
+            await unexpected(error).response()(scope, receive, send)
 
     def _check(self, method: str, path: str, headers: Headers) -> None:
         settings = self._service.settings
@@ -104,17 +119,36 @@ class Guard:
                 ) from None
             length += len(message.get("body", b""))
             if length > settings.max_body:
+                await self._drained(receive)
                 raise self._too_long()
             more = message["type"] == "http.request" and message.get("more_body", False)
             return message
 
         return limited
 
-    def _counting(self, send: Send) -> Send:
-        async def counting(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                label = ("code", str(message["status"]))
-                self._service.metrics.count("requests_rejected_total", label=label)
-            await send(message)
+    async def _drained(self, receive: Receive) -> None:
+        """Reads what is left of a body: who is still sending would not see the answer. Of a very long one not all."""
+        left = _MOST_UNREAD
+        with contextlib.suppress(asyncio.TimeoutError):
+            while left > 0:
+                message = await asyncio.wait_for(receive(), self._service.settings.body_timeout)
+                if not message.get("more_body", False):
+                    return
+                left -= len(message.get("body", b""))
 
-        return counting
+
+class _Counting:
+    """`send`, which counts refusals."""
+
+    def __init__(self, send: Send, metrics: Metrics) -> None:
+        self._send = send
+        self._metrics = metrics
+        self.has_begun = False
+
+    async def __call__(self, message: Message) -> None:
+        """Sends a part of an answer."""
+        if message["type"] == "http.response.start":
+            self.has_begun = True
+            if message["status"] >= 400:
+                self._metrics.count("requests_rejected_total", label=("code", str(message["status"])))
+        await self._send(message)
