@@ -21,10 +21,10 @@ NAMES = [*QUANTIZED, "F32"]
 _PRODUCTS = """
 import sys
 import numpy as np
-from frspec_cpp import _core
+from frspec_cpp import _testing
 path, out, *names = sys.argv[1:]
 x = np.load(path + ".npy")
-np.savez(out, device=_core.ops.device(), **{name: _core.ops.matmul(path, name, x) for name in names})
+np.savez(out, device=_testing.ops.device(), **{name: _testing.ops.matmul(path, name, x) for name in names})
 """
 
 
@@ -90,5 +90,5 @@ def test_names_that_are_unknown_or_not_of_this_machine_are_errors(isa: str) -> N
 
 
 def test_an_empty_variable_leaves_the_choice() -> None:
-    result = in_process("from frspec_cpp import _core; print(_core.ops.device())", "")
+    result = in_process("from frspec_cpp import _core; print(_testing.ops.device())", "")
     assert result.stdout == f"cpu ({SETS[0]}, 1 thread)\n"

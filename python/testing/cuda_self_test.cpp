@@ -1,4 +1,4 @@
-// `_core.cuda_self_test`: tests of the emulated CUDA device itself.
+// `_testing.cuda_self_test`: tests of the emulated CUDA device itself.
 #include <cstdint>
 #include <span>
 #include <string>

@@ -1,4 +1,4 @@
-// Counts, ranks that adapt and the GGUF writer, for tests and for looking at what an engine would do.
+// Counts, ranks that adapt, ranks of the library, and the GGUF writer.
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
