@@ -9,7 +9,7 @@ find_package(nanobind CONFIG REQUIRED)
 
 function(frspec_add_extension name)
   nanobind_add_module(${name} NB_STATIC NB_SUPPRESS_WARNINGS ${ARGN})
-  target_include_directories(${name} PRIVATE python/bindings)
+  target_include_directories(${name} PRIVATE python python/bindings)
   target_link_libraries(${name} PRIVATE frspec frspec_flags)
   install(TARGETS ${name} LIBRARY DESTINATION frspec_cpp)
   # Making the stub imports the extension, which a sanitized build cannot do without preloading its run-time library.

@@ -74,7 +74,8 @@ NB_MODULE(_core, m) {
   m.def("cpu_instruction_sets", &frspec::cpu_instruction_sets,
         "Instruction sets that the CPU backend can use on this machine, best first: ``\"amx\"``, "
         "``\"avx512bf16\"``, ``\"avx512\"``, ``\"avx2vnni\"``, ``\"avx2\"``, ``\"neon\"``, ``\"generic\"``; "
-        "builds for tests have ``\"amx-emulated\"``, too, which comes last.\n\nThe environment variable ``FRSPEC_CPU`` chooses "
+        "builds for tests have ``\"amx-emulated\"``, too, which comes last.\n\nThe environment variable ``FRSPEC_CPU`` "
+        "chooses "
         "another one than the first.");
   frspec::init_gguf(m);
   frspec::init_tokenizer(m);

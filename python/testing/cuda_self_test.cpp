@@ -7,9 +7,9 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
-#include "arrays.h"
 #include "backend/self_test.h"
-#include "gil.h"
+#include "bindings/arrays.h"
+#include "bindings/gil.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -1,5 +1,5 @@
-// The extension module `frspec_cpp._testing`: single operations and other insides, for tests (FRSPEC_TESTING). Its errors
-// become Python exceptions by what `_core`, which must be imported before, has registered.
+// The extension module `frspec_cpp._testing`: single operations and other insides, for tests (FRSPEC_TESTING). Its
+// errors become Python exceptions by what `_core`, which must be imported before, has registered.
 #include <nanobind/nanobind.h>
 
 namespace nb = nanobind;
