@@ -1,4 +1,4 @@
-# The extension `frspec_cpp._core` and its type stub. The hot loops are in the static library, so nanobind's habit of
+# The extensions `frspec_cpp._core` and, for tests, `frspec_cpp._testing`, and their type stubs. The hot loops are in the static library, so nanobind's habit of
 # compiling for size costs nothing here.
 
 find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
@@ -7,20 +7,27 @@ execute_process(
   OUTPUT_VARIABLE nanobind_ROOT OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
 find_package(nanobind CONFIG REQUIRED)
 
-file(GLOB binding_sources CONFIGURE_DEPENDS python/bindings/*.cpp)
-nanobind_add_module(_core NB_STATIC NB_SUPPRESS_WARNINGS ${binding_sources})
-target_include_directories(_core PRIVATE python/bindings)
-target_link_libraries(_core PRIVATE frspec frspec_flags)
+function(frspec_add_extension name)
+  nanobind_add_module(${name} NB_STATIC NB_SUPPRESS_WARNINGS ${ARGN})
+  target_include_directories(${name} PRIVATE python python/bindings)
+  target_link_libraries(${name} PRIVATE frspec frspec_flags)
+  install(TARGETS ${name} LIBRARY DESTINATION frspec_cpp)
+  # Making the stub imports the extension, which a sanitized build cannot do without preloading its run-time library.
+  if(NOT FRSPEC_SANITIZE)
+    nanobind_add_stub(${name}_stub
+      MODULE ${name}
+      OUTPUT ${name}.pyi
+      PYTHON_PATH $<TARGET_FILE_DIR:${name}>
+      DEPENDS ${name})
+    install(FILES ${CMAKE_CURRENT_BINARY_DIR}/${name}.pyi DESTINATION frspec_cpp)
+  endif()
+endfunction()
+
+file(GLOB core_sources CONFIGURE_DEPENDS python/bindings/*.cpp)
+frspec_add_extension(_core ${core_sources})
+if(FRSPEC_TESTING)
+  file(GLOB testing_sources CONFIGURE_DEPENDS python/testing/*.cpp)
+  frspec_add_extension(_testing ${testing_sources} python/bindings/text_options.cpp)
+endif()
 # nanobind's files are made to be compiled as one.
 set_target_properties(nanobind-static PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
-install(TARGETS _core LIBRARY DESTINATION frspec_cpp)
-
-# Making the stub imports the extension, which a sanitized build cannot do without preloading its run-time library.
-if(NOT FRSPEC_SANITIZE)
-  nanobind_add_stub(_core_stub
-    MODULE _core
-    OUTPUT _core.pyi
-    PYTHON_PATH $<TARGET_FILE_DIR:_core>
-    DEPENDS _core)
-  install(FILES ${CMAKE_CURRENT_BINARY_DIR}/_core.pyi DESTINATION frspec_cpp)
-endif()

@@ -157,6 +157,8 @@ class CudaBackend final : public Backend, private Instruments {
 
   // weight.cu
   Buffer weight_memory(std::size_t bytes, bool on_host);
+  const std::byte* device_rows(const WeightSource& source, const std::int32_t* rows, std::int64_t first,
+                               std::int64_t count, std::vector<std::byte>& room);
   void check_rows(const WeightSource& source, const std::int32_t* rows, std::int64_t first, std::int64_t count);
   void store_rows(const CudaWeight& weight, const WeightSource& source, const std::int32_t* rows,
                   const std::int32_t* places, std::int64_t first, std::int64_t count);

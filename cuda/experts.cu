@@ -116,14 +116,15 @@ __global__ void __launch_bounds__(kThreads) add_pairs(Tensor out, Tensor pairs, 
 std::unique_ptr<Weight> CudaBackend::load_experts(std::span<const WeightSource> sources) {
   const WeightSource& one = sources.front();
   check_weight_type(one);
+  const DType type = device_type(one.type);
   const auto count = static_cast<std::int64_t>(sources.size());
-  const std::size_t bytes =
-      static_cast<std::size_t>(one.rows) * row_bytes(one.type, static_cast<std::size_t>(one.cols));
+  const std::size_t bytes = static_cast<std::size_t>(one.rows) * row_bytes(type, static_cast<std::size_t>(one.cols));
   auto weight =
-      std::make_unique<CudaWeight>(one, one.rows * count, 0, weight_memory(bytes * sources.size(), one.on_host));
+      std::make_unique<CudaWeight>(one, type, one.rows * count, 0, weight_memory(bytes * sources.size(), one.on_host));
+  std::vector<std::byte> room;
   for (std::size_t e = 0; e < sources.size(); ++e) {
     check_rows(sources[e], nullptr, 0, one.rows);
-    upload(weight->data() + e * bytes, sources[e].data, bytes);
+    upload(weight->data() + e * bytes, device_rows(sources[e], nullptr, 0, one.rows, room), bytes);
   }
   return weight;
 }
@@ -144,10 +145,11 @@ void CudaBackend::run_experts(Tensor out, Tensor x, Tensor scores, const Experts
            choices, scores.row_range(first, count));
     const auto multiply = [&](Tensor to, Tensor from, int sharing, const Weight* weight, const float* bias) {
       const auto& table = static_cast<const CudaWeight&>(*weight);
-      const auto row_size = static_cast<std::int64_t>(row_bytes(table.type(), static_cast<std::size_t>(table.cols())));
+      const auto row_size =
+          static_cast<std::int64_t>(row_bytes(table.kept_type(), static_cast<std::size_t>(table.cols())));
       const ExpertProduct product{to, from, sharing, table.data(), row_size, bias, choices.experts};
       const Grid grid{static_cast<int>(pairs), static_cast<int>((to.cols + kThreads / kWarp - 1) / (kThreads / kWarp))};
-      with_format(table.type(), [&]<class Format>(Chosen<Format>) {
+      with_format(table.kept_type(), [&]<class Format>(Chosen<Format>) {
         launch("multiply_experts", multiply_experts<Format>, grid, kThreads, 0, product);
       });
     };

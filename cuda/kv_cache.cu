@@ -214,6 +214,7 @@ void CudaBackend::rope_and_append(Tensor q, Tensor k, Tensor v, const Rope& rope
   const int at_once = std::min(heads, kHeadsPerBlock);
   for (std::size_t group = 0; group < rows.group_count(); ++group) {
     const Rows some = rows.of_group(group);
+    if (some.count == 0) continue;
     const auto of_group = [&](Tensor x) { return x.row_range(rows.first_of(group), some.count); };
     launch("rotate_and_append", rotate_and_append, {some.count, (heads + at_once - 1) / at_once}, at_once * kWarp,
            shared_bytes<float>(kHeadsPerBlock * head_dim), of_group(q), of_group(k), of_group(v), rope, cache, some);

@@ -81,7 +81,7 @@ int matmul_slices(std::int64_t rows, std::int64_t cols, int tile_cols) {
 
 // Products with packed weights of one type, at most kMostJobs; weight.rows of them or fewer.
 void CudaBackend::multiply_packed(const PreparedRows& x, std::span<const Product> products) {
-  const MatmulKernels& kernels = matmul_kernels(products.front().weight->type());
+  const MatmulKernels& kernels = matmul_kernels(products.front().weight->kept_type());
   const int index = x.tiles == 1 ? 0 : x.tiles == 2 ? 1 : x.tiles == 4 ? 2 : 3;
   const DeviceInfo& device = device_->runtime->device();
   const auto blocks_of = [&](const Product& product, int strips) {
@@ -133,7 +133,7 @@ void CudaBackend::multiply(const Operand& x, std::span<const Product> products) 
   bool is_prepared[kForms] = {}, is_done[kMostProducts] = {};
   for (std::size_t i = 0; i < products.size(); ++i) {
     if (is_done[i]) continue;
-    const DType type = products[i].weight->type();
+    const DType type = products[i].weight->kept_type();
     const auto form = static_cast<int>(form_of(type));
     if (!is_prepared[form]) {
       forms[form] = prepare(x, form_of(type));
@@ -152,7 +152,7 @@ void CudaBackend::multiply(const Operand& x, std::span<const Product> products) 
     Product jobs[kMostJobs];
     std::size_t count = 0;
     for (std::size_t j = i; j < products.size() && count < kMostJobs; ++j) {
-      if (is_done[j] || products[j].weight->type() != type) continue;
+      if (is_done[j] || products[j].weight->kept_type() != type) continue;
       jobs[count++] = products[j];
       is_done[j] = true;
     }
@@ -194,8 +194,8 @@ Tensor CudaBackend::head_logits(Tensor hidden, const HeadColumns& head) {
     apply(weight.logit_rule(), out);
     return out;
   }
-  const auto bytes = static_cast<std::int64_t>(row_bytes(weight.type(), static_cast<std::size_t>(weight.cols())));
-  with_format(weight.type(), [&]<class Format>(Chosen<Format>) {
+  const auto bytes = static_cast<std::int64_t>(row_bytes(weight.kept_type(), static_cast<std::size_t>(weight.cols())));
+  with_format(weight.kept_type(), [&]<class Format>(Chosen<Format>) {
     const Grid grid{static_cast<int>((columns + kMatmulWarps - 1) / kMatmulWarps), static_cast<int>(out.rows)};
     launch("multiply_listed", multiply_listed<Format>, grid, kMatmulThreads, 0, out, hidden, weight.data(), bytes,
            head.listed);

@@ -100,13 +100,21 @@ __device__ inline void multiply_tile(Sums<kTiles, kStrips>& sums, const std::byt
               for (int i = 0; i < 4; ++i) sum[i] = fma(weights[r].minimum(i / 2, b), x_sums.value[i % 2], sum[i]);
             }
           } else {
-            float step[4];
-            mma_f16_first(step, left[r][0], first);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) sum[i] = fma(weights[r].scale(i / 2, b, 0), step[i], sum[i]);
-            mma_f16_first(step, left[r][1], second);
+            for (int s = 0; s < 2; ++s) {
+              const std::uint32_t (&columns)[2] = s == 0 ? first : second;
+              float step[4];
+              mma_f16_first(step, left[r][s], columns);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) sum[i] = fma(weights[r].scale(i / 2, b, 1), step[i], sum[i]);
+              for (int i = 0; i < 4; ++i) sum[i] = fma(weights[r].scale(i / 2, b, s), step[i], sum[i]);
+              if constexpr (Format::kMinima) {
+                constexpr std::uint32_t kOne = twice(0x3C00);
+                constexpr std::uint32_t kOnes[4] = {kOne, kOne, kOne, kOne};
+                mma_f16_first(step, kOnes, columns);
+#pragma unroll
+                for (int i = 0; i < 4; ++i) sum[i] = fma(weights[r].minimum(i / 2, b, s), step[i], sum[i]);
+              }
+            }
           }
         }
       }

@@ -1,9 +1,9 @@
 // CUDA backend: weights.
 //
-// Rows come to the device as the file has them, some MB at a time, and are packed there. Memory access of `pack_rows`:
-// a thread reads 16 quants of a row (scattered bytes of one block, which its neighbours read, too: L1) and writes them
-// as two to eight words; done once for each weight. Of `embed_*`: a block for each row, a thread for each column, so a
-// warp reads one block of 32 quants and writes 128 contiguous bytes; a row is a few KB.
+// Rows come to the device as the file has them, or coded (formats/all.cuh), some MB at a time, and are packed there.
+// Memory access of `pack_rows`: a thread reads 16 quants of a row (scattered bytes of one block, which its neighbours
+// read, too: L1) and writes them as two to eight words; done once for each weight. Of `embed_*`: a block for each row,
+// a thread for each column, so a warp reads one block of 32 quants and writes 128 contiguous bytes; a row is a few KB.
 #include "cuda/weight.h"
 
 #include <algorithm>
@@ -14,6 +14,7 @@
 #include "cuda/cuda_backend.h"
 #include "cuda/formats/all.cuh"
 #include "cuda/matmul.h"
+#include "tensor/coded.h"
 #include "tensor/dequantize.h"
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
@@ -85,6 +86,9 @@ __global__ void embed_rows(Tensor out, const std::byte* table, std::int64_t row_
 std::size_t bytes_of_row(const WeightSource& source) {
   return row_bytes(source.type, static_cast<std::size_t>(source.cols));
 }
+std::size_t device_bytes_of_row(const WeightSource& source) {
+  return row_bytes(device_type(source.type), static_cast<std::size_t>(source.cols));
+}
 
 struct WeightSize {
   int tiles = 0;  // of a strip; 0: not packed
@@ -92,8 +96,8 @@ struct WeightSize {
 };
 
 WeightSize size_of(const WeightSource& source, std::int64_t rows, bool packed) {
-  if (!packed || source.type == DType::F32) return {0, static_cast<std::size_t>(rows) * bytes_of_row(source)};
-  const MatmulKernels& kernels = matmul_kernels(source.type);
+  if (!packed || source.type == DType::F32) return {0, static_cast<std::size_t>(rows) * device_bytes_of_row(source)};
+  const MatmulKernels& kernels = matmul_kernels(device_type(source.type));
   const auto tiles = static_cast<int>((source.cols + kernels.tile_cols - 1) / kernels.tile_cols);
   const auto strips = static_cast<std::size_t>((rows + kStrip - 1) / kStrip);
   return {tiles, strips * static_cast<std::size_t>(tiles) * kernels.tile_bytes};
@@ -126,21 +130,35 @@ void CudaBackend::check_rows(const WeightSource& source, const std::int32_t* row
   });
 }
 
+// Rows (null: all from `first` on) as the device wants them, one after the other: in the source, or in `room`.
+const std::byte* CudaBackend::device_rows(const WeightSource& source, const std::int32_t* rows, std::int64_t first,
+                                          std::int64_t count, std::vector<std::byte>& room) {
+  const std::size_t from_bytes = bytes_of_row(source), to_bytes = device_bytes_of_row(source);
+  const bool is_coded = device_type(source.type) != source.type;
+  if (rows == nullptr && !is_coded) return source.data + static_cast<std::size_t>(first) * from_bytes;
+  room.resize(static_cast<std::size_t>(count) * to_bytes);
+  pool_.parallel_for(count, 16, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::byte* from =
+          source.data + static_cast<std::size_t>(rows != nullptr ? rows[i] : first + i) * from_bytes;
+      std::byte* to = room.data() + static_cast<std::size_t>(i) * to_bytes;
+      if (is_coded) {
+        code_row(source.type, from, reinterpret_cast<BlockCoded*>(to), source.cols);
+      } else {
+        std::memcpy(to, from, to_bytes);
+      }
+    }
+  });
+  return room.data();
+}
+
 // Writes rows of a source into a weight: rows[i] (null: row first + i) to places[i] on the host (null: first + i).
 void CudaBackend::store_rows(const CudaWeight& weight, const WeightSource& source, const std::int32_t* rows,
                              const std::int32_t* places, std::int64_t first, std::int64_t count) {
   check_rows(source, rows, first, count);
-  const std::size_t bytes = bytes_of_row(source);
-  const std::byte* from = source.data + static_cast<std::size_t>(first) * bytes;
-  std::vector<std::byte> gathered;
-  if (rows != nullptr) {
-    gathered.resize(static_cast<std::size_t>(count) * bytes);
-    for (std::int64_t i = 0; i < count; ++i) {
-      std::memcpy(gathered.data() + static_cast<std::size_t>(i) * bytes,
-                  source.data + static_cast<std::size_t>(rows[i]) * bytes, bytes);
-    }
-    from = gathered.data();
-  }
+  const std::size_t bytes = device_bytes_of_row(source);
+  std::vector<std::byte> room;
+  const std::byte* from = device_rows(source, rows, first, count, room);
   if (!weight.is_packed()) {
     for (std::int64_t i = 0; i < count; i += places != nullptr ? 1 : count) {
       const std::int64_t place = places != nullptr ? places[i] : first + i;
@@ -158,7 +176,7 @@ void CudaBackend::store_rows(const CudaWeight& weight, const WeightSource& sourc
     upload(list, places, static_cast<std::size_t>(count) * sizeof *list);
     job.places = list;
   }
-  with_packed_format(weight.type(), [&]<class Format>(Chosen<Format>) {
+  with_packed_format(weight.kept_type(), [&]<class Format>(Chosen<Format>) {
     const std::int64_t units = count * job.tiles * (Format::kTileCols / kChunk) * 4;
     launch("pack_rows", pack_rows<Format>, {static_cast<int>((units + kThreads - 1) / kThreads)}, kThreads, 0, job);
   });
@@ -168,9 +186,10 @@ void CudaBackend::store_rows(const CudaWeight& weight, const WeightSource& sourc
 std::unique_ptr<Weight> CudaBackend::make_weight(const WeightSource& source, bool packed, std::int64_t count,
                                                  const std::int32_t* rows) {
   check_weight_type(source);
-  const std::size_t bytes = bytes_of_row(source);
+  const std::size_t bytes = device_bytes_of_row(source);
   const WeightSize size = size_of(source, count, packed);
-  auto weight = std::make_unique<CudaWeight>(source, count, size.tiles, weight_memory(size.bytes, source.on_host));
+  auto weight = std::make_unique<CudaWeight>(source, device_type(source.type), count, size.tiles,
+                                             weight_memory(size.bytes, source.on_host));
   const auto batch = static_cast<std::int64_t>(std::max<std::size_t>(1, kStaging / std::max<std::size_t>(1, bytes)));
   for (std::int64_t done = 0; done < count; done += batch) {
     const std::int64_t some = std::min(batch, count - done);
@@ -217,13 +236,13 @@ void CudaBackend::embed(Tensor out, const Weight& table, const std::int32_t* ids
   const Grid grid{static_cast<int>(out.rows)};
   const int threads = static_cast<int>(std::clamp<std::int64_t>((out.cols + 31) / 32 * 32, 32, kThreads));
   if (weight.is_packed()) {
-    with_packed_format(weight.type(), [&]<class Format>(Chosen<Format>) {
+    with_packed_format(weight.kept_type(), [&]<class Format>(Chosen<Format>) {
       launch("embed", embed_packed<Format>, grid, threads, 0, out, weight.data(), weight.tiles(), ids, scale);
     });
     return;
   }
-  const auto bytes = static_cast<std::int64_t>(row_bytes(weight.type(), static_cast<std::size_t>(weight.cols())));
-  with_format(weight.type(), [&]<class Format>(Chosen<Format>) {
+  const auto bytes = static_cast<std::int64_t>(row_bytes(weight.kept_type(), static_cast<std::size_t>(weight.cols())));
+  with_format(weight.kept_type(), [&]<class Format>(Chosen<Format>) {
     launch("embed", embed_rows<Format>, grid, threads, 0, out, weight.data(), bytes, ids, scale);
   });
 }

@@ -10,9 +10,9 @@ namespace frspec::FRSPEC_CUDA_NAMESPACE {
 
 class CudaWeight final : public Weight {
  public:
-  // `tiles`: of a strip of a packed weight; 0 where the rows are those of the file.
-  CudaWeight(const WeightSource& source, std::int64_t rows, int tiles, Buffer memory)
-      : Weight(source.type, rows, source.cols, source.logit_rule), tiles_(tiles), memory_(std::move(memory)) {}
+  // `tiles`: of a strip of a packed weight; 0 where the rows are those of the file, or coded ones.
+  CudaWeight(const WeightSource& source, DType kept, std::int64_t rows, int tiles, Buffer memory)
+      : Weight(source.type, kept, rows, source.cols, source.logit_rule), tiles_(tiles), memory_(std::move(memory)) {}
 
   bool is_packed() const { return tiles_ > 0; }
   int tiles() const { return tiles_; }

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# Folder of the include root (and `bindings`, `cuda`) -> its floor.
+# Folder of the include root (and `cuda`, `bindings`, `testing`) -> its floor.
 FLOORS = {
     "base": 0,
     "tensor": 1,
@@ -30,6 +30,7 @@ FLOORS = {
     "engine": 5,
     "cli": 6,
     "bindings": 6,
+    "testing": 7,
 }
 
 # Arrows within a floor, each with its reason.
@@ -49,7 +50,7 @@ FORBIDDEN = {
 # Implementations that nobody may include, whatever the floor: they are reached through backend/registry.h.
 HIDDEN = {"cpu", "cuda"}
 
-SOURCE_FOLDERS = ("cpp", "cuda", "python/bindings")
+SOURCE_FOLDERS = ("cpp", "cuda", "python/bindings", "python/testing")
 SUFFIXES = {".h", ".hpp", ".inl", ".inc", ".cpp", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"')
 

@@ -23,9 +23,15 @@ VERSION = "16.0.0"
 BLOCK = 128
 CODE_POINTS = 0x110000
 
-# Bits as in cpp/tokenizer/unicode.h. A general category's first letter decides.
-LETTER, MARK, NUMBER, PUNCTUATION, SYMBOL, WHITESPACE = 1, 2, 4, 8, 16, 32
+# Bits as in cpp/tokenizer/unicode.h. A general category's first letter decides on the first five.
+LETTER, MARK, NUMBER, PUNCTUATION, SYMBOL, WHITESPACE, UPPER, LOWER, DIGIT, WORD = (1 << bit for bit in range(10))
 MAJOR_CLASSES = {"L": LETTER, "M": MARK, "N": NUMBER, "P": PUNCTUATION, "S": SYMBOL}
+MINOR_CLASSES = {"Lu": UPPER, "Lt": UPPER, "Ll": LOWER, "Nd": DIGIT}
+# What \w means beside letters and marks, in that library: symbols that are alphabetic (letters in circles and squares),
+# and the numbers of Latin-1 that are no digits.
+WORD_CATEGORIES = {"Nd", "Nl", "Pc"}
+WORD_RANGES = [(0xB2, 0xB3), (0xB9, 0xB9), (0xBC, 0xBE), (0x24B6, 0x24E9)]
+WORD_RANGES += [(0x1F130, 0x1F149), (0x1F150, 0x1F169), (0x1F170, 0x1F189)]
 
 # The property White_Space, which is what \s means in the patterns: the separators, and these controls.
 WHITESPACE_CONTROLS = {0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x85}
@@ -37,6 +43,9 @@ def classes(code_point: int) -> int:
     bits = MAJOR_CLASSES.get(category[0], 0)
     if category[0] == "Z" or code_point in WHITESPACE_CONTROLS:
         bits |= WHITESPACE
+    bits |= MINOR_CLASSES.get(category, 0)
+    if category[0] in "LM" or category in WORD_CATEGORIES or any(a <= code_point <= b for a, b in WORD_RANGES):
+        bits |= WORD
     return bits
 
 
@@ -67,7 +76,7 @@ namespace frspec {{
 const std::uint8_t kUnicodeBlockOf[{len(block_of)}] = {{
 {rows(block_of)}}};
 
-const std::uint8_t kUnicodeBlocks[{len(flat)}] = {{
+const std::uint16_t kUnicodeBlocks[{len(flat)}] = {{
 {rows(flat)}}};
 // clang-format on
 

@@ -83,10 +83,16 @@ def demo_target() -> Path:
 
 @pytest.fixture(scope="session")
 def demo_drafter() -> Path:
-    """The EAGLE-2 drafter of the demo pair, as installed with the package."""
+    """An EAGLE-2 drafter for the demo pair's target."""
+    return ROOT / "tests" / "data" / "demo-eagle2.gguf"
+
+
+@pytest.fixture(scope="session")
+def demo_drafters(demo_drafter: Path) -> dict[str, Path]:
+    """Both EAGLE drafters for the demo pair's target."""
     import frspec_cpp
 
-    return Path(frspec_cpp.demo_paths()[0]).parent / "demo-eagle2.gguf"
+    return {"eagle2": demo_drafter, "eagle3": Path(frspec_cpp.demo_paths()[1])}
 
 
 @pytest.fixture

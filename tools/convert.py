@@ -30,6 +30,7 @@ def convert(
     ranks: Path | None = None,
     quiet: bool = False,
     target_layers: Sequence[int] | None = None,
+    name: str | None = None,
 ) -> list[str]:
     """Converts the checkpoint folder `source` to the GGUF file `output`; returns remarks for the user.
 
@@ -41,6 +42,7 @@ def convert(
         ranks: for an EAGLE drafter, token ranks to embed: a file of frspec-rank or FR-Spec's freq_*.pt.
         quiet: show no progress bar.
         target_layers: for an EAGLE-3 drafter, the target's layers whose inputs it taps, instead of its config's.
+        name: what the model is called; None: as the folder.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -75,7 +77,7 @@ def convert(
         raise ValueError(f"{source}: {option} is for EAGLE drafters, but the checkpoint is none (no 'fc.weight')")
     else:
         arch, entries, tensors, remarks = _model(checkpoint)
-    header = _general(checkpoint, tensors, type)
+    header = _general(name or checkpoint.folder.resolve().name, tensors, type)
     total = sum(tensor.weights.nbytes for tensor in tensors if tensor.weights is not None)
     with progress_bar(total, output.name, quiet) as bar:
         fell_back = write_gguf(output, arch, [*header, *entries], tensors, type, bar.update)
@@ -138,12 +140,12 @@ def _add_ranks(entries: list[Entry], tensors: list[OutputTensor], target: Target
     tensors.append(OutputTensor(RANKS, values=ranks.tokens.astype("<i4")))
 
 
-def _general(checkpoint: Checkpoint, tensors: list[OutputTensor], type_name: str) -> list[Entry]:
+def _general(name: str, tensors: list[OutputTensor], type_name: str) -> list[Entry]:
     gguf = require("gguf", PROGRAM)
     parameters = sum(math.prod(tensor.shape) for tensor in tensors if tensor.weights is not None)
     return [
         string("general.type", "model"),
-        string("general.name", checkpoint.folder.resolve().name),
+        string("general.name", name),
         string("general.size_label", gguf.size_label(parameters, parameters, 0, 0)),
         u32("general.file_type", FILE_TYPES[type_name][1]),
         u32("general.quantization_version", gguf.GGML_QUANT_VERSION),

@@ -68,12 +68,14 @@ TYPES = {
     "q4_0": ("Q4_0", 2), "q4_1": ("Q4_1", 3), "q5_0": ("Q5_0", 8), "q5_1": ("Q5_1", 9),
     "q4_k": ("Q4_K", 14), "q5_k": ("Q5_K", 16), "q6_k": ("Q6_K", 18),
     "q4_k_m": ("Q4_K", 15), "q5_k_m": ("Q5_K", 17),
+    "q2_k": ("Q2_K", 10), "q3_k": ("Q3_K", 12),
+    "iq4_nl": ("IQ4_NL", 25), "iq4_xs": ("IQ4_XS", 30), "mxfp4": ("MXFP4", 38),
 }
 # fmt: on
 # Those whose head llama.cpp's quantizer stores in Q6_K.
 _BETTER_HEAD = ("q4_0", "q4_1", "q5_0", "q5_1", "q4_k_m", "q5_k_m")
 # What llama.cpp's quantizer takes for rows that are no multiple of a type's block.
-_FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+_FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "Q2_K": "Q4_0", "Q3_K": "Q4_0", "IQ4_XS": "IQ4_NL"}
 
 
 def use_more_bits(layer: int, layers: int) -> bool:

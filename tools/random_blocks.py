@@ -16,9 +16,18 @@ _BLOCKS = {
     "Q4_K": (256, 4.61),
     "Q5_K": (256, 9.23),
     "Q6_K": (256, 18.5),
+    "Q2_K": (256, 1.118),
+    "Q3_K": (256, 2.29),
+    "IQ4_NL": (32, 67.2),
+    "IQ4_XS": (256, 67.2),
+    "MXFP4": (32, 5.85),
 }
-_HALF_RANGE = {"Q4_1": 7.5, "Q5_1": 15.5, "Q4_K": 7.5, "Q5_K": 15.5}  # what the minimum takes off, in scales
+# What the minimum takes off, in scales.
+_HALF_RANGE = {"Q4_1": 7.5, "Q5_1": 15.5, "Q4_K": 7.5, "Q5_K": 15.5, "Q2_K": 1.5}
 _SCALES = (24, 41)  # the whole-number scales of K-quants are drawn from this range
+_NIBBLES = (8, 16)  # or their low four bits from this one
+# The mean of the whole numbers that a block's scale is multiplied by.
+_MEAN_SCALES = {"Q4_K": 32.0, "Q5_K": 32.0, "Q6_K": 32.0, "Q2_K": 11.5, "Q3_K": 27.5, "IQ4_XS": 27.5}
 
 
 def block_elements(kind: str) -> int:
@@ -36,8 +45,7 @@ def random_weights(kind: str, rows: int, cols: int, sigma: float, rng: np.random
     elements, spread = _BLOCKS[kind]
     count = rows * cols // elements
     scale = (sigma / spread * rng.uniform(0.8, 1.2, count)).astype(np.float32)
-    if kind in ("Q4_K", "Q5_K", "Q6_K"):
-        scale /= (_SCALES[0] + _SCALES[1] - 1) / 2
+    scale /= np.float32(_MEAN_SCALES.get(kind, 1.0))
     minimum = scale * _HALF_RANGE.get(kind, 0)
     parts: dict[str, Callable[[], list[np.ndarray]]] = {
         "Q8_0": lambda: [_half(scale), _bits(count, 32, rng)],
@@ -47,6 +55,12 @@ def random_weights(kind: str, rows: int, cols: int, sigma: float, rng: np.random
         "Q5_1": lambda: [_half(scale), _half(-minimum), _bits(count, 20, rng)],
         "Q4_K": lambda: [_half(scale), _half(minimum), _packed_scales(count, rng), _bits(count, 128, rng)],
         "Q5_K": lambda: [_half(scale), _half(minimum), _packed_scales(count, rng), _bits(count, 160, rng)],
+        "Q2_K": lambda: [_twice(_nibbles(count, 16, rng)), _bits(count, 64, rng), _half(scale), _half(minimum)],
+        # Scales of six bits, 32 more than they are: the two high bits are set.
+        "Q3_K": lambda: [_bits(count, 96, rng), _pairs(count, 8, rng), _ones(count, 4), _half(scale)],
+        "IQ4_XS": lambda: [_half(scale), _ones(count, 2), _pairs(count, 4, rng), _bits(count, 128, rng)],
+        "IQ4_NL": lambda: [_half(scale), _bits(count, 16, rng)],
+        "MXFP4": lambda: [np.rint(np.log2(scale) + 128).astype(np.uint8).reshape(-1, 1), _bits(count, 16, rng)],
         "Q6_K": lambda: [_bits(count, 192, rng), rng.integers(*_SCALES, (count, 16), dtype=np.uint8), _half(scale)],
     }
     return np.concatenate(parts[kind](), axis=1).reshape(rows, -1)
@@ -70,6 +84,22 @@ def _half(values: np.ndarray) -> np.ndarray:
 
 def _bits(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
     return np.frombuffer(rng.bytes(count * size), dtype=np.uint8).reshape(count, size)
+
+
+def _nibbles(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(*_NIBBLES, (count, size), dtype=np.uint8)
+
+
+def _twice(nibbles: np.ndarray) -> np.ndarray:
+    return nibbles | nibbles << 4
+
+
+def _pairs(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    return _nibbles(count, size, rng) | _nibbles(count, size, rng) << 4
+
+
+def _ones(count: int, size: int) -> np.ndarray:
+    return np.full((count, size), 0xFF, dtype=np.uint8)
 
 
 def _packed_scales(count: int, rng: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,7 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& device) {
   fail("device: found '", device,
-       "', but this build of frspec has no emulated CUDA backend (FRSPEC_CUDA_EMULATED=OFF); use device 'cpu'");
+       "', but this build of frspec has no emulated CUDA backend (FRSPEC_TESTING=OFF); use device 'cpu'");
 }
 
 }  // namespace

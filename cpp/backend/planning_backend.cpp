@@ -3,6 +3,8 @@
 
 #include <cstring>
 
+#include "tensor/dequantize.h"
+
 namespace frspec {
 
 Buffer PlanningBackend::allocate(std::size_t bytes) {
@@ -15,6 +17,7 @@ Buffer PlanningBackend::allocate(std::size_t bytes) {
 void PlanningBackend::download(void* to_host, const void*, std::size_t bytes) { std::memset(to_host, 0, bytes); }
 
 std::unique_ptr<Weight> PlanningBackend::count(const WeightSource& source, std::int64_t rows, bool is_table) {
+  check_weight_type(source);
   weights_ += device_.weight_bytes(source, rows, is_table);
   return std::make_unique<Weight>(source.type, rows, source.cols);
 }

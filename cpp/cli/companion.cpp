@@ -3,10 +3,15 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
+#include <string>
 #include <system_error>
+#include <vector>
 
 #include "base/error.h"
+#include "base/text.h"
 
 namespace frspec {
 
@@ -27,6 +32,15 @@ fs::path find_companion(std::string_view name, std::string_view purpose) {
   }
   throw FileNotFound(
       concat("found no ", name, " beside ", own.empty() ? "frspec" : own.string(), " and none in PATH; ", purpose));
+}
+
+void become_companion(std::string_view name, std::string_view purpose, std::span<char* const> arguments) {
+  std::string program = find_companion(name, purpose).string();
+  std::vector<char*> all = {program.data()};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  all.push_back(nullptr);
+  execv(program.c_str(), all.data());
+  throw Error(concat(printable(program), ": cannot be run: ", std::strerror(errno), "; ", purpose));
 }
 
 }  // namespace frspec

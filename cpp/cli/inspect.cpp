@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "cli/verdict.h"
 #include "gguf/gguf_values.h"
 #include "tokenizer/tokenizer.h"
 #include "vocab/builtin_ranks.h"
@@ -147,7 +148,7 @@ void print_table(std::ostream& out, const std::vector<std::vector<std::string>>&
   }
 }
 
-void print_text(std::ostream& out, const GgufFile& file) {
+void print_text(std::ostream& out, const GgufFile& file, const Verdict& verdict) {
   out << printable(file.path().native()) << '\n';
   out << "  GGUF version " << file.version() << ", alignment " << file.alignment() << ", "
       << readable_bytes(file.bytes()) << '\n';
@@ -169,15 +170,17 @@ void print_text(std::ostream& out, const GgufFile& file) {
   }
   print_table(out, rows);
   if (const std::string source = ranks_source(file); !source.empty()) out << "\ntoken ranks: " << source << '\n';
-  if (file.tensors().empty()) return;
-
-  out << "\ntotals\n";
-  rows.clear();
-  for (const auto& [type, total] : totals_by_type(file)) {
-    rows.push_back({std::string(dtype_name(type)), concat(total.tensors, total.tensors == 1 ? " tensor" : " tensors"),
-                    readable_bytes(total.bytes)});
+  if (!file.tensors().empty()) {
+    out << "\ntotals\n";
+    rows.clear();
+    for (const auto& [type, total] : totals_by_type(file)) {
+      rows.push_back({std::string(dtype_name(type)), concat(total.tensors, total.tensors == 1 ? " tensor" : " tensors"),
+                      readable_bytes(total.bytes)});
+    }
+    print_table(out, rows);
   }
-  print_table(out, rows);
+  out << "\nruns: " << (verdict.runs() ? concat("yes, as ", verdict.use) : "no") << '\n';
+  for (const std::string& reason : verdict.reasons) out << "  " << printable(reason) << '\n';
 }
 
 // ---- for machines ----
@@ -231,7 +234,7 @@ void write_tensor(JsonWriter& json, const GgufTensor& tensor) {
   json.end_object();
 }
 
-void print_json(std::ostream& out, const GgufFile& file) {
+void print_json(std::ostream& out, const GgufFile& file, const Verdict& verdict) {
   JsonWriter json(out, 2);
   json.begin_object();
   json.member("path", std::string_view(file.path().native()));
@@ -258,14 +261,21 @@ void print_json(std::ostream& out, const GgufFile& file) {
   json.end_object();
   if (const std::string source = ranks_source(file); !source.empty())
     json.member("token_ranks", std::string_view(source));
+  json.key("runs");
+  json.value(verdict.runs());
+  json.key("reasons");
+  json.begin_array();
+  for (const std::string& reason : verdict.reasons) json.value(std::string_view(reason));
+  json.end_array();
   json.end_object();
   out << '\n';
 }
 
 }  // namespace
 
-void print_inspection(std::ostream& out, const GgufFile& file, bool json) {
-  json ? print_json(out, file) : print_text(out, file);
+void print_inspection(std::ostream& out, const std::shared_ptr<const GgufFile>& file, bool json) {
+  const Verdict verdict = judge(file);
+  json ? print_json(out, *file, verdict) : print_text(out, *file, verdict);
 }
 
 }  // namespace frspec

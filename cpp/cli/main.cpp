@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "cli/commands.h"
+#include "cli/companion.h"
 #include "cli/terminal.h"
 
 namespace frspec {
@@ -18,6 +19,7 @@ constexpr std::string_view kHelp =
     "Lossless speculative decoding for GGUF language models.\n"
     "\n"
     "  chat       talk with a model\n"
+    "  serve      answer OpenAI's clients over HTTP\n"
     "  generate   continue a prompt, or answer one message\n"
     "  bench      time a model on this machine\n"
     "  tokenize   token ids of a text\n"
@@ -33,13 +35,16 @@ constexpr std::string_view kHelp =
     "Beside it: frspec-convert (checkpoints to GGUF), frspec-train (drafters),\n"
     "frspec-rank and frspec-sketch (draft heads), frspec-eval (which drafter pays).\n";
 
-constexpr std::string_view kExpected = "expected chat, generate, bench, tokenize or inspect (see frspec --help)";
+constexpr std::string_view kExpected = "expected chat, serve, generate, bench, tokenize or inspect (see frspec --help)";
+constexpr std::string_view kServer =
+    "it is the server, and comes with the Python package: pip install 'frspec_cpp[server]'";
 
 int run(std::span<char* const> arguments) {
   if (arguments.empty()) fail("missing command, ", kExpected);
   const std::string_view command = arguments[0];
   const auto rest = arguments.subspan(1);
   if (command == "chat") return chat_command(rest);
+  if (command == "serve") become_companion("frspec-serve", kServer, rest);
   if (command == "generate") return generate_command(rest);
   if (command == "bench") return bench_command(rest);
   if (command == "tokenize") return tokenize_command(rest);

@@ -78,7 +78,9 @@ int tokenize_command(std::span<char* const> arguments) {
 int inspect_command(std::span<char* const> arguments) {
   std::string path;
   bool as_json = false;
-  Arguments options("frspec inspect FILE [--json]", "Prints the metadata and the tensors of a GGUF file.");
+  Arguments options("frspec inspect FILE [--json]",
+                    "Prints the metadata and the tensors of a GGUF file, and whether it would run:\n"
+                    "if not, why. All checks of loading but those of the weights' values.");
   options.positional("FILE", path, "GGUF file, or the first part of a split one");
   options.flag("--json", as_json, "one JSON object");
   if (!options.parse(arguments)) {
@@ -86,7 +88,7 @@ int inspect_command(std::span<char* const> arguments) {
     return 0;
   }
   std::ostringstream out;
-  print_inspection(out, *GgufFile::open(path), as_json);
+  print_inspection(out, GgufFile::open(path), as_json);
   write_output(out.str());
   return 0;
 }

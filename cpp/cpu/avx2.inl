@@ -45,6 +45,12 @@ inline std::uint32_t lanes_from(Floats v, float least) {
   return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_set1_ps(least), _CMP_GE_OQ)));
 }
 
+// Each byte of `index`, which is below 16: that byte of its 16 bytes of `table`.
+inline Ints look_up(Ints table, Ints index) {
+  return reinterpret_cast<Ints>(
+      _mm256_shuffle_epi8(reinterpret_cast<__m256i>(table), reinterpret_cast<__m256i>(index)));
+}
+
 using Quads = std::uint64_t __attribute__((vector_size(4 * kLanes)));
 inline Quads multiply_even(Quads a, Quads b) {
   return reinterpret_cast<Quads>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));

@@ -44,6 +44,12 @@ inline std::uint32_t lanes_from(Floats v, float least) {
   return _mm512_cmp_ps_mask(v, _mm512_set1_ps(least), _CMP_GE_OQ);
 }
 
+// Each byte of `index`, which is below 16: that byte of its 16 bytes of `table`.
+inline Ints look_up(Ints table, Ints index) {
+  return reinterpret_cast<Ints>(
+      _mm512_shuffle_epi8(reinterpret_cast<__m512i>(table), reinterpret_cast<__m512i>(index)));
+}
+
 using Quads = std::uint64_t __attribute__((vector_size(4 * kLanes)));
 inline Quads multiply_even(Quads a, Quads b) {
   return reinterpret_cast<Quads>(_mm512_mul_epu32(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));

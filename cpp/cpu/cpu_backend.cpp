@@ -12,6 +12,7 @@
 #include "backend/registry.h"
 #include "base/error.h"
 #include "cpu/packing.h"
+#include "tensor/coded.h"
 #include "tensor/dequantize.h"
 
 namespace frspec {
@@ -43,19 +44,27 @@ Memory map_memory(std::size_t bytes) {
   return {address, whole};
 }
 
+// A row of a file in the form in which its type is packed, perhaps in `room`.
+const std::byte* to_panel_type(DType type, const std::byte* row, std::int64_t cols, std::vector<std::byte>& room) {
+  if (panel_type(type) == type) return row;
+  room.resize(row_bytes(DType::Coded, static_cast<std::size_t>(cols)));
+  code_row(type, row, reinterpret_cast<BlockCoded*>(room.data()), cols);
+  return room.data();
+}
+
 }  // namespace
 
 CpuWeight::CpuWeight(const WeightSource& source, std::int64_t rows, Buffer memory)
-    : Weight(source.type, rows, source.cols, source.logit_rule),
+    : Weight(source.type, panel_type(source.type), rows, source.cols, source.logit_rule),
       memory_(std::move(memory)),
       panels_(memory_.as<std::byte>()),
-      panel_bytes_(cpu::panel_bytes(source.type, source.cols)) {}
+      panel_bytes_(cpu::panel_bytes(kept_type(), source.cols)) {}
 
 CpuWeight::CpuWeight(const WeightSource& source)
     : Weight(source.type, source.rows, source.cols, source.logit_rule), owner_(source.owner), table_(source.data) {}
 
 void CpuWeight::dequantize(std::int64_t r, float* out) const {
-  const std::size_t bytes = row_bytes(type(), static_cast<std::size_t>(cols()));
+  const std::size_t bytes = row_bytes(kept_type(), static_cast<std::size_t>(cols()));
   if (table_ != nullptr) {
     dequantize_row(type(), table_ + static_cast<std::size_t>(r) * bytes, out, cols());
     return;
@@ -63,15 +72,17 @@ void CpuWeight::dequantize(std::int64_t r, float* out) const {
   thread_local std::vector<std::byte> row;  // grows on its first use
   row.resize(bytes);
   const std::int64_t index = r / kPanel;
-  unpack_row(type(), pair(index / kPair * kPair), place_of(index, panels()), static_cast<int>(r % kPanel), row.data(),
-             cols());
-  dequantize_row(type(), row.data(), out, cols());
+  unpack_row(kept_type(), pair(index / kPair * kPair), place_of(index, panels()), static_cast<int>(r % kPanel),
+             row.data(), cols());
+  dequantize_row(kept_type(), row.data(), out, cols());
 }
 
 void CpuWeight::replace(std::int64_t r, const std::byte* row) {
+  thread_local std::vector<std::byte> room;  // grows on its first use
   const std::int64_t index = r / kPanel;
   std::byte* pair = memory_.as<std::byte>() + index / kPair * kPair * panel_bytes_;
-  pack_row(type(), pair, place_of(index, panels()), static_cast<int>(r % kPanel), row, cols());
+  pack_row(kept_type(), pair, place_of(index, panels()), static_cast<int>(r % kPanel),
+           to_panel_type(type(), row, cols(), room), cols());
 }
 
 CpuBackend::CpuBackend(const Kernels& kernels, int threads)
@@ -146,18 +157,21 @@ void CpuBackend::collect(int slot, void* to_host, std::size_t bytes) {
 std::unique_ptr<Weight> CpuBackend::pack(const WeightSource& source, std::int64_t rows, const std::int32_t* order) {
   check_weight_type(source);
   const auto bytes = static_cast<std::int64_t>(row_bytes(source.type, static_cast<std::size_t>(source.cols)));
-  const std::int64_t panels = (rows + kPanel - 1) / kPanel, panel_size = panel_bytes(source.type, source.cols);
+  const DType type = panel_type(source.type);
+  const std::int64_t panels = (rows + kPanel - 1) / kPanel, panel_size = panel_bytes(type, source.cols);
   Buffer memory = allocate(static_cast<std::size_t>(panels * panel_size));
   auto* packed = memory.as<std::byte>();
   pool_.parallel_for(panels, kPair, [&](std::int64_t begin, std::int64_t end, int) {
+    std::array<std::vector<std::byte>, kPanel> rooms;
     for (std::int64_t panel = begin; panel < end; ++panel) {
       std::array<const std::byte*, kPanel> lanes{};
       for (std::int64_t lane = 0; lane < kPanel && panel * kPanel + lane < rows; ++lane) {
         const std::int64_t r = order != nullptr ? order[panel * kPanel + lane] : panel * kPanel + lane;
         check_finite_row(source, r);
-        lanes[static_cast<std::size_t>(lane)] = source.data + r * bytes;
+        const auto at = static_cast<std::size_t>(lane);
+        lanes[at] = to_panel_type(source.type, source.data + r * bytes, source.cols, rooms[at]);
       }
-      pack_panel(source.type, packed + panel / kPair * kPair * panel_size, place_of(panel, panels), lanes, source.cols);
+      pack_panel(type, packed + panel / kPair * kPair * panel_size, place_of(panel, panels), lanes, source.cols);
     }
   });
   return std::make_unique<CpuWeight>(source, rows, std::move(memory));
@@ -173,8 +187,7 @@ std::unique_ptr<Weight> CpuBackend::load_experts(std::span<const WeightSource> s
 
 std::size_t CpuBackend::weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const {
   if (is_table) return 0;
-  return static_cast<std::size_t>((rows + kPanel - 1) / kPanel * kPanel) *
-         row_bytes(source.type, static_cast<std::size_t>(source.cols));
+  return static_cast<std::size_t>((rows + kPanel - 1) / kPanel * panel_bytes(panel_type(source.type), source.cols));
 }
 
 std::unique_ptr<Weight> CpuBackend::load_rows(const WeightSource& source, std::span<const std::int32_t> rows) {

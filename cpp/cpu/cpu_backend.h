@@ -46,7 +46,8 @@ class CpuWeight final : public Weight {
 class CpuExperts final : public Weight {
  public:
   explicit CpuExperts(std::vector<std::unique_ptr<Weight>> experts)
-      : Weight(experts[0]->type(), experts[0]->rows() * static_cast<std::int64_t>(experts.size()), experts[0]->cols()),
+      : Weight(experts[0]->type(), experts[0]->kept_type(),
+               experts[0]->rows() * static_cast<std::int64_t>(experts.size()), experts[0]->cols(), {}),
         experts_(std::move(experts)) {}
 
   const Weight& operator[](std::int64_t expert) const { return *experts_[static_cast<std::size_t>(expert)]; }

@@ -36,7 +36,7 @@ std::size_t bytes_of(const Activations& x, Form form, std::int64_t cols) {
 // The product of x with the `count` rows of a weight from `first` on; pairs of panels, unless the weight ends there.
 PanelProduct product_of(const CpuWeight& weight, std::int64_t first, std::int64_t count, const Activations& x) {
   PanelProduct product;
-  product.type = weight.type();
+  product.type = weight.kept_type();
   product.cols = weight.cols();
   product.n_count = static_cast<int>(std::min(count, weight.rows() - first));
   product.panel_count = (product.n_count + kPanel - 1) / kPanel;

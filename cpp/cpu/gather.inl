@@ -172,8 +172,22 @@ inline Floats widen_bf16(const std::uint16_t* p) {
   return v;
 }
 
-float dot_picked(DType type, const std::byte* row, const PickedRow& x, std::int64_t cols) {
+// What is seldom a head: its numbers first.
+float dot_plain(DType type, const std::byte* row, std::int64_t row_size, const float* x, std::int64_t cols) {
+  alignas(64) float values[kSuperBlock];
+  float total = 0.0f;
+  for (std::int64_t at = 0; at < cols; at += kSuperBlock) {
+    const std::int64_t count = cols - at < kSuperBlock ? cols - at : kSuperBlock;
+    dequantize_row(type, row + row_size * at / cols, values, count);
+    total += dot(values, x + at, count);
+  }
+  return total;
+}
+
+float dot_picked(DType type, const std::byte* row, std::int64_t row_size, const PickedRow& x, std::int64_t cols) {
   switch (type) {
+    case DType::F32:
+      return dot_floats<float>(row, x.x, cols, [](const float* p) { return load(p); });
     case DType::F16:
       return dot_floats<std::uint16_t>(row, x.x, cols, [](const std::uint16_t* p) { return load_half(p); });
     case DType::BF16:
@@ -195,7 +209,7 @@ float dot_picked(DType type, const std::byte* row, const PickedRow& x, std::int6
     case DType::Q6_K:
       return dot_q6_k(row, x, cols);
     default:
-      return dot_floats<float>(row, x.x, cols, [](const float* p) { return load(p); });
+      return dot_plain(type, row, row_size, x.x, cols);
   }
 }
 
@@ -205,7 +219,7 @@ void dot_rows(const RowProduct& product) {
   for (std::int64_t i = 0; i < product.count; ++i) {
     const std::byte* next = product.table + product.rows[i + 1 < product.count ? i + 1 : i] * product.row_bytes;
     for (std::int64_t at = 0; at < fetched; at += kLine) __builtin_prefetch(next + at, 0, 3);
-    product.out[i] = dot_picked(product.type, product.table + product.rows[i] * product.row_bytes,
+    product.out[i] = dot_picked(product.type, product.table + product.rows[i] * product.row_bytes, product.row_bytes,
                                 {product.x, product.sums}, product.cols);
   }
 }

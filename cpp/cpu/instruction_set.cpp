@@ -58,13 +58,17 @@ bool has_amx() {
 }
 
 // The best first; what comes after the generic kernels is chosen by name only.
-const std::array kChoices = {Choice{&kAmxKernels, has_amx},
-                             Choice{&kAvx512Bf16Kernels, has_avx512bf16},
-                             Choice{&kAvx512Kernels, has_avx512},
-                             Choice{&kAvx2VnniKernels, has_avx2vnni},
-                             Choice{&kAvx2Kernels, has_avx2},
-                             Choice{&kGenericKernels, [] { return true; }},
-                             Choice{&kAmxEmulatedKernels, has_avx512bf16}};
+const std::array kChoices = {
+    Choice{&kAmxKernels, has_amx},
+    Choice{&kAvx512Bf16Kernels, has_avx512bf16},
+    Choice{&kAvx512Kernels, has_avx512},
+    Choice{&kAvx2VnniKernels, has_avx2vnni},
+    Choice{&kAvx2Kernels, has_avx2},
+    Choice{&kGenericKernels, [] { return true; }},
+#ifdef FRSPEC_TESTING
+    Choice{&kAmxEmulatedKernels, has_avx512bf16},
+#endif
+};
 #elif defined(FRSPEC_ARM64)
 bool has_neon() {
 #ifdef __linux__

@@ -13,6 +13,11 @@
 #include "tensor/dtype.h"
 #include "tensor/quant.h"
 
+namespace frspec {
+// As dequantize.h has it, whose other functions are not for kernels.
+void dequantize_row(DType type, const std::byte* row, float* out, std::int64_t cols);
+}  // namespace frspec
+
 namespace frspec::cpu {
 
 constexpr int kMaxPairs = 4;   // pairs of panels of a product: they share what x brings into cache
@@ -59,8 +64,8 @@ struct Activations {
 // out[m][n] = sum_k x[m][k] w[n][k] (+ bias[n]), or added to what is there; n counts the rows of the panels. The sum
 // runs over k in one order, whatever the numbers of rows and panels.
 struct PanelProduct {
-  DType type = DType::F32;
-  std::int64_t cols = 0;  // elements of k
+  DType type = DType::F32;  // as which it is packed: panel_type
+  std::int64_t cols = 0;    // elements of k
   const std::byte* pairs[kMaxPairs] = {};
   const std::byte* next = nullptr;  // the pair that will be multiplied next, perhaps: only fetched into cache
   int panel_count = 0;              // an odd last one is alone in its pair

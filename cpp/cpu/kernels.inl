@@ -4,6 +4,7 @@
 //   kTileRows        rows of x per tile of kTilePanels panels: as many sums as fit the registers
 //   kUnsignedCodes   whether dot_bytes takes unsigned weights; dot_bytes(sum, w, x): each lane adds four products
 //   load_unsigned, load_signed, store_signed: bytes to floats, and back from ints
+//   look_up(table, index): bytes of 16 that bytes below 16 choose, in each part of 16 bytes
 //   lanes_from(v, least): a bit for each lane that is at least so large
 //   multiply_even(a, b): products of the even 32-bit words of a with those of b, 64 bits wide
 //   FRSPEC_PAIRS     1 where small unsigned codes are better multiplied by pair_products(w, x), add_pairs and

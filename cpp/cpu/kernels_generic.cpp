@@ -94,6 +94,17 @@ inline std::uint32_t lanes_from(Floats v, float least) {
   return lanes;
 }
 
+// Each byte of `index`, which is below 16: that byte of `table`.
+inline Ints look_up(Ints table, Ints index) {
+  std::uint8_t bytes[sizeof table], at[sizeof index];
+  __builtin_memcpy(bytes, &table, sizeof table);
+  __builtin_memcpy(at, &index, sizeof index);
+  for (std::uint8_t& i : at) i = bytes[i];
+  Ints found;
+  __builtin_memcpy(&found, at, sizeof found);
+  return found;
+}
+
 using Quads = std::uint64_t __attribute__((vector_size(4 * kLanes)));
 inline Quads multiply_even(Quads a, Quads b) { return (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu); }
 

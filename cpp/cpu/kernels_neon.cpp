@@ -64,6 +64,11 @@ inline std::uint32_t lanes_from(Floats v, float least) {
   return lanes;
 }
 
+// Each byte of `index`, which is below 16: that byte of `table`.
+inline Ints look_up(Ints table, Ints index) {
+  return reinterpret_cast<Ints>(vqtbl1q_u8(reinterpret_cast<uint8x16_t>(table), reinterpret_cast<uint8x16_t>(index)));
+}
+
 using Quads = std::uint64_t __attribute__((vector_size(4 * kLanes)));
 inline Quads multiply_even(Quads a, Quads b) {
   return reinterpret_cast<Quads>(

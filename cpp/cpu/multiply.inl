@@ -225,6 +225,12 @@ struct Dots {
   }
 };
 
+// The sum of what the codes of a block stand for, or of half a block: what minima are multiplied by.
+template <bool kHalfBlocks>
+inline float sum_of(const ActivationGroup& row, std::int64_t b) {
+  return kHalfBlocks ? static_cast<float>(row.main.offset16[b]) * (-1.0f / 128.0f) * row.scales[b / 2] : row.sums[b];
+}
+
 template <DType kType, int M, int V>
 void int8_tile(const Unpacked* panels, const std::byte* x, std::int64_t row_stride, std::int64_t blocks, float* sums,
                const Ahead& ahead) {
@@ -274,7 +280,9 @@ void int8_tile(const Unpacked* panels, const std::byte* x, std::int64_t row_stri
       if constexpr (F::kMinima) {
         const Floats minimum = load(panels[v / kPanelVectors].minima + at);
 #pragma GCC unroll 8
-        for (int m = 0; m < M; ++m) totals[m][v] = multiply_add(minimum, splat(rows[m]->sums[b]), totals[m][v]);
+        for (int m = 0; m < M; ++m) {
+          totals[m][v] = multiply_add(minimum, splat(sum_of<F::kHalfBlocks>(*rows[m], b)), totals[m][v]);
+        }
       }
     }
   }
@@ -283,12 +291,6 @@ void int8_tile(const Unpacked* panels, const std::byte* x, std::int64_t row_stri
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) store(sums + m * kSumStride + v * kLanes, totals[m][v]);
   }
-}
-
-inline Ints as_ints(Words v) {
-  Ints bits;
-  __builtin_memcpy(&bits, &v, sizeof bits);
-  return bits;
 }
 
 // A single row, as int8_tile would, but straight from the packed form: with nobody to share it, unpacking to memory
@@ -322,8 +324,14 @@ void int8_row(const std::byte* const* groups, const ActivationGroup& row, std::i
                                    splat_ints(word_at(x.codes + 4 * (b * kBlockSteps + kAt))));
           });
           total = multiply_add(__builtin_convertvector(dots, Floats) * of.scale(scale), unit, total);
+          // The sums of whole blocks have the second terms in them.
+          if constexpr (F::kMinima && F::kHalfBlocks && kFine) {
+            const Floats rest = unit * (static_cast<float>(x.offset16[scale]) * (-1.0f / 128.0f));
+            total = multiply_add(of.minimum(scale), rest, total);
+          } else if constexpr (F::kMinima && !kFine) {
+            total = multiply_add(of.minimum(scale), splat(sum_of<F::kHalfBlocks>(row, scale)), total);
+          }
         });
-        if constexpr (F::kMinima && !kFine) total = multiply_add(of.minimum(b), splat(row.sums[b]), total);
       });
       store(sums + p * kPanel + i, total);
     }
@@ -427,14 +435,14 @@ struct ProductScratch {
       : sums(reinterpret_cast<float*>(memory)),
         scales(sums + kRowBlock * kSumStride),
         minima(scales + kPair * 16 * kPanel),
-        codes(reinterpret_cast<std::byte*>(minima + kPair * 8 * kPanel)) {}
+        codes(reinterpret_cast<std::byte*>(minima + kPair * 16 * kPanel)) {}
 
   float* sums;       // (kRowBlock, kSumStride)
   float* scales;     // (kPair, 16, 16)
-  float* minima;     // (kPair, 8, 16)
+  float* minima;     // (kPair, 16, 16)
   std::byte* codes;  // (kPair, kGroup / 4, line); as f32 (kPair, kGroup, line)
 };
-static_assert(sizeof(float) * (kRowBlock * kSumStride + kPair * 24 * kPanel) + kPair * kGroup * kLine <=
+static_assert(sizeof(float) * (kRowBlock * kSumStride + kPair * 32 * kPanel) + kPair * kGroup * kLine <=
               kProductScratch);
 
 #if FRSPEC_AMX
@@ -458,7 +466,7 @@ void int8_group(const std::byte* const* now, const std::byte* next, std::int64_t
     Unpacked panels[kPanels];
     for (int i = 0; i < kPanels; ++i) {
       panels[i] = unpack_group<kType>(now[i], blocks, scratch.codes + i * (kGroup / 4) * kLine,
-                                      scratch.scales + i * 16 * kPanel, scratch.minima + i * 8 * kPanel);
+                                      scratch.scales + i * 16 * kPanel, scratch.minima + i * 16 * kPanel);
     }
     for_each_tile(x.rows, next, lines, kFull, [&]<int M>(std::int64_t m, const Ahead& part) {
       int8_tile<kType, M, kPanels * kPanelVectors>(panels, x.data + m * x.row_stride, x.row_stride, blocks,
@@ -553,30 +561,15 @@ void multiply_groups(const PanelProduct& p, const Activations& x, const ProductS
 template <int kPanels>
 void multiply_block(const PanelProduct& p, const Activations& x, const ProductScratch& scratch) {
   switch (p.type) {
-    case DType::F32:
-      return multiply_groups<DType::F32, kPanels>(p, x, scratch);
-    case DType::F16:
-      return multiply_groups<DType::F16, kPanels>(p, x, scratch);
-    case DType::BF16:
-      return multiply_groups<DType::BF16, kPanels>(p, x, scratch);
-    case DType::Q8_0:
-      return multiply_groups<DType::Q8_0, kPanels>(p, x, scratch);
-    case DType::Q4_0:
-      return multiply_groups<DType::Q4_0, kPanels>(p, x, scratch);
-    case DType::Q4_1:
-      return multiply_groups<DType::Q4_1, kPanels>(p, x, scratch);
-    case DType::Q5_0:
-      return multiply_groups<DType::Q5_0, kPanels>(p, x, scratch);
-    case DType::Q5_1:
-      return multiply_groups<DType::Q5_1, kPanels>(p, x, scratch);
-    case DType::Q4_K:
-      return multiply_groups<DType::Q4_K, kPanels>(p, x, scratch);
-    case DType::Q5_K:
-      return multiply_groups<DType::Q5_K, kPanels>(p, x, scratch);
-    case DType::Q6_K:
-      return multiply_groups<DType::Q6_K, kPanels>(p, x, scratch);
+#define FRSPEC_CASE(name) \
+  case DType::name:       \
+    return multiply_groups<DType::name, kPanels>(p, x, scratch);
+    FRSPEC_FLOAT_TYPES(FRSPEC_CASE)
+    FRSPEC_BLOCK_TYPES(FRSPEC_CASE)
+    FRSPEC_CASE(Coded)
+#undef FRSPEC_CASE
     default:
-      return;  // the backend admits no other type
+      __builtin_unreachable();  // nothing else is packed
   }
 }
 
@@ -629,7 +622,7 @@ Form form(DType type) {
     case DType::BF16:
       return FRSPEC_BF16 ? Form::Bf16 : Form::F32;
     default:
-      return Form::Int8;
+      return Form::Int8;  // quantized
   }
 }
 

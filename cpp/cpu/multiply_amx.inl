@@ -47,7 +47,9 @@ inline void matrix_int8_tile(const Unpacked& panel, const std::byte* x, std::int
     if constexpr (F::kMinima) {
       const Floats minimum = load(panel.minima + b * kPanel);
 #pragma GCC unroll 16
-      for (int m = 0; m < kMatrixRows; ++m) totals[m] = multiply_add(minimum, splat(group(m).sums[b]), totals[m]);
+      for (int m = 0; m < kMatrixRows; ++m) {
+        totals[m] = multiply_add(minimum, splat(sum_of<F::kHalfBlocks>(group(m), b)), totals[m]);
+      }
     }
   }
 #pragma GCC unroll 16
@@ -64,7 +66,7 @@ void matrix_int8_group(const std::byte* const* now, const std::byte* next, std::
   for (int i = 0; i < kPanels; ++i) {
     const Unpacked panel =
         unpack_group<kType, false>(now[i], blocks, scratch.codes + i * (kGroup / 4) * kLine,
-                                   scratch.scales + i * 16 * kPanel, scratch.minima + i * 8 * kPanel);
+                                   scratch.scales + i * 16 * kPanel, scratch.minima + i * 16 * kPanel);
     for (std::int64_t t = 0; t < count; ++t) {
       const Ahead ahead{next + i * lines * kLine + t * pieces * per_piece * kLine, per_piece};
       matrix_int8_tile<kType>(panel, x.data + t * kMatrixRows * x.row_stride, x.row_stride, blocks,

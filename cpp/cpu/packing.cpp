@@ -2,10 +2,14 @@
 #include "cpu/packing.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <type_traits>
 
+#include "base/error.h"
+#include "tensor/coded.h"
 #include "tensor/quant.h"
+#include "tensor/weight_types.h"
 
 namespace frspec::cpu {
 namespace {
@@ -35,7 +39,7 @@ class Lane {
          static_cast<RowByte*>(const_cast<void*>(row)), size);
   }
 
-  void q8_0(PanelByte* group, const GroupLayout& layout, Of<BlockQ8_0>* blocks, int count) const {
+  void move(PanelByte* group, const GroupLayout& layout, Of<BlockQ8_0>* blocks, int count) const {
     for (int b = 0; b < count; ++b) {
       value(group, b, &blocks[b].scale, 2);
       auto* at = group + layout.quants + b * kBlockSteps * kLine + 4 * lane_;
@@ -54,15 +58,101 @@ class Lane {
     }
   }
 
-  // Q4_0, Q4_1, Q5_0, Q5_1
+  // Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL
   template <class Block>
-  void nibbles(PanelByte* group, const GroupLayout& layout, Block* blocks, int count) const {
+  void move(PanelByte* group, const GroupLayout& layout, Block* blocks, int count) const {
     for (int b = 0; b < count; ++b) {
       value(group, b, &blocks[b].scale, 2);
       if constexpr (requires { blocks->minimum; }) value(group, count + b, &blocks[b].minimum, 2);
       dwords(group + layout.quants + b * 4 * kLine, blocks[b].quants, 16);
       if constexpr (requires { blocks->high; }) fifth_bits(group + layout.high + b * kLine + 4 * lane_, blocks[b].high);
     }
+  }
+
+  void move(PanelByte* group, const GroupLayout& layout, Of<BlockMXFP4>* blocks, int count) const {
+    for (int b = 0; b < count; ++b) {
+      value(group, b, &blocks[b].exponent, 1);
+      dwords(group + layout.quants + b * 4 * kLine, blocks[b].quants, sizeof blocks[b].quants);
+    }
+  }
+
+  // What follows has one block in a group.
+  void move(PanelByte* group, const GroupLayout& layout, Of<BlockQ4_K>* block, int) const {
+    q4_q5_k(group, layout, *block);
+  }
+  void move(PanelByte* group, const GroupLayout& layout, Of<BlockQ5_K>* block, int) const {
+    q4_q5_k(group, layout, *block);
+    dwords(group + layout.high, block->high, sizeof block->high);
+  }
+
+  void move(PanelByte* group, const GroupLayout& layout, Of<BlockQ6_K>* block, int) const {
+    value(group, 0, &block->scale, 2);
+    bytes(group + 2 * kPanel, block->scales, 16);
+    dwords(group + layout.quants, block->low, sizeof block->low);
+    dwords(group + layout.high, block->high, sizeof block->high);
+  }
+
+  void move(PanelByte* group, const GroupLayout& layout, Of<BlockQ2_K>* block, int) const {
+    value(group, 0, &block->scale, 2);
+    value(group, 1, &block->minimum, 2);
+    bytes(group + 4 * kPanel, block->scales, 16);
+    dwords(group + layout.quants, block->quants, sizeof block->quants);
+  }
+
+  void move(PanelByte* group, const GroupLayout& layout, Of<BlockQ3_K>* block, int) const {
+    value(group, 0, &block->scale, 2);
+    std::array<std::int8_t, 16> scales;
+    if constexpr (kPacking) {
+      for (int b = 0; b < 16; ++b) {
+        scales[static_cast<std::size_t>(b)] = static_cast<std::int8_t>(q3_scale(block->packed, b));
+      }
+    }
+    bytes(group + 2 * kPanel, scales.data(), 16);
+    if constexpr (!kPacking) {
+      std::fill_n(block->packed, sizeof block->packed, std::uint8_t{0});
+      for (int b = 0; b < 16; ++b) {
+        const int bits = scales[static_cast<std::size_t>(b)] + 32;
+        block->packed[b % 8] |= static_cast<std::uint8_t>((bits & 15) << (4 * (b / 8)));
+        block->packed[8 + b % 4] |= static_cast<std::uint8_t>((bits >> 4) << (2 * (b / 4)));
+      }
+    }
+    dwords(group + layout.quants, block->quants, sizeof block->quants);
+    dwords(group + layout.high, block->high, sizeof block->high);
+  }
+
+  void move(PanelByte* group, const GroupLayout& layout, Of<BlockIQ4_XS>* block, int) const {
+    value(group, 0, &block->scale, 2);
+    std::array<std::int8_t, 8> scales;
+    if constexpr (kPacking) {
+      for (int b = 0; b < 8; ++b) {
+        scales[static_cast<std::size_t>(b)] = static_cast<std::int8_t>(iq4_scale(*block, b));
+      }
+    }
+    bytes(group + 2 * kPanel, scales.data(), 8);
+    if constexpr (!kPacking) {
+      block->scales_high = 0;
+      std::fill_n(block->scales_low, sizeof block->scales_low, std::uint8_t{0});
+      for (int b = 0; b < 8; ++b) {
+        const int bits = scales[static_cast<std::size_t>(b)] + 32;
+        block->scales_low[b / 2] |= static_cast<std::uint8_t>((bits & 15) << (4 * (b % 2)));
+        block->scales_high |= static_cast<std::uint16_t>((bits >> 4) << (2 * b));
+      }
+    }
+    dwords(group + layout.quants, block->quants, sizeof block->quants);
+  }
+
+  void move(PanelByte* group, const GroupLayout& layout, Of<BlockCoded>* block, int) const {
+    value(group, 0, &block->scale, 4);
+    bytes(group + 4 * kPanel, block->scales, 16);
+    dwords(group + layout.quants, block->quants, sizeof block->quants);
+    copy(group + layout.high, reinterpret_cast<RowByte*>(block->values), sizeof block->values);
+  }
+
+ private:
+  // `count` bytes of the row, the values 0, 1, ... of the runs.
+  template <class Byte>
+  void bytes(PanelByte* runs, Byte* row, int count) const {
+    for (int i = 0; i < count; ++i) value(runs, i, row + i, 1);
   }
 
   template <class Block>
@@ -85,17 +175,8 @@ class Lane {
       }
     }
     dwords(group + layout.quants, block.quants, sizeof block.quants);
-    if constexpr (requires { block.high; }) dwords(group + layout.high, block.high, sizeof block.high);
   }
 
-  void q6_k(PanelByte* group, const GroupLayout& layout, Of<BlockQ6_K>& block) const {
-    value(group, 0, &block.scale, 2);
-    for (int b = 0; b < 16; ++b) value(group + 2 * kPanel, b, &block.scales[b], 1);
-    dwords(group + layout.quants, block.low, sizeof block.low);
-    dwords(group + layout.high, block.high, sizeof block.high);
-  }
-
- private:
   static void copy(PanelByte* panel, RowByte* row, std::size_t bytes) {
     if constexpr (kPacking) {
       std::memcpy(panel, row, bytes);
@@ -133,31 +214,18 @@ void move_group(DType type, const Lane<kPacking>& lane, Group* group, Row* row, 
     lane.dwords(group, row + g * kGroup * (4 / per_line), elements * (4 / per_line));
     return;
   }
-  const auto count = static_cast<int>(elements / kQuantBlock);
-  const GroupLayout layout = group_layout(type, count);
-  const auto blocks = [&]<class Block>(Block*) {
-    using Access = std::conditional_t<kPacking, const Block, Block>;
-    return reinterpret_cast<Access*>(row) + g * (kGroup / (sizeof(Block) > 100 ? kSuperBlock : kQuantBlock));
-  };
   switch (type) {
-    case DType::Q8_0:
-      return lane.q8_0(group, layout, blocks(static_cast<BlockQ8_0*>(nullptr)), count);
-    case DType::Q4_0:
-      return lane.nibbles(group, layout, blocks(static_cast<BlockQ4_0*>(nullptr)), count);
-    case DType::Q4_1:
-      return lane.nibbles(group, layout, blocks(static_cast<BlockQ4_1*>(nullptr)), count);
-    case DType::Q5_0:
-      return lane.nibbles(group, layout, blocks(static_cast<BlockQ5_0*>(nullptr)), count);
-    case DType::Q5_1:
-      return lane.nibbles(group, layout, blocks(static_cast<BlockQ5_1*>(nullptr)), count);
-    case DType::Q4_K:
-      return lane.q4_q5_k(group, layout, *blocks(static_cast<BlockQ4_K*>(nullptr)));
-    case DType::Q5_K:
-      return lane.q4_q5_k(group, layout, *blocks(static_cast<BlockQ5_K*>(nullptr)));
-    case DType::Q6_K:
-      return lane.q6_k(group, layout, *blocks(static_cast<BlockQ6_K*>(nullptr)));
+#define CASE(name)                                                                                                  \
+  case DType::name: {                                                                                               \
+    using Block = std::conditional_t<kPacking, const Block##name, Block##name>;                                     \
+    return lane.move(group, group_layout(type, elements / kQuantBlock),                                             \
+                     reinterpret_cast<Block*>(row) + g * (kGroup / Block::kElements), int(elements / kQuantBlock)); \
+  }
+    FRSPEC_BLOCK_TYPES(CASE)
+    CASE(Coded)
+#undef CASE
     default:
-      return;
+      fail("found a weight of type ", dtype_name(type), ", which cannot be packed");
   }
 }
 

@@ -1,4 +1,4 @@
-// Rows of a GGUF file to panels and back. See panel.h for the layout.
+// Rows as a GGUF file has them, or coded ones (panel_type), to panels and back. See panel.h for the layout.
 #pragma once
 
 #include <array>
@@ -16,7 +16,7 @@ void pack_panel(DType type, std::byte* pair, PanelPlace place, const std::array<
 // One row of such a panel, in place of what is there.
 void pack_row(DType type, std::byte* pair, PanelPlace place, int lane, const std::byte* row, std::int64_t cols);
 
-// The bytes of row `lane` of that panel, as the file had them.
+// The bytes of row `lane` of that panel, as they were.
 void unpack_row(DType type, const std::byte* pair, PanelPlace place, int lane, std::byte* row, std::int64_t cols);
 
 }  // namespace frspec::cpu

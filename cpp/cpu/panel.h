@@ -6,19 +6,25 @@
 // with three parts, each part starting at a line:
 //
 //   header   what the blocks hold beside their quants, 16 values (one per row) in a run:
-//              Q8_0, Q4_0, Q5_0   f16 scale of block 0, 1, ...
+//              Q8_0, Q4_0, Q5_0, IQ4_NL   f16 scale of block 0, 1, ...
 //              Q4_1, Q5_1         f16 scale of block 0, 1, ..., then f16 minimum of block 0, 1, ...
+//              MXFP4              u8 exponent of block 0, 1, ...
 //              Q4_K, Q5_K         f16 scale, f16 minimum, u8 scales of blocks 0 to 7, u8 minima of blocks 0 to 7
-//              Q6_K               f16 scale, i8 scales of blocks 0 to 15
+//              Q2_K               f16 scale, f16 minimum, u8 scale and minimum (high half) of blocks 0 to 15
+//              Q3_K, Q6_K         f16 scale, i8 scales of blocks 0 to 15
+//              IQ4_XS             f16 scale, i8 scales of blocks 0 to 7
+//              Coded              f32 scale, i8 scales of blocks 0 to 15
 //   quants   the quants' dwords in file order; Q8_0 with its sign bits flipped: code + 128, unsigned
 //   high     Q5_0, Q5_1   one line per block: bit s of byte i of a dword is the fifth bit of element 4 s + i
-//            Q5_K, Q6_K   the high bits' dwords in file order
+//            Q3_K, Q5_K, Q6_K   the high bits' dwords in file order
+//            Coded        one line that begins with the 16 values for which codes stand, all rows' own
 //
 // Panels lie in pairs, whose groups alternate: group 0 of the one, group 0 of the other, group 1 of the one ... So two
 // panels that are multiplied together are one stream of memory. Groups are 256 elements of unquantized formats, too. An
 // odd last panel has its groups one after the other.
 //
-// Rows beyond the matrix are zero. Nothing is lost: unpack_row (packing.h) gives back the bytes of the file.
+// Rows beyond the matrix are zero. Nothing is lost: unpack_row (packing.h) gives back the bytes of the row. Codebook
+// types have no panels of their own: rows are brought to Coded before (panel_type).
 // Functions here are static: see kernels.h.
 #pragma once
 
@@ -26,6 +32,7 @@
 #include <cstdint>
 
 #include "tensor/dtype.h"
+#include "tensor/weight_types.h"
 
 namespace frspec::cpu {
 
@@ -35,6 +42,68 @@ constexpr int kGroup = 256;     // elements of k in a group
 constexpr int kLine = 64;       // bytes: a dword of each row
 constexpr int kBlockSteps = 8;  // dwords of k, once unpacked to bytes, in a block of 32
 
+// How a quantized format is packed and what its codes are.
+struct PanelFormat {
+  int bits = 0;     // of the codes that are multiplied; 0: not quantized
+  int block = 32;   // elements of a block of the file; 256: its scales are whole numbers times one for all
+  int shared = 32;  // elements that share a scale
+  int header = 0;   // bytes of the header for a block and row
+  int quants = 4;   // bits of a code in the quants
+  int high = 0;     // and in the high part
+  bool minima = false;
+  bool table = false;  // codes stand for 16 numbers
+};
+
+static constexpr PanelFormat panel_format(DType type) {
+  switch (type) {
+    case DType::Q8_0:
+      return {.bits = 8, .header = 2, .quants = 8};
+    case DType::Q4_0:
+      return {.bits = 4, .header = 2};
+    case DType::Q4_1:
+      return {.bits = 4, .header = 4, .minima = true};
+    case DType::Q5_0:
+      return {.bits = 5, .header = 2, .high = 1};
+    case DType::Q5_1:
+      return {.bits = 5, .header = 4, .high = 1, .minima = true};
+    case DType::Q2_K:
+      return {.bits = 2, .block = 256, .shared = 16, .header = 4 + 16, .quants = 2, .minima = true};
+    case DType::Q3_K:
+      return {.bits = 3, .block = 256, .shared = 16, .header = 2 + 16, .quants = 2, .high = 1};
+    case DType::Q4_K:
+      return {.bits = 4, .block = 256, .header = 4 + 16, .minima = true};
+    case DType::Q5_K:
+      return {.bits = 5, .block = 256, .header = 4 + 16, .high = 1, .minima = true};
+    case DType::Q6_K:
+      return {.bits = 6, .block = 256, .shared = 16, .header = 2 + 16, .high = 2};
+    case DType::IQ4_NL:
+      return {.bits = 8, .header = 2, .table = true};
+    case DType::IQ4_XS:
+      return {.bits = 8, .block = 256, .header = 2 + 8, .table = true};
+    case DType::MXFP4:
+      return {.bits = 5, .header = 1, .table = true};
+    case DType::Coded:
+      return {.bits = 8, .block = 256, .shared = 16, .header = 4 + 16, .table = true};
+    default:
+      return {};
+  }
+}
+#define FRSPEC_CHECK(name) static_assert(panel_format(DType::name).bits > 0);
+FRSPEC_BLOCK_TYPES(FRSPEC_CHECK)
+#undef FRSPEC_CHECK
+
+// The type as which a weight is packed.
+static constexpr DType panel_type(DType type) {
+  switch (type) {
+#define FRSPEC_CASE(name) case DType::name:
+    FRSPEC_CODEBOOK_TYPES(FRSPEC_CASE)
+#undef FRSPEC_CASE
+    return DType::Coded;
+    default:
+      return type;
+  }
+}
+
 struct GroupLayout {
   std::int64_t quants;  // offset of the part
   std::int64_t high;    // offset of the part
@@ -43,50 +112,12 @@ struct GroupLayout {
 
 // Of a quantized format, for a group with `blocks` blocks of 32 elements.
 static constexpr GroupLayout group_layout(DType type, std::int64_t blocks) {
-  constexpr std::int64_t kHalves = kPanel * 2;  // bytes of 16 f16 values
-  std::int64_t header = 0, quants = 0, high = 0;
-  switch (type) {
-    case DType::Q8_0:
-      header = kHalves * blocks;
-      quants = 8 * kLine * blocks;
-      break;
-    case DType::Q4_0:
-      header = kHalves * blocks;
-      quants = 4 * kLine * blocks;
-      break;
-    case DType::Q4_1:
-      header = 2 * kHalves * blocks;
-      quants = 4 * kLine * blocks;
-      break;
-    case DType::Q5_0:
-      header = kHalves * blocks;
-      quants = 4 * kLine * blocks;
-      high = kLine * blocks;
-      break;
-    case DType::Q5_1:
-      header = 2 * kHalves * blocks;
-      quants = 4 * kLine * blocks;
-      high = kLine * blocks;
-      break;
-    case DType::Q4_K:
-      header = 2 * kHalves + 2 * 8 * kPanel;
-      quants = 32 * kLine;
-      break;
-    case DType::Q5_K:
-      header = 2 * kHalves + 2 * 8 * kPanel;
-      quants = 32 * kLine;
-      high = 8 * kLine;
-      break;
-    case DType::Q6_K:
-      header = kHalves + 16 * kPanel;
-      quants = 32 * kLine;
-      high = 16 * kLine;
-      break;
-    default:
-      break;
-  }
+  const PanelFormat format = panel_format(type);
+  std::int64_t header = kPanel * format.header * (format.block == kGroup ? 1 : blocks);
   header = (header + kLine - 1) / kLine * kLine;
-  return {header, header + quants, header + quants + high};
+  const std::int64_t bit = kPanel * 32 / 8 * blocks;  // bytes of one bit of every element
+  const std::int64_t high = type == DType::Coded ? kLine : bit * format.high;
+  return {header, header + bit * format.quants, header + bit * format.quants + high};
 }
 
 // Elements of k in a line of an unquantized format; 0 for a quantized one.

@@ -9,29 +9,30 @@ namespace {
 
 using Words = std::uint16_t __attribute__((vector_size(4 * kLanes)));
 using Bytes = std::int8_t __attribute__((vector_size(4 * kLanes)));
+using FewBytes = std::uint8_t __attribute__((vector_size(kLanes)));
 
 struct Unpacked {
   const std::byte* codes;  // one line per dword of k
   float* scales;           // (blocks, 16), for blocks of 16 elements twice as many
-  float* minima;           // (blocks, 16), to be added; where the format has them
+  float* minima;           // as scales, to be added; where the format has them
 };
 
 // Whether the codes of a format are unsigned here. Products of small codes can be added in pairs of 16 bits where those
-// are unsigned and as small as they come; Q8_0's are not small.
+// are unsigned and as small as they come; those of 8 bits are not small.
 template <DType kType>
-constexpr bool kUnsignedOf = kUnsignedCodes || (FRSPEC_PAIRS && kType != DType::Q8_0);
+constexpr bool kUnsignedOf = kUnsignedCodes || (FRSPEC_PAIRS && panel_format(kType).bits < 8);
 
 template <DType kType, bool kUnsigned = kUnsignedOf<kType>>
 struct Format {
+  static constexpr PanelFormat kPanelFormat = panel_format(kType);
   static constexpr bool kUnsignedHere = kUnsigned;
-  static constexpr bool kHalfBlocks = kType == DType::Q6_K;  // 16 elements share a scale
-  static constexpr bool kMinima =
-      kType == DType::Q4_1 || kType == DType::Q5_1 || kType == DType::Q4_K || kType == DType::Q5_K;
-  static constexpr bool kSuper = kType == DType::Q4_K || kType == DType::Q5_K || kType == DType::Q6_K;
-  static constexpr int kBits = kType == DType::Q8_0                                                   ? 8
-                               : kType == DType::Q6_K                                                 ? 6
-                               : kType == DType::Q4_0 || kType == DType::Q4_1 || kType == DType::Q4_K ? 4
-                                                                                                      : 5;
+  static constexpr bool kHalfBlocks = kPanelFormat.shared == 16;
+  static constexpr bool kMinima = kPanelFormat.minima;
+  static constexpr bool kTable = kPanelFormat.table;
+  static constexpr bool kSuper = kPanelFormat.block == kGroup;
+  // Whether the block decides on where its codes are, else the step.
+  static constexpr bool kByBlock = kSuper && kType != DType::IQ4_XS;
+  static constexpr int kBits = kPanelFormat.bits;
   // Formats without minima are centred: zero is half the range, moved up to 128 unless codes must be small.
   static constexpr int kShift = kUnsigned && !kMinima && !FRSPEC_PAIRS ? 8 - kBits : 0;
   static constexpr int kZero = kUnsigned || kMinima ? 0 : 1 << (kBits - 1);
@@ -63,27 +64,83 @@ FRSPEC_INLINE void unrolled(Step&& step) {
   }
 }
 
+inline Ints as_ints(Words v) {
+  Ints bits;
+  __builtin_memcpy(&bits, &v, sizeof bits);
+  return bits;
+}
+
+// The numbers of a table as codes.
+template <DType kType, bool kUnsigned>
+struct CodeTable {
+  using F = Format<kType, kUnsigned>;
+  constexpr explicit CodeTable(const std::int8_t* values) {
+    constexpr int kUp = kUnsigned ? 1 << (F::kBits - 1) : 0;
+    for (int i = 0; i < 16; ++i) codes[i] = static_cast<std::uint8_t>((values[i] + kUp) << F::kShift);
+  }
+  alignas(16) std::uint8_t codes[16] = {};
+};
+template <DType kType, bool kUnsigned>
+constexpr CodeTable<kType, kUnsigned> kCodeTable(kType == DType::MXFP4 ? kMxfp4Values : kIq4Values);
+
+// The 16 bytes at `table` in every part of 16 bytes of a vector.
+template <int kWidth = kLanes>
+inline auto spread_table(const void* table) {
+  using Quarter = std::int32_t __attribute__((vector_size(16)));
+  Quarter part;
+  __builtin_memcpy(&part, table, sizeof part);
+  if constexpr (kWidth == 16) {
+    return __builtin_shufflevector(part, part, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
+  } else if constexpr (kWidth == 8) {
+    return __builtin_shufflevector(part, part, 0, 1, 2, 3, 0, 1, 2, 3);
+  } else {
+    return part;
+  }
+}
+
+// The codes for which nibbles stand. `values`: of Coded, those of the group.
+template <DType kType, bool kUnsigned>
+FRSPEC_INLINE Words look_up_codes(Words nibbles, const std::byte* values) {
+  constexpr bool kOwn = kType == DType::Coded;
+  const void* numbers = values;
+  if constexpr (!kOwn) numbers = kCodeTable<kType, kUnsigned>.codes;
+  Ints table = spread_table(numbers);
+  if constexpr (kOwn && kUnsigned) table ^= static_cast<std::int32_t>(0x80808080u);
+  const Ints found = look_up(table, as_ints(nibbles));
+  Words codes;
+  __builtin_memcpy(&codes, &found, sizeof codes);
+  return codes;
+}
+
 // The codes of one dword of k: step `s` of block `b` of a group, `at` bytes into the line. What decides on shifts is a
-// constant: of K-quants the block (kBlock == b, kStep is not looked at), of the others the step (kStep == s).
+// constant: the block (kBlock == b, kStep is not looked at), or the step (kStep == s): see Format::kByBlock.
 template <DType kType, int kBlock, int kStep, bool kUnsigned = kUnsignedOf<kType>>
 FRSPEC_INLINE Words codes_at(const std::byte* quants, const std::byte* high, std::int64_t b, int s, int at) {
   using F = Format<kType, kUnsigned>;
-  if constexpr (kType == DType::Q8_0) {
+  constexpr PanelFormat kFormat = F::kPanelFormat;
+  constexpr int kQuarter = kBlock % 4, kHalf = kBlock / 4;
+  if constexpr (kFormat.quants == 8) {
     const Words codes = load_words(quants + (b * kBlockSteps + s) * kLine + at);
     return kUnsigned ? codes : codes ^ std::uint16_t{0x8080};
   } else {
-    constexpr int kQuarter = kBlock % 4, kHalf = kBlock / 4;
-    // Which line, whether its high nibbles, and where the bits above the nibble are: see quant.h and panel.h.
-    constexpr bool kHigh = !F::kSuper ? kStep >= 4 : kType == DType::Q6_K ? kQuarter >= 2 : kBlock % 2 == 1;
-    constexpr int kFrom = !F::kSuper ? kStep : kType == DType::Q6_K ? 2 * kQuarter : kBlock;
-    const std::int64_t line = !F::kSuper             ? 4 * b + s % 4
+    // Where the low bits are, and where those above them: see quant.h and panel.h.
+    constexpr int kLow = kFormat.quants == 2    ? 2 * kQuarter
+                         : kType == DType::Q6_K ? kQuarter / 2 * 4
+                         : F::kByBlock          ? kBlock % 2 * 4
+                                                : kStep / 4 * 4;
+    constexpr int kFrom = !F::kByBlock ? kStep : kType == DType::Q6_K ? 2 * kQuarter : kBlock;
+    const std::int64_t line = kFormat.quants == 2    ? 8 * kHalf + s
                               : kType == DType::Q6_K ? 16 * kHalf + 8 * (kQuarter % 2) + s
-                                                     : 8 * (kBlock / 2) + s;
-    Words codes = move_bits<kHigh ? 4 : 0, F::kShift>(load_words(quants + line * kLine + at), 0xF << F::kShift);
-    if constexpr (F::kBits > 4) {
-      constexpr int kMask = ((1 << (F::kBits - 4)) - 1) << (4 + F::kShift);
-      const std::int64_t more = !F::kSuper ? b : kType == DType::Q6_K ? 8 * kHalf + s : s;
-      codes |= move_bits<kFrom, 4 + F::kShift>(load_words(high + more * kLine + at), kMask);
+                              : F::kByBlock          ? 8 * (kBlock / 2) + s
+                                                     : 4 * b + s % 4;
+    constexpr int kShift = F::kTable ? 0 : F::kShift;
+    Words codes =
+        move_bits<kLow, kShift>(load_words(quants + line * kLine + at), ((1 << kFormat.quants) - 1) << kShift);
+    if constexpr (F::kTable) return look_up_codes<kType, kUnsigned>(codes, high);
+    if constexpr (kFormat.high > 0) {
+      constexpr int kTo = kFormat.quants + kShift, kMask = ((1 << kFormat.high) - 1) << kTo;
+      const std::int64_t more = !F::kByBlock ? b : kType == DType::Q6_K ? 8 * kHalf + s : s;
+      codes |= move_bits<kFrom, kTo>(load_words(high + more * kLine + at), kMask);
     }
     if constexpr (F::kZero != 0) {
       Bytes bytes;
@@ -100,27 +157,53 @@ template <DType kType, bool kUnsigned = kUnsignedOf<kType>>
 class GroupScales {
  public:
   GroupScales(const std::byte* header, std::int64_t blocks, int i) : header_(header), blocks_(blocks), lane_(i) {
-    if constexpr (F::kSuper) super_ = halves(0) * kUnshift;
+    if constexpr (kType == DType::Coded) {
+      super_ = load(reinterpret_cast<const float*>(header_) + lane_) * kUnshift;
+    } else if constexpr (F::kSuper) {
+      super_ = halves(0) * kUnshift;
+    }
     if constexpr (F::kSuper && F::kMinima) super_minimum_ = -halves(1);
   }
 
-  // Of block b; of Q6_K: of half block b.
+  // Of block b; where half blocks have their own, of half block b.
   Floats scale(std::int64_t b) const {
-    if constexpr (!F::kSuper) return halves(b) * kUnshift;
-    if constexpr (F::kMinima) return super_ * load_unsigned(header_ + (4 + b) * kPanel + lane_);
-    return super_ * load_signed(header_ + (2 + b) * kPanel + lane_);
+    if constexpr (kType == DType::MXFP4) {
+      const Ints e = __builtin_convertvector(load_unsigned(run(0, b)), Ints);
+      const Ints bits = e < 2 ? 0x00200000 * (e + 1) : (e - 1) << 23;
+      Floats power;
+      __builtin_memcpy(&power, &bits, sizeof power);
+      return power * kUnshift;
+    } else if constexpr (kType == DType::Q2_K) {
+      return super_ * nibbles(b, 0);
+    } else if constexpr (!F::kSuper) {
+      return halves(b) * kUnshift;
+    } else if constexpr (F::kMinima) {
+      return super_ * load_unsigned(run(4, b));
+    } else {
+      return super_ * load_signed(run(kType == DType::Coded ? 4 : 2, b));
+    }
   }
   // What is to be added per unit of x; of formats that have it.
   Floats minimum(std::int64_t b) const {
+    if constexpr (kType == DType::Q2_K) return super_minimum_ * nibbles(b, 4);
     if constexpr (!F::kSuper) return halves(blocks_ + b);
-    return super_minimum_ * load_unsigned(header_ + (4 + 8 + b) * kPanel + lane_);
+    return super_minimum_ * load_unsigned(run(4 + 8, b));
   }
 
  private:
   using F = Format<kType, kUnsigned>;
   static constexpr float kUnshift = 1.0f / (1 << F::kShift);
 
-  Floats halves(std::int64_t run) const { return load_half(header_ + 2 * (run * kPanel + lane_)); }
+  // Bytes of run b, behind `before` bytes for each row.
+  const std::byte* run(int before, std::int64_t b) const { return header_ + (before + b) * kPanel + lane_; }
+  Floats halves(std::int64_t b) const { return load_half(header_ + 2 * (b * kPanel + lane_)); }
+  // Four bits of each byte of a run.
+  Floats nibbles(std::int64_t b, int from) const {
+    FewBytes bytes;
+    __builtin_memcpy(&bytes, run(4, b), sizeof bytes);
+    bytes = (bytes >> static_cast<std::uint8_t>(from)) & 15;
+    return load_unsigned(&bytes);
+  }
 
   const std::byte* header_;
   std::int64_t blocks_;
@@ -129,10 +212,10 @@ class GroupScales {
 };
 
 // Calls use.operator()<kBlock>(b) for each block: with constants where the format wants them, and then for whole
-// groups only, of which K-quants consist.
+// groups only.
 template <DType kType, class Use>
 FRSPEC_INLINE void for_each_block(std::int64_t blocks, Use&& use) {
-  if constexpr (Format<kType>::kSuper) {
+  if constexpr (Format<kType>::kByBlock) {
     unrolled<kGroup / 32>([&]<int kBlock>() FRSPEC_INLINED { use.template operator()<kBlock>(std::int64_t{kBlock}); });
   } else {
     for (std::int64_t b = 0; b < blocks; ++b) use.template operator()<0>(b);
@@ -150,7 +233,8 @@ inline Unpacked unpack_group(const std::byte* group, std::int64_t blocks, std::b
     const GroupScales<kType, kUnsigned> of(group, blocks, i);
     for (std::int64_t b = 0; b < blocks * (F::kHalfBlocks ? 2 : 1); ++b) store(scales + b * kPanel + i, of.scale(b));
     if constexpr (F::kMinima) {
-      for (std::int64_t b = 0; b < blocks; ++b) store(minima + b * kPanel + i, of.minimum(b));
+      for (std::int64_t b = 0; b < blocks * (F::kHalfBlocks ? 2 : 1); ++b)
+        store(minima + b * kPanel + i, of.minimum(b));
     }
   }
   if constexpr (kType == DType::Q8_0 && kUnsigned) return {group + layout.quants, scales, minima};
@@ -162,7 +246,7 @@ inline Unpacked unpack_group(const std::byte* group, std::int64_t blocks, std::b
         __builtin_memcpy(to + at, &v, sizeof v);
       }
     };
-    if constexpr (F::kSuper) {
+    if constexpr (F::kByBlock) {
       for (int s = 0; s < kBlockSteps; ++s) step.template operator()<0>(s);
     } else {
       unrolled<kBlockSteps>([&]<int kStep>() FRSPEC_INLINED { step.template operator()<kStep>(kStep); });

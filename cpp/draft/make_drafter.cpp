@@ -184,10 +184,7 @@ std::unique_ptr<Drafter> make_causal(const DraftOptions& options, const HeadSpec
   if (slrs) limits = SlrsDrafter::limits(limits, tree.levels());
   limits.spare_pages = spare_pages(parts.spare, context);
   auto model = std::make_unique<CausalModel>(parts.file, parts.backend, limits, ModelTaps{}, parts.on_bytes);
-  if (model->config().vocab != own->size()) {
-    fail(path, ": tensor 'token_embd.weight': found ", model->config().vocab, " rows, expected one per token, ",
-         own->size());
-  }
+  check_embedding_rows(*parts.file, model->config().vocab, *own);
   // Where too little is shared, tokens cannot be taken one by one; else it is found out which translation pays.
   const bool is_open = options.translate == "auto" && 2 * alignment.size() >= parts.tokenizer->size();
   const Translation translation = same                                    ? Translation::None

@@ -91,10 +91,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   }
   limits.spare_pages = spare_pages(spare_, context_);
   target_ = std::make_unique<CausalModel>(file_, *backend_, limits, taps, on_bytes);
-  if (target_->config().vocab != tokenizer_->size()) {
-    fail(file_->path().string(), ": tensor 'token_embd.weight': found ", target_->config().vocab,
-         " rows, expected one per token, ", tokenizer_->size());
-  }
+  check_embedding_rows(*file_, target_->config().vocab, *tokenizer_);
   runner_ = std::make_unique<TargetRunner>(*backend_, *target_, batch_, max_size, max_depth);
   if (drafts || ngram_of(options) > 0) make_drafting(options_.head, on_bytes);
   on_bytes(total - done);  // of what is not a weight
@@ -165,7 +162,9 @@ void Engine::leave(std::span<const TokenId> next_prompt) {
   if (drafting_ && drafting_->drafter().reads_states()) {
     // The drafter has not read the last tokens: it does so now, if the next sequence goes on there.
     const auto parts = std::mismatch(place_.text.begin(), place_.text.end(), next_prompt.begin(), next_prompt.end());
-    if (draft.works() && parts.first - place_.text.begin() > kept - draft.rows) drafting_->catch_up(draft);
+    if (draft.works() && parts.first - place_.text.begin() > kept - draft.rows) {
+      drafting_->catch_up(draft, runner_->token(place_.text.size()));
+    }
     if (draft.works()) kept -= draft.rows;
     drafted = draft.works() ? kept : 0;
   }

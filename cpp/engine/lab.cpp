@@ -8,6 +8,8 @@
 namespace frspec {
 namespace {
 
+constexpr int kMaxBest = 64;  // tokens after each that forward() tells
+
 // Reads tokens behind the first `prefix` ones of the cache. Calls use(first, rows) behind each pass over a part of
 // them.
 template <class Use>
@@ -33,22 +35,50 @@ void download_logits(const EngineParts& parts, int rows, float* to) {
   }
 }
 
+// The `best` most probable tokens after each of these rows, and their log-probabilities, to (rows, best) each.
+void download_best(const EngineParts& parts, int rows, int best, TokenId* tokens, float* log_probs) {
+  CausalModel& target = parts.runner.target();
+  const auto width = static_cast<std::size_t>(best);
+  const Buffer ids = parts.backend.allocate(kLogitRows * width * sizeof(TokenId));
+  const Buffer scores = parts.backend.allocate(kLogitRows * width * sizeof(float));
+  for (int row = 0; row < rows; row += kLogitRows) {
+    const Tensor some = target.hidden(rows).row_range(row, std::min(kLogitRows, rows - row));
+    const BestTokens found{.ids = ids.as<std::int32_t>(), .scores = scores.as<float>(), .k = best};
+    parts.backend.head_top_k(found, some, {.weight = &target.head()}, nullptr);
+    const std::size_t count = static_cast<std::size_t>(some.rows) * width;
+    parts.backend.download(tokens, found.ids, count * sizeof(TokenId));
+    parts.backend.download(log_probs, found.scores, count * sizeof(float));
+    tokens += count;
+    log_probs += count;
+  }
+}
+
 }  // namespace
 
-Lab::Forward Lab::forward(std::span<const TokenId> tokens) {
+Lab::Forward Lab::forward(std::span<const TokenId> tokens, int best) {
   if (tokens.empty() || tokens.size() > static_cast<std::size_t>(engine_.context())) {
     fail("forward: found ", tokens.size(), " tokens, expected 1 to ", engine_.context(), ", the context");
   }
+  const int most = std::min(kMaxBest, engine_.config().vocab);
+  if (best < 0 || best > most) fail("forward: found best ", best, ", expected 0 to ", most);
   check_tokens(tokens, *engine_.tokenizer());
   const EngineParts parts = engine_.take_over();
   CausalModel& target = parts.runner.target();
   const auto vocab = static_cast<std::size_t>(target.config().vocab);
   const auto dim = static_cast<std::size_t>(target.config().dim);
   const std::size_t taps = parts.options.taps.size();
-  Forward result{std::vector<float>(tokens.size() * vocab),
-                 std::vector<std::vector<float>>(taps, std::vector<float>(tokens.size() * dim))};
+  const auto width = static_cast<std::size_t>(best);
+  Forward result;
+  result.taps.assign(taps, std::vector<float>(tokens.size() * dim));
+  if (best == 0) result.logits.resize(tokens.size() * vocab);
+  result.best.resize(tokens.size() * width);
+  result.log_probs.resize(result.best.size());
   read_all(parts.runner, 0, tokens, [&](std::size_t first, int rows) {
-    download_logits(parts, rows, result.logits.data() + first * vocab);
+    if (best > 0) {
+      download_best(parts, rows, best, result.best.data() + first * width, result.log_probs.data() + first * width);
+    } else {
+      download_logits(parts, rows, result.logits.data() + first * vocab);
+    }
     for (std::size_t t = 0; t < taps; ++t) {
       parts.backend.download(result.taps[t].data() + first * dim, target.tap(static_cast<int>(t), rows).data,
                              static_cast<std::size_t>(rows) * dim * sizeof(float));

@@ -115,4 +115,10 @@ Tensor CausalModel::logits(Tensor hidden) {
   return out;
 }
 
+void check_embedding_rows(const GgufFile& file, int rows, const Tokenizer& tokenizer) {
+  if (rows == tokenizer.size()) return;
+  fail(file.path().string(), ": tensor 'token_embd.weight': found ", rows, " rows, expected one per token, ",
+       tokenizer.size());
+}
+
 }  // namespace frspec

@@ -14,6 +14,7 @@
 #include "model/kv_cache.h"
 #include "model/rope_options.h"
 #include "model/rope_table.h"
+#include "tokenizer/tokenizer.h"
 
 namespace frspec {
 
@@ -98,5 +99,8 @@ class CausalModel {
   std::vector<Buffer> taps_memory_;  // (rows, dim) each
   Buffer features_;                  // (rows, feature_dim); empty without joined taps
 };
+
+// Throws InvalidInput unless the embedding of the file, of so many rows, has one for each token.
+void check_embedding_rows(const GgufFile& file, int rows, const Tokenizer& tokenizer);
 
 }  // namespace frspec

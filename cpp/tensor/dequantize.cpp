@@ -5,18 +5,14 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <initializer_list>
 
 #include "base/error.h"
+#include "tensor/coded.h"
 #include "tensor/quant.h"
+#include "tensor/weight_types.h"
 
 namespace frspec {
 namespace {
-
-template <class Block>
-const Block* blocks_of(const std::byte* row) {
-  return reinterpret_cast<const Block*>(row);
-}
 
 template <class T>
 T read(const std::byte* row, std::int64_t i) {
@@ -83,32 +79,71 @@ void values_of(const BlockQ6_K& block, float* y) {
   }
 }
 
+void values_of(const BlockQ2_K& block, float* y) {
+  const float scale = half_to_float(block.scale), minimum = half_to_float(block.minimum);
+  for (int i = 0; i < kSuperBlock; ++i) {
+    const int q = block.quants[32 * (i / 128) + i % 32] >> (2 * (i % 128 / 32)) & 3;
+    const std::uint8_t both = block.scales[i / 16];
+    y[i] = scale * static_cast<float>(both & 15) * static_cast<float>(q) - minimum * static_cast<float>(both >> 4);
+  }
+}
+
+void values_of(const BlockIQ4_NL& b, float* y) {
+  for (int i = 0; i < kQuantBlock; ++i) y[i] = half_to_float(b.scale) * kIq4Values[nibble(b.quants, i)];
+}
+
+void values_of(const BlockMXFP4& b, float* y) {
+  const auto scale = std::bit_cast<float>(mxfp4_scale_bits(b.exponent));
+  for (int i = 0; i < kQuantBlock; ++i) y[i] = scale * kMxfp4Values[nibble(b.quants, i)];
+}
+
+void values_of(const BlockCoded& block, float* y) {
+  for (int i = 0; i < kSuperBlock; ++i) {
+    const std::uint8_t pair = block.quants[32 * (i / 64) + i % 32];
+    y[i] = block.scale * block.scales[i / 16] * block.values[i / 32 % 2 == 0 ? pair & 15 : pair >> 4];
+  }
+}
+
+// The types that have a coded form: it loses nothing.
+template <DType kType, class Block>
+void coded_values(const Block& block, float* y) {
+  BlockCoded coded;
+  code_row(kType, reinterpret_cast<const std::byte*>(&block), &coded, kSuperBlock);
+  values_of(coded, y);
+}
+#define CASE(name) \
+  void values_of(const Block##name& block, float* y) { coded_values<DType::name>(block, y); }
+FRSPEC_CODEBOOK_TYPES(CASE)
+CASE(Q3_K)
+CASE(IQ4_XS)
+#undef CASE
+
 bool is_finite_half(std::uint16_t bits) { return (bits & 0x7C00u) != 0x7C00u; }
+
+template <class Block>
+bool is_finite_block(const Block& block) {
+  if constexpr (requires { block.minimum; }) {
+    if (!is_finite_half(block.minimum)) return false;
+  }
+  return is_finite_half(block.scale);
+}
+bool is_finite_block(const BlockIQ1_M& block) { return is_finite_half(iq1_m_scale(block)); }
+bool is_finite_block(const BlockMXFP4& block) { return block.exponent != 255; }
+bool is_finite_block(const BlockCoded& block) { return std::isfinite(block.scale); }
 
 // Calls use(block, index) for every block of a quantized row; false for other types.
 template <class Use>
 bool for_each_block(DType type, const std::byte* row, std::int64_t cols, Use&& use) {
-  const auto run = [&](auto* blocks, int size) {
-    for (std::int64_t b = 0; b < cols / size; ++b) use(blocks[b], b * size);
-    return true;
-  };
   switch (type) {
-    case DType::Q8_0:
-      return run(blocks_of<BlockQ8_0>(row), kQuantBlock);
-    case DType::Q4_0:
-      return run(blocks_of<BlockQ4_0>(row), kQuantBlock);
-    case DType::Q4_1:
-      return run(blocks_of<BlockQ4_1>(row), kQuantBlock);
-    case DType::Q5_0:
-      return run(blocks_of<BlockQ5_0>(row), kQuantBlock);
-    case DType::Q5_1:
-      return run(blocks_of<BlockQ5_1>(row), kQuantBlock);
-    case DType::Q4_K:
-      return run(blocks_of<BlockQ4_K>(row), kSuperBlock);
-    case DType::Q5_K:
-      return run(blocks_of<BlockQ5_K>(row), kSuperBlock);
-    case DType::Q6_K:
-      return run(blocks_of<BlockQ6_K>(row), kSuperBlock);
+#define CASE(name)                                                                     \
+  case DType::name:                                                                    \
+    for (std::int64_t at = 0; at < cols; at += Block##name::kElements) {               \
+      use(reinterpret_cast<const Block##name*>(row)[at / Block##name::kElements], at); \
+    }                                                                                  \
+    return true;
+    FRSPEC_QUANTIZED_TYPES(CASE)
+    CASE(Coded)
+#undef CASE
     default:
       return false;
   }
@@ -122,8 +157,10 @@ void for_each_float(DType type, const std::byte* row, std::int64_t cols, Use&& u
       use(read<float>(row, i), i);
     } else if (type == DType::F16) {
       use(half_to_float(read<std::uint16_t>(row, i)), i);
-    } else {
+    } else if (type == DType::BF16) {
       use(std::bit_cast<float>(std::uint32_t{read<std::uint16_t>(row, i)} << 16), i);
+    } else {
+      fail("found a row of type ", dtype_name(type), ", expected one of ", weight_type_names());
     }
   }
 }
@@ -144,13 +181,20 @@ float half_to_float(std::uint16_t h) {
 
 bool is_weight_type(DType type) {
   switch (type) {
-    case DType::F32:
-    case DType::F16:
-    case DType::BF16:
-      return true;
+#define CASE(name) case DType::name:
+    FRSPEC_WEIGHT_TYPES(CASE)
+#undef CASE
+    return true;
     default:
-      return for_each_block(type, nullptr, 0, [](const auto&, std::int64_t) {});
+      return false;
   }
+}
+
+std::string_view weight_type_names() {
+#define NAME(name) #name ", "
+  constexpr std::string_view kNames = FRSPEC_WEIGHT_TYPES(NAME);
+#undef NAME
+  return kNames.substr(0, kNames.size() - 2);
 }
 
 void dequantize_row(DType type, const std::byte* row, float* out, std::int64_t cols) {
@@ -161,15 +205,13 @@ void dequantize_row(DType type, const std::byte* row, float* out, std::int64_t c
 
 bool is_finite_row(DType type, const std::byte* row, std::int64_t cols) {
   bool finite = true;
-  const auto check = [&](const auto& block, std::int64_t) {
-    finite &= is_finite_half(block.scale);
-    if constexpr (requires { block.minimum; }) finite &= is_finite_half(block.minimum);
-  };
+  const auto check = [&](const auto& block, std::int64_t) { finite &= is_finite_block(block); };
   if (for_each_block(type, row, cols, check)) return finite;
   unsigned bad = 0;  // no early end: the loop is to be vectorized
   if (type == DType::F32) {
     for (std::int64_t i = 0; i < cols; ++i) bad |= (read<std::uint32_t>(row, i) & 0x7F800000u) == 0x7F800000u;
   } else {
+    if (type != DType::F16 && type != DType::BF16) fail("found a row of type ", dtype_name(type), " to check");
     const unsigned mask = type == DType::F16 ? 0x7C00u : 0x7F80u;
     for (std::int64_t i = 0; i < cols; ++i) bad |= (read<std::uint16_t>(row, i) & mask) == mask;
   }
@@ -178,8 +220,8 @@ bool is_finite_row(DType type, const std::byte* row, std::int64_t cols) {
 
 void check_weight_type(const WeightSource& source) {
   if (is_weight_type(source.type)) return;
-  fail(source.file, ": tensor '", source.name, "' has type ", dtype_name(source.type),
-       ", expected one of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K");
+  fail(source.file, ": tensor '", source.name, "' has type ", dtype_name(source.type), ", expected one of ",
+       weight_type_names());
 }
 
 void check_finite_row(const WeightSource& source, std::int64_t row) {

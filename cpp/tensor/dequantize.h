@@ -9,10 +9,12 @@
 
 namespace frspec {
 
-// Whether the functions below know the type: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K.
+// Whether a weight may have the type: it is one of weight_types.h. Their names: "F32, F16, ...".
 bool is_weight_type(DType type);
+std::string_view weight_type_names();
 
-// `cols` elements (a multiple of the type's block) of the row at `row`.
+// `cols` elements (a multiple of the type's block) of the row at `row`. Throws for what is no type of weights, unless
+// it is their coded form.
 void dequantize_row(DType type, const std::byte* row, float* out, std::int64_t cols);
 
 // False where a value, or the scale or minimum of a block, is NaN or infinite.

@@ -4,6 +4,9 @@
 #include <array>
 
 #include "base/error.h"
+#include "tensor/coded.h"
+#include "tensor/quant.h"
+#include "tensor/weight_types.h"
 
 namespace frspec {
 namespace {
@@ -41,9 +44,13 @@ constexpr std::array kTypes = {
     DTypeInfo{DType::TQ1_0, "TQ1_0", 256, 54},
     DTypeInfo{DType::TQ2_0, "TQ2_0", 256, 66},
     DTypeInfo{DType::MXFP4, "MXFP4", 32, 17},
+    DTypeInfo{DType::NVFP4, "NVFP4", 64, 36},
+    DTypeInfo{DType::Q1_0, "Q1_0", 128, 18},
+    DTypeInfo{DType::Q2_0, "Q2_0", 64, 18},
 };
+constexpr DTypeInfo kCoded{DType::Coded, "Coded", kSuperBlock, sizeof(BlockCoded)};
 
-constexpr std::size_t kNumbers = 40;  // one past the largest type number
+constexpr std::size_t kNumbers = 43;  // one past the largest type number
 
 // Type number -> its entry in kTypes, null in the gaps (numbers of types that were removed).
 constexpr auto kByNumber = [] {
@@ -52,11 +59,19 @@ constexpr auto kByNumber = [] {
   return table;
 }();
 
+// The blocks of quant.h are those of the table.
+#define CHECK(name)                                                                          \
+  static_assert(Block##name::kElements == kByNumber[std::size_t(DType::name)]->block_size && \
+                sizeof(Block##name) == kByNumber[std::size_t(DType::name)]->block_bytes);
+FRSPEC_QUANTIZED_TYPES(CHECK)
+#undef CHECK
+
 }  // namespace
 
 const DTypeInfo* find_dtype(std::uint32_t number) { return number < kNumbers ? kByNumber[number] : nullptr; }
 
 const DTypeInfo& dtype_info(DType type) {
+  if (type == DType::Coded) return kCoded;
   const DTypeInfo* info = find_dtype(static_cast<std::uint32_t>(type));
   if (info == nullptr) fail("tensor type number ", static_cast<std::uint32_t>(type), " is unknown");
   return *info;

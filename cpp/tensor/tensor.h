@@ -76,23 +76,29 @@ struct WeightSource {
 // A matrix (rows, cols) as a backend keeps it: rows are outputs, as in y = W x. Made by Backend::load.
 class Weight {
  public:
+  // `kept`: the type to which the backend has brought it, where that is not the file's.
   Weight(DType type, std::int64_t rows, std::int64_t cols, const LogitRule& rule = {})
-      : type_(type), rows_(rows), cols_(cols), logit_rule_(rule) {}
+      : Weight(type, type, rows, cols, rule) {}
+  Weight(DType type, DType kept, std::int64_t rows, std::int64_t cols, const LogitRule& rule)
+      : type_(type), kept_(kept), rows_(rows), cols_(cols), logit_rule_(rule) {}
   virtual ~Weight() = default;
   Weight(const Weight&) = delete;
   Weight& operator=(const Weight&) = delete;
 
-  DType type() const { return type_; }
+  DType type() const { return type_; }  // the file's
+  DType kept_type() const { return kept_; }
   std::int64_t rows() const { return rows_; }
   std::int64_t cols() const { return cols_; }
   // For all who make logits of it: a matmul knows nothing of logits.
   const LogitRule& logit_rule() const { return logit_rule_; }
+  // What a pass reads of it.
   std::size_t bytes() const {
-    return static_cast<std::size_t>(rows_) * row_bytes(type_, static_cast<std::size_t>(cols_));
+    return static_cast<std::size_t>(rows_) * row_bytes(kept_, static_cast<std::size_t>(cols_));
   }
 
  private:
   DType type_;
+  DType kept_;
   std::int64_t rows_;
   std::int64_t cols_;
   LogitRule logit_rule_;

@@ -2,184 +2,14 @@
 #include "tokenizer/pretokenizer.h"
 
 #include <algorithm>
-#include <cstdint>
 
-#include "tokenizer/unicode.h"
+#include "tokenizer/run_patterns.h"
+#include "tokenizer/word_patterns.h"
 
 namespace frspec {
 namespace {
 
-enum class Contractions { None, LowerCase, AnyCase };  // 's 't 're 've 'm 'll 'd
-
-// One alternation, tried from top to bottom at each position:
-//   contractions
-//   PREFIX? LETTERS+                     LETTERS: \p{L}, with \p{M} where `marks_are_letters`
-//   ` ?`\p{N}{1,max_digits}              the space only where words begin with spaces
-//   ` ?`[^\s LETTERS \p{N}]+ [\r\n]*     the line ends only where `symbols_take_line_ends`
-//   \s*[\r\n]+                           only where `line_ends_alone`
-//   \s+(?!\S) | \s+
-// PREFIX is a space where `space_begins_words`, else [^\r\n\p{L}\p{N}].
-struct WordPattern {
-  Contractions contractions = Contractions::AnyCase;
-  bool space_begins_words = false;
-  bool marks_are_letters = false;
-  unsigned max_digits = 0;  // 0: any number
-  bool symbols_take_line_ends = true;
-  bool line_ends_alone = true;
-};
-
-// Pieces are the matches of [classes, ascii]{min,max}, and what lies between them.
-struct RunPattern {
-  CharClass classes = 0;
-  std::string_view ascii = {};
-  unsigned min = 1;
-  unsigned max = 0;  // 0: any number
-};
-
-// The character at `at`; none (no class, no bytes) at the end.
-struct Char {
-  std::uint32_t code_point = 0;
-  std::uint32_t bytes = 0;
-  CharClass classes = 0;
-
-  bool is(CharClass wanted) const { return (classes & wanted) != 0; }
-  bool is_line_end() const { return code_point == '\r' || code_point == '\n'; }
-};
-
-// Most text is ASCII, and one small table is faster than the two of char_class().
-constexpr auto kAsciiClasses = [] {
-  std::array<CharClass, 128> classes = {};
-  for (unsigned c = 0; c < 128; ++c) {
-    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-    const bool whitespace = c == ' ' || (c >= '\t' && c <= '\r');
-    const bool symbol = std::string_view("$+<=>^`|~").find(static_cast<char>(c)) != std::string_view::npos;
-    classes[c] = letter                 ? kLetter
-                 : whitespace           ? kWhitespace
-                 : c >= '0' && c <= '9' ? kNumber
-                 : symbol               ? kSymbol
-                 : c > ' ' && c != 0x7F ? kPunctuation
-                                        : CharClass{0};
-  }
-  return classes;
-}();
-
-inline Char char_at(const char* at, const char* end) {
-  if (at == end) return {};
-  const auto byte = static_cast<unsigned char>(*at);
-  if (byte < 0x80) return {byte, 1, kAsciiClasses[byte]};
-  const Decoded decoded = decode_utf8(at);
-  return {decoded.code_point, decoded.bytes, char_class(decoded.code_point)};
-}
-
-// Past the characters from `at` on that satisfy `wanted`.
-template <class Wanted>
-inline const char* skip_while(const char* at, const char* end, Wanted wanted) {
-  while (at < end) {
-    const Char c = char_at(at, end);
-    if (!wanted(c)) break;
-    at += c.bytes;
-  }
-  return at;
-}
-
-template <Contractions kCase>
-std::uint32_t fold(std::uint32_t code_point) {
-  if constexpr (kCase == Contractions::AnyCase) {
-    if (code_point >= 'A' && code_point <= 'Z') return code_point + ('a' - 'A');
-    if (code_point == 0x17F) return 's';  // the long s: the one other character that case folding makes one of these
-  }
-  return code_point;
-}
-
-// End of the contraction at `at`, which is an apostrophe; `at` itself where there is none.
-template <Contractions kCase>
-const char* match_contraction(const char* at, const char* end) {
-  const Char first = char_at(at + 1, end);
-  const std::uint32_t a = fold<kCase>(first.code_point);
-  const char* after_first = at + 1 + first.bytes;
-  if (a == 's' || a == 't' || a == 'm' || a == 'd') return after_first;
-  if (a != 'r' && a != 'v' && a != 'l') return at;
-  const Char second = char_at(after_first, end);
-  const std::uint32_t b = fold<kCase>(second.code_point);
-  return b == (a == 'l' ? 'l' : 'e') ? after_first + second.bytes : at;
-}
-
-// The whitespace alternatives; `at` is at whitespace.
-template <WordPattern kPattern>
-const char* match_whitespace(const char* at, const char* end) {
-  const char* last = at;  // beginning of the last whitespace character
-  const char* after_line_end = nullptr;
-  const char* next = at;
-  while (next < end) {
-    const Char c = char_at(next, end);
-    if (!c.is(kWhitespace)) break;
-    last = next;
-    next += c.bytes;
-    if (c.is_line_end()) after_line_end = next;
-  }
-  if (kPattern.line_ends_alone && after_line_end != nullptr) return after_line_end;
-  // Before other text, the last whitespace character is left to what follows, unless it is the only one.
-  return next == end || last == at ? next : last;
-}
-
-template <WordPattern kPattern>
-const char* find_word_end(const char* at, const char* end) {
-  constexpr CharClass kLetters = kPattern.marks_are_letters ? kLetter | kMark : kLetter;
-  constexpr auto is_letter = [](const Char& c) { return c.is(kLetters); };
-  constexpr auto is_symbol = [](const Char& c) { return !c.is(kWhitespace | kLetters | kNumber); };
-  const Char first = char_at(at, end);
-  const char* const second = at + first.bytes;
-  if (first.is(kLetters)) return skip_while(second, end, is_letter);
-  if (kPattern.contractions != Contractions::None && first.code_point == '\'') {
-    const char* contraction = match_contraction<kPattern.contractions>(at, end);
-    if (contraction != at) return contraction;
-  }
-  const Char next = char_at(second, end);
-  const bool may_begin_word =
-      kPattern.space_begins_words ? first.code_point == ' ' : !first.is_line_end() && !first.is(kNumber);
-  if (may_begin_word && next.is(kLetters)) return skip_while(second + next.bytes, end, is_letter);
-
-  const bool after_space = first.code_point == ' ' && next.bytes != 0;
-  const bool space_counts = after_space && kPattern.space_begins_words;
-  if ((space_counts ? next : first).is(kNumber)) {
-    const char* digits = space_counts ? second : at;
-    unsigned count = 0;
-    return skip_while(digits, end, [&count](const Char& c) {
-      return c.is(kNumber) && (kPattern.max_digits == 0 || count++ < kPattern.max_digits);
-    });
-  }
-  if (is_symbol(after_space ? next : first)) {
-    const char* symbols_end = skip_while(second, end, is_symbol);
-    if (!kPattern.symbols_take_line_ends) return symbols_end;
-    return skip_while(symbols_end, end, [](const Char& c) { return c.is_line_end(); });
-  }
-  return match_whitespace<kPattern>(at, end);
-}
-
-// End of the run at `at`; `at` itself where none begins.
-template <const RunPattern& kPattern>
-const char* match_run(const char* at, const char* end) {
-  unsigned count = 0;
-  const char* run_end = skip_while(at, end, [&count](const Char& c) {
-    if (kPattern.max != 0 && count == kPattern.max) return false;
-    const bool in_ascii =
-        c.code_point < 0x80 && kPattern.ascii.find(static_cast<char>(c.code_point)) != std::string_view::npos;
-    if (!in_ascii && !c.is(kPattern.classes)) return false;
-    ++count;
-    return true;
-  });
-  return count >= kPattern.min ? run_end : at;
-}
-
-template <const RunPattern& kPattern>
-const char* find_run_end(const char* at, const char* end) {
-  const char* run_end = match_run<kPattern>(at, end);
-  if (run_end != at) return run_end;
-  do {
-    at += decode_utf8(at).bytes;
-  } while (at < end && match_run<kPattern>(at, end) == at);
-  return at;
-}
+using Before = RunPattern::Before;
 
 constexpr RunPattern kEachNumber = {.classes = kNumber, .max = 1};
 constexpr RunPattern kThreeNumbers = {.classes = kNumber, .max = 3};
@@ -187,6 +17,62 @@ constexpr RunPattern kNumbers = {.classes = kNumber};
 constexpr RunPattern kThreeDigits = {.ascii = "0123456789", .min = 3, .max = 3};
 constexpr RunPattern kPunctuationRuns = {.classes = kPunctuation, .ascii = "$+<=>^~|"};
 constexpr RunPattern kFalconPunctuationRuns = {.classes = kPunctuation, .ascii = "$+<=>^~|`"};
+constexpr RunPattern kLineFeeds = {.ascii = "\n"};
+constexpr RunPattern kEachLineEnd = {.ascii = "\r\n", .max = 1};
+
+// BLOOM's: anything but whitespace and a few marks.
+constexpr CodePoints kMarks[] = {{0x60C, 0x60C},   {0x6D4, 0x6D4},   {0x964, 0x964},
+                                 {0x2026, 0x2026}, {0x3001, 0x3002}, {0xFF0C, 0xFF0C}};
+constexpr RunPattern kUnmarked = {
+    .classes = kWhitespace, .ascii = "(|.,!?)", .ranges = kMarks, .others = true, .before = Before::Space};
+
+// DeepSeek's first models: letters of scripts that have capitals; marks of ASCII and of Chinese; Chinese and Korean.
+constexpr CodePoints kCased[] = {
+    {0xB5, 0xB5},       {0xC0, 0xD6},       {0xD8, 0xF6},       {0xF8, 0x1BA},      {0x1BC, 0x1BF},
+    {0x1C4, 0x293},     {0x295, 0x2AF},     {0x370, 0x373},     {0x376, 0x376},     {0x377, 0x377},
+    {0x37B, 0x37D},     {0x37F, 0x37F},     {0x386, 0x386},     {0x388, 0x38A},     {0x38C, 0x38C},
+    {0x38E, 0x3A1},     {0x3A3, 0x3F5},     {0x3F7, 0x481},     {0x48A, 0x52F},     {0x531, 0x556},
+    {0x10A0, 0x10C5},   {0x13A0, 0x13F5},   {0x13F8, 0x13FD},   {0x1C90, 0x1CBA},   {0x1CBD, 0x1CBF},
+    {0x1D00, 0x1D2B},   {0x1D6B, 0x1D77},   {0x1D79, 0x1D9A},   {0x1E00, 0x1F15},   {0x1F18, 0x1F1D},
+    {0x1F20, 0x1F45},   {0x1F48, 0x1F4D},   {0x1F50, 0x1F57},   {0x1F59, 0x1F59},   {0x1F5B, 0x1F5B},
+    {0x1F5D, 0x1F5D},   {0x1F5F, 0x1F7D},   {0x1F80, 0x1FB4},   {0x1FB6, 0x1FBC},   {0x1FBE, 0x1FBE},
+    {0x1FC2, 0x1FC4},   {0x1FC6, 0x1FCC},   {0x1FD0, 0x1FD3},   {0x1FD6, 0x1FDB},   {0x1FE0, 0x1FEC},
+    {0x1FF2, 0x1FF4},   {0x1FF6, 0x1FFC},   {0x2102, 0x2102},   {0x2107, 0x2107},   {0x210A, 0x2113},
+    {0x2115, 0x2115},   {0x2119, 0x211D},   {0x2124, 0x2124},   {0x2126, 0x2126},   {0x2128, 0x2128},
+    {0x212A, 0x212D},   {0x212F, 0x2134},   {0x2139, 0x2139},   {0x213C, 0x213F},   {0x2145, 0x2149},
+    {0x214E, 0x214E},   {0x2183, 0x2183},   {0x2184, 0x2184},   {0x2C00, 0x2C7B},   {0x2C7E, 0x2CE4},
+    {0x2CEB, 0x2CEE},   {0x2CF2, 0x2CF2},   {0x2CF3, 0x2CF3},   {0xA640, 0xA66D},   {0xA680, 0xA69B},
+    {0xA722, 0xA76F},   {0xA771, 0xA787},   {0xA78B, 0xA78E},   {0xAB70, 0xABBF},   {0xFB00, 0xFB06},
+    {0xFB13, 0xFB17},   {0xFF21, 0xFF3A},   {0xFF41, 0xFF5A},   {0x10400, 0x1044F}, {0x104B0, 0x104D3},
+    {0x104D8, 0x104FB}, {0x10C80, 0x10CB2}, {0x10CC0, 0x10CF2}, {0x118A0, 0x118DF}, {0x1E900, 0x1E943}};
+constexpr CodePoints kWideMarks[] = {{0x2018, 0x201F}, {0x3000, 0x3002}, {0xFF01, 0xFF0F}, {0xFF1A, 0xFF5E}};
+constexpr CodePoints kEastAsian[] = {{0x800, 0x9FA5}, {0xAC00, 0xD7FF}};
+constexpr RunPattern kCasedRuns = {
+    .ascii = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", .ranges = kCased, .before = Before::Whitespace};
+constexpr RunPattern kMarkRuns = {
+    .ascii = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz",
+    .ranges = kWideMarks,
+    .before = Before::Whitespace};
+constexpr RunPattern kEastAsianRuns = {.ranges = kEastAsian};
+constexpr RunPattern kLetterRuns = {.classes = kLetter, .before = Before::Whitespace};
+constexpr RunPattern kMarkClassRuns = {.classes = kPunctuation, .before = Before::Whitespace};
+
+// Runs of single scripts, in newer ones.
+constexpr CodePoints kChineseAndKana[] = {{0x3040, 0x30FF}, {0x4E00, 0x9FA5}};
+constexpr RunPattern kChineseRuns = {.ranges = kChineseAndKana};
+constexpr CodePoints kHangul[] = {{0x3131, 0x318E}, {0xAC00, 0xD7A3}};
+constexpr CodePoints kBopomofo[] = {{0x3105, 0x312F}};
+constexpr CodePoints kChineseMarks[] = {{0x2014, 0x2014}, {0x2018, 0x2018}, {0x2019, 0x2019}, {0x201C, 0x201C},
+                                        {0x201D, 0x201D}, {0x2026, 0x2026}, {0x3001, 0x303F}, {0xFE30, 0xFE4F},
+                                        {0xFF01, 0xFF01}, {0xFF0C, 0xFF0C}, {0xFF1A, 0xFF1A}, {0xFF1B, 0xFF1B}};
+constexpr RunPattern kHangulRuns = {.ranges = kHangul}, kBopomofoRuns = {.ranges = kBopomofo},
+                     kChineseMarkRuns = {.ranges = kChineseMarks};
+// Arcee's: scripts without spaces, or of syllables.
+constexpr CodePoints kAsian[] = {{0xE40, 0xE7F},   {0xE80, 0xEFF},   {0x1000, 0x109F}, {0x1100, 0x11FF},
+                                 {0x1780, 0x17FF}, {0x2F00, 0x2FDF}, {0x3040, 0x30FF}, {0x3400, 0x4DBF},
+                                 {0x4E00, 0x9FFF}, {0xA9E0, 0xA9FF}, {0xAA60, 0xAA7F}, {0xAC00, 0xD7AF},
+                                 {0xF900, 0xFAFF}, {0xFF65, 0xFF9F}};
+constexpr RunPattern kAsianRuns = {.ranges = kAsian};
 
 constexpr FindPieceEnd kGpt2 = find_word_end<WordPattern{.contractions = Contractions::LowerCase,
                                                          .space_begins_words = true,
@@ -196,28 +82,65 @@ constexpr FindPieceEnd kLlama3 = find_word_end<WordPattern{.max_digits = 3}>;
 constexpr FindPieceEnd kQwen2 = find_word_end<WordPattern{.max_digits = 1}>;
 constexpr FindPieceEnd kQwen35 = find_word_end<WordPattern{.marks_are_letters = true, .max_digits = 1}>;
 constexpr FindPieceEnd kSeedCoder = find_word_end<WordPattern{.max_digits = 1, .symbols_take_line_ends = false}>;
+constexpr FindPieceEnd kUfakzeka = find_word_end<WordPattern{.contractions = Contractions::None, .max_digits = 1}>;
+constexpr FindPieceEnd kJais2 = find_word_end<WordPattern{.max_digits = 3, .spaces = Spaces::Halves}>;
+constexpr FindPieceEnd kGpt4o = find_cased_end<CasedPattern{}>;
+constexpr FindPieceEnd kTekken = find_cased_end<CasedPattern{.max_digits = 1, .contractions = false}>;
+constexpr FindPieceEnd kYoutu = find_cased_end<CasedPattern{.max_digits = 1}>;
+constexpr FindPieceEnd kKimi = find_cased_end<CasedPattern{.slashes = false, .han_apart = true}>;
+constexpr FindPieceEnd kDeepSeek3 = find_punctuated_end<false>;
 
 // "default" comes first: it is what a file without tokenizer.ggml.pre gets.
 constexpr Pretokenizer kPretokenizers[] = {
     {.names = {"default"},
      .passes = {find_run_end<kPunctuationRuns>, kGpt2, find_run_end<kNumbers>, find_run_end<kThreeDigits>}},
-    {.names = {"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"},
+    {.names = {"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
+               "jina-v5-nano"},
      .passes = {kLlama3},
      .ignores_merges = true,
      .adds_bos = true},
     {.names = {"smaug-bpe", "dbrx", "chatglm-bpe"}, .passes = {kLlama3}},
     {.names = {"glm4", "glm5"}, .passes = {kLlama3}, .ignores_merges = true},
-    {.names = {"qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "solar-open", "grok-2", "kormo"},
+    {.names = {"jais-2"}, .passes = {kJais2}},
+    {.names = {"qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "solar-open", "grok-2", "kormo",
+               "f2llmv2", "bailingmoe", "bailingmoe2", "llada-moe"},
      .passes = {kQwen2}},
     {.names = {"qwen35"}, .passes = {kQwen35}},
+    {.names = {"ufakzeka"}, .passes = {kUfakzeka}},
+    {.names = {"laguna"}, .passes = {find_run_end<kLineFeeds>, kQwen2}},
     {.names = {"seed-coder"}, .passes = {kSeedCoder}},
     {.names = {"gpt-2", "phi-2", "mpt", "olmo", "jais", "gigachat", "exaone4", "trillion", "granite-docling", "a.x-4.0",
-               "mellum"},
+               "mellum", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "modern-bert"},
      .passes = {kGpt2}},
     {.names = {"starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"},
      .passes = {find_run_end<kEachNumber>, kGpt2}},
     {.names = {"minicpm5"}, .passes = {find_run_end<kThreeNumbers>, kLlama3}, .ignores_merges = true},
     {.names = {"falcon"}, .passes = {find_run_end<kFalconPunctuationRuns>, kGpt2, find_run_end<kThreeDigits>}},
+    {.names = {"gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"}, .passes = {kGpt4o}},
+    {.names = {"granite-embed-multi-97m"}, .passes = {kGpt4o}, .ignores_merges = true},
+    {.names = {"tekken"}, .passes = {kTekken}, .ignores_merges = true, .adds_bos = true},
+    {.names = {"tiny_aya", "cohere2moe"}, .passes = {find_three_end<Threes::Digits>, kGpt4o}},
+    {.names = {"youtu"},
+     .passes = {find_run_end<kHangulRuns>, find_run_end<kChineseMarkRuns>, find_run_end<kBopomofoRuns>,
+                find_run_end<kChineseRuns>, kYoutu},
+     .ignores_merges = true},
+    {.names = {"kimi-k2"}, .passes = {kKimi}},
+    {.names = {"deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"},
+     .passes = {find_run_end<kThreeNumbers>, find_run_end<kChineseRuns>, kDeepSeek3}},
+    {.names = {"spark2_5"},
+     .passes = {find_run_end<kThreeNumbers>, find_run_end<kChineseRuns>, find_punctuated_end<true>,
+                find_run_end<kEachNumber>}},
+    {.names = {"afmoe"}, .passes = {find_three_end<Threes::Numbers>, find_run_end<kAsianRuns>, kDeepSeek3}},
+    {.names = {"deepseek-coder"},
+     .passes = {find_run_end<kEachLineEnd>, find_run_end<kLetterRuns>, find_run_end<kMarkClassRuns>,
+                find_run_end<kEastAsianRuns>, find_run_end<kEachNumber>}},
+    {.names = {"deepseek-llm"},
+     .passes = {find_run_end<kEachLineEnd>, find_run_end<kCasedRuns>, find_run_end<kMarkRuns>, find_trailing_space,
+                find_run_end<kEastAsianRuns>, find_run_end<kNumbers>}},
+    {.names = {"exaone-moe"}, .passes = {find_phrase_end}},
+    {.names = {"bloom", "gpt3-finnish", "poro-chat"}, .passes = {find_run_end<kUnmarked>}},
+    {.names = {"viking"}, .passes = {find_run_end<kUnmarked>, find_run_end<kEachNumber>}},
+    {.names = {"superbpe"}, .passes = {find_run_end<kNumbers>, find_three_end<Threes::Cuts>}},
 };
 
 }  // namespace

@@ -1,8 +1,8 @@
 // Splitting a text into words before byte-level BPE: what the regular expression of a vocabulary does, by hand.
 //
 // Every kind of splitting is one entry of the table in pretokenizer.cpp: names, one or more passes, and what
-// tokenizer.ggml.pre implies beside the splitting. A pass is described by a WordPattern (the family of expressions that
-// began with GPT-2's) or a RunPattern (runs of some class of characters stand alone).
+// tokenizer.ggml.pre implies beside the splitting. Passes are in word_patterns.h (one alternation, as in the
+// expressions of GPT-2 and GPT-4o) and in run_patterns.h (runs of some class of characters stand alone).
 #pragma once
 
 #include <array>
@@ -12,13 +12,13 @@
 
 namespace frspec {
 
-// The end of the first piece of [at, end), which is not empty and valid UTF-8. Patterns never look behind themselves,
-// so the pieces of a text are found one after the other from this alone.
-using FindPieceEnd = const char* (*)(const char* at, const char* end);
+// The end of the first piece of [at, end), which is not empty and valid UTF-8: what follows a piece of [begin, end), or
+// all of it. So the pieces of a text are found one after the other; few patterns look at what is before `at`.
+using FindPieceEnd = const char* (*)(const char* begin, const char* at, const char* end);
 
 class Pretokenizer {
  public:
-  static constexpr std::size_t kMaxPasses = 4;
+  static constexpr std::size_t kMaxPasses = 6;
 
   std::array<std::string_view, 16> names;            // values of tokenizer.ggml.pre; unused ones are empty
   std::array<FindPieceEnd, kMaxPasses> passes = {};  // each splits the pieces of the one before; unused: null
@@ -36,8 +36,9 @@ class Pretokenizer {
   void split_by(std::size_t pass, const char* at, const char* end, Emit& emit) const {
     const FindPieceEnd find_piece_end = passes[pass];
     const bool last = pass + 1 == kMaxPasses || passes[pass + 1] == nullptr;
+    const char* const begin = at;
     while (at < end) {
-      const char* piece_end = find_piece_end(at, end);
+      const char* piece_end = find_piece_end(begin, at, end);
       if (last) {
         emit(std::string_view(at, static_cast<std::size_t>(piece_end - at)));
       } else {

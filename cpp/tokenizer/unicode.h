@@ -10,19 +10,24 @@
 
 namespace frspec {
 
-// Classes of a character, as bits: the general categories L*, M*, N*, P*, S*, and the property White_Space (`\s`).
-using CharClass = std::uint8_t;
+// Classes of a character, as bits: the general categories L*, M*, N*, P*, S*, the property White_Space (`\s`); Lu and
+// Lt, Ll, Nd (`\d`), and what `\w` means.
+using CharClass = std::uint16_t;
 constexpr CharClass kLetter = 1;
 constexpr CharClass kMark = 2;
 constexpr CharClass kNumber = 4;
 constexpr CharClass kPunctuation = 8;
 constexpr CharClass kSymbol = 16;
 constexpr CharClass kWhitespace = 32;
+constexpr CharClass kUpper = 64;
+constexpr CharClass kLower = 128;
+constexpr CharClass kDigit = 256;
+constexpr CharClass kWordCharacter = 512;
 
 // Generated (unicode_tables.cpp): the block of every 128 code points, and the classes in each different block.
 constexpr unsigned kUnicodeBlockBits = 7;
 extern const std::uint8_t kUnicodeBlockOf[];
-extern const std::uint8_t kUnicodeBlocks[];
+extern const std::uint16_t kUnicodeBlocks[];
 
 // `code_point` must be at most U+10FFFF.
 inline CharClass char_class(std::uint32_t code_point) {

@@ -92,6 +92,22 @@ inline std::uint32_t permute(std::uint32_t word, std::uint32_t order) {
 __device__ inline std::uint32_t permute(std::uint32_t word, std::uint32_t order) { return __byte_perm(word, 0, order); }
 #endif
 
+// The same of two words: bytes 4 to 7 are those of the second.
+#ifdef FRSPEC_CUDA_EMULATED
+inline std::uint32_t permute(std::uint32_t low, std::uint32_t high, std::uint32_t order) {
+  std::uint32_t result = 0;
+  for (int i = 0; i < 4; ++i) {
+    const std::uint32_t byte = order >> (4 * i) & 7;
+    result |= ((byte < 4 ? low : high) >> (8 * (byte % 4)) & 0xFF) << (8 * i);
+  }
+  return result;
+}
+#else
+__device__ inline std::uint32_t permute(std::uint32_t low, std::uint32_t high, std::uint32_t order) {
+  return __byte_perm(low, high, order);
+}
+#endif
+
 // 2^e for -126 <= e <= 127.
 __device__ inline float power_of_two(int e) { return bits_to_float(static_cast<std::uint32_t>(e + 127) << 23); }
 

@@ -5,9 +5,12 @@
 
 #include "base/error.h"
 #include "cuda/formats/blocks.cuh"
+#include "cuda/formats/coded.cuh"
 #include "cuda/formats/halves.cuh"
 #include "cuda/formats/k_quants.cuh"
+#include "cuda/formats/q2_k.cuh"
 #include "cuda/formats/q6_k.cuh"
+#include "tensor/weight_types.h"
 
 namespace frspec::FRSPEC_CUDA_NAMESPACE {
 
@@ -17,12 +20,29 @@ struct FormatF32 {
   __device__ static float value(const std::byte* row, std::int64_t col) { return read_as<float>(row + 4 * col); }
 };
 
+using FormatQ3_K = FormatCoded;
+using FormatIQ4_XS = FormatCoded;
+
+// The type as which the device has a weight: its own, or the coded form.
+constexpr DType device_type(DType type) {
+  switch (type) {
+#define FRSPEC_CASE(name) \
+  case DType::name:       \
+    return Format##name::kType;
+    FRSPEC_FLOAT_TYPES(FRSPEC_CASE)
+    FRSPEC_BLOCK_TYPES(FRSPEC_CASE)
+#undef FRSPEC_CASE
+    default:
+      return DType::Coded;
+  }
+}
+
 template <class Format>
 struct Chosen {
   using type = Format;
 };
 
-// Calls use(Chosen<Format>) with the format of a type that is packed.
+// Calls use(Chosen<Format>) with the format of a device_type that is packed.
 template <class Use>
 decltype(auto) with_packed_format(DType type, Use&& use) {
   switch (type) {
@@ -30,22 +50,13 @@ decltype(auto) with_packed_format(DType type, Use&& use) {
       return use(Chosen<FormatF16>());
     case DType::BF16:
       return use(Chosen<FormatBF16>());
-    case DType::Q8_0:
-      return use(Chosen<FormatQ8_0>());
-    case DType::Q4_0:
-      return use(Chosen<FormatQ4_0>());
-    case DType::Q4_1:
-      return use(Chosen<FormatQ4_1>());
-    case DType::Q5_0:
-      return use(Chosen<FormatQ5_0>());
-    case DType::Q5_1:
-      return use(Chosen<FormatQ5_1>());
-    case DType::Q4_K:
-      return use(Chosen<FormatQ4_K>());
-    case DType::Q5_K:
-      return use(Chosen<FormatQ5_K>());
-    case DType::Q6_K:
-      return use(Chosen<FormatQ6_K>());
+    case DType::Coded:
+      return use(Chosen<FormatCoded>());
+#define FRSPEC_CASE(name) \
+  case DType::name:       \
+    return use(Chosen<Format##name>());
+      FRSPEC_BLOCK_TYPES(FRSPEC_CASE)
+#undef FRSPEC_CASE
     default:
       fail("cuda: found a weight of type ", dtype_name(type), ", which cannot be packed");
   }

@@ -1,5 +1,5 @@
-// Packed Q8_0, Q4_0, Q4_1, Q5_0 and Q5_1: blocks of 32 columns with an f16 scale, and a minimum for some. Quants are
-// exact in f16; the sum over a block is scaled in f32.
+// Packed Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL and MXFP4: blocks of 32 columns with an f16 scale (MXFP4: an exponent),
+// and a minimum for some. Quants, or what they stand for, are exact in f16; the sum over a block is scaled in f32.
 //
 // Tile of 16 x 64: quants (for each lane: 2 x 16 bytes of 8-bit quants, or 16 bytes of nibbles and a word of fifth
 // bits), then for each row the scales of its two blocks, then the same of the minima.
@@ -16,6 +16,8 @@ struct BlockFormat {
   static constexpr DType kType = kDType;
   static constexpr Scaling kScaling = Scaling::PerBlock;
   static constexpr bool kMinima = kHasMinimum;
+  static constexpr bool kExponents = kDType == DType::MXFP4;
+  static constexpr bool kTable = kExponents || kDType == DType::IQ4_NL;
   static constexpr bool kBf16 = false;
   static constexpr int kTileCols = kChunk;
   static constexpr int kQuantBytes = kStrip * kTileCols / 8 * (kBits == 8 ? 8 : 4);
@@ -39,8 +41,23 @@ struct BlockFormat {
     }
   }
   __device__ static float number(int q, std::uint16_t scale, std::uint16_t minimum) {
-    const float product = half_to_float(scale) * static_cast<float>(q - kOffset);
+    const float product = scale_from(scale) * static_cast<float>(kTable ? values().value(q) : q - kOffset);
     return kMinima ? product + half_to_float(minimum) : product;
+  }
+  __device__ static ValueTable values() {
+    constexpr ValueTable table = ValueTable::of(kExponents ? kMxfp4Values : kIq4Values);
+    return table;
+  }
+  // 16 bits for the scale of a block, and back.
+  __device__ static std::uint16_t scale_of(const Block& block) {
+    if constexpr (kExponents) {
+      return block.exponent;
+    } else {
+      return block.scale;
+    }
+  }
+  __device__ static float scale_from(std::uint16_t bits) {
+    return kExponents ? bits_to_float(mxfp4_scale_bits(bits)) : half_to_float(bits);
   }
   __device__ static std::uint16_t minimum_of(const Block& block) {
     if constexpr (kMinima) return block.minimum;
@@ -48,7 +65,7 @@ struct BlockFormat {
   }
   __device__ static float value(const std::byte* row, std::int64_t col) {
     const auto& block = reinterpret_cast<const Block*>(row)[col / kQuantBlock];
-    return number(quant(row, col), block.scale, minimum_of(block));
+    return number(quant(row, col), scale_of(block), minimum_of(block));
   }
 
   // --- The packed form ---
@@ -85,7 +102,7 @@ struct BlockFormat {
       const bool is_there = block * kQuantBlock < cols;
       const Block* source = reinterpret_cast<const Block*>(from) + block;
       std::byte* to = tile + kScalesAt + 4 * row + 2 * b;
-      write_as<std::uint16_t>(to, is_there ? source->scale : std::uint16_t{0});
+      write_as<std::uint16_t>(to, is_there ? scale_of(*source) : std::uint16_t{0});
       if constexpr (kMinima) write_as<std::uint16_t>(to + kScaleBytes, is_there ? source->minimum : std::uint16_t{0});
     }
   }
@@ -124,15 +141,18 @@ struct BlockFormat {
       }
     }
   }
-  __device__ float scale(int h, int b, int) const { return half_of(scales_[h], b); }
-  __device__ float minimum(int h, int b) const { return half_of(minima_[h], b); }
+  __device__ float scale(int h, int b, int) const {
+    return scale_from(static_cast<std::uint16_t>(scales_[h] >> (16 * b)));
+  }
+  __device__ float minimum(int h, int b) const {
+    return half_to_float(static_cast<std::uint16_t>(minima_[h] >> (16 * b)));
+  }
 
  private:
-  __device__ static float half_of(std::uint32_t word, int b) {
-    return half_to_float(static_cast<std::uint16_t>(word >> (16 * b)));
-  }
   __device__ std::uint32_t halves(int h, int b, int step, int j) const {
-    if constexpr (kBits == 8) {
+    if constexpr (kTable) {
+      return values().pair(quants_[0].word[2 * b + h], 2 * step + j);
+    } else if constexpr (kBits == 8) {
       const std::uint32_t word = quants_[b].word[2 * h + step];
       return half2_sub(and_or(word >> (8 * j), twice(0x00FF), k1024), twice(0x6400 + kOffset));
     } else {
@@ -155,5 +175,7 @@ using FormatQ4_0 = BlockFormat<DType::Q4_0, BlockQ4_0, 4, 8, false>;
 using FormatQ4_1 = BlockFormat<DType::Q4_1, BlockQ4_1, 4, 0, true>;
 using FormatQ5_0 = BlockFormat<DType::Q5_0, BlockQ5_0, 5, 16, false>;
 using FormatQ5_1 = BlockFormat<DType::Q5_1, BlockQ5_1, 5, 0, true>;
+using FormatIQ4_NL = BlockFormat<DType::IQ4_NL, BlockIQ4_NL, 4, 0, false>;
+using FormatMXFP4 = BlockFormat<DType::MXFP4, BlockMXFP4, 4, 0, false>;
 
 }  // namespace frspec::FRSPEC_CUDA_NAMESPACE

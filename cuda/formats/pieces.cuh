@@ -86,6 +86,45 @@ __device__ inline int stored_nibble(const std::byte* tile, const Place& at) {
   return static_cast<int>(*nibbles_at(tile, at) >> (4 * at.pair + 16 * at.element)) & 15;
 }
 
+// Bits [shift, shift + 2) of a row's quants of a chunk, one word for a lane: those of pair i of block b are bits
+// 8 b + 2 i, 16 further up for the second element.
+constexpr std::uint32_t two_bits_word(const ChunkQuants& q, int shift) {
+  std::uint32_t word = 0;
+  for (int at = 0; at < 16; ++at) {
+    word |= static_cast<std::uint32_t>(q[at] >> shift & 3) << (2 * (at / 2) + 16 * (at % 2));
+  }
+  return word;
+}
+__device__ inline int stored_two_bits(std::uint32_t word, const Place& at) {
+  return static_cast<int>(word >> (8 * at.block + 2 * at.pair + 16 * at.element)) & 3;
+}
+
+// Sixteen numbers from -128 to 127 for which nibbles stand, as bytes, each 128 more.
+struct ValueTable {
+  Words4 words;
+
+  static constexpr ValueTable of(const std::int8_t (&values)[16]) {
+    ValueTable table = {};
+    for (int i = 0; i < 16; ++i) {
+      table.words.word[i / 4] |= static_cast<std::uint32_t>(values[i] + 128) << (8 * (i % 4));
+    }
+    return table;
+  }
+  __device__ int value(int q) const { return static_cast<int>(words.word[q / 4] >> (8 * (q % 4)) & 0xFF) - 128; }
+  // Four bytes, by the four low nibbles of a word.
+  __device__ std::uint32_t four(std::uint32_t nibbles) const {
+    const std::uint32_t within = nibbles & 0x7777;
+    return permute(permute(words.word[0], words.word[1], within), permute(words.word[2], words.word[3], within),
+                   0x3210 | (nibbles >> 1 & 0x4444));
+  }
+  // Pair i of a word of nibbles as f16.
+  __device__ std::uint32_t pair(std::uint32_t nibbles, int i) const {
+    const std::uint32_t both =
+        permute(four(nibbles), four(nibbles >> 16), static_cast<std::uint32_t>(i | (4 + i) << 8));
+    return half2_sub(and_or(both, twice(0x00FF), k1024), twice(0x6480));  // 1024 + 128
+  }
+};
+
 // The fifth bits of a chunk, one word for a lane: that of pair i of block b of the row in half h is bit 8 h + 4 b + i
 // for the first element, 16 bits further up for the second. So a row's bits are two bytes.
 __device__ inline std::uint32_t fifth_bits(std::uint32_t word, int h, int b, int i) {

@@ -43,15 +43,12 @@ struct FormatQ6_K {
   }
 
   // --- The packed form ---
-  // Bits 8 b + 2 i of the word, and 16 further up: the two high bits of pair i of block b.
   __device__ static std::byte* high_at(std::byte* tile, const Place& at) {
     return tile + kLowBytes + 16 * (32 * (at.chunk / 2) + at.lane) + 8 * (at.chunk % 2) + 4 * at.half;
   }
   __device__ static void store_quants(std::byte* tile, int row, int chunk, int t, const ChunkQuants& q) {
     store_nibbles(tile, row, chunk, t, q);
-    std::uint32_t word = 0;
-    for (int at = 0; at < 16; ++at) word |= static_cast<std::uint32_t>(q[at] >> 4) << (2 * (at / 2) + 16 * (at % 2));
-    write_as(high_at(tile, Place(row, kChunk * chunk + 4 * t)), word);
+    write_as(high_at(tile, Place(row, kChunk * chunk + 4 * t)), two_bits_word(q, 4));
   }
   __device__ static void store_scales(std::byte* tile, int row, const std::byte* from, std::int64_t first,
                                       std::int64_t) {
@@ -62,8 +59,7 @@ struct FormatQ6_K {
   __device__ static float element(const std::byte* tile, int row, int col) {
     const Place at(row, col);
     const auto high = read_as<std::uint32_t>(high_at(const_cast<std::byte*>(tile), at));
-    const int q = stored_nibble(tile, at) | static_cast<int>(high >> (8 * at.block + 2 * at.pair + 16 * at.element) & 3)
-                                                << 4;
+    const int q = stored_nibble(tile, at) | stored_two_bits(high, at) << 4;
     return number(q, read_as<std::uint16_t>(tile + kScaleAt + 2 * row),
                   read_as<std::int8_t>(tile + kScalesAt + 16 * row + col / 16));
   }

@@ -108,6 +108,15 @@ OutputMatrix<float> forward(const PyEngine& self, const Tokens& tokens) {
                                        {tokens.size(), static_cast<std::size_t>(engine->config().vocab)});
 }
 
+nb::list to_arrays(std::vector<std::vector<float>>&& taps, std::size_t tokens, const Engine& engine) {
+  nb::list arrays;
+  for (std::vector<float>& tap : taps) {
+    arrays.append(
+        to_array<OutputMatrix<float>>(std::move(tap), {tokens, static_cast<std::size_t>(engine.config().dim)}));
+  }
+  return arrays;
+}
+
 nb::list forward_taps(const PyEngine& self, const Tokens& tokens) {
   const std::shared_ptr<Engine> engine = self.open();
   Lab::Forward result;
@@ -115,12 +124,21 @@ nb::list forward_taps(const PyEngine& self, const Tokens& tokens) {
     const WithoutGil released;
     result = Lab(*engine).forward(tokens);
   }
-  nb::list taps;
-  for (std::vector<float>& tap : result.taps) {
-    taps.append(
-        to_array<OutputMatrix<float>>(std::move(tap), {tokens.size(), static_cast<std::size_t>(engine->config().dim)}));
+  return to_arrays(std::move(result.taps), tokens.size(), *engine);
+}
+
+nb::tuple forward_states(const PyEngine& self, const Tokens& tokens, int best) {
+  const std::shared_ptr<Engine> engine = self.open();
+  if (best < 1) fail("forward_states: found best ", best, ", expected at least 1");
+  Lab::Forward result;
+  {
+    const WithoutGil released;
+    result = Lab(*engine).forward(tokens, best);
   }
-  return taps;
+  const auto width = static_cast<std::size_t>(best);
+  return nb::make_tuple(to_arrays(std::move(result.taps), tokens.size(), *engine),
+                        to_array<OutputMatrix<std::int32_t>>(std::move(result.best), {tokens.size(), width}),
+                        to_array<OutputMatrix<float>>(std::move(result.log_probs), {tokens.size(), width}));
 }
 
 OutputMatrix<float> forward_tree(const PyEngine& self, const Tokens& prefix, const Tokens& tokens,
@@ -224,6 +242,15 @@ void init_engine(nb::module_& m) {
            nb::sig("def forward_taps(self, tokens: Sequence[int]) -> "
                    "list[Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]"),
            "The inputs of the layers named by ``taps``: for each (len(tokens), dim) float32.")
+      .def(
+          "forward_states", &forward_states, "tokens"_a, "best"_a,
+          nb::sig("def forward_states(self, tokens: Sequence[int], best: int) -> "
+                  "tuple[list[Annotated[NDArray[numpy.float32], dict(shape=(None, None))]], "
+                  "Annotated[NDArray[numpy.int32], dict(shape=(None, None))], "
+                  "Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]"),
+          "One pass that keeps no logits: the inputs of the layers named by ``taps``, each (len(tokens), dim), and the "
+          "``best`` most probable tokens after each token, best first, with their log-probabilities: "
+          "(len(tokens), best) int32 and float32.")
       .def("forward_tree", &forward_tree, "prefix"_a, "tokens"_a, "parents"_a,
            "Logits after each node of a tree behind ``prefix``: (len(tokens), vocab_size) float32.\n\n"
            "``parents[0]`` is -1; every other parent is an earlier node.")

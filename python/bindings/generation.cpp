@@ -1,5 +1,7 @@
 // Sequences and their statistics in Python. While one is written, the GIL is taken now and then to let Python's signal
 // handlers run, so that Ctrl-C stops a long prompt and a long answer, too.
+#include <algorithm>
+#include <cstddef>
 #include <mutex>
 
 #include <nanobind/stl/optional.h>
@@ -43,10 +45,12 @@ std::optional<std::string> PyGeneration::finish_reason() {
   });
 }
 
-// Of every token so far: its log-probability, and the best tokens with theirs.
-nb::list PyGeneration::logprobs() {
-  const auto found = look([](const Sequence& sequence) {
-    return std::vector<TokenLogprobs>(sequence.logprobs().begin(), sequence.logprobs().end());
+// Of every token from `first` on: its log-probability, and the best tokens with theirs.
+nb::list PyGeneration::logprobs_from(std::size_t first) {
+  const auto found = look([first](const Sequence& sequence) {
+    const auto all = sequence.logprobs();
+    return std::vector<TokenLogprobs>(all.begin() + static_cast<std::ptrdiff_t>(std::min(first, all.size())),
+                                      all.end());
   });
   nb::list list;
   for (const TokenLogprobs& token : found) {
@@ -204,6 +208,9 @@ void init_generation(nb::module_& m) {
       .def_prop_ro("logprobs", &PyGeneration::logprobs,
                    nb::sig("def logprobs(self) -> list[tuple[float, list[tuple[int, float]]]]"),
                    "Log-probability of every token so far, and the best tokens with theirs, where asked for.")
+      .def("logprobs_from", &PyGeneration::logprobs_from, nb::arg("first"),
+           nb::sig("def logprobs_from(self, first: int) -> list[tuple[float, list[tuple[int, float]]]]"),
+           "The same of the tokens from number ``first`` on.")
       .def_prop_ro("trace", &PyGeneration::trace, nb::sig("def trace(self) -> list[dict[str, typing.Any]]"),
                    "Every step so far, where asked for: the fields of ``frspec_cpp.Step``.")
       .def_prop_ro(

@@ -2,18 +2,22 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <string_view>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string_view.h>
+#include <nanobind/stl/vector.h>
 
 #include "gguf/gguf_file.h"
 #include "gguf/gguf_values.h"
 #include "gil.h"
+#include "tensor/weight_types.h"
 
 namespace nb = nanobind;
 
@@ -98,6 +102,16 @@ nb::object tensor_repr(const PyGgufTensor& self) {
 }  // namespace
 
 void init_gguf(nb::module_& m) {
+  m.def(
+      "weight_types",
+      [] {
+        std::vector<std::string_view> names;
+#define NAME(name) names.push_back(#name);
+        FRSPEC_WEIGHT_TYPES(NAME)
+#undef NAME
+        return names;
+      },
+      "The types that weights may have, as ``GgufTensor.type`` names them.");
   nb::class_<PyGgufTensor>(m, "GgufTensor", "One tensor of a GGUF file.")
       .def_prop_ro(
           "name", [](const PyGgufTensor& self) { return to_str(self.tensor->name); }, nb::sig("def name(self) -> str"),

@@ -23,16 +23,7 @@ void init_tokenizer(nb::module_& m);
 void init_rope(nb::module_& m);
 void init_engine(nb::module_& m);
 void init_bench(nb::module_& m);
-void init_ops(nb::module_& m);
-void init_head_ops(nb::module_& m);
-void init_tree_ops(nb::module_& m);
-void init_cuda_self_test(nb::module_& m);
-void init_cache_ops(nb::module_& m);
-void init_page_ops(nb::module_& m);
-void init_matmul_ops(nb::module_& m);
 void init_translation(nb::module_& m);
-void init_tuner(nb::module_& m);
-void init_ranks(nb::module_& m);
 
 namespace {
 
@@ -83,23 +74,15 @@ NB_MODULE(_core, m) {
   m.def("cpu_instruction_sets", &frspec::cpu_instruction_sets,
         "Instruction sets that the CPU backend can use on this machine, best first: ``\"amx\"``, "
         "``\"avx512bf16\"``, ``\"avx512\"``, ``\"avx2vnni\"``, ``\"avx2\"``, ``\"neon\"``, ``\"generic\"``; "
-        "``\"amx-emulated\"``, which is for tests, comes last.\n\nThe environment variable ``FRSPEC_CPU`` chooses "
+        "builds for tests have ``\"amx-emulated\"``, too, which comes last.\n\nThe environment variable ``FRSPEC_CPU`` "
+        "chooses "
         "another one than the first.");
   frspec::init_gguf(m);
   frspec::init_tokenizer(m);
   frspec::init_rope(m);
   frspec::init_engine(m);
   frspec::init_bench(m);
-  frspec::init_ops(m);
-  frspec::init_head_ops(m);
-  frspec::init_tree_ops(m);
-  frspec::init_cuda_self_test(m);
-  frspec::init_cache_ops(m);
-  frspec::init_page_ops(m);
-  frspec::init_matmul_ops(m);
   frspec::init_translation(m);
-  frspec::init_tuner(m);
-  frspec::init_ranks(m);
 }
 #undef PyInit__core
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <memory>
 #include <optional>
 #include <string>
@@ -45,7 +46,8 @@ class PyGeneration {
   void cancel() { sequence_->cancel(); }
 
   std::optional<std::string> finish_reason();
-  nanobind::list logprobs();
+  nanobind::list logprobs() { return logprobs_from(0); }
+  nanobind::list logprobs_from(std::size_t first);
   nanobind::list trace();
   nanobind::list watched();
   std::string closing_text();

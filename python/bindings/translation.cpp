@@ -1,15 +1,10 @@
-// Aligned vocabularies and retokenized texts, for tests and for looking at a pair.
+// Aligned vocabularies, for looking at a pair.
 #include <cstdint>
-#include <memory>
-#include <utility>
 #include <vector>
 
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/pair.h>
-#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/vector.h>
 
-#include "draft/retokenizer.h"
 #include "tokenizer/tokenizer.h"
 #include "vocab/alignment.h"
 
@@ -28,19 +23,6 @@ Tokens align(const Tokenizer& target, const Tokenizer& drafter) {
   return result;
 }
 
-std::vector<std::pair<std::size_t, Tokens>> retokenize(const Tokenizer& target, const Tokenizer& drafter,
-                                                       const std::vector<Tokens>& pieces) {
-  const VocabularyAlignment alignment(target, drafter);
-  Retokenizer retokenizer(target, drafter, alignment);
-  retokenizer.begin();
-  std::vector<std::pair<std::size_t, Tokens>> result;
-  for (const Tokens& piece : pieces) {
-    const std::size_t kept = retokenizer.push(piece);
-    result.emplace_back(kept, retokenizer.tokens());
-  }
-  return result;
-}
-
 }  // namespace
 
 void init_translation(nb::module_& m) {
@@ -53,9 +35,6 @@ void init_translation(nb::module_& m) {
         return VocabularyAlignment(target, drafter).is_identity();
       },
       "target"_a, "drafter"_a, "Whether both have the same ids for the same tokens, padding aside.");
-  m.def("retokenize", &retokenize, "target"_a, "drafter"_a, "pieces"_a,
-        "The drafter's tokens for a text that comes in pieces of the target's tokens: after each piece how many of the "
-        "tokens before it were kept, and all tokens.");
 }
 
 }  // namespace frspec

@@ -8,24 +8,38 @@
 
 from frspec_cpp._core import GgufFile, GgufTensor, Tokenizer, cpu_instruction_sets
 from frspec_cpp._core import version as __version__
+from frspec_cpp.async_llm import AsyncLLM, AsyncText, NotAccepting, QueueFull, QueueTimeout
 from frspec_cpp.bench import bench
+from frspec_cpp.conversation import Conversation
 from frspec_cpp.demo import demo_paths, generate
 from frspec_cpp.generation import Generation, Stats, Step, TokenLogprobs
 from frspec_cpp.llm import LLM
 from frspec_cpp.model_warning import ModelWarning
 from frspec_cpp.options import LogitsProcessor, Options
 from frspec_cpp.overlap import VocabularyOverlap, vocabulary_overlap
+from frspec_cpp.texts import Cancelled, PendingText, Piece, Started, Token
 
 __all__ = [
     "LLM",
+    "AsyncLLM",
+    "AsyncText",
+    "Cancelled",
+    "Conversation",
     "Generation",
     "GgufFile",
     "GgufTensor",
     "LogitsProcessor",
     "ModelWarning",
+    "NotAccepting",
     "Options",
+    "PendingText",
+    "Piece",
+    "QueueFull",
+    "QueueTimeout",
+    "Started",
     "Stats",
     "Step",
+    "Token",
     "TokenLogprobs",
     "Tokenizer",
     "VocabularyOverlap",

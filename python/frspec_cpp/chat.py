@@ -228,7 +228,11 @@ class ChatPrompts:
 
     def tokens(self, messages: Sequence[Any], **options: Unpack[TemplateOptions]) -> list[int]:
         """Token ids of the prompt; see :meth:`LLM.chat_prompt`."""
-        ids = list(self._tokenizer.encode(self.text(messages, **options), add_special=False, parse_special=True))
+        return self.encode(self.text(messages, **options))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of what a template has spelled."""
+        ids = list(self._tokenizer.encode(text, add_special=False, parse_special=True))
         bos = self._tokenizer.bos_id
         if self._tokenizer.adds_bos and bos is not None and ids[:1] != [bos]:
             ids.insert(0, bos)
@@ -247,6 +251,15 @@ class ChatPrompts:
             variables=variables,
             continue_final_message=options.get("continue_final_message", False),
         )
+
+    def program(self, choice: str | os.PathLike[str] | None = None, with_tools: bool = False) -> str:
+        """The Jinja program of a template, which `choice` names as :class:`TemplateOptions` say.
+
+        Raises:
+            ValueError: There is no chat template.
+            FileNotFoundError: There is no such file with one.
+        """
+        return self._source(choice, with_tools)[1]
 
     def _template(self, choice: str | os.PathLike[str] | None, with_tools: bool) -> ChatTemplate:
         """The template of the file, or the one that `choice` names, is, or is the file of."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 import os
@@ -10,18 +11,20 @@ import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from frspec_cpp import _core
 from frspec_cpp.chat import TEMPLATE_DEFAULTS, ChatPrompts, TemplateOptions
+from frspec_cpp.conversation import Conversation
 from frspec_cpp.generation import Generation
 from frspec_cpp.hub import find_model
-from frspec_cpp.options import ChatOptions, Options, takes_chat_options, takes_options
+from frspec_cpp.options import ChatOptions, Options, per_text, takes_chat_options, takes_options
 from frspec_cpp.options import native as native_options
 from frspec_cpp.progress import Report, reporting
+from frspec_cpp.texts import LOWEST_PRIORITY, PendingText, TextQueue, TextRequest
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -51,6 +54,7 @@ def _renew_locks() -> None:
     """In a forked process, where those who held them do not exist."""
     for llm in _living:
         llm._lock = threading.RLock()
+        llm._texts = TextQueue()
 
 
 os.register_at_fork(after_in_child=_renew_locks)
@@ -88,8 +92,9 @@ def _check_ids(ids: Sequence[int], vocab_size: int) -> list[int]:
 class LLM:
     """A target model, perhaps with a drafter that makes it faster. Its text does not depend on the drafter.
 
-    One text is written at a time: calls from several threads wait for each other. Several LLMs work side by
-    side. A forked process may go on with an LLM that was idle, and shares its weights; on a GPU it has to load its own.
+    One text is written at a time: calls from several threads wait for each other, and texts that were submitted
+    for their turn. Several LLMs work side by side. A forked process may go on with an LLM that was idle, and shares
+    its weights; on a GPU it has to load its own.
     :meth:`close`, or the end of ``with LLM(...) as llm:``, frees all memory.
 
     Args:
@@ -196,6 +201,7 @@ class LLM:
         self._path = os.fspath(model_path)
         self._closed = False
         self._lock = threading.RLock()  # the engine refuses calls from inside a call, instead of waiting for ever
+        self._texts = TextQueue()
         with reporting(progress) as report:
             self._engine = _core.Engine(
                 self._path,
@@ -427,7 +433,7 @@ class LLM:
         with self._lock:
             return self._engine.forward(ids)
 
-    @takes_options
+    @overload
     def generate(
         self,
         prompt: str | Sequence[int],
@@ -435,11 +441,35 @@ class LLM:
         *,
         parse_special: bool = True,
         **options: Unpack[Options],
-    ) -> Generation:
+    ) -> Generation: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: list[str] | list[list[int]],
+        max_tokens: int | list[int | None] | None = 128,
+        *,
+        parse_special: bool = True,
+        **options: Any,
+    ) -> list[Generation]: ...
+
+    @takes_options
+    def generate(
+        self,
+        prompt: str | Sequence[int] | list[str] | list[list[int]],
+        max_tokens: int | list[int | None] | None = 128,
+        *,
+        parse_special: bool = True,
+        **options: Any,
+    ) -> Generation | list[Generation]:
         """Continues ``prompt``. Ctrl-C stops it with KeyboardInterrupt; the LLM stays usable.
 
+        A list of prompts gives a list of texts, in order; an option may then be a list, too, with a value for each
+        prompt (for ``stop`` and ``stop_token_ids``, which are lists already, a list of lists or None). Each text is
+        what it is alone. They are written one after the other.
+
         Args:
-            prompt: A text, or token ids, which are taken as they are.
+            prompt: A text, or token ids, which are taken as they are; or a list of such.
             max_tokens: Tokens to generate at most; None or -1: as many as the context holds.
             parse_special: How a text is read: see :meth:`tokenize`. Ids are taken as they are.
             options: How tokens are chosen and where the text ends: see :class:`Options`.
@@ -448,10 +478,25 @@ class LLM:
             ValueError: The prompt is empty, does not leave room in the context or is not Unicode, or an argument
                 is out of its range.
         """
+        one: Any = prompt
+        if isinstance(one, (list, tuple)) and one and isinstance(one[0], (str, Sequence, np.ndarray)):
+            return self._generate_all(one, max_tokens, parse_special, options)
+        limit: Any = max_tokens
         with self._lock:
-            native = self._begin(prompt, max_tokens, parse_special, options)
+            native = self._begin(one, limit, parse_special, cast(Options, options))
             tokens = native.run()
         return Generation.from_native(native, tokens, options.get("logprobs") is not None, options.get("trace", False))
+
+    def _generate_all(
+        self, prompts: Sequence[str | Sequence[int]], max_tokens: object, parse_special: bool, options: dict[str, Any]
+    ) -> list[Generation]:
+        """The texts of several prompts; all of them are checked before one is written."""
+        texts = [self._ids(prompt, parse_special) for prompt in prompts]
+        each = per_text(len(texts), {"max_tokens": max_tokens, **options})
+        for own in each:
+            native_options(self.vocab_size, **cast(Options, {name: own[name] for name in options}))
+        with self._lock:
+            return [self.generate(ids, **own) for ids, own in zip(texts, each, strict=True)]
 
     @takes_options
     def stream(
@@ -473,6 +518,46 @@ class LLM:
         with self._lock:
             native = self._begin(prompt, max_tokens, parse_special, options)
         return self._pieces(native)
+
+    @takes_options
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 128,
+        *,
+        priority: int = 0,
+        parse_special: bool = True,
+        **options: Unpack[Options],
+    ) -> PendingText:
+        """Puts a text into the queue, and returns at once. Texts are written in order of priority and arrival.
+
+        Args:
+            prompt: As in :meth:`generate`, like all arguments but this:
+            max_tokens: As in :meth:`generate`.
+            priority: 0, first, to 9, last. Who has waited for 10 s is next.
+            parse_special: As in :meth:`generate`.
+            options: As in :meth:`generate`.
+
+        Returns:
+            The text to come: ``result()`` waits for it, iterating over it gives its pieces, ``cancel()`` ends it.
+
+        Raises:
+            ValueError: As :meth:`generate`; where the engine refuses an option, ``result()`` raises it.
+        """
+        request = self._request(prompt, max_tokens, parse_special, priority, options)
+        return PendingText(self._texts, request, self._begun)
+
+    def conversation(
+        self, system: str | None = None, *, max_tokens: int | None = None, **options: Unpack[ChatOptions]
+    ) -> Conversation:
+        """A chat that keeps its messages.
+
+        Args:
+            system: What the model is told before; None: nothing.
+            max_tokens: Of each answer; None or -1: as many as the context holds.
+            options: Of each answer, as in :meth:`chat`.
+        """
+        return Conversation(self, system, max_tokens=max_tokens, **options)
 
     @overload
     def chat(
@@ -534,15 +619,12 @@ class LLM:
             ValueError: As :meth:`chat`.
             FileNotFoundError: As :meth:`chat`.
         """
-        return self._chat_prompts.tokens(messages, **options)
+        return self.chat_prompts.tokens(messages, **options)
 
     def _begin(
         self, prompt: str | Sequence[int], max_tokens: int | None, parse_special: bool, options: Options
     ) -> _core.Generation:
-        if isinstance(prompt, str):
-            ids = self.tokenize(prompt, parse_special=parse_special)
-        else:
-            ids = _check_ids(prompt, self.vocab_size)
+        ids = self._ids(prompt, parse_special)
         if self._closed:
             raise RuntimeError("this LLM is closed")
         # No context is longer than 32 bits can count.
@@ -551,6 +633,32 @@ class LLM:
         if self._is_closed():  # meanwhile, when there was no text to cancel
             native.cancel()
         return native
+
+    def _request(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None,
+        parse_special: bool,
+        priority: int,
+        options: Options,
+        max_seconds: float | None = None,
+    ) -> TextRequest:
+        """A checked request; raises ValueError as :meth:`generate`, as far as it can be known before."""
+        ids = self._ids(prompt, parse_special)
+        native_options(self.vocab_size, **options)
+        if not 0 <= operator.index(priority) <= LOWEST_PRIORITY:
+            raise ValueError(f"priority: found {priority}, expected 0 to {LOWEST_PRIORITY}")
+        return TextRequest(ids, max_tokens, options, priority, max_seconds)
+
+    @contextlib.contextmanager
+    def _begun(self, request: TextRequest) -> Iterator[_core.Generation]:
+        with self._lock:
+            yield self._begin(request.prompt, request.max_tokens, True, request.options)
+
+    def _ids(self, prompt: str | Sequence[int], parse_special: bool) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenize(prompt, parse_special=parse_special)
+        return _check_ids(prompt, self.vocab_size)
 
     def _is_closed(self) -> bool:  # asked anew, whatever was known before
         return self._closed
@@ -564,5 +672,6 @@ class LLM:
             yield native.closing_text
 
     @functools.cached_property
-    def _chat_prompts(self) -> ChatPrompts:
+    def chat_prompts(self) -> ChatPrompts:
+        """Renders its chat templates."""
         return ChatPrompts(self.tokenizer, self._path)

@@ -247,6 +247,30 @@ def _bias(bias: object, vocab_size: int) -> list[tuple[int, float]]:
     return pairs
 
 
+def per_text(count: int, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The options of each of ``count`` texts. A list has a value for each; what is no list holds for all.
+
+    Raises:
+        ValueError: A list has another length.
+    """
+    each: list[dict[str, Any]] = [{} for _ in range(count)]
+    for name, value in options.items():
+        values = list(value) if _is_per_text(name, value) else [value] * count
+        if len(values) != count:
+            raise ValueError(f"{name}: found a list of {len(values)}, expected one value, or {count}: one per prompt")
+        for own, its_value in zip(each, values, strict=True):
+            own[name] = its_value
+    return each
+
+
+def _is_per_text(name: str, value: object) -> bool:
+    if not isinstance(value, (list, tuple)):
+        return False
+    if name in ("stop", "stop_token_ids"):  # lists already
+        return len(value) > 0 and all(item is None or isinstance(item, (list, tuple)) for item in value)
+    return True
+
+
 def native(vocab_size: int, **options: Unpack[Options]) -> dict[str, Any]:
     """The options as the extension takes them.
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matrices import random_attention
 
-from frspec_cpp import _core
+from frspec_cpp import _testing
 
 pytestmark = [pytest.mark.every_isa, pytest.mark.every_device, pytest.mark.threads]
 
@@ -65,7 +65,7 @@ def reference(
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, head_dim: int, **options: Any) -> np.ndarray:
-    found: np.ndarray = _core.ops.attend(q, k, v, head_dim, 1 / float(np.sqrt(head_dim)), **options)
+    found: np.ndarray = _testing.ops.attend(q, k, v, head_dim, 1 / float(np.sqrt(head_dim)), **options)
     return found
 
 
@@ -91,7 +91,7 @@ def test_against_numpy(
     parents = random_parents(rows, rows) if shape == "tree" else None
     found = attend(q, k, v, head_dim, parents=parents, cache_type=cache_type)
     # Tensor cores meet queries, weights and unpacked codes as f16 (tests/cuda has that rounding in its reference).
-    tolerance = 4e-3 if "cuda" in _core.ops.device() else 1e-5
+    tolerance = 4e-3 if "cuda" in _testing.ops.device() else 1e-5
     assert np.abs(found - reference(q, k, v, head_dim, parents, cache_type)).max() < tolerance
 
 
@@ -130,7 +130,7 @@ def test_windows_caps_and_sinks(rows: int, length: int, rule: dict[str, Any], sh
     q, k, v = random_attention(rows, length, head_dim, 4, 2)
     parents = random_parents(rows, rows) if shape == "tree" else None
     found = attend(q, k, v, head_dim, parents=parents, n_threads=1, **rule)
-    tolerance = 4e-3 if "cuda" in _core.ops.device() else 1e-5
+    tolerance = 4e-3 if "cuda" in _testing.ops.device() else 1e-5
     assert np.abs(found - reference(q, k, v, head_dim, parents, "f16", **rule)).max() < tolerance
     assert np.array_equal(attend(q, k, v, head_dim, parents=parents, n_threads=5, **rule), found)
     for row in (0, rows // 2, rows - 1):

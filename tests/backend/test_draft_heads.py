@@ -5,9 +5,9 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import pytest
-from matrices import FLOATS, QUANTIZED, random_matrix, write_matrices
+from matrices import FLOATS, MULTIPLIED, random_matrix, write_matrices
 
-from frspec_cpp import _core
+from frspec_cpp import _testing
 
 pytestmark = [pytest.mark.every_isa, pytest.mark.every_device, pytest.mark.threads]
 
@@ -19,7 +19,7 @@ NARROW = 41  # columns that fill no vector; of the formats without blocks only
 def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("heads") / "heads.gguf"
     rng = np.random.default_rng(5)
-    matrices = {kind: (kind, random_matrix(kind, ROWS, COLS, rng)) for kind in FLOATS + QUANTIZED}
+    matrices = {kind: (kind, random_matrix(kind, ROWS, COLS, rng)) for kind in FLOATS + MULTIPLIED}
     matrices |= {f"narrow.{kind}": (kind, random_matrix(kind, 90, NARROW, rng)) for kind in FLOATS}
     # A sketch: narrow rows, and values that repeat, so that scores tie.
     sketch = np.round(2 * rng.standard_normal((ROWS, 32))).astype(np.float32)
@@ -45,16 +45,16 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-@pytest.mark.parametrize("kind", FLOATS + QUANTIZED)
+@pytest.mark.parametrize("kind", FLOATS + MULTIPLIED)
 @pytest.mark.parametrize(("rows", "count"), [(1, 1), (1, 700), (7, 65)])
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_picked_rows(file: str, kind: str, rows: int, count: int, n_threads: int) -> None:
     """The logits of the rows that each state lists are x . row, whatever the format."""
     x, listed = states(rows), lists(rows, count)
-    weight = _core.ops.dequantize(file, kind).astype(np.float64)
+    weight = _testing.ops.dequantize(file, kind).astype(np.float64)
     logits = np.stack([weight[some] @ state for some, state in zip(listed, x, strict=True)])
     k = min(10, count)
-    ids, scores, sums = _core.head_ops.top_k(file, kind, x, k, listed=listed.ravel().tolist(), n_threads=n_threads)
+    ids, scores, sums = _testing.head_ops.top_k(file, kind, x, k, listed=listed.ravel().tolist(), n_threads=n_threads)
     scale = np.abs(logits).max()
     found = scores + sums[:, None]  # logits again
     best = -np.sort(-logits, axis=1)[:, :k]
@@ -69,8 +69,8 @@ def test_picked_rows(file: str, kind: str, rows: int, count: int, n_threads: int
 @pytest.mark.parametrize("kind", FLOATS)
 def test_picked_rows_that_fill_no_vector(file: str, kind: str) -> None:
     x, listed = states(3, NARROW), lists(3, 20, 90)
-    weight = _core.ops.dequantize(file, f"narrow.{kind}")
-    ids, scores, sums = _core.head_ops.top_k(file, f"narrow.{kind}", x, 20, listed=listed.ravel().tolist())
+    weight = _testing.ops.dequantize(file, f"narrow.{kind}")
+    ids, scores, sums = _testing.head_ops.top_k(file, f"narrow.{kind}", x, 20, listed=listed.ravel().tolist())
     for r in range(3):
         np.testing.assert_allclose(scores[r] + sums[r], weight[ids[r]] @ x[r], rtol=1e-4, atol=1e-3)
 
@@ -78,9 +78,9 @@ def test_picked_rows_that_fill_no_vector(file: str, kind: str) -> None:
 def test_a_row_depends_on_its_list_only(file: str) -> None:
     """Contract 1: states together give the bits that each gives alone."""
     x, listed = states(9), lists(9, 130)
-    together = _core.head_ops.top_k(file, "Q4_K", x, 10, listed=listed.ravel().tolist(), n_threads=3)
+    together = _testing.head_ops.top_k(file, "Q4_K", x, 10, listed=listed.ravel().tolist(), n_threads=3)
     for r in range(9):
-        alone = _core.head_ops.top_k(file, "Q4_K", x[r : r + 1], 10, listed=listed[r].tolist(), n_threads=1)
+        alone = _testing.head_ops.top_k(file, "Q4_K", x[r : r + 1], 10, listed=listed[r].tolist(), n_threads=1)
         for a, b in zip(together, alone, strict=True):
             assert np.array_equal(a[r], b[0])
 
@@ -89,14 +89,14 @@ def test_tokens_of_picked_rows(file: str) -> None:
     """Ids name the rows; the noise is that of the tokens, not of the rows."""
     x, listed = states(4), lists(4, 200)
     ids = np.random.default_rng(1).permutation(2 * ROWS)[:ROWS].astype(np.int32)
-    plain = _core.head_ops.top_k(file, "Q8_0", x, 200, listed=listed.ravel().tolist())
-    named = _core.head_ops.top_k(file, "Q8_0", x, 200, listed=listed.ravel().tolist(), ids=ids.tolist())
+    plain = _testing.head_ops.top_k(file, "Q8_0", x, 200, listed=listed.ravel().tolist())
+    named = _testing.head_ops.top_k(file, "Q8_0", x, 200, listed=listed.ravel().tolist(), ids=ids.tolist())
     assert np.array_equal(ids[plain[0]], named[0])
-    noisy, _, _ = _core.head_ops.top_k(
+    noisy, _, _ = _testing.head_ops.top_k(
         file, "Q8_0", x, 5, listed=listed.ravel().tolist(), ids=ids.tolist(), temperature=2.0, seed=9, position=7
     )
     for r in range(4):
-        gumbel = _core.ops.gumbel(9, 7, named[0][r].tolist())
+        gumbel = _testing.ops.gumbel(9, 7, named[0][r].tolist())
         order = np.argsort(-((plain[1][r] + plain[2][r]) / 2.0 + gumbel), kind="stable")
         assert np.array_equal(noisy[r], named[0][r][order[:5]])
 
@@ -107,15 +107,15 @@ def test_tokens_of_picked_rows(file: str) -> None:
 def test_candidates(file: str, tensor: str, count: int, n_threads: int) -> None:
     """The best columns, ascending, ties to the lower one."""
     x = np.round(states(5, COLS if tensor == "Q5_K" else 32))
-    logits = _core.ops.matmul(file, tensor, x, n_threads=1)
-    found = _core.head_ops.candidates(file, tensor, x, count, n_threads=n_threads)
+    logits = _testing.ops.matmul(file, tensor, x, n_threads=1)
+    found = _testing.head_ops.candidates(file, tensor, x, count, n_threads=n_threads)
     for r in range(5):
         expected = np.sort(np.argsort(-logits[r], kind="stable")[:count])
         assert np.array_equal(found[r], expected)
 
 
 def test_candidates_of_scores_that_are_all_the_same(file: str) -> None:
-    found = _core.head_ops.candidates(file, "sketch", np.zeros((2, 32), dtype=np.float32), 700)
+    found = _testing.head_ops.candidates(file, "sketch", np.zeros((2, 32), dtype=np.float32), 700)
     assert np.array_equal(found, np.stack([np.arange(700)] * 2))
 
 
@@ -125,13 +125,13 @@ def test_candidates_of_scores_that_are_no_numbers(file: str, count: int, tempera
     """NaN counts as -infinity, also where that is good enough."""
     x = states(2, 32)
     x[:, 0] = np.inf
-    scores = _core.ops.matmul(file, "overflow", x)
+    scores = _testing.ops.matmul(file, "overflow", x)
     assert np.isnan(scores).any()
     assert np.isneginf(scores).any()
     if temperature > 0.0:
-        scores = scores / np.float32(temperature) + _core.ops.gumbel(3, 11, list(range(ROWS)))
+        scores = scores / np.float32(temperature) + _testing.ops.gumbel(3, 11, list(range(ROWS)))
     scores = np.where(np.isnan(scores), -np.inf, scores)
-    found = _core.head_ops.candidates(file, "overflow", x, count, temperature=temperature, seed=3, position=11)
+    found = _testing.head_ops.candidates(file, "overflow", x, count, temperature=temperature, seed=3, position=11)
     for r in range(2):
         assert np.array_equal(found[r], np.sort(np.argsort(-scores[r], kind="stable")[:count]))
 
@@ -141,23 +141,23 @@ def test_candidates_under_noise(file: str, with_ids: bool) -> None:
     """The noise lifts tokens of the tail, too; where the target's chain leaves a few, it does not decide."""
     x = states(3, 32)
     ids = np.random.default_rng(1).permutation(ROWS) if with_ids else np.arange(ROWS)
-    logits = _core.ops.matmul(file, "sketch", x)
+    logits = _testing.ops.matmul(file, "sketch", x)
     options = {"temperature": 1.5, "seed": 3, "position": 11, "ids": ids.tolist() if with_ids else None}
-    noisy = logits / np.float32(1.5) + _core.ops.gumbel(3, 11, ids.tolist())
-    found = _core.head_ops.candidates(file, "sketch", x, 100, **options)
+    noisy = logits / np.float32(1.5) + _testing.ops.gumbel(3, 11, ids.tolist())
+    found = _testing.head_ops.candidates(file, "sketch", x, 100, **options)
     for r in range(3):
         assert np.array_equal(found[r], np.sort(np.argsort(-noisy[r], kind="stable")[:100]))
-    few = _core.head_ops.candidates(file, "sketch", x, 100, top_k=40, **options)
-    assert np.array_equal(few, _core.head_ops.candidates(file, "sketch", x, 100))
+    few = _testing.head_ops.candidates(file, "sketch", x, 100, top_k=40, **options)
+    assert np.array_equal(few, _testing.head_ops.candidates(file, "sketch", x, 100))
 
 
 def test_the_first_rows_alone(file: str) -> None:
     """A prefix of a packed weight is the head of its rows."""
     x = states(11)
     rows = list(range(1024))
-    first = _core.head_ops.top_k(file, "Q6_K", x, 10, first=1024)
-    picked = _core.ops.matmul(file, "Q6_K", x, rows=rows)
-    ids, scores = _core.ops.top_k(picked, 10)
+    first = _testing.head_ops.top_k(file, "Q6_K", x, 10, first=1024)
+    picked = _testing.ops.matmul(file, "Q6_K", x, rows=rows)
+    ids, scores = _testing.ops.top_k(picked, 10)
     assert np.array_equal(first[0], ids)
     assert np.array_equal(first[1], scores)
 
@@ -171,10 +171,10 @@ def test_two_heads_together(file: str, temperature: float) -> None:
     other = np.sort(np.concatenate([rng.choice(one, 300, replace=False), np.setdiff1d(np.arange(ROWS), one)[::5]]))
     union = sorted(set(one) | set(other.tolist()))
     draw = {"temperature": temperature, "seed": 4, "position": 2}
-    ids, scores, _ = _core.head_ops.merged_top_k(file, "BF16", x, 10, one, other.tolist(), **draw)
-    logits = _core.ops.matmul(file, "BF16", x, rows=union)
+    ids, scores, _ = _testing.head_ops.merged_top_k(file, "BF16", x, 10, one, other.tolist(), **draw)
+    logits = _testing.ops.matmul(file, "BF16", x, rows=union)
     if temperature > 0:
-        logits = logits + _core.ops.gumbel(4, 2, union)
+        logits = logits + _testing.ops.gumbel(4, 2, union)
     order = np.argsort(-logits, axis=1, kind="stable")[:, :10]
     best = np.take_along_axis(logits, order, 1)
     assert np.array_equal(ids, np.array(union)[order])
@@ -189,7 +189,7 @@ def test_two_heads_together(file: str, temperature: float) -> None:
         assert (scores >= exact - twice - 1e-4).all()
 
 
-@pytest.mark.parametrize("kind", FLOATS + QUANTIZED)
+@pytest.mark.parametrize("kind", FLOATS + MULTIPLIED)
 def test_rows_replaced_in_place(file: str, kind: str) -> None:
     """As if they had been packed there at once, bit for bit."""
     rng = np.random.default_rng(8)
@@ -200,5 +200,6 @@ def test_rows_replaced_in_place(file: str, kind: str) -> None:
         wanted[place] = row
     x = states(3)
     assert np.array_equal(
-        _core.head_ops.replaced_matmul(file, kind, x, rows, places, new), _core.ops.matmul(file, kind, x, rows=wanted)
+        _testing.head_ops.replaced_matmul(file, kind, x, rows, places, new),
+        _testing.ops.matmul(file, kind, x, rows=wanted),
     )

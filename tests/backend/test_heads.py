@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matrices import write_matrices
 
-from frspec_cpp import _core
+from frspec_cpp import _testing
 
 pytestmark = [pytest.mark.every_isa, pytest.mark.every_device, pytest.mark.threads]
 
@@ -47,19 +47,19 @@ def test_top_k_and_sample_equal_those_of_stored_logits(
     heads: Path, size: str, kind: str, rows: int, n_threads: int
 ) -> None:
     x = hidden(rows)
-    logits = _core.ops.matmul(str(heads), f"{size}.{kind}", x, n_threads=1)
+    logits = _testing.ops.matmul(str(heads), f"{size}.{kind}", x, n_threads=1)
     name = f"{size}.{kind}"
     for k in (1, 7) if size == "tiny" else (1, 10, 64):
-        ids, log_probs = _core.ops.head_top_k(str(heads), name, x, k, n_threads=n_threads)
-        expected_ids, expected = _core.ops.top_k(logits, k, n_threads=1)
+        ids, log_probs = _testing.ops.head_top_k(str(heads), name, x, k, n_threads=n_threads)
+        expected_ids, expected = _testing.ops.top_k(logits, k, n_threads=1)
         assert np.array_equal(ids, expected_ids)
         assert np.array_equal(log_probs, expected)
     positions = [5 + 3 * i for i in range(rows)]
     for temperature in (0.0, 0.3, 1.0, 5.0):
-        found = _core.ops.head_sample(
+        found = _testing.ops.head_sample(
             str(heads), name, x, temperature=temperature, seed=4, positions=positions, n_threads=n_threads
         )
-        expected = _core.ops.sample(logits, temperature=temperature, seed=4, positions=positions, n_threads=1)
+        expected = _testing.ops.sample(logits, temperature=temperature, seed=4, positions=positions, n_threads=1)
         assert np.array_equal(found, expected)
 
 
@@ -67,19 +67,19 @@ def test_top_k_and_sample_equal_those_of_stored_logits(
 def test_sample_is_the_argmax_of_logits_and_all_noise(heads: Path, temperature: float) -> None:
     """No token is passed over because it looks too unlikely."""
     rows = 40
-    logits = _core.ops.matmul(str(heads), "large.F32", hidden(rows))
+    logits = _testing.ops.matmul(str(heads), "large.F32", hidden(rows))
     tokens = np.arange(SIZES["large"], dtype=np.int32)
-    found = _core.ops.sample(logits, temperature=temperature, seed=9)
+    found = _testing.ops.sample(logits, temperature=temperature, seed=9)
     for row in range(rows):
-        noise = _core.ops.gumbel(9, row + 1, tokens)
+        noise = _testing.ops.gumbel(9, row + 1, tokens)
         assert found[row] == np.argmax(logits[row] / np.float32(temperature) + noise)
 
 
 def test_ties_go_to_the_lower_column(heads: Path) -> None:
     x = hidden(30)
-    logits = _core.ops.matmul(str(heads), "large.F32", x)
+    logits = _testing.ops.matmul(str(heads), "large.F32", x)
     assert np.array_equal(logits[:, 1], logits[:, SIZES["large"] // 2])  # the rows that were copied
-    ids, _ = _core.ops.head_top_k(str(heads), "large.F32", x, 5003)
+    ids, _ = _testing.ops.head_top_k(str(heads), "large.F32", x, 5003)
     for row in range(30):
         order = ids[row].tolist()
         assert order.index(1) < order.index(SIZES["large"] // 2) < order.index(SIZES["large"] - 1)

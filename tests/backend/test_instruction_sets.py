@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from matrices import QUANTIZED, random_matrix, write_matrices
+from matrices import MULTIPLIED, random_matrix, write_matrices
 
 import frspec_cpp
 
@@ -16,15 +16,15 @@ pytestmark = pytest.mark.cpu_only
 
 SETS = frspec_cpp.cpu_instruction_sets()
 KNOWN = ["amx", "avx512bf16", "avx512", "avx2vnni", "avx2", "neon", "generic", "amx-emulated"]
-NAMES = [*QUANTIZED, "F32"]
+NAMES = [*MULTIPLIED, "F32"]
 
 _PRODUCTS = """
 import sys
 import numpy as np
-from frspec_cpp import _core
+from frspec_cpp import _testing
 path, out, *names = sys.argv[1:]
 x = np.load(path + ".npy")
-np.savez(out, device=_core.ops.device(), **{name: _core.ops.matmul(path, name, x) for name in names})
+np.savez(out, device=_testing.ops.device(), **{name: _testing.ops.matmul(path, name, x) for name in names})
 """
 
 
@@ -90,5 +90,5 @@ def test_names_that_are_unknown_or_not_of_this_machine_are_errors(isa: str) -> N
 
 
 def test_an_empty_variable_leaves_the_choice() -> None:
-    result = in_process("from frspec_cpp import _core; print(_core.ops.device())", "")
+    result = in_process("from frspec_cpp import _core; print(_testing.ops.device())", "")
     assert result.stdout == f"cpu ({SETS[0]}, 1 thread)\n"

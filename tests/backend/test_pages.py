@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matrices import random_attention
 
-from frspec_cpp import _core
+from frspec_cpp import _testing
 
 pytestmark = [pytest.mark.every_isa, pytest.mark.every_device, pytest.mark.threads]
 
@@ -31,15 +31,15 @@ def check_pages(rows: int, length: int, head_dim: int, **options: Any) -> None:
     q, k, v = random_attention(rows, length, head_dim, 4, 2)
     scale = 1 / float(np.sqrt(head_dim))
     for parents in (None, random_parents(rows, rows)):
-        in_order = _core.ops.attend(q, k, v, head_dim, scale, parents=parents, **options)
+        in_order = _testing.ops.attend(q, k, v, head_dim, scale, parents=parents, **options)
         for seed in (1, 2):
-            anywhere = _core.ops.attend(
+            anywhere = _testing.ops.attend(
                 q, k, v, head_dim, scale, parents=parents, pages=random_pages(length, seed), **options
             )
             assert np.array_equal(anywhere, in_order)
         needed = -(-length // PAGE)
         ids = random_pages(2 * length + 2 * PAGE, 3)
-        copied = _core.ops.attend(
+        copied = _testing.ops.attend(
             q, k, v, head_dim, scale, parents=parents, pages=ids[:needed], copies=ids[needed : 2 * needed], **options
         )
         assert np.array_equal(copied, in_order)
@@ -74,7 +74,7 @@ def test_commit_over_page_borders(prefix: int, head_dim: int, cache_type: str) -
         while nodes[0] > 0:
             nodes.insert(0, parents[nodes[0]])
         found, expected = (
-            _core.cache_ops.committed(q, k, v, head_dim, 0.1, parents, nodes, cache_type=cache_type, pages=pages)
+            _testing.cache_ops.committed(q, k, v, head_dim, 0.1, parents, nodes, cache_type=cache_type, pages=pages)
             for pages in (random_pages(length, prefix), None)
         )
         assert np.array_equal(found, expected)
@@ -106,7 +106,7 @@ def test_groups(count: int, window: int, head_dim: int, cache_type: str) -> None
 
     def attend(which: list[int], **options: Any) -> np.ndarray:
         q, k, v = ([texts[i][part] for i in which] for part in range(3))
-        found: np.ndarray = _core.cache_ops.attend_groups(
+        found: np.ndarray = _testing.cache_ops.attend_groups(
             q, k, v, head_dim, 0.1, [parents[i] for i in which], [pages[i] for i in which], cos, sin,
             cache_type=cache_type, window=window, **options,
         )  # fmt: skip
@@ -116,7 +116,7 @@ def test_groups(count: int, window: int, head_dim: int, cache_type: str) -> None
     assert np.array_equal(together, np.concatenate([attend([i], n_threads=1) for i in range(count)]))
     cos, sin = np.ones_like(cos), np.zeros_like(sin)  # nothing is rotated: attention alone
     plain = [
-        _core.ops.attend(*text, head_dim, 0.1, parents=above, cache_type=cache_type, window=window)
+        _testing.ops.attend(*text, head_dim, 0.1, parents=above, cache_type=cache_type, window=window)
         for text, above in zip(texts, parents, strict=True)
     ]
     assert np.array_equal(attend(list(range(count))), np.concatenate(plain))

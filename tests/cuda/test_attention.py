@@ -12,7 +12,7 @@ import pytest
 from cuda_device import DEVICE
 from matrices import random_attention
 
-from frspec_cpp import _core
+from frspec_cpp import _testing
 
 UNIT = 64  # keys that meet a query at once: cuda/attention.cu
 
@@ -66,7 +66,7 @@ def reference(
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, head_dim: int, **options: Any) -> np.ndarray:
-    found: np.ndarray = _core.ops.attend(q, k, v, head_dim, 1 / float(np.sqrt(head_dim)), device=DEVICE, **options)
+    found: np.ndarray = _testing.ops.attend(q, k, v, head_dim, 1 / float(np.sqrt(head_dim)), device=DEVICE, **options)
     return found
 
 
@@ -187,13 +187,13 @@ def test_commit(prefix: int, spare: int, layers: int, cache_type: str, device: s
     scale = 1 / float(np.sqrt(head_dim))
     for node in (0, 1, size - 1):
         nodes = path_to(node, parents)
-        found = _core.cache_ops.committed(
+        found = _testing.cache_ops.committed(
             q, k.reshape(-1, k.shape[2]), v.reshape(-1, v.shape[2]), head_dim, scale, parents, nodes,
             cache_type=cache_type, spare=spare, device=device,
         )  # fmt: skip
         slots = [*range(prefix), *(prefix + i for i in nodes), prefix + size]
         for layer in {0, layers // 2, layers - 1}:
-            plain = _core.ops.attend(
+            plain = _testing.ops.attend(
                 q[layer : layer + 1], k[layer, slots], v[layer, slots], head_dim, scale, cache_type=cache_type,
                 device=device,
             )  # fmt: skip
@@ -210,7 +210,7 @@ def test_rotation(head_dim: int, dims: int, interleaved: bool) -> None:
     cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     for depths in (None, [0, 1, 1, 2, 1]):
         at = prefix + np.arange(rows) if depths is None else prefix + np.array(depths)
-        found = _core.cache_ops.rotated(q, k, head_dim, cos, sin, interleaved, prefix, depths, device=DEVICE)
+        found = _testing.cache_ops.rotated(q, k, head_dim, cos, sin, interleaved, prefix, depths, device=DEVICE)
         for x, y in zip((q, k), found, strict=True):
             expected = x.reshape(rows, -1, head_dim).copy()
             i = np.arange(dims // 2)
@@ -228,13 +228,13 @@ def test_norm(rows: int, cols: int) -> None:
     weight = rng.standard_normal(cols, dtype=np.float32)
     for first in (0, 4, 5):
         part = x[:, first : first + cols]
-        found = _core.cache_ops.norm_columns(x, first, weight, 1e-5, device=DEVICE)
+        found = _testing.cache_ops.norm_columns(x, first, weight, 1e-5, device=DEVICE)
         mean = np.mean(part.astype(np.float64) ** 2, axis=1, keepdims=True)
         np.testing.assert_allclose(found[:, first : first + cols], part / np.sqrt(mean + 1e-5) * weight, rtol=3e-6)
         assert np.array_equal(found[:, :first], x[:, :first])
         assert np.array_equal(found[:, first + cols :], x[:, first + cols :])
         for row in {0, rows - 1}:
-            alone = _core.ops.rms_norm(np.ascontiguousarray(part[row : row + 1]), weight, 1e-5, device=DEVICE)
+            alone = _testing.ops.rms_norm(np.ascontiguousarray(part[row : row + 1]), weight, 1e-5, device=DEVICE)
             assert np.array_equal(alone[0], found[row, first : first + cols])
 
 
@@ -242,8 +242,8 @@ def test_norm(rows: int, cols: int) -> None:
 def test_rows_are_copied(cols: int) -> None:
     x = np.random.default_rng(0).standard_normal((11, cols), dtype=np.float32)
     rows = [3, 3, 0, 10, 7]
-    assert np.array_equal(_core.cache_ops.gather_rows(x, rows, device=DEVICE), x[rows])
-    assert np.array_equal(_core.cache_ops.gather_rows(x, device=DEVICE), x)
+    assert np.array_equal(_testing.cache_ops.gather_rows(x, rows, device=DEVICE), x[rows])
+    assert np.array_equal(_testing.cache_ops.gather_rows(x, device=DEVICE), x)
 
 
 def test_errors() -> None:

@@ -11,7 +11,7 @@ import pytest
 from cuda_device import DEVICE
 from matrices import write_matrices
 
-from frspec_cpp import _core
+from frspec_cpp import _testing
 
 Row = npt.NDArray[np.float32]
 
@@ -56,8 +56,8 @@ def test_top_k(kind: str, vocab: int) -> None:
     for k in [1, 2, 10, 64, 300, 3000] if vocab < 3000 else [10, 64]:
         if k > vocab:
             continue
-        ids, scores = _core.ops.top_k(x, k, device=DEVICE)
-        expected_ids, expected = _core.ops.top_k(x, k, device="cpu")
+        ids, scores = _testing.ops.top_k(x, k, device=DEVICE)
+        expected_ids, expected = _testing.ops.top_k(x, k, device="cpu")
         assert np.array_equal(ids, expected_ids)
         assert (scores <= 0).all()
         if kind != "nan":  # how much a chunk with a NaN counts is nobody's definition
@@ -67,8 +67,8 @@ def test_top_k(kind: str, vocab: int) -> None:
 def test_top_k_of_named_columns() -> None:
     x = logits("ties", 700)
     names = np.sort(np.random.default_rng(0).choice(5000, 700, replace=False)).tolist()
-    found = _core.ops.top_k(x, 20, column_ids=names, device=DEVICE)
-    assert np.array_equal(found[0], _core.ops.top_k(x, 20, column_ids=names, device="cpu")[0])
+    found = _testing.ops.top_k(x, 20, column_ids=names, device=DEVICE)
+    assert np.array_equal(found[0], _testing.ops.top_k(x, 20, column_ids=names, device="cpu")[0])
 
 
 @pytest.mark.parametrize(("vocab", "kind"), ROWS_OF_LOGITS)
@@ -76,8 +76,8 @@ def test_sample(kind: str, vocab: int) -> None:
     x = logits(kind, vocab, rows=4)
     for temperature in (0.0, 0.05, 1.0, 30.0) if vocab not in LARGE else (0.0, 1.0):
         options = {"temperature": temperature, "seed": 2**40 + 5, "positions": [7, 1, 7, 2**30]}
-        found = _core.ops.sample(x, **options, device=DEVICE)
-        assert np.array_equal(found, _core.ops.sample(x, **options, device="cpu"))
+        found = _testing.ops.sample(x, **options, device=DEVICE)
+        assert np.array_equal(found, _testing.ops.sample(x, **options, device="cpu"))
 
 
 @pytest.mark.parametrize("vocab", VOCABS + LARGE)
@@ -87,7 +87,7 @@ def test_log_probs(vocab: int) -> None:
     exact = x.astype(np.float64)
     exact -= exact.max(axis=1, keepdims=True)
     exact -= np.log(np.exp(exact).sum(axis=1, keepdims=True))
-    found = _core.ops.log_probs(x, tokens, device=DEVICE)
+    found = _testing.ops.log_probs(x, tokens, device=DEVICE)
     np.testing.assert_allclose(found, exact[np.arange(len(x)), tokens], rtol=1e-6, atol=1e-6)
 
 
@@ -95,16 +95,18 @@ def test_log_probs(vocab: int) -> None:
 def test_a_row_alone_gives_the_same_bits(vocab: int) -> None:
     """Contract 1; rows of odd lengths begin at all kinds of addresses."""
     x = logits("random", vocab, rows=7)
-    together = _core.ops.top_k(x, 10, device=DEVICE)
+    together = _testing.ops.top_k(x, 10, device=DEVICE)
     chain = {"temperature": 0.8, "top_p": 0.9, "min_p": 0.01, "dynatemp_range": 0.3, "repeat_penalty": 1.2}
-    processed = _core.ops.process(x, [1, 2, 1], DEVICE, **{**OFF, **chain})
-    chosen = _core.ops.log_probs(x, [3] * 7, device=DEVICE)
+    processed = _testing.ops.process(x, [1, 2, 1], DEVICE, **{**OFF, **chain})
+    chosen = _testing.ops.log_probs(x, [3] * 7, device=DEVICE)
     for r in range(7):
-        alone = _core.ops.top_k(x[r : r + 1], 10, device=DEVICE)
+        alone = _testing.ops.top_k(x[r : r + 1], 10, device=DEVICE)
         assert np.array_equal(alone[0][0], together[0][r])
         assert np.array_equal(alone[1][0], together[1][r])
-        assert np.array_equal(_core.ops.process(x[r : r + 1], [1, 2, 1], DEVICE, **{**OFF, **chain})[0], processed[r])
-        assert np.array_equal(_core.ops.log_probs(x[r : r + 1], [3], device=DEVICE)[0], chosen[r])
+        assert np.array_equal(
+            _testing.ops.process(x[r : r + 1], [1, 2, 1], DEVICE, **{**OFF, **chain})[0], processed[r]
+        )
+        assert np.array_equal(_testing.ops.log_probs(x[r : r + 1], [3], device=DEVICE)[0], chosen[r])
 
 
 def check_chain(found: Row, expected: Row) -> None:
@@ -144,8 +146,8 @@ def test_chains_leave_in_what_the_cpu_leaves_in(kind: str, vocab: int) -> None:
         x, chain = logits(kind, vocab, seed=seed), random_chain(random, vocab)
         x *= np.float32(random.choice([0.1, 0.5, 1.0]))
         history = random.integers(0, vocab, random.integers(0, 100)).tolist()
-        found = _core.ops.process(x, history, DEVICE, **chain)
-        check_chain(found, _core.ops.process(x, history, "cpu", **chain))
+        found = _testing.ops.process(x, history, DEVICE, **chain)
+        check_chain(found, _testing.ops.process(x, history, "cpu", **chain))
 
 
 @pytest.mark.parametrize("flat", [False, True])
@@ -156,7 +158,7 @@ def test_chains_of_a_large_vocabulary(flat: bool, filters: dict[str, Any]) -> No
     """Peaked rows, of which few columns are looked at, and flat ones, which do not fit into shared memory."""
     x = logits("random", 50001, rows=2) * np.float32(0.05 if flat else 1.0)
     options = {**OFF, **filters, "temperature": 0.7}
-    check_chain(_core.ops.process(x, [], DEVICE, **options), _core.ops.process(x, [], "cpu", **options))
+    check_chain(_testing.ops.process(x, [], DEVICE, **options), _testing.ops.process(x, [], "cpu", **options))
 
 
 def test_penalties_follow_the_paths_of_a_tree() -> None:
@@ -165,14 +167,14 @@ def test_penalties_follow_the_paths_of_a_tree() -> None:
     x, history = logits("random", 20, rows=7), random.integers(0, 20, 9).tolist()
     for last_n in (1, 3, 8, -1):
         chain = {**OFF, "frequency_penalty": 0.5, "repeat_penalty": 1.4, "repeat_last_n": last_n}
-        found = _core.ops.process_tree(x, history, tokens, parents, DEVICE, **chain)
-        check_chain(found, _core.ops.process_tree(x, history, tokens, parents, "cpu", **chain))
+        found = _testing.ops.process_tree(x, history, tokens, parents, DEVICE, **chain)
+        check_chain(found, _testing.ops.process_tree(x, history, tokens, parents, "cpu", **chain))
         for node in range(7):
             path, at = [], node
             while at >= 0:
                 path.insert(0, tokens[at])
                 at = parents[at]
-            plain = _core.ops.process(x[node : node + 1], history + path, DEVICE, **chain)
+            plain = _testing.ops.process(x[node : node + 1], history + path, DEVICE, **chain)
             assert np.array_equal(plain[0], found[node])
 
 
@@ -206,8 +208,8 @@ def test_best_tokens_of_heads(head: str, temperature: float, top_k: int, shape: 
     if shape == "listed":
         options["listed"] = np.stack([np.sort(random.choice(ROWS, 700, replace=False)) for _ in x]).ravel().tolist()
     for k in (1, 10, 64):
-        found = _core.head_ops.top_k(head, "head", x, k, **options, device=DEVICE)
-        expected = _core.head_ops.top_k(head, "head", x, k, **options, device="cpu")
+        found = _testing.head_ops.top_k(head, "head", x, k, **options, device=DEVICE)
+        expected = _testing.head_ops.top_k(head, "head", x, k, **options, device="cpu")
         assert np.array_equal(found[0], expected[0])
         np.testing.assert_allclose(found[1], expected[1], rtol=1e-5, atol=2e-6)
         np.testing.assert_allclose(found[2], expected[2], rtol=1e-6, atol=2e-6)
@@ -218,8 +220,8 @@ def test_best_tokens_of_heads(head: str, temperature: float, top_k: int, shape: 
 def test_candidates_of_heads(head: str, temperature: float, count: int) -> None:
     x = states(5, count)
     options = {"temperature": temperature, "seed": 3, "position": 8}
-    found = _core.head_ops.candidates(head, "head", x, count, **options, device=DEVICE)
-    assert np.array_equal(found, _core.head_ops.candidates(head, "head", x, count, **options, device="cpu"))
+    found = _testing.head_ops.candidates(head, "head", x, count, **options, device=DEVICE)
+    assert np.array_equal(found, _testing.head_ops.candidates(head, "head", x, count, **options, device="cpu"))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
@@ -228,8 +230,8 @@ def test_samples_of_heads_and_the_best_without_noise(head: str, temperature: flo
     x[1, 0] = np.nan  # logits that are no numbers
     for k in (1, 8, 64):
         options = {"temperature": temperature, "seed": 9, "position": 77}
-        found = _core.head_ops.sample_with_best(head, "head", x, k, **options, device=DEVICE)
-        expected = _core.head_ops.sample_with_best(head, "head", x, k, **options, device="cpu")
+        found = _testing.head_ops.sample_with_best(head, "head", x, k, **options, device=DEVICE)
+        expected = _testing.head_ops.sample_with_best(head, "head", x, k, **options, device="cpu")
         assert np.array_equal(found[0], expected[0])
         assert np.array_equal(found[1], expected[1])
         assert (found[1][1] == -1).all()

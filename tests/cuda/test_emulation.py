@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from frspec_cpp import _core
+from frspec_cpp import _testing
 
 Words = npt.NDArray[np.uint32]
 POISON = 0xFBFBFBFB
 
 
 def run(name: str, words: npt.NDArray[Any] | list[int]) -> Words:
-    return _core.cuda_self_test(name, np.asarray(words, dtype=np.uint32))
+    return _testing.cuda_self_test(name, np.asarray(words, dtype=np.uint32))
 
 
 def bits(values: npt.NDArray[Any]) -> Words:
@@ -271,7 +271,7 @@ def test_races_depend_on_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_host_may_not_touch_device_memory() -> None:
-    code = "import numpy, frspec_cpp; frspec_cpp._core.cuda_self_test('touch_device', numpy.zeros(8, numpy.uint32))"
+    code = "import numpy, frspec_cpp; frspec_cpp._testing.cuda_self_test('touch_device', numpy.zeros(8, numpy.uint32))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == -signal.SIGSEGV
 

@@ -203,7 +203,7 @@ def test_a_text_that_leaves_no_token(one_pair: TinyPair, draft: bool) -> None:
 
 @pytest.mark.threads
 def test_texts_are_dropped_by_another_thread_while_one_is_written(one_pair: TinyPair) -> None:
-    """What they had on the device is released later, by whoever uses the device."""
+    """Each took the engine's place from the one before; the one that is written has it now, and does not mind."""
     llm = LLM(one_pair.target_gguf, drafter=one_pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
     reference = llm.generate(PROMPTS[0], 60, ignore_eos=True, draft=True).tokens
     native = {"logit_bias": {7: 1.0}, "ignore_eos": True}

@@ -8,20 +8,18 @@ import gguf
 import numpy as np
 import pytest
 from cuda_device import DEVICE
-from matrices import FLOATS, QUANTIZED, random_matrix, rounded_to_f16, write_matrices
+from matrices import FLOATS, MULTIPLIED, block_width, random_matrix, rounded_to_f16, set_scales, write_matrices
 
-from frspec_cpp import _core
+from frspec_cpp import _testing
 
 # Tensor cores cut off what they add up; the emulation rounds.
 TOLERANCE = 5e-7 if DEVICE == "cuda-emulated" else 5e-6
-TYPES = [*FLOATS, *QUANTIZED]
-INTEGRAL = {"Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q4_K": [0, 2], "Q5_K": [0, 2]}
-INTEGRAL["Q6_K"] = [208]
+TYPES = [*FLOATS, *MULTIPLIED]
 
 
 def odd_width(kind: str) -> int:
     """A width that fills no tile, where the type allows that."""
-    return 256 if kind.endswith("_K") else 96 if kind in QUANTIZED else 75
+    return {1: 75, 32: 96, 256: 256}[block_width(kind)]
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +38,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
             data = np.asarray(gguf.quants.quantize(integers, gguf.GGMLQuantizationType[kind]))
         else:
             data = random_matrix(kind, 40, 512, rng)
-            size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][1]
-            blocks = data.reshape(40, -1, size)
-            for at in INTEGRAL[kind]:
-                scale = rng.integers(-2, 3, blocks.shape[:2]).astype(np.float16)
-                blocks[:, :, at : at + 2] = scale[..., None].view(np.uint8)
+            set_scales(kind, data, rng, whole=True)
         matrices[f"{kind}.integers"] = kind, data
     write_matrices(path, matrices)
     return path
@@ -52,7 +46,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def values_of(path: Path, name: str) -> np.ndarray:
     """The tensor as float64."""
-    return _core.ops.dequantize(str(path), name, device="cpu").astype(np.float64)
+    return _testing.ops.dequantize(str(path), name, device="cpu").astype(np.float64)
 
 
 def seen_by(kind: str, x: np.ndarray) -> np.ndarray:
@@ -78,7 +72,7 @@ def test_the_definition(weights: Path, kind: str, shape: str) -> None:
     w = values_of(weights, f"{kind}.{shape}")
     for rows in (1, 9, 20):
         x = activations(rows, w.shape[1], rows)
-        found = _core.ops.matmul(str(weights), f"{kind}.{shape}", x, device=DEVICE)
+        found = _testing.ops.matmul(str(weights), f"{kind}.{shape}", x, device=DEVICE)
         expected = seen_by(kind, x) @ w.T
         # Minima are subtracted from sums that are as large: both count.
         scale = np.abs(x).astype(np.float64) @ np.abs(w.T) + np.abs(x).sum(1, keepdims=True) * np.abs(w).max()
@@ -92,7 +86,7 @@ def test_sums_of_integers_are_exact(weights: Path, kind: str) -> None:
     x = np.random.default_rng(1).integers(-1, 2, (17, w.shape[1])).astype(np.float32)
     expected = x.astype(np.float64) @ w.T
     assert np.abs(expected).max() < 2**24
-    assert np.array_equal(_core.ops.matmul(str(weights), f"{kind}.integers", x, device=DEVICE), expected)
+    assert np.array_equal(_testing.ops.matmul(str(weights), f"{kind}.integers", x, device=DEVICE), expected)
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -102,10 +96,10 @@ def test_rows_do_not_depend_on_each_other(weights: Path, kind: str, shape: str) 
     name = f"{kind}.{shape}"
     cols = values_of(weights, name).shape[1]
     x = activations(70, cols)
-    together = _core.ops.matmul(str(weights), name, x, device=DEVICE)
+    together = _testing.ops.matmul(str(weights), name, x, device=DEVICE)
     assert np.isfinite(together).all()
     for first, count in [(0, 1), (69, 1), (3, 2), (7, 8), (1, 9), (16, 17), (2, 33), (5, 64)]:
-        alone = _core.ops.matmul(str(weights), name, x[first : first + count], device=DEVICE)
+        alone = _testing.ops.matmul(str(weights), name, x[first : first + count], device=DEVICE)
         assert np.array_equal(alone, together[first : first + count])
     bad = x[:12].copy()
     bad[1] = bad[1] / np.abs(bad[1]).max() * np.float32(1e37)
@@ -115,7 +109,7 @@ def test_rows_do_not_depend_on_each_other(weights: Path, kind: str, shape: str) 
     bad[5, 1], bad[5, 2] = np.inf, -np.inf
     bad[6] = np.float32(1e-41)
     with np.errstate(all="ignore"):
-        found = _core.ops.matmul(str(weights), name, bad, device=DEVICE)
+        found = _testing.ops.matmul(str(weights), name, bad, device=DEVICE)
     good = [0, *range(7, 12)]
     assert np.array_equal(found[good], together[good])
     assert not np.isfinite(found[[2, 3, 5]]).any()
@@ -127,7 +121,7 @@ def test_very_small_rows(weights: Path) -> None:
     """A row of denormal numbers is not lost."""
     w = values_of(weights, "Q8_0.same")
     x = (np.random.default_rng(2).integers(1, 1000, (1, 512)) * 2.0**-149).astype(np.float32)
-    found = _core.ops.matmul(str(weights), "Q8_0.same", x, device=DEVICE).astype(np.float64)
+    found = _testing.ops.matmul(str(weights), "Q8_0.same", x, device=DEVICE).astype(np.float64)
     expected = x.astype(np.float64) @ w.T
     assert np.abs(found - expected).max() <= 0.01 * np.abs(expected).max() + 2.0**-149
 
@@ -137,16 +131,16 @@ def test_several_projections_at_once(weights: Path) -> None:
     names = ["Q4_K.other", "Q4_K.same", "Q6_K.same", "BF16.same", "F32.other", "F32.same", "Q4_1.same", "Q8_0.integers"]
     x = activations(5, 512)
     rng = np.random.default_rng(3)
-    plain = [_core.ops.matmul(str(weights), name, x, device=DEVICE) for name in names]
-    together = _core.matmul_ops.project(str(weights), names, x, device=DEVICE)
+    plain = [_testing.ops.matmul(str(weights), name, x, device=DEVICE) for name in names]
+    together = _testing.matmul_ops.project(str(weights), names, x, device=DEVICE)
     assert all(np.array_equal(a, b) for a, b in zip(together, plain, strict=True))
     biases = [rng.standard_normal(p.shape[1], dtype=np.float32) for p in plain]
     starts = [rng.standard_normal(p.shape, dtype=np.float32) for p in plain]
-    biased = _core.matmul_ops.project(str(weights), names, x, biases=biases, device=DEVICE)
+    biased = _testing.matmul_ops.project(str(weights), names, x, biases=biases, device=DEVICE)
     assert all(np.array_equal(a, p + b) for a, p, b in zip(biased, plain, biases, strict=True))
-    added = _core.matmul_ops.project(str(weights), names, x, starts=starts, device=DEVICE)
+    added = _testing.matmul_ops.project(str(weights), names, x, starts=starts, device=DEVICE)
     assert all(np.array_equal(a, s + p) for a, p, s in zip(added, plain, starts, strict=True))
-    both = _core.matmul_ops.project(str(weights), names, x, biases=biases, starts=starts, device=DEVICE)
+    both = _testing.matmul_ops.project(str(weights), names, x, biases=biases, starts=starts, device=DEVICE)
     assert all(np.array_equal(a, s + (p + b)) for a, p, b, s in zip(both, plain, biases, starts, strict=True))
 
 
@@ -162,8 +156,8 @@ def test_operands(weights: Path, kind: str) -> None:
     small = np.clip(x, -30, 30)
     gated = small / (1 + np.exp(-small.astype(np.float64))) * up
     for found, operand in [
-        (_core.matmul_ops.project(str(weights), [name], x, norm=norm, epsilon=1e-6, device=DEVICE)[0], normed),
-        (_core.matmul_ops.project(str(weights), [name], small, up=up, device=DEVICE)[0], gated),
+        (_testing.matmul_ops.project(str(weights), [name], x, norm=norm, epsilon=1e-6, device=DEVICE)[0], normed),
+        (_testing.matmul_ops.project(str(weights), [name], small, up=up, device=DEVICE)[0], gated),
     ]:
         expected = seen_by(kind, operand.astype(np.float32)) @ w.T
         scale = np.abs(operand).sum(1, keepdims=True) * np.abs(w).max()
@@ -177,12 +171,12 @@ def test_replaced_rows(weights: Path, kind: str) -> None:
     path, name = str(weights), f"{kind}.other"
     x = activations(3, 512)
     rows = np.random.default_rng(6).permutation(150)[:37]
-    full = _core.ops.matmul(path, name, x, device=DEVICE)
-    assert np.array_equal(_core.ops.matmul(path, name, x, rows=rows.tolist(), device=DEVICE), full[:, rows])
+    full = _testing.ops.matmul(path, name, x, device=DEVICE)
+    assert np.array_equal(_testing.ops.matmul(path, name, x, rows=rows.tolist(), device=DEVICE), full[:, rows])
     places, new = [36, 0, 15, 16, 5], [149, 3, 77, 0, 0]
     wanted = rows.copy()
     wanted[places] = new
-    found = _core.head_ops.replaced_matmul(path, name, x, rows.tolist(), places, new, device=DEVICE)
+    found = _testing.head_ops.replaced_matmul(path, name, x, rows.tolist(), places, new, device=DEVICE)
     assert np.array_equal(found, full[:, wanted])
 
 
@@ -192,7 +186,7 @@ def test_packed_rows_are_the_files(weights: Path, kind: str) -> None:
         expected = values_of(weights, f"{kind}.{shape}")
         ids = [0, 52, 7, 8, 15, 16, 31, 33, 7]
         for packed in (True, False):
-            found = _core.ops.embed(str(weights), f"{kind}.{shape}", ids, packed=packed, device=DEVICE)
+            found = _testing.ops.embed(str(weights), f"{kind}.{shape}", ids, packed=packed, device=DEVICE)
             assert np.array_equal(found, expected[ids])
 
 
@@ -202,15 +196,15 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     bad[17, 3] = np.inf
     write_matrices(path, {"bad": ("F16", bad)})
     for call in (
-        lambda: _core.ops.matmul(str(path), "bad", np.ones((1, 64), dtype=np.float32), device=DEVICE),
-        lambda: _core.ops.embed(str(path), "bad", [0], packed=False, device=DEVICE),
+        lambda: _testing.ops.matmul(str(path), "bad", np.ones((1, 64), dtype=np.float32), device=DEVICE),
+        lambda: _testing.ops.embed(str(path), "bad", [0], packed=False, device=DEVICE),
     ):
         with pytest.raises(ValueError, match="tensor 'bad', row 17: found a value that is NaN or infinite"):
             call()
 
 
 def test_ceilings(weights: Path) -> None:
-    reading, int8, bf16, f32, f16 = _core.matmul_ops.ceilings(str(weights), ["Q4_K.long", "F32.odd"], device=DEVICE)
+    reading, int8, bf16, f32, f16 = _testing.matmul_ops.ceilings(str(weights), ["Q4_K.long", "F32.odd"], device=DEVICE)
     assert reading > 0
     assert min(bf16, f32, f16) > 0
     assert int8 == 0

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from cuda_device import DEVICE
 
-from frspec_cpp import _core
+from frspec_cpp import _testing
 
 OFF: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
@@ -56,8 +56,8 @@ def test_grown_trees(branch: int, levels: int, size: int, kind: str) -> None:
     random = np.random.default_rng(branch * levels)
     ids, scores = children(random, branch, levels, kind)
     translation = random.permutation(4 * branch).astype(np.int32).tolist() if levels % 2 == 0 else None
-    expected = _core.tree_ops.grow(branch, levels, size, 7, ids, scores, translation, device="cpu")
-    found = _core.tree_ops.grow(branch, levels, size, 7, ids, scores, translation, device=DEVICE)
+    expected = _testing.tree_ops.grow(branch, levels, size, 7, ids, scores, translation, device="cpu")
+    found = _testing.tree_ops.grow(branch, levels, size, 7, ids, scores, translation, device=DEVICE)
     assert found == expected
 
 
@@ -69,13 +69,13 @@ def test_scores_that_are_no_numbers(branch: int) -> None:
     scores[random.random(scores.shape) < 0.3] = np.nan
     scores[random.random(scores.shape) < 0.1] = np.inf
     for size in (2, 17, branch + 2 * branch**2 + 1):
-        found = _core.tree_ops.grow(branch, 3, size, 7, ids, scores, device=DEVICE)
+        found = _testing.tree_ops.grow(branch, 3, size, 7, ids, scores, device=DEVICE)
         assert len(found["tokens"]) == size
         assert found["parents"][0] == -1
         for node in range(1, size):
             assert 0 <= found["parents"][node] < node
             assert found["depth"][node] == found["depth"][found["parents"][node]] + 1
-    kept = _core.tree_ops.grow(
+    kept = _testing.tree_ops.grow(
         branch, 1, branch // 2 + 1, 7, ids[:1], np.array([[np.nan, -1.0] * (branch // 2)]), device=DEVICE
     )
     assert kept["tokens"][1:] == ids[0, 1::2].tolist()
@@ -96,13 +96,13 @@ def test_walks(size: int) -> None:
         for node in range(size - 1, 0, -1):
             if random.random() < 0.7:
                 sampled[parents[node]] = tokens[node]
-        expected = _core.tree_ops.verify(tokens, parents, sampled, device="cpu")
-        assert _core.tree_ops.verify(tokens, parents, sampled, device=DEVICE) == expected
+        expected = _testing.tree_ops.verify(tokens, parents, sampled, device="cpu")
+        assert _testing.tree_ops.verify(tokens, parents, sampled, device=DEVICE) == expected
         room = len(expected[0]) + max(size, 8)
         nodes, walked = expected
         looked_up = [max(token, 0) for token in walked]  # a token that is none is looked up as token 0
         for device in ("cpu", DEVICE):
-            text, length, path, path_tokens, last = _core.tree_ops.commit(
+            text, length, path, path_tokens, last = _testing.tree_ops.commit(
                 tokens, parents, sampled, 5, 2 * room + 6, 3, device=device
             )
             accepted = len(nodes)
@@ -122,7 +122,7 @@ def test_pretended_acceptance(size: int, probability: float) -> None:
     tokens, parents = random_tree(random, size)
     sampled = random.integers(0, 6, size).tolist()
     both = [
-        _core.tree_ops.pretend_acceptance(tokens, parents, sampled, 11, probability, 3, device=device)
+        _testing.tree_ops.pretend_acceptance(tokens, parents, sampled, 11, probability, 3, device=device)
         for device in ("cpu", DEVICE)
     ]
     assert both[0] == both[1]
@@ -138,7 +138,7 @@ def test_walks_by_logits(options: dict[str, Any]) -> None:
     logits[:, :6] += 3
     for seed in range(4):
         both = [
-            _core.tree_ops.verify_logits(logits, tokens, parents, 9, device, **{**OFF, **options}, seed=seed)
+            _testing.tree_ops.verify_logits(logits, tokens, parents, 9, device, **{**OFF, **options}, seed=seed)
             for device in ("cpu", DEVICE)
         ]
         assert both[0] == both[1]
@@ -158,8 +158,8 @@ def test_drawn_proposals(options: dict[str, Any], count: int, width: int) -> Non
     tokens = set()
     for seed in range(20):
         arguments = (ids, log_probs, width, 30, 2)
-        expected = _core.tree_ops.draw_proposal(*arguments, "cpu", **{**OFF, **options}, seed=seed)
-        found = _core.tree_ops.draw_proposal(*arguments, DEVICE, **{**OFF, **options}, seed=seed)
+        expected = _testing.tree_ops.draw_proposal(*arguments, "cpu", **{**OFF, **options}, seed=seed)
+        found = _testing.tree_ops.draw_proposal(*arguments, DEVICE, **{**OFF, **options}, seed=seed)
         assert found == expected
         tokens.add(found[0])
     assert len(tokens) == 1 if count == 1 or options.get("temperature") == 0.0 else len(tokens) > 1
@@ -167,7 +167,7 @@ def test_drawn_proposals(options: dict[str, Any], count: int, width: int) -> Non
 
 def test_proposals_of_no_numbers() -> None:
     for log_probs in ([float("nan")] * 8, [float("-inf")] * 8, [0.0] + [float("nan")] * 7):
-        found = _core.tree_ops.draw_proposal(list(range(8)), log_probs, 16, 3, 0, DEVICE, **OFF)
+        found = _testing.tree_ops.draw_proposal(list(range(8)), log_probs, 16, 3, 0, DEVICE, **OFF)
         assert 0 <= found[0] < 8
         assert found[1] <= 0.0
 
@@ -196,8 +196,8 @@ def chain(
 
 def both_verdicts(*arguments: Any, **options: Any) -> tuple[tuple[list[int], list[int]], tuple[list[int], list[int]]]:
     logits, tokens, prefix, ids, probs, step, block = arguments
-    expected = _core.tree_ops.verify_rejection(logits, tokens, prefix, ids, probs, step, block, "cpu", **options)
-    found = _core.tree_ops.verify_rejection(logits, tokens, prefix, ids, probs, step, block, DEVICE, **options)
+    expected = _testing.tree_ops.verify_rejection(logits, tokens, prefix, ids, probs, step, block, "cpu", **options)
+    found = _testing.tree_ops.verify_rejection(logits, tokens, prefix, ids, probs, step, block, DEVICE, **options)
     return found, expected
 
 
@@ -267,6 +267,7 @@ def test_simulated_texts(block: bool) -> None:
     target = (1.2 * random.standard_normal((5, 5))).astype(np.float32)
     drafter = (target + 0.8 * random.standard_normal((5, 5))).astype(np.float32)
     counts = [
-        _core.ops.simulate_rejection(target, drafter, 3, 3, 2, 500, block, device, **OFF) for device in ("cpu", DEVICE)
+        _testing.ops.simulate_rejection(target, drafter, 3, 3, 2, 500, block, device, **OFF)
+        for device in ("cpu", DEVICE)
     ]
     np.testing.assert_array_equal(counts[0], counts[1])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gguf_edit import GgufEditor
 
-from frspec_cpp import Tokenizer, _core
+from frspec_cpp import Tokenizer, _core, _testing
 
 NAMES = ["gpt-2", "llama-bpe", "llama-spm", "qwen2"]
 TEXTS = [
@@ -81,7 +81,7 @@ def test_a_growing_text_reads_as_the_other_tokenizer_has_it(
     for seed, text in enumerate(TEXTS * 3):
         ids = list(left.encode(text))
         before = [right.bos_id] if right.adds_bos else []
-        for kept, tokens in _core.retokenize(left, right, in_pieces(ids, seed)):
+        for kept, tokens in _testing.retokenize(left, right, in_pieces(ids, seed)):
             assert tokens[:kept] == before[:kept], "what was kept is what was there"
             before = tokens
         assert right.decode(before) == text
@@ -96,7 +96,7 @@ def test_what_is_kept_is_most_of_a_long_text(tokenizers: dict[str, Tokenizer]) -
     """The drafter's cache stays: a new token changes the end only."""
     left, right = tokenizers["llama-spm"], tokenizers["qwen2"]
     ids = list(left.encode(" ".join(TEXTS[:2] * 10)))
-    results = _core.retokenize(left, right, [[token] for token in ids])
+    results = _testing.retokenize(left, right, [[token] for token in ids])
     for (_, before), (kept, _) in itertools.pairwise(results):
         assert kept >= len(before) - 12
 
@@ -106,7 +106,7 @@ def test_control_tokens_are_translated_by_role_and_cut_the_text(tokenizers: dict
     assert left.bos_id is not None
     assert left.eos_id is not None
     pieces = [[left.bos_id, *left.encode("Hello world", False)], [left.eos_id], list(left.encode("again", False))]
-    tokens = _core.retokenize(left, right, pieces)[-1][1]
+    tokens = _testing.retokenize(left, right, pieces)[-1][1]
     hello, again = list(right.encode("Hello world", False)), list(right.encode("again", False))
     assert tokens[: len(hello) + 2] == [right.bos_id, *hello, right.eos_id]
     assert right.decode(tokens[len(hello) + 2 :]).strip() == "again"
@@ -116,7 +116,7 @@ def test_control_tokens_are_translated_by_role_and_cut_the_text(tokenizers: dict
 def test_bytes_that_are_no_whole_character_are_held_back(tokenizers: dict[str, Tokenizer]) -> None:
     left, right = tokenizers["llama-spm"], tokenizers["gpt-2"]
     ids = list(left.encode("a 🐈‍⬛ b"))
-    results = _core.retokenize(left, right, [[token] for token in ids])
+    results = _testing.retokenize(left, right, [[token] for token in ids])
     for _, tokens in results:
         right.decode(tokens).encode()  # whole characters only
         assert "\ufffd" not in right.decode(tokens)
@@ -127,5 +127,5 @@ def test_bytes_that_can_never_be_text_are_left_out(tokenizers: dict[str, Tokeniz
     left, right = tokenizers["llama-spm"], tokenizers["gpt-2"]
     bad = next(i for i in range(left.vocab_size) if left.token_bytes(i) == b"\xff")
     ids = [*left.encode("good"), bad, *left.encode(" text", False)]
-    tokens = _core.retokenize(left, right, [ids])[-1][1]
+    tokens = _testing.retokenize(left, right, [ids])[-1][1]
     assert right.decode(tokens).replace(" ", "") == "goodtext"

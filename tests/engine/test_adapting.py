@@ -306,12 +306,17 @@ def demo_texts(demo_target: Path) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("head", ["auto", "ranked:256", "contextual:256"])
-@pytest.mark.parametrize("drafter", ["demo-eagle2.gguf", "demo-eagle3.gguf"])
+@pytest.mark.parametrize("drafter", ["eagle2", "eagle3"])
 def test_the_demo_drafters(
-    demo_target: Path, demo_texts: list[list[int]], tmp_path: Path, drafter: str, head: str
+    demo_target: Path,
+    demo_drafters: dict[str, Path],
+    demo_texts: list[list[int]],
+    tmp_path: Path,
+    drafter: str,
+    head: str,
 ) -> None:
     """With "auto", the rows that its ranked heads share follow, too. EAGLE-3's head is a reduced one."""
-    llm = LLM(demo_target, drafter=demo_target.parent / drafter, head=head, adapt=tmp_path / "mine.gguf")
+    llm = LLM(demo_target, drafter=demo_drafters[drafter], head=head, adapt=tmp_path / "mine.gguf")
     changed = 0
     for prompt, expected in zip(DEMO_PROMPTS * 2, demo_texts * 2, strict=True):
         found = llm.generate(prompt, 60, ignore_eos=True, draft=True)

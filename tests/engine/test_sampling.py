@@ -84,15 +84,15 @@ def test_penalties_see_the_prompt_and_the_text(llm: LLM) -> None:
 
 def test_a_seed_gives_what_gumbel_max_says(llm: LLM) -> None:
     """The draw by hand: argmax of processed logits plus the noise of (seed, position, token)."""
-    from frspec_cpp import _core
+    from frspec_cpp import _testing
 
     options = {"temperature": 0.9, "top_k": 30, "top_p": 0.97, "min_p": 0.01}
     found = both(llm, max_tokens=20, seed=9, ignore_eos=True, **options)
     tokens = llm.tokenize(PROMPT) + found.tokens
     prompt = len(tokens) - len(found.tokens)
-    processed = _core.ops.process(llm.forward(tokens)[prompt - 1 : -1], [], "cpu", **options)
+    processed = _testing.ops.process(llm.forward(tokens)[prompt - 1 : -1], [], "cpu", **options)
     positions = [prompt + i for i in range(len(found.tokens))]
-    assert _core.ops.sample(processed, temperature=1.0, seed=9, positions=positions).tolist() == found.tokens
+    assert _testing.ops.sample(processed, temperature=1.0, seed=9, positions=positions).tolist() == found.tokens
 
 
 class Forbid:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from draft_worlds import Node, World, best_fixed, load_traces, run_tuned
 
-from frspec_cpp import _core
+from frspec_cpp import _testing
 
 Texts = list[list[list[Node]]]
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -51,9 +51,9 @@ def make_world(name: str, seed: int = 0, disturbed: float = 0.0) -> World:
     return World(**COSTS[name], disturbed=disturbed, random=random.Random(seed))
 
 
-def make_tuner(world: World) -> _core.Tuner:
+def make_tuner(world: World) -> _testing.Tuner:
     """A tuner that knows what an engine measures before the first text."""
-    tuner = _core.Tuner([("full", "", 0.0, 0.0)], True, 16, world.clock)
+    tuner = _testing.Tuner([("full", "", 0.0, 0.0)], True, 16, world.clock)
     for rows in (1, 2, 4, 8):
         for _ in range(2):
             tuner.know_target(rows, world.target(rows) * world.noise())
@@ -64,7 +64,7 @@ def make_tuner(world: World) -> _core.Tuner:
     return tuner
 
 
-def rate(world: World, tuner: _core.Tuner, texts: Texts, order: int = 0) -> tuple[float, float, float]:
+def rate(world: World, tuner: _testing.Tuner, texts: Texts, order: int = 0) -> tuple[float, float, float]:
     """Tokens per second over all texts and over the first 64 tokens, and the share of steps that drafted."""
     shuffled = list(texts)
     random.Random(order).shuffle(shuffled)
@@ -119,7 +119,7 @@ def test_what_was_learned_is_kept() -> None:
     cold, warm = [], []
     for seed in range(4):
         world = make_world(name, seed)
-        after = _core.Tuner([("full", "", 0.0, 0.0)], True, 16, world.clock)
+        after = _testing.Tuner([("full", "", 0.0, 0.0)], True, 16, world.clock)
         assert after.restore(before.numbers())
         warm.append(rate(world, after, texts, seed)[1])
         world = make_world(name, seed)
@@ -131,7 +131,7 @@ def test_what_was_learned_is_kept() -> None:
 def test_numbers_of_another_kind_are_refused() -> None:
     tuner = make_tuner(make_world("slem, memory-bound"))
     numbers = tuner.numbers()
-    other = _core.Tuner([("full", "", 0.0, 0.0), ("ranked:8192", "", 0.0, 0.0)], True, 16, lambda: 0.0)
+    other = _testing.Tuner([("full", "", 0.0, 0.0), ("ranked:8192", "", 0.0, 0.0)], True, 16, lambda: 0.0)
     assert not other.restore(numbers)
     assert not tuner.restore(numbers[:-1])
     assert not tuner.restore([float("nan"), *numbers[1:]])
@@ -175,7 +175,7 @@ def test_the_better_translation_is_found() -> None:
     """Two translations, one of which never fits: most steps use the other one."""
     name = "slem, memory-bound"
     world = make_world(name)
-    tuner = _core.Tuner([("full", "tli", 0.0, 0.0), ("full", "slem", 0.0, 0.0)], True, 16, world.clock)
+    tuner = _testing.Tuner([("full", "tli", 0.0, 0.0), ("full", "slem", 0.0, 0.0)], True, 16, world.clock)
     for rows in (1, 2, 4, 8):
         tuner.know_target(rows, world.target(rows))
     good = traces(name)
@@ -210,7 +210,7 @@ def test_a_head_that_misses_little_and_costs_less_is_taken() -> None:
     """Of three heads: all rows; fewer that have almost everything; hardly any, that miss half of the text."""
     name = "eagle, memory-bound"
     world = make_world(name)
-    tuner = _core.Tuner(
+    tuner = _testing.Tuner(
         [("full", "", 0.3, 0.0), ("ranked:8192", "", 0.05, 0.0), ("ranked:64", "", 0.03, 0.0)], True, 16, world.clock
     )
     for rows in (1, 2, 4, 8):

@@ -168,9 +168,9 @@ def test_the_next_text_is_whole(shared_llm: LLM) -> None:
 def test_a_prompt_is_left(demo_target: Path) -> None:
     with LLM(demo_target, n_ctx=2048, n_batch=2048, n_threads=1) as llm:
         start = time.monotonic()
-        llm.generate([5, 6, 7, 8] * 500, 1)
+        llm.generate([5, 6, 7, 8] * 500, 1, reuse=False)
         whole = time.monotonic() - start
-        thread, found = in_thread(lambda: llm.generate([5, 6, 7, 8] * 500, 1))
+        thread, found = in_thread(lambda: llm.generate([5, 6, 7, 8] * 500, 1, reuse=False))
         time.sleep(whole / 5)
         while thread.is_alive():
             llm.cancel()

@@ -99,7 +99,7 @@ GENERATE: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"prompt": [0, 65536]}, ValueError, "tokens[1]: found id 65536, expected 0 to 65535"),
     ({"prompt": [-1]}, ValueError, "tokens[0]: found id -1"),
     ({"prompt": [10**30]}, ValueError, "tokens[0]: found id 1000"),
-    ({"prompt": ["a"]}, TypeError, "str"),
+    ({"prompt": [0, "a"]}, TypeError, "str"),
     ({"prompt": b"bytes"}, TypeError, "bytes"),
     ({"prompt": "a\ud800b"}, ValueError, "U+D800, at index 1"),
     ({"prompt": [5] * 2048}, ValueError, "found 2048 tokens"),

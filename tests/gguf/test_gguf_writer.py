@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gguf_values import metadata, tensors, types
 
-from frspec_cpp import GgufFile, _core
+from frspec_cpp import GgufFile, _testing
 
 NUMBERS = {"frspec.small": 7, "frspec.large": 1 << 40}
 STRINGS = {"frspec.text": "déjà vu", "frspec.empty": ""}
@@ -20,7 +20,7 @@ VECTORS = {"ids": [3, -1, 2**31 - 1], "counts": [2**62, 0, -(2**33), 5, 6], "one
 
 
 def write(path: Path, temporary: Path | None = None, vectors: dict[str, list[int]] | None = None) -> None:
-    _core.write_gguf(
+    _testing.write_gguf(
         path, temporary or path.with_name(".new.part"), "frspec_ranks", NUMBERS, STRINGS, vectors or VECTORS
     )
 

@@ -6,11 +6,13 @@ import json
 import struct
 import subprocess
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+from gguf_edit import GgufEditor, Type
 
 LONG = 'a "quoted" back\\slash, line\nbreak, größe, \x1b[2J ' + "x" * 100
 
@@ -101,3 +103,69 @@ def test_bad_file(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert f"{path}: the header declares {2**60} tensors" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+# ---- whether it would run
+
+
+def expect_refused(path: Path, *parts: str) -> None:
+    found = json.loads(inspect(path, "--json"))
+    assert found["runs"] is False
+    assert len(found["reasons"]) == 1
+    assert found["reasons"][0].startswith(str(path))
+    for part in parts:
+        assert part in found["reasons"][0]
+    text = inspect(path)
+    assert f"\nruns: no\n  {found['reasons'][0]}\n" in text
+
+
+def test_what_runs(demo_target: Path, demo_drafter: Path) -> None:
+    for path, use in (demo_target, "a model"), (demo_drafter, "a drafter beside its target"):
+        found = json.loads(inspect(path, "--json"))
+        assert (found["runs"], found["reasons"]) == (True, [])
+        assert inspect(path).endswith(f"\nruns: yes, as {use}\n")
+
+
+def test_what_does_not_run(demo_target: Path, tmp_path: Path) -> None:
+    def edited(change: Callable[[GgufEditor], object]) -> Path:
+        file = GgufEditor(demo_target)
+        change(file)
+        return file.write(tmp_path / "edited.gguf")
+
+    name = "blk.0.ffn_up.weight"
+    expect_refused(
+        edited(lambda file: file.set("general.architecture", "mamba")), "'general.architecture'", "'mamba'", "'llama'"
+    )
+    expect_refused(edited(lambda file: file.tensors.pop(name)), f'tensor "{name}" is missing')
+    expect_refused(edited(lambda file: file.set_floats("blk.0.odd.weight", np.ones((1, 8)))), "'blk.0.odd.weight'")
+    rows, cols = GgufEditor(demo_target).floats(name).shape
+    expect_refused(edited(lambda file: file.set_zeros(name, rows, cols, Type.NVFP4)), name, "NVFP4", "IQ4_XS")
+    expect_refused(edited(lambda file: file.set("tokenizer.ggml.pre", "tomorrow")), "'tokenizer.ggml.pre'", "tomorrow")
+    expect_refused(edited(lambda file: file.set("llama.block_count", 2**20)), "block_count")
+
+
+def test_all_reasons_are_told(demo_target: Path, tmp_path: Path) -> None:
+    file = GgufEditor(demo_target)
+    file.set("general.architecture", "mamba")
+    file.set("tokenizer.ggml.pre", "tomorrow")
+    reasons = json.loads(inspect(file.write(tmp_path / "both.gguf"), "--json"))["reasons"]
+    assert ["mamba" in reason for reason in reasons] == [True, False]
+    assert ["tomorrow" in reason for reason in reasons] == [False, True]
+
+
+def test_a_vocabulary_is_no_model(demo_target: Path, tmp_path: Path) -> None:
+    """Its tokens are read all the same, as are those beside weights of a type that nothing computes with."""
+    file = GgufEditor(demo_target)
+    file.tensors.clear()
+    path = file.write(tmp_path / "vocabulary.gguf")
+    expect_refused(path, "found no tensors")
+    file = GgufEditor(demo_target)
+    for tensor in ("token_embd.weight", "blk.0.ffn_up.weight"):
+        rows, cols = file.floats(tensor).shape
+        file.set_zeros(tensor, rows, cols, Type.NVFP4)
+    frspec = Path(sysconfig.get_path("scripts"), "frspec")
+    texts = [
+        subprocess.run([frspec, "tokenize", "-m", model, "-p", "a word"], check=True, capture_output=True).stdout
+        for model in (demo_target, path, file.write(tmp_path / "types.gguf"))
+    ]
+    assert len(set(texts)) == 1

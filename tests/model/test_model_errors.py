@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from checkpoints import make_checkpoint
@@ -158,6 +159,16 @@ def poisoned_scale(name: str, kind: Type, block_bytes: int, value: float) -> Edi
     return edit
 
 
+def poisoned_block(name: str, kind: Type, at: int, value: int) -> Edit:
+    """Zero blocks, but for one byte of the last block of row 3."""
+
+    def edit(file: GgufEditor) -> None:
+        file.set_zeros(name, FEED_FORWARD, WIDTH, kind)
+        file.tensors[name].data[3, at - gguf.GGML_QUANT_SIZES[kind][1]] = value
+
+    return edit
+
+
 UP, Q_BIAS, Q_NORM = "blk.1.ffn_up.weight", "blk.0.attn_q.bias", "blk.1.attn_q_norm.weight"
 TENSORS: dict[str, tuple[str, Edit, tuple[str, ...]]] = {
     "embedding missing": ("llama", without_tensor("token_embd.weight"), ("token_embd.weight",)),
@@ -181,7 +192,7 @@ TENSORS: dict[str, tuple[str, Edit, tuple[str, ...]]] = {
     "a layer too many": ("llama", tensor("blk.2.attn_q.weight", 64, 64), ("blk.2.attn_q.weight", "'llama'")),
     "a norm of another architecture": ("llama", tensor(Q_NORM, 16), (Q_NORM, "'llama'")),
     "experts' gate": ("llama", tensor("blk.0.ffn_gate_inp.weight", 8, 64), ("blk.0.ffn_gate_inp.weight",)),
-    "unsupported type": ("llama", zeros(UP, FEED_FORWARD, WIDTH, Type.IQ4_NL), (UP, "IQ4_NL", "F32", "Q8_0")),
+    "unsupported type": ("llama", zeros(UP, FEED_FORWARD, WIDTH, Type.NVFP4), (UP, "NVFP4", "F32", "Q8_0", "TQ1_0")),
     "64-bit floats": ("llama", zeros(UP, FEED_FORWARD, WIDTH, Type.F64), (UP, "F64", "F32")),
     "integers": ("llama", zeros("token_embd.weight", VOCAB, WIDTH, Type.I32), ("token_embd.weight", "I32")),
     "a norm of integers": ("llama", zeros("output_norm.weight", 1, WIDTH, Type.I8), ("output_norm.weight", "I8")),
@@ -196,6 +207,8 @@ TENSORS: dict[str, tuple[str, Edit, tuple[str, ...]]] = {
     "NaN scale in Q8_0": ("llama", poisoned_scale(UP, Type.Q8_0, 34, np.nan), (UP, "row 3", "NaN")),
     "infinite scale in Q8_0": ("llama", poisoned_scale(UP, Type.Q8_0, 34, np.inf), (UP, "row 3", "infinite")),
     "NaN scale in Q4_0": ("llama", poisoned_scale(UP, Type.Q4_0, 18, np.nan), (UP, "row 3", "NaN")),
+    "NaN scale in IQ4_NL": ("llama", poisoned_block(UP, Type.IQ4_NL, 1, 0x7E), (UP, "row 3", "NaN")),
+    "NaN scale in MXFP4": ("llama", poisoned_block(UP, Type.MXFP4, 0, 0xFF), (UP, "row 3", "NaN")),
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from frspec_cpp import _core
+from frspec_cpp import _testing
 
 PAGE = 64
 
@@ -26,7 +26,7 @@ class Texts:
     left: list[tuple[list[int], int, int, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.cache = _core.PageCache(self.pages, self.ahead)
+        self.cache = _testing.PageCache(self.pages, self.ahead)
 
     def content(self, text: list[int], slot: int) -> tuple[int, ...]:
         """What the keys of a slot were made from."""
@@ -142,7 +142,7 @@ def test_salts_share_nothing() -> None:
 
 
 def test_pages_that_are_held_stay() -> None:
-    cache = _core.PageCache(2, 0)
+    cache = _testing.PageCache(2, 0)
     text = [1] * (PAGE + 1)
     pages = [cache.take(), cache.take()]
     cache.insert(text, pages, PAGE + 1)

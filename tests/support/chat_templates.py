@@ -84,6 +84,32 @@ HERMES = """
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
+# The same as Llama 3 has them: a call is the whole answer.
+LLAMA3_TOOLS = """
+{%- if tools %}{{- 'Environment: ipython\\n' }}{%- for tool in tools %}{{- tool | tojson }}{%- endfor %}{%- endif %}
+{%- for message in messages %}
+    {{- '<|' + message.role + '|>' }}
+    {%- for call in message.tool_calls or [] %}
+        {{- '{"name": "' + call.function.name + '", "parameters": ' + call.function.arguments | tojson + '}' }}
+    {%- endfor %}
+    {{- message.content or '' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"""
+# And Mistral, whose template insists on ids of nine letters and digits.
+MISTRAL_TOOLS = """
+{%- if tools %}{{- '[AVAILABLE_TOOLS]' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{%- endif %}
+{%- for message in messages %}
+    {%- if message.tool_calls %}
+        {{- '[TOOL_CALLS][' }}
+        {%- for call in message.tool_calls %}
+            {%- if call.id | length != 9 %}{{- raise_exception('ids have length 9') }}{% endif %}
+            {{- '{"name": "' + call.function.name + '", "arguments": ' + call.function.arguments | tojson }}
+            {{- ', "id": "' + call.id + '"}' }}
+        {%- endfor %}
+        {{- ']' }}
+    {%- elif message.role == 'tool' %}{{- '[TOOL_RESULTS]' + message.content + '[/TOOL_RESULTS]' }}
+    {%- else %}{{- '[INST]' + message.content + '[/INST]' }}{%- endif %}
+{%- endfor %}"""
 # One that reads content in parts, as templates of models that see images do.
 PARTS = """
 {%- macro spelled(content) -%}

@@ -23,15 +23,33 @@ def hf_words(pre: str, text: str) -> list[str]:
 @pytest.mark.parametrize("pre", PATTERNS)
 def test_words_of_random_texts(pre: str, random_texts: list[str]) -> None:
     assert pre in pretokenizers()
-    for text in random_texts:
-        assert pretokenize(pre, text) == hf_words(pre, text), repr(text)
+    splitter = pre_tokenizers.Sequence(hf_splits(pre))
+    for text in random_texts[:1500]:
+        assert pretokenize(pre, text) == [word for word, _ in splitter.pre_tokenize_str(text)], repr(text)
+
+
+@pytest.mark.parametrize("pre", PATTERNS)
+@pytest.mark.parametrize("character", ["1", "\u0663", "\u00bd", " ", "\n", "A", "a", "\u8a9e", "\u0301", "!", "\x01"])
+def test_words_of_runs(pre: str, character: str) -> None:
+    """Runs of one character, alone, before others and behind them; long ones take time in proportion."""
+    splitter = pre_tokenizers.Sequence(hf_splits(pre))
+    for length in (1, 2, 3, 4, 7, 100, 515):
+        for text in (character * length, f"x{character * length}x", f" {character * length} 12{character}"):
+            assert pretokenize(pre, text) == [word for word, _ in splitter.pre_tokenize_str(text)], repr(text)
+    assert "".join(pretokenize(pre, character * 200_000)) == character * 200_000
+
+
+def test_every_name_has_words() -> None:
+    assert len(pretokenizers()) == len(set(pretokenizers())) > 80
+    for pre in pretokenizers():
+        assert "".join(pretokenize(pre, "It's 12345 \u8a9eAb!\n")) == "It's 12345 \u8a9eAb!\n"
 
 
 @pytest.mark.parametrize("pre", PATTERNS)
 def test_words_around_every_character(pre: str) -> None:
     characters = assigned(0, sys.maxunicode)
-    # Between them, two patterns tell all classes of characters apart; for the others a sample is enough.
-    step = 2000 if pre in ("qwen35", "default") else 40000
+    # Between them, these patterns tell all classes of characters apart; for the others a sample is enough.
+    step = 2000 if pre in ("qwen35", "default", "tekken", "tiny_aya") else 40000
     for first in range(0, len(characters), step):
         # A line per character, so that what one of them does to its neighbours cannot spread.
         sample = characters[first : first + 2000]
@@ -53,6 +71,14 @@ def test_words_around_every_character(pre: str) -> None:
         ("starcoder", " 42 cats", [" ", "4", "2", " cats"]),
         ("qwen35", "e\u0301a \u0301", ["e\u0301a", " \u0301"]),
         ("qwen2", "e\u0301a", ["e", "\u0301a"]),
+        ("gpt-4o", "HelloWorld's ABCDe f/\n", ["Hello", "World's", " ABCDe", " f", "/\n"]),
+        ("tekken", "HelloWorld's 12", ["Hello", "World", "'s", " ", "1", "2"]),
+        ("deepseek-v3", "a.bc 1234", ["a", ".bc", " ", "123", "4"]),
+        ("tiny_aya", "1234567 1234x", ["1", "234", "567", " ", "123", "4", "x"]),
+        ("superbpe", "ab 1234567 c", ["ab ", "1", "234", "567", " c"]),
+        ("kimi-k2", "\u6f22\u5b57ab", ["\u6f22\u5b57", "ab"]),
+        ("bloom", "a, b.", ["a", ",", " b", "."]),
+        ("jais-2", "a" + 7 * " " + "b", ["a", 4 * " ", 2 * " ", " b"]),
     ],
 )
 def test_known_words(pre: str, text: str, words: list[str]) -> None:

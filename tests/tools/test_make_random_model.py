@@ -202,8 +202,8 @@ def test_errors(
 def test_unknown_names_are_errors(vocab: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="found shape 'llama9', expected one of tiny, "):
         make_random_model(tmp_path / "m.gguf", "llama9", "q8_0", vocab)
-    with pytest.raises(ValueError, match="found type 'q3_k', expected one of f32, "):
-        make_random_model(tmp_path / "m.gguf", "tiny", "q3_k", vocab)
+    with pytest.raises(ValueError, match="found type 'q3_x', expected one of f32, "):
+        make_random_model(tmp_path / "m.gguf", "tiny", "q3_x", vocab)
     with pytest.raises(ValueError, match="has no tokenizer"):
         make_random_model(tmp_path / "m.gguf", "tiny", "q8_0", _without_tokenizer(tmp_path))
     assert not (tmp_path / "m.gguf").exists()

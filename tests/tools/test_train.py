@@ -316,7 +316,7 @@ def test_drafters_that_do_not_fit(
 def test_targets_that_cannot_be_read(tmp_path: Path, text: Path, pair: TinyPair, capsys: Any) -> None:
     arguments = ["-o", str(tmp_path / "out"), "--text", str(text), *_FAST]
     assert main(["eagle2", str(tmp_path / "absent"), *arguments]) == 1
-    refused(capsys, "absent", "No such file")
+    refused(capsys, "absent", "no such file")
     broken = shutil.copytree(pair.target, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"x" * 100)
     assert main(["eagle2", str(broken), *arguments]) == 1

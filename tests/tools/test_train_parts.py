@@ -15,13 +15,14 @@ from eagle2_reference import Drafter, Rows, load_target
 from eagle3_steps import Eagle3Drafter
 from frspec_cpp.tools.train.drafter_files import layer_sizes, read_network, write_network
 from frspec_cpp.tools.train.evaluation import AgreementCounter, compare
-from frspec_cpp.tools.train.frozen_target import FrozenTarget, default_taps
+from frspec_cpp.tools.train.frozen_target import FrozenTarget
 from frspec_cpp.tools.train.layer import _QUERY_ROWS
 from frspec_cpp.tools.train.networks import Eagle2, Eagle3, unroll
 from frspec_cpp.tools.train.objective import by_drafter, by_teacher, valid_steps
 from frspec_cpp.tools.train.packing import TextTokenizer, pack
 from frspec_cpp.tools.train.sampled_softmax import draw_sample, every_row, read_teacher, soft_cross_entropy
 from frspec_cpp.tools.train.sketch import factorise
+from frspec_cpp.tools.train.targets import default_taps
 
 _STEPS = 4
 _TAPS = (1, 3, 5)

@@ -17,7 +17,7 @@ from eagle3_checkpoints import make_tiny_eagle3
 from frspec_cpp.tools.convert import convert
 from tiny_pair import make_tiny_pair
 
-from frspec_cpp import LLM, _core
+from frspec_cpp import LLM, _testing
 
 Array = npt.NDArray[np.float64]
 
@@ -62,7 +62,7 @@ def deviation(counts: npt.NDArray[Any], probabilities: Array) -> tuple[float, fl
 
 
 def processed(logits: npt.NDArray[np.float32], options: dict[str, Any]) -> Array:
-    return softmax(_core.ops.process(logits, [], "cpu", **options))
+    return softmax(_testing.ops.process(logits, [], "cpu", **options))
 
 
 @pytest.mark.parametrize("block", [False, True], ids=["rejection", "block"])
@@ -82,7 +82,7 @@ def processed(logits: npt.NDArray[np.float32], options: dict[str, Any]) -> Array
 def test_the_distribution_is_the_targets(block: bool, width: int, options: dict[str, Any]) -> None:
     options = {**OFF, **options}
     target, drafter = tables(width)
-    counts = _core.ops.simulate_rejection(target, drafter, 3, 3, width, TRIALS, block, **options)
+    counts = _testing.ops.simulate_rejection(target, drafter, 3, 3, width, TRIALS, block, **options)
     sigmas, variation = deviation(counts, text_probabilities(processed(target, options), 3))
     assert abs(sigmas) < 5, (sigmas, variation)
     assert variation < 0.012
@@ -92,7 +92,7 @@ def test_the_distribution_is_the_targets(block: bool, width: int, options: dict[
 @pytest.mark.parametrize("drafts", [1, 2, 6])
 def test_any_number_of_drafts(block: bool, drafts: int) -> None:
     target, drafter = tables(7)
-    counts = _core.ops.simulate_rejection(target, drafter, 4, drafts, 4, TRIALS, block, **OFF)
+    counts = _testing.ops.simulate_rejection(target, drafter, 4, drafts, 4, TRIALS, block, **OFF)
     sigmas, variation = deviation(counts, text_probabilities(softmax(target), 4))
     assert abs(sigmas) < 5, (sigmas, variation)
 
@@ -103,7 +103,7 @@ def test_at_temperature_0_the_text_is_the_greedy_one() -> None:
     for _ in range(4):
         greedy.append(int(target[greedy[-1]].argmax()))
     for block in (False, True):
-        counts = _core.ops.simulate_rejection(target, drafter, 4, 3, 2, 50, block, **{**OFF, "temperature": 0.0})
+        counts = _testing.ops.simulate_rejection(target, drafter, 4, 3, 2, 50, block, **{**OFF, "temperature": 0.0})
         assert np.flatnonzero(counts).tolist() == [np.ravel_multi_index(greedy[1:], (VOCAB,) * 4)]
 
 

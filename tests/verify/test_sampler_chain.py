@@ -16,7 +16,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from frspec_cpp import _core
+from frspec_cpp import _testing
 
 pytestmark = pytest.mark.every_device
 
@@ -34,7 +34,7 @@ def rows(count: int = 40, vocab: int = 700, seed: int = 0) -> Row:
 
 
 def process(logits: Row, history: list[int] | None = None, **options: Any) -> Row:
-    return _core.ops.process(logits, history or [], "cpu", **{**OFF, **options})
+    return _testing.ops.process(logits, history or [], "cpu", **{**OFF, **options})
 
 
 def check_same(found: Row, expected: Row) -> None:
@@ -146,6 +146,6 @@ def test_rows_that_are_not_finite_do_no_harm(bad: float) -> None:
     logits[3] = -np.inf
     for options in ({"top_k": 5}, {"top_p": 0.5}, {"typical_p": 0.5}, {"min_p": 0.5}, {"repeat_penalty": 1.5}):
         found = process(logits, [5], **options)
-        tokens = _core.ops.sample(found, temperature=1.0)
+        tokens = _testing.ops.sample(found, temperature=1.0)
         assert tokens[1] == tokens[3] == -1
-        assert tokens[0] == _core.ops.sample(process(rows(4), [5], **options), temperature=1.0)[0]
+        assert tokens[0] == _testing.ops.sample(process(rows(4), [5], **options), temperature=1.0)[0]

@@ -20,7 +20,7 @@ from gguf_edit import GgufEditor
 from gguf_values import metadata, tensors, types
 from tiny_pair import TinyPair, make_tiny_pair
 
-from frspec_cpp import Tokenizer, _core
+from frspec_cpp import Tokenizer, _testing
 
 VOCAB = 400
 CONTROL = [0, 1]
@@ -67,7 +67,7 @@ def decayed(tokens: list[int], half_life: float, vocab: int = VOCAB) -> np.ndarr
 def test_decay(half_life: int) -> None:
     rng = random.Random(half_life)
     tokens = [rng.randrange(30) for _ in range(5000)]  # with a half-life of 1 its unit grows beyond all numbers
-    counts = _core.TokenCounts(30, half_life)
+    counts = _testing.TokenCounts(30, half_life)
     for first in range(0, len(tokens), 37):
         counts.add(tokens[first : first + 37])
     expected = decayed(tokens, half_life, 30)
@@ -78,7 +78,7 @@ def test_decay(half_life: int) -> None:
 
 
 def test_half_of_it_is_left_after_a_half_life() -> None:
-    counts = _core.TokenCounts(3)
+    counts = _testing.TokenCounts(3)
     counts.add([1])
     assert counts.weights.tolist() == [0, 1, 0]
     counts.add([2] * HALF_LIFE)
@@ -87,7 +87,7 @@ def test_half_of_it_is_left_after_a_half_life() -> None:
 
 
 def test_a_prior_is_scaled_to_its_weight() -> None:
-    counts = _core.TokenCounts(4, 100)
+    counts = _testing.TokenCounts(4, 100)
     counts.add([3] * 10)
     before = counts.weights
     counts.add_prior([0.0, 30.0, 10.0, 0.0], 80.0)
@@ -99,7 +99,7 @@ def test_a_prior_is_scaled_to_its_weight() -> None:
 def test_what_others_count_is_as_if_it_came_later() -> None:
     rng = random.Random(3)
     first, second = ([rng.randrange(20) for _ in range(n)] for n in (90, 160))
-    one, other = _core.TokenCounts(20, 50), _core.TokenCounts(20, 50)
+    one, other = _testing.TokenCounts(20, 50), _testing.TokenCounts(20, 50)
     one.add(first)
     other.add(second)
     one.add_later(other)
@@ -112,7 +112,7 @@ def test_what_others_count_is_as_if_it_came_later() -> None:
 
 def test_the_prior_of_a_list_follows_zipf(pair: TinyPair, tokenizer: Tokenizer, tmp_path: Path) -> None:
     order = np.random.default_rng(2).permutation(VOCAB)
-    ranks = _core.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, write_list(tmp_path / "list.gguf", pair, order))
+    ranks = _testing.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, write_list(tmp_path / "list.gguf", pair, order))
     listed = [token for token in order.tolist() if token not in CONTROL]
     assert ranks.best(VOCAB - len(CONTROL)) == listed
     expected = np.zeros(VOCAB)
@@ -123,15 +123,15 @@ def test_the_prior_of_a_list_follows_zipf(pair: TinyPair, tokenizer: Tokenizer, 
 def test_the_prior_of_counts_is_in_proportion(pair: TinyPair, tokenizer: Tokenizer, tmp_path: Path) -> None:
     counts = np.random.default_rng(2).integers(0, 10**12, VOCAB)
     listed = write_list(tmp_path / "list.gguf", pair, np.argsort(-counts, kind="stable"), counts)
-    ranks = _core.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, listed)
+    ranks = _testing.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, listed)
     np.testing.assert_allclose(ranks.weights, counts * (PRIOR_TOKENS / counts.sum()), rtol=1e-9)
     nothing = write_list(tmp_path / "zero.gguf", pair, range(VOCAB), np.zeros(VOCAB))
-    assert _core.AdaptiveRanks(tmp_path / "b.gguf", tokenizer, nothing).best(3) == [2, 3, 4]
+    assert _testing.AdaptiveRanks(tmp_path / "b.gguf", tokenizer, nothing).best(3) == [2, 3, 4]
 
 
 def test_a_saved_file(tokenizer: Tokenizer, prior: Path, tmp_path: Path) -> None:
     """It is a ranks file as all tools know it, and holds what was known."""
-    ranks = _core.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior)
+    ranks = _testing.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior)
     ranks.add([7, 7, 7, 9] * 3000)
     assert ranks.unsaved == 12_000
     before = ranks.weights
@@ -154,7 +154,7 @@ def test_a_saved_file(tokenizer: Tokenizer, prior: Path, tmp_path: Path) -> None
     assert found["token_ranks"].tolist() == CONTROL + rest
     assert rest[:2] == [7, 9]
     assert read_ranks(tmp_path / "a.gguf").tokens.tolist() == CONTROL + rest
-    again = _core.AdaptiveRanks(tmp_path / "a.gguf", tokenizer)  # without a prior: it is in the file
+    again = _testing.AdaptiveRanks(tmp_path / "a.gguf", tokenizer)  # without a prior: it is in the file
     np.testing.assert_allclose(again.weights, ranks.weights, atol=2**-32)
     assert again.counted == 12_000
     again.save()  # nothing new: nothing is written
@@ -162,7 +162,7 @@ def test_a_saved_file(tokenizer: Tokenizer, prior: Path, tmp_path: Path) -> None
 
 
 def test_savers_merge_what_others_have_counted(tokenizer: Tokenizer, prior: Path, tmp_path: Path) -> None:
-    one, other = (_core.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior) for _ in range(2))
+    one, other = (_testing.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior) for _ in range(2))
     start = one.weights
     one.add([5] * 1000)
     other.add([6] * 3000)
@@ -179,9 +179,9 @@ def test_savers_merge_what_others_have_counted(tokenizer: Tokenizer, prior: Path
 
 SAVER = """
 import sys
-from frspec_cpp import Tokenizer, _core
+from frspec_cpp import Tokenizer, _testing
 path, target, token, rounds, each = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
-ranks = _core.AdaptiveRanks(path, Tokenizer(target))
+ranks = _testing.AdaptiveRanks(path, Tokenizer(target))
 print("ready", flush=True)
 for _ in range(rounds):
     ranks.add([token] * each)
@@ -199,7 +199,7 @@ def start_saver(path: Path, pair: TinyPair, token: int, rounds: int, each: int) 
 
 def make_saved(path: Path, tokenizer: Tokenizer, prior: Path, half_life: int = HALF_LIFE) -> None:
     """A file that holds the prior and one token, with a half-life of its own."""
-    ranks = _core.AdaptiveRanks(path, tokenizer, prior)
+    ranks = _testing.AdaptiveRanks(path, tokenizer, prior)
     ranks.add([2])
     ranks.save()
     edited = GgufEditor(path)
@@ -212,10 +212,10 @@ def test_processes_that_save_at_once_lose_nothing(
 ) -> None:
     path = tmp_path / "shared.gguf"
     make_saved(path, tokenizer, prior, half_life=10**9)  # nearly none decays: the counts can be told
-    before = _core.AdaptiveRanks(path, tokenizer).weights
+    before = _testing.AdaptiveRanks(path, tokenizer).weights
     savers = [start_saver(path, pair, 10 + i, 25, 10 * (i + 1)) for i in range(4)]
     assert [process.wait(120) for process in savers] == [0] * 4
-    after = _core.AdaptiveRanks(path, tokenizer)
+    after = _testing.AdaptiveRanks(path, tokenizer)
     assert after.counted == 1 + 25 * 10 * (1 + 2 + 3 + 4)
     gained = after.weights - before
     assert gained[10:14] == pytest.approx([250, 500, 750, 1000], rel=1e-3)
@@ -233,7 +233,7 @@ def test_a_process_that_is_killed_leaves_the_file_whole(
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait(60)
-        ranks = _core.AdaptiveRanks(path, tokenizer)
+        ranks = _testing.AdaptiveRanks(path, tokenizer)
         assert ranks.counted >= counted
         counted = ranks.counted
     assert counted > 1
@@ -241,14 +241,14 @@ def test_a_process_that_is_killed_leaves_the_file_whole(
     (tmp_path / ".a.gguf.part").write_bytes(b"half a file")
     ranks.add([6])
     ranks.save(0)
-    assert _core.AdaptiveRanks(path, tokenizer).counted == counted + 1
+    assert _testing.AdaptiveRanks(path, tokenizer).counted == counted + 1
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".a.gguf.lock", "a.gguf"]
 
 
 def test_a_lock_that_is_held_for_long(tokenizer: Tokenizer, prior: Path, tmp_path: Path) -> None:
     import fcntl
 
-    ranks = _core.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior)
+    ranks = _testing.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior)
     ranks.add([5, 6])
     with (tmp_path / ".a.gguf.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -263,22 +263,22 @@ def test_a_lock_that_is_held_for_long(tokenizer: Tokenizer, prior: Path, tmp_pat
 def test_a_file_that_has_gone_is_written_anew(tokenizer: Tokenizer, prior: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     make_saved(path, tokenizer, prior)
-    ranks = _core.AdaptiveRanks(path, tokenizer)
+    ranks = _testing.AdaptiveRanks(path, tokenizer)
     ranks.add([5] * 50)
     path.unlink()
     ranks.save()
-    assert _core.AdaptiveRanks(path, tokenizer).counted == 51
+    assert _testing.AdaptiveRanks(path, tokenizer).counted == 51
 
 
 def test_a_link_is_followed(tokenizer: Tokenizer, prior: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     make_saved(tmp_path / "real" / "a.gguf", tokenizer, prior)
     (tmp_path / "link.gguf").symlink_to(tmp_path / "real" / "a.gguf")
-    ranks = _core.AdaptiveRanks(tmp_path / "link.gguf", tokenizer)
+    ranks = _testing.AdaptiveRanks(tmp_path / "link.gguf", tokenizer)
     ranks.add([5] * 9)
     ranks.save()
     assert (tmp_path / "link.gguf").is_symlink()
-    assert _core.AdaptiveRanks(tmp_path / "real" / "a.gguf", tokenizer).counted == 10
+    assert _testing.AdaptiveRanks(tmp_path / "real" / "a.gguf", tokenizer).counted == 10
 
 
 # --- Files that are refused ---
@@ -326,14 +326,14 @@ def test_a_file_that_does_not_fit(tokenizer: Tokenizer, prior: Path, tmp_path: P
     """It is refused when it is opened; where that comes later, when it is saved; and is never replaced."""
     change, message = DAMAGES[damage]
     make_saved(tmp_path / "a.gguf", tokenizer, prior)
-    open_before = _core.AdaptiveRanks(tmp_path / "a.gguf", tokenizer)
+    open_before = _testing.AdaptiveRanks(tmp_path / "a.gguf", tokenizer)
     open_before.add([5])
     edited = GgufEditor(tmp_path / "a.gguf")
     whole = (tmp_path / "a.gguf").read_bytes()
     change(edited)
     edited.write(tmp_path / "a.gguf")
     damaged = (tmp_path / "a.gguf").read_bytes()
-    for attempt in (lambda: _core.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior), open_before.save):
+    for attempt in (lambda: _testing.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior), open_before.save):
         with pytest.raises(ValueError, match=r"a\.gguf: ") as caught:
             attempt()
         assert message in str(caught.value)
@@ -346,12 +346,12 @@ def test_a_file_that_does_not_fit(tokenizer: Tokenizer, prior: Path, tmp_path: P
 @pytest.mark.parametrize("content", [b"", b"no GGUF file at all", None], ids=["empty", "other", "cut"])
 def test_a_damaged_file(tokenizer: Tokenizer, prior: Path, tmp_path: Path, content: bytes | None) -> None:
     make_saved(tmp_path / "a.gguf", tokenizer, prior)
-    ranks = _core.AdaptiveRanks(tmp_path / "a.gguf", tokenizer)
+    ranks = _testing.AdaptiveRanks(tmp_path / "a.gguf", tokenizer)
     ranks.add([5])
     damaged = (tmp_path / "a.gguf").read_bytes()[:-2000] if content is None else content
     (tmp_path / "a.gguf").unlink()  # not in place: another process might have it open
     (tmp_path / "a.gguf").write_bytes(damaged)
-    for attempt in (lambda: _core.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior), ranks.save):
+    for attempt in (lambda: _testing.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior), ranks.save):
         with pytest.raises(ValueError, match=r"a\.gguf: "):
             attempt()
     assert (tmp_path / "a.gguf").read_bytes() == damaged
@@ -360,10 +360,10 @@ def test_a_damaged_file(tokenizer: Tokenizer, prior: Path, tmp_path: Path, conte
 
 def test_a_place_where_it_cannot_be(tokenizer: Tokenizer, prior: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"a\.gguf: found no folder .*absent to keep it in"):
-        _core.AdaptiveRanks(tmp_path / "absent" / "a.gguf", tokenizer, prior)
+        _testing.AdaptiveRanks(tmp_path / "absent" / "a.gguf", tokenizer, prior)
     with pytest.raises(ValueError, match="is a directory, expected the name of a ranks file"):
-        _core.AdaptiveRanks(tmp_path, tokenizer, prior)
-    ranks = _core.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior)
+        _testing.AdaptiveRanks(tmp_path, tokenizer, prior)
+    ranks = _testing.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior)
     ranks.add([5])
     assert not list(tmp_path.iterdir()), "nothing is made before there is something to save"
     moved = tmp_path.with_name(tmp_path.name + "-moved")
@@ -399,7 +399,7 @@ def test_a_folder_that_may_not_be_written_to(tokenizer: Tokenizer, prior: Path, 
     folder = tmp_path / "locked"
     folder.mkdir()
     make_saved(folder / "a.gguf", tokenizer, prior)
-    ranks = _core.AdaptiveRanks(folder / "a.gguf", tokenizer)
+    ranks = _testing.AdaptiveRanks(folder / "a.gguf", tokenizer)
     ranks.add([5])
     before = (folder / "a.gguf").read_bytes()
     (folder / ".a.gguf.lock").chmod(0o666)
@@ -410,7 +410,7 @@ def test_a_folder_that_may_not_be_written_to(tokenizer: Tokenizer, prior: Path, 
             parent.chmod(parent.stat().st_mode | 0o055)
     denied = os.strerror(errno.EACCES)
     try:
-        opened = in_child_without_rights(lambda: _core.AdaptiveRanks(folder / "a.gguf", tokenizer))
+        opened = in_child_without_rights(lambda: _testing.AdaptiveRanks(folder / "a.gguf", tokenizer))
         assert opened.startswith("ValueError: ")
         assert opened.endswith(f"a.gguf: its folder cannot be written to: {denied}")
         saved = in_child_without_rights(lambda: ranks.add([6]) or ranks.save())
@@ -425,11 +425,11 @@ def test_a_folder_that_may_not_be_written_to(tokenizer: Tokenizer, prior: Path, 
 
 def test_rows_move_towards_the_best(tokenizer: Tokenizer, prior: Path, tmp_path: Path) -> None:
     """The most valuable changes first, a bounded number at once; then there is nothing left to change."""
-    ranks = _core.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior)
+    ranks = _testing.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior)
     kept = sorted(CONTROL + ranks.best(198))
     row_of_token = list(range(1000, 1000 + VOCAB))  # rows have numbers of their own
     row_of_token[399] = -1  # and some token has none
-    rows = _core.AdaptiveRows(ranks, [row_of_token[t] for t in kept if t != 399], row_of_token)
+    rows = _testing.AdaptiveRows(ranks, [row_of_token[t] for t in kept if t != 399], row_of_token)
     held = dict(enumerate(t for t in kept if t != 399))
     assert rows.update() == []
     strangers = [t for t in range(2, 399) if t not in kept]
@@ -457,8 +457,8 @@ def test_rows_move_towards_the_best(tokenizer: Tokenizer, prior: Path, tmp_path:
 
 def test_equal_tokens_do_not_change_places(pair: TinyPair, tokenizer: Tokenizer, tmp_path: Path) -> None:
     flat = write_list(tmp_path / "flat.gguf", pair, range(VOCAB), np.ones(VOCAB))
-    ranks = _core.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, flat)
-    rows = _core.AdaptiveRows(ranks, list(range(100)), list(range(VOCAB)))
+    ranks = _testing.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, flat)
+    rows = _testing.AdaptiveRows(ranks, list(range(100)), list(range(VOCAB)))
     assert rows.update() == []
     ranks.add([200])
     assert [row for _, _, row in rows.update()] == [200]
@@ -467,10 +467,10 @@ def test_equal_tokens_do_not_change_places(pair: TinyPair, tokenizer: Tokenizer,
 
 def test_heads_of_several_sizes_share_rows(tokenizer: Tokenizer, prior: Path, tmp_path: Path) -> None:
     """The first places are the smaller heads: tokens rise into them by changing places with others."""
-    ranks = _core.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior)
+    ranks = _testing.AdaptiveRanks(tmp_path / "a.gguf", tokenizer, prior)
     order = CONTROL + ranks.best(VOCAB - len(CONTROL))
     sizes = [250, 40, 120]
-    rows = _core.AdaptiveRows(ranks, order, list(range(VOCAB)), sizes)
+    rows = _testing.AdaptiveRows(ranks, order, list(range(VOCAB)), sizes)
     held = order[:250]
     assert rows.update() == []
     rng = random.Random(5)

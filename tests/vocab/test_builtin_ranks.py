@@ -13,7 +13,7 @@ from frspec_cpp.tools.ranks_file import Ranks, write_ranks
 from gguf_edit import GgufEditor
 from tiny_pair import TinyPair, make_tiny_pair
 
-from frspec_cpp import _core
+from frspec_cpp import _core, _testing
 
 NAMES = ["gpt-2", "llama-spm", "llama-bpe", "qwen2"]
 TOKENS, TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
@@ -42,7 +42,7 @@ def share(tokenizer: _core.Tokenizer, texts: list[str], rows: list[int]) -> floa
 @pytest.mark.parametrize("name", NAMES)
 def test_widespread_vocabularies(name: str, vocabularies: dict[str, _core.Tokenizer], texts: list[str]) -> None:
     tokenizer = vocabularies[name]
-    source, ids = _core.builtin_ranks(tokenizer)
+    source, ids = _testing.builtin_ranks(tokenizer)
     assert source == "built-in"
     assert sorted([*ids, *tokenizer.control_ids()]) == list(range(tokenizer.size))
     characters = [token for token in range(tokenizer.size) if len(tokenizer.token_bytes(token)) == 1]
@@ -59,7 +59,7 @@ def test_the_fingerprint(shared: Path, vocabularies: dict[str, _core.Tokenizer])
         for token, (text, kind) in enumerate(zip(entries[TOKENS].value, entries[TYPES].value, strict=True))
         if kind == NORMAL and (text[0], text[-1]) not in {("<", ">"), ("[", "]")}
     ]
-    assert _core.ordinary_fingerprint(vocabularies["llama-spm"]) == f"{fnv1a64(ordinary):016x}"
+    assert _testing.ordinary_fingerprint(vocabularies["llama-spm"]) == f"{fnv1a64(ordinary):016x}"
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +89,13 @@ def test_what_fine_tunes_change(
     llama: GgufEditor, vocabularies: dict[str, _core.Tokenizer], tmp_path: Path, texts: list[str]
 ) -> None:
     """Special tokens of another name and padding leave the ranks; another ordinary token is another vocabulary."""
-    _, expected = _core.builtin_ranks(vocabularies["llama-spm"])
+    _, expected = _testing.builtin_ranks(vocabularies["llama-spm"])
     renamed = changed(llama, tmp_path / "renamed.gguf", {2: "<|im_end|>"}, {}, pad=64)
-    source, ids = _core.builtin_ranks(renamed)
+    source, ids = _testing.builtin_ranks(renamed)
     assert (source, ids[: len(expected)]) == ("built-in", expected)
     assert sorted(ids[len(expected) :]) == list(range(32000, 32064))
     other = changed(llama, tmp_path / "other.gguf", {263: "▁eingeht"}, {})
-    source, ids = _core.builtin_ranks(other)
+    source, ids = _testing.builtin_ranks(other)
     assert source == "scores"
     assert sorted([*ids, *other.control_ids()]) == list(range(other.size))
     # Characters stand before what is built of them, although their scores are the least.
@@ -125,7 +125,7 @@ def drafted(pair: TinyPair, **options: Any) -> tuple[set[int], str]:
 def test_ranks_without_a_file(pair: TinyPair, tmp_path: Path) -> None:
     """A file that is given goes before the drafter's, that before the vocabulary's own order."""
     tokenizer = _core.Tokenizer(str(pair.target_gguf))
-    source, ids = _core.builtin_ranks(tokenizer)
+    source, ids = _testing.builtin_ranks(tokenizer)
     assert source in ("merges", "scores")
     tokens, found = drafted(pair, head="ranked:100")
     assert found == source

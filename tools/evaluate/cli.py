@@ -133,7 +133,7 @@ def request_of(options: argparse.Namespace) -> Request:
     model, drafters = options.model, options.drafter
     if model is None:
         model, drafter = frspec_cpp.demo_paths()
-        drafters = drafters or [path for path in (model.parent / "demo-eagle2.gguf", drafter) if path.is_file()]
+        drafters = drafters or [drafter]
     sampling = ("top_k", "top_p", "min_p", "typical_p", "repeat_penalty", "frequency_penalty", "presence_penalty")
     return Request(
         output=options.output,

@@ -240,7 +240,7 @@ def _fit(questions: Sequence[Question], builder: PromptBuilder, limit: int) -> t
     prompts: list[Prompt] = []
     left_out: dict[str, str] = {}
     for number, question in enumerate(questions):
-        length = len(builder.tokens(question.turns[:1], []))
+        length = len(builder.tokens(question.turns[:1], [], question.system))
         reason = unfit(length, limit)
         if reason:
             left_out[question.name] = reason

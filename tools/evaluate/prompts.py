@@ -24,7 +24,7 @@ _PUBLIC = {
     "humaneval": "data/HumanEval.jsonl.gz of https://github.com/openai/human-eval",
     "gsm8k": "grade_school_math/data/test.jsonl of https://github.com/openai/grade-school-math",
 }
-_TEXT_KEYS = ("turns", "prompt", "question", "text")
+_TEXT_KEYS = ("messages", "turns", "prompt", "question", "text")
 _NAME_KEYS = ("question_id", "task_id", "prompt_id", "id")
 _SEPARATOR = "---"
 
@@ -38,11 +38,15 @@ class Question:
             category it holds nothing that a terminal would obey.
         category: What its results are summed up under.
         turns: What the user says; before each but the first stands an answer.
+        system: What the system says first; empty: nothing.
+        is_chat: Whether it was written as messages, which make no sense without a chat template.
     """
 
     name: str
     category: str
     turns: tuple[str, ...]
+    system: str = ""
+    is_chat: bool = False
 
 
 def read_questions(sources: Sequence[str]) -> list[Question]:
@@ -125,17 +129,19 @@ class PromptBuilder:
         self._llm = llm
         self._parse_special = parse_special
 
-    def tokens(self, turns: Sequence[str], answers: Sequence[str]) -> list[int]:
+    def tokens(self, turns: Sequence[str], answers: Sequence[str], system: str = "") -> list[int]:
         """The prompt that ends with the last of `turns`; `answers` are those to the turns before it.
 
-        Without a template the first answer continues the first turn, and later turns begin a new paragraph.
+        Without a template the first answer continues the first turn, and later turns begin a new paragraph, as the
+        first one does behind what the system says.
         """
         if not self.applies_template:
-            text = turns[0]
+            text = (system + "\n\n" if system else "") + turns[0]
             for turn, answer in zip(turns[1:], answers, strict=True):
                 text += answer + "\n\n" + turn
             return self._llm.tokenize(text, parse_special=self._parse_special)
-        messages = [{"role": "user", "content": turns[0]}]
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": turns[0]})
         for turn, answer in zip(turns[1:], answers, strict=True):
             messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": turn}]
         return self._llm.chat_prompt(messages)
@@ -219,17 +225,40 @@ def _question(row: Any, path: Path, number: int, where: str) -> Question:
     key = next((key for key in _TEXT_KEYS if row.get(key) is not None), None)
     if key is None:
         keys = ", ".join(map(repr, row)) or "none"
-        raise ValueError(f"{where}: found the keys {keys}, expected one of 'turns', 'prompt', 'question' and 'text'")
+        raise ValueError(
+            f"{where}: found the keys {keys}, expected one of 'messages', 'turns', 'prompt', 'question' and 'text'"
+        )
+    system, is_chat = "", key == "messages"
     turns = [row[key]] if isinstance(row[key], str) else row[key]
+    if is_chat:
+        system, turns = _said(row[key], where)
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) and turn.strip() for turn in turns):
         raise ValueError(f"{where}: key '{key}': found {_short(row[key])}, expected text, or a list of texts")
-    for turn in turns:
+    for turn in (system, *turns):
         try:
             turn.encode()
         except UnicodeEncodeError:
             raise ValueError(f"{where}: key '{key}': found a lone surrogate, expected Unicode") from None
     ident = next((row[name] for name in _NAME_KEYS if isinstance(row.get(name), (str, int))), number)
-    return Question(_plain(f"{path.name}:{ident}"), _plain(_category(row, key, path, where)), tuple(turns))
+    name, category = _plain(f"{path.name}:{ident}"), _plain(_category(row, key, path, where))
+    return Question(name, category, tuple(turns), system, is_chat)
+
+
+def _said(messages: Any, where: str) -> tuple[str, list[str]]:
+    """What the system says first, and what the user says in turn; answers that the file has are asked for anew."""
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise ValueError(f"{where}: key 'messages': found {_short(messages)}, expected a list of messages")
+    texts: dict[str, list[str]] = {}
+    for message in messages:
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str) or (role in ("system", "user") and not isinstance(content, str)):
+            raise ValueError(f"{where}: key 'messages': found {_short(message)}, expected a role, and text as content")
+        texts.setdefault(role, []).append(content)
+    if "user" not in texts:
+        raise ValueError(
+            f"{where}: key 'messages': found nothing that the user says, expected a message of role 'user'"
+        )
+    return "\n\n".join(texts.get("system", [])), texts["user"]
 
 
 def _plain(name: str) -> str:

@@ -189,7 +189,7 @@ class Runner:
         reason = "an earlier turn was left out"
         if None not in answers:
             texts = ["".join(answer.pieces or []) for answer in answers if answer is not None]
-            tokens = self._builder.tokens(question.turns[: prompt.turn], texts)
+            tokens = self._builder.tokens(question.turns[: prompt.turn], texts, question.system)
             reason = unfit(len(tokens), self._limit)
         prompts = list(self._manifest.prompts)
         prompts[prompt.index] = replace(prompt, tokens=len(tokens))

@@ -17,19 +17,22 @@ from ..checkpoint import Checkpoint
 from ..config import Config
 from ..rope import read_rope
 from ..source_tensor import SourceTensor
-from .frozen_target import FrozenTarget
 from .layer import LayerSizes
 from .networks import Eagle2, Eagle3
+from .targets import DraftedTarget
 
 _TYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
 
 
-def layer_sizes(target: FrozenTarget, kind: str) -> LayerSizes:
-    """Those of a fresh drafter: as the target's layers, with plain rotary positions of the target's theta."""
+def layer_sizes(target: DraftedTarget, kind: str, feed_forward: int | None = None) -> LayerSizes:
+    """Those of a fresh drafter: as the target's layers, with plain rotary positions of the target's theta.
+
+    `feed_forward`: another width of the feed-forward.
+    """
     sizes = target.sizes
     return LayerSizes(
         hidden=sizes.hidden,
-        feed_forward=sizes.feed_forward,
+        feed_forward=feed_forward or sizes.feed_forward,
         heads=sizes.heads,
         kv_heads=sizes.kv_heads,
         head_dim=sizes.head_dim,
@@ -39,7 +42,7 @@ def layer_sizes(target: FrozenTarget, kind: str) -> LayerSizes:
     )
 
 
-def read_network(folder: Path, target: FrozenTarget) -> Any:
+def read_network(folder: Path, target: DraftedTarget) -> Any:
     """The drafter in `folder`, an Eagle2 or Eagle3 in float32.
 
     Raises:
@@ -73,11 +76,11 @@ def _plain_names(tensors: Mapping[str, SourceTensor]) -> dict[str, SourceTensor]
     return {"midlayer." + n.removeprefix(layer) if n.startswith(layer) else n: t for n, t in plain.items()}
 
 
-def _eagle2(tensors: Mapping[str, SourceTensor], config: Config, target: FrozenTarget) -> Eagle2:
+def _eagle2(tensors: Mapping[str, SourceTensor], config: Config, target: DraftedTarget) -> Eagle2:
     return Eagle2(_read_sizes(config, "eagle2"), fc_bias="fc.bias" in tensors)
 
 
-def _eagle3(tensors: Mapping[str, SourceTensor], config: Config, target: FrozenTarget) -> Eagle3:
+def _eagle3(tensors: Mapping[str, SourceTensor], config: Config, target: DraftedTarget) -> Eagle3:
     section = config.section("eagle_config")
     key = "eagle_aux_hidden_state_layer_ids"
     found = section.get(key)
@@ -148,7 +151,7 @@ def _fill(network: Any, tensors: Mapping[str, SourceTensor], folder: Path) -> No
             raise ValueError(f"{folder}: found tensor '{name}', expected none of this name in a {network.kind} drafter")
 
 
-def write_network(folder: Path, network: Any, target: FrozenTarget) -> None:
+def write_network(folder: Path, network: Any, target: DraftedTarget) -> None:
     """Writes config.json and model.safetensors, in the target's stored element type."""
     dtype = target.stored_dtype
     tensors = {name: value.detach().to("cpu", dtype) for name, value in network.named_parameters()}
@@ -183,7 +186,7 @@ def write_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[s
         temporary.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
-def _common_config(sizes: LayerSizes, target: FrozenTarget) -> dict[str, Any]:
+def _common_config(sizes: LayerSizes, target: DraftedTarget) -> dict[str, Any]:
     kept = {key: target.config.get(key) for key in ("bos_token_id", "eos_token_id") if key in target.config}
     return {
         "model_type": "llama",

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 import transformers
@@ -66,6 +67,19 @@ class FrozenTarget:
         joined = torch.cat([out.hidden_states[i] for i in taps], dim=-1) if taps else None
         return States(out.last_hidden_state, joined)
 
+    def layer(self, number: int) -> dict[str, Tensor]:
+        """Weights of a layer, float32, under their names below it."""
+        return {name: value.float() for name, value in self.model.model.layers[number].named_parameters()}
+
+    def head_rows(self, ids: np.ndarray) -> Tensor:
+        """Rows of the head, float32 (n, h)."""
+        return self.head[torch.from_numpy(ids)].float()
+
+    def final_norm(self) -> Tensor:
+        """Weights of the norm behind the last layer, (h) float32."""
+        weight: Tensor = self.model.model.norm.weight
+        return weight.float()
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Rows of the embedding: (..., h)."""
         return F.embedding(tokens, self.embedding)
@@ -82,15 +96,3 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
         raise ValueError(f"{folder}: the target cannot be loaded: {lines[0]}") from error
     model.requires_grad_(False)
     return model.eval()
-
-
-def default_taps(layers: int) -> tuple[int, int, int]:
-    """EAGLE-3's layers whose inputs the drafter sees: low, middle and high.
-
-    The published 2, L // 2, L - 3 where these are three layers; a shallower target is tapped at a quarter, half and
-    its last layer, since the same state twice would teach nothing.
-    """
-    published = (2, layers // 2, layers - 3)
-    if published[0] < published[1] < published[2]:
-        return published
-    return (layers // 4, layers // 2, layers - 1)

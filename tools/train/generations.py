@@ -39,20 +39,23 @@ def generated_documents(
 
 
 def _generate(path: Path, settings: Settings, target: FrozenTarget, tokenizer: TextTokenizer) -> None:
+    wanted, temperatures = settings.generate_tokens, settings.temperature
+    assert wanted is not None
+    assert temperatures is not None
     done, continued = _recover(path, settings.generate_batch)
     prompts = _prompts(settings, tokenizer)
     for _ in itertools.islice(prompts, done):
         pass
     with (
         path.open("a", encoding="utf-8") as file,
-        progress_bar(settings.generate_tokens, "generating", settings.quiet, "tok") as bar,
+        progress_bar(wanted, "generating", settings.quiet, "tok") as bar,
     ):
         bar.update(continued)
         for number in itertools.count(done // settings.generate_batch):
             batch = list(itertools.islice(prompts, settings.generate_batch))
-            if not batch or continued >= settings.generate_tokens:
+            if not batch or continued >= wanted:
                 return
-            temperature = settings.temperature[number % len(settings.temperature)]
+            temperature = temperatures[number % len(temperatures)]
             generator = torch.Generator(target.device).manual_seed(settings.seed * 1_000_003 + number)
             texts = continue_prompts(target, batch, settings.max_new_tokens, temperature, tokenizer.eos, generator)
             lines = []

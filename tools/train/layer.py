@@ -62,10 +62,29 @@ class Mlp(nn.Module):
 
 @dataclasses.dataclass
 class Cache:
-    """Keys and values of the steps so far, (B, heads, T, head_dim) each; key heads are repeated for their queries."""
+    """Keys and values of the steps so far, (B, heads, T, head_dim) each; key heads are repeated for their queries.
+
+    `chosen`, where it is not None, are the rows that are drafted from, as indices into (B, T) laid flat. Of the others
+    only step 0's keys and values are computed: behind its attention, and at later steps, x has the chosen rows alone.
+    """
 
     keys: list[Tensor] = dataclasses.field(default_factory=list)
     values: list[Tensor] = dataclasses.field(default_factory=list)
+    chosen: Tensor | None = None
+
+    def pick(self, x: Tensor) -> Tensor:
+        """The chosen rows: (B, T, n) -> (chosen, n)."""
+        if self.chosen is None or x.dim() == 2:
+            return x
+        return x.flatten(0, 1).index_select(0, self.chosen)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """The inverse of pick, with 0 in the other rows."""
+        if x.dim() == 3:
+            return x
+        batch, _, length, _ = self.keys[0].shape
+        assert self.chosen is not None
+        return x.new_zeros(batch * length, x.shape[1]).index_copy(0, self.chosen, x).unflatten(0, (batch, length))
 
 
 class UnrolledAttention(nn.Module):
@@ -80,10 +99,13 @@ class UnrolledAttention(nn.Module):
         self.o_proj = nn.Linear(sizes.heads * sizes.head_dim, sizes.hidden, bias=False)
 
     def forward(self, x: Tensor, cache: Cache) -> Tensor:
-        """Step `len(cache.keys)` over all rows: (B, T, inputs) -> (B, T, h). Its keys and values join the cache."""
+        """Step `len(cache.keys)` over all rows: (B, T, inputs) -> (B, T, h), or the chosen ones of both (Cache).
+
+        Its keys and values join the cache.
+        """
         step, groups = len(cache.keys), self.sizes.heads // self.sizes.kv_heads
-        cos, sin = _angles(x.shape[1], step, self.sizes, x.device)
-        q, k, v = (self._heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (self._heads(cache.spread(project(x))) for project in (self.q_proj, self.k_proj, self.v_proj))
+        cos, sin = _angles(q.shape[2], step, self.sizes, x.device)
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
         cache.keys.append(k.repeat_interleave(groups, 1))
         cache.values.append(v.repeat_interleave(groups, 1))
@@ -91,7 +113,7 @@ class UnrolledAttention(nn.Module):
             out = F.scaled_dot_product_attention(q, cache.keys[0], cache.values[0], is_causal=True)
         else:
             out = _attend_diagonals(q * self.sizes.head_dim**-0.5, cache)
-        result: Tensor = self.o_proj(out.transpose(1, 2).flatten(2))
+        result: Tensor = self.o_proj(cache.pick(out.transpose(1, 2).flatten(2)))
         return result
 
     def _heads(self, x: Tensor) -> Tensor:

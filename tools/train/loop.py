@@ -14,20 +14,30 @@ import math
 import pickle
 import signal
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from ..atomic import atomic_output
-from ..console import progress_bar
+from ..console import note, progress_bar
 from .curves import draw_curves, read_log
 from .objective import Batch, Objective
+from .pace import in_words
 from .packing import Rows
 from .settings import Settings
+from .threads import use_best_threads
 
 CHECKPOINT, LOG, CURVES = "checkpoint.pt", "log.jsonl", "curves.png"
 _LAST_LR = 0.05  # of the peak, where the cosine ends
+
+
+class Batches(Protocol):
+    """Batches by the number of the step, from 0; each says how many tokens it has."""
+
+    def __getitem__(self, step: int) -> Any:
+        """The batch of a step: the same one, whenever it is asked for."""
 
 
 class BatchSource:
@@ -65,21 +75,29 @@ class Trainer:
         train: its batches.
         validation: held-out batches.
         steps: of the whole run.
+        device: that it trains on.
     """
 
     def __init__(
-        self, settings: Settings, objective: Objective, train: BatchSource, validation: list[Batch], steps: int
+        self,
+        settings: Settings,
+        objective: Objective,
+        train: Batches,
+        validation: list[Any],
+        steps: int,
+        device: torch.device,
     ) -> None:
         assert settings.lr is not None
         self._settings, self._objective, self._train, self._validation = settings, objective, train, validation
-        self._steps, self._lr, self._folder = steps, settings.lr, settings.output
+        self._steps, self._lr, self._folder, self._device = steps, settings.lr, settings.folder, device
         self._warmup = min(100, steps // 20) if settings.warmup is None else settings.warmup
         self._parameters = [p for p in objective.module.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self._parameters, lr=self._lr, betas=settings.betas, weight_decay=settings.weight_decay
         )
         self._log: list[dict[str, Any]] = []
-        self._done = self._validated = 0
+        self._done = 0
+        self._tokens = self._seconds = self._stepped = 0.0  # since the last validation
 
     def run(self) -> None:
         """Trains to the end, going on where a checkpoint left off.
@@ -93,6 +111,7 @@ class Trainer:
         stop = _StopRequest()
         with stop, progress_bar(self._steps, "training", self._settings.quiet, "step") as bar:
             bar.update(self._done)
+            self._choose_threads()
             if self._done == 0:
                 self._validate()
                 self._save()
@@ -104,6 +123,7 @@ class Trainer:
                 if self._done % self._settings.save_every == 0 or self._done == self._steps:
                     self._validate()
                     self._save()
+                    self._choose_threads()
 
     def _step(self, bar: Any) -> None:
         begin = time.perf_counter()
@@ -130,6 +150,9 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         self._done += 1
         seconds = time.perf_counter() - begin
+        self._tokens += batch.count
+        self._seconds += seconds
+        self._stepped += 1
         self._record(
             {
                 "step": self._done,
@@ -137,7 +160,7 @@ class Trainer:
                 "train_acceptance": loss.acceptance,
                 "lr": lr,
                 "gradient_norm": float(norm),
-                "tokens_per_second": round(batch.tokens.numel() / seconds, 1),
+                "tokens_per_second": round(batch.count / seconds, 1),
             }
         )
         bar.set_postfix(loss=f"{loss.losses[0]:.3f}", first=f"{100 * loss.acceptance[0]:.1f}%", refresh=False)
@@ -150,8 +173,23 @@ class Trainer:
         done = (step - self._warmup) / max(1, self._steps - self._warmup)
         return self._lr * (_LAST_LR + (1.0 - _LAST_LR) * 0.5 * (1.0 + math.cos(math.pi * done)))
 
+    def _choose_threads(self) -> None:
+        """What else the machine does may have changed."""
+        if not self._settings.threads and self._device.type == "cpu":
+            use_best_threads()
+
     def _validate(self) -> None:
-        self._record({"step": self._done, **self._objective.validate(self._validation)})
+        found = self._objective.validate(self._validation)
+        self._record({"step": self._done, **found})
+        if not self._settings.quiet:
+            note(f"step {self._done} of {self._steps}{self._speed()}: {_summary(found)}")
+        self._tokens = self._seconds = self._stepped = 0.0
+
+    def _speed(self) -> str:
+        if not self._stepped:
+            return ""
+        left = self._seconds / self._stepped * (self._steps - self._done)
+        return f", {self._tokens / self._seconds:,.0f} tokens/s, {in_words(left)} left"
 
     def _record(self, record: dict[str, Any]) -> None:
         self._log.append(record)
@@ -178,18 +216,31 @@ class Trainer:
         path = self._folder / CHECKPOINT
         log = self._folder / LOG
         if not path.is_file():
-            log.unlink(missing_ok=True)
+            self._cut_log(log, -1)
             return
         try:
-            state = torch.load(path, map_location=self._train[0].tokens.device, weights_only=True)
+            state = torch.load(path, map_location=self._device, weights_only=True)
             self._objective.module.load_state_dict(state["module"])
             self._optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, KeyError, IndexError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise ValueError(f"{path}: not a checkpoint of this run: {str(error).splitlines()[0]}") from error
         self._done = int(state["step"])
-        self._log = [record for record in read_log(log) if record["step"] <= self._done]
+        self._cut_log(log, self._done)
+
+    def _cut_log(self, log: Path, step: int) -> None:
+        """Forgets what was logged behind a step."""
+        self._log = [record for record in read_log(log) if record.get("step", -1) <= step]
         with atomic_output(log) as temporary:
             temporary.write_text("".join(json.dumps(record) + "\n" for record in self._log), encoding="utf-8")
+
+
+def _summary(found: dict[str, Any]) -> str:
+    """What a validation has found, in a line."""
+    words = []
+    for name, value in found.items():
+        values = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        words.append(f"{name} {' / '.join(f'{one:.3f}' for one in values)}")
+    return ", ".join(words)
 
 
 class _StopRequest:

@@ -16,7 +16,7 @@ from .layer import Cache, LayerSizes, Mlp, RMSNorm, UnrolledAttention
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One draft step of all rows, (B, T, h) each: what the head reads, and what the next step gets as its state."""
+    """One draft step: what the head reads, and what the next step gets as its state, (B, T, h) each or (chosen, h)."""
 
     to_head: Tensor
     feedback: Tensor
@@ -32,8 +32,8 @@ class Eagle2Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(sizes.hidden, sizes.epsilon)
 
     def forward(self, x: Tensor, cache: Cache) -> Tensor:
-        """(B, T, h) -> (B, T, h)."""
-        x = x + self.self_attn(x, cache)
+        """(B, T, h) -> (B, T, h), or the chosen rows of both (Cache)."""
+        x = cache.pick(x) + self.self_attn(x, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -53,8 +53,9 @@ class Eagle2(nn.Module):
         self.layers = nn.ModuleList([Eagle2Layer(sizes)])
         _initialise(self)
 
-    def begin(self, final: Tensor, taps: Tensor | None) -> Tensor:
+    def begin(self, final: Tensor | None, taps: Tensor | None) -> Tensor:
         """The state of step 0: the target's own."""
+        assert final is not None
         return final
 
     def step(self, embedded: Tensor, state: Tensor, cache: Cache) -> Step:
@@ -75,9 +76,9 @@ class Eagle3Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(sizes.hidden, sizes.epsilon)
 
     def forward(self, embedded: Tensor, state: Tensor, cache: Cache) -> Tensor:
-        """(B, T, h) twice -> (B, T, h); the residual is the state before its norm."""
+        """(B, T, h) twice -> (B, T, h), or the chosen rows (Cache); the residual is the state before its norm."""
         x = torch.cat([self.input_layernorm(embedded), self.hidden_norm(state)], dim=-1)
-        x = state + self.self_attn(x, cache)
+        x = cache.pick(state) + self.self_attn(x, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -120,7 +121,7 @@ class Eagle3(nn.Module):
         self.lm_head = nn.Linear(hidden, len(draft_ids) or vocabulary, bias=False) if own_head or draft_ids else None
         _initialise(self)
 
-    def begin(self, final: Tensor, taps: Tensor | None) -> Tensor:
+    def begin(self, final: Tensor | None, taps: Tensor | None) -> Tensor:
         """The state of step 0: fc over the taps."""
         assert taps is not None
         if self.input_norm is not None:
@@ -146,24 +147,35 @@ def _initialise(network: Any) -> None:
             nn.init.normal_(parameter, std=(0.5 if small else 1.0) * parameter.shape[1] ** -0.5)
 
 
-def unroll(network: Any, embed: Any, tokens: Tensor, final: Tensor, taps: Tensor | None, count: int) -> list[Step]:
+def unroll(
+    network: Any,
+    embed: Any,
+    tokens: Tensor,
+    final: Tensor | None,
+    taps: Tensor | None,
+    count: int,
+    chosen: Tensor | None = None,
+) -> list[Step]:
     """`count` draft steps from every position of a text.
 
     Args:
         network: Eagle2 or Eagle3.
-        embed: the target's embedding, ids (B, T) -> (B, T, h).
+        embed: the target's embedding, ids (...) -> (..., h).
         tokens: ids, (B, T).
-        final: the target's states after its final norm, (B, T, h).
+        final: for EAGLE-2, the target's states after its final norm, (B, T, h).
         taps: for EAGLE-3, the target's tapped states, (B, T, taps * h).
         count: steps.
+        chosen: positions, as indices into (B, T) laid flat; the steps have these rows alone, (chosen, h).
 
     Row i of step j drafts the token at i + 2 + j from the tokens up to i + 1 + j. Rows whose token lies behind the end
     of the text read token 0; no earlier row sees them.
     """
-    state, cache, steps = network.begin(final, taps), Cache(), []
+    state, cache, steps = network.begin(final, taps), Cache(chosen=chosen), []
     for shift in range(1, count + 1):
         ahead = torch.zeros_like(tokens)
         ahead[:, :-shift] = tokens[:, shift:]
+        if shift > 1 and chosen is not None:
+            ahead = ahead.flatten()[chosen]
         steps.append(network.step(embed(ahead), state, cache))
         state = steps[-1].feedback
     return steps

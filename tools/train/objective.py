@@ -24,6 +24,11 @@ class Batch:
     tokens: Tensor
     starts: Tensor
 
+    @property
+    def count(self) -> int:
+        """Tokens."""
+        return int(self.tokens.numel())
+
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
@@ -42,10 +47,10 @@ class Objective(Protocol):
 
     module: Any  # torch.nn.Module: everything in it that wants a gradient is trained
 
-    def loss(self, batch: Batch, generator: Any) -> Loss:
+    def loss(self, batch: Any, generator: Any) -> Loss:
         """The loss of a batch."""
 
-    def validate(self, batches: list[Batch]) -> dict[str, Any]:
+    def validate(self, batches: list[Any]) -> dict[str, Any]:
         """What is logged of held-out text: `loss` and shares."""
 
     def write(self, folder: Path) -> None:
@@ -170,6 +175,14 @@ class EagleObjective:
 
     def _run(self, batch: Batch) -> tuple[list[Step], Tensor]:
         return draft(self.module, self._target, batch, self._count)
+
+
+def met_states(drafter: Any, target: FrozenTarget, batch: Batch, count: int) -> list[Tensor]:
+    """What meets a frozen drafter's head at each step, valid rows only: (n, d) of the head's type."""
+    with torch.no_grad():
+        steps, _ = draft(drafter, target, batch, count)
+    valid = valid_steps(batch.starts, count)
+    return [step.to_head[rows].to(target.dtype) for step, rows in zip(steps, valid, strict=True)]
 
 
 def draft(network: Any, target: FrozenTarget, batch: Batch, count: int) -> tuple[list[Step], Tensor]:

@@ -10,6 +10,7 @@ error of the logits over states with the second moment C.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 
 from .drafter_files import write_checkpoint
 from .evaluation import full_logits
-from .frozen_target import FrozenTarget
-from .objective import Batch, Loss, draft, valid_steps
+from .objective import Loss
 from .sampled_softmax import draw_sample, read_teacher, soft_cross_entropy
+from .targets import DraftedTarget
 
+MOMENT_TOKENS = 32768  # that the second moment of the states is taken over
 _SMALLEST = 1e-6  # eigenvalues of C, relative to the largest: directions that no state has
 _TOP = 10  # of the true best tokens that the coverage looks for
 
@@ -62,21 +64,33 @@ class SketchObjective:
 
     Args:
         drafter: Eagle2 or Eagle3 whose head has a row for every token.
-        target: frozen.
+        target: of the drafter.
+        head: the matrix that the drafter's states meet, (V, d), of the type of the products.
+        meet: what meets the head at each step of a batch, in the rows that count: (n, d), of the head's type.
         count: unrolled draft steps whose states are met.
         decay: weight of a step relative to the one before it.
         samples: rows of the vocabulary per step and batch; 0: all.
         rank: d'.
         first: batches that give the second moment.
+        also: is given the factors whenever they are written, to write them otherwise.
     """
 
     def __init__(
-        self, drafter: Any, target: FrozenTarget, count: int, decay: float, samples: int, rank: int, first: list[Batch]
+        self,
+        drafter: Any,
+        target: DraftedTarget,
+        head: Tensor,
+        meet: Callable[[Any], list[Tensor]],
+        count: int,
+        decay: float,
+        samples: int,
+        rank: int,
+        first: Sequence[Any],
+        also: Callable[[Sketch], None] = lambda _: None,
     ) -> None:
-        self._drafter, self._target = drafter.requires_grad_(False), target
-        self._count, self._decay, self._samples = count, decay, samples
-        own = getattr(drafter, "lm_head", None)
-        self._head: Tensor = target.head if own is None else own.weight.detach().to(target.dtype)
+        self._drafter, self._target, self._head = drafter.requires_grad_(False), target, head
+        self._states, self._count, self._decay, self._samples = meet, count, decay, samples
+        self._also = also
         width = self._head.shape[1]
         moment, seen = torch.zeros(width, width, device=target.device), 0
         for batch in first:
@@ -85,14 +99,7 @@ class SketchObjective:
                 seen += states.shape[0]
         self.module = Sketch(*factorise(self._head, moment / max(seen, 1), rank))
 
-    def _states(self, batch: Batch) -> list[Tensor]:
-        """What meets the head at each step, valid rows only: (n, d) of the head's type."""
-        with torch.no_grad():
-            steps, _ = draft(self._drafter, self._target, batch, self._count)
-        valid = valid_steps(batch.starts, self._count)
-        return [step.to_head[rows].to(self._head.dtype) for step, rows in zip(steps, valid, strict=True)]
-
-    def loss(self, batch: Batch, generator: Any) -> Loss:
+    def loss(self, batch: Any, generator: Any) -> Loss:
         """The decayed sum over steps of the mean cross-entropy with the drafter's own distribution."""
         totals, losses, agreed = [], [], []
         for step, states in enumerate(self._states(batch)):
@@ -114,7 +121,7 @@ class SketchObjective:
             agreed.append(float(agrees) / count)
         return Loss(torch.stack(totals).sum(), losses, agreed)
 
-    def validate(self, batches: list[Batch]) -> dict[str, Any]:
+    def validate(self, batches: list[Any]) -> dict[str, Any]:
         """`loss`: per step, over all rows; `coverage`: shares of the true best tokens inside the sketch's best rows."""
         down, vocab = self.module.W_down.detach(), self.module.W_vocab.detach()
         sizes = coverage_sizes(vocab.shape[0])
@@ -152,6 +159,7 @@ class SketchObjective:
         }
         tensors = {name: value.detach().to("cpu", target.stored_dtype) for name, value in sketch.named_parameters()}
         write_checkpoint(folder, config, tensors)
+        self._also(sketch)
 
 
 def coverage_sizes(vocabulary: int) -> tuple[int, int]:

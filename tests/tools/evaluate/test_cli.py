@@ -194,9 +194,9 @@ def test_prompts_without_tokens_are_left_out_and_stay_out(
     tokens = job.PromptBuilder.tokens
     made: list[list[str]] = []
 
-    def some(self: Any, turns: Any, answers: Any) -> list[int]:
+    def some(self: Any, turns: Any, answers: Any, system: str) -> list[int]:
         made.append(list(turns))
-        return [] if turns[0] == "nothing" else tokens(self, turns, answers)
+        return [] if turns[0] == "nothing" else tokens(self, turns, answers, system)
 
     monkeypatch.setattr(job.PromptBuilder, "tokens", some)
     folder = tmp_path / "r"
@@ -219,7 +219,7 @@ def test_prompts_without_tokens_are_left_out_and_stay_out(
 
 
 def test_long_prompts_keep_their_end() -> None:
-    builder: Any = SimpleNamespace(tokens=lambda turns, answers: [1])
+    builder: Any = SimpleNamespace(tokens=lambda turns, answers, system: [1])
     texts = ("x" * 2000, "start" + "-" * 1998 + "end")
     prompts, _ = job._fit([Question("a", "a", texts)], builder, 10)
     assert [prompt.text for prompt in prompts] == [texts[0], "\u2026" + "-" * 1997 + "end"]

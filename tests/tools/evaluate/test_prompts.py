@@ -95,6 +95,20 @@ def test_text_and_prompt_rows_are_read(tmp_path: Path) -> None:
     ]
 
 
+def test_messages_are_asked_and_their_answers_forgotten(tmp_path: Path) -> None:
+    chat = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "One"},
+        {"role": "assistant", "content": "An answer", "tool_calls": None},
+        {"role": "user", "content": "Two"},
+    ]
+    file = write(tmp_path, "chats.jsonl", {"id": "a", "messages": chat}, {"messages": chat[1:2]})
+    assert read_questions([file]) == [
+        Question("chats.jsonl:a", "chats", ("One", "Two"), "Be brief.", is_chat=True),
+        Question("chats.jsonl:2", "chats", ("One",), is_chat=True),
+    ]
+
+
 def test_names_are_unique(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     files = [write(folder, "p.jsonl", {"id": 1, "text": "A"}) for folder in (tmp_path, tmp_path / "other")]
@@ -143,7 +157,11 @@ def test_the_demo_prompts_are_of_different_kinds() -> None:
         ("\n \n", ("found no prompts",)),
         ('{"text": "a"}\n{"text": \n', ("line 2", "found no valid JSON", "expected an object")),
         ('{"text": "a"}\n["b"]\n', ("line 2", "found list", "expected an object")),
-        ('{"words": "a"}\n', ("line 1", "'words'", "'turns', 'prompt', 'question' and 'text'")),
+        ('{"words": "a"}\n', ("line 1", "'words'", "'messages', 'turns', 'prompt', 'question' and 'text'")),
+        ('{"messages": "a"}\n', ("line 1", "'messages'", "'a'", "list of messages")),
+        ('{"messages": [{"role": "user", "content": ["a"]}]}\n', ("line 1", "'messages'", "text as content")),
+        ('{"messages": [{"role": "assistant", "content": "a"}]}\n', ("line 1", "'messages'", "role 'user'")),
+        ('{"messages": [{"role": "user", "content": " "}]}\n', ("line 1", "'messages'", "expected text")),
         ("{}\n", ("line 1", "found the keys none")),
         ('{"turns": []}\n', ("line 1", "'turns'", "found []", "a list of texts")),
         ('{"turns": ["a", 3]}\n', ("line 1", "'turns'", "found ['a', 3]")),
@@ -223,6 +241,7 @@ def test_without_a_template_answers_continue_the_text(models: tuple[frspec_cpp.L
         assert not builder.applies_template
         assert builder.tokens(["One"], []) == llm.tokenize("One")
         assert builder.tokens(["One", "Two"], [" and more"]) == llm.tokenize("One and more\n\nTwo")
+        assert builder.tokens(["One"], [], "Rules") == llm.tokenize("Rules\n\nOne")
 
 
 def test_a_template_is_applied_to_all_turns(models: tuple[frspec_cpp.LLM, frspec_cpp.LLM]) -> None:
@@ -232,6 +251,8 @@ def test_a_template_is_applied_to_all_turns(models: tuple[frspec_cpp.LLM, frspec
         assert builder.applies_template
         text = chat.detokenize(builder.tokens(["One", "Two"], ["more"]))
         assert text.strip() == "[user] One\n[assistant] more\n[user] Two\n[assistant]"
+        text = chat.detokenize(builder.tokens(["One"], [], "Rules"))
+        assert text.strip() == "[system] Rules\n[user] One\n[assistant]"
     with pytest.raises(ValueError, match=r"--template always.*tokenizer\.chat_template"):
         PromptBuilder(bare, "always")
 

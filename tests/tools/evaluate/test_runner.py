@@ -73,7 +73,7 @@ class Bench:
         """Writes what is missing."""
         self.runner().run(warmup, self.bar)
 
-    def _tokens(self, turns: tuple[str, ...], answers: list[str]) -> list[int]:
+    def _tokens(self, turns: tuple[str, ...], answers: list[str], system: str) -> list[int]:
         self.prompts_made.append((list(turns), list(answers)))
         return list(range(len("".join([*turns, *answers]))))
 

@@ -16,13 +16,13 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include "arrays.h"
 #include "backend/backend.h"
 #include "base/error.h"
 #include "base/random.h"
+#include "bindings/arrays.h"
+#include "bindings/text_options.h"
 #include "engine/options.h"
 #include "ops_support.h"
-#include "text_options.h"
 #include "tree/draft_tree.h"
 #include "verify/sampler.h"
 

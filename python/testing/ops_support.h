@@ -12,9 +12,9 @@
 #include <utility>
 #include <vector>
 
-#include "arrays.h"
 #include "backend/backend.h"
 #include "base/error.h"
+#include "bindings/arrays.h"
 #include "gguf/gguf_file.h"
 
 namespace frspec {

@@ -12,8 +12,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include "arrays.h"
 #include "backend/backend.h"
+#include "bindings/arrays.h"
 #include "engine/options.h"
 #include "ops_support.h"
 #include "tree/draft_tree.h"

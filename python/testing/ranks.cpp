@@ -1,4 +1,4 @@
-// Counts, ranks that adapt and the GGUF writer, for tests and for looking at what an engine would do.
+// Counts, ranks that adapt, ranks of the library, and the GGUF writer.
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -17,10 +17,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include "arrays.h"
 #include "base/error.h"
+#include "bindings/arrays.h"
+#include "bindings/gil.h"
 #include "gguf/gguf_writer.h"
-#include "gil.h"
 #include "vocab/adaptive_ranks.h"
 #include "vocab/builtin_ranks.h"
 

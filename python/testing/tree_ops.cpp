@@ -15,10 +15,10 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include "arrays.h"
+#include "bindings/arrays.h"
+#include "bindings/text_options.h"
 #include "engine/options.h"
 #include "ops_support.h"
-#include "text_options.h"
 #include "tree/draft_tree.h"
 #include "verify/sampler.h"
 

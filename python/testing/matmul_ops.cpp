@@ -12,7 +12,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include "arrays.h"
+#include "bindings/arrays.h"
 #include "ops_support.h"
 
 namespace nb = nanobind;

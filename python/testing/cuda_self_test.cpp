@@ -1,4 +1,4 @@
-// `_core.cuda_self_test`: tests of the emulated CUDA device itself.
+// `_testing.cuda_self_test`: tests of the emulated CUDA device itself.
 #include <cstdint>
 #include <span>
 #include <string>
@@ -7,9 +7,9 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
-#include "arrays.h"
 #include "backend/self_test.h"
-#include "gil.h"
+#include "bindings/arrays.h"
+#include "bindings/gil.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -14,7 +14,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include "arrays.h"
+#include "bindings/arrays.h"
 #include "ops_support.h"
 
 namespace nb = nanobind;

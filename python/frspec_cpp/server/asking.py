@@ -1,0 +1,123 @@
+"""From a request to its texts, and from them to the answer: what chats and completions share."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from frspec_cpp.async_llm import AsyncText
+from frspec_cpp.options import Options
+from frspec_cpp.server.answer import Answer, Form
+from frspec_cpp.server.choices import Choice
+from frspec_cpp.server.errors import ApiError, api_error
+from frspec_cpp.server.fields import TextFields
+from frspec_cpp.server.refusals import check_response_format, header, ignored_fields
+from frspec_cpp.server.replies import EventStream, Gone, reply, unless_gone
+from frspec_cpp.server.sampling import text_options, with_seed
+from frspec_cpp.server.service import Service
+
+T = TypeVar("T")
+_CLIENT_LEFT = 499  # nobody reads it; logs do
+
+
+def checked(service: Service, fields: TextFields) -> list[str]:
+    """The names of the fields that are ignored; ApiError where one is refused."""
+    service.check_model(fields.model)
+    check_response_format(fields.response_format)
+    if fields.stream_options is not None and not fields.stream:
+        raise ApiError(400, "stream_options: found no stream, expected both", "stream_options", "invalid_value")
+    return ignored_fields(fields.others())
+
+
+async def prepared(service: Service, function: Callable[[], T]) -> T:
+    """The result of a function that turns what was sent into tokens; what it raises is the client's fault."""
+    try:
+        return await service.in_thread(function)
+    except ValueError as error:
+        # Where the model lies is nobody's business.
+        message = str(error).replace(str(service.path), service.file_name)
+        raise api_error(ValueError(message)) from error
+
+
+def options_of(service: Service, fields: TextFields, logprobs: int | None) -> Options:
+    """The options of the first text; ApiError where a value is not possible."""
+    try:
+        options = text_options(fields, service.settings, service.llm.tokenizer)
+    except ValueError as error:
+        raise api_error(error) from error
+    return {**options, "logprobs": logprobs}
+
+
+def submitted(service: Service, fields: TextFields, prompts: Sequence[list[int]], options: Options) -> list[AsyncText]:
+    """The texts: `n` of each prompt, one prompt after the other. All of them, or none and an ApiError."""
+    n = fields.n or 1
+    most = service.engine.max_queue
+    if len(prompts) * n > most:
+        message = f"n: found {len(prompts)} prompts times {n} texts, expected at most {most} texts in a request"
+        raise ApiError(400, message, "n", "invalid_value")
+    for prompt in prompts:
+        service.check_length(prompt)
+    milliseconds = fields.t_max_predict_ms or 0
+    texts: list[AsyncText] = []
+    try:
+        limit = fields.limit(service.settings.max_tokens)
+        for prompt in prompts:
+            for number in range(n):
+                text = service.engine.submit(
+                    prompt,
+                    limit,
+                    priority=fields.priority or 0,
+                    timeout=fields.timeout or service.settings.queue_timeout,
+                    max_seconds=milliseconds / 1000 if milliseconds > 0 else None,
+                    **with_seed(options, number),
+                )
+                texts.append(text)
+    except (ValueError, RuntimeError) as error:
+        for text in texts:
+            text.cancel()
+        raise api_error(error) from error
+    return texts
+
+
+def form_of(service: Service, fields: TextFields, kind: str, chunk: str, prompts: Sequence[list[int]]) -> Form:
+    """How the answer is told: `kind` begins its id."""
+    usage = fields.stream_options is not None and bool(fields.stream_options.include_usage)
+    head: dict[str, Any] = {
+        "id": f"{kind}-{secrets.token_hex(12)}",
+        "object": chunk.removesuffix(".chunk"),
+        "created": int(time.time()),
+        "model": service.name,
+        "system_fingerprint": service.fingerprint(),
+    }
+    return Form(head, chunk, sum(map(len, prompts)), usage, bool(fields.timings_per_token))
+
+
+async def answered(
+    request: Request,
+    service: Service,
+    fields: TextFields,
+    texts: list[AsyncText],
+    choices: list[Choice],
+    form: Form,
+    ignored: list[str],
+) -> Response:
+    """The answer, in one piece or as a stream, which begins when the first text's turn has come."""
+    answer = Answer(texts, choices, form, service.metrics)
+    headers = {**header(ignored), "x-request-id": form.head["id"]}
+    try:
+        if not fields.stream:
+            return reply(await unless_gone(request, answer.whole()), headers)
+        await unless_gone(request, answer.begin())
+    except Gone:
+        answer.leave()
+        return Response(status_code=_CLIENT_LEFT)
+    except BaseException:
+        answer.leave()
+        raise
+    settings = service.settings
+    return EventStream(answer.events(), answer.leave, settings.ping, settings.write_timeout, headers)

@@ -1,0 +1,300 @@
+"""`frspec-serve`, which is `frspec serve`: the command line of the server."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from frspec_cpp.demo import demo_paths
+from frspec_cpp.hub import find_model
+from frspec_cpp.options import DEFAULTS, Options
+from frspec_cpp.tools.console import require, run
+
+PROGRAM = "frspec-serve"
+_EXTRA = "frspec_cpp[server]"
+# llama-server's options that have no meaning here, and what to do instead.
+_FOREIGN = {
+    "-np": "texts are written one at a time: leave it out",
+    "--parallel": "texts are written one at a time: leave it out",
+    "-cb": "texts are written one at a time: leave it out",
+    "--cont-batching": "texts are written one at a time: leave it out",
+    "--jinja": "it is always so here: leave it out",
+    "--metrics": "it is always so here: leave it out",
+    "--props": "it is always so here: leave it out",
+    "-fa": "it is always so here: leave it out",
+    "--flash-attn": "it is always so here: leave it out",
+    "--no-context-shift": "it is always so here: leave it out",
+    "--mlock": "there is no such thing here: leave it out",
+    "--no-warmup": "there is no such thing here: leave it out",
+    "-tb": "expected -t, --threads",
+    "-ub": "expected -b, --batch-size",
+    "-ctk": "expected --cache-type, for keys and values",
+    "-ctv": "expected --cache-type, for keys and values",
+    "--draft-max": "expected --tree",
+    "-ngld": "a drafter is always on the device: leave it out",
+    "-to": "expected --queue-timeout",
+    "--timeout": "expected --queue-timeout",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as the binary does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="frspec serve",
+        usage="frspec serve -m TARGET [-d DRAFTER] [OPTION...]",
+        description="Answers OpenAI's clients over HTTP, by default at http://127.0.0.1:8080, where one can also chat "
+        "in a browser. Texts are written one after the other. docs/serving.md says more.",
+        allow_abbrev=False,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    _add_models(parser)
+    _add_http(parser)
+    _add_sampling(parser)
+    _add_engine(parser)
+    return parser
+
+
+def _add_models(parser: _Parser) -> None:
+    group = parser.add_argument_group("models")
+    group.add_argument("-m", "--model", metavar="TARGET", help="GGUF file of the model; without: the demo pair")
+    group.add_argument(
+        "-d", "--drafter", "-md", "--model-draft", metavar="DRAFTER", help="its drafter; without: plain decoding"
+    )
+    group.add_argument("-hf", "-hfr", "--hf-repo", metavar="USER/REPO[:QUANT]", help="the model by its name on the hub")
+    group.add_argument("-hfd", "-hfrd", "--hf-repo-draft", metavar="NAME", help="the drafter, likewise")
+    group.add_argument("-hff", "--hf-file", metavar="FILE", help="with -hf: that file of it; may be a pattern")
+    group.add_argument("-hft", "--hf-token", metavar="TOKEN", help="of the hub; default: HF_TOKEN, or as logged in")
+    group.add_argument("--offline", action="store_true", help="take only what is in the hub's cache")
+    group.add_argument("-a", "--alias", default="", metavar="NAMES", help="what clients call it; default: its file")
+
+
+def _add_http(parser: _Parser) -> None:
+    group = parser.add_argument_group("HTTP")
+    group.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1, this machine only")
+    group.add_argument("--port", type=int, default=8080, metavar="PORT", help="0: a free one; default: 8080")
+    group.add_argument("--api-key", default="", metavar="KEYS", help="keys, separated by commas; or LLAMA_API_KEY")
+    group.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file with a key in each line")
+    group.add_argument("--cors-origins", default="", metavar="ORIGINS", help="pages of other origins that may ask")
+    group.add_argument("--any-model", action="store_true", help="take any name of a model in requests")
+    group.add_argument("--max-queue", type=int, default=64, metavar="N", help="texts that may wait; default: 64")
+    group.add_argument(
+        "--queue-timeout", type=float, default=60.0, metavar="SECONDS", help="for their turn; default: 60"
+    )
+    group.add_argument("--max-body", type=int, default=4 * 2**20, metavar="BYTES", help="default: 4 MiB")
+    group.add_argument(
+        "--grace", type=float, default=30.0, metavar="SECONDS", help="for texts to end after SIGTERM; default: 30"
+    )
+    group.add_argument("--slots", action="store_true", help="show /slots where there are keys, too")
+    group.add_argument("--no-webui", dest="page", action="store_false", help="no chat page at /")
+    group.add_argument(
+        "--reasoning-format",
+        choices=("none", "auto", "deepseek"),
+        default="deepseek",
+        help="none: thoughts stay in the content; default: deepseek,\nthey become reasoning_content",
+    )
+    group.add_argument("--chat-template", metavar="TEXT", help="another template, or the name of one in the file")
+    group.add_argument("--chat-template-file", type=Path, metavar="FILE", help="another template, in a file")
+    group.add_argument("--chat-template-kwargs", metavar="JSON", help='its variables: {"enable_thinking": false}')
+
+
+# Defaults of requests: name of the option, names on the command line, type.
+_SAMPLING: list[tuple[str, tuple[str, ...], type[int] | type[float]]] = [
+    ("temperature", ("--temp", "--temperature"), float),
+    ("top_k", ("--top-k",), int),
+    ("top_p", ("--top-p",), float),
+    ("min_p", ("--min-p",), float),
+    ("typical_p", ("--typical", "--typical-p"), float),
+    ("dynatemp_range", ("--dynatemp-range",), float),
+    ("dynatemp_exponent", ("--dynatemp-exp",), float),
+    ("repeat_penalty", ("--repeat-penalty",), float),
+    ("frequency_penalty", ("--frequency-penalty",), float),
+    ("presence_penalty", ("--presence-penalty",), float),
+    ("repeat_last_n", ("--repeat-last-n",), int),
+    ("seed", ("-s", "--seed"), int),
+]
+
+
+def _add_sampling(parser: _Parser) -> None:
+    group = parser.add_argument_group("defaults of requests")
+    group.add_argument(
+        "-n", "--predict", "--n-predict", "--max-tokens", dest="max_tokens", type=int, default=-1, metavar="N",
+        help="tokens at most; default: -1, to the context's end",
+    )  # fmt: skip
+    special = {"temperature": 0.8, "seed": -1}
+    for name, names, kind in _SAMPLING:
+        default = special.get(name, DEFAULTS.get(name))
+        group.add_argument(*names, dest=name, type=kind, default=default, metavar="X", help=f"default: {default}")
+    group.add_argument("--draft", choices=("auto", "always", "never"), default="auto", help="default: auto")
+
+
+# Keyword arguments of LLM: name, names on the command line, type, help.
+_ENGINE: list[tuple[str, tuple[str, ...], Any, str]] = [
+    ("n_ctx", ("-c", "--ctx-size"), int, "context; 0: the model's; default: at most 4096"),
+    ("n_threads", ("-t", "--threads"), int, "CPU threads; default: one per core"),
+    ("n_batch", ("-b", "--batch-size"), int, "prompt tokens per pass; default: 512"),
+    ("cache_type", ("--cache-type",), str, "f16, q8_0 or f32"),
+    ("device", ("--device",), str, "cpu, cuda or cuda:N"),
+    ("n_gpu_layers", ("-ngl", "--gpu-layers", "--n-gpu-layers"), int, "layers that a GPU keeps; -1: all"),
+    ("head", ("--head",), str, "rows to draft from (docs/heads.md); default: auto"),
+    ("tree", ("--tree",), str, "the draft tree: auto, or DEPTH,BRANCH,SIZE"),
+    ("translate", ("--translate",), str, "how a drafter of another vocabulary is understood"),
+    ("ngram", ("--ngram",), int, "draft what followed the last N tokens; default with -d: 8"),
+    ("ranks", ("--ranks",), str, "file of token ranks"),
+    ("sketch", ("--sketch",), str, "file with a sketch of the head"),
+    ("adapt", ("--adapt",), str, "file of ranks that follow what is written"),
+    ("rope_scaling_type", ("--rope-scaling",), str, "none, linear or yarn"),
+    ("rope_freq_base", ("--rope-freq-base",), float, "base of the rotary frequencies"),
+    ("rope_freq_scale", ("--rope-freq-scale",), float, "1 over the factor by which the context is stretched"),
+    ("yarn_orig_ctx", ("--yarn-orig-ctx",), int, "tokens the model was trained for before stretching"),
+]
+
+
+def _add_engine(parser: _Parser) -> None:
+    group = parser.add_argument_group("model and machine")
+    for name, names, kind, text in _ENGINE:
+        group.add_argument(*names, dest=name, type=kind, metavar="X", help=text)
+    group.add_argument("--no-mmap", action="store_true", help="read the models into memory: their files may change")
+
+
+def _spelled(argument: str) -> str:
+    """An argument whose name, if it is a long one, has dashes where the user wrote underscores."""
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else argument
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line; ValueError in words for what it does not know."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name in _FOREIGN:  # before argparse takes -np for -n p
+            raise ValueError(f"unknown option {name!r}: llama.cpp's; {_FOREIGN[name]}")
+    parser = _parser()
+    options, rest = parser.parse_known_args([_spelled(argument) for argument in arguments])
+    if not rest:
+        return options
+    name = rest[0].partition("=")[0]
+    if not name.startswith("-"):
+        raise ValueError(f"unexpected argument {name!r}")
+    near = difflib.get_close_matches(name, parser._option_string_actions, 1)
+    raise ValueError(f"unknown option {name!r}" + (f", did you mean {near[0]}?" if near else ""))
+
+
+def _models(options: argparse.Namespace) -> tuple[str, str | None]:
+    """The files of the target and the drafter, which are fetched where they are named by their repositories."""
+    if options.model and options.hf_repo:
+        raise ValueError("-m, --model and -hf, --hf-repo: found both, expected one of them")
+    if options.drafter and options.hf_repo_draft:
+        raise ValueError("-d, --drafter and -hfd, --hf-repo-draft: found both, expected one of them")
+    places: dict[str, Any] = {"token": options.hf_token, "local_files_only": options.offline}
+    drafter = options.drafter
+    if options.hf_repo_draft:
+        drafter = os.fspath(find_model(options.hf_repo_draft, is_drafter=True, **places))
+    if options.hf_repo:
+        return os.fspath(find_model(options.hf_repo, options.hf_file, **places)), drafter
+    if options.model:
+        return options.model, drafter
+    target, own = demo_paths()
+    return os.fspath(target), drafter or os.fspath(own)
+
+
+def _keys(options: argparse.Namespace) -> tuple[str, ...]:
+    given = (options.api_key or os.environ.get("LLAMA_API_KEY", "")).split(",")
+    if options.api_key_file is not None:
+        found = options.api_key_file.read_text(encoding="utf-8").splitlines()
+        given += found
+        if not any(line.strip() for line in found):
+            raise ValueError(f"{options.api_key_file}: found no key, expected one in each line")
+    return tuple(key.strip() for key in given if key.strip())
+
+
+def _template(options: argparse.Namespace) -> dict[str, Any]:
+    if options.chat_template and options.chat_template_file:
+        raise ValueError("--chat-template and --chat-template-file: found both, expected one of them")
+    found: dict[str, Any] = {}
+    if options.chat_template or options.chat_template_file:
+        found["chat_template"] = options.chat_template or options.chat_template_file
+    if options.chat_template_kwargs:
+        try:
+            found["chat_template_kwargs"] = json.loads(options.chat_template_kwargs)
+        except ValueError as error:
+            raise ValueError(f"--chat-template-kwargs: found no valid JSON ({error}), expected an object") from None
+        if not isinstance(found["chat_template_kwargs"], dict):
+            raise ValueError("--chat-template-kwargs: expected a JSON object")
+    return found
+
+
+def serve(arguments: Sequence[str]) -> None:
+    """Reads the command line and serves until a signal ends it.
+
+    Raises:
+        ValueError: The command line is wrong, or the model.
+        MissingPackage: The extra is not installed.
+        FileNotFoundError: A file is not there.
+    """
+    options = _parsed(arguments)
+    for package in ("fastapi", "uvicorn"):
+        require(package, "the server", _EXTRA)
+    from frspec_cpp.async_llm import AsyncLLM
+    from frspec_cpp.server.service import Service
+    from frspec_cpp.server.serving import Server
+    from frspec_cpp.server.settings import Settings
+
+    for name in ("max_queue", "max_body"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: found {getattr(options, name)}, expected at least 1")
+    keys = _keys(options)
+    if len(keys) > 1 and options.adapt is not None:
+        raise ValueError(
+            "--adapt and several API keys: found both, expected one of them: what one writes would show in the speed "
+            "of another"
+        )
+    given: dict[str, Any] = {name: getattr(options, name) for name, _, _ in _SAMPLING}
+    sampling = cast(Options, {**given, "draft": options.draft})
+    settings = Settings(
+        alias=options.alias,
+        any_model=options.any_model,
+        keys=keys,
+        cors_origins=tuple(origin.strip() for origin in options.cors_origins.split(",") if origin.strip()),
+        sampling=sampling,
+        max_tokens=options.max_tokens,
+        max_queue=options.max_queue,
+        max_body=options.max_body,
+        queue_timeout=options.queue_timeout,
+        grace=options.grace,
+        slots=options.slots,
+        page=options.page,
+        reasoning_format=options.reasoning_format,
+        template=_template(options),
+    )
+    target, drafter = _models(options)
+    loading = {name: getattr(options, name) for name, *_ in _ENGINE if getattr(options, name) is not None}
+    engine = AsyncLLM(target, drafter, max_queue=settings.max_queue, use_mmap=not options.no_mmap, **loading)
+    server = Server(Service(engine, target, settings), options.host, options.port)
+    server.run()
+    if server.error is not None:
+        raise server.error
+    if engine.is_loaded:
+        engine.llm.close()  # which waits for a text that was cancelled, and saves ranks that adapt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the server; returns the exit code: 0, or 1 for an error."""
+    warnings.simplefilter("default")
+    given = sys.argv[1:] if arguments is None else arguments
+    if any(argument in ("-h", "--help", "--help-all") for argument in given):
+        print(_parser().format_help(), end="")
+        return 0
+    return run(PROGRAM, lambda: serve(given))

@@ -1,0 +1,63 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from frspec_cpp.server.asking import answered, checked, form_of, options_of, prepared, submitted
+from frspec_cpp.server.choices import Choice, CompletionChoice
+from frspec_cpp.server.errors import ApiError, refused
+from frspec_cpp.server.fields import CompletionFields
+from frspec_cpp.server.service import Service
+
+
+async def complete(service: Service, request: Request, fields: CompletionFields) -> Response:
+    """Continues the prompts of a request."""
+    ignored = checked(service, fields)
+    n = fields.n or 1
+    if fields.best_of is not None and fields.best_of > n:
+        raise refused("best_of", f"found {fields.best_of}, expected at most {n}, n: every text is given")
+    if fields.echo and fields.logprobs is not None:
+        raise refused("echo", "found logprobs beside it: this server gives no log-probabilities of prompts")
+    options = options_of(service, fields, fields.logprobs)
+    given = prompts_of(fields)
+    prompts = await prepared(service, lambda: [_tokens(service, prompt) for prompt in given])
+    texts = submitted(service, fields, prompts, options)
+    tokenizer = service.llm.tokenizer
+    echoes = [_text(service, prompt) if fields.echo else "" for prompt in given]
+    choices: list[Choice] = [
+        CompletionChoice(number, bool(fields.return_tokens), tokenizer, echoes[number // n])
+        for number in range(len(texts))
+    ]
+    form = form_of(service, fields, "cmpl", "text_completion", prompts)
+    return await answered(request, service, fields, texts, choices, form, ignored)
+
+
+def prompts_of(fields: CompletionFields) -> list[str | list[int]]:
+    """The prompts, of which there may be one, as a text or as ids.
+
+    Raises:
+        ApiError: There are none, or too many.
+    """
+    prompt = fields.prompt
+    if isinstance(prompt, str):
+        return [prompt]
+    ids = [token for token in prompt if isinstance(token, int)]
+    if ids:
+        return [ids]
+    prompts = [text for text in prompt if not isinstance(text, int)]
+    if not prompts:
+        raise ApiError(400, "prompt: found none, expected at least one", "prompt", "invalid_value")
+    return prompts
+
+
+def _tokens(service: Service, prompt: str | list[int]) -> list[int]:
+    if isinstance(prompt, str):
+        return service.llm.tokenize(prompt)
+    service.llm.detokenize(prompt)  # which refuses ids that are none
+    return prompt
+
+
+def _text(service: Service, prompt: str | list[int]) -> str:
+    return prompt if isinstance(prompt, str) else service.llm.detokenize(prompt)

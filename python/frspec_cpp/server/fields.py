@@ -1,0 +1,138 @@
+"""The fields of requests. What is not here is ignored and named, or refused (:mod:`frspec_cpp.server.refusals`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Limit = Annotated[int, Field(ge=-1)]
+TokenId = Annotated[int, Field(ge=0)]
+StopText = Annotated[str, Field(min_length=1)]
+
+
+class Fields(BaseModel):
+    """A request's body. A field that is null is one that is not there."""
+
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=(), populate_by_name=True)
+
+    def others(self) -> dict[str, Any]:
+        """What is no field of this server."""
+        return {name: value for name, value in (self.model_extra or {}).items() if value is not None}
+
+
+class StreamOptions(Fields):
+    """How a stream is sent."""
+
+    include_usage: bool | None = Field(None, description="A last chunk with the usage")
+
+
+class TextFields(Fields):
+    """What chats and completions share: how tokens are chosen, and where a text ends."""
+
+    model: str | None = Field(None, description="A name or an alias of the model")
+    max_tokens: Limit | None = Field(None, description="-1: as many as the context holds, the default")
+    max_completion_tokens: Limit | None = Field(None, description="The same")
+    n_predict: Limit | None = Field(None, description="The same, llama.cpp's name")
+    temperature: NotNegative | None = Field(None, description="0: the most probable token")
+    top_p: Share | None = Field(None, description="Only the best tokens that hold this share together")
+    top_k: Limit | None = Field(None, description="Only so many tokens; 0 and -1: all")
+    min_p: Share | None = Field(None, description="Only tokens this times as probable as the best")
+    typical_p: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="Locally typical sampling")
+    dynatemp_range: NotNegative | None = Field(None, description="The temperature moves by so much, by the entropy")
+    dynatemp_exponent: Positive | None = Field(None, description="How it moves")
+    frequency_penalty: Number | None = Field(None, description="Subtracted for each of the recent occurrences")
+    presence_penalty: Number | None = Field(None, description="Subtracted from recent tokens")
+    repeat_penalty: Positive | None = Field(None, description="Divides the logits of recent tokens")
+    repeat_last_n: Limit | None = Field(None, description="How many tokens are recent; -1: all")
+    logit_bias: dict[str, float | Literal[False]] | list[list[int | float | str | bool]] | None = Field(
+        None, description="Ids, or texts in the form of pairs, and what is added; false forbids"
+    )
+    seed: Annotated[int, Field(ge=-1, lt=2**64)] | None = Field(None, description="-1, or none: a random one")
+    n: Annotated[int, Field(ge=1, le=64)] | None = Field(None, description="Texts for a prompt; number i has seed + i")
+    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = Field(None, description="Ends the text")
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = Field(None, description="End the text")
+    min_tokens: Annotated[int, Field(ge=0)] | None = Field(None, description="Before anything ends the text")
+    ignore_eos: bool | None = Field(None, description="Go on after an end-of-generation token")
+    t_max_predict_ms: int | None = Field(None, description="The text ends then, from its first token on")
+    stream: bool | None = Field(None, description="Server-sent events")
+    stream_options: StreamOptions | None = None
+    priority: Annotated[int, Field(ge=0, le=9)] | None = Field(None, description="0, first, to 9, last")
+    timeout: Positive | None = Field(None, description="Seconds in the queue")
+    timings_per_token: bool | None = Field(None, description="Timings in each chunk")
+    return_tokens: bool | None = Field(None, description="Token ids in each choice")
+    response_format: dict[str, Any] | None = Field(None, description='{"type": "text"}')
+    speculative_n_max: Annotated[int, Field(ge=0)] | None = Field(
+        None, alias="speculative.n_max", description="0: without drafts; the text is the same"
+    )
+    speculative_type: Literal["none", "auto"] | None = Field(
+        None, alias="speculative.type", description="none: without drafts; the text is the same"
+    )
+
+    def limit(self, default: int) -> int:
+        """Tokens at most; ValueError where the names for it say different things."""
+        names = ("max_completion_tokens", "max_tokens", "n_predict")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if len(set(given.values())) > 1:
+            found = " and ".join(f"{name} {value}" for name, value in given.items())
+            raise ValueError(f"{next(iter(given))}: found {found}, expected one of them")
+        return next(iter(given.values()), default)
+
+
+class ChatFields(TextFields):
+    """A request of ``/v1/chat/completions``."""
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1000)]
+    logprobs: bool | None = Field(None, description="Log-probabilities, before the sampler chain")
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="Best tokens beside each")
+    tools: list[dict[str, Any]] | None = Field(None, description="Functions that the model may call")
+    tool_choice: str | dict[str, Any] | None = Field(None, description="none or auto")
+    parallel_tool_calls: bool | None = Field(None, description="false: the first call ends the answer")
+    modalities: list[str] | None = Field(None, description='["text"]')
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="Variables of the template")
+    reasoning_effort: str | None = Field(None, description="One of them")
+    add_generation_prompt: bool | None = Field(None, description="Another one")
+    continue_final_message: bool | None = Field(None, description="Go on with the last message")
+    reasoning_format: Literal["none", "auto", "deepseek"] | None = Field(
+        None, description="none: thoughts stay in the content"
+    )
+
+
+class CompletionFields(TextFields):
+    """A request of ``/v1/completions``."""
+
+    prompt: str | list[TokenId] | list[str | list[TokenId]]
+    echo: bool | None = Field(None, description="The prompt before the text")
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = Field(None, description="Best tokens beside each")
+    best_of: Annotated[int, Field(ge=1)] | None = Field(None, description="At most n")
+
+
+class TokenizeFields(Fields):
+    """A request of ``/tokenize``, as llama-server has it."""
+
+    content: str
+    add_special: bool = Field(False, description="Add BOS where the vocabulary wants one")
+    parse_special: bool = Field(True, description="Take the text of a control token for that token")
+    with_pieces: bool = Field(False, description="Tell what each token spells")
+
+
+class DetokenizeFields(Fields):
+    """A request of ``/detokenize``."""
+
+    tokens: list[TokenId]
+
+
+class TemplateFields(Fields):
+    """A request of ``/apply-template``."""
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1000)]
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None

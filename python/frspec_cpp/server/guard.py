@@ -1,0 +1,154 @@
+"""What a request must pass before it is read: keys, limits, and a server that is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from frspec_cpp.server.errors import ApiError, unexpected
+from frspec_cpp.server.metrics import Metrics
+from frspec_cpp.server.service import Service
+
+_PUBLIC = {"/", "/health", "/v1/health"}  # they tell nothing of the model, and nothing of anybody
+_MOST_UNREAD = 2**25  # bytes of a refused body
+_ALWAYS = {*_PUBLIC, "/metrics"}  # even while the model is being loaded
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode(errors="replace")).digest()
+
+
+class Guard:
+    """Refuses requests, or counts what they send. An ASGI middleware.
+
+    Args:
+        app: Answers those that pass.
+        service: Has the settings.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+        self._keys = [_digest(key) for key in service.settings.keys]
+        self._active = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, or hands it on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        self._active += 1
+        headers = Headers(scope=scope)
+        counting = _Counting(send, self._service.metrics)
+        try:
+            self._check(scope["method"], scope["path"], headers)
+        except ApiError as error:
+            if "expect" not in headers:  # who waits for leave to send a body is told before
+                await self._drained(receive)
+            await error.response()(scope, receive, counting)
+        else:
+            await self._handed_on(scope, receive, counting)
+        finally:
+            self._active -= 1
+
+    async def _handed_on(self, scope: Scope, receive: Receive, send: _Counting) -> None:
+        try:
+            await self._app(scope, self._limited(receive), send)
+        except Exception as error:
+            if send.has_begun:
+                raise
+            await unexpected(error).response()(scope, receive, send)
+
+    def _check(self, method: str, path: str, headers: Headers) -> None:
+        settings = self._service.settings
+        if path not in _PUBLIC:
+            self._check_key(headers)
+        if self._active > settings.max_requests:
+            raise ApiError(503, f"{settings.max_requests} requests are being answered", None, "too_many_requests")
+        if path not in _ALWAYS:
+            self._service.check_open()
+        if method != "POST":
+            return
+        kind = headers.get("content-type", "").split(";")[0].strip().lower()
+        if kind != "application/json":
+            raise ApiError(415, f"Content-Type: found {kind[:100]!r}, expected application/json")
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > settings.max_body:
+            raise self._too_long()
+
+    def _check_key(self, headers: Headers) -> None:
+        if not self._keys:
+            return
+        scheme, _, shown = headers.get("authorization", "").partition(" ")
+        key = shown.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        # All keys are compared, and each to its end: the time tells nothing.
+        known = [hmac.compare_digest(_digest(key), own) for own in self._keys]
+        if not any(known):
+            message = "found no API key" if not key else "found an API key that is none of the server's"
+            raise ApiError(
+                401, f"{message}, expected Authorization: Bearer KEY", None, "invalid_api_key",
+                {"www-authenticate": "Bearer"},
+            )  # fmt: skip
+
+    def _too_long(self) -> ApiError:
+        return ApiError(
+            413, f"body: expected at most {self._service.settings.max_body} bytes", None, "body_too_long",
+            {"connection": "close"},
+        )  # fmt: skip
+
+    def _limited(self, receive: Receive) -> Receive:
+        """`receive`, which counts the body while it comes, and does not wait for ever."""
+        settings = self._service.settings
+        length = 0
+        more = True
+
+        async def limited() -> Message:
+            nonlocal length, more
+            if not more:
+                return await receive()  # that the client has left
+            try:
+                message = await asyncio.wait_for(receive(), settings.body_timeout)
+            except asyncio.TimeoutError:
+                raise ApiError(
+                    408, f"body: found nothing more for {settings.body_timeout:g} s", None, "body_timeout"
+                ) from None
+            length += len(message.get("body", b""))
+            if length > settings.max_body:
+                await self._drained(receive)
+                raise self._too_long()
+            more = message["type"] == "http.request" and message.get("more_body", False)
+            return message
+
+        return limited
+
+    async def _drained(self, receive: Receive) -> None:
+        """Reads what is left of a body: who is still sending would not see the answer. Of a very long one not all."""
+        left = _MOST_UNREAD
+        with contextlib.suppress(asyncio.TimeoutError):
+            while left > 0:
+                message = await asyncio.wait_for(receive(), self._service.settings.body_timeout)
+                if not message.get("more_body", False):
+                    return
+                left -= len(message.get("body", b""))
+
+
+class _Counting:
+    """`send`, which counts refusals."""
+
+    def __init__(self, send: Send, metrics: Metrics) -> None:
+        self._send = send
+        self._metrics = metrics
+        self.has_begun = False
+
+    async def __call__(self, message: Message) -> None:
+        """Sends a part of an answer."""
+        if message["type"] == "http.response.start":
+            self.has_begun = True
+            if message["status"] >= 400:
+                self._metrics.count("requests_rejected_total", label=("code", str(message["status"])))
+        await self._send(message)

@@ -1,0 +1,109 @@
+"""Fields that are not heeded: those that would change the answer are refused, the others are ignored and named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from frspec_cpp.server.errors import ApiError, refused
+
+_NO_SAMPLER = "the sampler chain has no such part (see the fields of the documentation)"
+_NO_GRAMMAR = "this server has no grammars yet"
+
+# What would change the answer, and why it is not done.
+_REFUSED = {
+    "functions": "this is the old form: expected tools",
+    "function_call": "this is the old form: expected tool_choice",
+    "audio": "the model writes text only",
+    "web_search_options": "this server does not search the web",
+    "moderation": "this server moderates nothing",
+    "suffix": "texts are continued, not filled in",
+    "chat_template": "a template is a program: the server's own is changed with --chat-template-file",
+    "n_probs": "llama-server's name: expected logprobs",
+    "mirostat": _NO_SAMPLER,
+    "xtc_probability": _NO_SAMPLER,
+    "dry_multiplier": _NO_SAMPLER,
+    "top_n_sigma": _NO_SAMPLER,
+    "adaptive_target": _NO_SAMPLER,
+    "samplers": "the order of samplers is fixed",
+    "lora": "this server has no adapters",
+    "length_penalty": "this server does not search with beams",
+    "use_beam_search": "this server does not search with beams",
+    "repetition_penalty": "expected repeat_penalty, which looks at the last repeat_last_n tokens",
+    "bad_words": "expected logit_bias, with false for what is forbidden",
+    "allowed_token_ids": "expected logit_bias",
+    "include_stop_str_in_output": "a stop string is never part of the text",
+    "truncate_prompt_tokens": "prompts are never cut",
+    "prompt_logprobs": "this server gives no log-probabilities of prompts",
+    "audio_url": "the model reads text only",
+}
+# Values beside null, false, 0, "", [] and {} that mean: as if it were not there.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "repetition_penalty": (1,),
+    "length_penalty": (1,),
+    "top_n_sigma": (-1,),
+    "adaptive_target": (-1,),
+}
+_GRAMMARS = (
+    "grammar",
+    "json_schema",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "structured_outputs",
+)
+# Without effect, as everybody knows: they are not named in the answer.
+_HARMLESS = {
+    "user",
+    "safety_identifier",
+    "metadata",
+    "store",
+    "service_tier",
+    "verbosity",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "prompt_cache_options",
+    "include_obfuscation",
+    "cache_prompt",
+}
+
+
+def ignored_fields(others: Mapping[str, Any]) -> list[str]:
+    """The names among `others`, the fields that are none here, of those that are ignored.
+
+    Raises:
+        ApiError: One would change the answer.
+    """
+    for name in _GRAMMARS:
+        if others.get(name) is not None and others[name] != "":
+            raise ApiError(501, f"{name}: {_NO_GRAMMAR}", name, "unsupported_value")
+    for name, reason in _REFUSED.items():
+        value = others.get(name)
+        if value and value not in _NEUTRAL.get(name, ()):
+            raise refused(name, reason)
+    return sorted(name for name in others if name not in _HARMLESS)
+
+
+def check_response_format(response_format: Mapping[str, Any] | None) -> None:
+    """ApiError where something else than text is asked for."""
+    kind = "text" if response_format is None else response_format.get("type")
+    if kind in ("json_object", "json_schema", "grammar"):
+        raise ApiError(501, f"response_format: found {kind!r}: {_NO_GRAMMAR}", "response_format", "unsupported_value")
+    if kind != "text":
+        raise ApiError(400, f"response_format.type: found {kind!r}, expected 'text'", "response_format.type")
+
+
+def check_tool_choice(choice: Any, tools: Any) -> None:
+    """ApiError where a call is to be forced."""
+    if choice is None or choice in ("auto", "none"):
+        return
+    if choice == "required" or isinstance(choice, dict):
+        raise ApiError(501, f"tool_choice: found {choice!r}: {_NO_GRAMMAR}", "tool_choice", "unsupported_value")
+    raise ApiError(400, f"tool_choice: found {choice!r}, expected 'auto' or 'none'", "tool_choice", "invalid_value")
+
+
+def header(names: list[str]) -> dict[str, str]:
+    """The header that names the fields that were ignored; nothing where there are none."""
+    shown = ", ".join(name for name in names if name.isascii() and name.isprintable() and "," not in name)
+    return {"x-ignored-fields": shown[:1000]} if shown else {}

@@ -1,0 +1,101 @@
+"""What the server tells of itself: metrics that Prometheus reads, places, and its page."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from frspec_cpp import LLM
+
+pytest.importorskip("fastapi")
+
+COMPLETIONS = "/v1/completions"
+LINE = re.compile(r'(\w+)\{((?:\w+="(?:[^"\\]|\\.)*",?)*)\} (\S+)')
+
+
+def read(text: str) -> dict[str, dict[str, float]]:
+    """Values by name, then by the labels beside the model's name."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            match = LINE.fullmatch(line)
+            assert match, line
+            labels = [label for label in match[2].split(",") if not label.startswith("model_name=")]
+            found[match[1]][",".join(labels)] = float(match[3])
+    return found
+
+
+def test_numbers(serving: Any) -> None:
+    with serving(alias='a "b"\\') as served:
+        answers = [served.post(COMPLETIONS, prompt="x y z", max_tokens=n, seed=n).json() for n in (1, 20, 30)]
+        served.post(COMPLETIONS, prompt="x", n=0)
+        answer = served.client.get("/metrics")
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        found = read(answer.text)
+    prompt = sum(answer["usage"]["prompt_tokens"] for answer in answers)
+    written = sum(answer["usage"]["completion_tokens"] for answer in answers)
+    assert found["frspec_prompt_tokens_total"][""] == prompt
+    assert found["frspec_generation_tokens_total"][""] == written
+    assert sum(found["frspec_request_success_total"].values()) == 3
+    assert found["frspec_requests_rejected_total"] == {'code="400"': 1}
+    accepted = sum(answer["timings"]["draft_n_accepted"] for answer in answers)
+    assert found["frspec_spec_decode_num_accepted_tokens_total"][""] == accepted > 0
+    assert sum(found["frspec_spec_decode_num_accepted_tokens_per_pos_total"].values()) == accepted
+    drafted = sum(answer["timings"]["drafted_steps"] for answer in answers)
+    assert found["frspec_spec_decode_num_drafts_total"][""] == drafted
+    for name in ("e2e_request_latency_seconds", "request_queue_time_seconds", "time_to_first_token_seconds"):
+        assert found[f"frspec_{name}_count"][""] == 3
+        buckets = list(found[f"frspec_{name}_bucket"].values())
+        assert buckets == sorted(buckets)
+        assert buckets[-1] == 3
+    assert found["frspec_request_generation_tokens_sum"][""] == written
+    assert found["frspec_inter_token_latency_seconds_count"][""] == found["frspec_iteration_tokens_total_sum"][""]
+    assert found["frspec_num_requests_running"][""] == found["frspec_num_requests_waiting"][""] == 0
+
+
+def test_every_metric_is_described_once(server: Any) -> None:
+    names = re.findall(r"^# TYPE (\w+) (?:counter|gauge|histogram)$", server.client.get("/metrics").text, re.MULTILINE)
+    assert len(names) == len(set(names)) > 15
+    assert all(name.startswith("frspec_") for name in names)
+
+
+def test_places(serving: Any, llm: LLM) -> None:
+    with serving() as served, ThreadPoolExecutor(2) as threads:
+        (idle,) = served.client.get("/slots").json()
+        assert idle == {"id": 0, "n_ctx": llm.n_ctx, "speculative": True, "is_processing": False, "n_waiting": 0}
+        with llm._lock:
+            asked = [threads.submit(served.post, COMPLETIONS, prompt="a secret", max_tokens=1) for _ in range(2)]
+            while not (served.service.engine.running() and len(served.service.engine.waiting()) == 1):
+                pass
+            answer = served.client.get("/slots")
+        assert answer.json()[0]["is_processing"] is True
+        assert answer.json()[0]["n_waiting"] == 1
+        assert answer.json()[0]["n_prompt_tokens"] == len(llm.tokenize("a secret"))
+        assert "secret" not in answer.text
+        assert [one.result().status_code for one in asked] == [200, 200]
+
+
+def test_props(server: Any, llm: LLM) -> None:
+    props = server.client.get("/props").json()
+    assert props["default_generation_settings"]["n_ctx"] == llm.n_ctx
+    assert props["total_slots"] == 1
+    assert props["model_alias"] == "demo"
+    assert props["chat_template"] == llm.tokenizer.chat_template
+    assert props["bos_token"] == "<|begin_of_text|>"
+    assert llm._path.rsplit("/", 1)[0] not in str(props)
+
+
+def test_the_page(server: Any, serving: Any) -> None:
+    """It needs nothing but its own server."""
+    answer = server.client.get("/")
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert not re.search(r"https?://|//cdn|@import|<link[^>]+href=\"(?!data:)|src=", answer.text)
+    assert 'innerHTML = "' in answer.text
+    assert not re.search(r"innerHTML = (?!\"<summary>Thoughts</summary><pre></pre>\")", answer.text)
+    with serving(page=False) as served:
+        assert served.client.get("/").status_code == 404
