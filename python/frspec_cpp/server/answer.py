@@ -38,13 +38,15 @@ class Form:
 def timings(texts: Sequence[Generation]) -> dict[str, Any]:
     """What texts have cost, in llama.cpp's form. `seed` is the first one's."""
     stats = [text.stats for text in texts]
-    prompt_n = sum(each.prompt_tokens for each in stats)
+    cache_n = sum(each.cached_tokens for each in stats)
+    prompt_n = sum(each.prompt_tokens for each in stats) - cache_n
     predicted_n = sum(each.generated_tokens for each in stats)
     prompt_ms = 1000 * sum(each.prefill_seconds for each in stats)
     predicted_ms = 1000 * sum(max(each.total_seconds - each.prefill_seconds, 0.0) for each in stats)
     drafted = sum(sum(text.drafted) for text in texts)
     steps = sum(each.steps for each in stats)
     return {
+        "cache_n": cache_n,
         "prompt_n": prompt_n,
         "prompt_ms": prompt_ms,
         "prompt_per_second": 1000 * prompt_n / prompt_ms if prompt_ms > 0 else 0.0,
@@ -157,6 +159,7 @@ class Answer:
             "prompt_tokens": self._form.prompt_tokens,
             "completion_tokens": completion,
             "total_tokens": self._form.prompt_tokens + completion,
+            "prompt_tokens_details": {"cached_tokens": sum(text.stats.cached_tokens for text in self._ends.values())},
         }
 
 

@@ -44,13 +44,19 @@ async def prepared(service: Service, function: Callable[[], T]) -> T:
         raise api_error(ValueError(message)) from error
 
 
-def options_of(service: Service, fields: TextFields, logprobs: int | None) -> Options:
-    """The options of the first text; ApiError where a value is not possible."""
+def options_of(request: Request, service: Service, fields: TextFields, logprobs: int | None) -> Options:
+    """The options of the first text; ApiError where a value is not possible.
+
+    Where there are keys, what a key's texts leave in the cache is for that key alone: from the time that a prompt takes
+    one could else learn what others have asked.
+    """
     try:
         options = text_options(fields, service.settings, service.llm.tokenizer)
     except ValueError as error:
         raise api_error(error) from error
-    return {**options, "logprobs": logprobs}
+    key = request.scope.get("frspec.key")
+    salt = f"{'' if key is None else key}:{fields.cache_salt or ''}"
+    return {**options, "logprobs": logprobs, "reuse": fields.cache_prompt is not False, "salt": salt}
 
 
 def submitted(service: Service, fields: TextFields, prompts: Sequence[list[int]], options: Options) -> list[AsyncText]:

@@ -30,7 +30,7 @@ async def chat(service: Service, request: Request, fields: ChatFields) -> Respon
         raise ApiError(400, "top_logprobs: found no logprobs, expected both", "top_logprobs", "invalid_value")
     check_tool_choice(fields.tool_choice, fields.tools)
     names = tool_names(fields.tools)
-    options = options_of(service, fields, (fields.top_logprobs or 0) if fields.logprobs else None)
+    options = options_of(request, service, fields, (fields.top_logprobs or 0) if fields.logprobs else None)
 
     def read() -> tuple[str, list[int], str]:
         prompt = rendered(service, fields)

@@ -20,7 +20,7 @@ async def complete(service: Service, request: Request, fields: CompletionFields)
         raise refused("best_of", f"found {fields.best_of}, expected at most {n}, n: every text is given")
     if fields.echo and fields.logprobs is not None:
         raise refused("echo", "found logprobs beside it: this server gives no log-probabilities of prompts")
-    options = options_of(service, fields, fields.logprobs)
+    options = options_of(request, service, fields, fields.logprobs)
     given = prompts_of(fields)
     prompts = await prepared(service, lambda: [_tokens(service, prompt) for prompt in given])
     texts = submitted(service, fields, prompts, options)

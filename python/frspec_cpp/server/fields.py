@@ -63,6 +63,10 @@ class TextFields(Fields):
     stream_options: StreamOptions | None = None
     priority: Annotated[int, Field(ge=0, le=9)] | None = Field(None, description="0, first, to 9, last")
     timeout: Positive | None = Field(None, description="Seconds in the queue")
+    cache_prompt: bool | None = Field(None, description="false: read the prompt anew, and leave nothing in the cache")
+    cache_salt: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+        None, description="Requests of different salts share nothing in the cache"
+    )
     timings_per_token: bool | None = Field(None, description="Timings in each chunk")
     return_tokens: bool | None = Field(None, description="Token ids in each choice")
     response_format: dict[str, Any] | None = Field(None, description='{"type": "text"}')

@@ -46,7 +46,7 @@ class Guard:
         headers = Headers(scope=scope)
         counting = _Counting(send, self._service.metrics)
         try:
-            self._check(scope["method"], scope["path"], headers)
+            self._check(scope, headers)
         except ApiError as error:
             if "expect" not in headers:  # who waits for leave to send a body is told before
                 await self._drained(receive)
@@ -64,10 +64,11 @@ class Guard:
                 raise
             await unexpected(error).response()(scope, receive, send)
 
-    def _check(self, method: str, path: str, headers: Headers) -> None:
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        method, path = scope["method"], scope["path"]
         settings = self._service.settings
         if path not in _PUBLIC:
-            self._check_key(headers)
+            scope["frspec.key"] = self._checked_key(headers)
         if self._active > settings.max_requests:
             raise ApiError(503, f"{settings.max_requests} requests are being answered", None, "too_many_requests")
         if path not in _ALWAYS:
@@ -81,9 +82,10 @@ class Guard:
         if length.isdecimal() and int(length[:20]) > settings.max_body:
             raise self._too_long()
 
-    def _check_key(self, headers: Headers) -> None:
+    def _checked_key(self, headers: Headers) -> int | None:
+        """Which of the keys the request shows; None where there are none."""
         if not self._keys:
-            return
+            return None
         scheme, _, shown = headers.get("authorization", "").partition(" ")
         key = shown.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         # All keys are compared, and each to its end: the time tells nothing.
@@ -94,6 +96,7 @@ class Guard:
                 401, f"{message}, expected Authorization: Bearer KEY", None, "invalid_api_key",
                 {"www-authenticate": "Bearer"},
             )  # fmt: skip
+        return known.index(True)
 
     def _too_long(self) -> ApiError:
         return ApiError(

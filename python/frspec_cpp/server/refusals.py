@@ -65,7 +65,6 @@ _HARMLESS = {
     "prompt_cache_retention",
     "prompt_cache_options",
     "include_obfuscation",
-    "cache_prompt",
 }
 
 
