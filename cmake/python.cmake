@@ -1,5 +1,5 @@
-# The extensions `frspec_cpp._core` and, for tests, `frspec_cpp._testing`, and their type stubs. The hot loops are in the static library, so nanobind's habit of
-# compiling for size costs nothing here.
+# The extensions `frspec_cpp._core`, with its type stub, and, for tests, `frspec_cpp._testing`. The hot loops are in the
+# static library, so nanobind's habit of compiling for size costs nothing here.
 
 find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
 execute_process(
@@ -12,15 +12,6 @@ function(frspec_add_extension name)
   target_include_directories(${name} PRIVATE python python/bindings)
   target_link_libraries(${name} PRIVATE frspec frspec_flags)
   install(TARGETS ${name} LIBRARY DESTINATION frspec_cpp)
-  # Making the stub imports the extension, which a sanitized build cannot do without preloading its run-time library.
-  if(NOT FRSPEC_SANITIZE)
-    nanobind_add_stub(${name}_stub
-      MODULE ${name}
-      OUTPUT ${name}.pyi
-      PYTHON_PATH $<TARGET_FILE_DIR:${name}>
-      DEPENDS ${name})
-    install(FILES ${CMAKE_CURRENT_BINARY_DIR}/${name}.pyi DESTINATION frspec_cpp)
-  endif()
 endfunction()
 
 file(GLOB core_sources CONFIGURE_DEPENDS python/bindings/*.cpp)
@@ -31,3 +22,13 @@ if(FRSPEC_TESTING)
 endif()
 # nanobind's files are made to be compiled as one.
 set_target_properties(nanobind-static PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
+
+# Making the stub imports the extension, which a sanitized build cannot do without preloading its run-time library.
+if(NOT FRSPEC_SANITIZE)
+  nanobind_add_stub(_core_stub
+    MODULE _core
+    OUTPUT _core.pyi
+    PYTHON_PATH $<TARGET_FILE_DIR:_core>
+    DEPENDS _core)
+  install(FILES ${CMAKE_CURRENT_BINARY_DIR}/_core.pyi DESTINATION frspec_cpp)
+endif()

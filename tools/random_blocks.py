@@ -91,11 +91,13 @@ def _nibbles(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _twice(nibbles: np.ndarray) -> np.ndarray:
-    return nibbles | nibbles << 4
+    both: np.ndarray = nibbles | nibbles << 4
+    return both
 
 
 def _pairs(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    return _nibbles(count, size, rng) | _nibbles(count, size, rng) << 4
+    both: np.ndarray = _nibbles(count, size, rng) | _nibbles(count, size, rng) << 4
+    return both
 
 
 def _ones(count: int, size: int) -> np.ndarray:

@@ -99,8 +99,8 @@ DRAFTERS: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "NaN in a bias": (poisoned("fc.bias", np.nan), ("fc.bias", "NaN")),
     "NaN scale": (poisoned_scale, ("blk.0.ffn_up.weight", "row 3", "NaN")),
     "unknown element type": (
-        lambda file: file.set_zeros("fc.weight", 64, 128, Type.IQ4_NL),
-        ("fc.weight", "IQ4_NL", "Q8_0"),
+        lambda file: file.set_zeros("fc.weight", 64, 128, Type.NVFP4),
+        ("fc.weight", "NVFP4", "Q8_0"),
     ),
     "another drafter": (key("general.architecture", "medusa"), ("general.architecture", "medusa", "eagle2", "eagle3")),
     "no vocabulary size": (without_key("eagle2.vocab_size"), ("eagle2.vocab_size",)),
