@@ -90,5 +90,5 @@ def test_names_that_are_unknown_or_not_of_this_machine_are_errors(isa: str) -> N
 
 
 def test_an_empty_variable_leaves_the_choice() -> None:
-    result = in_process("from frspec_cpp import _core; print(_testing.ops.device())", "")
+    result = in_process("from frspec_cpp import _testing; print(_testing.ops.device())", "")
     assert result.stdout == f"cpu ({SETS[0]}, 1 thread)\n"
