@@ -271,7 +271,10 @@ def test_races_depend_on_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_host_may_not_touch_device_memory() -> None:
-    code = "import numpy; from frspec_cpp import _testing; _testing.cuda_self_test('touch_device', numpy.zeros(8, numpy.uint32))"
+    code = (
+        "import numpy; from frspec_cpp import _testing; "
+        "_testing.cuda_self_test('touch_device', numpy.zeros(8, numpy.uint32))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == -signal.SIGSEGV
 
