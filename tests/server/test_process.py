@@ -174,6 +174,8 @@ def test_while_it_is_loading(serving: Any, llm: LLM) -> None:
     [
         (["--prt", "1"], "unknown option '--prt', did you mean --port?"),
         (["-np", "4"], "one at a time"),
+        (["--n-gpu-layers=20"], "on the device as a whole"),
+        (["-ngl", "20"], "on the device as a whole"),
         (["x"], "unexpected argument 'x'"),
         (["-m", "/none.gguf"], "/none.gguf"),
         (["-m", "a", "-hf", "b/c"], "found both"),

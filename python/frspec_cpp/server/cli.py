@@ -19,26 +19,33 @@ from frspec_cpp.tools.console import require, run
 
 PROGRAM = "frspec-serve"
 _EXTRA = "frspec_cpp[server]"
+_ALWAYS = "it is always so here: leave it out"
+_NOT_NEEDED = "there is no such thing here: leave it out"
+_WHOLE = "models are on the device as a whole: leave it out"
+
 # llama-server's options that have no meaning here, and what to do instead.
 _FOREIGN = {
     "-np": "texts are written one at a time: leave it out",
     "--parallel": "texts are written one at a time: leave it out",
     "-cb": "texts are written one at a time: leave it out",
     "--cont-batching": "texts are written one at a time: leave it out",
-    "--jinja": "it is always so here: leave it out",
-    "--metrics": "it is always so here: leave it out",
-    "--props": "it is always so here: leave it out",
-    "-fa": "it is always so here: leave it out",
-    "--flash-attn": "it is always so here: leave it out",
-    "--no-context-shift": "it is always so here: leave it out",
-    "--mlock": "there is no such thing here: leave it out",
-    "--no-warmup": "there is no such thing here: leave it out",
+    "--jinja": _ALWAYS,
+    "--metrics": _ALWAYS,
+    "--props": _ALWAYS,
+    "-fa": _ALWAYS,
+    "--flash-attn": _ALWAYS,
+    "--no-context-shift": _ALWAYS,
+    "--mlock": _NOT_NEEDED,
+    "--no-warmup": _NOT_NEEDED,
     "-tb": "expected -t, --threads",
     "-ub": "expected -b, --batch-size",
     "-ctk": "expected --cache-type, for keys and values",
     "-ctv": "expected --cache-type, for keys and values",
     "--draft-max": "expected --tree",
-    "-ngld": "a drafter is always on the device: leave it out",
+    "-ngl": _WHOLE,
+    "--gpu-layers": _WHOLE,
+    "--n-gpu-layers": _WHOLE,
+    "-ngld": _WHOLE,
     "-to": "expected --queue-timeout",
     "--timeout": "expected --queue-timeout",
 }
@@ -147,7 +154,6 @@ _ENGINE: list[tuple[str, tuple[str, ...], Any, str]] = [
     ("n_batch", ("-b", "--batch-size"), int, "prompt tokens per pass; default: 512"),
     ("cache_type", ("--cache-type",), str, "f16, q8_0 or f32"),
     ("device", ("--device",), str, "cpu, cuda or cuda:N"),
-    ("n_gpu_layers", ("-ngl", "--gpu-layers", "--n-gpu-layers"), int, "layers that a GPU keeps; -1: all"),
     ("head", ("--head",), str, "rows to draft from (docs/heads.md); default: auto"),
     ("tree", ("--tree",), str, "the draft tree: auto, or DEPTH,BRANCH,SIZE"),
     ("translate", ("--translate",), str, "how a drafter of another vocabulary is understood"),
