@@ -1,8 +1,9 @@
-"""What the command line tools share: optional packages, one-line errors, progress bars."""
+"""What the command line tools share: optional packages, one-line errors, progress bars, processors."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -85,3 +86,8 @@ def run(program: str, command: Callable[[], None]) -> int:
         note(f"{program}: error: {describe(error)}")
         return 1
     return 0
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

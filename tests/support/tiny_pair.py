@@ -66,6 +66,16 @@ def make_tiny_pair(
     return pair
 
 
+def make_sure_pair(folder: Path, kind: str) -> TinyPair:
+    """A pair whose target is sure of itself, so that there is something to learn; its GGUF has weights of this type."""
+    pair = make_tiny_pair(folder)
+    weights = load_file(pair.target / "model.safetensors")
+    weights["lm_head.weight"] *= 4
+    save_file(weights, pair.target / "model.safetensors", metadata={"format": "pt"})
+    convert(pair.target, pair.target_gguf, kind, quiet=True)
+    return pair
+
+
 def edit_weights(folder: Path, disturbance: float) -> dict[str, torch.Tensor]:
     """The weights of a checkpoint, those that write into the residual stream scaled."""
     weights: dict[str, torch.Tensor] = load_file(folder / "model.safetensors")

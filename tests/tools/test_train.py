@@ -19,7 +19,7 @@ from frspec_cpp.tools.rank import rank
 from frspec_cpp.tools.train import loop
 from frspec_cpp.tools.train.cli import main
 from safetensors.torch import load_file, save_file
-from tiny_pair import TinyPair, make_tiny_pair
+from tiny_pair import TinyPair, make_sure_pair
 
 import frspec_cpp
 
@@ -30,12 +30,7 @@ _FAST = ("--length", "48", "--tokens-per-batch", "192", "--eval-tokens", "96", "
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> TinyPair:
     """A target that is sure of itself, so that there is something to learn, and a drafter that has not learned it."""
-    pair = make_tiny_pair(tmp_path_factory.mktemp("train") / "pair")
-    weights = load_file(pair.target / "model.safetensors")
-    weights["lm_head.weight"] *= 4
-    save_file(weights, pair.target / "model.safetensors", metadata={"format": "pt"})
-    convert(pair.target, pair.target_gguf, "f32", quiet=True)
-    return pair
+    return make_sure_pair(tmp_path_factory.mktemp("train") / "pair", "f32")
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from frspec_cpp.tools.convert import convert
 from frspec_cpp.tools.train import continuations, loop
 from frspec_cpp.tools.train.cli import main
 from frspec_cpp.tools.train.states_file import StateFormat, StatesFile
-from safetensors.torch import load_file, save_file
-from tiny_pair import make_tiny_pair
+from safetensors.torch import load_file
+from tiny_pair import make_sure_pair
 
 import frspec_cpp
 from frspec_cpp import _core
@@ -33,12 +33,7 @@ _FAST = (
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A target that is sure of itself, so that there is something to learn."""
-    pair = make_tiny_pair(tmp_path_factory.mktemp("train_gguf") / "pair")
-    weights = load_file(pair.target / "model.safetensors")
-    weights["lm_head.weight"] *= 4
-    save_file(weights, pair.target / "model.safetensors", metadata={"format": "pt"})
-    convert(pair.target, pair.target_gguf, "q8_0", quiet=True)
-    return pair.target_gguf
+    return make_sure_pair(tmp_path_factory.mktemp("train_gguf") / "pair", "q8_0").target_gguf
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 import frspec_cpp
 
 from ... import _core
-from ..console import note, require
+from ..console import cores, note, require
 from . import llama_server, peers
 from . import manifest as facts
 from .drafters import DrafterFile, look_at
@@ -212,7 +212,7 @@ def _settings(request: Request) -> dict[str, Any]:
         "warmup": request.warmup,
         "template": request.template,
         "parse_special": request.parse_special,
-        "threads": request.engine.get("n_threads") or facts.cores(),
+        "threads": request.engine.get("n_threads") or cores(),
         "context": request.engine.get("n_ctx") or 0,
         **{name: value for name, value in request.engine.items() if name not in ("n_threads", "n_ctx", "device")},
         "shared_engines": request.share,
@@ -270,7 +270,7 @@ def _peer_options(request: Request, context: int, device: str) -> peers.PeerOpti
         target=request.model,
         hf_target=request.hf_target,
         hf_drafter=request.hf_drafter,
-        threads=int(request.engine.get("n_threads") or facts.cores()),
+        threads=int(request.engine.get("n_threads") or cores()),
         context=context,
         writing=_writing(request),
         gpu=device.startswith("cuda") and device != "cuda-emulated",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import _core
+from ..console import cores
 from .prompts import Question
 from .records import FORMAT, Method
 
@@ -29,11 +30,6 @@ def machine(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def identity(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 
 import torch
+
+from ..console import cores
 
 _SHAPE = (1024, 512, 1024)  # of a product of a training step, more or less
 _SECONDS = 0.06  # of one measurement
@@ -19,7 +20,7 @@ def use_best_threads(most: int = 0) -> int:
 
     Takes about half a second for each doubling.
     """
-    most = most or available()
+    most = most or cores()
     counts = sorted({min(1 << i, most) for i in range(most.bit_length() + 1)})
     if len(counts) == 1:
         torch.set_num_threads(most)
@@ -42,8 +43,3 @@ def use_best_threads(most: int = 0) -> int:
             best = count
     torch.set_num_threads(best)
     return best
-
-
-def available() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
