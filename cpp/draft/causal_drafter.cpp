@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "base/error.h"
+
 namespace frspec {
 
 ModelLimits TreeModel::limits(const TreeShape& shape, int context, int batch, KvType kv) {
@@ -20,9 +22,10 @@ TreeModel::TreeModel(Backend& backend, std::unique_ptr<CausalModel> model, std::
       model_(std::move(model)),
       head_(std::move(head)),
       grower_(backend, shape, *head_),
+      readings_(static_cast<std::size_t>(model_->limits().places)),
       ids_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(model_->limits().rows))),
       count_(backend.allocate(sizeof(std::int32_t))),
-      last_(backend.allocate(sizeof(float) * static_cast<std::size_t>(model_->config().dim))) {}
+      last_(backend.allocate(sizeof(float) * readings_.size() * static_cast<std::size_t>(model_->config().dim))) {}
 
 std::vector<const Weight*> TreeModel::matrices() const {
   std::vector<const Weight*> result = model_->matrices();
@@ -31,45 +34,72 @@ std::vector<const Weight*> TreeModel::matrices() const {
   return result;
 }
 
+void TreeModel::turn_to(int place) {
+  place_ = static_cast<std::size_t>(place);
+  model_->pages()->use(place);
+}
+
 void TreeModel::begin(const Reuse& reuse) {
   leave();
-  begin_ = 0;
-  reuse_ = reuse;
+  at().begin = 0;
+  at().reuse = reuse;
 }
 
 void TreeModel::leave() {
-  const auto length = static_cast<std::int32_t>(length_);
-  model_->pages()->end(read_, length, length, reuse_);
-  read_.clear();
-  length_ = 0;
-  is_new_ = true;
+  Reading& own = at();
+  const auto length = static_cast<std::int32_t>(own.length);
+  model_->pages()->end(own.read, length, length, own.reuse);
+  own.read.clear();
+  own.length = 0;
+  own.is_new = true;
 }
 
 void TreeModel::keep(std::size_t length) {
-  length_ = std::min(length, length_);
-  read_.resize(length_);
-  model_->pages()->truncate(static_cast<std::int32_t>(length_));
-  model_->cache().set_length(static_cast<std::int32_t>(length_));
+  Reading& own = at();
+  const auto wanted = static_cast<std::int32_t>(std::min(length, own.length));
+  own.length = static_cast<std::size_t>(model_->pages()->truncate(wanted));
+  own.read.resize(own.length);
+  model_->cache().set_length(static_cast<std::int32_t>(own.length));
+}
+
+// Room for so many slots of the text. Where other texts hold the pages, the one that was read least lately gives its
+// own, and is read again when it is drafted next.
+void TreeModel::reserve(std::int64_t slots) {
+  const auto here = static_cast<int>(place_);
+  while (!model_->pages()->reserve(slots)) {
+    int least = -1;
+    for (int place = 0; place < static_cast<int>(readings_.size()); ++place) {
+      const Reading& other = readings_[static_cast<std::size_t>(place)];
+      if (place == here || other.is_new) continue;
+      if (least < 0 || other.used < readings_[static_cast<std::size_t>(least)].used) least = place;
+    }
+    if (least < 0) throw Error("the drafter's cache: found all pages taken, expected room for one text");
+    turn_to(least);
+    leave();
+    turn_to(here);
+  }
 }
 
 void TreeModel::follow(std::span<const TokenId> text, std::size_t kept) {
+  Reading& own = at();
+  own.used = ++clock_;
   const auto context = static_cast<std::size_t>(model_->limits().context);
-  if (text.size() - begin_ > context || kept < begin_) {
-    begin_ = text.size() > context ? text.size() - (context + 1) / 2 : 0;
+  if (text.size() - own.begin > context || kept < own.begin) {
+    own.begin = text.size() > context ? text.size() - (context + 1) / 2 : 0;
     leave();
   }
-  const std::span<const TokenId> here = text.subspan(begin_);
+  const std::span<const TokenId> here = text.subspan(own.begin);
   // The last token is read in any case: its state is what a tree grows from.
-  if (is_new_) {
-    const std::int32_t found = model_->pages()->begin(here, static_cast<std::int32_t>(here.size()) - 1, reuse_);
+  if (own.is_new) {
+    const std::int32_t found = model_->pages()->begin(here, static_cast<std::int32_t>(here.size()) - 1, own.reuse);
     model_->cache().set_length(found);
-    length_ = static_cast<std::size_t>(found);
-    read_.assign(here.begin(), here.begin() + found);
-    is_new_ = false;
+    own.length = static_cast<std::size_t>(found);
+    own.read.assign(here.begin(), here.begin() + found);
+    own.is_new = false;
   } else {
-    keep(std::min(std::max(kept, begin_), text.size() - 1) - begin_);
+    keep(std::min(std::max(kept, own.begin), text.size() - 1) - own.begin);
   }
-  model_->pages()->reserve(static_cast<std::int64_t>(here.size()) + model_->limits().tree);
+  reserve(static_cast<std::int64_t>(here.size()) + model_->limits().tree);
   read(text.subspan(length()));
 }
 
@@ -83,12 +113,11 @@ void TreeModel::read(std::span<const TokenId> tokens) {
     backend_.upload(count_.as<void>(), &rows, sizeof rows);
     model_->cache().advance(count_.as<std::int32_t>());
     last_rows_ = rows;
-    length_ += some.size();
-    read_.insert(read_.end(), some.begin(), some.end());
+    at().length += some.size();
+    at().read.insert(at().read.end(), some.begin(), some.end());
   }
   if (tokens.empty()) return;
-  const int dim = model_->config().dim;
-  backend_.copy(last_.matrix(1, dim), model_->hidden(last_rows_).row_range(last_rows_ - 1, 1));
+  backend_.copy(last_state(), model_->hidden(last_rows_).row_range(last_rows_ - 1, 1));
 }
 
 Tensor TreeModel::extend(const std::int32_t* tokens, int rows, int first_slot, const std::int32_t* depth,
@@ -112,19 +141,25 @@ TreeGrower& TreeModel::grow(DraftHead& head, const TextRules& rules, Growth* gro
   return grower_;
 }
 
+void CausalDrafter::turn_to(int place) {
+  place_ = static_cast<std::size_t>(place);
+  model_->turn_to(place);
+}
+
 void CausalDrafter::begin(const TextRules& rules) {
-  rules_ = rules;
-  text_.clear();
+  text().rules = rules;
+  text().tokens.clear();
   model_->begin(rules.reuse);
-  model_->head().begin();
+  if (rules.alone) model_->head().begin();
 }
 
 void CausalDrafter::extend(const Extension& extension) {
-  for (const TokenId token : extension.tokens) text_.push_back(known(token));
-  root_ = extension.tokens.back();
+  std::vector<TokenId>& tokens = text().tokens;
+  for (const TokenId token : extension.tokens) tokens.push_back(known(token));
+  text().root = extension.tokens.back();
   model_->head().observe(extension.news());
   // A long prompt is read at once; what a step adds is read with the next root.
-  const auto committed = std::span<const TokenId>(text_).first(text_.size() - 1);
+  const auto committed = std::span<const TokenId>(tokens).first(tokens.size() - 1);
   if (committed.size() - model_->length() < static_cast<std::size_t>(model_->model().limits().rows)) return;
   model_->follow(committed, model_->length());
 }
@@ -133,9 +168,9 @@ void CausalDrafter::extend(const Extension& extension) {
 TokenId CausalDrafter::known(TokenId token) const { return token < model_->model().config().vocab ? token : 0; }
 
 const DraftTree& CausalDrafter::propose(Growth* growth) {
-  model_->follow(text_, model_->length());
-  TreeGrower& grower = model_->grow(rules_, growth);
-  return growth != nullptr ? grower.select(*growth, root_) : grower.select(rules_.sequence);
+  model_->follow(text().tokens, model_->length());
+  TreeGrower& grower = model_->grow(text().rules, growth);
+  return growth != nullptr ? grower.select(*growth, text().root) : grower.select(text().rules.sequence);
 }
 
 }  // namespace frspec

@@ -22,15 +22,20 @@ class TreeModel {
   const CausalModel& model() const { return *model_; }
   std::vector<const Weight*> matrices() const;
 
+  // The place whose text all calls are about from now on.
+  void turn_to(int place);
   // Another text begins. What was read of the last one is kept for those that begin like it.
   void begin(const Reuse& reuse);
   // Reads a text (at least one token), of which the first `kept` tokens are what they were at the last call. Of a text
   // that is longer than the context, only the end is read, anew whenever the context is full.
   void follow(std::span<const TokenId> text, std::size_t kept);
   // How much of the text was read.
-  std::size_t length() const { return begin_ + length_; }
+  std::size_t length() const { return at().begin + at().length; }
   // The state behind the text, (1, dim); and of further rows behind it, as Rows says (device memory).
-  Tensor last_state() const { return last_.matrix(1, model_->config().dim); }
+  Tensor last_state() const {
+    return last_.matrix(static_cast<std::int64_t>(readings_.size()), model_->config().dim)
+        .row_range(static_cast<std::int64_t>(place_), 1);
+  }
   Tensor extend(const std::int32_t* tokens, int rows, int first_slot, const std::int32_t* depth,
                 const std::int32_t* path, int path_stride);
   DraftHead& head() { return *head_; }
@@ -43,6 +48,19 @@ class TreeModel {
   TreeGrower& grow(DraftHead& head, const TextRules& rules, Growth* growth, const std::int32_t* token_of_id = nullptr);
 
  private:
+  // What was read of the text of a place.
+  struct Reading {
+    std::size_t begin = 0;           // of the text is where the cache begins
+    std::size_t length = 0;          // tokens in the cache
+    std::vector<TokenId> read = {};  // these tokens
+    bool is_new = true;              // nothing was looked for in the cache yet
+    Reuse reuse = {};
+    std::uint64_t used = 0;  // when it was read last
+  };
+
+  Reading& at() { return readings_[place_]; }
+  const Reading& at() const { return readings_[place_]; }
+  void reserve(std::int64_t slots);
   void leave();                   // what is in the cache has ended
   void keep(std::size_t length);  // makes the cache hold the first `length` tokens of what it held
   void read(std::span<const TokenId> tokens);
@@ -51,21 +69,21 @@ class TreeModel {
   std::unique_ptr<CausalModel> model_;
   std::unique_ptr<DraftHead> head_;
   TreeGrower grower_;
-  std::size_t begin_ = 0;      // of the text is where the cache begins
-  std::size_t length_ = 0;     // tokens in the cache
-  std::vector<TokenId> read_;  // these tokens
-  bool is_new_ = true;         // nothing was looked for in the cache yet
-  Reuse reuse_;
+  std::vector<Reading> readings_;  // (places)
+  std::size_t place_ = 0;
+  std::uint64_t clock_ = 0;
   int last_rows_ = 0;  // of the last pass of read()
   Buffer ids_;         // (rows) tokens of a pass
   Buffer count_;       // (1)
-  Buffer last_;        // (1, dim) the state after the last token
+  Buffer last_;        // (places, dim) the state after the last token
 };
 
 class CausalDrafter final : public Drafter {
  public:
-  explicit CausalDrafter(std::unique_ptr<TreeModel> model) : model_(std::move(model)) {}
+  explicit CausalDrafter(std::unique_ptr<TreeModel> model)
+      : model_(std::move(model)), texts_(static_cast<std::size_t>(model_->model().limits().places)) {}
 
+  void turn_to(int place) override;
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override;
   const DraftTree& propose(Growth* growth) override;
@@ -77,12 +95,19 @@ class CausalDrafter final : public Drafter {
   std::uint32_t holders(TokenId token) const override { return model_->head().holders(token); }
 
  private:
+  // What it knows of the text of a place.
+  struct Text {
+    TextRules rules = {};
+    TokenId root = 0;
+    std::vector<TokenId> tokens = {};  // all, the next root included; the model has read a beginning of them
+  };
+
   TokenId known(TokenId token) const;
+  Text& text() { return texts_[place_]; }
 
   std::unique_ptr<TreeModel> model_;
-  TextRules rules_;
-  TokenId root_ = 0;
-  std::vector<TokenId> text_;  // all tokens, the next root included; the model has read a beginning of it
+  std::vector<Text> texts_;  // (places)
+  std::size_t place_ = 0;
 };
 
 }  // namespace frspec

@@ -45,6 +45,8 @@ struct TextRules {
   // (they change with every step); what they were drawn from goes along (DraftTree::proposals).
   const RejectionDraw* rejection = nullptr;
   Reuse reuse;  // what may be used that earlier sequences have left in a drafter's own cache
+  // Whether no other sequence is being drafted: what a head has heard of earlier ones is forgotten then.
+  bool alone = true;
 };
 
 // A way of drafting: a draft head, and how its tokens become the target's where that can be chosen.
@@ -66,6 +68,9 @@ class Drafter {
  public:
   virtual ~Drafter() = default;
 
+  // From now on all calls are about the sequence of another place, 0 or one below DrafterParts::places: what a drafter
+  // was told is kept apart for each.
+  virtual void turn_to(int place) = 0;
   // A sequence begins. What the rules point to outlives it.
   virtual void begin(const TextRules& rules) = 0;
   // The sequence grew. Called behind the prompt and behind every step, as soon as the host knows it.
@@ -82,8 +87,9 @@ class Drafter {
   virtual bool follows_device() const { return false; }
   // Whether proposing may cost nothing but a look at the text.
   virtual bool repeats() const { return false; }
-  // A tree whose root is the sequence's last token, the one that the target has not processed yet.
-  // `growth` decides how far it grows; null: it has the shape that the drafter was made with.
+  // A tree whose root is the sequence's last token, the one that the target has not processed yet. It is there until
+  // the next call, of whatever place. `growth` decides how far it grows; null: it has the shape that the drafter was
+  // made with.
   virtual const DraftTree& propose(Growth* growth) = 0;
 
   // The ways of drafting that there are, the one that misses least first, and the one that is used from now on.

@@ -10,11 +10,17 @@
 #include "vocab/timed_head.h"
 
 namespace frspec {
+namespace {
+
+constexpr int kUnread = 128;  // rows
+
+}  // namespace
 
 Drafting::Drafting(const DraftOptions& options, const std::string& head, const DraftingParts& parts)
     : backend_(parts.backend),
       target_(parts.target),
-      clock_(std::make_unique<HeadClock>(parts.backend, parts.first_time_point, kTimePoints)) {
+      clock_(std::make_unique<HeadClock>(parts.backend, parts.first_time_point, kTimePoints)),
+      places_(parts.places) {
   check_adapt(options, parse_head_spec(head));
   if (options.states > 0) states_ = std::make_shared<StateRecord>(StateRecord{options.states, 0, {}});
   drafter_ = make_drafter(options, head,
@@ -25,20 +31,32 @@ Drafting::Drafting(const DraftOptions& options, const std::string& head, const D
                            .context = parts.context,
                            .batch = parts.batch,
                            .spare = parts.spare,
+                           .places = parts.places,
                            .on_bytes = parts.on_bytes,
                            .adaptive = parts.ranks ? parts.ranks->ranks() : nullptr,
                            .states = states_,
                            .clock = clock_.get(),
                            .ranks_source = &ranks_source_});
   arms_ = time_arms(backend_, *drafter_, head, largest_tree(options));
-  room_ = std::max(parts.batch, tree_bounds(options).depth + 1);
+  // Of one of several, so many that a pass over them costs hardly more per row than one over more.
+  room_ = std::max(places_ == 1 ? parts.batch : std::min(parts.batch, kUnread), tree_bounds(options).depth + 1);
   if (!drafter_->reads_states()) return;
   count_ = backend_.allocate(sizeof(std::int32_t));
-  features_ = backend_.allocate(sizeof(float) * static_cast<std::size_t>(room_) *
+  features_ = backend_.allocate(sizeof(float) * static_cast<std::size_t>(places_) * static_cast<std::size_t>(room_) *
                                 static_cast<std::size_t>(target_.feature_dim()));
 }
 
 Drafting::~Drafting() = default;
+
+void Drafting::turn_to(int place) {
+  place_ = place;
+  drafter_->turn_to(place);
+}
+
+Tensor Drafting::unread(int first, int rows) const {
+  const std::int64_t room = room_;
+  return features_.matrix(places_ * room, target_.feature_dim()).row_range(place_ * room + first, rows);
+}
 
 template <class Use>
 void Drafting::guard(DraftState& state, Use&& use) {
@@ -71,24 +89,21 @@ void Drafting::resume(DraftState& state, std::int32_t count) {
   if (drafter_->reads_states()) guard(state, [&] { drafter_->resume(count); });
 }
 
-void Drafting::read(DraftState& state, int rows, const std::int32_t* next) {
-  accept(state, target_.features(rows), next);
-}
+void Drafting::read(DraftState& state, Tensor features, const std::int32_t* next) { accept(state, features, next); }
 
-void Drafting::remember(DraftState& state, const TreeView& tree, const VerdictView& verdict, int rows,
+void Drafting::remember(DraftState& state, Tensor features, const VerdictView& verdict, int rows,
                         const std::int32_t* end) {
   if (!state.works()) return;
   if (state.rows + rows > room_) catch_up(state, end - rows);
   if (drafter_->reads_states()) {
-    const Tensor room = features_.matrix(room_, target_.feature_dim()).row_range(state.rows, rows);
-    backend_.gather_rows(room, target_.features(tree.size), verdict.nodes);
+    backend_.gather_rows(unread(state.rows, rows), features, verdict.nodes);
   }
   state.rows += rows;
 }
 
 void Drafting::catch_up(DraftState& state, const std::int32_t* end) {
   if (state.rows == 0) return;
-  accept(state, features_.matrix(state.rows, target_.feature_dim()), end - state.rows);
+  accept(state, unread(0, state.rows), end - state.rows);
   state.rows = 0;
 }
 
@@ -96,7 +111,7 @@ void Drafting::follow(DraftState& state, const TreeView& tree, const PathView& p
   if (!drafter_->reads_states()) return;
   guard(state, [&] {
     const int rows = tree.max_depth + 1;
-    const Tensor features = features_.matrix(rows, target_.feature_dim());
+    const Tensor features = unread(0, rows);
     backend_.gather_rows(features, target_.features(tree.size), path.nodes);
     drafter_->accept({.rows = rows, .count = count, .features = features, .next = path.tokens, .last = path.last});
   });

@@ -1,5 +1,6 @@
 // A drafter in an engine: it is made here, told of what the target has committed, and asked for trees. It may be slow
-// or wrong, but it may not end a sequence: where it fails, the sequence goes on without it.
+// or wrong, but it may not end a sequence: where it fails, the sequence goes on without it. Calls are about the
+// sequence of one place (turn_to).
 #pragma once
 
 #include <cstdint>
@@ -34,7 +35,8 @@ struct DraftingParts {
   std::shared_ptr<const GgufFile> file;        // the drafter's; null: n-grams alone
   int context = 0;                             // tokens of a sequence, at most
   int batch = 0;
-  double spare = 0.0;                         // as DrafterParts'
+  double spare = 0.0;  // as DrafterParts', like `places`
+  int places = 1;
   int first_time_point = 0;                   // from there on the backend's time points are the drafter's
   std::shared_ptr<RankKeeper> ranks;          // not null: ranked rows follow them
   std::function<void(std::size_t)> on_bytes;  // as WeightLoader's
@@ -46,18 +48,20 @@ class Drafting {
   Drafting(const DraftOptions& options, const std::string& head, const DraftingParts& parts);
   ~Drafting();
 
+  // The place that all calls are about from now on.
+  void turn_to(int place);
   // A sequence begins. What the rules point to outlives it.
   void begin(DraftState& state, const TextRules& rules);
   // It has grown; told at once.
   void extend(DraftState& state, const Extension& extension);
   // The first `count` tokens of the prompt were in the target's cache.
   void resume(DraftState& state, std::int32_t count);
-  // The drafter reads the `rows` rows of the prompt that were the target's last pass. `next` (device): the token behind
-  // each.
-  void read(DraftState& state, int rows, const std::int32_t* next);
-  // It will read the `rows` accepted nodes of the tree that was the target's last pass, when it is asked for drafts
-  // (catch_up). `end`: behind the sequence's last token (device), the next root.
-  void remember(DraftState& state, const TreeView& tree, const VerdictView& verdict, int rows, const std::int32_t* end);
+  // The drafter reads rows of the prompt, of which the target made `features` (CausalModel::features). `next` (device):
+  // the token behind each.
+  void read(DraftState& state, Tensor features, const std::int32_t* next);
+  // It will read the `rows` accepted nodes of a tree, for whose nodes the target made `features`, when it is asked for
+  // drafts (catch_up). `end`: behind the sequence's last token (device), the next root.
+  void remember(DraftState& state, Tensor features, const VerdictView& verdict, int rows, const std::int32_t* end);
   void catch_up(DraftState& state, const std::int32_t* end);
   // It reads what a verdict accepted that only the device knows: `path`, *count rows.
   void follow(DraftState& state, const TreeView& tree, const PathView& path, std::int32_t* count);
@@ -79,6 +83,8 @@ class Drafting {
   template <class Use>
   void guard(DraftState& state, Use&& use);
   void accept(DraftState& state, Tensor features, const std::int32_t* next);
+  // Rows of the states that the place's sequence has to read.
+  Tensor unread(int first, int rows) const;
 
   Backend& backend_;
   const CausalModel& target_;
@@ -87,9 +93,10 @@ class Drafting {
   std::string ranks_source_;
   std::unique_ptr<Drafter> drafter_;
   std::vector<TimedArm> arms_;
+  int places_, place_ = 0;
   int room_;         // rows that can be read at once
   Buffer count_;     // (1) rows that are read
-  Buffer features_;  // (room, feature_dim) states that the drafter has not read
+  Buffer features_;  // (places, room, feature_dim) states that the drafter has not read
 };
 
 }  // namespace frspec

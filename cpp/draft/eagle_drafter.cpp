@@ -14,6 +14,7 @@ EagleDrafter::EagleDrafter(Backend& backend, const ModelConfig& config, const Ca
       limits_(limits),
       grower_(backend, shape, *head),
       embedding_(&target.embedding()),
+      texts_(static_cast<std::size_t>(target.limits().places)),
       head_(std::move(head)),
       pages_(target.pages()) {
   limits_.rows = std::max(limits_.rows, grower_.pool().branch);
@@ -34,7 +35,7 @@ void EagleDrafter::allocate(const std::vector<float>& rope_factors) {
   scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);
   input_ = floats(limits_.rows, 2 * std::int64_t{config_.dim});
   stream_ = floats(limits_.rows, config_.dim);
-  last_state_ = floats(1, config_.dim);
+  last_states_ = floats(pages_->places(), config_.dim);
 }
 
 Buffer EagleDrafter::floats(std::int64_t rows, std::int64_t cols) const {
@@ -49,8 +50,8 @@ std::vector<const Weight*> EagleDrafter::matrices() const {
 }
 
 void EagleDrafter::begin(const TextRules& rules) {
-  rules_ = rules;
-  head_->begin();
+  text().rules = rules;
+  if (rules.alone) head_->begin();
   cache_->set_length(0);
 }
 
@@ -58,7 +59,7 @@ void EagleDrafter::accept(const Committed& committed) {
   const int rows = committed.rows;
   const Tensor states = run_text(committed.next, committed.features, cache_->chain(rows));
   cache_->advance(committed.count);
-  const Tensor last = last_state_.matrix(1, config_.dim);
+  const Tensor last = last_state();
   if (committed.last != nullptr) {
     backend_.gather_rows(last, states, committed.last);
   } else {
@@ -68,7 +69,7 @@ void EagleDrafter::accept(const Committed& committed) {
 
 const DraftTree& EagleDrafter::propose(Growth* growth) {
   const CandidatePool& pool = grower_.pool();
-  Tensor states = last_state_.matrix(1, config_.dim);
+  Tensor states = last_state();
   const auto states_of = [&](int level, int rows) {
     if (level > 0) {
       states = run_drafted(pool.frontier_tokens, states, pool.frontier_rows,
@@ -77,11 +78,11 @@ const DraftTree& EagleDrafter::propose(Growth* growth) {
     return head_input(states);
   };
   if (growth != nullptr) {
-    grower_.grow(*growth, *head_, rules_, states_of);
-    return grower_.select(*growth, root_);
+    grower_.grow(*growth, *head_, text().rules, states_of);
+    return grower_.select(*growth, text().root);
   }
-  grower_.grow(*head_, rules_, states_of);
-  return grower_.select(rules_.sequence);
+  grower_.grow(*head_, text().rules, states_of);
+  return grower_.select(text().rules.sequence);
 }
 
 void expect_of_target(const GgufFile& file, std::string_view key, int found, int expected, std::string_view what) {

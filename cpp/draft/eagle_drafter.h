@@ -27,9 +27,10 @@ class EagleDrafter : public Drafter {
   // Slots that a tree of that shape takes behind the sequence.
   static int slots_behind(const TreeShape& shape) { return shape.levels() * shape.branch; }
 
+  void turn_to(int place) final { place_ = static_cast<std::size_t>(place); }
   void begin(const TextRules& rules) final;
   void extend(const Extension& extension) final {
-    root_ = extension.tokens.back();
+    text().root = extension.tokens.back();
     head_->observe(extension.news());
   }
   bool reads_states() const final { return true; }
@@ -80,15 +81,28 @@ class EagleDrafter : public Drafter {
   std::unique_ptr<BlockScratch> scratch_;
 
  private:
-  TextRules rules_;
-  TokenId root_ = 0;
+  // What it knows of the sequence of a place.
+  struct Text {
+    TextRules rules = {};
+    TokenId root = 0;
+  };
+
+  Text& text() { return texts_[place_]; }
+  // The state behind its last pair.
+  Tensor last_state() const {
+    return last_states_.matrix(static_cast<std::int64_t>(texts_.size()), config_.dim)
+        .row_range(static_cast<std::int64_t>(place_), 1);
+  }
+
+  std::vector<Text> texts_;  // (places)
+  std::size_t place_ = 0;
   std::unique_ptr<DraftHead> head_;
   std::unique_ptr<Weight> own_embedding_;  // null: the target's
   std::shared_ptr<SequencePages> pages_;   // the target's: slot i holds what was made of its slot i, too
   std::unique_ptr<KvCache> cache_;
-  Buffer input_;       // (rows, 2 dim)
-  Buffer stream_;      // (rows, dim)
-  Buffer last_state_;  // (1, dim) behind the text's last pair
+  Buffer input_;        // (rows, 2 dim)
+  Buffer stream_;       // (rows, dim)
+  Buffer last_states_;  // (places, dim)
 };
 
 // Throws InvalidInput unless a key of a drafter has the value that its target asks for.

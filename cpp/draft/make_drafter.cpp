@@ -183,6 +183,7 @@ std::unique_ptr<Drafter> make_causal(const DraftOptions& options, const HeadSpec
   ModelLimits limits = TreeModel::limits(tree, context, parts.batch, options.kv_type);
   if (slrs) limits = SlrsDrafter::limits(limits, tree.levels());
   limits.spare_pages = spare_pages(parts.spare, context);
+  limits.places = parts.places;
   auto model = std::make_unique<CausalModel>(parts.file, parts.backend, limits, ModelTaps{}, parts.on_bytes);
   check_embedding_rows(*parts.file, model->config().vocab, *own);
   // Where too little is shared, tokens cannot be taken one by one; else it is found out which translation pays.
@@ -236,6 +237,8 @@ std::vector<int> drafter_taps(const GgufFile& drafter, const ModelConfig& target
   return layers;
 }
 
+int most_places(const DraftOptions& options, int wanted) { return options.translate == "slrs" ? 1 : wanted; }
+
 int drafter_slots(const DraftOptions& options, const GgufFile& drafter) {
   return is_causal(drafter) ? 0 : EagleDrafter::slots_behind(largest_tree(options));
 }
@@ -288,7 +291,7 @@ std::unique_ptr<Drafter> make_drafter(const DraftOptions& options, const std::st
   if (ngram_of(options) == 0) return drafter;
   const int levels = repeated_levels(options);
   return std::make_unique<NgramDrafter>(parts.backend, std::move(drafter), ngram_of(options), levels, levels,
-                                        inner.size, inner.depth);
+                                        inner.size, inner.depth, parts.places);
 }
 
 }  // namespace frspec

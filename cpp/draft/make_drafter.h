@@ -31,7 +31,8 @@ struct DrafterParts {
   std::shared_ptr<const GgufFile> file;        // the drafter's; null: n-grams alone
   int context = 0;                             // tokens of a text, at most
   int batch = 0;
-  double spare = 0.0;  // room for what ended texts leave in a cache of its own, as a share of one context's
+  double spare = 0.0;  // room for further texts and what ended ones leave in its own cache, as a share of one context's
+  int places = 1;      // texts at once
   std::function<void(std::size_t)> on_bytes = {};     // as WeightLoader's
   std::shared_ptr<AdaptiveRanks> adaptive = nullptr;  // not null: ranked rows follow them
   std::shared_ptr<StateRecord> states = nullptr;      // not null: the states that the head meets are noted there
@@ -47,6 +48,9 @@ std::vector<int> drafter_taps(const GgufFile& drafter, const ModelConfig& target
 int drafter_slots(const DraftOptions& options, const GgufFile& drafter);
 // What it keeps in a slot there it has made of one token ahead, too (PageTrie).
 inline constexpr int kDrafterAhead = 1;
+
+// How many texts can be drafted at once, of so many that are wanted. SLRS follows one.
+int most_places(const DraftOptions& options, int wanted);
 
 // Throws InvalidInput for options that contradict each other, whatever the files hold.
 void check_drafter_options(const DraftOptions& options);

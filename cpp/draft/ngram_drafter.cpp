@@ -58,30 +58,36 @@ const std::vector<NgramIndex::Continuation>& NgramIndex::continuations(int lengt
 }
 
 NgramDrafter::NgramDrafter(Backend& backend, std::unique_ptr<Drafter> inner, int longest, int nodes, int depth,
-                           int inner_size, int inner_depth)
+                           int inner_size, int inner_depth, int places)
     : backend_(backend),
       inner_(std::move(inner)),
-      index_(longest),
+      texts_(static_cast<std::size_t>(places), Text{NgramIndex(longest)}),
+      text_(texts_.data()),
       nodes_(nodes),
       depth_(depth),
       room_(static_cast<std::size_t>(inner_size + nodes)),
       tree_(DraftTree::with_room(backend, inner_size + nodes, std::max(depth, inner_depth))) {}
 
+void NgramDrafter::turn_to(int place) {
+  text_ = &texts_[static_cast<std::size_t>(place)];
+  if (inner_) inner_->turn_to(place);
+}
+
 void NgramDrafter::begin(const TextRules& rules) {
-  index_.clear();
-  is_chain_ = rules.rejection != nullptr;
+  text_->index.clear();
+  text_->is_chain = rules.rejection != nullptr;
   if (inner_) inner_->begin(rules);
 }
 
 void NgramDrafter::extend(const Extension& extension) {
-  index_.push(extension.tokens);
+  text_->index.push(extension.tokens);
   if (inner_) inner_->extend(extension);
 }
 
 const DraftTree& NgramDrafter::propose(Growth* growth) {
   if (growth != nullptr) return propose_best(*growth);
-  const auto& paths = index_.continuations(depth_, is_chain_ ? 1 : static_cast<std::size_t>(nodes_));
-  host_.begin(index_.text().back());
+  const auto& paths = text_->index.continuations(depth_, text_->is_chain ? 1 : static_cast<std::size_t>(nodes_));
+  host_.begin(text_->index.text().back());
   if (inner_) {
     const DraftTree& inner = inner_->propose(nullptr);
     if (paths.empty()) return inner;
@@ -96,8 +102,8 @@ const DraftTree& NgramDrafter::propose(Growth* growth) {
 }
 
 const DraftTree& NgramDrafter::propose_best(Growth& growth) {
-  host_.begin(index_.text().back());
-  for (const auto& path : index_.continuations(depth_, kPaths)) {
+  host_.begin(text_->index.text().back());
+  for (const auto& path : text_->index.continuations(depth_, kPaths)) {
     std::int32_t node = 0;
     for (std::size_t i = 0; i < path.tokens.size() && host_.tokens().size() < room_; ++i) {
       const NodeNote note = growth.judge_repeated(host_.note(node), path.matched, static_cast<int>(i) + 1);

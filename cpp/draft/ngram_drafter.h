@@ -44,11 +44,12 @@ class NgramIndex {
 
 class NgramDrafter final : public Drafter {
  public:
-  // Adds up to `nodes` nodes, at most `depth` levels deep, to the trees of `inner` (null: to the root alone), which
-  // have at most `inner_size` nodes. A Growth chooses among the nodes of both together.
+  // For `places` texts at once. Adds up to `nodes` nodes, at most `depth` levels deep, to the trees of `inner` (null:
+  // to the root alone), which have at most `inner_size` nodes. A Growth chooses among the nodes of both together.
   NgramDrafter(Backend& backend, std::unique_ptr<Drafter> inner, int longest, int nodes, int depth, int inner_size,
-               int inner_depth);
+               int inner_depth, int places);
 
+  void turn_to(int place) override;
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override;
   bool reads_states() const override { return inner_ && inner_->reads_states(); }
@@ -70,14 +71,20 @@ class NgramDrafter final : public Drafter {
   int wanted_candidates() const override { return inner_ ? inner_->wanted_candidates() : 0; }
 
  private:
+  // What it knows of the text of a place.
+  struct Text {
+    NgramIndex index;
+    bool is_chain = false;  // for rejection sampling
+  };
+
   const DraftTree& propose_best(Growth& growth);
 
   Backend& backend_;
   std::unique_ptr<Drafter> inner_;
-  NgramIndex index_;
+  std::vector<Text> texts_;  // (places)
+  Text* text_;               // the one that all calls are about
   int nodes_, depth_;
-  std::size_t room_;       // nodes of a tree
-  bool is_chain_ = false;  // for rejection sampling
+  std::size_t room_;  // nodes of a tree
   HostTree host_;
   DraftTree tree_;
   // Scratch.

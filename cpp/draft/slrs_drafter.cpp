@@ -109,7 +109,7 @@ SlrsDrafter::SlrsDrafter(Backend& backend, std::shared_ptr<TranslatedModel> mode
 
 void SlrsDrafter::begin(const TextRules& rules) {
   rules_ = rules;
-  model_->begin(rules.reuse);
+  model_->begin(rules.reuse, rules.alone);
 }
 
 void SlrsDrafter::emit(TokenId token, double weight) {

@@ -18,29 +18,39 @@ TranslatedModel::TranslatedModel(std::unique_ptr<TreeModel> model, std::shared_p
       target_(std::move(target)),
       drafter_(std::move(drafter)),
       alignment_(*target_, *drafter_),
-      retokenizer_(*target_, *drafter_, alignment_) {}
+      texts_(static_cast<std::size_t>(model_->model().limits().places),
+             Text{Retokenizer(*target_, *drafter_, alignment_)}) {}
 
-void TranslatedModel::begin(const Reuse& reuse) {
-  text_.clear();
-  pushed_ = 0;
-  retokenizer_.begin();
+void TranslatedModel::turn_to(int place) {
+  place_ = static_cast<std::size_t>(place);
+  model_->turn_to(place);
+}
+
+void TranslatedModel::begin(const Reuse& reuse, bool alone) {
+  at().tokens.clear();
+  at().pushed = 0;
+  at().retokenizer.begin();
   model_->begin(reuse);
-  model_->head().begin();
-  kept_ = 0;
+  if (alone) model_->head().begin();
+  at().kept = 0;
 }
 
 bool TranslatedModel::read() {
-  kept_ = std::min(kept_, retokenizer_.push(std::span(text_).subspan(pushed_)));
-  pushed_ = text_.size();
-  const std::vector<TokenId>& tokens = retokenizer_.tokens();
-  if (tokens.empty() || !retokenizer_.held().empty()) return false;
-  model_->follow(tokens, kept_);
-  kept_ = tokens.size();
+  Text& own = at();
+  own.kept = std::min(own.kept, own.retokenizer.push(std::span(own.tokens).subspan(own.pushed)));
+  own.pushed = own.tokens.size();
+  const std::vector<TokenId>& tokens = own.retokenizer.tokens();
+  if (tokens.empty() || !own.retokenizer.held().empty()) return false;
+  model_->follow(tokens, own.kept);
+  own.kept = tokens.size();
   return true;
 }
 
 TliDrafter::TliDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model)
-    : backend_(backend), model_(std::move(model)), root_only_(DraftTree::with_room(backend, 1, 0)) {
+    : backend_(backend),
+      model_(std::move(model)),
+      all_rules_(static_cast<std::size_t>(model_->model().model().limits().places)),
+      root_only_(DraftTree::with_room(backend, 1, 0)) {
   // Ids that are in no tree of ours, because the head has no row for them, map to anything.
   std::vector<TokenId> map = model_->alignment().to_target();
   std::replace(map.begin(), map.end(), VocabularyAlignment::kNone, TokenId{0});
@@ -48,9 +58,14 @@ TliDrafter::TliDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model)
   backend.upload(to_target_.as<void>(), map.data(), map.size() * sizeof(TokenId));
 }
 
+void TliDrafter::turn_to(int place) {
+  place_ = static_cast<std::size_t>(place);
+  model_->turn_to(place);
+}
+
 void TliDrafter::begin(const TextRules& rules) {
-  rules_ = rules;
-  model_->begin(rules.reuse);
+  all_rules_[place_] = rules;
+  model_->begin(rules.reuse, rules.alone);
 }
 
 const DraftTree& TliDrafter::propose(Growth* growth) {
@@ -58,9 +73,10 @@ const DraftTree& TliDrafter::propose(Growth* growth) {
     root_only_.assign(backend_, std::array{model_->text().back()}, std::array<std::int32_t, 1>{-1});
     return root_only_;
   }
-  TreeGrower& grower = model_->model().grow(rules_, growth, to_target_.as<std::int32_t>());
+  const TextRules& rules = all_rules_[place_];
+  TreeGrower& grower = model_->model().grow(rules, growth, to_target_.as<std::int32_t>());
   return growth != nullptr ? grower.select(*growth, model_->text().back(), model_->alignment().to_target())
-                           : grower.select(rules_.sequence);
+                           : grower.select(rules.sequence);
 }
 
 std::optional<bool> TliDrafter::could_offer(TokenId token) const {
@@ -74,14 +90,20 @@ SlemDrafter::SlemDrafter(Backend& backend, std::shared_ptr<TranslatedModel> mode
     : backend_(backend),
       model_(std::move(model)),
       head_(std::move(head)),
+      are_chains_(static_cast<std::size_t>(model_->model().model().limits().places)),
       size_(static_cast<std::size_t>(size)),
       max_depth_(max_depth),
       tree_(DraftTree::with_room(backend, size, max_depth)) {}
 
+void SlemDrafter::turn_to(int place) {
+  place_ = static_cast<std::size_t>(place);
+  model_->turn_to(place);
+}
+
 void SlemDrafter::begin(const TextRules& rules) {
-  rules_ = rules;
-  if (head_) head_->begin();
-  model_->begin(rules.reuse);
+  are_chains_[place_] = rules.rejection != nullptr;
+  if (head_ && rules.alone) head_->begin();
+  model_->begin(rules.reuse, rules.alone);
 }
 
 const DraftTree& SlemDrafter::propose(Growth* growth) {
@@ -158,7 +180,7 @@ void SlemDrafter::translate_all(const Growth* growth) {
                     });
   if (growth == nullptr) {
     // For rejection sampling the whole path alone: its beginnings may read otherwise, and a chain is wanted.
-    for (std::size_t i = rules_.rejection != nullptr ? most - 1 : 0; i < most; ++i) {
+    for (std::size_t i = are_chains_[place_] ? most - 1 : 0; i < most; ++i) {
       trie_.add_path(translate_path(order[i]), size_, max_depth_);
     }
     return;
@@ -202,6 +224,11 @@ EitherTranslation::EitherTranslation(std::shared_ptr<TranslatedModel> model, std
       tli_(std::move(tli)),
       slem_(std::move(slem)),
       tli_arms_(static_cast<int>(tli_->arms().size())) {}
+
+void EitherTranslation::turn_to(int place) {
+  tli_->turn_to(place);
+  slem_->turn_to(place);
+}
 
 void EitherTranslation::begin(const TextRules& rules) {
   tli_->begin(rules);

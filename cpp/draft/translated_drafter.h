@@ -19,9 +19,11 @@ class TranslatedModel {
   TranslatedModel(std::unique_ptr<TreeModel> model, std::shared_ptr<const Tokenizer> target,
                   std::shared_ptr<const Tokenizer> drafter);
 
-  void begin(const Reuse& reuse);
+  void turn_to(int place);
+  // `alone` as in TextRules.
+  void begin(const Reuse& reuse, bool alone);
   void extend(const Extension& extension) {
-    text_.insert(text_.end(), extension.tokens.begin(), extension.tokens.end());
+    at().tokens.insert(at().tokens.end(), extension.tokens.begin(), extension.tokens.end());
   }
   // Reads the text up to the root. False where nothing can be drafted: the text ends inside a character.
   bool read();
@@ -32,16 +34,24 @@ class TranslatedModel {
   const Tokenizer& drafter() const { return *drafter_; }
   const VocabularyAlignment& alignment() const { return alignment_; }
   // The target's tokens so far, the root included.
-  const std::vector<TokenId>& text() const { return text_; }
+  const std::vector<TokenId>& text() const { return texts_[place_].tokens; }
 
  private:
+  // What it knows of the text of a place.
+  struct Text {
+    Retokenizer retokenizer;
+    std::vector<TokenId> tokens = {};
+    std::size_t pushed = 0;  // tokens that the retokenizer has
+    std::size_t kept = 0;    // tokens of the retokenizer that are what the model has read, as far as it has
+  };
+
+  Text& at() { return texts_[place_]; }
+
   std::unique_ptr<TreeModel> model_;
   std::shared_ptr<const Tokenizer> target_, drafter_;
   VocabularyAlignment alignment_;
-  Retokenizer retokenizer_;
-  std::vector<TokenId> text_;
-  std::size_t pushed_ = 0;  // tokens of text_ that the retokenizer has
-  std::size_t kept_ = 0;    // tokens of the retokenizer that are what the model has read, as far as it has
+  std::vector<Text> texts_;  // (places)
+  std::size_t place_ = 0;
 };
 
 // TLI, token-level intersection (Algorithm 4): the drafter's head has the rows of T and D's intersection only, and its
@@ -50,6 +60,7 @@ class TliDrafter final : public Drafter {
  public:
   TliDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model);
 
+  void turn_to(int place) override;
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override { model_->extend(extension); }
   const DraftTree& propose(Growth* growth) override;
@@ -62,7 +73,8 @@ class TliDrafter final : public Drafter {
  private:
   Backend& backend_;
   std::shared_ptr<TranslatedModel> model_;
-  TextRules rules_;
+  std::vector<TextRules> all_rules_;  // (places)
+  std::size_t place_ = 0;
   Buffer to_target_;  // (D) ids of the target's vocabulary
   DraftTree root_only_;
 };
@@ -75,6 +87,7 @@ class SlemDrafter final : public Drafter {
   SlemDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model, int size, int max_depth,
               std::unique_ptr<DraftHead> head = nullptr);
 
+  void turn_to(int place) override;
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override { model_->extend(extension); }
   const DraftTree& propose(Growth* growth) override;
@@ -98,7 +111,8 @@ class SlemDrafter final : public Drafter {
 
   std::shared_ptr<TranslatedModel> model_;
   std::unique_ptr<DraftHead> head_;
-  TextRules rules_;
+  std::vector<bool> are_chains_;  // (places) for rejection sampling
+  std::size_t place_ = 0;
   std::size_t size_;
   int max_depth_;
   DraftTree tree_;
@@ -114,6 +128,7 @@ class EitherTranslation final : public Drafter {
   EitherTranslation(std::shared_ptr<TranslatedModel> model, std::unique_ptr<TliDrafter> tli,
                     std::unique_ptr<SlemDrafter> slem);
 
+  void turn_to(int place) override;
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override { model_->extend(extension); }
   const DraftTree& propose(Growth* growth) override { return used().propose(growth); }

@@ -41,13 +41,14 @@ void Engine::calibrate() {
   Tuner& tuner = planner_->tuner();
   if (tuner.knows_costs()) return;
   try {
-    leave({});
+    leave_all();
     runner_->take_over();
+    taken_over_ = true;
     time_trees(*runner_, tuner, options_);
     Sequence sequence(tokenizer_, file_->path().string(), context_, {0},
                       {.max_tokens = kTokens, .ignore_eos = true, .draft = DraftMode::Always, .reuse = false});
-    start(sequence);
-    place_.counts = false;
+    order_.assign(1, sequence.id());
+    counts_ = false;
     tuner.rehearse({1, 1, 2, 4});
     for (int step = 0; step < kRehearsed && sequence.finish_reason() == FinishReason::None; ++step) {
       sequence.begin_step();
@@ -55,6 +56,8 @@ void Engine::calibrate() {
     }
   } catch (const std::exception&) {  // a model that overflows says so when it is asked for a text
   }
+  for (Place& place : places_) drop(place);
+  counts_ = true;
   tuner.rehearse({});
   drafting_->forget_states();
 }

@@ -36,13 +36,13 @@ std::size_t weight_bytes(const GgufFile& file) {
   return total;
 }
 
-// Room in host memory for what ended sequences leave, as a share of a context's: another one, within a quarter of what
-// the machine has free. Nothing is taken before it is used.
+// Room in host memory for further sequences and what ended ones leave, as a share of a context's: another one for each
+// that may run, within a quarter of what the machine has free. Nothing is taken before it is used.
 double host_spare(Backend& backend, const ModelConfig& config, const ModelLimits& limits) {
   const KvShape shape{limits.kv, config.kv_heads, config.head_dim, pages_for(limits.context) * kPageSlots};
   const double bytes = 2.0 * static_cast<double>(backend.kv_bytes(shape)) * config.layers;
   const std::size_t available = available_memory();
-  return available == 0 ? 1.0 : std::min(1.0, 0.25 * static_cast<double>(available) / bytes);
+  return available == 0 ? 1.0 : std::min<double>(limits.places, 0.25 * static_cast<double>(available) / bytes);
 }
 
 }  // namespace
@@ -51,6 +51,9 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   check_drafter_options(options);
   if (options.batch < 1 || options.batch > 1 << 16) {
     fail("batch: found ", options.batch, " tokens, expected 1 to ", 1 << 16);
+  }
+  if (options.parallel < 1 || options.parallel > kMaxParallel) {
+    fail("parallel: found ", options.parallel, " texts, expected 1 to ", kMaxParallel);
   }
   check_rope_options(options.rope);
   ModelConfig config = read_causal_config(*file_);
@@ -75,8 +78,10 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   max_depth_ = max_depth;
   const int behind = drafts ? drafter_slots(options, *drafter_file_) : 0;
   const ModelTaps taps{options.taps, drafts ? drafter_taps(*drafter_file_, config) : std::vector<int>{}};
+  const int places = most_places(options, options.parallel);
   ModelLimits limits{.context = context_,
-                     .rows = std::max(batch_, max_size),
+                     .places = places,
+                     .rows = std::max({batch_, max_size, places}),
                      .logit_rows = std::clamp(max_size, kLogitRows, kMaxLogitRows),
                      .tree = std::max(max_size, behind),
                      .depth = max_depth,
@@ -89,10 +94,15 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   } else {
     spare_ = host_spare(*backend_, config, limits);
   }
+  if (options.spare) spare_ = *options.spare;
   limits.spare_pages = spare_pages(spare_, context_);
   target_ = std::make_unique<CausalModel>(file_, *backend_, limits, taps, on_bytes);
   check_embedding_rows(*file_, target_->config().vocab, *tokenizer_);
-  runner_ = std::make_unique<TargetRunner>(*backend_, *target_, batch_, max_size, max_depth);
+  runner_ = std::make_unique<TargetRunner>(*backend_, *target_, batch_, max_depth);
+  for (int number = 0; number < places; ++number) {
+    places_.emplace_back(number, DraftTree::with_room(*backend_, max_size, max_depth));
+  }
+  place_ = places_.data();
   if (drafts || ngram_of(options) > 0) make_drafting(options_.head, on_bytes);
   on_bytes(total - done);  // of what is not a weight
   if (!options.on_warning) return;
@@ -114,17 +124,20 @@ void Engine::plan_memory(ModelLimits& limits, const ModelTaps& taps) {
     batch_ = std::min(batch_, context_);
     plan.context = fits;
   }
-  // Half of what is left, up to another context, keeps what ended sequences leave.
+  // Half of what is left, up to another context for each sequence, is for others and what ended ones leave.
   const std::size_t left = plan.free > plan.bytes() ? plan.free - plan.bytes() : 0;
-  if (plan.caches() > 0) spare_ = std::min(1.0, static_cast<double>(left / 2) / static_cast<double>(plan.caches()));
+  if (plan.caches() > 0) {
+    spare_ = std::min<double>(limits.places, static_cast<double>(left / 2) / static_cast<double>(plan.caches()));
+  }
   memory_plan_ = plan;
   if (options_.on_plan) options_.on_plan(plan);
 }
 
 void Engine::make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes) {
-  auto drafting = std::make_unique<Drafting>(options_, head,
-                                             DraftingParts{*backend_, *target_, tokenizer_, drafter_file_, context_,
-                                                           batch_, spare_, kEngineTimes, ranks_, on_bytes});
+  auto drafting =
+      std::make_unique<Drafting>(options_, head,
+                                 DraftingParts{*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, spare_,
+                                               target_->limits().places, kEngineTimes, ranks_, on_bytes});
   const std::string about =
       concat(processor_name(), "; ", backend_->description(), "; target ", identity_of(*file_), "; drafter ",
              drafter_file_ ? identity_of(*drafter_file_) : "none", "; ngram ", ngram_of(options_), "; cache ",
@@ -149,34 +162,18 @@ EngineParts Engine::parts() { return {lock(), options_, *tokenizer_, *backend_, 
 
 EngineParts Engine::take_over() {
   EngineParts parts = this->parts();
-  leave({});
+  leave_all();
+  use(*place_);
   runner_->take_over();
+  taken_over_ = true;
   return parts;
-}
-
-// What the last sequence has left in the caches is for others now, and the place is nobody's. `next_prompt`: of the
-// sequence that comes.
-void Engine::leave(std::span<const TokenId> next_prompt) {
-  DraftState& draft = place_.draft;
-  std::int32_t kept = place_.committed, drafted = kept;
-  if (drafting_ && drafting_->drafter().reads_states()) {
-    // The drafter has not read the last tokens: it does so now, if the next sequence goes on there.
-    const auto parts = std::mismatch(place_.text.begin(), place_.text.end(), next_prompt.begin(), next_prompt.end());
-    if (draft.works() && parts.first - place_.text.begin() > kept - draft.rows) {
-      drafting_->catch_up(draft, runner_->token(place_.text.size()));
-    }
-    if (draft.works()) kept -= draft.rows;
-    drafted = draft.works() ? kept : 0;
-  }
-  runner_->leave(place_.text, kept, drafted, place_.reuse);
-  place_ = {};
 }
 
 void Engine::set_head(const std::string& head) {
   if (!drafter_file_) fail("head: found ", head, ", but there is no drafter to use it");
   const auto held = lock();
   make_drafting(head, {});
-  place_ = {};  // the new drafter knows nothing of a sequence that is running, nor of what is in the caches
+  for (Place& place : places_) drop(place);  // the new drafter knows nothing of them, nor of what is in the caches
 }
 
 void Engine::save_ranks() {
@@ -223,29 +220,32 @@ std::unique_ptr<Sequence> Engine::begin(std::vector<TokenId> prompt, const Gener
   auto sequence = std::make_unique<Sequence>(tokenizer_, file_->path().string(), context_, std::move(prompt), options);
   check_verify_mode(options);
   const auto held = lock();
+  (void)sampler_of(*sequence, nullptr);  // which checks what only the model knows
   if (planner_ && !calibrated_ && options.draft != DraftMode::Never) calibrate();
-  start(*sequence);
+  if (drafting_) sequence->stats().ranks = drafting_->ranks_source();
   return sequence;
 }
 
-// The place is the sequence's from now on.
-void Engine::start(Sequence& sequence) {
+// `history`: its tokens on the device.
+Sampler Engine::sampler_of(const Sequence& sequence, const std::int32_t* history) const {
   const GenerateOptions& options = sequence.options();
   const std::int64_t prompt = sequence.stats().prompt_tokens;
-  Sampler sampler(*backend_, options.sampling, target_->config().vocab, runner_->token(0), context_,
-                  held_tokens(options), options.min_tokens > 0 ? prompt + options.min_tokens : 0);
-  leave(sequence.prompt());
-  place_.owner = sequence.id();
-  place_.sampler = std::move(sampler);
-  place_.draft.wanted = drafting_ && options.draft != DraftMode::Never;
-  if (drafting_) sequence.stats().ranks = drafting_->ranks_source();
+  return {*backend_,
+          options.sampling,
+          target_->config().vocab,
+          history,
+          context_,
+          held_tokens(options),
+          options.min_tokens > 0 ? prompt + options.min_tokens : 0};
 }
 
 std::span<const GeneratedToken> Engine::step(Sequence& sequence) {
   sequence.begin_step();
   if (sequence.finish_reason() != FinishReason::None) return {};
   const auto held = lock();
-  advance(sequence);
+  if (sequence.error()) throw Error("this generation cannot go on: an earlier step of it has failed");
+  order_.assign(1, sequence.id());
+  if (!guard(sequence, [&] { advance(sequence); })) std::rethrow_exception(sequence.error());
   return sequence.fresh();
 }
 
@@ -257,7 +257,8 @@ void Engine::close_step(Sequence& sequence) {
     stats.tuning = planner_->found();
     planner_->keep();
   }
-  if (!ranks_ || !place_.counts) return;
+  if (ended) end(sequence);
+  if (!ranks_ || !counts_) return;
   std::vector<TokenId> written;
   for (const GeneratedToken& token : sequence.fresh()) written.push_back(token.id);
   ranks_->count(written);

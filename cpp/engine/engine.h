@@ -1,14 +1,16 @@
-// The draft-verify loop. An Engine holds a target, a drafter and their caches, and writes sequences, one at a time.
+// The draft-verify loop. An Engine holds a target, a drafter and their caches, and writes sequences, several at a time.
 //
 // Threads: calls on one engine are taken one after the other (a lock); engines are independent of each other.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "base/forks.h"
@@ -39,14 +41,23 @@ class Engine {
   explicit Engine(const EngineOptions& options);
   ~Engine();
 
-  // Begins a sequence after `prompt` (at least one token, room for one more in the context, ids of the vocabulary). One
-  // that was running before can go on no more.
+  // Begins a sequence after `prompt` (at least one token, room for one more in the context, ids of the vocabulary).
   std::unique_ptr<Sequence> begin(std::vector<TokenId> prompt, const GenerateOptions& options);
   // The tokens that one pass of the target gave: at least one, unless the sequence has ended. The first call reads the
-  // prompt. Throws Error if an earlier step failed or the engine began another sequence since.
+  // prompt; another one reads again what others have displaced from the caches meanwhile, which changes no token.
+  // Throws Error if an earlier step failed, or if a sequence that is verified by rejection sampling was displaced.
   std::span<const GeneratedToken> step(Sequence& sequence);
+  // One pass for all of these sequences, which are to be the same, in the same order, from step to step: where places
+  // or pages are short, those in front have them, and others wait, their tokens so far being read again later. What it
+  // gave each of them is its fresh(), perhaps nothing: one that waits, or whose prompt is being read. Where one fails,
+  // its error() is set, and the others go on. Sequences that are verified by rejection sampling go alone.
+  void step(std::span<Sequence* const> sequences);
+  // Sequences that have a place in the caches at once.
+  int parallel() const { return static_cast<int>(places_.size()); }
+  // How often one was displaced to make room for others so far.
+  std::int64_t displaced() const { return displaced_.load(); }
 
-  // Another head policy for the drafter, as in EngineOptions::head. A sequence that is running can go on no more.
+  // Another head policy for the drafter, as in EngineOptions::head.
   void set_head(const std::string& head);
   // Brings what was counted (EngineOptions::adapt) to its file, and here what others have written there. It is done now
   // and then when a sequence ends, and when the engine does. Throws as CountsFile::merge does, or InvalidInput where
@@ -54,7 +65,7 @@ class Engine {
   void save_ranks();
 
   EngineParts parts();
-  // The same for those who use the caches: a sequence that is running can go on no more.
+  // The same for those who use the caches: sequences that are running are displaced.
   EngineParts take_over();
 
   const std::shared_ptr<const Tokenizer>& tokenizer() const { return tokenizer_; }
@@ -70,17 +81,31 @@ class Engine {
   // A step that the device was given to do.
   struct Step {
     Tuner::Plan plan;
-    int told = 0;  // rows that the drafter was told of before
+    Tuner::Company company;
+    Tuner::Growing growing;
+    bool told_of_pass = false;  // whether another text's step tells what the pass took
+    int told = 0;               // rows that the drafter was told of before
     const DraftTree* tree = nullptr;
     const VerdictView* verdict = nullptr;
     bool drafted = false;
-    int slot = 0;  // where its verdict is posted
+    bool is_first = false;    // its root is the last token of what is read
+    int slot = 0;             // where its verdict is posted
+    Tensor states, features;  // the target's of the tree's nodes: hidden() and features()
+    double told_seconds = 0.0, grown_seconds = 0.0, target_seconds = 0.0, head_seconds = 0.0;
   };
-  // What the engine keeps of the sequence that is running.
+  // What the engine keeps of a sequence that is running.
   struct Place {
-    std::uint64_t owner = 0;  // Sequence::id; 0: the caches are nobody's
-    bool read = false;        // whether its prompt is in the caches
-    bool counts = true;       // for ranks that adapt: somebody wanted it
+    Place(int which, DraftTree&& room) : number(which), tree(std::move(room)) {}
+
+    int number;
+    DraftTree tree;                  // of a step with others
+    std::uint64_t owner = 0;         // Sequence::id; 0: it is nobody's
+    std::weak_ptr<const void> life;  // the owner's
+    bool ended = false;              // the owner needs it no more
+    bool kept = false;               // for the step that is running
+    std::uint64_t used = 0;          // when
+    bool begun = false;              // whether the text is what its caches are about
+    bool read = false;               // whether they have all of it
     Sampler sampler;
     RejectionDraw rejection;
     DraftState draft;
@@ -91,6 +116,8 @@ class Engine {
     std::optional<Step> ahead;                // the step behind the one that is running, where it was begun already
     Tuner::Step tuned;                        // of the step that is running
     std::vector<StepTrace::Watched> watched;  // likewise
+
+    bool is_idle() const { return ended || life.expired(); }
   };
 
   // engine.cpp: loading, and what stands around the steps
@@ -99,27 +126,57 @@ class Engine {
   std::unique_lock<OwnedMutex> lock();
   void check_verify_mode(const GenerateOptions& options) const;
   std::vector<TokenId> held_tokens(const GenerateOptions& options) const;
-  void start(Sequence& sequence);
+  Sampler sampler_of(const Sequence& sequence, const std::int32_t* history) const;
   void close_step(Sequence& sequence);
-  void leave(std::span<const TokenId> next_prompt);
   void calibrate();  // calibration.cpp
+
+  // places.cpp
+  void use(Place& place);
+  bool enter(Sequence& sequence);
+  void end(const Sequence& sequence);
+  bool hold(std::int64_t tokens);
+  Place* displaceable(const Place* own);
+  void displace(Place& place);
+  void leave(Place& place, std::span<const TokenId> next_prompt);
+  void drop(Place& place);
+  void leave_all();
 
   // iteration.cpp: one step; the caller holds the lock
   void advance(Sequence& sequence);
+  void begin_reading(Sequence& sequence);
   bool read_prompt(Sequence& sequence);  // false: abandoned
   void append_first(Sequence& sequence, int rows);
   void begin_drafting(Sequence& sequence);
   void iterate(Sequence& sequence);
   Step begin_step(Sequence& sequence, int slot, const Step* unseen);
   void draft(const Sequence& sequence, Step& step, const Step* unseen);
-  const DraftTree* propose(const Tuner::Plan& plan, Growth* growth);
+  const DraftTree* propose(Step& step, Growth* growth);
   const VerdictView& verify(const Sequence& sequence, const Step& step);
+  void take(Sequence& sequence, const Step& step, const Verdict& verdict);
   void learn(Sequence& sequence, const Step& step, const Verdict& verdict);
+  void learn_costs(Sequence& sequence, const Step& step, const Verdict& verdict);
+  void note_times(Step& step);
+  void close_times(Sequence& sequence, bool reads, double seconds) const;
+  void hold_step();
+  bool is_alone() const;
   StepTrace trace_of(const Sequence& sequence, const Step& step, const Verdict& verdict);
   void accept(const Step& step, const Verdict& verdict);
   // steps_ahead.cpp
   Step next_step(Sequence& sequence);
   bool may_go_ahead(const Sequence& sequence, const Step& step) const;
+
+  // together.cpp: one step of several
+  struct Member;
+  template <class Use>
+  bool guard(Sequence& sequence, Use&& use);
+  void give_up(Sequence& sequence, std::exception_ptr error);
+  void step_together(std::span<Sequence* const> sequences);
+  void gather(std::span<Sequence* const> sequences, std::vector<Member>& members);
+  void give_chunks(std::vector<Member>& members) const;
+  void draft(std::vector<Member>& members);
+  void draft(Member& member, int room);
+  void run(std::vector<Member>& members);
+  void take(Member& member);
 
   EngineOptions options_;
   std::shared_ptr<const GgufFile> file_;
@@ -137,8 +194,30 @@ class Engine {
   std::unique_ptr<Drafting> drafting_;  // null without a drafter
   std::unique_ptr<Planner> planner_;    // likewise
   bool calibrated_ = false;
-  Place place_;
+  std::vector<Place> places_;
+  Place* place_ = nullptr;            // the one in use
+  std::vector<std::uint64_t> order_;  // of the sequences of the step that is running, the first ones served first
+  std::uint64_t clock_ = 0;           // of Place::used
+  bool counts_ = true;                // for ranks that adapt: somebody wants what is written
+  bool taken_over_ = false;           // whether the place in use has all pages
+  std::atomic<std::int64_t> displaced_{0};
+  // Sequences that found no pages, and how often places had been given up by then: until that has changed, they need
+  // not ask again.
+  std::unordered_map<std::uint64_t, std::uint64_t> refused_;
+  std::uint64_t given_up_ = 0;
   OwnedMutex mutex_{"LLM"};
 };
+
+// What fails ends this sequence alone.
+template <class Use>
+bool Engine::guard(Sequence& sequence, Use&& use) {
+  try {
+    use();
+    return true;
+  } catch (...) {
+    give_up(sequence, std::current_exception());
+    return false;
+  }
+}
 
 }  // namespace frspec

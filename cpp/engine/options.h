@@ -38,7 +38,11 @@ struct EngineOptions : DraftOptions {
   // Tokens of prompt and text together; 0: as many as the model was trained for; none: so many, at most
   // kDefaultContext.
   std::optional<int> context;
-  int batch = 512;  // prompt tokens per pass
+  int batch = 512;   // prompt tokens per pass
+  int parallel = 1;  // texts that are written at once, at most
+  // Room in the caches beside one context, as a share of it, for further texts and what ended ones leave; none: by the
+  // memory that is free.
+  std::optional<double> spare;
   BackendOptions backend;
   // Whether the target's head stays in host memory, from where a device with memory of its own reads it.
   bool head_on_host = false;
@@ -61,6 +65,7 @@ struct TreeChoice {
 KvType parse_kv_type(std::string_view name);  // "f16", "q8_0" or "f32"; throws InvalidInput for others
 
 inline constexpr int kDefaultContext = 4096;
+inline constexpr int kMaxParallel = 256;
 inline constexpr int kMaxLogprobs = 1000;
 // Rows of logits that exist at once: the nodes of a tree where tokens are drawn from them, at most so many.
 inline constexpr int kLogitRows = 16, kMaxLogitRows = 64;

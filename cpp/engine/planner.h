@@ -24,8 +24,13 @@ class Planner {
   Planner(const Planner&) = delete;
   Planner& operator=(const Planner&) = delete;
 
-  Tuner& tuner() { return tuner_; }
+  // The rules for the text that is planned, which is alone or among others (write_among).
+  Tuner& tuner() { return among_ && among_others_ ? *among_ : tuner_; }
   const Tuner& tuner() const { return tuner_; }
+  // What comes is about a text, drawn at random or not, that is written with so many others. Whether drafts pay differs
+  // then: a row more costs more beside others, and a second is worth the tokens of all.
+  void write_among(const Tuner::Company& company, bool noisy);
+  void begin_text(bool noisy);
 
   // The next step of a sequence that may be drafted, behind `steps` others.
   Tuner::Plan next(const GenerateOptions& options, std::int64_t steps);
@@ -35,7 +40,7 @@ class Planner {
   }
   // What decides how far a tree grows; null: it has the shape that the drafter was made with.
   Growth* growth(const GenerateOptions& options) {
-    return tuner_.grows() && options.verify == VerifyMode::Keyed ? &tuner_ : nullptr;
+    return tuner_.grows() && options.verify == VerifyMode::Keyed ? &tuner() : nullptr;
   }
   // What `step` shows with the nodes of its tree that the target reached; the parents of all nodes are read back.
   void look_at(Tuner::Step& step, const DraftTree& tree, const Verdict& verdict, const Drafter& drafter,
@@ -49,6 +54,8 @@ class Planner {
 
  private:
   Tuner tuner_;
+  std::optional<Tuner> among_;  // of texts among others; it begins with what is known by then
+  bool among_others_ = false;
   std::optional<TuningFile> file_;  // none: trees of a fixed shape are a user's own choice, and soon judged
   std::chrono::steady_clock::time_point kept_ = {};
 };

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -76,6 +77,11 @@ class Sequence {
   std::int64_t tokens_left() const { return options_.max_tokens - stats_.generated_tokens; }
   std::int64_t room_left() const { return context_ - static_cast<std::int64_t>(tokens_.size()); }
   bool cancelled() const { return cancelled_.load(); }
+  // What has ended it before its end: it can go on no more. Null: nothing.
+  const std::exception_ptr& error() const { return error_; }
+  void fail(std::exception_ptr error) { error_ = std::move(error); }
+  // Of those who keep something for it: whether it is still there.
+  std::weak_ptr<const void> life() const { return life_; }
   bool goes_on() const { return !cancelled() && (!keep_going_ || keep_going_()); }
   // A step begins; what the last one gave is forgotten.
   void begin_step() { fresh_.clear(); }
@@ -107,6 +113,8 @@ class Sequence {
   StopText stop_text_;
   std::function<bool()> keep_going_;
   std::atomic<bool> cancelled_{false};
+  std::exception_ptr error_;
+  std::shared_ptr<const void> life_ = std::make_shared<char>();
   std::vector<GeneratedToken> fresh_;
   std::vector<TokenLogprobs> logprobs_;
   std::vector<StepTrace> trace_;

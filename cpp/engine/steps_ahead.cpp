@@ -10,11 +10,11 @@ namespace frspec {
 // the end of the sequence.
 bool Engine::may_go_ahead(const Sequence& sequence, const Step& step) const {
   const GenerateOptions& options = sequence.options();
-  if (!backend_->capabilities().asynchronous || options.verify != VerifyMode::Keyed || options.logits_processor ||
-      options.logprobs || options.trace || runner_->verifier().needs_logits()) {
+  if (order_.size() > 1 || !backend_->capabilities().asynchronous || options.verify != VerifyMode::Keyed ||
+      options.logits_processor || options.logprobs || options.trace || runner_->verifier().needs_logits()) {
     return false;
   }
-  if (place_.draft.works() &&
+  if (place_->draft.works() &&
       (!step.drafted || !drafting_->drafter().follows_device() || !planner_->is_steady(options, step.plan))) {
     return false;
   }
@@ -24,8 +24,8 @@ bool Engine::may_go_ahead(const Sequence& sequence, const Step& step) const {
 
 // The step whose verdict is seen next. The one behind it is begun where that may be.
 Engine::Step Engine::next_step(Sequence& sequence) {
-  const Step step = place_.ahead ? *std::exchange(place_.ahead, std::nullopt) : begin_step(sequence, 0, nullptr);
-  if (may_go_ahead(sequence, step)) place_.ahead = begin_step(sequence, 1 - step.slot, &step);
+  const Step step = place_->ahead ? *std::exchange(place_->ahead, std::nullopt) : begin_step(sequence, 0, nullptr);
+  if (may_go_ahead(sequence, step)) place_->ahead = begin_step(sequence, 1 - step.slot, &step);
   return step;
 }
 

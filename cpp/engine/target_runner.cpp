@@ -3,22 +3,25 @@
 
 #include <algorithm>
 
+#include "base/error.h"
+
 namespace frspec {
 
-TargetRunner::TargetRunner(Backend& backend, CausalModel& target, int batch, int max_size, int max_depth)
+TargetRunner::TargetRunner(Backend& backend, CausalModel& target, int batch, int max_depth)
     : backend_(backend),
       target_(target),
       // Room, too, for trees that are only timed: any that fits a pass, as deep as a binary tree of that many nodes.
-      verifier_(backend, target, std::max(max_size, batch), std::max(max_depth, 32)),
+      verifier_(backend, target, target.limits().rows, std::max(max_depth, 32), target.limits().places),
       batch_(batch),
-      root_alone_(backend, TreeShape{.depth = 0, .branch = 1, .size = 1}) {
+      root_alone_(backend, TreeShape{.depth = 0, .branch = 1, .size = 1}),
+      history_stride_(target.limits().context + max_depth + 1) {
   const auto words = [&](std::int64_t count) {
     return backend_.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(count));
   };
   constexpr std::int32_t kLastOfPrefix = -1;
   count_ = words(1);
   last_depth_ = words(1);
-  history_ = words(target_.limits().context + max_depth + 1);
+  history_ = words(places() * std::int64_t{history_stride_});
   path_memory_ = words(2 * (max_depth + 1) + 1);
   auto* path = path_memory_.as<std::int32_t>();
   path_ = {max_depth + 1, path, path + max_depth + 1, path + 2 * (max_depth + 1)};
@@ -26,19 +29,17 @@ TargetRunner::TargetRunner(Backend& backend, CausalModel& target, int batch, int
   backend_.upload(last_depth_.as<void>(), &kLastOfPrefix, sizeof kLastOfPrefix);
 }
 
-std::int32_t TargetRunner::begin(std::span<const TokenId> prompt, std::int64_t tokens, const Reuse& reuse) {
-  SequencePages& pages = *target_.pages();
+std::int32_t TargetRunner::begin(std::span<const TokenId> tokens, const Reuse& reuse) {
   // The last token is read in any case: its state gives the next one.
-  const std::int32_t cached = pages.begin(prompt, static_cast<std::int32_t>(prompt.size()) - 1, reuse);
-  pages.reserve(tokens + target_.limits().tree);
-  set_tokens(prompt, 0);
+  const std::int32_t cached = target_.pages()->begin(tokens, static_cast<std::int32_t>(tokens.size()) - 1, reuse);
+  set_tokens(tokens, 0);
   reset(cached);
   return cached;
 }
 
 void TargetRunner::set_tokens(std::span<const TokenId> tokens, std::int32_t length) {
   reset(length);
-  backend_.upload(history_.as<std::int32_t>() + length, tokens.data(), tokens.size_bytes());
+  backend_.upload(history() + length, tokens.data(), tokens.size_bytes());
 }
 
 void TargetRunner::leave(std::span<const TokenId> text, std::int32_t committed, std::int32_t drafted,
@@ -47,7 +48,7 @@ void TargetRunner::leave(std::span<const TokenId> text, std::int32_t committed, 
 }
 
 void TargetRunner::take_over() {
-  target_.pages()->reserve(std::int64_t{target_.limits().context} + target_.limits().tree);
+  if (!reserve(target_.limits().context)) throw Error("cache: found pages that sequences hold, expected none");
 }
 
 bool TargetRunner::read(std::size_t first, int count, const std::function<bool()>& keep_going) {
@@ -62,16 +63,17 @@ void TargetRunner::commit_rows(std::int32_t rows) {
 TokenId TargetRunner::sample_first(int rows, std::size_t length, const Sampler& sampler,
                                    const LogitsProcessor& processor, std::span<const TokenId> text) {
   const Rows last{.count = 1, .sequence = target_.cache().sequence(), .depth = last_depth_.as<std::int32_t>()};
+  const Tensor hidden = target_.hidden(rows).row_range(rows - 1, 1);
   TokenId found = -1;
   if (processor) {
     found =
-        verifier_.sample_one(last, rows - 1, token(length - static_cast<std::size_t>(rows)), sampler, processor, text);
+        verifier_.sample_one(last, hidden, token(length - static_cast<std::size_t>(rows)), sampler, processor, text);
   } else {
     const std::int32_t* sampled =
-        verifier_.sample(last, rows - 1, token(length - static_cast<std::size_t>(rows)), sampler);
+        verifier_.sample(last, hidden, token(length - static_cast<std::size_t>(rows)), sampler);
     backend_.download(&found, sampled, sizeof found);
   }
-  backend_.upload(history_.as<std::int32_t>() + length, &found, sizeof found);
+  backend_.upload(history() + length, &found, sizeof found);
   return found;
 }
 
@@ -85,14 +87,14 @@ void TargetRunner::try_tree(std::int32_t prefix, std::span<const TokenId> tokens
   reset(prefix);
   const DraftTree tree(backend_, tokens, parents);
   forward(tree);
-  verifier_.verify(tree, Sampler{});
+  verifier_.verify(tree, target_.hidden(tree.size()), Sampler{});
   verifier_.post(0);
   (void)verifier_.read(0);
 }
 
 void TargetRunner::commit(const DraftTree& tree, const VerdictView& verdict) {
   path_.rows = tree.view().max_depth + 1;
-  target_.cache().commit(history_.as<std::int32_t>(), verdict, path_);
+  target_.cache().commit(history(), verdict, path_);
 }
 
 std::vector<TokenLogprobs> TargetRunner::logprobs(Tensor hidden, const std::int32_t* tokens, std::size_t count,
@@ -119,10 +121,50 @@ std::vector<TokenLogprobs> TargetRunner::logprobs(Tensor hidden, const std::int3
   return all;
 }
 
-std::vector<TokenLogprobs> TargetRunner::logprobs(const DraftTree& tree, const VerdictView& verdict, int rows,
-                                                  std::size_t count, int best) {
+void TargetRunner::forward(std::span<Part> parts) {
+  int count = 0, stride = 1;
+  for (Part& part : parts) {
+    part.first = count;
+    count += static_cast<int>(part.tokens.size());
+  }
+  std::vector<TreeLayout> layouts;
+  for (const Part& part : parts) {
+    layouts.push_back(part.parents.empty() ? TreeLayout{} : derive_layout(part.parents));
+    stride = std::max(stride, layouts.back().max_depth + 1);
+  }
+  const auto rows = static_cast<std::size_t>(count), width = static_cast<std::size_t>(stride);
+  host_pass_.assign(rows * (2 + width), 0);
+  groups_.clear();
+  for (std::size_t p = 0; p < parts.size(); ++p) {
+    const Part& part = parts[p];
+    const TreeLayout& layout = layouts[p];
+    const auto first = static_cast<std::size_t>(part.first);
+    std::copy(part.tokens.begin(), part.tokens.end(), host_pass_.begin() + part.first);
+    const std::size_t own = static_cast<std::size_t>(layout.max_depth) + 1;
+    for (std::size_t r = 0; r < layout.depth.size(); ++r) {
+      host_pass_[rows + first + r] = layout.depth[r];
+      std::copy_n(layout.path.begin() + static_cast<std::ptrdiff_t>(r * own), own,
+                  host_pass_.begin() + static_cast<std::ptrdiff_t>(2 * rows + (first + r) * width));
+    }
+    use(part.place);
+    groups_.push_back({target_.cache().sequence(), part.first, static_cast<int>(part.tokens.size()), own == 1});
+  }
+  const std::size_t bytes = host_pass_.size() * sizeof(std::int32_t);
+  if (pass_.bytes() < bytes) pass_ = backend_.allocate(bytes);
+  auto* pass = pass_.as<std::int32_t>();
+  backend_.upload(pass, host_pass_.data(), bytes);
+  target_.forward(pass, {.count = count,
+                         .sequence = groups_[0].sequence,
+                         .depth = pass + rows,
+                         .path = pass + 2 * rows,
+                         .path_stride = stride,
+                         .groups = groups_});
+}
+
+std::vector<TokenLogprobs> TargetRunner::logprobs(Tensor nodes, const VerdictView& verdict, int rows, std::size_t count,
+                                                  int best) {
   const Tensor hidden = committed_.matrix(rows, target_.config().dim);
-  backend_.gather_rows(hidden, target_.hidden(tree.size()), verdict.nodes);
+  backend_.gather_rows(hidden, nodes, verdict.nodes);
   return logprobs(hidden, verdict.tokens, count, best);
 }
 

@@ -1,4 +1,5 @@
-// The target on the sequence that its cache holds: reads a prompt, verifies draft trees, commits what was accepted.
+// The target on the sequences that its cache holds: reads a prompt, verifies draft trees, commits what was accepted.
+// All calls are about the sequence of one place (use), but for a pass of several.
 #pragma once
 
 #include <cstdint>
@@ -14,28 +15,36 @@ namespace frspec {
 
 class TargetRunner {
  public:
-  // Passes of up to `batch` tokens of a prompt, trees of up to `max_size` nodes and `max_depth` levels below the root.
-  TargetRunner(Backend& backend, CausalModel& target, int batch, int max_size, int max_depth);
+  // Passes of up to `batch` tokens of a prompt, trees of up to `max_depth` levels below the root.
+  TargetRunner(Backend& backend, CausalModel& target, int batch, int max_depth);
 
   CausalModel& target() { return target_; }
   Verifier& verifier() { return verifier_; }
   int batch() const { return batch_; }
+  int places() const { return target_.limits().places; }
+  // The place that all calls are about from now on.
+  void use(int place) { target_.pages()->use(place); }
   // The sequence on the device.
-  SequenceView sequence() { return target_.cache().sequence(history_.as<std::int32_t>()); }
+  SequenceView sequence() { return target_.cache().sequence(history()); }
   // Its token at `position`, where the host knows that there is one.
-  const std::int32_t* token(std::size_t position) const { return history_.as<std::int32_t>() + position; }
+  const std::int32_t* token(std::size_t position) const { return history() + position; }
   // What the last commit() accepted, for those who cannot wait for the host to know it.
   const PathView& path() const { return path_; }
 
   // Another sequence, whose first `length` tokens are in the cache.
   void reset(std::int32_t length = 0) { target_.cache().set_length(length); }
-  // The sequence begins with this prompt and will have up to `tokens` tokens. Returns how many tokens of the prompt are
-  // in the cache already.
-  std::int32_t begin(std::span<const TokenId> prompt, std::int64_t tokens, const Reuse& reuse);
+  // The sequence begins with these tokens. Returns how many of them are in the cache already.
+  std::int32_t begin(std::span<const TokenId> tokens, const Reuse& reuse);
+  // From now on it has room for so many tokens, and for a tree behind them. False: others hold the pages.
+  [[nodiscard]] bool reserve(std::int64_t tokens) { return target_.pages()->reserve(tokens + target_.limits().tree); }
   // The sequence has ended; the first `committed` tokens of `text` are in the cache, and the drafter was told of the
   // first `drafted` ones. Others may reuse them.
   void leave(std::span<const TokenId> text, std::int32_t committed, std::int32_t drafted, const Reuse& reuse);
-  // The cache is for passes that follow no sequence.
+  // Others may reuse whole pages of it already, while it goes on. As leave().
+  void share(std::span<const TokenId> text, std::int32_t committed, std::int32_t drafted, const Reuse& reuse) {
+    target_.pages()->share(text, committed, drafted, reuse);
+  }
+  // The cache is for passes that follow no sequence. Nobody else may hold pages.
   void take_over();
   // Behind the first `length` slots of the cache, whatever they are of, it has these tokens.
   void set_tokens(std::span<const TokenId> tokens, std::int32_t length);
@@ -55,33 +64,51 @@ class TargetRunner {
   // Keeps the accepted nodes of the tree that was verified last; the verdict's tokens join the sequence.
   void commit(const DraftTree& tree, const VerdictView& verdict);
 
+  // What one sequence has in a pass of several: a chain of tokens that it is to read, or a tree (tree[0] is its root).
+  struct Part {
+    int place = 0;
+    std::span<const TokenId> tokens;
+    std::span<const std::int32_t> parents = {};  // of a tree; none: a chain
+    int first = 0;                               // its first row in the pass; set by forward()
+  };
+  // One pass over the parts of several places, one for each, all rows of which target().limits() has room for.
+  void forward(std::span<Part> parts);
+
   // One pass over a tree behind `prefix` tokens of the cache, whatever they are, with its verdict: for timing.
   void try_tree(std::int32_t prefix, std::span<const TokenId> tokens, std::span<const std::int32_t> parents);
 
   // The log-probabilities of the `count` tokens (device) that follow the given states, with the `best` best ones beside
   // each: at temperature 1, before the sampler chain.
   std::vector<TokenLogprobs> logprobs(Tensor hidden, const std::int32_t* tokens, std::size_t count, int best);
-  // The same of the tokens of a verdict about the tree of the last pass.
-  std::vector<TokenLogprobs> logprobs(const DraftTree& tree, const VerdictView& verdict, int rows, std::size_t count,
-                                      int best);
+  // The same of the tokens of a verdict about a tree, whose nodes have these states.
+  std::vector<TokenLogprobs> logprobs(Tensor nodes, const VerdictView& verdict, int rows, std::size_t count, int best);
   // Of the first root, at `position`, behind the last of the `rows` rows that were read.
   std::vector<TokenLogprobs> logprobs_of_root(int rows, std::size_t position, std::size_t count, int best) {
     return logprobs(target_.hidden(rows).row_range(rows - 1, 1), token(position), count, best);
   }
 
  private:
+  std::int32_t* history() const {
+    return history_.as<std::int32_t>() + static_cast<std::ptrdiff_t>(target_.pages()->place()) * history_stride_;
+  }
+
   Backend& backend_;
   CausalModel& target_;
   Verifier verifier_;
   int batch_;
   DraftTree root_alone_;
-  Buffer count_;       // (1) rows that are committed
-  Buffer last_depth_;  // (1) -1: the row of the prefix's last token
-  Buffer history_;     // (context + max_depth + 1) tokens; the last one is the root of the next tree
+  Buffer count_;                   // (1) rows that are committed
+  Buffer last_depth_;              // (1) -1: the row of the prefix's last token
+  std::ptrdiff_t history_stride_;  // context + max_depth + 1
+  Buffer history_;                 // (places, history_stride) tokens; the last one of each is the root of its next tree
   Buffer path_memory_;
   PathView path_;
   Buffer committed_;  // (max_depth + 1, dim) hidden states of an accepted path
   Buffer best_;       // ids, log-probabilities, and the chosen token's; as many as were wanted
+  // Of a pass of several:
+  Buffer pass_;  // tokens and depths (rows), paths
+  std::vector<std::int32_t> host_pass_;
+  std::vector<RowGroup> groups_;
 };
 
 }  // namespace frspec

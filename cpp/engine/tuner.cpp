@@ -88,7 +88,7 @@ void Tuner::begin_text(bool noisy) {
 }
 
 double Tuner::value_of_time() const {
-  const double plain_rate = plain() > 0.0 ? 1.0 / plain() : 0.0;
+  const double plain_rate = plain() > 0.0 ? company_.texts / plain() : 0.0;
   const double found = rate_seconds_.value > 0.0 ? rate_tokens_.value / rate_seconds_.value : 0.0;
   return std::max(found, plain_rate);
 }
@@ -187,7 +187,7 @@ Tuner::Plan Tuner::next(bool may_pause) {
 }
 
 bool Tuner::is_steady() const {
-  if (grows_ || !plan_.drafts || families_.size() != 1 || target_(1) == 0.0) return false;
+  if (grows_ || !plan_.drafts || families_.size() != 1 || plain() == 0.0) return false;
   return !free_ || (families_[0].worth.value > 0.0 && since_plain_ < plain_interval_);
 }
 
@@ -203,14 +203,16 @@ void Tuner::begin_growth(const Plan& plan) {
   const std::string& translation =
       arms_.empty() ? std::string() : arms_[static_cast<std::size_t>(plan.arm)].translation;
   acceptance_.use(translation.empty() ? 0 : family_of(plan.arm) % Acceptance::kTranslations, noisy_);
-  worth_of_repeated_ = 0.0;
-  grown_.clear();
-  if (plan.drafts) grown_.push_back({1, 0.0});
+  growing_.worth_of_repeated = 0.0;
+  growing_.levels.clear();
+  if (plan.drafts) growing_.levels.push_back({1, 0.0});
   level_begin_ = clock_();
 }
 
-void Tuner::end_growth() {
-  if (!grown_.empty() && grown_.back().seconds == 0.0) grown_.back().seconds = clock_() - level_begin_;
+const Tuner::Growing& Tuner::end_growth() {
+  std::vector<Level>& levels = growing_.levels;
+  if (!levels.empty() && levels.back().seconds == 0.0) levels.back().seconds = clock_() - level_begin_;
+  return growing_;
 }
 
 bool Tuner::drafts_beside(std::span<const float> repeated) {
@@ -219,7 +221,7 @@ bool Tuner::drafts_beside(std::span<const float> repeated) {
   const int n = size(repeated);
   double found = 0.0;
   for (int i = 0; i < n; ++i) found += static_cast<double>(repeated[static_cast<std::size_t>(i)]);
-  worth_of_repeated_ = std::max(0.0, found - time * (target_(1 + n) - plain()));
+  growing_.worth_of_repeated = std::max(0.0, found - time * (pass(1 + n) - plain()));
   bool asks = true;
   if (!repeated.empty() && !plan_.forced && rehearsal_.empty()) {
     // What the drafter adds is worth something where the repetition fails.
@@ -231,7 +233,7 @@ bool Tuner::drafts_beside(std::span<const float> repeated) {
   }
   if (!asks) {
     plan_.drafts = false;
-    grown_.clear();
+    growing_.levels.clear();
   } else {
     level_begin_ = clock_();
   }
@@ -243,11 +245,11 @@ int Tuner::size(std::span<const float> chances) const {
   const double time = value_of_time();
   double gain = 0.0, most = 0.0;
   int best = plan_.forced && !chances.empty() ? 1 : 0;
-  if (best == 1) most = static_cast<double>(chances[0]) - time * target_(2);
+  if (best == 1) most = static_cast<double>(chances[0]) - time * pass(2);
   if (best == 0) most = -time * plain();
   for (int n = 1; n <= static_cast<int>(chances.size()); ++n) {
     gain += static_cast<double>(chances[static_cast<std::size_t>(n) - 1]);
-    const double worth = gain - time * target_(1 + n);
+    const double worth = gain - time * pass(1 + n);
     if (worth > most) {
       most = worth;
       best = n;
@@ -257,8 +259,9 @@ int Tuner::size(std::span<const float> chances) const {
 }
 
 int Tuner::width(std::span<const NodeNote> frontier, std::span<const float> chances) {
-  if (!grown_.empty()) grown_.back().seconds = clock_() - level_begin_;
-  const auto level = grown_.size();
+  std::vector<Level>& levels = growing_.levels;
+  if (!levels.empty()) levels.back().seconds = clock_() - level_begin_;
+  const auto level = levels.size();
   int best = 0;
   if (!rehearsal_.empty()) {
     best = level < rehearsal_.size() ? std::min(rehearsal_[level], static_cast<int>(frontier.size())) : 0;
@@ -266,7 +269,7 @@ int Tuner::width(std::span<const NodeNote> frontier, std::span<const float> chan
     const double time = value_of_time();
     // What a row more costs, beside those that are worth it so far.
     const int rows = 1 + size(chances);
-    const double row = time * (target_(rows + 2) - target_(rows)) / 2;
+    const double row = time * (pass(rows + 2) - pass(rows)) / 2;
     double gain = 0.0, most = 0.0;
     for (int b = 1; b <= static_cast<int>(frontier.size()); ++b) {
       const NodeNote& node = frontier[static_cast<std::size_t>(b) - 1];
@@ -278,7 +281,7 @@ int Tuner::width(std::span<const NodeNote> frontier, std::span<const float> chan
       }
     }
   }
-  if (best > 0) grown_.push_back({best, 0.0});
+  if (best > 0) levels.push_back({best, 0.0});
   level_begin_ = clock_();
   return best;
 }
@@ -286,29 +289,31 @@ int Tuner::width(std::span<const NodeNote> frontier, std::span<const float> chan
 // --- What is learned ---
 
 void Tuner::learn_costs(const Step& step) {
-  target_.add(step.rows, step.target_seconds);
+  target_.add(step.rows + company_.rows, step.target_seconds);
   if (!step.drafted || arms_.empty()) return;
   if (!grows_) return overhead_.add(step.told_seconds + step.grown_seconds, kWorthMemory);
-  if (grown_.empty()) return;
+  const std::vector<Level>& levels = step.growing.levels;
+  if (levels.empty()) return;
   // The drafter's layers: for what it was told, and for each level.
   const Arm& arm = arms_[static_cast<std::size_t>(step.plan.arm)];
   double rest = step.grown_seconds;
-  for (const Level& level : grown_) rest -= level.seconds;
-  layers_.add(std::max(1, step.told), step.told_seconds + grown_[0].seconds - arm.root_seconds);
-  for (const Level& level : std::span(grown_).subspan(1)) {
+  for (const Level& level : levels) rest -= level.seconds;
+  layers_.add(std::max(1, step.told), step.told_seconds + levels[0].seconds - arm.root_seconds);
+  for (const Level& level : std::span(levels).subspan(1)) {
     layers_.add(level.rows, level.seconds - head_seconds(arm, level.rows));
   }
   overhead_.add(std::max(0.0, rest), kSideMemory);
 }
 
 void Tuner::add(const Step& step) {
+  company_ = step.company;
   learn_costs(step);
   if (!rehearsal_.empty()) return;
   for (const Trial& node : step.nodes) acceptance_.learn(node.cell, node.accepted);
   for (const Trial& parent : step.parents) acceptance_.learn_continuation(parent.cell, parent.accepted);
   if (!step.nodes.empty()) acceptance_.end_step();
   const double time = value_of_time();
-  const double pass = target_(step.rows);
+  const double seconds = pass(step.rows);
   double drafting = 0.0;
   const bool drafted = step.drafted && !arms_.empty();
   if (drafted) {
@@ -316,9 +321,10 @@ void Tuner::add(const Step& step) {
     Family& known = families_[static_cast<std::size_t>(family_of(step.plan.arm))];
     double levels = fixed_levels_, width = 1.0;
     if (grows_) {
-      levels = static_cast<double>(grown_.size());
+      const std::span<const Level> grown = step.growing.levels;
+      levels = static_cast<double>(grown.size());
       double nodes = 0.0;
-      for (const Level& level : std::span(grown_).subspan(grown_.empty() ? 0 : 1)) {
+      for (const Level& level : grown.subspan(grown.empty() ? 0 : 1)) {
         drafting += level_seconds(step.plan.arm, level.rows);
         nodes += level.rows;
       }
@@ -329,7 +335,7 @@ void Tuner::add(const Step& step) {
       drafting = overhead_.value;
     }
     const double gain = step.has_notes ? step.expected : step.accepted;
-    const double worth = gain - time * (pass - plain() + drafting) - worth_of_repeated_;
+    const double worth = gain - time * (seconds - plain() + drafting) - step.growing.worth_of_repeated;
     const bool paused = hoped_worth(known) <= 0.0;
     known.seen += 1.0;
     const bool has_changed = acceptance_.mood() < kBadMood;
@@ -350,12 +356,13 @@ void Tuner::add(const Step& step) {
   }
   const double tokens = 1.0 + (step.has_notes || step.rows == 1 ? step.expected : step.accepted);
   rate_tokens_.add(tokens, kRateMemory);
-  rate_seconds_.add(pass + drafting, kRateMemory);
+  // Of a pass that several share, this text has its part; what it has drafted is its own.
+  rate_seconds_.add(seconds / company_.texts + drafting, kRateMemory);
 }
 
 Tuner::Choice Tuner::choice() const {
   Choice found;
-  if (plain() > 0.0) found.plain_tokens_per_second = 1.0 / plain();
+  if (plain() > 0.0) found.plain_tokens_per_second = company_.texts / plain();
   found.arm = current_;
   if (rate_seconds_.value > 0.0) found.tokens_per_second = rate_tokens_.value / rate_seconds_.value;
   if (arms_.empty()) {

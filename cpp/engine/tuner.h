@@ -35,14 +35,30 @@ class Tuner final : public Growth {
     std::uint16_t cell = 0;
     bool accepted = false;
   };
+  // How far a tree grew.
+  struct Level {
+    int rows;
+    double seconds;
+  };
+  struct Growing {
+    std::vector<Level> levels = {};
+    double worth_of_repeated = 0.0;  // tokens, without the drafter
+  };
+  // Who else has a part in the pass.
+  struct Company {
+    int texts = 1;  // that are written by it, this one among them
+    int rows = 0;   // of the pass, beside this text's root and drafts
+  };
   struct Step {
     Plan plan;
+    Company company = {};
+    Growing growing = {};                  // of its tree
     bool drafted = false;                  // the drafter was asked
-    int rows = 1;                          // of the target's pass
+    int rows = 1;                          // of the text's tree
     int told = 0;                          // rows that the drafter was told of, or had to read
     double told_seconds = 0.0;             // that this took
     double grown_seconds = 0.0;            // of proposing
-    double target_seconds = 0.0;           // of the pass and the verdict
+    double target_seconds = 0.0;           // of the pass and the verdict; 0: another text's step has told
     int accepted = 0;                      // drafts
     double expected = 0.0;                 // accepted drafts that the tree's notes promised
     bool has_notes = false;                // whether they did
@@ -73,7 +89,11 @@ class Tuner final : public Growth {
   Plan again();
   // The drafter is about to be asked, and has answered: the time in between is its own.
   void begin_growth(const Plan& plan);
-  void end_growth();
+  const Growing& end_growth();
+  // Of the text that is planned next; the rate of all of them is what counts.
+  void set_company(const Company& company) { company_ = company; }
+  const Company& company() const { return company_; }
+  void set_noisy(bool noisy) { noisy_ = noisy; }  // for texts that take turns
   void add(const Step& step);
   // Trees of each of these many nodes per level are grown, whatever they promise: to learn what they cost. Empty: no
   // more.
@@ -123,7 +143,9 @@ class Tuner final : public Growth {
     Mean nodes;         // of its trees
   };
 
-  double plain() const { return target_(1); }
+  // Seconds of a pass in which this text has so many rows, beside its company's.
+  double pass(int rows) const { return target_(rows + company_.rows); }
+  double plain() const { return pass(1); }
   double value_of_time() const;  // tokens per second: L
   double head_seconds(const Arm& arm, int rows) const { return arm.root_seconds + (rows - 1) * arm.row_seconds; }
   double level_seconds(int arm, int rows) const;
@@ -156,13 +178,9 @@ class Tuner final : public Growth {
   bool free_ = false;  // whether the planned step may be a plain one
   // Of the tree that grows:
   Plan plan_;
-  struct Level {
-    int rows;
-    double seconds;
-  };
-  std::vector<Level> grown_;
+  Growing growing_;
   double level_begin_ = 0.0;
-  double worth_of_repeated_ = 0.0;  // tokens, without the drafter
+  Company company_;
   std::vector<int> rehearsal_;
 };
 

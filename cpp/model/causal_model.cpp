@@ -49,7 +49,7 @@ CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend,
 
   // Only now: the shapes of the tensors have vouched for the sizes that the metadata states.
   pages_ = std::make_shared<SequencePages>(backend_, std::int64_t{limits_.context} + limits_.tree, limits_.spare_pages,
-                                           limits_.ahead);
+                                           limits_.ahead, limits_.places);
   const KvShape shape{limits_.kv, config_.kv_heads, config_.head_dim, pages_->slots()};
   cache_ = std::make_unique<KvCache>(backend_, config_.layers, shape, pages_);
   scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);

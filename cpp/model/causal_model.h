@@ -20,6 +20,7 @@ namespace frspec {
 
 struct ModelLimits {
   int context = 0;      // tokens of prompt and text together
+  int places = 1;       // sequences at once, at most
   int rows = 0;         // rows of one pass, at most
   int logit_rows = 0;   // rows of logits at once, at most
   int tree = 0;         // largest tree, for the cache's slack behind the context
@@ -50,8 +51,9 @@ class CausalModel {
   const std::shared_ptr<SequencePages>& pages() const { return pages_; }  // where the cache lies
 
   // Runs `rows.count` rows with the given token ids (device) behind the cache's sequence: rows.sequence must be
-  // cache().sequence(). Their K and V are stored; hidden(), tap() and features() then hold their states.
-  // `keep_going` is asked between layers; where it says no, the pass is abandoned, and false is returned.
+  // cache().sequence(), or those of its groups what that is of their places. Their K and V are stored; hidden(), tap()
+  // and features() then hold their states. `keep_going` is asked between layers; where it says no, the pass is
+  // abandoned, and false is returned.
   bool forward(const std::int32_t* tokens, const Rows& rows, const std::function<bool()>& keep_going = {});
   Tensor hidden(int rows) const { return hidden_.matrix(rows, config_.dim); }  // after the final norm
   Tensor tap(int index, int rows) const {

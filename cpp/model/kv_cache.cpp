@@ -6,7 +6,9 @@
 namespace frspec {
 
 KvCache::KvCache(Backend& backend, int layers, const KvShape& shape, std::shared_ptr<SequencePages> pages)
-    : backend_(backend), pages_(std::move(pages)), length_(backend.allocate(sizeof(std::int32_t))) {
+    : backend_(backend),
+      pages_(std::move(pages)),
+      lengths_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(pages_->places()))) {
   const std::size_t bytes = backend.kv_bytes(shape);
   for (int i = 0; i < layers; ++i) {
     memory_.push_back(backend.allocate(bytes));
@@ -23,7 +25,9 @@ std::size_t KvCache::bytes() const {
   return total;
 }
 
-void KvCache::set_length(std::int32_t length) { backend_.upload(length_.as<void>(), &length, sizeof length); }
+void KvCache::set_length(std::int32_t length) {
+  backend_.upload(lengths_.as<std::int32_t>() + pages_->place(), &length, sizeof length);
+}
 
 void KvCache::advance(std::int32_t* count) { backend_.commit({}, sequence(), {.count = count}, {}); }
 

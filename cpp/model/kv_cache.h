@@ -1,4 +1,5 @@
-// The keys and values of a sequence: a committed prefix, and behind it room for the rows of one tree.
+// The keys and values of sequences: of each a committed prefix, and behind it room for the rows of one tree. Calls are
+// about the sequence whose place the pages are used for (SequencePages::use).
 #pragma once
 
 #include <memory>
@@ -21,10 +22,10 @@ class KvCache {
   std::size_t bytes() const;
 
   // Device scalar: tokens committed so far.
-  const std::int32_t* length() const { return length_.as<std::int32_t>(); }
+  const std::int32_t* length() const { return lengths_.as<std::int32_t>() + pages_->place(); }
   // The sequence; `history` (device) holds its tokens, where they are known here.
   SequenceView sequence(std::int32_t* history = nullptr) const {
-    SequenceView view = pages_->behind(length_.as<std::int32_t>());
+    SequenceView view = pages_->behind(lengths_.as<std::int32_t>());
     view.history = history;
     return view;
   }
@@ -42,7 +43,7 @@ class KvCache {
   std::shared_ptr<SequencePages> pages_;
   std::vector<Buffer> memory_;
   std::vector<KvLayer> layers_;
-  Buffer length_;
+  Buffer lengths_;  // (places)
 };
 
 }  // namespace frspec

@@ -1,4 +1,4 @@
-// The pages of one sequence in a cache.
+// The pages of the sequences in a cache.
 #include "model/sequence_pages.h"
 
 #include <algorithm>
@@ -7,12 +7,16 @@
 
 namespace frspec {
 
-SequencePages::SequencePages(Backend& backend, std::int64_t slots, int spare, int ahead)
+SequencePages::SequencePages(Backend& backend, std::int64_t slots, int spare, int ahead, int places)
     : backend_(backend),
       most_(pages_for(slots)),
       pool_(most_ + spare),
       trie_(pool_, ahead),
-      table_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(most_))) {}
+      held_(static_cast<std::size_t>(places)),
+      table_(
+          backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(most_) * static_cast<std::size_t>(places))) {
+  for (Held& held : held_) held.pages.reserve(static_cast<std::size_t>(most_));
+}
 
 void SequencePages::add(std::span<const KvLayer> layers) {
   layers_.insert(layers_.end(), layers.begin(), layers.end());
@@ -29,66 +33,86 @@ void SequencePages::remove(std::span<const KvLayer> layers) {
 std::int32_t SequencePages::take() {
   std::int32_t page = pool_.take();
   while (page == PagePool::kNone && trie_.evict()) page = pool_.take();
-  if (page == PagePool::kNone) throw Error(concat("cache: all ", pool_.size(), " pages are taken"));
   return page;
 }
 
 void SequencePages::upload(std::size_t first) {
-  const auto fresh = std::span(pages_).subspan(first);
+  const auto fresh = std::span(held().pages).subspan(first);
   if (fresh.empty()) return;
-  backend_.upload(table_.as<std::int32_t>() + first, fresh.data(), fresh.size_bytes());
+  backend_.upload(row() + first, fresh.data(), fresh.size_bytes());
 }
 
 void SequencePages::drop() {
   // The last first: what nobody holds is taken again in this order.
-  for (auto page = pages_.rbegin(); page != pages_.rend(); ++page) pool_.release(*page);
-  pages_.clear();
-  shared_ = 0;
+  std::vector<std::int32_t>& pages = held().pages;
+  for (auto page = pages.rbegin(); page != pages.rend(); ++page) pool_.release(*page);
+  pages.clear();
+  held().shared = 0;
 }
 
 std::int32_t SequencePages::begin(std::span<const std::int32_t> text, std::int32_t most, const Reuse& reuse) {
   drop();
   if (!reuse.on) return 0;
   const PageTrie::Match found = trie_.match(reuse.salt, text, most, reuse.by_drafter);
-  pages_ = found.pages;
-  shared_ = pages_.size();
+  std::vector<std::int32_t>& pages = held().pages;
+  pages.assign(found.pages.begin(), found.pages.end());
+  held().shared = pages.size();
+  std::int32_t slots = found.slots;
   if (found.partial != PagePool::kNone) {
-    pages_.push_back(take());
-    backend_.copy_page(layers_, found.partial, pages_.back());
+    if (const std::int32_t page = take(); page != PagePool::kNone) {
+      pages.push_back(page);
+      backend_.copy_page(layers_, found.partial, page);
+    } else {
+      slots = static_cast<std::int32_t>(pages.size()) * kPageSlots;
+    }
     pool_.release(found.partial);
   }
   upload(0);
-  return found.slots;
+  return slots;
 }
 
-void SequencePages::reserve(std::int64_t slots) {
+bool SequencePages::reserve(std::int64_t slots) {
+  std::vector<std::int32_t>& pages = held().pages;
   const auto needed = static_cast<std::size_t>(pages_for(slots));
   if (needed > static_cast<std::size_t>(most_)) {
     throw Error(concat("cache: found ", slots, " slots of a sequence, expected at most ", most_ * kPageSlots));
   }
-  const std::size_t first = pages_.size();
-  while (pages_.size() < needed) pages_.push_back(take());
-  upload(std::min(first, pages_.size()));
+  const std::size_t first = pages.size();
+  std::int32_t page = 0;
+  while (pages.size() < needed && (page = take()) != PagePool::kNone) pages.push_back(page);
+  upload(std::min(first, pages.size()));
+  return pages.size() >= needed;
 }
 
-void SequencePages::truncate(std::int32_t slots) {
+std::int32_t SequencePages::truncate(std::int32_t slots) {
+  std::vector<std::int32_t>& pages = held().pages;
   const auto whole = static_cast<std::size_t>(slots / kPageSlots);
-  if (shared_ <= whole) return;
+  if (held().shared <= whole) return slots;
   const std::size_t kept = static_cast<std::size_t>(pages_for(slots));
-  for (std::size_t i = pages_.size(); i-- > kept;) pool_.release(pages_[i]);
-  pages_.resize(kept);
-  shared_ = whole;
-  if (kept == whole) return;
+  for (std::size_t i = pages.size(); i-- > kept;) pool_.release(pages[i]);
+  pages.resize(kept);
+  held().shared = whole;
+  if (kept == whole) return slots;
   const std::int32_t page = take();
-  backend_.copy_page(layers_, pages_[whole], page);
-  pool_.release(pages_[whole]);
-  pages_[whole] = page;
+  if (page != PagePool::kNone) backend_.copy_page(layers_, pages[whole], page);
+  pool_.release(pages[whole]);
+  if (page == PagePool::kNone) {
+    pages.resize(whole);
+    return static_cast<std::int32_t>(whole) * kPageSlots;
+  }
+  pages[whole] = page;
   upload(whole);
+  return slots;
+}
+
+void SequencePages::share(std::span<const std::int32_t> text, std::int32_t slots, std::int32_t drafted,
+                          const Reuse& reuse) {
+  if (reuse.on) trie_.insert(reuse.salt, text, held().pages, slots / kPageSlots * kPageSlots, drafted);
 }
 
 void SequencePages::end(std::span<const std::int32_t> text, std::int32_t slots, std::int32_t drafted,
                         const Reuse& reuse) {
-  if (reuse.on) trie_.insert(reuse.salt, text, pages_, slots, drafted);
+  if (reuse.on) trie_.insert(reuse.salt, text, held().pages, slots, drafted);
   drop();
 }
 

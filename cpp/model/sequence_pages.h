@@ -1,4 +1,4 @@
-// The pages of one sequence in a cache, among those that ended sequences have left there.
+// The pages of the sequences in a cache, and those that ended sequences have left there.
 #pragma once
 
 #include <cstdint>
@@ -25,14 +25,21 @@ struct Reuse {
   bool by_drafter = true;  // whether a drafter has been told, or wants to be, of what the target reads
 };
 
+// There are places for several sequences, whose pages come from one pool: whoever is about one of them says so (`use`).
 class SequencePages {
  public:
-  // For sequences of up to `slots` slots, and `spare` pages more for what ended ones leave. `ahead` as PageTrie's.
-  SequencePages(Backend& backend, std::int64_t slots, int spare, int ahead);
+  // For up to `places` sequences at once, each of up to `slots` slots. There are pages for one such sequence, and
+  // `spare` more, for others and for what ended ones leave. `ahead` as PageTrie's.
+  SequencePages(Backend& backend, std::int64_t slots, int spare, int ahead, int places = 1);
 
   // Of the cache, in all pages.
   int slots() const { return pool_.size() * kPageSlots; }
-  SequenceView behind(std::int32_t* length) const { return {length, table_.as<std::int32_t>(), most_}; }
+  int places() const { return static_cast<int>(held_.size()); }
+  // The place that all calls are about from now on.
+  void use(int place) { place_ = static_cast<std::size_t>(place); }
+  // `lengths`: (places).
+  SequenceView behind(std::int32_t* lengths) const { return {lengths + place_, row(), most_}; }
+  std::size_t place() const { return place_; }
 
   // Layers whose keys and values lie in these pages. What was kept is forgotten when some come or go.
   void add(std::span<const KvLayer> layers);
@@ -41,10 +48,13 @@ class SequencePages {
   // Another sequence begins: `text`. Returns how many of its slots are there already, at most `most`. What the sequence
   // before has not left (end) is gone.
   std::int32_t begin(std::span<const std::int32_t> text, std::int32_t most, const Reuse& reuse);
-  // From now on it has room for so many slots.
-  void reserve(std::int64_t slots);
-  // The slots from `slots` on will be written anew.
-  void truncate(std::int32_t slots);
+  // From now on it has room for so many slots. False: other sequences hold the pages that are missing.
+  [[nodiscard]] bool reserve(std::int64_t slots);
+  // The slots from `slots` on will be written anew. Returns from where on they will: perhaps earlier, where no page is
+  // left for a copy.
+  std::int32_t truncate(std::int32_t slots);
+  // What it has in its first `slots` slots, whole pages of them, is for others now; it goes on. As end().
+  void share(std::span<const std::int32_t> text, std::int32_t slots, std::int32_t drafted, const Reuse& reuse);
   // It has ended: `text` is what its first `slots` slots are of, and the tokens behind them; the drafter was told of
   // the first `drafted` ones.
   void end(std::span<const std::int32_t> text, std::int32_t slots, std::int32_t drafted, const Reuse& reuse);
@@ -53,7 +63,17 @@ class SequencePages {
   int kept() const { return trie_.pages(); }
 
  private:
-  std::int32_t take();
+  // The pages of a sequence, each held.
+  struct Held {
+    std::vector<std::int32_t> pages;
+    std::size_t shared = 0;  // the first ones of them, into which it does not write
+  };
+
+  Held& held() { return held_[place_]; }
+  std::int32_t* row() const {
+    return table_.as<std::int32_t>() + static_cast<std::ptrdiff_t>(place_) * std::ptrdiff_t{most_};
+  }
+  std::int32_t take();  // PagePool::kNone: all are held
   void upload(std::size_t first);
   void drop();
 
@@ -62,9 +82,9 @@ class SequencePages {
   PagePool pool_;
   PageTrie trie_;
   std::vector<KvLayer> layers_;
-  std::vector<std::int32_t> pages_;  // of the sequence, each held
-  std::size_t shared_ = 0;           // the first ones of them, into which it does not write
-  Buffer table_;                     // (most)
+  std::vector<Held> held_;  // (places)
+  std::size_t place_ = 0;
+  Buffer table_;  // (places, most)
 };
 
 }  // namespace frspec

@@ -7,13 +7,15 @@
 
 namespace frspec {
 
-Verifier::Verifier(Backend& backend, CausalModel& target, int max_size, int max_depth)
+Verifier::Verifier(Backend& backend, CausalModel& target, int max_size, int max_depth, int most)
     : backend_(backend),
       target_(target),
       max_path_(max_depth + 1),
       sampled_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(max_size))),
-      max_size_(max_size) {
+      max_size_(max_size),
+      most_(most) {
   allocate_record();
+  if (most > 1) allocate_several();
   verdict_.nodes.reserve(static_cast<std::size_t>(max_path_));
   verdict_.tokens.reserve(static_cast<std::size_t>(max_path_));
 }
@@ -26,8 +28,8 @@ void Verifier::allocate_record() {
   noted_ids_ = record + 1 + 2 * max_path_;
 }
 
-const std::int32_t* Verifier::sample(const Rows& rows, int first, const std::int32_t* tokens, const Sampler& sampler) {
-  const Tensor hidden = target_.hidden(first + rows.count).row_range(first, rows.count);
+const std::int32_t* Verifier::sample(const Rows& rows, Tensor hidden, const std::int32_t* tokens,
+                                     const Sampler& sampler) {
   auto* sampled = sampled_.as<std::int32_t>();
   last_.notes_logits = false;
   const BestTokens noted{.ids = noted_ids_, .scores = noted_scores_.as<float>(), .k = noted_};
@@ -48,17 +50,17 @@ const std::int32_t* Verifier::sample(const Rows& rows, int first, const std::int
 
 void Verifier::expect(const DraftTree& tree) { last_ = {.size = static_cast<std::size_t>(tree.size())}; }
 
-const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sampler) {
+const VerdictView& Verifier::verify(const DraftTree& tree, Tensor hidden, const Sampler& sampler) {
   expect(tree);
   const Rows rows = tree.rows(target_.cache().sequence());
   const bool drawn = !sampler.chain().is_plain() || sampler.draw().temperature > 0.0f;
   if (drawn && pretended_ < 0.0f && tree.size() <= target_.limits().logit_rows) {
-    const Tensor logits = target_.logits(target_.hidden(tree.size()));
+    const Tensor logits = target_.logits(hidden);
     backend_.verify_logits(view_, tree.view(), logits, rows, sampler.chain(), sampler.draw_after_chain());
     last_.notes_logits = true;
     return view_;
   }
-  sample(rows, 0, tree.view().tokens, sampler);
+  sample(rows, hidden, tree.view().tokens, sampler);
   auto* sampled = sampled_.as<std::int32_t>();
   if (pretended_ >= 0.0f) {
     backend_.instruments().pretend_acceptance(sampled, tree.view(), rows, pretended_, sampler.draw().seed);
@@ -85,16 +87,23 @@ TokenId Verifier::choose(Tensor logits, const Rows& row, const Sampler& sampler,
   return token;
 }
 
-TokenId Verifier::sample_one(const Rows& row, int index, const std::int32_t* tokens, const Sampler& sampler,
+TokenId Verifier::sample_one(const Rows& row, Tensor hidden, const std::int32_t* tokens, const Sampler& sampler,
                              const LogitsProcessor& processor, std::span<const TokenId> text) {
-  const Tensor logits = target_.logits(target_.hidden(index + 1).row_range(index, 1));
+  const Tensor logits = target_.logits(hidden);
   backend_.process(logits, row, tokens, sampler.chain());
   return choose(logits, row, sampler, processor, text);
 }
 
-const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sampler, const LogitsProcessor& processor,
-                                    std::span<const TokenId> text) {
+const VerdictView& Verifier::verify(const DraftTree& tree, Tensor hidden, const Sampler& sampler,
+                                    const LogitsProcessor& processor, std::span<const TokenId> text) {
   expect(tree);
+  walk(tree, tree.rows(target_.cache().sequence()), hidden, sampler, processor, text);
+  backend_.verify(view_, tree.view(), sampled_.as<std::int32_t>());
+  return view_;
+}
+
+void Verifier::walk(const DraftTree& tree, const Rows& rows, Tensor hidden, const Sampler& sampler,
+                    const LogitsProcessor& processor, std::span<const TokenId> text) {
   const auto size = static_cast<std::size_t>(tree.size());
   std::vector<std::int32_t> tokens(size), parents(size);
   backend_.download(tokens.data(), tree.view().tokens, size * sizeof(std::int32_t));
@@ -103,11 +112,11 @@ const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sample
   // What the target would say after nodes that the walk does not reach is never asked.
   std::vector<std::int32_t> sampled(size, -1);
   std::vector<TokenId> sequence(text.begin(), text.end());
-  const Rows rows = tree.rows(target_.cache().sequence());
   std::size_t node = 0;
   for (bool walks = true; walks;) {
     const int index = static_cast<int>(node);
-    const TokenId token = sample_one(rows.range(index, 1), index, tree.view().tokens, sampler, processor, sequence);
+    const TokenId token =
+        sample_one(rows.range(index, 1), hidden.row_range(index, 1), tree.view().tokens, sampler, processor, sequence);
     if (noted_ > 0) {
       backend_.top_k(noted_ids_ + std::ptrdiff_t{index} * noted_, noted_scores_.as<float>(), noted_,
                      target_.last_logits(1), nullptr);
@@ -121,8 +130,6 @@ const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sample
     }
   }
   backend_.upload(sampled_.as<void>(), sampled.data(), size * sizeof(std::int32_t));
-  backend_.verify(view_, tree.view(), sampled_.as<std::int32_t>());
-  return view_;
 }
 
 const VerdictView& Verifier::verify_by_rejection(const DraftTree& tree, const Sampler& sampler,
@@ -156,8 +163,8 @@ const Verdict& Verifier::read(int slot) {
 void Verifier::note_candidates(int k) {
   noted_ = std::min(k, target_.config().vocab);
   allocate_record();
-  noted_scores_ = backend_.allocate(sizeof(float) * static_cast<std::size_t>(noted_) *
-                                    static_cast<std::size_t>(target_.limits().logit_rows));
+  const int rows = std::max(target_.limits().logit_rows, most_ > 1 ? max_size_ : 0);
+  noted_scores_ = backend_.allocate(sizeof(float) * static_cast<std::size_t>(noted_) * static_cast<std::size_t>(rows));
 }
 
 void Verifier::take_candidates(const Known& known, std::int32_t* noted) {
@@ -169,11 +176,12 @@ void Verifier::take_candidates(const Known& known, std::int32_t* noted) {
     }
     backend_.download(noted, noted_ids_, known.size * static_cast<std::size_t>(noted_) * sizeof(std::int32_t));
   }
-  for (const std::int32_t node : verdict_.nodes) {
-    const TokenId* best = noted + std::ptrdiff_t{node} * noted_;
-    for (int i = noted_ - 1; i >= 0; --i) {
-      if (best[i] >= 0) candidates_.push_back(best[i]);
-    }
+  for (const std::int32_t node : verdict_.nodes) add_candidates(noted + std::ptrdiff_t{node} * noted_);
+}
+
+void Verifier::add_candidates(const TokenId* best) {
+  for (int i = noted_ - 1; i >= 0; --i) {
+    if (best[i] >= 0) candidates_.push_back(best[i]);
   }
 }
 

@@ -42,12 +42,15 @@ std::shared_ptr<Sequence> PyEngine::begin(std::vector<TokenId> prompt, const Gen
     const WithoutGil released;
     sequence = engine->begin(std::move(prompt), options);
   }
-  sequence_ = sequence;
+  std::erase_if(sequences_, [](const std::weak_ptr<Sequence>& other) { return other.expired(); });
+  sequences_.push_back(sequence);
   return sequence;
 }
 
-void PyEngine::cancel() const {
-  if (const std::shared_ptr<Sequence> sequence = sequence_.lock()) sequence->cancel();
+void PyEngine::cancel() {
+  for (const std::weak_ptr<Sequence>& one : sequences_) {
+    if (const std::shared_ptr<Sequence> sequence = one.lock()) sequence->cancel();
+  }
 }
 
 void PyEngine::close() {
@@ -67,7 +70,8 @@ void make_engine(PyEngine* self, const std::filesystem::path& target,
                  const std::string& tree, std::optional<int> tree_depth, std::optional<int> tree_branch,
                  std::optional<int> tree_size, std::optional<int> n_ctx, const RopeOptions& rope, int n_batch,
                  int n_threads, const std::string& cache_type, const std::string& device, bool head_on_host,
-                 bool use_mmap, const std::vector<int>& taps, std::size_t states, const nb::object& progress) {
+                 bool use_mmap, int n_parallel, std::optional<double> spare, const std::vector<int>& taps,
+                 std::size_t states, const nb::object& progress) {
   const WithoutGil released;
   EngineOptions options;
   options.target = target;
@@ -83,6 +87,8 @@ void make_engine(PyEngine* self, const std::filesystem::path& target,
   options.context = n_ctx;
   options.rope = rope;
   options.batch = n_batch;
+  options.parallel = n_parallel;
+  options.spare = spare;
   options.backend = {device, n_threads};
   options.head_on_host = head_on_host;
   options.files = {use_mmap, [] { check_signals(); }};
@@ -171,7 +177,8 @@ void init_engine(nb::module_& m) {
            "tree"_a = "auto", "tree_depth"_a = nb::none(), "tree_branch"_a = nb::none(), "tree_size"_a = nb::none(),
            "n_ctx"_a = nb::none(), "rope"_a = RopeOptions{}, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0,
            "cache_type"_a = "f16", "device"_a = default_device(), "head_on_host"_a = false, "use_mmap"_a = true,
-           "taps"_a = std::vector<int>{}, "states"_a = 0, "progress"_a = nb::none(),
+           "n_parallel"_a = 1, "spare"_a = nb::none(), "taps"_a = std::vector<int>{}, "states"_a = 0,
+           "progress"_a = nb::none(),
            nb::sig("def __init__(self, target: str | os.PathLike[str], drafter: str | os.PathLike[str] | None = None, "
                    "ranks: str | os.PathLike[str] | None = None, sketch: str | os.PathLike[str] | None = None, "
                    "adapt: str | os.PathLike[str] | None = None, head: str = 'full', translate: str = 'auto', ngram: "
@@ -179,10 +186,13 @@ void init_engine(nb::module_& m) {
                    "tree_branch: int | None = None, tree_size: int | None = None, n_ctx: int | None = None, rope: "
                    "RopeOptions = RopeOptions(), n_batch: int = 512, "
                    "n_threads: int = 0, cache_type: str = 'f16', device: str = 'cpu', "
-                   "head_on_host: bool = False, use_mmap: bool = True, taps: Sequence[int] = (), "
+                   "head_on_host: bool = False, use_mmap: bool = True, n_parallel: int = 1, spare: float | None = "
+                   "None, taps: Sequence[int] = (), "
                    "states: int = 0, "
                    "progress: collections.abc.Callable[[int, int], object] | None = None) -> None"),
-           "``progress`` is called with the bytes of weights that are ready and those of all. ``states``: that many "
+           "``progress`` is called with the bytes of weights that are ready and those of all. ``spare``: contexts that "
+           "the "
+           "caches have room for beside one; None: by the memory that is free. ``states``: that many "
            "states that the drafter's head meets are noted (``take_states``).")
       .def(
           "take_states",
@@ -206,7 +216,7 @@ void init_engine(nb::module_& m) {
             engine->save_ranks();
           },
           "Brings what was counted (``adapt``) to its file.")
-      .def("cancel", &PyEngine::cancel, "Ends the text that was begun last, if there is one. From any thread.")
+      .def("cancel", &PyEngine::cancel, "Ends all texts that were begun and have not ended. From any thread.")
       .def("close", &PyEngine::close,
            "Frees all that it has, as soon as no call is under way; whatever is asked of it afterwards is a "
            "RuntimeError.")
@@ -231,10 +241,10 @@ void init_engine(nb::module_& m) {
             const WithoutGil released;
             engine->set_head(head);
           },
-          "head"_a, "Another head policy for the drafter. A running generation can go on no more.")
+          "head"_a, "Another head policy for the drafter.")
       .def("begin", &begin, "tokens"_a, "cancel"_a = nb::none(), "options"_a, nb::keep_alive<0, 1>(),
            nb::sig("def begin(self, tokens: Sequence[int], cancel: object = None, **options: object) -> Generation"),
-           "Begins a text after a prompt of at least one token; one that was running before can go on no more. "
+           "Begins a text after a prompt of at least one token. "
            "``cancel``, where it is not None, is asked now and then whether it ``is_set``, and ends the text. The "
            "options are those of ``frspec_cpp.options.Options``, in the form that ``native`` gives them.")
       .def("forward", &forward, "tokens"_a, "Logits after each token: (len(tokens), vocab_size) float32.")
@@ -260,6 +270,10 @@ void init_engine(nb::module_& m) {
                    "Tokens that prompt and text may have together.")
       .def_prop_ro("vocab_size", of_engine([](const Engine& engine) { return engine.config().vocab; }),
                    "Tokens of the vocabulary.")
+      .def_prop_ro("n_parallel", of_engine([](const Engine& engine) { return engine.parallel(); }),
+                   "Texts that can be written at once.")
+      .def_prop_ro("displaced", of_engine([](const Engine& engine) { return engine.displaced(); }),
+                   "How often a text had to make room for others so far, and was read again later.")
       .def_prop_ro("device", of_engine([](const Engine& engine) { return engine.device(); }),
                    "The backend in words: ``\"cpu (avx2, 8 threads)\"``.")
       .def_prop_ro("architecture",

@@ -2,12 +2,15 @@
 // handlers run, so that Ctrl-C stops a long prompt and a long answer, too.
 #include <algorithm>
 #include <cstddef>
+#include <exception>
+#include <functional>
 #include <mutex>
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "base/error.h"
 #include "gil.h"
 #include "py_engine.h"
 
@@ -97,6 +100,11 @@ nb::list PyGeneration::watched() {
   return list;
 }
 
+void PyGeneration::raise_error() {
+  const std::exception_ptr error = look([](const Sequence& sequence) { return sequence.error(); });
+  if (error) std::rethrow_exception(error);
+}
+
 std::string PyGeneration::closing_text() {
   return look([](const Sequence& sequence) { return sequence.closing_text(); });
 }
@@ -117,11 +125,45 @@ nb::list PyGeneration::write(bool all) {
       if (python_is_due() && python_stops() && raised_) break;
       const auto fresh = engine->step(*sequence_);
       tokens.insert(tokens.end(), fresh.begin(), fresh.end());
-    } while (all && sequence_->finish_reason() == FinishReason::None && !raised_);
+    } while (all && sequence_->finish_reason() == FinishReason::None && !raised_ && !hands_over_.load());
   }
   // The exception of a signal handler was left pending in this thread.
   if (PyErr_Occurred() != nullptr) throw nb::python_error();
   return to_list(tokens);
+}
+
+nb::list PyGeneration::step_together(const std::vector<PyGeneration*>& generations) {
+  std::vector<std::vector<GeneratedToken>> tokens(generations.size());
+  if (generations.empty()) return {};
+  const std::shared_ptr<Engine> engine = generations[0]->engine_.open();
+  {
+    const WithoutGil released;
+    // In one order, whoever asks.
+    std::vector<PyGeneration*> all(generations);
+    std::sort(all.begin(), all.end(), std::less<>());
+    if (std::adjacent_find(all.begin(), all.end()) != all.end()) fail("step_together: found a text twice");
+    std::vector<std::unique_lock<OwnedMutex>> locks;
+    for (PyGeneration* one : all) {
+      if (&one->engine_ != &generations[0]->engine_) fail("step_together: found texts of two engines");
+      locks.emplace_back(one->mutex_);
+    }
+    std::vector<Sequence*> sequences;
+    for (PyGeneration* one : generations) sequences.push_back(one->sequence_.get());
+    engine->step(sequences);
+    for (std::size_t i = 0; i < generations.size(); ++i) {
+      const auto fresh = sequences[i]->fresh();
+      tokens[i].assign(fresh.begin(), fresh.end());
+    }
+  }
+  nb::list all;
+  for (std::size_t i = 0; i < generations.size(); ++i) {
+    if (generations[i]->sequence_->error()) {
+      all.append(nb::none());
+    } else {
+      all.append(to_list(tokens[i]));
+    }
+  }
+  return all;
 }
 
 // Waiting for the GIL may take some milliseconds where other threads compute in Python: not every time.
@@ -195,10 +237,20 @@ void init_generation(nb::module_& m) {
       .def("step", &PyGeneration::step, nb::sig("def step(self) -> list[tuple[int, bool, str]]"),
            "The tokens of one pass of the target: each with whether a draft had foreseen it and the text that can be "
            "shown with it; none where the text has ended. The first call reads the prompt.\n\n"
-           "Raises:\n    RuntimeError: An earlier step was interrupted, or the engine began another text since.")
+           "Raises:\n    RuntimeError: An earlier step has failed.")
       .def("run", &PyGeneration::run, nb::sig("def run(self) -> list[tuple[int, bool, str]]"),
-           "All steps that are left.\n\nRaises:\n    RuntimeError: An earlier step was interrupted, or the engine "
-           "began another text since.")
+           "All steps that are left, unless it is handed over.\n\nRaises:\n    RuntimeError: An earlier step has "
+           "failed.")
+      .def_static("step_together", &PyGeneration::step_together, nb::arg("generations"),
+                  nb::sig("def step_together(generations: Sequence[Generation]) -> "
+                          "list[list[tuple[int, bool, str]] | None]"),
+                  "One pass of the target for several texts of one engine, which are to be the same from step to step, "
+                  "those in front being served first. What each was given: nothing where it waits for room or its "
+                  "prompt is being read; None where it failed: ``raise_error`` tells why.")
+      .def("hand_over", &PyGeneration::hand_over,
+           "Lets ``run`` return behind the step that is running, with what there is. From any thread.")
+      .def("raise_error", &PyGeneration::raise_error,
+           "Raises what has ended the text before its end, where something has.")
       .def(
           "cancel", &PyGeneration::cancel,
           "Ends the text: the step that is running is the last one; a prompt that is being read is abandoned. From any "

@@ -1,6 +1,7 @@
 // Engine and Sequence as Python has them, where a sequence is a Generation.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <memory>
@@ -24,14 +25,14 @@ class PyEngine {
   // The engine, which lives as long as whoever has it. Throws Error where it was closed.
   std::shared_ptr<Engine> open() const;
   std::shared_ptr<Sequence> begin(std::vector<TokenId> prompt, const GenerateOptions& options);
-  void cancel() const;  // the sequence that was begun last, if it is still there
+  void cancel();  // the sequences that are still there
   bool is_closed() const { return engine_ == nullptr; }
   // Frees all that it has, as soon as no call is under way. Closing twice does nothing.
   void close();
 
  private:
   std::shared_ptr<Engine> engine_;
-  std::weak_ptr<Sequence> sequence_;
+  std::vector<std::weak_ptr<Sequence>> sequences_;  // that were begun, and may have ended
 };
 
 // A sequence being written. Any thread may call; they are taken one after the other. The lock is only ever waited for
@@ -43,13 +44,19 @@ class PyGeneration {
 
   nanobind::list step() { return write(false); }
   nanobind::list run() { return write(true); }
+  // One step of all of these together (Engine::step): what each was given, in order; None where it failed, as its next
+  // step() says.
+  static nanobind::list step_together(const std::vector<PyGeneration*>& generations);
   void cancel() { sequence_->cancel(); }
+  // run() returns behind the step that is running, though the text has not ended.
+  void hand_over() { hands_over_.store(true); }
 
   std::optional<std::string> finish_reason();
   nanobind::list logprobs() { return logprobs_from(0); }
   nanobind::list logprobs_from(std::size_t first);
   nanobind::list trace();
   nanobind::list watched();
+  void raise_error();
   std::string closing_text();
   Stats stats();
 
@@ -68,6 +75,7 @@ class PyGeneration {
   std::shared_ptr<Sequence> sequence_;
   nanobind::object cancel_;
   bool raised_ = false;
+  std::atomic<bool> hands_over_{false};
   Clock::time_point asked_ = {};
 };
 

@@ -113,8 +113,9 @@ class AsyncText:
 class AsyncLLM:
     """An LLM whose texts are asked for by asyncio's tasks, as many at once as one likes.
 
-    They wait in a queue and are written one after the other, by a thread of their own: in order of priority, and
-    among equals of arrival. Whoever has waited for 10 s is next. ``async with AsyncLLM(...) as llm:`` loads and closes.
+    They are written by a thread of their own, several at once (``n_parallel``), and others wait in a queue: in order
+    of priority, and among equals of arrival. Whoever has waited for 10 s is next. ``async with AsyncLLM(...) as
+    llm:`` loads and closes.
 
     Args:
         model_path: As of :class:`LLM`; or an LLM that is loaded already, which is not closed then.
@@ -191,15 +192,14 @@ class AsyncLLM:
 
     def running(self) -> list[Ticket]:
         """The texts that are being written."""
-        ticket = None if self._llm is None else self._llm._texts.running()
-        return [] if ticket is None else [ticket]
+        return [] if self._llm is None else self._llm._texts.running()
 
     def refuse(self) -> None:
         """From now on no texts are taken; those that are there go on."""
         self._closed = True
 
     def cancel_all(self) -> None:
-        """Ends the text that is written with what there is; those that wait with NotAccepting."""
+        """Ends the texts that are written with what there is; those that wait with NotAccepting."""
         if self._llm is None:
             return
         for ticket in self._llm._texts.waiting():
@@ -317,7 +317,7 @@ class AsyncLLM:
         queued = sum(len(ticket.request.prompt) for ticket in waiting)
         if len(waiting) < self._max_queue and (not waiting or queued + prompt_tokens <= self._max_queued_tokens):
             return
-        seconds = min(max(math.ceil(self._seconds * (len(waiting) + 1)), 1), _MAX_RETRY)
+        seconds = min(max(math.ceil(self._seconds * (len(waiting) + 1) / self.llm.n_parallel), 1), _MAX_RETRY)
         raise QueueFull(
             f"found {len(waiting)} texts in the queue, with {queued} prompt tokens, expected at most "
             f"{self._max_queue} and {self._max_queued_tokens}",

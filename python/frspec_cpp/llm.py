@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import operator
 import os
@@ -54,7 +53,7 @@ def _renew_locks() -> None:
     """In a forked process, where those who held them do not exist."""
     for llm in _living:
         llm._lock = threading.RLock()
-        llm._texts = TextQueue()
+        llm._texts = TextQueue(llm._n_parallel, llm._lock)
 
 
 os.register_at_fork(after_in_child=_renew_locks)
@@ -92,9 +91,9 @@ def _check_ids(ids: Sequence[int], vocab_size: int) -> list[int]:
 class LLM:
     """A target model, perhaps with a drafter that makes it faster. Its text does not depend on the drafter.
 
-    One text is written at a time: calls from several threads wait for each other, and texts that were submitted
-    for their turn. Several LLMs work side by side. A forked process may go on with an LLM that was idle, and shares
-    its weights; on a GPU it has to load its own.
+    Several texts are written at once, in passes for all of them (``n_parallel``): those of a list, those of several
+    threads, and those that were submitted; each is what it is alone. Several LLMs work side by side. A forked process
+    may go on with an LLM that was idle, and shares its weights; on a GPU it has to load its own.
     :meth:`close`, or the end of ``with LLM(...) as llm:``, frees all memory.
 
     Args:
@@ -154,6 +153,9 @@ class LLM:
             change then: of a file that is shortened, the system kills the process (SIGBUS); one that is to be replaced
             is to be written beside it and renamed. False: read them into memory, as large as they are, beside the
             weights.
+        n_parallel: Texts that are written at once, at most; others wait for their turn. They share the memory for keys
+            and values: that of one context, and of another one for each text where the machine has it free. A text
+            that finds none waits, or makes room for those that began before it, and goes on later.
         progress: Show a bar while the weights are loaded (where tqdm is installed and standard error is a terminal),
             or a function that is called with ``"loading"``, the bytes that are ready and those of all.
 
@@ -196,12 +198,12 @@ class LLM:
         yarn_beta_fast: float = -1.0,
         yarn_beta_slow: float = -1.0,
         use_mmap: bool = True,
+        n_parallel: int = 8,
         progress: bool | Report = False,
     ) -> None:
         self._path = os.fspath(model_path)
         self._closed = False
         self._lock = threading.RLock()  # the engine refuses calls from inside a call, instead of waiting for ever
-        self._texts = TextQueue()
         with reporting(progress) as report:
             self._engine = _core.Engine(
                 self._path,
@@ -233,8 +235,11 @@ class LLM:
                 device=device or _core.default_device(),
                 head_on_host=head_on_host,
                 use_mmap=use_mmap,
+                n_parallel=n_parallel,
                 progress=None if report is None else functools.partial(report, "loading"),
             )
+        self._n_parallel = self._engine.n_parallel
+        self._texts = TextQueue(self._n_parallel, self._lock)
         # The engine saves when it goes, but at the end of Python it may not go, and it could not say what failed.
         self._save = None if adapt is None else weakref.finalize(self, _save_at_end, self._engine)
         _living.add(self)
@@ -342,12 +347,22 @@ class LLM:
         return self._engine.memory_plan
 
     @property
+    def n_parallel(self) -> int:
+        """Texts that are written at once, at most. 1 with a drafter that is translated by ``"slrs"``."""
+        return self._n_parallel
+
+    @property
+    def displaced(self) -> int:
+        """How often a text had to make room for others so far, and was read again later."""
+        return self._engine.displaced
+
+    @property
     def has_drafter(self) -> bool:
         """Whether it has a drafter."""
         return self._engine.has_drafter
 
     def cancel(self) -> None:
-        """Ends the text that is being written, from any thread: ``finish_reason`` is ``"cancelled"``.
+        """Ends the texts that are being written, from any thread: ``finish_reason`` is ``"cancelled"``.
 
         The pass that is running is the last one; a prompt that is being read is left between two layers. Texts that
         wait for their turn are not meant: to end a certain one, give it an Event (``cancel`` of :class:`Options`).
@@ -355,7 +370,7 @@ class LLM:
         self._engine.cancel()
 
     def close(self) -> None:
-        """Ends the text that is being written and frees all memory; whatever is asked of it later is a RuntimeError.
+        """Ends the texts that are being written and frees all memory; whatever is asked of it later is a RuntimeError.
 
         Ranks that adapt are saved before, with the errors of :meth:`save_ranks`; it is closed all the same. Closing it
         twice does nothing.
@@ -369,6 +384,7 @@ class LLM:
             raise RuntimeError("this LLM is writing a text: a logits processor cannot close it")
         self._closed = True  # whoever comes now is refused
         self.cancel()
+        self._texts.wait()
         with self._lock:
             try:
                 if self._save is not None:
@@ -377,7 +393,7 @@ class LLM:
                 self._engine.close()
 
     def set_head(self, head: str) -> None:
-        """Another head policy for the drafter, as ``head`` of the constructor. Streams that are open end with an error.
+        """Another head policy for the drafter, as ``head`` of the constructor.
 
         Raises:
             ValueError: There is no drafter, or the head is unknown or not possible; the old one stays then.
@@ -466,7 +482,7 @@ class LLM:
 
         A list of prompts gives a list of texts, in order; an option may then be a list, too, with a value for each
         prompt (for ``stop`` and ``stop_token_ids``, which are lists already, a list of lists or None). Each text is
-        what it is alone. They are written one after the other.
+        what it is alone; up to ``n_parallel`` of them are written at once.
 
         Args:
             prompt: A text, or token ids, which are taken as they are; or a list of such.
@@ -482,10 +498,31 @@ class LLM:
         if isinstance(one, (list, tuple)) and one and isinstance(one[0], (str, Sequence, np.ndarray)):
             return self._generate_all(one, max_tokens, parse_special, options)
         limit: Any = max_tokens
-        with self._lock:
-            native = self._begin(one, limit, parse_special, cast(Options, options))
-            tokens = native.run()
+        request = self._request(one, limit, parse_special, 0, cast(Options, options))
+        waits = self._texts.works and not self._engine.works_here  # inside a call the engine refuses, instead
+        lock = self._lock  # a forked process has another one
+        if waits or not lock.acquire(blocking=False):
+            return self._results([PendingText(self._texts, request, self._begun)])[0]
+        try:
+            native, tokens = self._write_alone(request)
+        finally:
+            lock.release()
+        if native.finish_reason is None:  # others have come
+            return self._results([PendingText(self._texts, request, self._begun, native, tokens)])[0]
         return Generation.from_native(native, tokens, options.get("logprobs") is not None, options.get("trace", False))
+
+    def _write_alone(self, request: TextRequest) -> tuple[_core.Generation, list[tuple[int, bool, str]]]:
+        """Writes a text in this thread, which has the lock, until others come: then it goes on among them."""
+        texts = self._texts
+        before = texts.alone  # that this one is asked for by, from inside: the engine refuses it
+        try:
+            native = self._begun(request)
+            if request.options.get("verify", "keyed") == "keyed":  # else others would not do
+                texts.alone = native
+                texts.ask_for_the_lock()
+            return native, native.run()
+        finally:
+            texts.alone = before
 
     def _generate_all(
         self, prompts: Sequence[str | Sequence[int]], max_tokens: object, parse_special: bool, options: dict[str, Any]
@@ -495,8 +532,21 @@ class LLM:
         each = per_text(len(texts), {"max_tokens": max_tokens, **options})
         for own in each:
             native_options(self.vocab_size, **cast(Options, {name: own[name] for name in options}))
-        with self._lock:
-            return [self.generate(ids, **own) for ids, own in zip(texts, each, strict=True)]
+        requests = []
+        for ids, own in zip(texts, each, strict=True):
+            limit = own.pop("max_tokens")
+            requests.append(self._request(ids, limit, parse_special, 0, cast(Options, own)))
+        return self._results([PendingText(self._texts, request, self._begun) for request in requests])
+
+    @staticmethod
+    def _results(texts: list[PendingText]) -> list[Generation]:
+        """Waits for texts; where one fails, or Ctrl-C was pressed, the others are ended."""
+        try:
+            return [text.result() for text in texts]
+        except BaseException:
+            for text in texts:
+                text.cancel()
+            raise
 
     @takes_options
     def stream(
@@ -510,7 +560,8 @@ class LLM:
         """Continues ``prompt`` and gives the text in pieces, as it comes. No piece ends inside a character.
 
         The pieces together are :meth:`generate`'s text, whose arguments these are. The iterator may be left
-        early; once the LLM begins another text or is closed, it raises RuntimeError.
+        early; once the LLM is closed, it raises RuntimeError. A stream is written as far as it is asked for, others
+        beside it. One that is verified by rejection sampling ends with a RuntimeError when its place is needed.
 
         Raises:
             ValueError: As :meth:`generate`, at once.
@@ -529,7 +580,7 @@ class LLM:
         parse_special: bool = True,
         **options: Unpack[Options],
     ) -> PendingText:
-        """Puts a text into the queue, and returns at once. Texts are written in order of priority and arrival.
+        """Puts a text into the queue, and returns at once. Texts begin in order of priority and arrival.
 
         Args:
             prompt: As in :meth:`generate`, like all arguments but this:
@@ -650,10 +701,8 @@ class LLM:
             raise ValueError(f"priority: found {priority}, expected 0 to {LOWEST_PRIORITY}")
         return TextRequest(ids, max_tokens, options, priority, max_seconds)
 
-    @contextlib.contextmanager
-    def _begun(self, request: TextRequest) -> Iterator[_core.Generation]:
-        with self._lock:
-            yield self._begin(request.prompt, request.max_tokens, True, request.options)
+    def _begun(self, request: TextRequest) -> _core.Generation:
+        return self._begin(request.prompt, request.max_tokens, True, request.options)
 
     def _ids(self, prompt: str | Sequence[int], parse_special: bool) -> list[int]:
         if isinstance(prompt, str):

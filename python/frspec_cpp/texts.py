@@ -1,14 +1,14 @@
-"""Texts that wait for their turn: a queue before an LLM, which writes one text at a time."""
+"""Texts that wait for their turn: a queue before an LLM, which writes several texts at a time."""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from frspec_cpp import _core
 from frspec_cpp.generation import Generation, TokenLogprobs
@@ -81,8 +81,8 @@ class TextRequest:
     max_seconds: float | None = None
 
 
-#: Begins a text, which its thread may write until the context is left.
-Begin: TypeAlias = Callable[[TextRequest], AbstractContextManager[_core.Generation]]
+#: Begins a text.
+Begin: TypeAlias = Callable[[TextRequest], _core.Generation]
 
 
 class Ticket:
@@ -92,17 +92,49 @@ class Ticket:
         request: What is asked for.
         begin: Begins it.
         deliver: Is given every event, in the thread that writes, or where a waiting text is cancelled.
+        begun: The text, where it is begun already.
+        tokens: What was written of it then.
     """
 
-    def __init__(self, request: TextRequest, begin: Begin, deliver: Callable[[Event], object]) -> None:
+    def __init__(
+        self,
+        request: TextRequest,
+        begin: Begin,
+        deliver: Callable[[Event], object],
+        begun: _core.Generation | None = None,
+        tokens: Sequence[tuple[int, bool, str]] = (),
+    ) -> None:
         self.request = request
         self._begin = begin
         self.entered = time.monotonic()
-        self.generated = 0  # tokens so far
+        self._tokens = list(tokens)
         self._deliver = deliver
         self._lock = threading.Lock()
-        self._native: _core.Generation | None = None
+        self._native = begun
         self._cancelled = False
+        self._out_of_time = False
+        self._ends: float | None = None
+
+    @property
+    def generated(self) -> int:
+        """Tokens so far."""
+        return len(self._tokens)
+
+    @property
+    def goes_alone(self) -> bool:
+        """Whether no other text may be written beside it."""
+        return self.request.options.get("verify", "keyed") != "keyed"
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether some of it may be written already."""
+        return self._native is not None
+
+    @property
+    def native(self) -> _core.Generation:
+        """The text, once it has begun."""
+        assert self._native is not None
+        return self._native
 
     def stop(self) -> None:
         """Ends the text after the pass that runs; one that has not begun ends as soon as it does."""
@@ -111,46 +143,63 @@ class Ticket:
             if self._native is not None:
                 self._native.cancel()
 
-    def give_up(self, error: Exception) -> None:
-        """Tells that the text will not be written."""
-        self._deliver(error)
+    def give_up(self, error: BaseException) -> None:
+        """Tells that the text will not be written, or not to its end."""
+        # Whatever it is, it belongs to whoever asked for the text.
+        self._deliver(error if isinstance(error, Exception) else RuntimeError(f"the text was ended: {error!r}"))
 
-    def write(self) -> None:
-        """Writes the text, and delivers what happens."""
+    def start(self) -> bool:
+        """Begins the text; False where that fails, which it has told then."""
         try:
-            with self._begin(self.request) as native:
-                end = self._write(native)
-        except BaseException as error:  # whatever it is, it belongs to whoever asked for the text
-            self._deliver(error if isinstance(error, Exception) else RuntimeError(f"the text was ended: {error!r}"))
-        else:
-            self._deliver(end)
-
-    def _write(self, native: _core.Generation) -> Generation:
-        request = self.request
+            native = self._native or self._begin(self.request)
+        except BaseException as error:
+            self.give_up(error)
+            return False
         with self._lock:
             self._native = native
             if self._cancelled:
                 native.cancel()
         self._deliver(Started(time.monotonic() - self.entered))
+        return True
+
+    def take(self, fresh: list[tuple[int, bool, str]] | None) -> bool:
+        """What a step gave; None where the text has failed. Delivers it, and tells whether the text goes on."""
+        try:
+            if fresh is None:
+                self.native.raise_error()
+                raise AssertionError("a text that has failed has an error")
+            return self._take(fresh)
+        except BaseException as error:
+            self.give_up(error)
+            return False
+
+    def _take(self, fresh: list[tuple[int, bool, str]]) -> bool:
+        request, native = self.request, self.native
         wants_logprobs = request.options.get("logprobs") is not None
-        tokens: list[tuple[int, bool, str]] = []
-        ends: float | None = None
-        out_of_time = False
-        while native.finish_reason is None:
-            fresh = native.step()
-            if fresh:
-                self._deliver(self._piece(native, fresh, len(tokens) if wants_logprobs else None))
-                tokens += fresh
-                self.generated = len(tokens)
-            if request.max_seconds is not None:
-                ends = time.monotonic() + request.max_seconds if ends is None else ends
-                if native.finish_reason is None and time.monotonic() >= ends:
-                    out_of_time = True
-                    native.cancel()
+        if fresh:
+            self._deliver(self._piece(native, fresh, len(self._tokens) if wants_logprobs else None))
+            self._tokens += fresh
+        if native.finish_reason is None:
+            self._look_at_the_clock(bool(fresh))
+            return True
         if native.closing_text:
             self._deliver(Piece([], native.closing_text, [] if wants_logprobs else None))
-        result = Generation.from_native(native, tokens, wants_logprobs, request.options.get("trace", False))
-        return replace(result, finish_reason="length") if out_of_time and not self._cancelled else result
+        result = Generation.from_native(native, self._tokens, wants_logprobs, request.options.get("trace", False))
+        is_long = self._out_of_time and not self._cancelled
+        self._deliver(replace(result, finish_reason="length") if is_long else result)
+        return False
+
+    def _look_at_the_clock(self, has_begun: bool) -> None:
+        """Ends the text where its time is over, or its event says so."""
+        event = self.request.options.get("cancel")
+        if event is not None and event.is_set():
+            self.native.cancel()
+        if self.request.max_seconds is None or (self._ends is None and not has_begun):
+            return
+        self._ends = time.monotonic() + self.request.max_seconds if self._ends is None else self._ends
+        if time.monotonic() >= self._ends:
+            self._out_of_time = True
+            self.native.cancel()
 
     @staticmethod
     def _piece(native: _core.Generation, fresh: list[tuple[int, bool, str]], first: int | None) -> Piece:
@@ -165,16 +214,32 @@ class Ticket:
 
 
 class TextQueue:
-    """The texts of one LLM, which are written one after the other.
+    """The texts of one LLM: some are written together, others wait.
 
     The thread that writes them lives as long as there are some, so an idle LLM costs nothing and may be forked.
+
+    Args:
+        most: Texts that are written at once.
+        lock: Of the LLM; the thread has it while a pass runs.
+
+    Attributes:
+        alone: A text that is written by another thread, which has the lock, until others come.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int, lock: AbstractContextManager[Any]) -> None:
+        self._most = most
+        self._writes = lock
+        self.alone: _core.Generation | None = None
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._waiting: list[Ticket] = []
-        self._running: Ticket | None = None
+        self._running: list[Ticket] = []
         self._works = False
+
+    @property
+    def works(self) -> bool:
+        """Whether there are texts."""
+        return self._works
 
     def put(self, ticket: Ticket) -> None:
         """Puts a text behind those that wait."""
@@ -185,6 +250,11 @@ class TextQueue:
             self._works = True
         # Where Python is ending, texts are not waited for.
         threading.Thread(target=self._work, name="frspec-texts", daemon=True).start()
+
+    def wait(self) -> None:
+        """Returns when there are no texts."""
+        with self._idle:
+            self._idle.wait_for(lambda: not self._works)
 
     def cancel(self, ticket: Ticket, error: Exception | None = None) -> None:
         """Ends a text. Whoever waits for one that has not begun is told ``error``, by default Cancelled."""
@@ -205,25 +275,55 @@ class TextQueue:
         with self._lock:
             return list(self._waiting)
 
-    def running(self) -> Ticket | None:
-        """The text that is being written."""
-        return self._running
+    def running(self) -> list[Ticket]:
+        """The texts that are being written, those that began first in front."""
+        with self._lock:
+            return list(self._running)
 
     def _work(self) -> None:
         while True:
             with self._lock:
-                self._running = self._take()
-                if self._running is None:
+                begun = len(self._running)
+                while (ticket := self._next()) is not None:
+                    self._running.append(ticket)
+                running = list(self._running)
+                if not running:
                     self._works = False
+                    self._idle.notify_all()
                     return
-            self._running.write()
+            self.ask_for_the_lock()
+            with self._writes:
+                left = running[:begun] + [ticket for ticket in running[begun:] if ticket.start()]
+                left = self._step(left)
+            with self._lock:
+                self._running = left
 
-    def _take(self) -> Ticket | None:
-        if not self._waiting:
+    def ask_for_the_lock(self) -> None:
+        """Where a text is written alone beside texts that could be written with it, it is handed over."""
+        alone = self.alone
+        if alone is not None and self._works and self._most > 1:
+            alone.hand_over()
+
+    @staticmethod
+    def _step(running: list[Ticket]) -> list[Ticket]:
+        """One pass for all of them; those that go on."""
+        try:
+            given = _core.Generation.step_together([ticket.native for ticket in running])
+        except BaseException as error:
+            for ticket in running:
+                ticket.give_up(error)
+            return []
+        return [ticket for ticket, fresh in zip(running, given, strict=True) if ticket.take(fresh)]
+
+    def _next(self) -> Ticket | None:
+        """A text whose turn has come; None: there is none, or no room."""
+        if not self._waiting or len(self._running) >= self._most or any(one.goes_alone for one in self._running):
             return None
-        ticket = self._waiting[0]
-        if time.monotonic() - ticket.entered < _LONG_WAIT:
+        ticket = next((one for one in self._waiting if one.has_begun), self._waiting[0])
+        if not ticket.has_begun and time.monotonic() - ticket.entered < _LONG_WAIT:
             ticket = min(self._waiting, key=lambda other: other.request.priority)
+        if ticket.goes_alone and self._running:
+            return None
         self._waiting.remove(ticket)
         return ticket
 
@@ -234,11 +334,18 @@ class PendingText:
     Iterating over it gives its text in pieces, as it comes, and may be done once.
     """
 
-    def __init__(self, texts: TextQueue, request: TextRequest, begin: Begin) -> None:
+    def __init__(
+        self,
+        texts: TextQueue,
+        request: TextRequest,
+        begin: Begin,
+        begun: _core.Generation | None = None,
+        tokens: Sequence[tuple[int, bool, str]] = (),
+    ) -> None:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._end: Generation | Exception | None = None
         self._texts = texts
-        self._ticket = Ticket(request, begin, self._events.put)
+        self._ticket = Ticket(request, begin, self._events.put, begun, tokens)
         texts.put(self._ticket)
 
     def cancel(self) -> None:

@@ -40,6 +40,8 @@ void add(Tuner& self, const Planned& plan, bool drafted, int rows, int told, dou
          const std::vector<std::tuple<int, bool>>& nodes, const std::vector<std::tuple<int, bool>>& parents,
          const std::vector<std::uint32_t>& held) {
   Tuner::Step step{.plan = to_plan(plan),
+                   .company = self.company(),
+                   .growing = drafted ? self.end_growth() : Tuner::Growing{},
                    .drafted = drafted,
                    .rows = rows,
                    .told = told,
@@ -72,7 +74,10 @@ void init_tuner(nb::module_& m) {
           "may_pause"_a, "The next step: whether it drafts, the arm, and whether there must be a draft.")
       .def(
           "begin_growth", [](Tuner& self, const Planned& plan) { self.begin_growth(to_plan(plan)); }, "plan"_a)
-      .def("end_growth", &Tuner::end_growth)
+      .def("end_growth", [](Tuner& self) { (void)self.end_growth(); })
+      .def(
+          "set_company", [](Tuner& self, int texts, int rows) { self.set_company({texts, rows}); }, "texts"_a, "rows"_a,
+          "Texts that the pass writes, and its rows beside this one's.")
       .def(
           "judge",
           [](const Tuner& self, const Note& parent, float score, int depth) {

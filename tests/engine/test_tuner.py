@@ -252,3 +252,22 @@ def test_what_is_repeated_is_taken_by_its_own_chance() -> None:
                 (False, 0, False), False, 2, 0, 0.0, 0.0, 1.08, int(hit), note[0], True, [(note[1], hit)], [], []
             )
         assert compare(float(learner.judge_repeated(root, 4, 1)[0]), float(fresh[0]))
+
+
+def test_trees_are_smaller_among_others() -> None:
+    """A row more costs more where others have filled the cheap ones, and a second is worth the tokens of all."""
+    tuner = _testing.Tuner([("full", "", 0.0, 0.0)], True, 16, lambda: 0.0)
+    for rows in (1, 2, 4, 8, 16, 32, 64):
+        for _ in range(8):
+            tuner.know_target(rows, 1.0 if rows <= 4 else 1.0 + 0.1 * (rows - 4))
+    tuner.begin_growth((True, 0, False))
+    chances = [0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    alone = tuner.size(chances)
+    sizes = []
+    for texts in (2, 4, 8, 16):
+        tuner.set_company(texts, texts - 1)
+        sizes.append(tuner.size(chances))
+    assert alone >= sizes[0] > sizes[1] > sizes[2] > sizes[3]
+    # Beside a prompt that fills the pass anyhow, a second is worth the tokens of a few.
+    tuner.set_company(2, 65)
+    assert tuner.size(chances) > sizes[1]

@@ -152,17 +152,19 @@ def test_a_text_ends_from_another_thread(own: LLM, end: Callable[[LLM], None]) -
     assert own.tokenizer.decode(text.tokens) == text.text if end is LLM.cancel else text.text
 
 
-def test_the_next_text_is_whole(shared_llm: LLM) -> None:
+def test_the_next_text_is_whole(demo_target: Path) -> None:
     """The LLM goes on after a cancelled text, and those that wait for their turn are not cancelled."""
     entered = threading.Event()
-    expected = shared_llm.generate("y", 40, ignore_eos=True).tokens
-    first = in_thread(lambda: shared_llm.generate("x", logits_processor=slowly(entered), **LONG))
-    entered.wait()
-    second = in_thread(lambda: shared_llm.generate("y", 40, ignore_eos=True))
-    time.sleep(0.05)
-    shared_llm.cancel()
-    assert ended(*first).finish_reason == "cancelled"
-    assert ended(*second).tokens == expected
+    with LLM(demo_target, n_threads=1, n_parallel=1) as llm:
+        expected = llm.generate("y", 40, ignore_eos=True).tokens
+        first = in_thread(lambda: llm.generate("x", logits_processor=slowly(entered), **LONG))
+        entered.wait()
+        second = in_thread(lambda: llm.generate("y", 40, ignore_eos=True))
+        while not llm._texts.works:
+            time.sleep(0.001)
+        llm.cancel()
+        assert ended(*first).finish_reason == "cancelled"
+        assert ended(*second).tokens == expected
 
 
 def test_a_prompt_is_left(demo_target: Path) -> None:

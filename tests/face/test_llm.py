@@ -73,13 +73,27 @@ def test_stream_may_be_left_early(llm: LLM) -> None:
     assert llm.generate(PROMPTS[0], 20).tokens == expected
 
 
-def test_an_older_stream_ends_with_an_error(llm: LLM) -> None:
-    older = llm.stream(PROMPTS[1], 100)
+def test_streams_beside_each_other(llm: LLM) -> None:
+    """Each goes on as if it were alone, whatever is written meanwhile."""
+    expected = [llm.generate(prompt, 40).text for prompt in PROMPTS[:2]]
+    older, newer = (llm.stream(prompt, 40) for prompt in PROMPTS[:2])
+    found = [next(older), next(newer)]
+    llm.forward([1, 2, 3])  # which takes all of the cache
+    found[1] += next(newer, "")
+    assert llm.generate(PROMPTS[1], 40).text == expected[1]
+    found[0] += "".join(older)
+    found[1] += "".join(newer)
+    assert found == expected
+
+
+def test_a_stream_that_cannot_go_on(demo_target: Path) -> None:
+    """What rejection sampling draws depends on what was drafted: nothing could go on in another place."""
+    small = LLM(demo_target, n_ctx=128, n_parallel=1)
+    older = small.stream(PROMPTS[1], 100, verify="rejection", temperature=1.0)
     next(older)
-    newer = llm.stream(PROMPTS[0], 100)
-    with pytest.raises(RuntimeError, match="another text"):
+    assert small.generate(PROMPTS[0], 5).tokens
+    with pytest.raises(RuntimeError, match="took its place"):
         next(older)
-    assert next(newer)
 
 
 def test_a_prompt_of_ids(llm: LLM) -> None:

@@ -91,7 +91,7 @@ def test_the_order_of_texts(llm: LLM) -> None:
 
     with llm._lock:  # nothing is written meanwhile
         begun = llm.submit("x", 1, logits_processor=note("begun"))
-        while llm._texts.running() is None:
+        while not llm._texts.running():
             pass
         given = [("low", 9), ("first", 2), ("second", 2), ("high", 0)]
         pending = [llm.submit("x", 1, priority=p, logits_processor=note(name)) for name, p in given]
@@ -107,7 +107,7 @@ def test_who_has_waited_long_is_next(llm: LLM, monkeypatch: pytest.MonkeyPatch) 
     order: list[int] = []
     with llm._lock:
         begun = llm.submit("x", 1)
-        while llm._texts.running() is None:
+        while not llm._texts.running():
             pass
         pending = [llm.submit("x", 1, priority=p, logits_processor=lambda *_, p=p: order.append(p)) for p in (9, 0, 5)]
     for text in [begun, *pending]:
@@ -147,7 +147,7 @@ def test_cancelling(llm: LLM) -> None:
         begun = llm.submit("x", 500, ignore_eos=True)
         waits = llm.submit("x", 5)
         behind = llm.submit("x", 5)
-        while llm._texts.running() is None:
+        while not llm._texts.running():
             pass
         waits.cancel()
         begun.cancel()
@@ -174,7 +174,7 @@ def waits_for_cancel(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_closing_with_texts_in_the_queue(demo_target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    llm = LLM(demo_target, n_threads=1)
+    llm = LLM(demo_target, n_threads=1, n_parallel=1)
     processor = waits_for_cancel(llm, monkeypatch)
     pending = [llm.submit("x", 400, ignore_eos=True, logits_processor=processor) for _ in range(3)]
     assert isinstance(next(pending[0].events()), Started)
@@ -269,7 +269,7 @@ def test_asyncio(chatty: LLM) -> None:
 
 def test_asyncio_loads_and_closes(demo_target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
-        llm = AsyncLLM(demo_target, n_threads=1)
+        llm = AsyncLLM(demo_target, n_threads=1, n_parallel=1)
         with pytest.raises(RuntimeError, match="not loaded"):
             llm.submit("x")
         async with llm:

@@ -46,8 +46,8 @@ def chat_target(demo_target: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def llm(chat_target: Path, demo_drafter: Path) -> LLM:
-    """With trees that do not depend on the clock."""
-    return LLM(chat_target, drafter=demo_drafter, head="full", tree="3,4,8", n_ctx=512, n_threads=1)
+    """With trees that do not depend on the clock, and one text at a time: others wait for their turn."""
+    return LLM(chat_target, drafter=demo_drafter, head="full", tree="3,4,8", n_ctx=512, n_threads=1, n_parallel=1)
 
 
 @contextmanager

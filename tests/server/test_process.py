@@ -173,7 +173,7 @@ def test_while_it_is_loading(serving: Any, llm: LLM) -> None:
     ("arguments", "said"),
     [
         (["--prt", "1"], "unknown option '--prt', did you mean --port?"),
-        (["-np", "4"], "one at a time"),
+        (["-cb"], "always so"),
         (["--n-gpu-layers=20"], "on the device as a whole"),
         (["-ngl", "20"], "on the device as a whole"),
         (["x"], "unexpected argument 'x'"),

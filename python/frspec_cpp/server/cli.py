@@ -25,10 +25,10 @@ _WHOLE = "models are on the device as a whole: leave it out"
 
 # llama-server's options that have no meaning here, and what to do instead.
 _FOREIGN = {
-    "-np": "texts are written one at a time: leave it out",
-    "--parallel": "texts are written one at a time: leave it out",
-    "-cb": "texts are written one at a time: leave it out",
-    "--cont-batching": "texts are written one at a time: leave it out",
+    "-cb": _ALWAYS,
+    "--cont-batching": _ALWAYS,
+    "-kvu": _ALWAYS,
+    "--kv-unified": _ALWAYS,
     "--jinja": _ALWAYS,
     "--metrics": _ALWAYS,
     "--props": _ALWAYS,
@@ -63,7 +63,7 @@ def _parser() -> _Parser:
         prog="frspec serve",
         usage="frspec serve -m TARGET [-d DRAFTER] [OPTION...]",
         description="Answers OpenAI's clients over HTTP, by default at http://127.0.0.1:8080, where one can also chat "
-        "in a browser. Texts are written one after the other. docs/serving.md says more.",
+        "in a browser. Several texts are written at once (-np). docs/serving.md says more.",
         allow_abbrev=False,
         formatter_class=argparse.RawTextHelpFormatter,
     )
@@ -150,6 +150,7 @@ def _add_sampling(parser: _Parser) -> None:
 # Keyword arguments of LLM: name, names on the command line, type, help.
 _ENGINE: list[tuple[str, tuple[str, ...], Any, str]] = [
     ("n_ctx", ("-c", "--ctx-size"), int, "context; 0: the model's; default: at most 4096"),
+    ("n_parallel", ("-np", "--parallel"), int, "texts that are written at once; default: 8"),
     ("n_threads", ("-t", "--threads"), int, "CPU threads; default: one per core"),
     ("n_batch", ("-b", "--batch-size"), int, "prompt tokens per pass; default: 512"),
     ("cache_type", ("--cache-type",), str, "f16, q8_0 or f32"),

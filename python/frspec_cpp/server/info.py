@@ -67,7 +67,8 @@ def metrics(service: Service) -> str:
         "num_requests_running": len(service.engine.running()),
         "num_requests_waiting": len(service.engine.waiting()),
     }
-    return service.metrics.text(service.name, gauges)
+    totals = {"num_preemptions_total": service.llm.displaced if service.engine.is_loaded else 0}
+    return service.metrics.text(service.name, gauges, totals)
 
 
 def props(service: Service) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def props(service: Service) -> dict[str, Any]:
             "n_ctx": llm.n_ctx,
             "params": {**params, "max_tokens": service.settings.max_tokens, "stream": False},
         },
-        "total_slots": 1,
+        "total_slots": llm.n_parallel,
         "model_alias": service.name,
         "model_file": service.file_name,
         "modalities": {"vision": False, "audio": False},
@@ -103,22 +104,26 @@ def props(service: Service) -> dict[str, Any]:
 
 
 def slots(service: Service) -> list[dict[str, Any]]:
-    """GET /slots: the one place where texts are written. Never what they say."""
+    """GET /slots: the places where texts are written. Never what they say."""
     settings = service.settings
     if settings.keys and not settings.slots:
         raise ApiError(501, "this server does not show its slots: expected --slots", None, "slots_not_shown")
     running = service.engine.running()
-    place: dict[str, Any] = {
-        "id": 0,
-        "n_ctx": service.llm.n_ctx,
-        "speculative": service.llm.has_drafter,
-        "is_processing": bool(running),
-        "n_waiting": len(service.engine.waiting()),
-    }
-    for ticket in running:
-        place["n_prompt_tokens"] = len(ticket.request.prompt)
-        place["next_token"] = {"n_decoded": ticket.generated}
-    return [place]
+    waiting = len(service.engine.waiting())
+    places: list[dict[str, Any]] = []
+    for number in range(service.llm.n_parallel):
+        place: dict[str, Any] = {
+            "id": number,
+            "n_ctx": service.llm.n_ctx,
+            "speculative": service.llm.has_drafter,
+            "is_processing": number < len(running),
+            "n_waiting": waiting,
+        }
+        if number < len(running):
+            place["n_prompt_tokens"] = len(running[number].request.prompt)
+            place["next_token"] = {"n_decoded": running[number].generated}
+        places.append(place)
+    return places
 
 
 async def tokenize(service: Service, fields: TokenizeFields) -> dict[str, Any]:

@@ -73,13 +73,14 @@ class Metrics:
         """Adds a value, so many times, to a histogram."""
         self._histograms[name].add(value, times)
 
-    def text(self, model: str, gauges: Mapping[str, float]) -> str:
-        """All of them; `gauges` are those that are known when they are asked for."""
+    def text(self, model: str, gauges: Mapping[str, float], totals: Mapping[str, float]) -> str:
+        """All of them; `gauges`, and `totals`, which are counters, are those that are known when they are asked for."""
         name = model.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
         own = f'model_name="{name}"'
         lines: list[str] = []
-        for gauge, value in gauges.items():
-            lines += [f"# TYPE frspec_{gauge} gauge", f"frspec_{gauge}{{{own}}} {value:g}"]
+        for kind, values in (("gauge", gauges), ("counter", totals)):
+            for told, value in values.items():
+                lines += [f"# TYPE frspec_{told} {kind}", f"frspec_{told}{{{own}}} {value:g}"]
         for counter in _COUNTERS:
             lines += [f"# HELP frspec_{counter.name} {counter.help}", f"# TYPE frspec_{counter.name} counter"]
             values = self._counters[counter.name] or {("", ""): 0}

@@ -1,0 +1,267 @@
+// A step of several sequences: one pass of the target for the trees of those that are written, and for chunks of what
+// others are still to read. What each is given is what it would be given alone.
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "base/error.h"
+#include "engine/engine.h"
+#include "engine/step_times.h"
+
+namespace frspec {
+namespace {
+
+// Rows of a pass for prompts where texts are being written beside, which wait for it: so many that a row costs little
+// more than in a large pass.
+constexpr int kRowsBeside = 64;
+
+}  // namespace
+
+// What takes part in the step.
+struct Engine::Member {
+  Sequence* sequence;
+  Place* place;
+  Step step = {};
+  bool reads = false;                                   // it has still something to read
+  int chunk = 0;                                        // rows of that in this pass
+  bool asks = false;                                    // whether the pass gives it a token
+  std::vector<std::int32_t> tokens = {}, parents = {};  // of its rows; parents: of a tree
+  int first = 0;                                        // row of the pass
+  std::size_t asked = 0;                                // which of those that the verifier was asked about
+  std::int64_t unread() const { return static_cast<std::int64_t>(place->text.size()) - place->committed; }
+};
+
+void Engine::step(std::span<Sequence* const> sequences) {
+  const auto held = lock();
+  std::vector<Sequence*> running;
+  order_.clear();
+  for (Sequence* sequence : sequences) {
+    sequence->begin_step();
+    if (sequence->finish_reason() != FinishReason::None || sequence->error()) continue;
+    running.push_back(sequence);
+    order_.push_back(sequence->id());
+  }
+  std::erase_if(running, [&](Sequence* sequence) {
+    // One that is cancelled takes no part, and one whose step has begun already has that for itself.
+    const bool begun = std::any_of(places_.begin(), places_.end(),
+                                   [&](const Place& place) { return place.owner == sequence->id() && place.ahead; });
+    if (!sequence->cancelled() && (!begun || running.size() == 1)) return false;
+    guard(*sequence, [&] { advance(*sequence); });
+    return true;
+  });
+  if (running.empty()) return;
+  const auto is_short = [&](const Sequence& sequence) {
+    return std::any_of(places_.begin(), places_.end(),
+                       [&](const Place& place) { return place.owner == sequence.id() && place.read; });
+  };
+  if (running.size() == 1 && (is_short(*running[0]) || std::cmp_less_equal(running[0]->tokens().size(), batch_))) {
+    guard(*running[0], [&] { advance(*running[0]); });
+  } else {
+    step_together(running);
+  }
+}
+
+void Engine::step_together(std::span<Sequence* const> sequences) {
+  const auto start = Clock::now();
+  std::vector<Member> members;
+  gather(sequences, members);
+  give_chunks(members);
+  draft(members);
+  std::erase_if(members, [](const Member& member) { return member.tokens.empty() || member.sequence->error(); });
+  if (members.empty()) return;
+  try {
+    run(members);
+  } catch (...) {
+    for (const Member& member : members) give_up(*member.sequence, std::current_exception());
+    return;
+  }
+  for (Member& member : members) {
+    guard(*member.sequence, [&] {
+      if (member.sequence->error()) std::rethrow_exception(member.sequence->error());
+      take(member);
+    });
+  }
+  for (Member& member : members) {
+    if (member.sequence->error()) continue;
+    use(*member.place);
+    close_times(*member.sequence, member.reads, seconds_since(start));
+    close_step(*member.sequence);
+  }
+}
+
+// Those that have a place and room for their step.
+void Engine::gather(std::span<Sequence* const> sequences, std::vector<Member>& members) {
+  for (Place& place : places_) place.kept = false;
+  for (Sequence* sequence : sequences) {
+    if (std::cmp_equal(members.size(), target_->limits().rows)) break;
+    guard(*sequence, [&] {
+      if (sequence->options().verify != VerifyMode::Keyed) {
+        fail("verify: found rejection sampling of a text among ", sequences.size(), ", expected that it is alone");
+      }
+      const auto refused = refused_.find(sequence->id());
+      if (!members.empty() && refused != refused_.end() && refused->second == given_up_) return;
+      if (!enter(*sequence)) return;
+      if (!place_->begun) begin_reading(*sequence);
+      const auto known = place_->read ? std::int64_t{place_->committed} + max_depth_ + 1
+                                      : static_cast<std::int64_t>(place_->text.size());
+      if (!hold(known + 1)) {
+        if (place_->read) ++displaced_;
+        leave(*place_, {});
+        refused_[sequence->id()] = given_up_;
+        return;
+      }
+      place_->kept = true;
+      members.push_back({.sequence = sequence, .place = place_, .reads = !place_->read});
+    });
+  }
+}
+
+// Which rows of what is still to be read come along: of the sequence that is served first, and of that which has least
+// to read.
+void Engine::give_chunks(std::vector<Member>& members) const {
+  std::vector<Member*> readers;
+  for (Member& member : members) {
+    if (member.reads) readers.push_back(&member);
+  }
+  const auto writers = static_cast<std::int64_t>(members.size() - readers.size());
+  const std::int64_t room = std::max<std::int64_t>(1, target_->limits().rows - writers);
+  std::int64_t left = std::min<std::int64_t>(writers > 0 ? kRowsBeside : batch_, room);
+  if (readers.empty()) return;
+  const auto give = [&](Member& member, std::int64_t most) {
+    const std::int64_t rows = std::min({most, left, member.unread() - member.chunk});
+    member.chunk += static_cast<int>(rows);
+    left -= rows;
+  };
+  give(*readers[0], std::max<std::int64_t>(1, left / 2));
+  std::stable_sort(readers.begin() + 1, readers.end(),
+                   [](const Member* a, const Member* b) { return a->unread() < b->unread(); });
+  for (std::size_t i = 1; i < readers.size(); ++i) give(*readers[i], left);
+  give(*readers[0], left);
+  for (Member* member : readers) {
+    const auto from = member->place->text.begin() + member->place->committed;
+    member->tokens.assign(from, from + member->chunk);
+    // The last row of all is the root of a tree that is it alone.
+    member->asks = member->chunk == member->unread();
+    member->step.is_first = member->asks;
+    if (member->asks) --member->chunk;
+  }
+}
+
+// Trees of those that are written, one after the other.
+void Engine::draft(std::vector<Member>& members) {
+  int rows = 0, texts = 0;
+  for (const Member& member : members) {
+    rows += member.reads ? static_cast<int>(member.tokens.size()) : 1;
+    texts += !member.reads || member.asks ? 1 : 0;
+  }
+  const int most = target_->limits().rows;
+  for (Member& member : members) {
+    if (member.reads) continue;
+    guard(*member.sequence, [&] {
+      use(*member.place);
+      member.step.company = {.texts = texts, .rows = rows - 1};
+      draft(member, most - rows);
+      rows += static_cast<int>(member.tokens.size()) - 1;
+    });
+  }
+  // What the pass takes is learned once, of as many rows as it has.
+  bool told = false;
+  for (Member& member : members) {
+    member.step.told_of_pass = std::exchange(told, told || !member.reads);
+    member.step.company.rows = rows - static_cast<int>(member.tokens.size());
+  }
+}
+
+// One of them, of which the pass has room for `room` rows beside the root.
+void Engine::draft(Member& member, int room) {
+  const auto start = Clock::now();
+  Step& step = member.step;
+  DraftTree& tree = place_->tree;
+  draft(*member.sequence, step, nullptr);
+  member.asks = true;
+  if (step.drafted && step.tree->size() - 1 <= room) {
+    read_nodes(*backend_, step.tree->view(), member.tokens, member.parents);
+    tree.assign(*backend_, member.tokens, member.parents, step.tree->notes());
+  } else {
+    step.drafted = false;
+    step.plan.drafts = false;
+    member.tokens = {place_->text.back()};
+    member.parents = {-1};
+    tree.assign(*backend_, member.tokens, member.parents);
+  }
+  step.tree = &tree;
+  step.grown_seconds = seconds_since(start);
+  step.head_seconds = drafting_ ? drafting_->head_seconds() : 0.0;
+}
+
+// The pass, and what it says of each tree.
+void Engine::run(std::vector<Member>& members) {
+  const auto start = Clock::now();
+  std::vector<TargetRunner::Part> parts;
+  for (const Member& member : members) {
+    parts.push_back({.place = member.place->number, .tokens = member.tokens, .parents = member.parents});
+  }
+  runner_->forward(parts);
+  const TargetRunner::Part& last = parts.back();
+  const int rows = last.first + static_cast<int>(last.tokens.size());
+  std::vector<Verifier::Asked> asked;
+  std::vector<Member*> asking;
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    Member& member = members[i];
+    use(*member.place);
+    member.first = parts[i].first;
+    if (member.chunk > 0) runner_->commit_rows(member.chunk);
+    if (!member.asks) continue;
+    if (member.reads) {
+      place_->tree.assign(*backend_, std::span(member.tokens).last(1), std::array<std::int32_t, 1>{-1});
+      member.step.tree = &place_->tree;
+    }
+    const int first = member.first + member.chunk;
+    const int size = member.step.tree->size();
+    member.step.states = target_->hidden(rows).row_range(first, size);
+    member.step.features = target_->features(rows).row_range(first, size);
+    asked.push_back({.tree = member.step.tree,
+                     .sequence = runner_->sequence(),
+                     .first = first,
+                     .sampler = &place_->sampler,
+                     .processor = &member.sequence->options().logits_processor,
+                     .text = place_->text});
+    asking.push_back(&member);
+  }
+  Verifier& verifier = runner_->verifier();
+  const std::vector<std::exception_ptr> errors = verifier.verify(asked);
+  for (std::size_t i = 0; i < asking.size(); ++i) {
+    Member& member = *asking[i];
+    member.asked = i;
+    member.step.verdict = &verifier.verdict_of(i);
+    member.step.target_seconds = seconds_since(start);
+    if (errors[i]) {
+      member.sequence->fail(errors[i]);
+      continue;
+    }
+    use(*member.place);
+    runner_->commit(*member.step.tree, *member.step.verdict);
+  }
+}
+
+// What the pass has given to one of them.
+void Engine::take(Member& member) {
+  use(*member.place);
+  const bool drafts = place_->draft.works();
+  if (member.reads) {
+    const auto first = static_cast<std::size_t>(place_->committed);
+    if (drafts && member.chunk > 0) {
+      drafting_->read(place_->draft,
+                      target_->features(member.first + member.chunk).row_range(member.first, member.chunk),
+                      runner_->token(first + 1));
+    }
+    place_->committed += member.chunk;
+    if (!member.asks) return;
+    place_->read = true;
+    const std::span<const TokenId> text = place_->text;
+    if (drafts) drafting_->extend(place_->draft, {text, text.first(text.size() - 1)});
+  }
+  take(*member.sequence, member.step, runner_->verifier().read_of(member.asked));
+}
+
+}  // namespace frspec
