@@ -216,6 +216,23 @@ def test_random_requests(make: Callable[..., LLM], kind: str) -> None:
         check(request, alone(single, request, draft="never"))
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("plain", "contextual", "auto")])
+def test_drafts_are_the_same(make: Callable[..., LLM], kind: str) -> None:
+    """A drafter that took one text for another would show in its drafts alone."""
+    rng = random.Random(3)
+    together, single = make(kind, n_parallel=4, n_batch=160), make(kind, n_parallel=1)
+    prompts = [random_request(rng, [5] * 150, True).prompt for _ in range(7)]
+    options: dict[str, Any] = {"temperature": 0.6, "draft": True, "ignore_eos": True, "reuse": False, "trace": True}
+    expected = [single.generate(prompt, 25, **options) for prompt in prompts]
+    found = together.generate(prompts, 25, **options)
+    assert [text.tokens for text in found] == [text.tokens for text in expected]
+    assert [text.drafted for text in found] == [text.drafted for text in expected]
+    for text, other in zip(found, expected, strict=True):
+        assert [(step.nodes, step.offered) for step in text.trace or []] == [
+            (step.nodes, step.offered) for step in other.trace or []
+        ]
+
+
 @pytest.mark.parametrize("drafter", [False, True], ids=["plain", "model"])
 def test_few_pages(eagle2: TinyPair, model: Path, drafter: bool) -> None:
     """Pages for one text and a bit: those that came last make room, wait and go on."""
