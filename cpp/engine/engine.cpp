@@ -40,9 +40,24 @@ std::size_t weight_bytes(const GgufFile& file) {
 // the machine has free. Nothing is taken before it is used.
 double host_spare(Backend& backend, const ModelConfig& config, const ModelLimits& limits) {
   const KvShape shape{limits.kv, config.kv_heads, config.head_dim, pages_for(limits.context) * kPageSlots};
-  const double bytes = 2.0 * static_cast<double>(backend.kv_bytes(shape)) * config.layers;
+  const double bytes = 2.0 * static_cast<double>(backend.kv_bytes(shape)) * config.attention_layers();
   const std::size_t available = available_memory();
   return available == 0 ? 1.0 : std::min(1.0, 0.25 * static_cast<double>(available) / bytes);
+}
+
+// Copies of recurrent states for the same: a few texts and turns, within an eighth of what the machine has free.
+int state_copies(const ModelConfig& config) {
+  constexpr std::size_t kMost = 16;
+  if (config.recurrent_layers() == 0) return 0;
+  const std::size_t available = available_memory();
+  return static_cast<int>(available == 0 ? kMost : std::min(kMost, available / 8 / config.state_bytes()));
+}
+
+// A target's file is asked to draft, too.
+void check_own_drafter(const GgufFile& file, const ModelConfig& config) {
+  if (config.nextn > 0) return;
+  fail(file.path().string(), ": key '", config.style.name, ".nextn_predict_layers': found 0, expected 1: drafter '",
+       kOwnDrafter, "' is the nextn block in the target's own file, which files named *-MTP.gguf have");
 }
 
 }  // namespace
@@ -58,14 +73,21 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   context_ = choose_context(options, config);
   batch_ = std::min(options.batch, context_);
   backend_ = make_backend(options.backend);
+  if (config.recurrent_layers() > 0 && !backend_->capabilities().recurrent) {
+    fail(options.target.string(), ": key 'general.architecture': found '", config.style.name,
+         "', whose layers are recurrent, which ", backend_->description(), " does not have; expected device 'cpu'");
+  }
   tokenizer_ = Tokenizer::load(*file_);
 
   const bool drafts = options.drafter.has_value();
   if (drafts) {
-    drafter_file_ = GgufFile::open(*options.drafter, options.files);
+    if (*options.drafter == kOwnDrafter) options_.drafter = options.target;
+    brings_drafter_ = *options_.drafter == options.target;
+    drafter_file_ = brings_drafter_ ? file_ : GgufFile::open(*options_.drafter, options.files);
+    if (brings_drafter_) check_own_drafter(*file_, config);
     if (options.adapt) ranks_ = std::make_shared<RankKeeper>(options_, tokenizer_, *drafter_file_);
   }
-  const std::size_t total = weight_bytes(*file_) + (drafts ? weight_bytes(*drafter_file_) : 0);
+  const std::size_t total = weight_bytes(*file_) + (drafts && !brings_drafter_ ? weight_bytes(*drafter_file_) : 0);
   std::size_t done = 0;
   const auto on_bytes = [&](std::size_t bytes) {
     done += bytes;
@@ -73,13 +95,14 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   };
   const auto [max_size, max_depth] = tree_bounds(options);
   max_depth_ = max_depth;
-  const int behind = drafts ? drafter_slots(options, *drafter_file_) : 0;
+  const int behind = drafts ? drafter_slots(options_, *drafter_file_) : 0;
   const ModelTaps taps{options.taps, drafts ? drafter_taps(*drafter_file_, config) : std::vector<int>{}};
   ModelLimits limits{.context = context_,
                      .rows = std::max(batch_, max_size),
                      .logit_rows = std::clamp(max_size, kLogitRows, kMaxLogitRows),
                      .tree = std::max(max_size, behind),
                      .depth = max_depth,
+                     .states = state_copies(config),
                      .ahead = behind > 0 ? kDrafterAhead : 0,
                      .kv = options.kv_type,
                      .rope = options.rope,
@@ -96,8 +119,9 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   if (drafts || ngram_of(options) > 0) make_drafting(options_.head, on_bytes);
   on_bytes(total - done);  // of what is not a weight
   if (!options.on_warning) return;
+  bool told = false;  // of a file that is both
   for (const std::shared_ptr<const GgufFile>& file : {file_, drafter_file_}) {
-    if (!file) continue;
+    if (!file || (brings_drafter_ && std::exchange(told, true))) continue;
     for (const std::string& warning : file->warnings()) options.on_warning(warning);
   }
 }
@@ -162,11 +186,16 @@ void Engine::leave(std::span<const TokenId> next_prompt) {
   if (drafting_ && drafting_->drafter().reads_states()) {
     // The drafter has not read the last tokens: it does so now, if the next sequence goes on there.
     const auto parts = std::mismatch(place_.text.begin(), place_.text.end(), next_prompt.begin(), next_prompt.end());
-    if (draft.works() && parts.first - place_.text.begin() > kept - draft.rows) {
+    const bool goes_on = parts.first - place_.text.begin() > kept - draft.rows;
+    if (draft.works() && (goes_on || runner_->keeps_states())) {
       drafting_->catch_up(draft, runner_->token(place_.text.size()));
     }
     if (draft.works()) kept -= draft.rows;
     drafted = draft.works() ? kept : 0;
+  }
+  // What a step that failed, or one that goes ahead, has left is not the state behind these tokens.
+  if (place_.owner != 0 && !place_.ahead && kept == place_.committed) {
+    runner_->keep_state(std::span(place_.text).first(static_cast<std::size_t>(kept)), place_.reuse);
   }
   runner_->leave(place_.text, kept, drafted, place_.reuse);
   place_ = {};

@@ -155,7 +155,6 @@ StepTrace Engine::trace_of(const Sequence& sequence, const Step& step, const Ver
 bool Engine::read_prompt(Sequence& sequence) {
   const GenerateOptions& options = sequence.options();
   const std::vector<TokenId> prompt(sequence.prompt().begin(), sequence.prompt().end());
-  const auto batch = static_cast<std::size_t>(batch_);
   const std::int64_t tokens = sequence.stats().prompt_tokens + std::min(sequence.tokens_left(), sequence.room_left());
   place_.reuse = {options.reuse, options.salt, place_.draft.works() && drafting_->drafter().reads_states()};
   place_.text = prompt;
@@ -163,13 +162,17 @@ bool Engine::read_prompt(Sequence& sequence) {
   sequence.stats().cached_tokens = place_.committed;
   begin_drafting(sequence);
   if (place_.draft.works()) drafting_->resume(place_.draft, place_.committed);
-  for (auto first = static_cast<std::size_t>(place_.committed); first < prompt.size(); first += batch) {
-    const int rows = static_cast<int>(std::min(batch, prompt.size() - first));
+  for (auto first = static_cast<std::size_t>(place_.committed); first < prompt.size();) {
+    const std::size_t border = runner_->next_state(first, prompt.size());
+    const std::size_t end = std::min(first + static_cast<std::size_t>(batch_), border > 0 ? border : prompt.size());
+    const int rows = static_cast<int>(end - first);
     if (!runner_->read(first, rows, [&] { return sequence.goes_on(); })) return false;
     runner_->commit_rows(rows);
-    if (first + batch >= prompt.size()) append_first(sequence, rows);
+    if (end == border) runner_->keep_state(std::span(prompt).first(end), place_.reuse);
+    if (end == prompt.size()) append_first(sequence, rows);
     if (place_.draft.works()) drafting_->read(place_.draft, rows, runner_->token(first + 1));
     place_.committed += rows;
+    first = end;
   }
   if (place_.draft.works()) drafting_->extend(place_.draft, {sequence.tokens(), prompt});
   return true;

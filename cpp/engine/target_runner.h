@@ -28,13 +28,19 @@ class TargetRunner {
   const PathView& path() const { return path_; }
 
   // Another sequence, whose first `length` tokens are in the cache.
-  void reset(std::int32_t length = 0) { target_.cache().set_length(length); }
+  void reset(std::int32_t length = 0);
   // The sequence begins with this prompt and will have up to `tokens` tokens. Returns how many tokens of the prompt are
   // in the cache already.
   std::int32_t begin(std::span<const TokenId> prompt, std::int64_t tokens, const Reuse& reuse);
   // The sequence has ended; the first `committed` tokens of `text` are in the cache, and the drafter was told of the
   // first `drafted` ones. Others may reuse them.
   void leave(std::span<const TokenId> text, std::int32_t committed, std::int32_t drafted, const Reuse& reuse);
+  // Whether texts that begin alike go on from copies of recurrent states only. Then some are kept: of a prompt of which
+  // `first` tokens are committed, one wants to be behind as many tokens as this (0: none does); and of its end.
+  bool keeps_states() { return target_.states() != nullptr; }
+  std::size_t next_state(std::size_t first, std::size_t prompt);
+  // All of these tokens, and no others, are committed: the state behind them is kept.
+  void keep_state(std::span<const TokenId> tokens, const Reuse& reuse);
   // The cache is for passes that follow no sequence.
   void take_over();
   // Behind the first `length` slots of the cache, whatever they are of, it has these tokens.
@@ -75,9 +81,10 @@ class TargetRunner {
   Verifier verifier_;
   int batch_;
   DraftTree root_alone_;
-  Buffer count_;       // (1) rows that are committed
-  Buffer last_depth_;  // (1) -1: the row of the prefix's last token
-  Buffer history_;     // (context + max_depth + 1) tokens; the last one is the root of the next tree
+  std::size_t shared_ = 0;  // tokens with which the prompt begins like an earlier text
+  Buffer count_;            // (1) rows that are committed
+  Buffer last_depth_;       // (1) -1: the row of the prefix's last token
+  Buffer history_;          // (context + max_depth + 1) tokens; the last one is the root of the next tree
   Buffer path_memory_;
   PathView path_;
   Buffer committed_;  // (max_depth + 1, dim) hidden states of an accepted path
