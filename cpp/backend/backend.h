@@ -63,6 +63,7 @@ enum class Activation : std::uint8_t {
   Silu,     // gate sigmoid(gate) up
   Gelu,     // gate Phi(gate) up, by the formula with tanh
   Clamped,  // g sigmoid(1.702 g) (u + 1), g = min(gate, 7), u = up clamped to -7 .. 7: gpt-oss
+  Sigmoid,  // sigmoid(gate) up: of an attention's output
 };
 
 // The left side of a matmul: x, or RMS-normed x, or activated x. Made while x is brought into the form that the
@@ -93,6 +94,52 @@ struct Experts {
   const float* down_bias = nullptr;  // (experts, dim) or null
   int used = 0;
   Activation activation = Activation::Silu;
+};
+
+// A gated delta layer: `value_heads` recurrences, each with a matrix of head_dim keys x head_dim values. Value head n
+// listens to key head n % key_heads.
+struct DeltaShape {
+  int key_heads = 0;
+  int value_heads = 0;
+  int head_dim = 0;  // a multiple of kDeltaUnit
+  int taps = 0;      // rows that the convolution sees, the row's own among them
+
+  constexpr std::int64_t key_dim() const { return std::int64_t{key_heads} * head_dim; }
+  constexpr std::int64_t value_dim() const { return std::int64_t{value_heads} * head_dim; }
+  constexpr std::int64_t channels() const { return 2 * key_dim() + value_dim(); }  // queries, keys, values
+  constexpr std::int64_t window_floats() const { return (taps - 1) * channels(); }
+  constexpr std::int64_t matrix_floats() const { return value_dim() * head_dim; }
+  // Of the state that one sequence has in a layer.
+  constexpr std::int64_t state_floats() const { return window_floats() + matrix_floats(); }
+};
+inline constexpr int kDeltaUnit = 32;  // values of a head that devices compute together
+
+// What a delta layer remembers of its sequences, and of the rows of trees until one path of them is committed.
+struct DeltaLayer {
+  DeltaShape shape;
+  float* states = nullptr;  // (states, state_floats), laid out as the backend likes; a new sequence's is zero
+  // Of the rows of a pass that belong to trees, tree behind tree:
+  float* inputs = nullptr;  // (rows, channels), before the convolution
+  float* keys = nullptr;    // (rows, key_dim)
+  float* deltas = nullptr;  // (rows, value_dim)
+  float* decays = nullptr;  // (rows, value_heads)
+};
+
+// The weights of a delta layer between its projections.
+struct DeltaRule {
+  const float* taps = nullptr;   // (taps, channels), that of the row's own input last
+  const float* decay = nullptr;  // (value_heads), at most 0
+  const float* bias = nullptr;   // (value_heads) of the decay's logits
+  const float* norm = nullptr;   // (head_dim)
+  float epsilon = 0.0f;
+};
+
+// The projections of a delta layer's rows.
+struct DeltaInputs {
+  Tensor mixed;     // (rows, channels): queries, keys, values
+  Tensor gate;      // (rows, value_dim)
+  Tensor decay;     // (rows, value_heads) logits
+  Tensor strength;  // (rows, value_heads) logits
 };
 
 // How a drafter looks at the noise that verification will draw with: its best tokens are those with the largest
@@ -176,6 +223,7 @@ inline constexpr int kPosts = 2;
 struct Capabilities {
   bool own_memory = false;    // it is not the host's, and may run out (Instruments::memory)
   bool asynchronous = false;  // operations return before they are done: the host may do something else meanwhile
+  bool recurrent = false;     // it has run_delta and what belongs to it
 };
 
 #pragma GCC diagnostic push
@@ -231,6 +279,27 @@ class Backend : public Device {
   }
   // All slots of a page of the cache become those of another.
   virtual void copy_page(std::span<const KvLayer> layers, std::int32_t from, std::int32_t to) { missing(__func__); }
+
+  // --- Recurrent layers ---
+  // Row by row along each sequence, with its state M (keys x values) of every value head:
+  //   c = silu(sum over taps of taps[j] mixed[the row's ancestor taps - 1 - j steps up]), ascending; before a text: 0
+  //   q, k, v = c; q /= sqrt(sum q^2 + epsilon) per head, k likewise; a = exp(decay softplus(logit + bias));
+  //   d = (v - a k^T M) sigmoid(strength);  M = a M + k d^T;  out = rms_norm(q^T M / sqrt(head_dim)) silu(gate)
+  // Sums over keys have two chains, of even and of odd ones; nothing else is summed but norms. A value depends on its
+  // row's path alone, however a text is cut into passes. The states go on behind a chain, whose rows all stay; behind a
+  // tree they are what they were until commit_states(). (first_slot is 0.)
+  virtual void run_delta(Tensor out, const DeltaInputs& in, const DeltaRule& rule, const DeltaLayer& layer,
+                         const Rows& rows) {
+    missing(__func__);
+  }
+  // The state of a sequence goes on along the nodes that a verdict accepted of its tree in the last pass, whose rows
+  // are kept from `first` on. Called before commit().
+  virtual void commit_states(std::span<const DeltaLayer> layers, const SequenceView& sequence,
+                             const VerdictView& verdict, int first) {
+    missing(__func__);
+  }
+  // State `to` becomes what state `from` is; -1: that of a new sequence.
+  virtual void copy_state(std::span<const DeltaLayer> layers, int from, int to) { missing(__func__); }
 
   // --- Choosing tokens ---
   // The k best columns of each row, best first, ties to the lower column: ids (rows, k), log-softmax (rows, k), never

@@ -19,6 +19,7 @@ struct SequenceView {
   int page_count = 0;
   // The committed tokens, and behind them the root of the next tree, history[*length]; null where they are not known.
   std::int32_t* history = nullptr;
+  int state = 0;  // which recurrent state of each DeltaLayer is its own
 };
 
 // Rows of a pass that belong to one sequence: at most one group for each, in the order of the rows.

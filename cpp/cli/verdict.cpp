@@ -7,6 +7,7 @@
 #include "backend/planning_backend.h"
 #include "backend/registry.h"
 #include "base/error.h"
+#include "draft/mtp.h"
 #include "engine/options.h"
 #include "model/causal_model.h"
 #include "model/config.h"
@@ -36,7 +37,9 @@ int check_model(const std::shared_ptr<const GgufFile>& file) {
 
 // Its shapes are those of the target, which is not here.
 void check_drafter(const GgufFile& file) {
-  if (file.get_string("general.architecture") == "eagle3") {
+  if (is_mtp(file)) {
+    (void)read_mtp_config(file);
+  } else if (file.get_string("general.architecture") == "eagle3") {
     (void)read_eagle3_config(file);
     (void)read_eagle3_options(file);
   } else {
@@ -62,8 +65,9 @@ Verdict judge(const std::shared_ptr<const GgufFile>& file) {
   int rows = 0;
   collect(verdict.reasons, [&] {
     if (file->tensors().empty()) fail(file->path().string(), ": found no tensors, expected those of a model");
-    goes_alone = is_causal(*file);
+    goes_alone = is_causal(*file) && !is_mtp_alone(*file);
     if (goes_alone) {
+      if (is_mtp(*file)) verdict.use = concat("a model that brings a drafter along (-d ", kOwnDrafter, ")");
       rows = check_model(file);
     } else {
       verdict.use = "a drafter beside its target";

@@ -99,6 +99,13 @@ class CpuBackend final : public Backend, private Instruments {
               const PathView& path) override;
   void copy_page(std::span<const KvLayer> layers, std::int32_t from, std::int32_t to) override;
 
+  // cpu_delta.cpp
+  void run_delta(Tensor out, const DeltaInputs& in, const DeltaRule& rule, const DeltaLayer& layer,
+                 const Rows& rows) override;
+  void commit_states(std::span<const DeltaLayer> layers, const SequenceView& sequence, const VerdictView& verdict,
+                     int first) override;
+  void copy_state(std::span<const DeltaLayer> layers, int from, int to) override;
+
   // cpu_heads.cpp: choosing tokens
   void top_k(std::int32_t* ids, float* log_probs, int k, Tensor logits, const std::int32_t* column_ids) override;
   void sample(std::int32_t* tokens, Tensor logits, const Rows& rows, const Sampling& sampling) override;
@@ -174,6 +181,19 @@ class CpuBackend final : public Backend, private Instruments {
     std::int32_t begin_segment, end_segment;  // that its rows see some of
   };
   const std::int32_t* find_blocks(const Rows& rows, const AttentionRule& rule);
+  // One row of run_delta where its tree is walked: what it reads and leaves is in a matrix of the walk; -1: the
+  // sequence's own state, or nothing.
+  struct DeltaVisit {
+    std::int32_t row, from, to;
+  };
+  // A row that is still to be visited: `free` matrices and all behind are nobody's, and whether it is the last that
+  // goes on from its parent.
+  struct DeltaEntry {
+    std::int32_t row, from, free;
+    bool is_last;
+  };
+  // The order in which a tree's rows are visited. Returns how many matrices the walk needs.
+  int plan_walk(const Rows& tree, std::vector<DeltaVisit>& visits);
   // What top_k and sample share with their fused forms.
   void find_best(const BestTokens& best, const Columns& columns);
   void find_noisy(const BestTokens& best, float* largest, const Columns& columns, const DraftNoise& noise);
@@ -201,6 +221,10 @@ class CpuBackend final : public Backend, private Instruments {
   Scratch lengths_;                                      // (2, rows) of attend: positions seen, and the first one
   Scratch chosen_;                                       // run_experts: who has chosen whom
   Scratch expert_rows_;                                  // run_experts: the rows of one expert on their way
+  Scratch delta_rows_;                                   // run_delta: what the convolution gives, and the gates
+  std::vector<std::vector<DeltaVisit>> delta_walks_;     // run_delta: by group
+  std::vector<std::int32_t> delta_children_;             // plan_walk
+  std::vector<DeltaEntry> delta_stack_;                  // plan_walk
   std::vector<RowChain> row_chains_;                     // by worker: process
   std::vector<std::int32_t> order_;                      // tree_select and tree_expand
   std::shared_ptr<std::atomic<std::size_t>> allocated_;  // bytes of all living buffers, which may outlive the backend

@@ -92,6 +92,23 @@ struct RowProduct {
   float* out = nullptr;
 };
 
+constexpr int kDeltaColumns = 32;
+
+// One row of the delta rule for kDeltaColumns values of a head. Matrices are (head_dim, kDeltaColumns).
+struct DeltaStep {
+  const float* from = nullptr;
+  float* to = nullptr;  // may be `from`; null: nobody goes on from here
+  const float* query = nullptr;
+  const float* key = nullptr;
+  const float* value = nullptr;
+  float* delta = nullptr;
+  float* out = nullptr;
+  std::int64_t head_dim = 0;
+  float decay = 0.0f;
+  float strength = 0.0f;
+  float scale = 0.0f;
+};
+
 struct Kernels {
   const char* name;
   Form (*form)(DType type);
@@ -107,7 +124,7 @@ struct Kernels {
                          const float* sink);
   void (*rms_norm)(float* out, const float* x, const float* weight, std::int64_t n, float epsilon);
   // Both halves of a gated feed-forward, by backend.h's Activation.
-  void (*activate[3])(float* out, const float* gate, const float* up, std::int64_t n);
+  void (*activate[4])(float* out, const float* gate, const float* up, std::int64_t n);
   void (*add_scaled)(float* x, const float* y, float scale, std::int64_t n);  // x += scale y
   void (*to_logits)(float* x, std::int64_t n, float scale, float cap);        // tensor.h's LogitRule
   void (*to_half)(std::uint16_t* out, const float* x, std::int64_t n);
@@ -123,6 +140,16 @@ struct Kernels {
   // Finds the columns of x that are at least `threshold`, ascending; keeps the first `room`, counts all.
   std::int64_t (*columns_from)(std::int32_t* columns, std::int64_t room, const float* x, std::int64_t n,
                                float threshold);
+  // Of run_delta: silu of the sum of taps, over n channels; x / sqrt(sum x^2 + epsilon); decays and strengths of n
+  // heads; the rule, and the part of it that makes the next matrix; a normed and gated head.
+  void (*convolve)(float* out, const float* const* rows, const float* weights, std::int64_t stride, int taps,
+                   std::int64_t n);
+  void (*l2_norm)(float* out, const float* x, std::int64_t n, float epsilon);
+  void (*delta_gates)(float* decay, float* strength, const float* decay_logits, const float* strength_logits,
+                      const float* rate, const float* bias, std::int64_t n);
+  void (*delta_step)(const DeltaStep& step);
+  void (*delta_keep)(float* matrix, const float* key, const float* delta, float decay, std::int64_t head_dim);
+  void (*gated_norm)(float* out, const float* x, const float* weight, const float* gate, std::int64_t n, float epsilon);
   // For the ceilings: reads whole lines and returns a digest of them; does `rounds` rounds of nothing but multiply-adds
   // in the arithmetic of a form and returns how many multiply-adds those were.
   std::int32_t (*read)(const std::byte* memory, std::int64_t bytes);

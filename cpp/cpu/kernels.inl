@@ -124,6 +124,10 @@ struct Gelu {
   }
 };
 
+struct Sigmoid {
+  static Floats of(Floats gate, Floats up) { return up / (exponential(-gate) + 1.0f); }
+};
+
 // Comparisons are such that NaN stays.
 struct Clamped {
   static Floats of(Floats gate, Floats up) {
@@ -216,6 +220,8 @@ float sum_exp(const float* x, std::int64_t n, float subtract) {
 #include "cpu/gather.inl"
 #include "cpu/noise.inl"
 
+#include "cpu/delta.inl"
+
 const Kernels FRSPEC_KERNELS = {FRSPEC_ISA_NAME,
                                 form,
                                 to_int8,
@@ -224,7 +230,7 @@ const Kernels FRSPEC_KERNELS = {FRSPEC_ISA_NAME,
                                 attend,
                                 merge_segments,
                                 rms_norm,
-                                {activate<Silu>, activate<Gelu>, activate<Clamped>},
+                                {activate<Silu>, activate<Gelu>, activate<Clamped>, activate<Sigmoid>},
                                 add_scaled,
                                 to_logits,
                                 to_half,
@@ -236,5 +242,11 @@ const Kernels FRSPEC_KERNELS = {FRSPEC_ISA_NAME,
                                 dot_rows,
                                 sums_of_16,
                                 columns_from,
+                                convolve,
+                                l2_norm,
+                                delta_gates,
+                                delta_step,
+                                delta_keep,
+                                gated_norm,
                                 read,
                                 burn};

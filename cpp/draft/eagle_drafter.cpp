@@ -21,9 +21,9 @@ EagleDrafter::EagleDrafter(Backend& backend, const ModelConfig& config, const Ca
   apply(limits.rope, config_);
 }
 
-void EagleDrafter::load_embedding(WeightLoader& loader) {
-  if (!loader.has("token_embd.weight")) return;
-  own_embedding_ = loader.table("token_embd.weight", config_.vocab, config_.dim);
+void EagleDrafter::load_embedding(WeightLoader& loader, const std::string& name, int rows) {
+  if (!loader.has(name)) return;
+  own_embedding_ = loader.table(name, rows, config_.dim);
   embedding_ = own_embedding_.get();
 }
 

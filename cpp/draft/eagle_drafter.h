@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -51,7 +52,8 @@ class EagleDrafter : public Drafter {
   EagleDrafter(Backend& backend, const ModelConfig& config, const CausalModel& target, std::unique_ptr<DraftHead> head,
                const TreeShape& shape, const EagleLimits& limits);
   // The drafter's own embedding, where the file has one; else the target's. It must have that one's width then.
-  void load_embedding(WeightLoader& loader);
+  void load_embedding(WeightLoader& loader) { load_embedding(loader, "token_embd.weight", config_.vocab); }
+  void load_embedding(WeightLoader& loader, const std::string& name, int rows);
   // Only once the shapes of the tensors have vouched for the sizes that the metadata states.
   void allocate(const std::vector<float>& rope_factors);
 

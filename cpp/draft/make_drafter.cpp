@@ -13,6 +13,7 @@
 #include "draft/eagle2.h"
 #include "draft/eagle3.h"
 #include "draft/make_head.h"
+#include "draft/mtp.h"
 #include "draft/ngram_drafter.h"
 #include "draft/retokenizer.h"
 #include "draft/slrs_drafter.h"
@@ -101,6 +102,39 @@ std::unique_ptr<Drafter> make_eagle3(const DraftOptions& options, const HeadSpec
       largest_tree(options), eagle_limits(options, parts), parts.on_bytes);
 }
 
+// The rows of a nextn block's own head: one of its own name, or a trimmed one in its own file; else the target's, of
+// which such a file may have a copy.
+HeadRows mtp_rows(const DrafterParts& parts, const ModelConfig& config, bool own_file) {
+  const CausalModel& target = parts.target;
+  std::string name = mtp_tensor(config, "nextn.shared_head_head.weight");
+  const bool named = parts.file->find_tensor(name) != nullptr;
+  if (!named) name = "output.weight";
+  const GgufTensor* own = named || own_file ? parts.file->find_tensor(name) : nullptr;
+  const std::int64_t rows = own != nullptr ? own->shape[1] : 0;
+  auto vocabulary = own_file || named ? read_draft_vocabulary(*parts.file, rows, *parts.tokenizer, name) : std::nullopt;
+  if (own == nullptr || (!named && !vocabulary)) return HeadRows::whole(target.head_source(), &target.head());
+  WeightSource source = WeightLoader(parts.file, parts.backend).source(name, rows, std::int64_t{config.dim});
+  if (vocabulary) return HeadRows::reduced(std::move(source), *std::move(vocabulary));
+  return HeadRows::whole(std::move(source), nullptr);
+}
+
+std::unique_ptr<Drafter> make_mtp(const DraftOptions& options, const HeadSpec& spec, const DrafterParts& parts) {
+  const ModelConfig config = read_mtp_config(*parts.file);
+  const ModelConfig& target = parts.target.config();
+  const bool own_file = parts.file->path() != parts.target.file().path();
+  if (config.style.name != target.style.name) {
+    fail(parts.file->path().string(), ": key 'general.architecture': found '", config.style.name, "', expected '",
+         target.style.name, "', the target's: a nextn block drafts for its own model");
+  }
+  expect_of_target(*parts.file, "embedding_length", config.dim, target.dim, "hidden size");
+  if (own_file) check_same_vocabulary(*parts.file, *parts.tokenizer);
+  return std::make_unique<MtpDrafter>(
+      parts.file, parts.backend, parts.target,
+      timed(parts,
+            make_head(spec, options, head_parts(options, parts, *parts.tokenizer), mtp_rows(parts, config, own_file))),
+      largest_tree(options), eagle_limits(options, parts), parts.on_bytes);
+}
+
 // The rows of a drafter's head that stand for tokens of the target, too.
 DraftVocabulary shared_part(const VocabularyAlignment& alignment, int target_size) {
   DraftVocabulary part;
@@ -169,6 +203,11 @@ std::unique_ptr<Drafter> make_causal(const DraftOptions& options, const HeadSpec
   const std::shared_ptr<const Tokenizer> own = Tokenizer::load(*parts.file);
   const VocabularyAlignment alignment(*parts.tokenizer, *own);
   ModelConfig config = read_causal_config(*parts.file);
+  if (config.recurrent_layers() > 0) {
+    fail(path, ": key 'general.architecture': found '", config.style.name,
+         "', a whole model whose layers are recurrent and that has no nextn block (key '", config.style.name,
+         ".nextn_predict_layers'); expected an MTP drafter, an EAGLE drafter, or a model of attention alone");
+  }
   apply(options.rope, config);
   // The same ids on both sides: nothing to translate, although either may have more rows than there are tokens.
   const bool same = alignment.is_identity();
@@ -240,7 +279,7 @@ std::vector<int> drafter_taps(const GgufFile& drafter, const ModelConfig& target
 int most_places(const DraftOptions& options, int wanted) { return options.translate == "slrs" ? 1 : wanted; }
 
 int drafter_slots(const DraftOptions& options, const GgufFile& drafter) {
-  return is_causal(drafter) ? 0 : EagleDrafter::slots_behind(largest_tree(options));
+  return is_causal(drafter) && !is_mtp(drafter) ? 0 : EagleDrafter::slots_behind(largest_tree(options));
 }
 
 void check_drafter_options(const DraftOptions& options) {
@@ -279,12 +318,12 @@ std::unique_ptr<Drafter> make_drafter(const DraftOptions& options, const std::st
   TreeBounds inner;
   if (parts.file) {
     const HeadSpec spec = parse_head_spec(head);
-    const bool eagle = !is_causal(*parts.file);
-    if (eagle && options.translate != "auto") {
-      fail("translate: found ", options.translate, ", but ", parts.file->path().string(),
-           " is an EAGLE drafter, which works with its target's own vocabulary; expected 'auto'");
+    const bool mtp = is_mtp(*parts.file), eagle = !mtp && !is_causal(*parts.file);
+    if ((eagle || mtp) && options.translate != "auto") {
+      fail("translate: found ", options.translate, ", but ", parts.file->path().string(), " is an ",
+           mtp ? "MTP" : "EAGLE", " drafter, which works with its target's own vocabulary; expected 'auto'");
     }
-    const auto make = !eagle ? make_causal : is_eagle3(*parts.file) ? make_eagle3 : make_eagle2;
+    const auto make = mtp ? make_mtp : !eagle ? make_causal : is_eagle3(*parts.file) ? make_eagle3 : make_eagle2;
     drafter = make(options, spec, parts);
     inner = {largest_tree(options).size, kTranslatedDepth * largest_tree(options).levels()};
   }

@@ -13,8 +13,11 @@
 
 namespace frspec {
 
+// Instead of a drafter's file: the nextn block in the target's own. (The same as naming the target's file.)
+inline constexpr const char* kOwnDrafter = "mtp";
+
 struct DraftOptions {
-  std::optional<std::filesystem::path> drafter;  // GGUF; none: plain decoding
+  std::optional<std::filesystem::path> drafter;  // GGUF, or kOwnDrafter; none: plain decoding
   std::optional<std::filesystem::path> ranks;    // a ranks file; none: those in the drafter
   std::optional<std::filesystem::path> sketch;   // a sketch of the head; none: the one in the drafter
   // A ranks file that is kept up to date with the texts that are written, and that ranked rows follow

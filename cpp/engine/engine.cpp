@@ -40,9 +40,24 @@ std::size_t weight_bytes(const GgufFile& file) {
 // that may run, within a quarter of what the machine has free. Nothing is taken before it is used.
 double host_spare(Backend& backend, const ModelConfig& config, const ModelLimits& limits) {
   const KvShape shape{limits.kv, config.kv_heads, config.head_dim, pages_for(limits.context) * kPageSlots};
-  const double bytes = 2.0 * static_cast<double>(backend.kv_bytes(shape)) * config.layers;
+  const double bytes = 2.0 * static_cast<double>(backend.kv_bytes(shape)) * config.attention_layers();
   const std::size_t available = available_memory();
   return available == 0 ? 1.0 : std::min<double>(limits.places, 0.25 * static_cast<double>(available) / bytes);
+}
+
+// Copies of recurrent states for the same: a few texts and turns, within an eighth of what the machine has free.
+int state_copies(const ModelConfig& config) {
+  constexpr std::size_t kMost = 16;
+  if (config.recurrent_layers() == 0) return 0;
+  const std::size_t available = available_memory();
+  return static_cast<int>(available == 0 ? kMost : std::min(kMost, available / 8 / config.state_bytes()));
+}
+
+// A target's file is asked to draft, too.
+void check_own_drafter(const GgufFile& file, const ModelConfig& config) {
+  if (config.nextn > 0) return;
+  fail(file.path().string(), ": key '", config.style.name, ".nextn_predict_layers': found 0, expected 1: drafter '",
+       kOwnDrafter, "' is the nextn block in the target's own file, which files named *-MTP.gguf have");
 }
 
 }  // namespace
@@ -61,14 +76,21 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   context_ = choose_context(options, config);
   batch_ = std::min(options.batch, context_);
   backend_ = make_backend(options.backend);
+  if (config.recurrent_layers() > 0 && !backend_->capabilities().recurrent) {
+    fail(options.target.string(), ": key 'general.architecture': found '", config.style.name,
+         "', whose layers are recurrent, which ", backend_->description(), " does not have; expected device 'cpu'");
+  }
   tokenizer_ = Tokenizer::load(*file_);
 
   const bool drafts = options.drafter.has_value();
   if (drafts) {
-    drafter_file_ = GgufFile::open(*options.drafter, options.files);
+    if (*options.drafter == kOwnDrafter) options_.drafter = options.target;
+    brings_drafter_ = *options_.drafter == options.target;
+    drafter_file_ = brings_drafter_ ? file_ : GgufFile::open(*options_.drafter, options.files);
+    if (brings_drafter_) check_own_drafter(*file_, config);
     if (options.adapt) ranks_ = std::make_shared<RankKeeper>(options_, tokenizer_, *drafter_file_);
   }
-  const std::size_t total = weight_bytes(*file_) + (drafts ? weight_bytes(*drafter_file_) : 0);
+  const std::size_t total = weight_bytes(*file_) + (drafts && !brings_drafter_ ? weight_bytes(*drafter_file_) : 0);
   std::size_t done = 0;
   const auto on_bytes = [&](std::size_t bytes) {
     done += bytes;
@@ -76,15 +98,17 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   };
   const auto [max_size, max_depth] = tree_bounds(options);
   max_depth_ = max_depth;
-  const int behind = drafts ? drafter_slots(options, *drafter_file_) : 0;
+  const int behind = drafts ? drafter_slots(options_, *drafter_file_) : 0;
   const ModelTaps taps{options.taps, drafts ? drafter_taps(*drafter_file_, config) : std::vector<int>{}};
-  const int places = most_places(options, options.parallel);
+  // A recurrent state belongs to one sequence: others wait.
+  const int places = config.recurrent_layers() > 0 ? 1 : most_places(options, options.parallel);
   ModelLimits limits{.context = context_,
                      .places = places,
                      .rows = std::max({batch_, max_size, places}),
                      .logit_rows = std::clamp(max_size, kLogitRows, kMaxLogitRows),
                      .tree = std::max(max_size, behind),
                      .depth = max_depth,
+                     .states = state_copies(config),
                      .ahead = behind > 0 ? kDrafterAhead : 0,
                      .kv = options.kv_type,
                      .rope = options.rope,
@@ -106,8 +130,9 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   if (drafts || ngram_of(options) > 0) make_drafting(options_.head, on_bytes);
   on_bytes(total - done);  // of what is not a weight
   if (!options.on_warning) return;
+  bool told = false;  // of a file that is both
   for (const std::shared_ptr<const GgufFile>& file : {file_, drafter_file_}) {
-    if (!file) continue;
+    if (!file || (brings_drafter_ && std::exchange(told, true))) continue;
     for (const std::string& warning : file->warnings()) options.on_warning(warning);
   }
 }

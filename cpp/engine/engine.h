@@ -184,6 +184,7 @@ class Engine {
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<Backend> backend_;
   std::optional<MemoryPlan> memory_plan_;
+  bool brings_drafter_ = false;  // it is the target's own file
   int context_ = 0;
   int batch_ = 0;
   int max_depth_ = 0;   // of a tree

@@ -197,14 +197,20 @@ bool Engine::read_prompt(Sequence& sequence) {
   if (!place_->begun) begin_reading(sequence);
   const std::vector<TokenId> known = place_->text;
   if (!hold(static_cast<std::int64_t>(known.size()) + 1)) throw Error("cache: found no page that is left");
-  const auto batch = static_cast<std::size_t>(batch_);
-  for (auto first = static_cast<std::size_t>(place_->committed); first < known.size(); first += batch) {
-    const int rows = static_cast<int>(std::min(batch, known.size() - first));
-    if (!runner_->read(first, rows, [&] { return sequence.goes_on(); })) return false;
+  for (auto first = static_cast<std::size_t>(place_->committed); first < known.size();) {
+    const std::size_t border = runner_->next_state(first, known.size());
+    const std::size_t end = std::min(first + static_cast<std::size_t>(batch_), border > 0 ? border : known.size());
+    const int rows = static_cast<int>(end - first);
+    if (!runner_->read(first, rows, [&] { return sequence.goes_on(); })) {
+      if (runner_->keeps_states()) drop(*place_);  // some layers' states have read these rows, others' have not
+      return false;
+    }
     runner_->commit_rows(rows);
-    if (first + batch >= known.size()) append_first(sequence, rows);
+    if (end == border) runner_->keep_state(std::span(known).first(end), place_->reuse);
+    if (end == known.size()) append_first(sequence, rows);
     if (place_->draft.works()) drafting_->read(place_->draft, target_->features(rows), runner_->token(first + 1));
     place_->committed += rows;
+    first = end;
   }
   if (place_->draft.works()) drafting_->extend(place_->draft, {place_->text, known});
   return true;

@@ -144,7 +144,8 @@ double Lab::cache_bytes(int tokens) {
   const EngineParts parts = engine_.parts();
   const ModelConfig& config = engine_.config();
   const KvShape shape{parts.options.kv_type, config.kv_heads, config.head_dim, pages_for(tokens) * kPageSlots};
-  return 2.0 * static_cast<double>(parts.backend.kv_bytes(shape)) * config.layers;
+  return 2.0 * static_cast<double>(parts.backend.kv_bytes(shape)) * config.attention_layers() +
+         static_cast<double>(config.state_bytes());
 }
 
 double Lab::measure_reading() {

@@ -24,6 +24,7 @@ MemoryPlan count(const MemoryPlanRequest& request, int context) {
   plan.context = context;
   const CausalModel target(request.target, device, limits, request.taps);
   plan.target_weights = device.weight_bytes();
+  const std::size_t picked = device.row_bytes_chosen();  // of the target's: parts of its matrices
   if (request.drafter) {
     const auto drafter = make_drafter(request.options, request.options.head,
                                       {.backend = device,
@@ -32,7 +33,7 @@ MemoryPlan count(const MemoryPlanRequest& request, int context) {
                                        .file = request.drafter,
                                        .context = context,
                                        .batch = std::min(request.options.batch, context)});
-    plan.head_rows = device.row_bytes_chosen();
+    plan.head_rows = device.row_bytes_chosen() - picked;
     plan.drafter_weights = device.weight_bytes() - plan.target_weights - plan.head_rows;
   }
   plan.working = device.buffer_bytes() + static_cast<std::size_t>(kHeadRows * target.config().vocab) * sizeof(float);

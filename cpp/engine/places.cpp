@@ -112,11 +112,16 @@ void Engine::leave(Place& place, std::span<const TokenId> next_prompt) {
   if (drafting_ && drafting_->drafter().reads_states()) {
     // The drafter has not read the last tokens: it does so now, if the next sequence goes on there.
     const auto parts = std::mismatch(place.text.begin(), place.text.end(), next_prompt.begin(), next_prompt.end());
-    if (draft.works() && parts.first - place.text.begin() > kept - draft.rows) {
+    const bool goes_on = parts.first - place.text.begin() > kept - draft.rows;
+    if (draft.works() && (goes_on || runner_->keeps_states())) {
       drafting_->catch_up(draft, runner_->token(place.text.size()));
     }
     if (draft.works()) kept -= draft.rows;
     drafted = draft.works() ? kept : 0;
+  }
+  // What a step that failed, or one that goes ahead, has left is not the state behind these tokens.
+  if (place.owner != 0 && place.begun && !place.ahead && kept == place.committed) {
+    runner_->keep_state(std::span(place.text).first(static_cast<std::size_t>(kept)), place.reuse);
   }
   if (place.begun) runner_->leave(place.text, kept, drafted, place.reuse);
   drop(place);

@@ -29,12 +29,45 @@ TargetRunner::TargetRunner(Backend& backend, CausalModel& target, int batch, int
   backend_.upload(last_depth_.as<void>(), &kLastOfPrefix, sizeof kLastOfPrefix);
 }
 
+void TargetRunner::reset(std::int32_t length) {
+  target_.cache().set_length(length);
+  if (length == 0 && keeps_states()) target_.states()->clear();
+}
+
 std::int32_t TargetRunner::begin(std::span<const TokenId> tokens, const Reuse& reuse) {
+  SequencePages& pages = *target_.pages();
+  RecurrentStates* states = target_.states();
   // The last token is read in any case: its state gives the next one.
-  const std::int32_t cached = target_.pages()->begin(tokens, static_cast<std::int32_t>(tokens.size()) - 1, reuse);
+  std::int32_t cached = pages.begin(tokens, static_cast<std::int32_t>(tokens.size()) - 1, reuse);
+  shared_ = static_cast<std::size_t>(cached);
+  while (states != nullptr && cached > 0) {
+    const std::int32_t found = states->find(reuse.salt, tokens, cached);
+    if (found == cached) break;
+    cached = pages.begin(tokens, found, reuse);
+  }
   set_tokens(tokens, 0);
   reset(cached);
+  if (states != nullptr && cached > 0) {
+    states->resume(reuse.salt, tokens.first(static_cast<std::size_t>(cached)));
+  }
   return cached;
+}
+
+// At the last border of a page, for the same prompt with another end; where it parts from what others have left, since
+// that seems to be a beginning of many; and now and then.
+std::size_t TargetRunner::next_state(std::size_t first, std::size_t prompt) {
+  constexpr std::size_t kParts = 4, kLeast = 512;
+  if (!keeps_states()) return 0;
+  const std::size_t last = (prompt - 1) / kPageSlots * kPageSlots;
+  const std::size_t apart = std::max(kLeast, prompt / kParts / kPageSlots * kPageSlots);
+  const std::size_t parting = std::min(last, shared_ / kPageSlots * kPageSlots);
+  std::size_t next = std::min(last, (first / apart + 1) * apart);
+  if (parting > first) next = std::min(next, parting);
+  return next > first ? next : 0;
+}
+
+void TargetRunner::keep_state(std::span<const TokenId> tokens, const Reuse& reuse) {
+  if (keeps_states() && reuse.on) target_.states()->keep(reuse.salt, tokens);
 }
 
 void TargetRunner::set_tokens(std::span<const TokenId> tokens, std::int32_t length) {
@@ -94,7 +127,7 @@ void TargetRunner::try_tree(std::int32_t prefix, std::span<const TokenId> tokens
 
 void TargetRunner::commit(const DraftTree& tree, const VerdictView& verdict) {
   path_.rows = tree.view().max_depth + 1;
-  target_.cache().commit(history(), verdict, path_);
+  target_.commit(history(), verdict, path_);
 }
 
 std::vector<TokenLogprobs> TargetRunner::logprobs(Tensor hidden, const std::int32_t* tokens, std::size_t count,

@@ -32,7 +32,7 @@ class TargetRunner {
   const PathView& path() const { return path_; }
 
   // Another sequence, whose first `length` tokens are in the cache.
-  void reset(std::int32_t length = 0) { target_.cache().set_length(length); }
+  void reset(std::int32_t length = 0);
   // The sequence begins with these tokens. Returns how many of them are in the cache already.
   std::int32_t begin(std::span<const TokenId> tokens, const Reuse& reuse);
   // From now on it has room for so many tokens, and for a tree behind them. False: others hold the pages.
@@ -44,6 +44,12 @@ class TargetRunner {
   void share(std::span<const TokenId> text, std::int32_t committed, std::int32_t drafted, const Reuse& reuse) {
     target_.pages()->share(text, committed, drafted, reuse);
   }
+  // Whether texts that begin alike go on from copies of recurrent states only. Then some are kept: of a prompt of which
+  // `first` tokens are committed, one wants to be behind as many tokens as this (0: none does); and of its end.
+  bool keeps_states() { return target_.states() != nullptr; }
+  std::size_t next_state(std::size_t first, std::size_t prompt);
+  // All of these tokens, and no others, are committed: the state behind them is kept.
+  void keep_state(std::span<const TokenId> tokens, const Reuse& reuse);
   // The cache is for passes that follow no sequence. Nobody else may hold pages.
   void take_over();
   // Behind the first `length` slots of the cache, whatever they are of, it has these tokens.
@@ -97,6 +103,7 @@ class TargetRunner {
   Verifier verifier_;
   int batch_;
   DraftTree root_alone_;
+  std::size_t shared_ = 0;         // tokens with which the sequence begins like an earlier one
   Buffer count_;                   // (1) rows that are committed
   Buffer last_depth_;              // (1) -1: the row of the prefix's last token
   std::ptrdiff_t history_stride_;  // context + max_depth + 1

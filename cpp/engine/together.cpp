@@ -50,6 +50,8 @@ void Engine::step(std::span<Sequence* const> sequences) {
     return true;
   });
   if (running.empty()) return;
+  // A recurrent state goes through a chain as it is read, of one sequence.
+  if (runner_->keeps_states()) return (void)guard(*running[0], [&] { advance(*running[0]); });
   const auto is_short = [&](const Sequence& sequence) {
     return std::any_of(places_.begin(), places_.end(),
                        [&](const Place& place) { return place.owner == sequence.id() && place.read; });

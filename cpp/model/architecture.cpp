@@ -15,6 +15,7 @@ constexpr std::array kArchitectures = {
     Architecture{.name = "qwen2"},
     Architecture{.name = "qwen3", .qk_norm = QkNorm::PerHead},
     Architecture{.name = "qwen3moe", .qk_norm = QkNorm::PerHead, .experts = ExpertUse::Always},
+    Architecture{.name = "qwen35", .qk_norm = QkNorm::PerHead, .ff_norm = "post_attention_norm", .is_hybrid = true},
     Architecture{.name = "mistral3", .interleaved_rope = true},
     Architecture{.name = "gemma2",
                  .post_norms = true,

@@ -36,6 +36,7 @@ struct Architecture {
   Activation activation = Activation::Silu;
   bool gate_in_up = false;  // ffn_up holds the gate's rows, then its own
   bool has_sinks = false;   // attn_sinks
+  bool is_hybrid = false;   // gated delta layers, and among them attention whose output has a gate, in attn_q
   ExpertUse experts = ExpertUse::None;
   bool root_embedding = false;     // embeddings times the root of their width
   bool has_scales = false;         // Granite's four keys of scales must be there

@@ -2,6 +2,7 @@
 #include "model/block.h"
 
 #include <array>
+#include <vector>
 
 #include "base/error.h"
 
@@ -30,6 +31,35 @@ void load_qkv(WeightLoader& loader, const std::string& prefix, std::int64_t q_di
   w.q = load("attn_q", q_dim);
   w.k = load("attn_k", kv_dim);
   w.v = load("attn_v", kv_dim);
+}
+
+// The rows of attn_q are, head by head, those of the query and those of the gate.
+void load_gated_query(WeightLoader& loader, const std::string& name, const ModelConfig& config, BlockWeights& w) {
+  std::vector<std::int32_t> queries, gates;
+  for (int head = 0; head < config.heads; ++head) {
+    for (int d = 0; d < config.head_dim; ++d) {
+      queries.push_back(2 * head * config.head_dim + d);
+      gates.push_back((2 * head + 1) * config.head_dim + d);
+    }
+  }
+  const std::int64_t all = 2 * std::int64_t{config.heads} * config.head_dim;
+  w.q.weight = loader.picked_rows(name, all, queries, config.dim);
+  w.q_gate.weight = loader.picked_rows(name, all, gates, config.dim);
+}
+
+std::unique_ptr<DeltaWeights> load_delta(WeightLoader& loader, const ModelConfig& config, const std::string& prefix) {
+  const DeltaShape& shape = config.delta;
+  const std::int64_t dim = config.dim, heads = shape.value_heads;
+  auto w = std::make_unique<DeltaWeights>();
+  w->mixed.weight = loader.matrix(prefix + "attn_qkv.weight", shape.channels(), dim);
+  w->gate.weight = loader.matrix(prefix + "attn_gate.weight", shape.value_dim(), dim);
+  w->decay.weight = loader.matrix(prefix + "ssm_alpha.weight", heads, dim);
+  w->strength.weight = loader.matrix(prefix + "ssm_beta.weight", heads, dim);
+  w->taps = loader.transposed(prefix + "ssm_conv1d.weight", shape.channels(), shape.taps);
+  w->rate = loader.vector_up_to(prefix + "ssm_a", heads, 0.0f);
+  w->bias = loader.vector(prefix + "ssm_dt.bias", heads);
+  w->norm = loader.vector(prefix + "ssm_norm.weight", shape.head_dim);
+  return w;
 }
 
 void load_feed_forward(WeightLoader& loader, const ModelConfig& config, const std::string& prefix, BlockWeights& w) {
@@ -78,8 +108,17 @@ BlockWeights load_block(WeightLoader& loader, const ModelConfig& config, int ind
   BlockWeights w;
   const std::int64_t in = std::int64_t{config.dim} * (input == AttentionInput::Joined ? 2 : 1);
   if (input == AttentionInput::Normed && style.pre_norms) w.attention_norm = norm("attn_norm", config.dim);
-  load_qkv(loader, prefix, q_dim, kv_dim, in, w);
-  if (style.qk_norm != QkNorm::None) {
+  const bool recurrent = config.recurrent(index);
+  if (recurrent) {
+    w.delta = load_delta(loader, config, prefix);
+  } else if (style.is_hybrid) {
+    load_gated_query(loader, prefix + "attn_q.weight", config, w);
+    w.k = load_linear(loader, prefix + "attn_k", kv_dim, in);
+    w.v = load_linear(loader, prefix + "attn_v", kv_dim, in);
+  } else {
+    load_qkv(loader, prefix, q_dim, kv_dim, in, w);
+  }
+  if (style.qk_norm != QkNorm::None && !recurrent) {
     const bool per_head = style.qk_norm == QkNorm::PerHead;
     w.q_norm = norm("attn_q_norm", per_head ? config.head_dim : q_dim);
     w.k_norm = norm("attn_k_norm", per_head ? config.head_dim : kv_dim);
@@ -89,7 +128,8 @@ BlockWeights load_block(WeightLoader& loader, const ModelConfig& config, int ind
                  .cap = config.score_cap,
                  .window = config.windowed(index) ? config.window : 0,
                  .sinks = w.sinks ? w.sinks.as<float>() : nullptr};
-  w.output = load_linear(loader, prefix + "attn_output", config.dim, q_dim);
+  w.output = recurrent ? load_linear(loader, prefix + "ssm_out", config.dim, config.delta.value_dim())
+                       : load_linear(loader, prefix + "attn_output", config.dim, q_dim);
   if (style.post_norms) w.post_attention_norm = norm("post_attention_norm", config.dim);
   if (style.pre_norms) w.ff_norm = norm(style.ff_norm, config.dim);
   load_feed_forward(loader, config, prefix, w);
@@ -103,10 +143,19 @@ BlockScratch::BlockScratch(Backend& backend, const ModelConfig& config, int rows
       kv_dim_(std::int64_t{config.kv_heads} * config.head_dim),
       ff_(config.ff),
       experts_(config.experts),
+      delta_(config.delta),
       q_(backend.allocate(floats(rows, q_dim_))),
       k_(backend.allocate(floats(rows, kv_dim_))),
       v_(backend.allocate(floats(rows, kv_dim_))),
       attended_(backend.allocate(floats(rows, q_dim_))) {
+  if (config.style.is_hybrid) q_gate_ = backend.allocate(floats(rows, q_dim_));
+  if (config.recurrent_layers() > 0) {
+    mixed_ = backend.allocate(floats(rows, delta_.channels()));
+    delta_gate_ = backend.allocate(floats(rows, delta_.value_dim()));
+    decay_ = backend.allocate(floats(rows, delta_.value_heads));
+    strength_ = backend.allocate(floats(rows, delta_.value_heads));
+    delta_out_ = backend.allocate(floats(rows, delta_.value_dim()));
+  }
   if (experts_ > 0) {
     normed_ = backend.allocate(floats(rows, dim_));
     scores_ = backend.allocate(floats(rows, experts_));
@@ -119,33 +168,20 @@ BlockScratch::BlockScratch(Backend& backend, const ModelConfig& config, int rows
   }
 }
 
-void run_block(Backend& backend, const ModelConfig& config, const BlockWeights& w, const BlockScratch& scratch,
-               const Rope& rope, const KvLayer& cache, const Rows& rows, Tensor x) {
-  run_block(backend, config, w, scratch, rope, cache, rows, x, {x, weights_of(w.attention_norm), config.epsilon});
+namespace {
+
+// x += what the last matrix of a branch gives.
+void add_branch(Backend& backend, const ModelConfig& config, const BlockScratch& scratch, Tensor x,
+                const Operand& input, const Linear& last, const Buffer& post_norm) {
+  if (!post_norm && config.residual_scale == 1.0f) return backend.matmul(input, std::array{last.onto(x, true)});
+  const Tensor branch = scratch.branch(static_cast<int>(x.rows));
+  backend.matmul(input, std::array{last.onto(branch)});
+  backend.add(x, branch, weights_of(post_norm), config.epsilon, config.residual_scale);
 }
 
-void run_block(Backend& backend, const ModelConfig& config, const BlockWeights& w, const BlockScratch& scratch,
-               const Rope& rope, const KvLayer& cache, const Rows& rows, Tensor x, const Operand& attention_input) {
-  const int n = rows.count;
-  const Tensor q = scratch.q(n), k = scratch.k(n), v = scratch.v(n), attended = scratch.attended(n);
-  // x += what the last matrix of a branch gives.
-  const auto add = [&](const Operand& input, const Linear& last, const Buffer& post_norm) {
-    if (!post_norm && config.residual_scale == 1.0f) return backend.matmul(input, std::array{last.onto(x, true)});
-    backend.matmul(input, std::array{last.onto(scratch.branch(n))});
-    backend.add(x, scratch.branch(n), weights_of(post_norm), config.epsilon, config.residual_scale);
-  };
-
-  backend.matmul(attention_input, std::array{w.q.onto(q), w.k.onto(k), w.v.onto(v)});
-  if (w.q_norm) {
-    const bool split = config.style.qk_norm == QkNorm::PerHead;
-    const Tensor queries = split ? per_head(q, config.head_dim) : q, keys = split ? per_head(k, config.head_dim) : k;
-    backend.rms_norm(queries, queries, w.q_norm.as<float>(), config.epsilon);
-    backend.rms_norm(keys, keys, w.k_norm.as<float>(), config.epsilon);
-  }
-  backend.rope_and_append(q, k, v, rope, cache, rows);
-  backend.attend(attended, q, cache, rows, w.attention);
-  add({attended}, w.output, w.post_attention_norm);
-
+void run_feed_forward(Backend& backend, const ModelConfig& config, const BlockWeights& w, const BlockScratch& scratch,
+                      Tensor x) {
+  const int n = static_cast<int>(x.rows);
   if (w.router.weight != nullptr) {
     const Tensor normed = scratch.normed(n), scores = scratch.scores(n), branch = scratch.branch(n);
     backend.rms_norm(normed, x, w.ff_norm.as<float>(), config.epsilon);
@@ -164,7 +200,59 @@ void run_block(Backend& backend, const ModelConfig& config, const BlockWeights& 
   }
   const Tensor gate = scratch.gate(n), up = scratch.up(n);
   backend.matmul({x, weights_of(w.ff_norm), config.epsilon}, std::array{w.gate.onto(gate), w.up.onto(up)});
-  add({.x = gate, .up = up.data, .activation = config.style.activation}, w.down, w.post_ff_norm);
+  add_branch(backend, config, scratch, x, {.x = gate, .up = up.data, .activation = config.style.activation}, w.down,
+             w.post_ff_norm);
+}
+
+}  // namespace
+
+void run_delta_block(Backend& backend, const ModelConfig& config, const BlockWeights& w, const BlockScratch& scratch,
+                     const DeltaLayer& layer, const Rows& rows, Tensor x) {
+  const DeltaInputs in = scratch.delta(rows.count);
+  const Tensor out = scratch.delta_out(rows.count);
+  const DeltaWeights& delta = *w.delta;
+  backend.matmul({x, weights_of(w.attention_norm), config.epsilon},
+                 std::array{delta.mixed.onto(in.mixed), delta.gate.onto(in.gate), delta.decay.onto(in.decay),
+                            delta.strength.onto(in.strength)});
+  backend.run_delta(out, in,
+                    {.taps = delta.taps.as<float>(),
+                     .decay = delta.rate.as<float>(),
+                     .bias = delta.bias.as<float>(),
+                     .norm = delta.norm.as<float>(),
+                     .epsilon = config.epsilon},
+                    layer, rows);
+  add_branch(backend, config, scratch, x, {out}, w.output, w.post_attention_norm);
+  run_feed_forward(backend, config, w, scratch, x);
+}
+
+void run_block(Backend& backend, const ModelConfig& config, const BlockWeights& w, const BlockScratch& scratch,
+               const Rope& rope, const KvLayer& cache, const Rows& rows, Tensor x) {
+  run_block(backend, config, w, scratch, rope, cache, rows, x, {x, weights_of(w.attention_norm), config.epsilon});
+}
+
+void run_block(Backend& backend, const ModelConfig& config, const BlockWeights& w, const BlockScratch& scratch,
+               const Rope& rope, const KvLayer& cache, const Rows& rows, Tensor x, const Operand& attention_input) {
+  const int n = rows.count;
+  const Tensor q = scratch.q(n), k = scratch.k(n), v = scratch.v(n), attended = scratch.attended(n);
+  const Tensor gate = scratch.q_gate(n);
+  const bool gated = w.q_gate.weight != nullptr;
+  if (gated) {
+    backend.matmul(attention_input, std::array{w.q.onto(q), w.k.onto(k), w.v.onto(v), w.q_gate.onto(gate)});
+  } else {
+    backend.matmul(attention_input, std::array{w.q.onto(q), w.k.onto(k), w.v.onto(v)});
+  }
+  if (w.q_norm) {
+    const bool split = config.style.qk_norm == QkNorm::PerHead;
+    const Tensor queries = split ? per_head(q, config.head_dim) : q, keys = split ? per_head(k, config.head_dim) : k;
+    backend.rms_norm(queries, queries, w.q_norm.as<float>(), config.epsilon);
+    backend.rms_norm(keys, keys, w.k_norm.as<float>(), config.epsilon);
+  }
+  backend.rope_and_append(q, k, v, rope, cache, rows);
+  backend.attend(attended, q, cache, rows, w.attention);
+  Operand result{attended};
+  if (gated) result = {.x = gate, .up = attended.data, .activation = Activation::Sigmoid};
+  add_branch(backend, config, scratch, x, result, w.output, w.post_attention_norm);
+  run_feed_forward(backend, config, w, scratch, x);
 }
 
 }  // namespace frspec

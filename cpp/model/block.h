@@ -22,13 +22,24 @@ struct Linear {
   }
 };
 
+// What a gated delta layer has instead of attention.
+struct DeltaWeights {
+  Linear mixed, gate;      // dim -> channels, value_dim
+  Linear decay, strength;  // dim -> value_heads
+  Buffer taps;             // (taps, channels)
+  Buffer rate, bias;       // (value_heads)
+  Buffer norm;             // (head_dim)
+};
+
 struct BlockWeights {
-  Buffer attention_norm;  // (dim); empty unless attention reads the normed stream
-  Linear q, k, v;         // dim or 2 dim -> heads * head_dim, kv_heads * head_dim twice
-  Buffer q_norm, k_norm;  // (head_dim), or those of all heads
-  Buffer sinks;           // (heads)
+  Buffer attention_norm;                // (dim); empty unless attention reads the normed stream
+  std::unique_ptr<DeltaWeights> delta;  // null: attention, which is what follows here
+  Linear q, k, v;                       // dim or 2 dim -> heads * head_dim, kv_heads * head_dim twice
+  Linear q_gate;                        // as q: of what is attended to; none where it has no gate
+  Buffer q_norm, k_norm;                // (head_dim), or those of all heads
+  Buffer sinks;                         // (heads)
   AttentionRule attention;
-  Linear output;               // heads * head_dim -> dim
+  Linear output;               // heads * head_dim, or value_dim -> dim
   Buffer post_attention_norm;  // (dim)
   Buffer ff_norm;              // (dim)
   Linear gate, up, down;       // dim -> ff, dim -> ff, ff -> dim; with experts, of all of them
@@ -39,7 +50,15 @@ struct BlockWeights {
 // Calls use(weight) for every matrix of a block that all rows are multiplied with.
 template <class Use>
 void for_each_matrix(const BlockWeights& w, Use&& use) {
-  for (const Linear* linear : {&w.q, &w.k, &w.v, &w.output}) use(*linear->weight);
+  if (w.delta) {
+    for (const Linear* linear : {&w.delta->mixed, &w.delta->gate, &w.delta->decay, &w.delta->strength}) {
+      use(*linear->weight);
+    }
+  } else {
+    for (const Linear* linear : {&w.q, &w.k, &w.v}) use(*linear->weight);
+    if (w.q_gate.weight != nullptr) use(*w.q_gate.weight);
+  }
+  use(*w.output.weight);
   if (w.router.weight != nullptr) return use(*w.router.weight);
   for (const Linear* linear : {&w.gate, &w.up, &w.down}) use(*linear->weight);
 }
@@ -63,6 +82,12 @@ class BlockScratch {
   Tensor q(int rows) const { return q_.matrix(rows, q_dim_); }
   Tensor k(int rows) const { return k_.matrix(rows, kv_dim_); }
   Tensor v(int rows) const { return v_.matrix(rows, kv_dim_); }
+  Tensor q_gate(int rows) const { return q_gate_.matrix(rows, q_dim_); }
+  DeltaInputs delta(int rows) const {
+    return {mixed_.matrix(rows, delta_.channels()), delta_gate_.matrix(rows, delta_.value_dim()),
+            decay_.matrix(rows, delta_.value_heads), strength_.matrix(rows, delta_.value_heads)};
+  }
+  Tensor delta_out(int rows) const { return delta_out_.matrix(rows, delta_.value_dim()); }
   Tensor attended(int rows) const { return attended_.matrix(rows, q_dim_); }
   Tensor gate(int rows) const { return gate_.matrix(rows, ff_); }
   Tensor up(int rows) const { return up_.matrix(rows, ff_); }
@@ -72,11 +97,18 @@ class BlockScratch {
 
  private:
   std::int64_t dim_, q_dim_, kv_dim_, ff_, experts_;
+  DeltaShape delta_;
   Buffer q_, k_, v_, attended_;
-  Buffer gate_, up_;        // of a dense feed-forward
-  Buffer branch_;           // where what a branch adds is not just added
-  Buffer normed_, scores_;  // of experts
+  Buffer q_gate_;                                             // of gated attention
+  Buffer mixed_, delta_gate_, decay_, strength_, delta_out_;  // of delta layers
+  Buffer gate_, up_;                                          // of a dense feed-forward
+  Buffer branch_;                                             // where what a branch adds is not just added
+  Buffer normed_, scores_;                                    // of experts
 };
+
+// A block with a delta layer, whose states go on in `layer`.
+void run_delta_block(Backend& backend, const ModelConfig& config, const BlockWeights& weights,
+                     const BlockScratch& scratch, const DeltaLayer& layer, const Rows& rows, Tensor x);
 
 // x (rows.count, dim) is the residual stream, changed in place; K and V of its rows go to `cache`. Attention reads the
 // stream, through the block's norm where it has one; or `attention_input`.

@@ -44,6 +44,7 @@ CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend,
   whole_head.on_host = limits_.head_on_host;
   (tied ? embedding_ : head_) = loader.load(whole_head);
   for (int i = 0; i < config_.layers; ++i) blocks_.push_back(load_block(loader, config_, i));
+  for (int i = 0; i < config_.nextn; ++i) loader.leave_block(config_.layers + i);
   const auto factors = loader.rope_factors(config_.rope, limits_.context);
   loader.expect_all_read(kIgnored);
 
@@ -51,7 +52,10 @@ CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend,
   pages_ = std::make_shared<SequencePages>(backend_, std::int64_t{limits_.context} + limits_.tree, limits_.spare_pages,
                                            limits_.ahead, limits_.places);
   const KvShape shape{limits_.kv, config_.kv_heads, config_.head_dim, pages_->slots()};
-  cache_ = std::make_unique<KvCache>(backend_, config_.layers, shape, pages_);
+  cache_ = std::make_unique<KvCache>(backend_, config_.attention_layers(), shape, pages_);
+  if (config_.recurrent_layers() > 0) {
+    states_ = std::make_unique<RecurrentStates>(backend_, config_, limits_.tree, limits_.states);
+  }
   scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);
   ropes_ = std::make_unique<LayerRopes>(backend_, config_, factors, limits_.context + limits_.depth + 1);
   const auto bytes = [](std::int64_t rows, std::int64_t cols) {
@@ -89,16 +93,28 @@ bool CausalModel::forward(const std::int32_t* tokens, const Rows& rows, const st
       if (taps_.joined[t] == layer) backend_.copy(features(rows.count).col_range(column, config_.dim), x);
     }
   };
+  if (states_ && rows.depth == nullptr) states_->will_advance();
+  if (states_ && rows.depth != nullptr) states_->make_room(rows.count);  // a laboratory's may be larger than any other
   backend_.embed(x, *embedding_, tokens, config_.embedding_scale);
+  int attention = 0, recurrent = 0;  // layers so far
   for (int i = 0; i < config_.layers; ++i) {
     if (stops()) return false;
     keep_taps(i);
-    run_block(backend_, config_, blocks_[static_cast<std::size_t>(i)], *scratch_, ropes_->of(i), cache_->layer(i), rows,
-              x);
+    const BlockWeights& block = blocks_[static_cast<std::size_t>(i)];
+    if (block.delta) {
+      run_delta_block(backend_, config_, block, *scratch_, states_->layer(recurrent++), rows, x);
+    } else {
+      run_block(backend_, config_, block, *scratch_, ropes_->of(i), cache_->layer(attention++), rows, x);
+    }
   }
   keep_taps(config_.layers);
   backend_.rms_norm(hidden(rows.count), x, final_norm_.as<float>(), config_.epsilon);
   return true;
+}
+
+void CausalModel::commit(std::int32_t* history, const VerdictView& verdict, const PathView& path) {
+  if (states_) states_->commit(cache_->sequence(), verdict);
+  cache_->commit(history, verdict, path);
 }
 
 std::vector<const Weight*> CausalModel::matrices() const {

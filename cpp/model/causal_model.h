@@ -12,6 +12,7 @@
 #include "model/block.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
+#include "model/recurrent_states.h"
 #include "model/rope_options.h"
 #include "model/rope_table.h"
 #include "tokenizer/tokenizer.h"
@@ -26,6 +27,7 @@ struct ModelLimits {
   int tree = 0;         // largest tree, for the cache's slack behind the context
   int depth = 0;        // deepest tree, for positions behind the context
   int spare_pages = 0;  // of the cache, for what ended texts leave
+  int states = 0;       // copies of a hybrid's recurrent states, for the same
   int ahead = 0;        // as PageTrie's, for a drafter whose cache lies in the same pages
   KvType kv = KvType::F16;
   RopeOptions rope = {};
@@ -46,15 +48,20 @@ class CausalModel {
               const ModelTaps& taps = {}, std::function<void(std::size_t)> on_bytes = nullptr);
 
   const ModelConfig& config() const { return config_; }
+  const GgufFile& file() const { return *file_; }
   const ModelLimits& limits() const { return limits_; }
   KvCache& cache() { return *cache_; }
+  RecurrentStates* states() { return states_.get(); }                     // null: the model has none
   const std::shared_ptr<SequencePages>& pages() const { return pages_; }  // where the cache lies
 
   // Runs `rows.count` rows with the given token ids (device) behind the cache's sequence: rows.sequence must be
   // cache().sequence(), or those of its groups what that is of their places. Their K and V are stored; hidden(), tap()
-  // and features() then hold their states. `keep_going` is asked between layers; where it says no, the pass is
-  // abandoned, and false is returned.
+  // and features() then hold their states. The recurrent states of a hybrid, which has one place, go on with a chain at
+  // once, and with a tree when it is committed (commit). `keep_going` is asked between layers; where it says no, the
+  // pass is abandoned, and false is returned.
   bool forward(const std::int32_t* tokens, const Rows& rows, const std::function<bool()>& keep_going = {});
+  // Keeps the accepted rows of the tree of the last pass, as KvCache has it.
+  void commit(std::int32_t* history, const VerdictView& verdict, const PathView& path);
   Tensor hidden(int rows) const { return hidden_.matrix(rows, config_.dim); }  // after the final norm
   Tensor tap(int index, int rows) const {
     return taps_memory_[static_cast<std::size_t>(index)].matrix(rows, config_.dim);
@@ -92,7 +99,8 @@ class CausalModel {
   std::vector<BlockWeights> blocks_;
   std::unique_ptr<LayerRopes> ropes_;
   std::shared_ptr<SequencePages> pages_;
-  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<KvCache> cache_;           // of layers with attention
+  std::unique_ptr<RecurrentStates> states_;  // of the others; null: there are none
   std::unique_ptr<BlockScratch> scratch_;
   Buffer stream_;  // (rows, dim) residual stream
   Buffer hidden_;  // (rows, dim)

@@ -100,8 +100,10 @@ void read_ropes(const GgufFile& file, const Reader& reader, ModelConfig& config)
   RopeConfig& rope = config.rope;
   rope.interleaved = style.interleaved_rope;
   rope.truncated = style.truncated_yarn;
-  rope.base = reader.positive("rope.freq_base", 10000.0);
-  rope.dims = reader.size_or("rope.dimension_count", config.head_dim, config.head_dim);
+  // What a hybrid file leaves out is not what Llama's would mean by it.
+  rope.base = style.is_hybrid ? reader.positive("rope.freq_base") : reader.positive("rope.freq_base", 10000.0);
+  rope.dims = style.is_hybrid ? reader.size("rope.dimension_count", config.head_dim)
+                              : reader.size_or("rope.dimension_count", config.head_dim, config.head_dim);
   if (rope.dims % 2 != 0) reader.bad("rope.dimension_count", rope.dims, "an even number");
   RopeConfig local = rope;
   read_rope_scaling(file, reader, config, rope);
@@ -148,6 +150,45 @@ void read_windows(const GgufFile& file, const Reader& reader, ModelConfig& confi
   for (int i = 0; i < config.layers; ++i) config.is_windowed.push_back(period == 0 || i % period < period - 1);
 }
 
+// Which layers are recurrent, one by one or by a period, and their shape.
+void read_delta(const GgufFile& file, const Reader& reader, ModelConfig& config) {
+  if (!config.style.is_hybrid) return;
+  constexpr const char* kFlags = "attention.recurrent_layers";
+  constexpr const char* kInterval = "full_attention_interval";
+  if (file.find(reader.key(kFlags)) != nullptr) {
+    const auto flags = file.find_ints(reader.key(kFlags));
+    const std::size_t blocks = static_cast<std::size_t>(config.layers) + static_cast<std::size_t>(config.nextn);
+    if (!flags || flags->size() != blocks) {
+      reader.bad(kFlags, concat(flags ? flags->size() : 0, " flags"), concat("one for each of ", blocks, " blocks"));
+    }
+    for (int i = 0; i < config.layers; ++i) {
+      config.is_recurrent.push_back((*flags)[static_cast<std::size_t>(i)] != 0);
+    }
+    for (std::size_t i = static_cast<std::size_t>(config.layers); i < blocks; ++i) {
+      if ((*flags)[i] != 0) reader.bad(kFlags, concat("true for block ", i), "false: it is a nextn block");
+    }
+  } else {
+    const int interval = reader.size_or(kInterval, kMaxLayers, 4);
+    for (int i = 1; i <= config.layers; ++i) config.is_recurrent.push_back(i % interval != 0);
+  }
+  DeltaShape& delta = config.delta;
+  delta.taps = reader.size("ssm.conv_kernel", 64);
+  delta.head_dim = reader.size("ssm.state_size", 1 << 12);
+  delta.key_heads = reader.size("ssm.group_count", kMaxHeads);
+  delta.value_heads = reader.size("ssm.time_step_rank", kMaxHeads);
+  const int inner = reader.size("ssm.inner_size", 1 << 24);
+  if (delta.head_dim % kDeltaUnit != 0) {
+    reader.bad("ssm.state_size", delta.head_dim, concat("a multiple of ", kDeltaUnit));
+  }
+  if (delta.value_heads % delta.key_heads != 0) {
+    reader.bad("ssm.time_step_rank", delta.value_heads, concat("a multiple of ssm.group_count, ", delta.key_heads));
+  }
+  if (inner != delta.value_dim()) {
+    reader.bad("ssm.inner_size", inner,
+               concat(delta.value_dim(), ": ssm.time_step_rank heads of ssm.state_size elements"));
+  }
+}
+
 void read_scales(const GgufFile& file, const Reader& reader, ModelConfig& config) {
   const Architecture& style = config.style;
   const bool wide = config.layers == style.wide_scale_layers;
@@ -155,8 +196,8 @@ void read_scales(const GgufFile& file, const Reader& reader, ModelConfig& config
   const auto scale = [&](const char* name, double fallback) {
     // Files of other architectures may write 0 for none.
     const bool is_none = !style.has_scales && file.find_float(reader.key(name)) == 0.0;
-    const auto absent = style.has_scales ? std::optional<double>() : std::optional<double>(fallback);
-    return static_cast<float>(is_none ? fallback : reader.positive(name, absent));
+    if (is_none) return static_cast<float>(fallback);
+    return static_cast<float>(style.has_scales ? reader.positive(name) : reader.positive(name, fallback));
   };
   config.attention_scale = scale("attention.scale", static_cast<double>(own));
   config.embedding_scale =
@@ -196,12 +237,21 @@ ModelConfig read_config(const GgufFile& file, const Architecture& style) {
   config.style = style;
   config.name = file.find_string("general.name").value_or("");
   config.layers = reader.size("block_count", kMaxLayers);
+  const std::int64_t nextn = file.find_int(reader.key("nextn_predict_layers")).value_or(0);
+  if (nextn < 0 || nextn >= config.layers) {
+    reader.bad("nextn_predict_layers", nextn, concat("0 to ", config.layers - 1, ": block_count counts them, too"));
+  }
+  config.nextn = static_cast<int>(nextn);
+  config.layers -= config.nextn;
   config.dim = reader.size("embedding_length", 1 << 20);
   config.context = config.context_limit = reader.size("context_length", kMaxContext);
   config.heads = reader.layer_size("attention.head_count", kMaxHeads);
   config.kv_heads = reader.layer_size("attention.head_count_kv", kMaxHeads, config.heads);
   config.epsilon = static_cast<float>(reader.positive("attention.layer_norm_rms_epsilon"));
-  config.head_dim = reader.size_or("attention.key_length", 1 << 14, std::max(1, config.dim / config.heads));
+  // A hybrid's heads are wider than their share of the model.
+  config.head_dim = style.is_hybrid
+                        ? reader.size("attention.key_length", 1 << 14)
+                        : reader.size_or("attention.key_length", 1 << 14, std::max(1, config.dim / config.heads));
   const int value_dim = reader.size_or("attention.value_length", 1 << 14, config.head_dim);
   if (value_dim != config.head_dim) {
     reader.bad("attention.value_length", value_dim, concat("the same as attention.key_length, ", config.head_dim));
@@ -216,6 +266,7 @@ ModelConfig read_config(const GgufFile& file, const Architecture& style) {
   read_scales(file, reader, config);
   read_ropes(file, reader, config);
   read_windows(file, reader, config);
+  read_delta(file, reader, config);
   return config;
 }
 
@@ -228,6 +279,27 @@ ModelConfig read_causal_config(const GgufFile& file) {
   if (const Architecture* style = find_architecture(name)) return read_config(file, *style);
   fail(file.path().string(), ": key 'general.architecture': found '", name, "', expected a target model of ",
        architecture_names());
+}
+
+ModelConfig read_mtp_config(const GgufFile& file) {
+  ModelConfig config = read_causal_config(file);
+  const Reader reader(file, std::string(config.style.name));
+  if (config.nextn != 1) {
+    reader.bad("nextn_predict_layers", config.nextn, "1: a drafter is one nextn block, which is run again and again");
+  }
+  const std::string projection = concat("blk.", config.layers, ".nextn.eh_proj.weight");
+  if (file.find_tensor(projection) == nullptr) {
+    fail(file.path().string(), ": tensor '", projection, "' is missing: key '", reader.key("nextn_predict_layers"),
+         "' promises a nextn block, expected its tensors");
+  }
+  config.mtp_block = config.layers;
+  config.layers = 1;
+  config.nextn = 0;
+  config.is_recurrent.clear();
+  config.is_windowed.clear();
+  config.is_unrotated.clear();
+  config.delta = {};
+  return config;
 }
 
 ModelConfig read_eagle2_config(const GgufFile& file) {

@@ -1,6 +1,7 @@
 // What a GGUF file says about a transformer: its shape, its rope, its limits.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -33,9 +34,10 @@ struct RopeConfig {
 struct ModelConfig {
   Architecture style;
   std::string name;  // general.name, or empty
-  int layers = 0;
-  int dim = 0;  // embedding width
-  int ff = 0;   // feed-forward width, or that of an expert
+  int layers = 0;    // without nextn blocks
+  int nextn = 0;     // blocks behind them, which draft (draft/mtp.h)
+  int dim = 0;       // embedding width
+  int ff = 0;        // feed-forward width, or that of an expert
   int heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
@@ -48,6 +50,8 @@ struct ModelConfig {
   std::vector<bool> is_windowed;         // (layers); empty: none is
   int window = 0;                        // positions, the row's own among them
   std::vector<bool> is_unrotated;        // (layers) without rope; empty: none is
+  std::vector<bool> is_recurrent;        // (layers) gated delta layers; empty: none is
+  DeltaShape delta;
   float embedding_scale = 1.0f;
   float attention_scale = 0.0f;  // of scores
   float residual_scale = 1.0f;   // of what a branch adds to the stream
@@ -56,8 +60,19 @@ struct ModelConfig {
   int experts = 0;       // 0: the feed-forward is dense
   int experts_used = 0;  // by each row
   int target_dim = 0;    // drafters: width of the target's hidden states
+  int mtp_block = 0;     // of read_mtp_config: where the nextn block is
 
   bool windowed(int layer) const { return !is_windowed.empty() && is_windowed[static_cast<std::size_t>(layer)]; }
+  bool recurrent(int layer) const {  // nextn blocks never are
+    return static_cast<std::size_t>(layer) < is_recurrent.size() && is_recurrent[static_cast<std::size_t>(layer)];
+  }
+  int recurrent_layers() const { return static_cast<int>(std::ranges::count(is_recurrent, true)); }
+  int attention_layers() const { return layers - recurrent_layers(); }
+  // Of the recurrent state that a sequence has in all layers.
+  std::size_t state_bytes() const {
+    return sizeof(float) * static_cast<std::size_t>(delta.state_floats()) *
+           static_cast<std::size_t>(recurrent_layers());
+  }
   bool unrotated(int layer) const { return !is_unrotated.empty() && is_unrotated[static_cast<std::size_t>(layer)]; }
 };
 
@@ -68,6 +83,9 @@ bool is_causal(const GgufFile& file);
 // Throws InvalidInput naming file, key, found and expected: an unknown architecture, absurd sizes, an unsupported
 // variant (per-layer head counts, unknown rope scaling).
 ModelConfig read_causal_config(const GgufFile& file);
+
+// The same for a nextn block, as a model of that block alone (draft/mtp.h).
+ModelConfig read_mtp_config(const GgufFile& file);
 
 // The same for EAGLE drafters (docs/formats.md).
 ModelConfig read_eagle2_config(const GgufFile& file);

@@ -51,6 +51,15 @@ std::unique_ptr<Weight> WeightLoader::matrix_rows(const std::string& name, std::
   return load(from);
 }
 
+std::unique_ptr<Weight> WeightLoader::picked_rows(const std::string& name, std::int64_t of,
+                                                  std::span<const std::int32_t> rows, std::int64_t cols) {
+  WeightSource from = source(name, of, cols);
+  auto weight = device_.load_rows(from, rows);
+  from.rows = static_cast<std::int64_t>(rows.size());
+  has_read(from);
+  return weight;
+}
+
 std::unique_ptr<Weight> WeightLoader::table(const std::string& name, std::int64_t rows, std::int64_t cols) {
   const WeightSource from = source(name, rows, cols);
   auto weight = device_.load_table(from);
@@ -84,6 +93,17 @@ void WeightLoader::check_finite(const std::string& name, std::span<const float> 
 
 Buffer WeightLoader::vector(const std::string& name, std::int64_t size) { return upload(host_vector(name, size)); }
 
+Buffer WeightLoader::vector_up_to(const std::string& name, std::int64_t size, float most) {
+  const std::vector<float> values = host_vector(name, size);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (values[i] > most) {
+      fail(file_->path().string(), ": tensor '", name, "', entry ", i, ": found ", values[i], ", expected at most ",
+           most);
+    }
+  }
+  return upload(values);
+}
+
 Buffer WeightLoader::upload(std::span<const float> values) {
   Buffer buffer = device_.allocate(values.size_bytes());
   device_.upload(buffer.as<void>(), values.data(), values.size_bytes());
@@ -94,13 +114,25 @@ Buffer WeightLoader::find_vector(const std::string& name, std::int64_t size) {
   return has(name) ? vector(name, size) : Buffer();
 }
 
-Buffer WeightLoader::find_vectors(const std::string& name, std::int64_t rows, std::int64_t cols) {
-  if (!has(name)) return {};
+std::vector<float> WeightLoader::host_matrix(const std::string& name, std::int64_t rows, std::int64_t cols) {
   const WeightSource from = source(name, rows, cols);
   std::vector<float> values(static_cast<std::size_t>(rows * cols));
   for (std::int64_t r = 0; r < rows; ++r) device_.dequantize(values.data() + r * cols, from, r);
   check_finite(name, values);
-  return upload(values);
+  return values;
+}
+
+Buffer WeightLoader::find_vectors(const std::string& name, std::int64_t rows, std::int64_t cols) {
+  return has(name) ? upload(host_matrix(name, rows, cols)) : Buffer();
+}
+
+Buffer WeightLoader::transposed(const std::string& name, std::int64_t rows, std::int64_t cols) {
+  const std::vector<float> values = host_matrix(name, rows, cols);
+  std::vector<float> turned(values.size());
+  for (std::int64_t i = 0; i < rows * cols; ++i) {
+    turned[static_cast<std::size_t>(i % cols * rows + i / cols)] = values[static_cast<std::size_t>(i)];
+  }
+  return upload(turned);
 }
 
 Buffer WeightLoader::find_vector_part(const std::string& name, std::int64_t of, std::int64_t first, std::int64_t size) {
@@ -131,13 +163,31 @@ std::vector<float> WeightLoader::factors(const std::string& name, std::int64_t s
   return values;
 }
 
+void WeightLoader::leave_block(int index) {
+  const std::string prefix = concat("blk.", index, ".");
+  for (const GgufTensor& tensor : file_->tensors()) {
+    if (tensor.name.starts_with(prefix)) read_.emplace(tensor.name);
+  }
+}
+
 void WeightLoader::expect_all_read(std::span<const std::string_view> ignored) const {
   for (const GgufTensor& tensor : file_->tensors()) {
     if (read_.contains(tensor.name)) continue;
     if (std::find(ignored.begin(), ignored.end(), tensor.name) != ignored.end()) continue;
-    fail(file_->path().string(), ": found tensor '", tensor.name, "', which architecture '",
-         file_->get_string("general.architecture"), "' does not have");
+    unknown(tensor);
   }
+}
+
+void WeightLoader::expect_block_read(int index, std::string_view ignored) const {
+  const std::string prefix = concat("blk.", index, ".");
+  for (const GgufTensor& tensor : file_->tensors()) {
+    if (tensor.name.starts_with(prefix) && tensor.name != ignored && !read_.contains(tensor.name)) unknown(tensor);
+  }
+}
+
+void WeightLoader::unknown(const GgufTensor& tensor) const {
+  fail(file_->path().string(), ": found tensor '", tensor.name, "', which architecture '",
+       file_->get_string("general.architecture"), "' does not have");
 }
 
 }  // namespace frspec

@@ -13,24 +13,25 @@ constexpr std::int32_t kNoRow = -1;
 
 }  // namespace
 
-std::optional<DraftVocabulary> read_draft_vocabulary(const GgufFile& file, std::int64_t rows, const Tokenizer& target) {
+std::optional<DraftVocabulary> read_draft_vocabulary(const GgufFile& file, std::int64_t rows, const Tokenizer& target,
+                                                     std::string_view head) {
   const std::string path = file.path().string();
   const GgufTensor* tensor = file.find_tensor("d2t");
   if (tensor == nullptr) {
     if (rows == 0 || rows == target.size()) return std::nullopt;
-    fail(path, ": tensor 'd2t' is missing: found ", rows, " rows in tensor 'output.weight', expected ", target.size(),
+    fail(path, ": tensor 'd2t' is missing: found ", rows, " rows in tensor '", head, "', expected ", target.size(),
          ", one for each token of the target, or a tensor that names the token of each row");
   }
   if (rows == 0) {
-    fail(path, ": tensor 'output.weight' is missing: expected ", tensor->shape[0], " rows, for the tokens of 'd2t'");
+    fail(path, ": tensor '", head, "' is missing: expected ", tensor->shape[0], " rows, for the tokens of 'd2t'");
   }
   if (tensor->type != DType::I64 || tensor->dims != 1) {
     fail(path, ": tensor 'd2t': found type ", dtype_name(tensor->type), " of ", tensor->dims,
          " dimensions, expected I64 of 1");
   }
   if (tensor->shape[0] != rows) {
-    fail(path, ": tensor 'd2t': found ", tensor->shape[0], " entries, expected ", rows,
-         ", one for each row of 'output.weight'");
+    fail(path, ": tensor 'd2t': found ", tensor->shape[0], " entries, expected ", rows, ", one for each row of '", head,
+         "'");
   }
   std::vector<std::int64_t> ids(static_cast<std::size_t>(rows));
   std::memcpy(ids.data(), tensor->data, tensor->bytes);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "gguf/gguf_file.h"
@@ -19,10 +20,11 @@ struct DraftVocabulary {
   const char* whose = "the tokens that the drafter's own head has";  // for messages
 };
 
-// What tensor 'd2t' says about the rows of `output.weight`, of which there are `rows` (0: none of its own); nothing
-// where row i is token i. Throws InvalidInput where it is missing although there are fewer rows than tokens, or is
-// not one target token per row.
-std::optional<DraftVocabulary> read_draft_vocabulary(const GgufFile& file, std::int64_t rows, const Tokenizer& target);
+// What tensor 'd2t' says about the rows of the drafter's head, tensor `head`, of which there are `rows` (0: none of its
+// own); nothing where row i is token i. Throws InvalidInput where it is missing although there are fewer rows than
+// tokens, or is not one target token per row.
+std::optional<DraftVocabulary> read_draft_vocabulary(const GgufFile& file, std::int64_t rows, const Tokenizer& target,
+                                                     std::string_view head = "output.weight");
 
 // The `size` first of its tokens in ranked_order, ascending. Throws InvalidInput where it has fewer.
 std::vector<TokenId> ranked_part(const DraftVocabulary& vocabulary, const TokenRanks& ranks, int size,

@@ -15,6 +15,7 @@ __device__ inline float activated(Activation activation, float gate, float up) {
     const float z = (gate * gate * gate * 0.044715f + gate) * 1.5957691216057308f;  // 2 sqrt(2 / pi)
     return gate / (std::exp(-z) + 1.0f) * up;
   }
+  if (activation == Activation::Sigmoid) return up / (std::exp(-gate) + 1.0f);
   gate = gate > 7.0f ? 7.0f : gate;
   up = up > 7.0f ? 7.0f : up;
   up = up < -7.0f ? -7.0f : up;

@@ -98,8 +98,8 @@ class LLM:
 
     Args:
         model_path: GGUF file of the target (the first part of a split one).
-        drafter: GGUF file of its EAGLE drafter, or of a smaller language model, which may have another
-            vocabulary; None: plain decoding.
+        drafter: GGUF file of its EAGLE or MTP drafter, or of a smaller language model, which may have another
+            vocabulary; ``"mtp"``: the MTP block in the target's own file; None: plain decoding.
         head: The rows of the vocabulary that drafts are chosen from: ``"auto"``, whichever of the following pays best,
             and trees of the shape that pays best, no larger than asked for; ``"full"``; ``"ranked:N"``, the N most
             frequent tokens; ``"learned"``, the drafter's own reduced head; ``"speculated[:N]"``, the N best of a sketch
@@ -304,7 +304,8 @@ class LLM:
         }
         if drafter_filename is not None and drafter is None:
             raise ValueError("drafter_filename: found no drafter, expected the name of its repository, too")
-        if drafter is not None and not os.fspath(drafter).endswith(".gguf") and not Path(drafter).exists():
+        named = drafter is not None and os.fspath(drafter) != "mtp" and not os.fspath(drafter).endswith(".gguf")
+        if drafter is not None and named and not Path(drafter).exists():
             drafter = find_model(os.fspath(drafter), drafter_filename, is_drafter=True, **places)
         return cls(find_model(repo_id, filename, revision=revision, **places), drafter, **options)
 
