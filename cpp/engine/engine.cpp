@@ -72,6 +72,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
     if (options.on_load) options.on_load(done, total);
   };
   const auto [max_size, max_depth] = tree_bounds(options);
+  max_size_ = max_size;
   max_depth_ = max_depth;
   const int behind = drafts ? drafter_slots(options, *drafter_file_) : 0;
   const ModelTaps taps{options.taps, drafts ? drafter_taps(*drafter_file_, config) : std::vector<int>{}};
@@ -194,6 +195,7 @@ void Engine::check_verify_mode(const GenerateOptions& options) const {
          "), with which a seed would give one text today and another one tomorrow; expected 'keyed'");
   }
   if (options.logits_processor) fail("verify: found rejection sampling and a logits processor, expected 'keyed'");
+  if (options.grammar) fail("verify: found rejection sampling and a grammar, expected 'keyed'");
   if (!drafting_) return;
   if (options_.drafter && (!options_.tree || options_.tree->branch != 1)) {
     fail("verify: rejection sampling works on chains: found ",
@@ -216,6 +218,8 @@ std::vector<TokenId> Engine::held_tokens(const GenerateOptions& options) const {
   for (TokenId id = 0; id < tokenizer_->size() && !options.ignore_eos; ++id) {
     if (tokenizer_->is_end_of_generation(id)) held.push_back(id);
   }
+  std::sort(held.begin(), held.end());
+  held.erase(std::unique(held.begin(), held.end()), held.end());
   return held;
 }
 
@@ -234,6 +238,9 @@ void Engine::start(Sequence& sequence) {
   const std::int64_t prompt = sequence.stats().prompt_tokens;
   Sampler sampler(*backend_, options.sampling, target_->config().vocab, runner_->token(0), context_,
                   held_tokens(options), options.min_tokens > 0 ? prompt + options.min_tokens : 0);
+  if (options.grammar && !guided_) {
+    guided_ = std::make_unique<GuidedTrees>(*backend_, target_->config().vocab, max_size_, max_depth_);
+  }
   leave(sequence.prompt());
   place_.owner = sequence.id();
   place_.sampler = std::move(sampler);

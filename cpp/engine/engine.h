@@ -13,6 +13,7 @@
 
 #include "base/forks.h"
 #include "draft/drafting.h"
+#include "engine/guided_trees.h"
 #include "engine/options.h"
 #include "engine/planner.h"
 #include "engine/sequence.h"
@@ -73,8 +74,10 @@ class Engine {
     int told = 0;  // rows that the drafter was told of before
     const DraftTree* tree = nullptr;
     const VerdictView* verdict = nullptr;
-    bool drafted = false;
-    int slot = 0;  // where its verdict is posted
+    bool drafted = false;        // by the drafter
+    std::vector<TokenId> run{};  // that the grammar forces
+    bool forced = false;         // whether it is the tree
+    int slot = 0;                // where its verdict is posted
   };
   // What the engine keeps of the sequence that is running.
   struct Place {
@@ -117,6 +120,9 @@ class Engine {
   void learn(Sequence& sequence, const Step& step, const Verdict& verdict);
   StepTrace trace_of(const Sequence& sequence, const Step& step, const Verdict& verdict);
   void accept(const Step& step, const Verdict& verdict);
+  // guided_steps.cpp
+  bool draft_forced(const Sequence& sequence, Step& step);
+  void guide(const Sequence& sequence, Step& step);
   // steps_ahead.cpp
   Step next_step(Sequence& sequence);
   bool may_go_ahead(const Sequence& sequence, const Step& step) const;
@@ -129,13 +135,15 @@ class Engine {
   std::optional<MemoryPlan> memory_plan_;
   int context_ = 0;
   int batch_ = 0;
-  int max_depth_ = 0;   // of a tree
+  int max_size_ = 0;  // of a tree
+  int max_depth_ = 0;
   double spare_ = 0.0;  // room for what ended sequences leave in the caches, as a share of a whole context's
   std::unique_ptr<CausalModel> target_;
   std::unique_ptr<TargetRunner> runner_;
-  std::shared_ptr<RankKeeper> ranks_;   // null: ranks do not change
-  std::unique_ptr<Drafting> drafting_;  // null without a drafter
-  std::unique_ptr<Planner> planner_;    // likewise
+  std::shared_ptr<RankKeeper> ranks_;    // null: ranks do not change
+  std::unique_ptr<Drafting> drafting_;   // null without a drafter
+  std::unique_ptr<Planner> planner_;     // likewise
+  std::unique_ptr<GuidedTrees> guided_;  // from the first sequence on that has a grammar
   bool calibrated_ = false;
   Place place_;
   OwnedMutex mutex_{"LLM"};

@@ -28,7 +28,9 @@ Engine::Step Engine::begin_step(Sequence& sequence, int slot, const Step* unseen
   Step step;
   step.slot = slot;
   note_time(kStart);
-  draft(sequence, step, unseen);
+  const bool is_guided = sequence.options().grammar != nullptr;
+  if (!is_guided || !draft_forced(sequence, step)) draft(sequence, step, unseen);
+  if (is_guided && !step.forced) guide(sequence, step);
   note_time(kDrafted);
   runner_->forward(*step.tree);
   step.verdict = &verify(sequence, step);
@@ -112,18 +114,19 @@ void Engine::learn(Sequence& sequence, const Step& step, const Verdict& verdict)
   if (step.drafted) {
     tuned.told_seconds = seconds(kStart, kTold);
     tuned.grown_seconds = seconds(kTold, kDrafted);
-    planner_->look_at(tuned, *step.tree, verdict, drafting_->drafter(), *backend_);
+    if (!step.forced) planner_->look_at(tuned, *step.tree, verdict, drafting_->drafter(), *backend_);
   }
   tuned.target_seconds = seconds(kDrafted, kVerified);
   Stats& stats = sequence.stats();
   stats.draft_seconds += tuned.told_seconds + tuned.grown_seconds;
   stats.verify_seconds += tuned.target_seconds;
   ++stats.steps;
-  stats.drafted_steps += step.drafted && step.tree->size() > 1 ? 1 : 0;  // n-grams often find nothing
+  stats.drafted_steps += step.tree->size() > 1 ? 1 : 0;  // n-grams often find nothing
+  if (step.forced) stats.forced_tokens += static_cast<std::int64_t>(verdict.nodes.size()) - 1;
   stats.step_tokens += static_cast<std::int64_t>(sequence.fresh().size()) + (sequence.ended_by_token() ? 1 : 0);
   if (options.trace) sequence.add(trace_of(sequence, step, verdict));
   const bool tells = options.draft != DraftMode::Never && options.draft != DraftMode::Watch;
-  if (planner_ && tells) planner_->tuner().add(tuned);
+  if (planner_ && tells && (!step.forced || step.drafted)) planner_->tuner().add(tuned);
   if (!options.logprobs) return;
   const int rows = static_cast<int>(verdict.tokens.size());
   for (TokenLogprobs& found :
@@ -179,8 +182,9 @@ bool Engine::read_prompt(Sequence& sequence) {
 void Engine::append_first(Sequence& sequence, int rows) {
   const GenerateOptions& options = sequence.options();
   const std::size_t length = sequence.prompt().size();
-  const std::array first = {
-      runner_->sample_first(rows, length, place_.sampler, options.logits_processor, sequence.prompt())};
+  const std::array first = {runner_->sample_first(rows, length, place_.sampler, options.logits_processor,
+                                                  sequence.prompt(),
+                                                  options.grammar ? guided_->after(*options.grammar) : TokenBits{})};
   place_.text.push_back(first[0]);
   sequence.append(first);
   if (!options.logprobs) return;

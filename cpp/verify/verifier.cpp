@@ -31,7 +31,7 @@ const std::int32_t* Verifier::sample(const Rows& rows, int first, const std::int
   auto* sampled = sampled_.as<std::int32_t>();
   last_.notes_logits = false;
   const BestTokens noted{.ids = noted_ids_, .scores = noted_scores_.as<float>(), .k = noted_};
-  if (sampler.chain().is_plain()) {
+  if (sampler.chain().is_plain() && !rows.allowed) {
     backend_.head_sample(sampled, hidden, target_.head(), rows, sampler.draw(), noted_ > 0 ? &noted : nullptr);
     return sampled;
   }
@@ -51,7 +51,7 @@ void Verifier::expect(const DraftTree& tree) { last_ = {.size = static_cast<std:
 const VerdictView& Verifier::verify(const DraftTree& tree, const Sampler& sampler) {
   expect(tree);
   const Rows rows = tree.rows(target_.cache().sequence());
-  const bool drawn = !sampler.chain().is_plain() || sampler.draw().temperature > 0.0f;
+  const bool drawn = !sampler.chain().is_plain() || sampler.draw().temperature > 0.0f || rows.allowed;
   if (drawn && pretended_ < 0.0f && tree.size() <= target_.limits().logit_rows) {
     const Tensor logits = target_.logits(target_.hidden(tree.size()));
     backend_.verify_logits(view_, tree.view(), logits, rows, sampler.chain(), sampler.draw_after_chain());
