@@ -31,6 +31,21 @@ struct Task {
   float log_min_p;
 };
 
+// --- Sets of tokens ---
+
+__device__ inline bool is_in(const std::uint32_t* bits, std::int64_t token) {
+  return (bits[token / 32] >> (token % 32) & 1u) != 0;
+}
+
+// Whether something is allowed that is not held back.
+__device__ inline bool leaves_others(const std::uint32_t* allowed, std::int64_t cols, const SamplerChain& chain,
+                                     float* scratch) {
+  float left = 0.0f;  // exact: no vocabulary has 2^24 tokens
+  for (std::int64_t i = thread(); i < cols; i += threads()) left += is_in(allowed, i) ? 1.0f : 0.0f;
+  for (int i = thread(); i < chain.held; i += threads()) left -= is_in(allowed, chain.held_ids[i]) ? 1.0f : 0.0f;
+  return block_sum(left, scratch) > 0.0f;
+}
+
 // --- Changes of single columns ---
 
 // Biases, in the order of their list where a column has several.
@@ -113,8 +128,16 @@ __global__ void __launch_bounds__(kMostThreads) process_row(Task task, Rows rows
   const std::int64_t depth = rows.depth != nullptr ? rows.depth[index] : index;
   float* row = task.logits.row(index);
   std::int32_t* counts = task.counts != nullptr ? task.counts + index * cols : nullptr;
+  const std::uint32_t* allowed = rows.allowed ? rows.allowed.row(index) : nullptr;
+  if (allowed != nullptr) {
+    for (std::int64_t i = thread(); i < cols; i += threads()) {
+      if (!is_in(allowed, i)) row[i] = kMinusInfinity;
+    }
+    block_sync();
+  }
   if (chain.biased > 0) add_biases(row, cols, chain, counts);
-  if (chain.held > 0 && *rows.sequence.length + depth + 1 < chain.held_until) {
+  if (chain.held > 0 && *rows.sequence.length + depth + 1 < chain.held_until &&
+      (allowed == nullptr || leaves_others(allowed, cols, chain, shared.floats))) {
     for (int i = thread(); i < chain.held; i += threads()) row[chain.held_ids[i]] = kMinusInfinity;
     block_sync();
   }

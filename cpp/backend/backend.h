@@ -313,9 +313,9 @@ class Backend : public Device {
     missing(__func__);
   }
 
-  // Changes logits (rows.count, V) as the chain says. `tokens`: the ids of the whole pass that the rows belong to,
-  // which their paths point into. A row whose best value is not finite is left alone, or holds nothing else than
-  // -infinity.
+  // Changes logits (rows.count, V) as the chain says; tokens that rows.allowed lacks are out. `tokens`: the ids of the
+  // whole pass that the rows belong to, which their paths point into. A row whose best value is not finite is left
+  // alone, or holds nothing else than -infinity.
   virtual void process(Tensor logits, const Rows& rows, const std::int32_t* tokens, const SamplerChain& chain) {
     missing(__func__);
   }

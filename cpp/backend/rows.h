@@ -30,6 +30,15 @@ struct RowGroup {
   bool is_chain = true;  // depths 0, 1, ..., whatever Rows::depth has there
 };
 
+// A set of tokens for each row of a pass (device memory): token t is bit t % 32 of a row's word t / 32.
+struct TokenBits {
+  const std::uint32_t* words = nullptr;
+  std::ptrdiff_t stride = 0;  // words of a row, at least V / 32
+
+  constexpr explicit operator bool() const { return words != nullptr; }
+  constexpr const std::uint32_t* row(std::int64_t r) const { return words + r * stride; }
+};
+
 // Where the rows of one pass stand in the logical sequence: behind the committed tokens of theirs, as a chain or a
 // tree. A row's position is its sequence's length + depth; it sees the committed tokens, then the `path` of its
 // ancestors and itself, in that order.
@@ -41,6 +50,7 @@ struct Rows {
                                         // tokens are chosen, -1 stands for the last committed token itself
   const std::int32_t* path = nullptr;  // (count, path_stride): slots behind the length, entries 0..depth; null: a chain
   int path_stride = 0;
+  TokenBits allowed = {};                 // where tokens are chosen: those that may follow each row; none: any
   std::span<const RowGroup> groups = {};  // host; of several sequences: cache and attention only
 
   std::size_t group_count() const { return groups.empty() ? 1 : groups.size(); }
@@ -61,6 +71,7 @@ struct Rows {
     part.count = number;
     if (depth != nullptr) part.depth += first;
     if (path != nullptr) part.path += std::ptrdiff_t{first} * path_stride;
+    if (allowed) part.allowed.words = allowed.row(first);
     return part;
   }
 };

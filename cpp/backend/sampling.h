@@ -11,9 +11,9 @@ struct Sampling {
   std::uint64_t seed = 0;
 };
 
-// What happens to a row of logits before the draw, in this order (llama.cpp's): bias, penalties, top-k, typical-p,
-// top-p, min-p, temperature. Tokens that are out get -infinity. Every field's default changes nothing, except the
-// temperature: 0 leaves the values as they are, for a plain argmax.
+// What happens to a row of logits before the draw, in this order (llama.cpp's): what Rows::allowed forbids, bias,
+// penalties, top-k, typical-p, top-p, min-p, temperature. Tokens that are out get -infinity. Every field's default
+// changes nothing, except the temperature: 0 leaves the values as they are, for a plain argmax.
 //
 // Penalties look at the last `last_n` tokens of a row's logical sequence: the text so far, `history`, and the row's own
 // path in the pass, its own token included.
@@ -21,7 +21,8 @@ struct SamplerChain {
   int biased = 0;  // entries of bias_ids and bias
   const std::int32_t* bias_ids = nullptr;
   const float* bias = nullptr;
-  int held = 0;  // tokens that may not stand at a position below `held_until`
+  // Tokens, each once, that may not stand at a position below `held_until`, unless nothing else is allowed there.
+  int held = 0;
   const std::int32_t* held_ids = nullptr;
   std::int64_t held_until = 0;
 

@@ -33,7 +33,7 @@ void CpuBackend::process(Tensor logits, const Rows& rows, const std::int32_t* to
       if (chain.has_penalties()) collect_recent(row_chain.recent, rows, r, tokens, chain.history, chain.last_n);
       const std::int64_t depth = rows.depth != nullptr ? rows.depth[r] : r;
       row_chain.run(kernels_, {logits.row(r), static_cast<std::size_t>(logits.cols)}, chain, row_chain.recent,
-                    *rows.sequence.length + depth + 1);
+                    *rows.sequence.length + depth + 1, rows.allowed ? rows.allowed.row(r) : nullptr);
     }
   });
 }

@@ -24,6 +24,22 @@ double weigh(std::span<const Candidate> candidates, float best, std::vector<doub
   return total;
 }
 
+bool is_in(const std::uint32_t* bits, std::size_t token) { return (bits[token / 32] >> (token % 32) & 1u) != 0; }
+
+void forbid(std::span<float> row, const std::uint32_t* allowed) {
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    if (!is_in(allowed, i)) row[i] = kOut;
+  }
+}
+
+// Whether something is allowed that is not held back.
+bool leaves_others(std::size_t size, const SamplerChain& chain, const std::uint32_t* allowed) {
+  int left = 0;
+  for (int i = 0; i < chain.held; ++i) left -= is_in(allowed, static_cast<std::size_t>(chain.held_ids[i])) ? 1 : 0;
+  for (std::size_t i = 0; i < size && left <= 0; ++i) left += is_in(allowed, i) ? 1 : 0;
+  return left > 0;
+}
+
 // Shannon entropy, in nats, of weights that add up to `total`.
 double entropy(std::span<const double> weights, double total) {
   double sum = 0.0;
@@ -36,9 +52,10 @@ double entropy(std::span<const double> weights, double total) {
 }  // namespace
 
 void RowChain::run(const Kernels& kernels, std::span<float> row, const SamplerChain& chain,
-                   std::span<const std::int32_t> recent_tokens, std::int64_t position) {
+                   std::span<const std::int32_t> recent_tokens, std::int64_t position, const std::uint32_t* allowed) {
+  if (allowed != nullptr) forbid(row, allowed);
   for (int i = 0; i < chain.biased; ++i) row[static_cast<std::size_t>(chain.bias_ids[i])] += chain.bias[i];
-  if (position < chain.held_until) {
+  if (position < chain.held_until && (allowed == nullptr || leaves_others(row.size(), chain, allowed))) {
     for (int i = 0; i < chain.held; ++i) row[static_cast<std::size_t>(chain.held_ids[i])] = kOut;
   }
   if (chain.has_penalties()) penalize(row, chain, recent_tokens);

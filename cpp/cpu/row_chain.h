@@ -20,8 +20,9 @@ struct Candidate {
 class RowChain {
  public:
   // `recent`: the last tokens of the row's sequence, at most chain.last_n; `position`: where its next token will stand.
+  // `allowed`: the bits of the tokens that may (TokenBits); null: all.
   void run(const Kernels& kernels, std::span<float> row, const SamplerChain& chain,
-           std::span<const std::int32_t> recent, std::int64_t position);
+           std::span<const std::int32_t> recent, std::int64_t position, const std::uint32_t* allowed);
 
   std::vector<std::int32_t> recent;  // for the caller to collect a row's tokens in
 

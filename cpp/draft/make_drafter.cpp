@@ -256,6 +256,7 @@ std::unique_ptr<Drafter> make_causal(const DraftOptions& options, const HeadSpec
 
 TreeBounds tree_bounds(const DraftOptions& options) {
   TreeBounds bounds;
+  if (!options.drafter && ngram_of(options) == 0) bounds = {kForcedRun + 1, kForcedRun};
   if (options.drafter) bounds = {largest_tree(options).size, kTranslatedDepth * largest_tree(options).levels()};
   if (ngram_of(options) > 0) {
     bounds.size += repeated_levels(options);

@@ -17,7 +17,9 @@ class AdaptiveRanks;
 class HeadClock;
 struct StateRecord;
 
-// How large the trees may be that the drafter of these options proposes: nodes, the root included, and levels below it.
+// Without a drafter there is room for so many tokens that a grammar forces.
+inline constexpr int kForcedRun = 16;
+// How large the trees may be that are drafted with these options: nodes, the root included, and levels below it.
 struct TreeBounds {
   int size = 1;
   int depth = 0;

@@ -97,6 +97,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
     if (options.on_load) options.on_load(done, total);
   };
   const auto [max_size, max_depth] = tree_bounds(options);
+  max_size_ = max_size;
   max_depth_ = max_depth;
   const int behind = drafts ? drafter_slots(options_, *drafter_file_) : 0;
   const ModelTaps taps{options.taps, drafts ? drafter_taps(*drafter_file_, config) : std::vector<int>{}};
@@ -216,6 +217,7 @@ void Engine::check_verify_mode(const GenerateOptions& options) const {
          "), with which a seed would give one text today and another one tomorrow; expected 'keyed'");
   }
   if (options.logits_processor) fail("verify: found rejection sampling and a logits processor, expected 'keyed'");
+  if (options.grammar) fail("verify: found rejection sampling and a grammar, expected 'keyed'");
   if (!drafting_) return;
   if (options_.drafter && (!options_.tree || options_.tree->branch != 1)) {
     fail("verify: rejection sampling works on chains: found ",
@@ -238,6 +240,8 @@ std::vector<TokenId> Engine::held_tokens(const GenerateOptions& options) const {
   for (TokenId id = 0; id < tokenizer_->size() && !options.ignore_eos; ++id) {
     if (tokenizer_->is_end_of_generation(id)) held.push_back(id);
   }
+  std::sort(held.begin(), held.end());
+  held.erase(std::unique(held.begin(), held.end()), held.end());
   return held;
 }
 
@@ -247,6 +251,9 @@ std::unique_ptr<Sequence> Engine::begin(std::vector<TokenId> prompt, const Gener
   const auto held = lock();
   (void)sampler_of(*sequence, nullptr);  // which checks what only the model knows
   if (planner_ && !calibrated_ && options.draft != DraftMode::Never) calibrate();
+  if (options.grammar && !guided_) {
+    guided_ = std::make_unique<GuidedTrees>(*backend_, target_->config().vocab, max_size_, max_depth_);
+  }
   if (drafting_) sequence->stats().ranks = drafting_->ranks_source();
   return sequence;
 }

@@ -15,6 +15,7 @@
 
 #include "base/forks.h"
 #include "draft/drafting.h"
+#include "engine/guided_trees.h"
 #include "engine/options.h"
 #include "engine/planner.h"
 #include "engine/sequence.h"
@@ -87,10 +88,12 @@ class Engine {
     int told = 0;               // rows that the drafter was told of before
     const DraftTree* tree = nullptr;
     const VerdictView* verdict = nullptr;
-    bool drafted = false;
-    bool is_first = false;    // its root is the last token of what is read
-    int slot = 0;             // where its verdict is posted
-    Tensor states, features;  // the target's of the tree's nodes: hidden() and features()
+    bool drafted = false;        // by the drafter
+    std::vector<TokenId> run{};  // that the grammar forces
+    bool forced = false;         // whether it is the tree
+    bool is_first = false;       // its root is the last token of what is read
+    int slot = 0;                // where its verdict is posted
+    Tensor states, features;     // the target's of the tree's nodes: hidden() and features()
     double told_seconds = 0.0, grown_seconds = 0.0, target_seconds = 0.0, head_seconds = 0.0;
   };
   // What the engine keeps of a sequence that is running.
@@ -161,6 +164,9 @@ class Engine {
   bool is_alone() const;
   StepTrace trace_of(const Sequence& sequence, const Step& step, const Verdict& verdict);
   void accept(const Step& step, const Verdict& verdict);
+  // guided_steps.cpp
+  bool draft_forced(const Sequence& sequence, Step& step);
+  void guide(const Sequence& sequence, Step& step);
   // steps_ahead.cpp
   Step next_step(Sequence& sequence);
   bool may_go_ahead(const Sequence& sequence, const Step& step) const;
@@ -187,13 +193,15 @@ class Engine {
   bool brings_drafter_ = false;  // it is the target's own file
   int context_ = 0;
   int batch_ = 0;
-  int max_depth_ = 0;   // of a tree
+  int max_size_ = 0;  // of a tree
+  int max_depth_ = 0;
   double spare_ = 0.0;  // room for what ended sequences leave in the caches, as a share of a whole context's
   std::unique_ptr<CausalModel> target_;
   std::unique_ptr<TargetRunner> runner_;
-  std::shared_ptr<RankKeeper> ranks_;   // null: ranks do not change
-  std::unique_ptr<Drafting> drafting_;  // null without a drafter
-  std::unique_ptr<Planner> planner_;    // likewise
+  std::shared_ptr<RankKeeper> ranks_;    // null: ranks do not change
+  std::unique_ptr<Drafting> drafting_;   // null without a drafter
+  std::unique_ptr<Planner> planner_;     // likewise
+  std::unique_ptr<GuidedTrees> guided_;  // from the first sequence on that has a grammar
   bool calibrated_ = false;
   std::vector<Place> places_;
   Place* place_ = nullptr;            // the one in use

@@ -40,7 +40,9 @@ Engine::Step Engine::begin_step(Sequence& sequence, int slot, const Step* unseen
   Step step;
   step.slot = slot;
   note_time(kStart);
-  draft(sequence, step, unseen);
+  const bool is_guided = sequence.options().grammar != nullptr;
+  if (!is_guided || !draft_forced(sequence, step)) draft(sequence, step, unseen);
+  if (is_guided && !step.forced) guide(sequence, step);
   note_time(kDrafted);
   runner_->forward(*step.tree);
   step.states = target_->hidden(step.tree->size());
@@ -149,16 +151,17 @@ void Engine::learn_costs(Sequence& sequence, const Step& step, const Verdict& ve
   tuned.told_seconds = step.told_seconds;
   tuned.grown_seconds = step.grown_seconds;
   tuned.target_seconds = step.told_of_pass ? 0.0 : step.target_seconds;
-  if (step.drafted) planner_->look_at(tuned, *step.tree, verdict, drafting_->drafter(), *backend_);
+  if (step.drafted && !step.forced) planner_->look_at(tuned, *step.tree, verdict, drafting_->drafter(), *backend_);
   Stats& stats = sequence.stats();
   stats.draft_seconds += tuned.told_seconds + tuned.grown_seconds;
   stats.verify_seconds += tuned.target_seconds;
   ++stats.steps;
-  stats.drafted_steps += step.drafted && step.tree->size() > 1 ? 1 : 0;  // n-grams often find nothing
+  stats.drafted_steps += step.tree->size() > 1 ? 1 : 0;  // n-grams often find nothing
+  if (step.forced) stats.forced_tokens += static_cast<std::int64_t>(verdict.nodes.size()) - 1;
   stats.step_tokens += static_cast<std::int64_t>(sequence.fresh().size()) + (sequence.ended_by_token() ? 1 : 0);
   if (options.trace) sequence.add(trace_of(sequence, step, verdict));
   const bool tells = options.draft != DraftMode::Never && options.draft != DraftMode::Watch;
-  if (planner_ && tells) planner_->tuner().add(tuned);
+  if (planner_ && tells && (!step.forced || step.drafted)) planner_->tuner().add(tuned);
 }
 
 // Before the drafter is told of the verdict: its head may follow the text. The total comes when the step is over.
@@ -220,8 +223,8 @@ bool Engine::read_prompt(Sequence& sequence) {
 void Engine::append_first(Sequence& sequence, int rows) {
   const GenerateOptions& options = sequence.options();
   const std::size_t length = place_->text.size();
-  const std::array first = {
-      runner_->sample_first(rows, length, place_->sampler, options.logits_processor, place_->text)};
+  const std::array first = {runner_->sample_first(rows, length, place_->sampler, options.logits_processor, place_->text,
+                                                  options.grammar ? guided_->after(*options.grammar) : TokenBits{})};
   place_->text.push_back(first[0]);
   sequence.append(first);
   if (!options.logprobs) return;

@@ -118,7 +118,7 @@ void Lab::time_prompt(std::int32_t prefix, std::span<const TokenId> tokens) {
   const std::size_t length = static_cast<std::size_t>(prefix) + tokens.size();
   read_all(parts.runner, prefix, tokens, [&](std::size_t first, int rows) {
     const bool is_last = first + static_cast<std::size_t>(rows) == tokens.size();
-    if (is_last) (void)parts.runner.sample_first(rows, length, Sampler{}, {}, {});
+    if (is_last) (void)parts.runner.sample_first(rows, length, Sampler{}, {}, {}, {});
   });
   parts.backend.wait();
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "draft/options.h"
+#include "verify/grammar.h"
 #include "verify/sampler.h"
 
 namespace frspec {
@@ -109,6 +110,7 @@ struct GenerateOptions {
   std::string salt = {};
   bool trace = false;                     // a record of each step: Sequence::trace
   LogitsProcessor logits_processor = {};  // none, or a function on the host that has the last word on logits
+  std::shared_ptr<Grammar> grammar = {};  // what the text may be, of this text alone; null: anything
 };
 
 }  // namespace frspec

@@ -83,6 +83,7 @@ void Sequence::append(std::span<const TokenId> tokens) {
   for (std::size_t i = 0; i < tokens.size() && finish_ == FinishReason::None; ++i) {
     append_one(tokens[i], i + 1 < tokens.size());
   }
+  if (options_.grammar && finish_ == FinishReason::None) options_.grammar->advance(tokens);
 }
 
 bool Sequence::is_end(TokenId token) const {

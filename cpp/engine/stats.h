@@ -28,6 +28,7 @@ struct Stats {
   std::int64_t steps = 0;             // passes of the target after the prompt
   std::int64_t step_tokens = 0;  // tokens that these passes gave (an end-of-generation token counts, what follows not)
   std::int64_t drafted_steps = 0;  // of the steps: with drafts in the tree
+  std::int64_t forced_tokens = 0;  // drafts that were the grammar's own
   std::string drafter_error;       // why the drafter gave up, and the text went on without it; empty: it did not
   std::optional<Tuning> tuning;    // when the text ended, where there is a drafter
   std::string ranks;               // where those of the drafter's head came from (TokenRanks::source); empty: no ranks

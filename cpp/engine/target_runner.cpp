@@ -94,8 +94,10 @@ void TargetRunner::commit_rows(std::int32_t rows) {
 }
 
 TokenId TargetRunner::sample_first(int rows, std::size_t length, const Sampler& sampler,
-                                   const LogitsProcessor& processor, std::span<const TokenId> text) {
-  const Rows last{.count = 1, .sequence = target_.cache().sequence(), .depth = last_depth_.as<std::int32_t>()};
+                                   const LogitsProcessor& processor, std::span<const TokenId> text,
+                                   const TokenBits& allowed) {
+  const Rows last{
+      .count = 1, .sequence = target_.cache().sequence(), .depth = last_depth_.as<std::int32_t>(), .allowed = allowed};
   const Tensor hidden = target_.hidden(rows).row_range(rows - 1, 1);
   TokenId found = -1;
   if (processor) {

@@ -58,9 +58,9 @@ class TargetRunner {
   // abandoned, because `keep_going` said so.
   bool read(std::size_t first, int count, const std::function<bool()>& keep_going = {});
   // The token after the last of the `rows` rows that were read, which end the sequence: the first root. `text`: its
-  // tokens, where a processor is to look at them.
+  // tokens, where a processor is to look at them. `allowed`: what it may be (device); none: anything.
   TokenId sample_first(int rows, std::size_t length, const Sampler& sampler, const LogitsProcessor& processor,
-                       std::span<const TokenId> text);
+                       std::span<const TokenId> text, const TokenBits& allowed);
   // Makes the rows that were read part of the prefix.
   void commit_rows(std::int32_t rows);
   // The tree that is its root alone, the last token of the sequence: with it verification is plain decoding.

@@ -42,10 +42,12 @@ void Engine::step(std::span<Sequence* const> sequences) {
     order_.push_back(sequence->id());
   }
   std::erase_if(running, [&](Sequence* sequence) {
-    // One that is cancelled takes no part, and one whose step has begun already has that for itself.
+    // One that is cancelled takes no part; one whose step has begun already has that for itself, and so has one that a
+    // grammar guides, whose trees are cut by it.
     const bool begun = std::any_of(places_.begin(), places_.end(),
                                    [&](const Place& place) { return place.owner == sequence->id() && place.ahead; });
-    if (!sequence->cancelled() && (!begun || running.size() == 1)) return false;
+    const bool own = sequence->options().grammar || (begun && running.size() > 1);
+    if (!sequence->cancelled() && !own) return false;
     guard(*sequence, [&] { advance(*sequence); });
     return true;
   });

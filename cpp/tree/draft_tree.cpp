@@ -142,7 +142,7 @@ void DraftTree::allocate_view(Backend& backend, int size, int max_depth) {
 }
 
 Rows DraftTree::rows(const SequenceView& sequence) const {
-  return Rows{view_.size, sequence, 0, view_.depth, view_.path, view_.max_depth + 1};
+  return Rows{view_.size, sequence, 0, view_.depth, view_.path, view_.max_depth + 1, allowed_};
 }
 
 Rows DraftTree::frontier_rows(const SequenceView& sequence, int level) const {

@@ -60,6 +60,8 @@ class DraftTree {
   // What a chain was drawn from, for rejection sampling; null: nothing was drawn.
   const Proposals* proposals() const { return proposals_; }
   void set_proposals(const Proposals* proposals) { proposals_ = proposals; }
+  // What may follow each node: (size) sets in device memory, which outlive their use; none: anything.
+  void set_allowed(const TokenBits& allowed) { allowed_ = allowed; }
 
   // The tree's nodes as the rows of a pass behind a sequence.
   Rows rows(const SequenceView& sequence) const;
@@ -76,6 +78,7 @@ class DraftTree {
   int room_size_ = 0, room_depth_ = 0;
   std::vector<NodeNote> notes_;
   const Proposals* proposals_ = nullptr;
+  TokenBits allowed_;
   TreeView view_;
   CandidatePool pool_;
 };

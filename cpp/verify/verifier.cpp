@@ -33,7 +33,7 @@ const std::int32_t* Verifier::sample(const Rows& rows, Tensor hidden, const std:
   auto* sampled = sampled_.as<std::int32_t>();
   last_.notes_logits = false;
   const BestTokens noted{.ids = noted_ids_, .scores = noted_scores_.as<float>(), .k = noted_};
-  if (sampler.chain().is_plain()) {
+  if (sampler.chain().is_plain() && !rows.allowed) {
     backend_.head_sample(sampled, hidden, target_.head(), rows, sampler.draw(), noted_ > 0 ? &noted : nullptr);
     return sampled;
   }
@@ -53,7 +53,7 @@ void Verifier::expect(const DraftTree& tree) { last_ = {.size = static_cast<std:
 const VerdictView& Verifier::verify(const DraftTree& tree, Tensor hidden, const Sampler& sampler) {
   expect(tree);
   const Rows rows = tree.rows(target_.cache().sequence());
-  const bool drawn = !sampler.chain().is_plain() || sampler.draw().temperature > 0.0f;
+  const bool drawn = !sampler.chain().is_plain() || sampler.draw().temperature > 0.0f || rows.allowed;
   if (drawn && pretended_ < 0.0f && tree.size() <= target_.limits().logit_rows) {
     const Tensor logits = target_.logits(hidden);
     backend_.verify_logits(view_, tree.view(), logits, rows, sampler.chain(), sampler.draw_after_chain());

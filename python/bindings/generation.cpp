@@ -196,6 +196,7 @@ void init_stats(nb::module_& m) {
       .def_ro("generated_tokens", &Stats::generated_tokens, "Tokens handed out.")
       .def_ro("steps", &Stats::steps, "Passes of the target after the prompt.")
       .def_ro("drafted_steps", &Stats::drafted_steps, "Those of them that verified drafts.")
+      .def_ro("forced_tokens", &Stats::forced_tokens, "Accepted drafts that were the grammar's own.")
       .def_ro("seed", &Stats::seed, "Of the sampling.")
       .def_ro("ranks", &Stats::ranks, "Where the ranks of the drafter's head came from, or an empty string.")
       .def_ro("drafter_error", &Stats::drafter_error, "Why the drafter gave up, or an empty string.")

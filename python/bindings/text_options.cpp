@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -62,6 +64,38 @@ class PyLogitsProcessor {
   }
 
   nb::object function_;
+};
+
+// A grammar in Python (frspec_cpp.grammar.TextGrammar).
+class PyGrammar final : public Grammar {
+ public:
+  explicit PyGrammar(nb::object grammar) : grammar_(std::move(grammar)) {}
+  PyGrammar(const PyGrammar&) = delete;
+  PyGrammar& operator=(const PyGrammar&) = delete;
+  ~PyGrammar() override {
+    const WithGil gil;
+    grammar_.reset();
+  }
+
+  void advance(std::span<const TokenId> tokens) override {
+    const WithGil gil;
+    grammar_.attr("advance")(Tokens(tokens.begin(), tokens.end()));
+  }
+  Tokens forced(int most) override {
+    const WithGil gil;
+    return nb::cast<Tokens>(grammar_.attr("forced")(most));
+  }
+  void fill(std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents,
+            std::span<std::uint32_t> sets) override {
+    const WithGil gil;
+    const nb::ndarray<std::uint32_t, nb::numpy, nb::ndim<2>> rows(
+        sets.data(), {tokens.size(), sets.size() / tokens.size()}, nb::handle());
+    grammar_.attr("fill")(Tokens(tokens.begin(), tokens.end()), Tokens(parents.begin(), parents.end()),
+                          nb::cast(rows, nb::rv_policy::reference));
+  }
+
+ private:
+  nb::object grammar_;
 };
 
 // The keyword arguments of a text; every one of them must be known.
@@ -125,6 +159,9 @@ GenerateOptions read_options(const nb::kwargs& values) {
   nb::object processor = nb::none();
   from.read("logits_processor", processor);
   if (!processor.is_none()) o.logits_processor = PyLogitsProcessor(std::move(processor));
+  nb::object grammar = nb::none();
+  from.read("grammar", grammar);
+  if (!grammar.is_none()) o.grammar = std::make_shared<PyGrammar>(std::move(grammar));
   from.expect_all_read();
   return o;
 }

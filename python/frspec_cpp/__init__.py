@@ -13,6 +13,7 @@ from frspec_cpp.bench import bench
 from frspec_cpp.conversation import Conversation
 from frspec_cpp.demo import demo_paths, generate
 from frspec_cpp.generation import Generation, Stats, Step, TokenLogprobs
+from frspec_cpp.grammar import Grammar
 from frspec_cpp.llm import LLM
 from frspec_cpp.model_warning import ModelWarning
 from frspec_cpp.options import LogitsProcessor, Options
@@ -28,6 +29,7 @@ __all__ = [
     "Generation",
     "GgufFile",
     "GgufTensor",
+    "Grammar",
     "LogitsProcessor",
     "ModelWarning",
     "NotAccepting",

@@ -49,6 +49,7 @@ class Stats:
             the prompt.
         steps: Passes of the target after the prompt.
         drafted_steps: Those of them that verified drafts.
+        forced_tokens: Accepted drafts that no drafter made: a grammar left nothing else.
         tuning: What was found best to draft with; None without a drafter.
         ranks: Where the ranks of the drafter's head came from: ``"file"`` (the option `ranks`), ``"drafter"`` (its
             file), ``"adapted"``, ``"built-in"``, or the vocabulary's own order, ``"merges"`` or ``"scores"``; None: a
@@ -72,6 +73,7 @@ class Stats:
     accepted_length: float
     steps: int
     drafted_steps: int
+    forced_tokens: int
     tuning: Tuning | None
     ranks: str | None
     drafter_error: str | None
@@ -95,6 +97,7 @@ class Stats:
             accepted_length=stats.accepted_length,
             steps=stats.steps,
             drafted_steps=stats.drafted_steps,
+            forced_tokens=stats.forced_tokens,
             tuning=None if stats.tuning is None else Tuning(**stats.tuning),
             ranks=stats.ranks or None,
             drafter_error=stats.drafter_error or None,

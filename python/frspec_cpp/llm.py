@@ -19,6 +19,7 @@ from frspec_cpp import _core
 from frspec_cpp.chat import TEMPLATE_DEFAULTS, ChatPrompts, TemplateOptions
 from frspec_cpp.conversation import Conversation
 from frspec_cpp.generation import Generation
+from frspec_cpp.grammar import Grammar, GrammarCompiler
 from frspec_cpp.hub import find_model
 from frspec_cpp.options import ChatOptions, Options, per_text, takes_chat_options, takes_options
 from frspec_cpp.options import native as native_options
@@ -440,6 +441,15 @@ class LLM:
         """
         return self.tokenizer.decode(_check_ids(ids, self.vocab_size))
 
+    def check_grammar(self, grammar: str | Grammar) -> None:
+        """Compiles a grammar, which is kept for the texts to come.
+
+        Raises:
+            ValueError: It is malformed, or has something that is not supported; the message says what and where.
+            ImportError: The package llguidance is not installed.
+        """
+        self._grammars.text(grammar if isinstance(grammar, Grammar) else Grammar.from_string(grammar))
+
     def forward(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits after each of ``tokens``: (len(tokens), vocab_size) float32.
 
@@ -532,7 +542,7 @@ class LLM:
         texts = [self._ids(prompt, parse_special) for prompt in prompts]
         each = per_text(len(texts), {"max_tokens": max_tokens, **options})
         for own in each:
-            native_options(self.vocab_size, **cast(Options, {name: own[name] for name in options}))
+            self._native(cast(Options, {name: own[name] for name in options}))
         requests = []
         for ids, own in zip(texts, each, strict=True):
             limit = own.pop("max_tokens")
@@ -681,7 +691,7 @@ class LLM:
             raise RuntimeError("this LLM is closed")
         # No context is longer than 32 bits can count.
         limit = -1 if max_tokens is None else min(max(operator.index(max_tokens), -_INT32_MAX), _INT32_MAX)
-        native = self._engine.begin(ids, max_tokens=limit, **native_options(self.vocab_size, **options))
+        native = self._engine.begin(ids, max_tokens=limit, **self._native(options))
         if self._is_closed():  # meanwhile, when there was no text to cancel
             native.cancel()
         return native
@@ -697,10 +707,17 @@ class LLM:
     ) -> TextRequest:
         """A checked request; raises ValueError as :meth:`generate`, as far as it can be known before."""
         ids = self._ids(prompt, parse_special)
-        native_options(self.vocab_size, **options)
+        self._native(options)
         if not 0 <= operator.index(priority) <= LOWEST_PRIORITY:
             raise ValueError(f"priority: found {priority}, expected 0 to {LOWEST_PRIORITY}")
         return TextRequest(ids, max_tokens, options, priority, max_seconds)
+
+    def _native(self, options: Options) -> dict[str, Any]:
+        """The options as the engine takes them; raises ValueError, TypeError or, for a grammar, ImportError."""
+        values = native_options(self.vocab_size, **options)
+        if values["grammar"] is not None:
+            values["grammar"] = self._grammars.text(values["grammar"])
+        return values
 
     def _begun(self, request: TextRequest) -> _core.Generation:
         return self._begin(request.prompt, request.max_tokens, True, request.options)
@@ -720,6 +737,11 @@ class LLM:
                 yield piece
         if native.closing_text:
             yield native.closing_text
+
+    @functools.cached_property
+    def _grammars(self) -> GrammarCompiler:
+        """Compiles grammars for its vocabulary."""
+        return GrammarCompiler(self.tokenizer)
 
     @functools.cached_property
     def chat_prompts(self) -> ChatPrompts:

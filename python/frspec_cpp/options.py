@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from frspec_cpp.chat import TEMPLATE_DEFAULTS, TemplateOptions
+from frspec_cpp.grammar import Grammar, grammar_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -48,6 +49,13 @@ class Options(TypedDict, total=False):
             the last word. It must depend on its arguments alone: then drafted and plain text are the same. It is
             called for every token of the text, in order, and for no other; it cannot use the LLM that calls it. Default
             none.
+        grammar: What the text may be: a :class:`Grammar`, or its text in GBNF (llama.cpp's form), or in llguidance's
+            own syntax, where it begins with ``%llguidance``. Needs the extra ``grammar``, like the next two, of which
+            one may be given. The text is the same with and without a drafter: what the grammar forbids is not
+            verified, and what it forces is drafted by itself. Default none.
+        json_schema: A JSON schema (or its text) that the text is to follow. Default none.
+        response_format: OpenAI's form of it: ``{"type": "json_object"}`` for any object, ``{"type": "json_schema",
+            "json_schema": {"schema": ...}}``, ``{"type": "text"}`` for any text. Default none.
         seed: 0 to 2^64 - 1. The same seed gives the same text, with or without a drafter. None or -1: a random one,
             below 2^32, which ``stats.seed`` tells. Default 0.
         stop: A string, or several, that end the text and are not part of it. Default none.
@@ -86,6 +94,9 @@ class Options(TypedDict, total=False):
     repeat_last_n: int
     logit_bias: Mapping[int, float] | None
     logits_processor: LogitsProcessor | None
+    grammar: str | Grammar | None
+    json_schema: Mapping[str, Any] | str | bool | None
+    response_format: Mapping[str, Any] | None
     seed: int | None
     stop: str | Sequence[str] | None
     stop_token_ids: Sequence[int] | None
@@ -114,6 +125,9 @@ DEFAULTS = Options(
     repeat_last_n=64,
     logit_bias=None,
     logits_processor=None,
+    grammar=None,
+    json_schema=None,
+    response_format=None,
     seed=0,
     stop=None,
     stop_token_ids=None,
@@ -272,7 +286,7 @@ def _is_per_text(name: str, value: object) -> bool:
 
 
 def native(vocab_size: int, **options: Unpack[Options]) -> dict[str, Any]:
-    """The options as the extension takes them.
+    """The options as the extension takes them; ``grammar`` is still to be compiled for its vocabulary.
 
     Raises:
         ValueError: A value is out of its range (the extension checks the rest).
@@ -299,6 +313,12 @@ def native(vocab_size: int, **options: Unpack[Options]) -> dict[str, Any]:
     processor = values.get("logits_processor")
     if processor is not None and not callable(processor):
         raise TypeError(f"logits_processor: found {type(processor).__name__}, expected a function")
+    grammar = grammar_of(values)
+    for name in ("json_schema", "response_format"):
+        values.pop(name, None)
+    if grammar is not None and values.get("ignore_eos"):
+        raise ValueError("ignore_eos: found a grammar beside it, which says itself where the text may end")
+    values["grammar"] = grammar
     cancel = values.get("cancel")
     if cancel is not None and not callable(getattr(cancel, "is_set", None)):
         raise TypeError(f"cancel: found {type(cancel).__name__}, expected a threading.Event")

@@ -10,7 +10,8 @@ from matrices import random_attention
 
 from frspec_cpp import _testing
 
-pytestmark = [pytest.mark.every_isa, pytest.mark.every_device, pytest.mark.threads]
+# What tests/cuda does not try on a GPU already, with references of its own, is repeated there.
+pytestmark = [pytest.mark.every_isa, pytest.mark.threads]
 
 SEGMENT = 1024  # keys whose partial results are merged; long texts have several
 
@@ -121,6 +122,7 @@ RULES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.every_device
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: "-".join(rule) + str(rule.get("window", "")))
 @pytest.mark.parametrize(("rows", "length"), [(1, 3), (17, 200), (40, 130), (20, 2 * SEGMENT + 70)])
 @pytest.mark.parametrize("shape", ["chain", "tree"])
@@ -139,6 +141,7 @@ def test_windows_caps_and_sinks(rows: int, length: int, rule: dict[str, Any], sh
         assert np.array_equal(alone[0], found[row])
 
 
+@pytest.mark.every_device
 @pytest.mark.parametrize("cache_type", ["f16", "q8_0"])
 @pytest.mark.parametrize("length", [90, SEGMENT, 3 * SEGMENT + 5])
 def test_bits_depend_on_nothing_else(length: int, cache_type: str) -> None:
@@ -156,6 +159,7 @@ def test_bits_depend_on_nothing_else(length: int, cache_type: str) -> None:
         assert np.array_equal(alone[0], whole[row])
 
 
+@pytest.mark.every_device
 def test_a_branch_sees_its_ancestors_only() -> None:
     """Two branches of a tree, each as a chain of its own, whose keys lie in other slots."""
     q, k, v = random_attention(9, 100, 64, 4, 2)
@@ -167,6 +171,7 @@ def test_a_branch_sees_its_ancestors_only() -> None:
         assert np.array_equal(tree[branch], chain)
 
 
+@pytest.mark.every_device
 def test_errors() -> None:
     q, k, v = random_attention(1, 4, 24, 2, 1)
     with pytest.raises(ValueError, match=r"type of the K/V cache: found q8_0.*24 elements, no multiple of 32"):

@@ -21,7 +21,8 @@ from matrices import (
 
 from frspec_cpp import _core, _testing
 
-pytestmark = [pytest.mark.every_isa, pytest.mark.every_device, pytest.mark.threads]
+# Products and choices have tests of their own for GPUs, in tests/cuda.
+pytestmark = [pytest.mark.every_isa, pytest.mark.threads]
 
 TYPES = [*FLOATS, *QUANTIZED]
 BLOCK = 32  # activations that share a scale where they meet quantized weights
@@ -86,6 +87,7 @@ def test_dequantize_equals_gguf(weights: Path, name: str) -> None:
     assert np.array_equal(_testing.ops.dequantize(str(weights), name), reference(weights, name))
 
 
+@pytest.mark.every_device
 @pytest.mark.parametrize("name", ALL)
 def test_embed_equals_gguf(weights: Path, name: str) -> None:
     """Rows looked up in the packed form are the file's, to the bit."""
@@ -139,6 +141,7 @@ def test_matmul_rows_are_independent(weights: Path, name: str) -> None:
         assert np.array_equal(alone, together[first : first + count])
 
 
+@pytest.mark.every_device
 @pytest.mark.parametrize("kind", ["IQ4_NL", "MXFP4", "Q3_K"])
 def test_types_that_say_the_same_give_the_same_bits(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(3)
@@ -152,6 +155,7 @@ def test_types_that_say_the_same_give_the_same_bits(tmp_path: Path, kind: str) -
     assert np.array_equal(found, expected)
 
 
+@pytest.mark.every_device
 @pytest.mark.parametrize("name", FLOATS + MULTIPLIED)
 def test_matmul_of_a_subset_of_rows(weights: Path, name: str) -> None:
     """A packed subset of a head gives the bits of the same columns of the full head."""
@@ -175,6 +179,7 @@ def test_top_k(k: int, vocab: int) -> None:
     assert (log_probs <= 0).all()
 
 
+@pytest.mark.every_device
 def test_top_k_survives_logits_that_are_not_finite() -> None:
     logits = np.array([[np.nan, 1, np.inf, -np.inf], [np.nan] * 4, [-np.inf] * 4], dtype=np.float32)
     ids, log_probs = _testing.ops.top_k(logits, 3)
@@ -183,6 +188,7 @@ def test_top_k_survives_logits_that_are_not_finite() -> None:
     assert (log_probs <= 0).all()
 
 
+@pytest.mark.every_device
 def test_gumbel_noise_is_gumbel() -> None:
     """Moments and quantiles of a million draws; neighbours in token, position and seed are uncorrelated."""
     noise = np.concatenate(
@@ -217,6 +223,7 @@ def test_sampling_follows_the_softmax(temperature: float) -> None:
     assert float(((counts - biased * len(rows)) ** 2 / (biased * len(rows))).sum()) > statistic
 
 
+@pytest.mark.every_device
 def test_greedy_ties_go_to_the_lower_id() -> None:
     logits = np.array([[0, 3, 3, 1], [2, 2, 2, 2]], dtype=np.float32)
     assert _testing.ops.sample(logits, temperature=0.0).tolist() == [1, 0]

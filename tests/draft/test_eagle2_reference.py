@@ -50,7 +50,7 @@ def demo(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Demo:
     write_vocabulary_ranks(folder / "ranks.gguf", folder / "target.gguf", order)
     target = load_target(pair / "target")
     encode = tokenizers.Tokenizer.from_file(str(pair / "target/tokenizer.json")).encode
-    texts = [continue_greedily(target, encode(prompt).ids, 48) for prompt in mixed_prompts(shared / "data/prompts")]
+    texts = [continue_greedily(target, encode(prompt).ids, 24) for prompt in mixed_prompts(shared / "data/prompts")]
     return Demo(folder, target, texts, order, control)
 
 
@@ -62,8 +62,7 @@ def mixed_prompts(folder: Path) -> list[str]:
     return [code, first["math_reasoning"], first["qa"], first["coding"]]
 
 
-@pytest.mark.parametrize("shape", [LARGE, SMALL], ids=["5-10-60", "3-8-30"])
-@pytest.mark.parametrize("rows", [65536, 4096])
+@pytest.mark.parametrize(("shape", "rows"), [(LARGE, 4096), (SMALL, 65536)], ids=["5-10-60", "3-8-30"])
 def test_demo_pair(demo: Demo, shared: Path, shape: Shape, rows: int) -> None:
     kept = None
     options: dict[str, Any] = {}

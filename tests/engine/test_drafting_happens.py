@@ -11,8 +11,7 @@ import pytest
 
 from frspec_cpp import LLM
 
-QWEN = "qwen2.5-coder-1.5b-instruct.q4_k_m.gguf"
-SMALL_QWEN = "qwen2.5-coder-0.5b-instruct.q4_k_m.gguf"
+QWEN = "qwen2.5-coder-0.5b-instruct.q4_k_m.gguf"
 SMOLLM2 = "smollm2-135m-instruct.q4_1.gguf"
 # The answer repeats the question: a kind of text where every drafter has something to say.
 QUESTION = "Repeat this sentence three times: The quick brown fox jumps over the lazy dog near the old river bank."
@@ -22,7 +21,7 @@ COMBINATIONS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "slem": (QWEN, SMOLLM2, {"translate": "slem"}),
     "tli, ranked": (QWEN, SMOLLM2, {"translate": "tli", "head": "ranked:8192"}),
     "slem, ranked, fixed tree": (QWEN, SMOLLM2, {"translate": "slem", "head": "ranked:8192", "tree": "2,2,6"}),
-    "the same vocabulary": (QWEN, SMALL_QWEN, {}),
+    "the same vocabulary": (QWEN, QWEN, {}),
     "n-grams alone": (QWEN, None, {"ngram": 6}),
     "n-grams beside": (QWEN, SMOLLM2, {"ngram": 6}),
     "eagle-3": (SMOLLM2, "eagle3", {}),
@@ -50,9 +49,9 @@ def test_default_options_draft(
         for temperature in (0.0, 0.7):
             messages = [{"role": "user", "content": QUESTION}]
             asked: dict[str, Any] = {"temperature": temperature, "seed": 3}
-            drafted = llm.chat(messages, 40, **asked)
+            drafted = llm.chat(messages, 24, **asked)
             if (target, temperature) not in plain:
-                plain[target, temperature] = llm.chat(messages, 40, draft=False, **asked).tokens
+                plain[target, temperature] = llm.chat(messages, 24, draft=False, **asked).tokens
             assert drafted.tokens == plain[target, temperature]
             assert drafted.stats.drafted_steps >= 1
             assert drafted.stats.accepted_length > 1.0
@@ -61,19 +60,19 @@ def test_default_options_draft(
 
 
 def test_what_was_learned_is_kept_from_process_to_process(
-    real_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    demo_drafters: dict[str, Path], demo_target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second engine starts with the first one's numbers; a damaged file is as good as none."""
     monkeypatch.setitem(os.environ, "FRSPEC_TUNING_CACHE", str(tmp_path / "tuning"))
-    options: dict[str, Any] = {"drafter": real_model(SMOLLM2), "n_ctx": 512, "translate": "slem"}
-    with LLM(real_model(SMALL_QWEN), **options) as llm:
+    options: dict[str, Any] = {"drafter": demo_drafters["eagle3"], "n_ctx": 512}
+    with LLM(demo_target, **options) as llm:
         expected = llm.generate("One, two, three, four, five, six,", 24).tokens
     (file,) = (tmp_path / "tuning").iterdir()
     kept = file.read_text()
     assert kept.startswith("frspec tuning 1\n")
     for content in (kept, kept[: len(kept) // 2], "", kept.replace("tuning 1", "tuning 0")):
         file.write_text(content)
-        with LLM(real_model(SMALL_QWEN), **options) as llm:
+        with LLM(demo_target, **options) as llm:
             assert llm.generate("One, two, three, four, five, six,", 24).tokens == expected
         assert file.read_text().startswith("frspec tuning 1\n")
     assert len(list((tmp_path / "tuning").iterdir())) == 1, "no parts are left behind"

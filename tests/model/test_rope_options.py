@@ -11,6 +11,8 @@ import pytest
 from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import main as convert
 from gguf import GGUFValueType
+from gguf_edit import GgufEditor
+from tiny_pair import make_tiny_pair
 
 from frspec_cpp import LLM, _core
 
@@ -171,6 +173,23 @@ def short_target(demo_target: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.every_device
+@pytest.mark.parametrize("drafts", ["eagle2", "itself"])
+def test_drafts_of_a_tiny_pair_change_nothing(tmp_path: Path, drafts: str) -> None:
+    pair = make_tiny_pair(tmp_path / "pair")
+    target = GgufEditor(pair.target_gguf)
+    target.entries["llama.context_length"].value = ORIGINAL
+    path = target.write(tmp_path / "short.gguf")
+    options: dict[str, Any] = {"rope_scaling_type": "yarn", "rope_freq_scale": 1 / 2, "n_ctx": 0}
+    expected = LLM(path, **options).generate(TOKENS[:100], -1, ignore_eos=True)
+    assert len(expected.tokens) == 2 * ORIGINAL - 100
+    drafter = pair.drafter_gguf if drafts == "eagle2" else path
+    llm = LLM(path, drafter=drafter, head="full", tree="2,3,9", **options)
+    drafted = llm.generate(TOKENS[:100], -1, ignore_eos=True, draft="always")
+    assert drafted.tokens == expected.tokens
+    assert drafted.stats.drafter_error is None
+    assert drafted.stats.accepted_length > 1.2
+
+
 @pytest.mark.parametrize("drafter", ["eagle3", "eagle2", None])
 def test_drafts_change_nothing(short_target: Path, demo_drafters: dict[str, Path], drafter: str | None) -> None:
     """Behind the context that the target was trained for, and its drafter, too, where that is a language model."""

@@ -198,8 +198,12 @@ def test_errors_are_the_clients_own(client: Any, llm: LLM) -> None:
             model="demo",
             messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}],
         )
-    with pytest.raises(openai.InternalServerError) as error:
-        client.chat.completions.create(model="demo", messages=MESSAGES, response_format={"type": "json_object"})
-    assert error.value.status_code == 501
+    with pytest.raises(openai.BadRequestError, match="banana") as error:
+        client.chat.completions.create(
+            model="demo",
+            messages=MESSAGES,
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "banana"}}},
+        )
+    assert error.value.param == "response_format"
     with pytest.raises(openai.InternalServerError):
         client.embeddings.create(model="demo", input="x")

@@ -48,12 +48,17 @@ def error_of(answer: Any) -> dict[str, Any]:
         (CHAT, {"messages": USER, "functions": [{"name": "f"}]}, 400, "functions", "tools"),
         (CHAT, {"messages": USER, "tools": [{"type": "function"}]}, 400, "tools[0]", "function"),
         (CHAT, {"messages": USER, "tools": [TOOL]}, 400, "tools", "does not tell it of tools"),
-        (CHAT, {"messages": USER, "tools": [TOOL], "tool_choice": "required"}, 501, "tool_choice", "grammar"),
+        (CHAT, {"messages": USER, "tools": [TOOL], "tool_choice": "required"}, 501, "tool_choice", "forced"),
         (CHAT, {"messages": USER, "tool_choice": "x"}, 400, "tool_choice", "auto"),
         (CHAT, {"messages": USER, "chat_template": "{{ 1 }}"}, 400, "chat_template", "--chat-template-file"),
-        (CHAT, {"messages": USER, "response_format": {"type": "json_schema"}}, 501, "response_format", "grammar"),
+        (CHAT, {"messages": USER, "response_format": {"type": "json_schema"}}, 400, "response_format", "no schema"),
         (CHAT, {"messages": USER, "response_format": {"type": "x"}}, 400, "response_format.type", "x"),
-        (CHAT, {"messages": USER, "grammar": "root ::= [a]"}, 501, "grammar", "grammar"),
+        (CHAT, {"messages": USER, "grammar": "root ::= [a"}, 400, "grammar", "line 1"),
+        (CHAT, {"messages": USER, "grammar": "%llguidance {}\nstart: b"}, 400, "grammar", "unknown name"),
+        (CHAT, {"messages": USER, "json_schema": {"type": "banana"}}, 400, "json_schema", "banana"),
+        (CHAT, {"messages": USER, "guided_json": {"type": "object"}}, 400, "guided_json", "response_format"),
+        (COMPLETIONS, {"prompt": "x", "grammar": 'root ::= "a"', "ignore_eos": True}, 400, "ignore_eos", "grammar"),
+        (COMPLETIONS, {"prompt": "x", "grammar": 'root ::= "a"', "json_schema": {}}, 400, "json_schema", "2 grammars"),
         (CHAT, {"messages": USER, "mirostat": 2}, 400, "mirostat", "sampler"),
         (CHAT, {"messages": USER, "repetition_penalty": 1.2}, 400, "repetition_penalty", "repeat_penalty"),
         (CHAT, {"messages": USER, "logit_bias": {"x": 1}}, 400, "logit_bias", "token id"),
@@ -94,7 +99,7 @@ def test_neutral_values_are_no_fields(server: Any) -> None:
     harmless = {"functions": None, "response_format": {"type": "text"}, "user": "me", "metadata": {"a": "b"}}
     answer = server.post(COMPLETIONS, prompt="x", max_tokens=1, **neutral, **harmless)
     assert answer.status_code == 200, answer.text
-    assert answer.headers["x-ignored-fields"] == "grammar, mirostat, repetition_penalty, suffix, top_n_sigma"
+    assert answer.headers["x-ignored-fields"] == "mirostat, repetition_penalty, suffix, top_n_sigma"
 
 
 def test_what_is_ignored_is_named(server: Any) -> None:

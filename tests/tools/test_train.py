@@ -190,7 +190,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, pair: TinyPair, text: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: list[object] = ["--text", text, "--steps", 8, "--save-every", 3, "--samples", 100]
+    options: list[object] = ["--text", text, "--steps", 5, "--save-every", 3, "--samples", 100]
     if kind == "specvocab":
         options += ["--drafter", pair.drafter]
     assert train(kind, pair, tmp_path / "whole", *options) == 0

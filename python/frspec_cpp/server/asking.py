@@ -11,12 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from frspec_cpp.async_llm import AsyncText
+from frspec_cpp.grammar import grammar_of
 from frspec_cpp.options import Options
 from frspec_cpp.server.answer import Answer, Form
 from frspec_cpp.server.choices import Choice
 from frspec_cpp.server.errors import ApiError, api_error
 from frspec_cpp.server.fields import TextFields
-from frspec_cpp.server.refusals import check_response_format, header, ignored_fields
+from frspec_cpp.server.refusals import header, ignored_fields
 from frspec_cpp.server.replies import EventStream, Gone, reply, unless_gone
 from frspec_cpp.server.sampling import text_options, with_seed
 from frspec_cpp.server.service import Service
@@ -28,7 +29,6 @@ _CLIENT_LEFT = 499  # nobody reads it; logs do
 def checked(service: Service, fields: TextFields) -> list[str]:
     """The names of the fields that are ignored; ApiError where one is refused."""
     service.check_model(fields.model)
-    check_response_format(fields.response_format)
     if fields.stream_options is not None and not fields.stream:
         raise ApiError(400, "stream_options: found no stream, expected both", "stream_options", "invalid_value")
     return ignored_fields(fields.others())
@@ -57,6 +57,25 @@ def options_of(request: Request, service: Service, fields: TextFields, logprobs:
     key = request.scope.get("frspec.key")
     salt = f"{'' if key is None else key}:{fields.cache_salt or ''}"
     return {**options, "logprobs": logprobs, "reuse": fields.cache_prompt is not False, "salt": salt}
+
+
+async def guided(service: Service, fields: TextFields, options: Options) -> Options:
+    """The options, and the grammar that the answer is to follow; ApiError where there is none such.
+
+    A grammar is compiled for the first time here, in a thread: it may take its time.
+    """
+    names = ("response_format", "json_schema", "grammar")
+    given = {name: getattr(fields, name) for name in names if getattr(fields, name) is not None}
+    try:
+        grammar = grammar_of(given)
+        if grammar is None:
+            return options
+        await service.in_thread(service.llm.check_grammar, grammar)
+    except ImportError as error:
+        raise ApiError(501, str(error), next(iter(given)), "unsupported_value") from error
+    except (TypeError, ValueError) as error:
+        raise ApiError(400, str(error), next(iter(given)), "invalid_value") from error
+    return {**options, "grammar": grammar}
 
 
 def submitted(service: Service, fields: TextFields, prompts: Sequence[list[int]], options: Options) -> list[AsyncText]:

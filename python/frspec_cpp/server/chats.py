@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from frspec_cpp import _core
-from frspec_cpp.server.asking import answered, checked, form_of, options_of, prepared, submitted
+from frspec_cpp.server.asking import answered, checked, form_of, guided, options_of, prepared, submitted
 from frspec_cpp.server.choices import ChatChoice, Choice
 from frspec_cpp.server.errors import ApiError, refused
 from frspec_cpp.server.fields import ChatFields, TemplateFields
@@ -37,6 +37,7 @@ async def chat(service: Service, request: Request, fields: ChatFields) -> Respon
         return prompt, service.llm.chat_prompts.encode(prompt), program_of(service, bool(names))
 
     prompt, tokens, program = await prepared(service, read)
+    options = await guided(service, fields, options)
     calls = bool(names) and fields.tool_choice != "none"
     kind = format_of(program) if calls else None
     texts = submitted(service, fields, [tokens], options)

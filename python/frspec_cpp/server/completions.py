@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from frspec_cpp.server.asking import answered, checked, form_of, options_of, prepared, submitted
+from frspec_cpp.server.asking import answered, checked, form_of, guided, options_of, prepared, submitted
 from frspec_cpp.server.choices import Choice, CompletionChoice
 from frspec_cpp.server.errors import ApiError, refused
 from frspec_cpp.server.fields import CompletionFields
@@ -20,7 +20,7 @@ async def complete(service: Service, request: Request, fields: CompletionFields)
         raise refused("best_of", f"found {fields.best_of}, expected at most {n}, n: every text is given")
     if fields.echo and fields.logprobs is not None:
         raise refused("echo", "found logprobs beside it: this server gives no log-probabilities of prompts")
-    options = options_of(request, service, fields, fields.logprobs)
+    options = await guided(service, fields, options_of(request, service, fields, fields.logprobs))
     given = prompts_of(fields)
     prompts = await prepared(service, lambda: [_tokens(service, prompt) for prompt in given])
     texts = submitted(service, fields, prompts, options)

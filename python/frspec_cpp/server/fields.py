@@ -69,7 +69,11 @@ class TextFields(Fields):
     )
     timings_per_token: bool | None = Field(None, description="Timings in each chunk")
     return_tokens: bool | None = Field(None, description="Token ids in each choice")
-    response_format: dict[str, Any] | None = Field(None, description='{"type": "text"}')
+    response_format: dict[str, Any] | None = Field(None, description="text, json_object or json_schema")
+    json_schema: dict[str, Any] | bool | None = Field(None, description="The same by the schema alone")
+    grammar: Annotated[str, Field(max_length=65536)] | None = Field(
+        None, description="GBNF, or llguidance's syntax behind %llguidance"
+    )
     speculative_n_max: Annotated[int, Field(ge=0)] | None = Field(
         None, alias="speculative.n_max", description="0: without drafts; the text is the same"
     )

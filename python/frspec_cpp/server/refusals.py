@@ -8,7 +8,8 @@ from typing import Any
 from frspec_cpp.server.errors import ApiError, refused
 
 _NO_SAMPLER = "the sampler chain has no such part (see the fields of the documentation)"
-_NO_GRAMMAR = "this server has no grammars yet"
+_GRAMMAR = "expected response_format, json_schema or grammar"
+_NO_CALL = "calls are not forced: expected 'auto' or 'none'"
 
 # What would change the answer, and why it is not done.
 _REFUSED = {
@@ -36,6 +37,12 @@ _REFUSED = {
     "truncate_prompt_tokens": "prompts are never cut",
     "prompt_logprobs": "this server gives no log-probabilities of prompts",
     "audio_url": "the model reads text only",
+    "guided_json": _GRAMMAR,
+    "guided_regex": _GRAMMAR,
+    "guided_choice": _GRAMMAR,
+    "guided_grammar": _GRAMMAR,
+    "structured_outputs": _GRAMMAR,
+    "grammar_lazy": "a grammar holds from the first token on",
 }
 # Values beside null, false, 0, "", [] and {} that mean: as if it were not there.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -44,15 +51,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "top_n_sigma": (-1,),
     "adaptive_target": (-1,),
 }
-_GRAMMARS = (
-    "grammar",
-    "json_schema",
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-    "structured_outputs",
-)
 # Without effect, as everybody knows: they are not named in the answer.
 _HARMLESS = {
     "user",
@@ -74,9 +72,6 @@ def ignored_fields(others: Mapping[str, Any]) -> list[str]:
     Raises:
         ApiError: One would change the answer.
     """
-    for name in _GRAMMARS:
-        if others.get(name) is not None and others[name] != "":
-            raise ApiError(501, f"{name}: {_NO_GRAMMAR}", name, "unsupported_value")
     for name, reason in _REFUSED.items():
         value = others.get(name)
         if value and value not in _NEUTRAL.get(name, ()):
@@ -84,21 +79,12 @@ def ignored_fields(others: Mapping[str, Any]) -> list[str]:
     return sorted(name for name in others if name not in _HARMLESS)
 
 
-def check_response_format(response_format: Mapping[str, Any] | None) -> None:
-    """ApiError where something else than text is asked for."""
-    kind = "text" if response_format is None else response_format.get("type")
-    if kind in ("json_object", "json_schema", "grammar"):
-        raise ApiError(501, f"response_format: found {kind!r}: {_NO_GRAMMAR}", "response_format", "unsupported_value")
-    if kind != "text":
-        raise ApiError(400, f"response_format.type: found {kind!r}, expected 'text'", "response_format.type")
-
-
 def check_tool_choice(choice: Any, tools: Any) -> None:
     """ApiError where a call is to be forced."""
     if choice is None or choice in ("auto", "none"):
         return
     if choice == "required" or isinstance(choice, dict):
-        raise ApiError(501, f"tool_choice: found {choice!r}: {_NO_GRAMMAR}", "tool_choice", "unsupported_value")
+        raise ApiError(501, f"tool_choice: found {choice!r}: {_NO_CALL}", "tool_choice", "unsupported_value")
     raise ApiError(400, f"tool_choice: found {choice!r}, expected 'auto' or 'none'", "tool_choice", "invalid_value")
 
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 from evaluation_records import METHODS, make_manifest, make_prompts, make_runs, write_records
-from frspec_cpp.tools.evaluate import generations
+from frspec_cpp.tools.evaluate import generations, report
 from frspec_cpp.tools.evaluate.charts import draw_charts
 from frspec_cpp.tools.evaluate.charts_drafts import outside_share
 from frspec_cpp.tools.evaluate.generations import TOKENS, choose, show, visible
@@ -87,6 +87,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, example: tuple[Manifest, li
 @pytest.fixture(scope="module")
 def html(folder: Path) -> str:
     return (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts take seconds, where they are not what is looked at."""
+    monkeypatch.setattr(report, "draw_charts", lambda _: [])
 
 
 def test_markdown_is_complete(folder: Path, example: tuple[Manifest, list[Run]]) -> None:
@@ -183,8 +189,12 @@ def test_colours_are_seen_on_their_page() -> None:
 
 
 def test_the_same_records_give_the_same_files(folder: Path, html: str) -> None:
-    write_report(folder)
+    tables = {table.name: table for table in write_report(folder)}
     assert (folder / "report.html").read_text(encoding="utf-8") == html
+    found = tables["steps"]
+    assert found.header[-1] == "mean accepted tokens (Spec-Bench)"
+    assert len(found.rows) == 8  # all but the peer
+    assert "frspec ranked:4096" in for_terminal(tables["overview"])
 
 
 def test_generations(html: str, example: tuple[Manifest, list[Run]]) -> None:
@@ -317,14 +327,7 @@ def test_the_table_for_the_terminal() -> None:
     assert for_terminal(table).splitlines() == ["method     a   bb", "x|y        1  2.5", "long name  –    3"]
 
 
-def test_the_report_returns_its_tables(folder: Path) -> None:
-    tables = {table.name: table for table in write_report(folder)}
-    found = tables["steps"]
-    assert found.header[-1] == "mean accepted tokens (Spec-Bench)"
-    assert len(found.rows) == 8  # all but the peer
-    assert "frspec ranked:4096" in for_terminal(tables["overview"])
-
-
+@pytest.mark.usefixtures("no_charts")
 def test_an_unfinished_run_shows_what_there_is(tmp_path: Path) -> None:
     manifest = make_manifest(METHODS[:2], make_prompts(("qa",), each=3), repeats=2)
     runs = make_runs(manifest)  # 6 for each repeat
@@ -332,6 +335,7 @@ def test_an_unfinished_run_shows_what_there_is(tmp_path: Path) -> None:
     assert [row[-2:] for row in tables["overview"].rows] == [["3", "5"], ["3", "5"]]
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_what_ended_the_run_comes_first(tmp_path: Path, example: tuple[Manifest, list[Run]]) -> None:
     manifest, runs = example
     out = write_records(tmp_path / "out", manifest, runs[:30])
@@ -427,7 +431,8 @@ def test_an_interrupted_run(tmp_path: Path, example: tuple[Manifest, list[Run]],
 
 def test_a_chart_that_is_no_more_goes(tmp_path: Path, example: tuple[Manifest, list[Run]]) -> None:
     manifest, runs = example
-    report_of(tmp_path / "out", manifest, runs)
+    (tmp_path / "out" / "charts").mkdir(parents=True)
+    (tmp_path / "out" / "charts" / "speedup.svg").write_text("of an earlier report")
     report_of(tmp_path / "out", manifest, runs[:3])
     assert not (tmp_path / "out" / "charts" / "speedup.svg").exists()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
