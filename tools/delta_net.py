@@ -91,7 +91,8 @@ class DeltaNet:
 
 
 def _decay(a_log: np.ndarray) -> np.ndarray:
-    return -np.exp(a_log.astype(np.float64)).astype(np.float32)
+    decay: np.ndarray = -np.exp(a_log.astype(np.float64)).astype(np.float32)
+    return decay
 
 
 def read_delta_net(config: Config) -> DeltaNet:

@@ -14,6 +14,7 @@ from .mapped import Mapped, collect
 from .model_tensors import is_tied, model_tensors, mtp_tensors
 from .ranks_file import Ranks
 from .sizes import Sizes
+from .source_tensor import SourceTensor
 from .vocabulary import TokenType, Vocabulary
 
 _COMMON = ("token_embd.weight", "output_norm.weight", "output.weight")  # what a sidecar repeats, as llama.cpp's does
@@ -66,7 +67,7 @@ class Parts:
         ids = head_tokens(vocabulary, ranks, self.head_rows, source)
         heads = {tensor.name: tensor.weights for tensor in tensors}
         head = heads.get("output.weight", heads["token_embd.weight"])  # tied
-        assert head is not None
+        assert isinstance(head, SourceTensor)
         tensors[:] = [tensor for tensor in tensors if tensor.name != "output.weight"]
         tensors.append(OutputTensor("output.weight", weights=head.with_rows(ids)))
         tensors.append(OutputTensor("d2t", values=ids))

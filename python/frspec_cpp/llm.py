@@ -440,6 +440,7 @@ class LLM:
         max_tokens: int | None = 128,
         *,
         parse_special: bool = True,
+        committed: Sequence[int] = (),
         **options: Unpack[Options],
     ) -> Generation: ...
 
@@ -460,6 +461,7 @@ class LLM:
         max_tokens: int | list[int | None] | None = 128,
         *,
         parse_special: bool = True,
+        committed: Sequence[int] = (),
         **options: Any,
     ) -> Generation | list[Generation]:
         """Continues ``prompt``. Ctrl-C stops it with KeyboardInterrupt; the LLM stays usable.
@@ -472,6 +474,10 @@ class LLM:
             prompt: A text, or token ids, which are taken as they are; or a list of such.
             max_tokens: Tokens to generate at most; None or -1: as many as the context holds.
             parse_special: How a text is read: see :meth:`tokenize`. Ids are taken as they are.
+            committed: Tokens of the text that an earlier call, perhaps of another process, has given. The text goes on
+                behind them and is what it would have been: with the same options, which are those of the whole text
+                (``max_tokens`` and ``stop`` among them). What is returned begins behind them; its ``prompt_tokens``
+                count them.
             options: How tokens are chosen and where the text ends: see :class:`Options`.
 
         Raises:
@@ -480,10 +486,12 @@ class LLM:
         """
         one: Any = prompt
         if isinstance(one, (list, tuple)) and one and isinstance(one[0], (str, Sequence, np.ndarray)):
+            if len(committed) > 0:
+                raise ValueError("committed: found a list of prompts, expected one prompt")
             return self._generate_all(one, max_tokens, parse_special, options)
         limit: Any = max_tokens
         with self._lock:
-            native = self._begin(one, limit, parse_special, cast(Options, options))
+            native = self._begin(one, limit, parse_special, cast(Options, options), committed)
             tokens = native.run()
         return Generation.from_native(native, tokens, options.get("logprobs") is not None, options.get("trace", False))
 
@@ -527,6 +535,7 @@ class LLM:
         *,
         priority: int = 0,
         parse_special: bool = True,
+        committed: Sequence[int] = (),
         **options: Unpack[Options],
     ) -> PendingText:
         """Puts a text into the queue, and returns at once. Texts are written in order of priority and arrival.
@@ -536,6 +545,7 @@ class LLM:
             max_tokens: As in :meth:`generate`.
             priority: 0, first, to 9, last. Who has waited for 10 s is next.
             parse_special: As in :meth:`generate`.
+            committed: As in :meth:`generate`.
             options: As in :meth:`generate`.
 
         Returns:
@@ -544,7 +554,7 @@ class LLM:
         Raises:
             ValueError: As :meth:`generate`; where the engine refuses an option, ``result()`` raises it.
         """
-        request = self._request(prompt, max_tokens, parse_special, priority, options)
+        request = self._request(prompt, max_tokens, parse_special, priority, options, committed=committed)
         return PendingText(self._texts, request, self._begun)
 
     def conversation(
@@ -622,14 +632,20 @@ class LLM:
         return self.chat_prompts.tokens(messages, **options)
 
     def _begin(
-        self, prompt: str | Sequence[int], max_tokens: int | None, parse_special: bool, options: Options
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None,
+        parse_special: bool,
+        options: Options,
+        committed: Sequence[int] = (),
     ) -> _core.Generation:
-        ids = self._ids(prompt, parse_special)
+        ids = [*self._ids(prompt, parse_special), *_check_ids(committed, self.vocab_size)]
         if self._closed:
             raise RuntimeError("this LLM is closed")
         # No context is longer than 32 bits can count.
         limit = -1 if max_tokens is None else min(max(operator.index(max_tokens), -_INT32_MAX), _INT32_MAX)
-        native = self._engine.begin(ids, max_tokens=limit, **native_options(self.vocab_size, **options))
+        given = native_options(self.vocab_size, **options)
+        native = self._engine.begin(ids, committed=len(committed), max_tokens=limit, **given)
         if self._is_closed():  # meanwhile, when there was no text to cancel
             native.cancel()
         return native
@@ -642,18 +658,19 @@ class LLM:
         priority: int,
         options: Options,
         max_seconds: float | None = None,
+        committed: Sequence[int] = (),
     ) -> TextRequest:
         """A checked request; raises ValueError as :meth:`generate`, as far as it can be known before."""
         ids = self._ids(prompt, parse_special)
         native_options(self.vocab_size, **options)
         if not 0 <= operator.index(priority) <= LOWEST_PRIORITY:
             raise ValueError(f"priority: found {priority}, expected 0 to {LOWEST_PRIORITY}")
-        return TextRequest(ids, max_tokens, options, priority, max_seconds)
+        return TextRequest(ids, max_tokens, options, priority, max_seconds, _check_ids(committed, self.vocab_size))
 
     @contextlib.contextmanager
     def _begun(self, request: TextRequest) -> Iterator[_core.Generation]:
         with self._lock:
-            yield self._begin(request.prompt, request.max_tokens, True, request.options)
+            yield self._begin(request.prompt, request.max_tokens, True, request.options, request.committed)
 
     def _ids(self, prompt: str | Sequence[int], parse_special: bool) -> list[int]:
         if isinstance(prompt, str):
