@@ -67,6 +67,15 @@ def phi3_entries(config: Config, arch: str) -> list[Entry]:
     return [u32(f"{arch}.attention.sliding_window", config.integer("sliding_window", 0))]
 
 
+def qwen35_entries(config: Config, arch: str) -> list[Entry]:
+    """How positions of pictures are divided among the rotated dimensions, which llama.cpp demands."""
+    rope = config.section("rope_scaling" if config.section("rope_scaling") else "rope_parameters")
+    sections = rope.get("mrope_section") or [11, 11, 10]
+    if not isinstance(sections, list) or len(sections) > 4 or not all(isinstance(n, int) and n >= 0 for n in sections):
+        raise rope.wrong("mrope_section", "at most 4 numbers")
+    return [array(f"{arch}.rope.dimension_sections", [*sections, 0, 0, 0, 0][:4], "INT32")]
+
+
 def smollm3_entries(config: Config, _: str) -> list[Entry]:
     """Nothing: which layers have no rope is a property of the architecture."""
     layers = config.integer("num_hidden_layers")

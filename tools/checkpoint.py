@@ -22,17 +22,26 @@ class Checkpoint:
         self.folder = folder
         config_file = folder / "config.json"
         self.config = Config(read_json(config_file), config_file)
-        if "quantization_config" in self.config:
+        if "quantization_config" in self.config and not self._is_published_mxfp4():
             raise ValueError(f"{config_file}: the checkpoint is already quantized; convert the original one")
         # Of a model that reads pictures, too, only what reads text counts.
         self.text_config = self.config.merged("text_config")
-        self.tensors = {name.replace("language_model.", ""): t for name, t in _read_tensors(folder).items()}
+        self.tensors = {_plain(name): tensor for name, tensor in _read_tensors(folder).items()}
 
     @property
     def architecture(self) -> str:
         """The first of config.json's `architectures`, "" where there is none."""
         names = self.config.get("architectures")
         return str(names[0]) if isinstance(names, list) and names else ""
+
+    def _is_published_mxfp4(self) -> bool:
+        method = self.config.section("quantization_config").get("quant_method")
+        return self.architecture == "GptOssForCausalLM" and method == "mxfp4"
+
+
+def _plain(name: str) -> str:
+    """The name of a tensor as a model has it that only reads text."""
+    return name.replace("language_model.", "").replace("model.mtp.", "mtp.")
 
 
 def _read_tensors(folder: Path) -> dict[str, SourceTensor]:

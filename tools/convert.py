@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import eagle, eagle3
-from .architectures import ARCHITECTURES, Architecture, collect, is_tied, model_tensors, read_sizes
+from .architectures import ARCHITECTURES, Architecture
 from .checkpoint import Checkpoint
 from .config import Config
 from .console import note, progress_bar, require, run
 from .fingerprint import vocabulary_fingerprint
 from .gguf_output import FILE_TYPES, Entry, OutputTensor, string, u32, write_gguf
 from .hf_tokenizer import read_tokenizer
-from .ranks_file import RANKS, read_ranks
+from .mtp import Parts
+from .ranks_file import RANKS, Ranks, read_ranks
+from .sizes import read_sizes
 from .target import Target, read_target
 
 PROGRAM = "frspec-convert"
@@ -31,6 +33,7 @@ def convert(
     quiet: bool = False,
     target_layers: Sequence[int] | None = None,
     name: str | None = None,
+    parts: Parts | None = None,
 ) -> list[str]:
     """Converts the checkpoint folder `source` to the GGUF file `output`; returns remarks for the user.
 
@@ -39,10 +42,12 @@ def convert(
         output: the file to write; an existing one is replaced once the new one is complete.
         type: element type of matrices: f32, f16, bf16, q8_0 or q4_0.
         target: for an EAGLE drafter, its target model: a GGUF file or a checkpoint folder.
-        ranks: for an EAGLE drafter, token ranks to embed: a file of frspec-rank or FR-Spec's freq_*.pt.
+        ranks: for a drafter, token ranks to embed: a file of frspec-rank or FR-Spec's freq_*.pt. With
+            `parts.head_rows`: to choose the rows of its head by.
         quiet: show no progress bar.
         target_layers: for an EAGLE-3 drafter, the target's layers whose inputs it taps, instead of its config's.
         name: what the model is called; None: as the folder.
+        parts: of a model that may have an MTP block, what is taken; None: all there is.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -58,7 +63,10 @@ def convert(
     telling = eagle3.telling_tensor(checkpoint)
     if target_layers is not None and telling is None:
         raise ValueError(f"{source}: --target-layers is for EAGLE-3 drafters, but the checkpoint is none")
-    if telling is not None or eagle.is_drafter(checkpoint):
+    is_eagle = telling is not None or eagle.is_drafter(checkpoint)
+    if is_eagle and parts is not None:
+        raise ValueError(f"{source}: is an EAGLE drafter, which has no MTP block")
+    if is_eagle:
         if target is None:
             raise ValueError(f"{source}: is an EAGLE drafter: give its target model with --target")
         of = read_target(target)
@@ -67,16 +75,15 @@ def convert(
         else:
             arch, entries, tensors, remarks = _eagle2(checkpoint, of)
         if ranks is not None:
-            _add_ranks(entries, tensors, of, ranks)
+            _add_ranks(entries, tensors, _ranks(ranks, of.tokens, of.path))
             if arch == eagle3.ARCHITECTURE:
                 remarks.append(
                     "the file has ranks: llama.cpp refuses an EAGLE-3 drafter with more tensors than its own"
                 )
-    elif target is not None or ranks is not None:
-        option = "--target" if target is not None else "--ranks"
-        raise ValueError(f"{source}: {option} is for EAGLE drafters, but the checkpoint is none (no 'fc.weight')")
+    elif target is not None:
+        raise ValueError(f"{source}: --target is for EAGLE drafters, but the checkpoint is none (no 'fc.weight')")
     else:
-        arch, entries, tensors, remarks = _model(checkpoint)
+        arch, entries, tensors, remarks = _model(checkpoint, parts or Parts(), ranks)
     header = _general(name or checkpoint.folder.resolve().name, tensors, type)
     total = sum(tensor.weights.nbytes for tensor in tensors if tensor.weights is not None)
     with progress_bar(total, output.name, quiet) as bar:
@@ -93,21 +100,29 @@ def convert(
 _Parts = tuple[str, list[Entry], list[OutputTensor], list[str]]  # architecture, metadata, tensors, remarks
 
 
-def _model(checkpoint: Checkpoint) -> _Parts:
+def _model(checkpoint: Checkpoint, parts: Parts, ranks_file: Path | None) -> _Parts:
     config = checkpoint.text_config
     architecture = ARCHITECTURES.get(checkpoint.architecture)
     if architecture is None:
         raise checkpoint.config.wrong("architectures", f"one of {', '.join(ARCHITECTURES)}")
-    sizes = read_sizes(config, architecture)
+    if ranks_file is not None and parts.layers:
+        raise ValueError(f"{checkpoint.folder}: --ranks is for drafters: EAGLE's, and MTP blocks alone (--mtp)")
     vocabulary = read_tokenizer(checkpoint.folder, config)
     remarks = [*vocabulary.remarks, *_window_remarks(config, architecture)]
-    tied = is_tied(checkpoint, architecture, remarks)
-    tensors = [
-        *sizes.rope.tensors(),
-        *collect(checkpoint, list(model_tensors(sizes, checkpoint, architecture, tied)), arch=architecture),
-    ]
+    sizes = parts.sizes(read_sizes(config, architecture), checkpoint, architecture, remarks)
+    tensors = [*sizes.rope.tensors(), *parts.tensors(sizes, checkpoint, architecture, remarks)]
     own = architecture.entries(config, architecture.gguf) if architecture.entries is not None else []
     entries = [*sizes.entries(architecture.gguf), *own, *vocabulary.entries()]
+    if parts.head_rows is not None and ranks_file is None:
+        raise ValueError(f"{checkpoint.folder}: --draft-vocab: found no --ranks to choose rows by")
+    if ranks_file is not None:
+        ranks = _ranks(ranks_file, vocabulary.tokens, checkpoint.folder)
+        if parts.head_rows is None:
+            _add_ranks(entries, tensors, ranks)
+        else:
+            parts.trim(tensors, vocabulary, ranks, ranks_file)
+    if not parts.head or ranks_file is not None:
+        remarks.append("llama.cpp refuses an MTP file with other tensors than its own: this one is for frspec_cpp")
     return architecture.gguf, entries, tensors, remarks
 
 
@@ -133,9 +148,11 @@ def _eagle3(checkpoint: Checkpoint, target: Target, target_layers: Sequence[int]
     return eagle3.ARCHITECTURE, entries, tensors, drafter.remarks
 
 
-def _add_ranks(entries: list[Entry], tensors: list[OutputTensor], target: Target, file: Path) -> None:
-    fingerprint = vocabulary_fingerprint(target.tokens)
-    ranks = read_ranks(file).checked(file, target.vocabulary, fingerprint, target.path)
+def _ranks(file: Path, tokens: list[str], target: Path) -> Ranks:
+    return read_ranks(file).checked(file, len(tokens), vocabulary_fingerprint(tokens), target)
+
+
+def _add_ranks(entries: list[Entry], tensors: list[OutputTensor], ranks: Ranks) -> None:
     entries += ranks.entries()
     tensors.append(OutputTensor(RANKS, values=ranks.tokens.astype("<i4")))
 
@@ -176,7 +193,7 @@ def parser() -> argparse.ArgumentParser:
         "--ranks",
         type=Path,
         metavar="FILE",
-        help="for a drafter: embed these token ranks (frspec-rank, freq_*.pt)",
+        help="for a drafter (EAGLE's, or --mtp): embed these token ranks (frspec-rank, freq_*.pt)",
     )
     result.add_argument(
         "--target-layers",
@@ -185,8 +202,27 @@ def parser() -> argparse.ArgumentParser:
         help="for an EAGLE-3 drafter: the target's layers whose inputs it taps (default: as its config says, else "
         "2, half and all but 3 of the layers)",
     )
+    mtp = result.add_mutually_exclusive_group()
+    mtp.add_argument("--mtp", action="store_true", help="the MTP block alone, a drafter beside the model's file")
+    mtp.add_argument("--no-mtp", action="store_true", help="the model without its MTP block")
+    result.add_argument(
+        "--headless",
+        action="store_true",
+        help="with --mtp: without embedding and head, which are the target's",
+    )
+    result.add_argument(
+        "--draft-vocab",
+        type=int,
+        metavar="N",
+        help="with --mtp and --ranks: a head of N rows, for control tokens and the most frequent ones",
+    )
     result.add_argument("-q", "--quiet", action="store_true", help="show neither progress nor remarks")
     return result
+
+
+def _asked_parts(options: argparse.Namespace) -> Parts | None:
+    parts = Parts(not options.mtp, not options.no_mtp, not options.headless, options.draft_vocab)
+    return None if parts == Parts() else parts
 
 
 def _layers(text: str) -> list[int]:
@@ -210,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.ranks,
             options.quiet,
             options.target_layers,
+            parts=_asked_parts(options),
         )
         if not options.quiet:
             for remark in remarks:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .architectures import Architecture, Mapped, Sizes, collect, layer_tensors, read_sizes
+from .architectures import Architecture
 from .checkpoint import Checkpoint
 from .gguf_output import Entry, OutputTensor, u32
+from .mapped import Mapped, collect
+from .model_tensors import layer_tensors
+from .sizes import Sizes, read_sizes
 from .target import Target
 
 ARCHITECTURE = "eagle2"

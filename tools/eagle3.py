@@ -12,10 +12,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .architectures import Architecture, Mapped, Sizes, collect, layer_tensors, read_sizes
+from .architectures import Architecture
 from .checkpoint import Checkpoint
 from .config import Config
 from .gguf_output import Entry, OutputTensor, array, boolean, u32
+from .mapped import Mapped, collect
+from .model_tensors import layer_tensors
+from .sizes import Sizes, read_sizes
 from .source_tensor import SourceTensor
 from .target import Target
 

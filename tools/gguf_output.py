@@ -26,6 +26,7 @@ FILE_TYPES = {
 _BLOCK = 32  # elements per block of Q8_0 and Q4_0, along a row
 # Beyond these a value, or the 16-bit scale of its block, becomes infinite.
 _LARGEST = {"F32": math.inf, "BF16": 3.38e38, "F16": 65504.0, "Q8_0": 65504.0 * 127, "Q4_0": 65504.0 * 8}
+_ALWAYS_F32 = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d.weight")
 _CHUNK_ELEMENTS = 1 << 22  # converted at once: bounds the memory that float32 copies take
 
 
@@ -106,9 +107,10 @@ class OutputTensor:
 def tensor_type(name: str, shape: tuple[int, ...], asked: str) -> str:
     """The GGUF type name for a weight, as llama.cpp's converter chooses it.
 
-    Vectors, norms, biases and the routers of experts stay F32; a row that is no multiple of the block becomes F16.
+    Vectors, norms, biases, convolutions and the routers of experts stay F32; a row that is no multiple of the block
+    becomes F16.
     """
-    if len(shape) < 2 or not name.endswith(".weight") or name.endswith(("_norm.weight", "ffn_gate_inp.weight")):
+    if len(shape) < 2 or not name.endswith(".weight") or name.endswith(_ALWAYS_F32):
         return "F32"
     if asked in ("q8_0", "q4_0") and shape[-1] % _BLOCK != 0:
         return "F16"

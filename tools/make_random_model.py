@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .console import note, progress_bar, require, run
+from .delta_net import DeltaNet
 from .eagle import ARCHITECTURE as EAGLE2
 from .eagle3 import ARCHITECTURE as EAGLE3
 from .eagle3 import default_layers
@@ -47,6 +48,23 @@ class Shape:
     rope_factors: bool = False  # Llama 3.1's and later: a tensor rope_freqs
     qkv_bias: bool = False
     qk_norm: bool = False
+    rotated: float = 1.0  # of each head
+    delta: DeltaNet | None = None  # Qwen3.5: three of four layers have it, attention has gates, an MTP block follows
+
+    @property
+    def blocks(self) -> int:
+        """The layers, and the MTP block."""
+        return self.layers + (1 if self.delta else 0)
+
+
+def _qwen35(
+    layers: int, hidden: int, feed_forward: int, heads: int, kv_heads: int, value_heads: int, tied: bool = False
+) -> Shape:
+    net = DeltaNet(kernel=4, key_heads=16, value_heads=value_heads, head_dim=128, interval=4)
+    return Shape(
+        "qwen35", layers, hidden, feed_forward, heads, kv_heads, 256, 262144, 1e7, tied, 1e-6,
+        qk_norm=True, rotated=0.25, delta=net,
+    )  # fmt: skip
 
 
 # fmt: off
@@ -61,6 +79,10 @@ SHAPES = {
     "qwen3-0.6b": Shape("qwen3", 28, 1024, 3072, 16, 8, 128, 40960, 1e6, tied=True, epsilon=1e-6, qk_norm=True),
     "qwen3-4b": Shape("qwen3", 36, 2560, 9728, 32, 8, 128, 40960, 1e6, tied=True, epsilon=1e-6, qk_norm=True),
     "qwen3-8b": Shape("qwen3", 36, 4096, 12288, 32, 8, 128, 40960, 1e6, epsilon=1e-6, qk_norm=True),
+    "qwen3.5-0.8b": _qwen35(24, 1024, 3584, 8, 2, 16, tied=True),
+    "qwen3.5-4b": _qwen35(32, 2560, 9216, 16, 4, 32, tied=True),
+    "qwen3.5-9b": _qwen35(32, 4096, 12288, 16, 4, 32),
+    "qwen3.5-27b": _qwen35(64, 5120, 17408, 24, 4, 48),
 }
 # Option -> the type of most matrices, llama.cpp's number of such a file (general.file_type).
 TYPES = {
@@ -79,7 +101,7 @@ _FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "Q2_K": "Q4_0", "Q3
 
 
 def use_more_bits(layer: int, layers: int) -> bool:
-    """llama.cpp's rule for the layers whose attn_v and ffn_down a mix stores in Q6_K."""
+    """llama.cpp's rule for the layers whose attn_v, attn_qkv and ffn_down a mix stores in Q6_K."""
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
@@ -89,8 +111,8 @@ def matrix_type(option: str, name: str, cols: int, shape: Shape) -> str:
     part = name.split(".")[-2]
     if option in _BETTER_HEAD and part == ("token_embd" if shape.tied else "output"):
         kind = "Q6_K"
-    mixed = option in ("q4_k_m", "q5_k_m") and part in ("attn_v", "ffn_down")
-    if mixed and use_more_bits(int(name.split(".")[1]), shape.layers):
+    mixed = option in ("q4_k_m", "q5_k_m") and part in ("attn_v", "attn_qkv", "ffn_down")
+    if mixed and use_more_bits(int(name.split(".")[1]), shape.blocks):
         kind = "Q6_K"
     if cols % block_elements(kind):
         kind = _FALLBACK.get(kind, "F16")
@@ -134,7 +156,7 @@ def read_vocabulary(path: Path, size: int | None = None) -> Vocabulary:
 
 def _sizes(shape: Shape, arch: str, vocabulary: int) -> list[Entry]:
     return [
-        u32(f"{arch}.block_count", shape.layers),
+        u32(f"{arch}.block_count", shape.blocks),
         u32(f"{arch}.context_length", shape.context),
         u32(f"{arch}.embedding_length", shape.hidden),
         u32(f"{arch}.feed_forward_length", shape.feed_forward),
@@ -144,8 +166,17 @@ def _sizes(shape: Shape, arch: str, vocabulary: int) -> list[Entry]:
         u32(f"{arch}.attention.value_length", shape.head_dim),
         f32(f"{arch}.attention.layer_norm_rms_epsilon", shape.epsilon),
         f32(f"{arch}.rope.freq_base", shape.rope_base),
-        u32(f"{arch}.rope.dimension_count", shape.head_dim),
+        u32(f"{arch}.rope.dimension_count", int(shape.head_dim * shape.rotated)),
         u32(f"{arch}.vocab_size", vocabulary),
+        *(_delta_entries(shape.delta, arch, shape.blocks) if shape.delta else []),
+    ]
+
+
+def _delta_entries(net: DeltaNet, arch: str, blocks: int) -> list[Entry]:
+    return [
+        *net.entries(arch, blocks),
+        u32(f"{arch}.nextn_predict_layers", 1),
+        array(f"{arch}.rope.dimension_sections", [11, 11, 10, 0], "INT32"),
     ]
 
 
@@ -167,13 +198,26 @@ class _Maker:
         return OutputTensor(name, values=values.astype(np.float32))
 
     def layer(self, index: int, attention_norm: bool = True, joined: bool = False) -> Iterator[OutputTensor]:
-        """A Llama layer; `joined`: its attention reads two vectors."""
+        """A layer; `joined`: its attention reads two vectors."""
         s, name = self.shape, f"blk.{index}."
-        q_rows, kv_rows = s.heads * s.head_dim, s.kv_heads * s.head_dim
         back = 1 / math.sqrt(2 * s.layers)  # what returns to the residual stream, so that it does not explode
         if attention_norm:
             yield self.vector(f"{name}attn_norm.weight", s.hidden)
-        for part, rows in (("attn_q", q_rows), ("attn_k", kv_rows), ("attn_v", kv_rows)):
+        if s.delta is not None and index < s.layers and s.delta.has(index):
+            yield from self._delta_net(s.delta, name, back)
+        else:
+            yield from self._attention(name, back, joined)
+        ffn_norm = "ffn_norm" if s.delta is None else "post_attention_norm"
+        yield self.vector(f"{name}{ffn_norm}.weight", s.hidden)
+        yield self.matrix(f"{name}ffn_gate.weight", s.feed_forward, s.hidden)
+        yield self.matrix(f"{name}ffn_up.weight", s.feed_forward, s.hidden)
+        yield self.matrix(f"{name}ffn_down.weight", s.hidden, s.feed_forward, back)
+
+    def _attention(self, name: str, back: float, joined: bool) -> Iterator[OutputTensor]:
+        s = self.shape
+        q_rows, kv_rows = s.heads * s.head_dim, s.kv_heads * s.head_dim
+        gates = 1 if s.delta is None else 2
+        for part, rows in (("attn_q", gates * q_rows), ("attn_k", kv_rows), ("attn_v", kv_rows)):
             yield self.matrix(f"{name}{part}.weight", rows, s.hidden * (2 if joined else 1))
             if s.qkv_bias:
                 yield self.vector(f"{name}{part}.bias", rows, 0.1)
@@ -181,10 +225,29 @@ class _Maker:
             yield self.vector(f"{name}attn_q_norm.weight", s.head_dim)
             yield self.vector(f"{name}attn_k_norm.weight", s.head_dim)
         yield self.matrix(f"{name}attn_output.weight", s.hidden, q_rows, back)
-        yield self.vector(f"{name}ffn_norm.weight", s.hidden)
-        yield self.matrix(f"{name}ffn_gate.weight", s.feed_forward, s.hidden)
-        yield self.matrix(f"{name}ffn_up.weight", s.feed_forward, s.hidden)
-        yield self.matrix(f"{name}ffn_down.weight", s.hidden, s.feed_forward, back)
+
+    def _delta_net(self, net: DeltaNet, name: str, back: float) -> Iterator[OutputTensor]:
+        """Decays as Qwen initializes them: exponents of 1 to 16, and biases of 1."""
+        hidden, heads = self.shape.hidden, net.value_heads
+        for part, rows in (("attn_qkv", net.channels), ("attn_gate", net.values), ("ssm_beta", heads)):
+            yield self.matrix(f"{name}{part}.weight", rows, hidden)
+        yield self.matrix(f"{name}ssm_alpha.weight", heads, hidden)
+        taps = self.rng.standard_normal((net.channels, net.kernel)) / math.sqrt(net.kernel)
+        yield OutputTensor(f"{name}ssm_conv1d.weight", values=taps.astype(np.float32))
+        yield self.vector(f"{name}ssm_dt.bias", heads)
+        yield OutputTensor(f"{name}ssm_a", values=-self.rng.uniform(1, 16, heads).astype(np.float32))
+        yield self.vector(f"{name}ssm_norm.weight", net.head_dim)
+        yield self.matrix(f"{name}ssm_out.weight", hidden, net.values, back)
+
+    def mtp(self) -> Iterator[OutputTensor]:
+        """The MTP block of a model that has one."""
+        if self.shape.delta is None:
+            return
+        hidden, name = self.shape.hidden, f"blk.{self.shape.layers}.nextn."
+        yield self.matrix(f"{name}eh_proj.weight", hidden, 2 * hidden)
+        for part in ("enorm", "hnorm", "shared_head_norm"):
+            yield self.vector(f"{name}{part}.weight", hidden)
+        yield from self.layer(self.shape.layers)
 
     def rope_factors(self) -> Iterator[OutputTensor]:
         """Llama 3.2's, by its published rule: factor 32, between 1 and 4 turns within 8192 positions."""
@@ -203,6 +266,7 @@ def _target_tensors(shape: Shape, option: str, vocabulary: int, seed: int) -> It
     yield from maker.rope_factors()
     for layer in range(shape.layers):
         yield from maker.layer(layer)
+    yield from maker.mtp()
     yield maker.vector("output_norm.weight", shape.hidden)
     if not shape.tied:
         yield maker.matrix("output.weight", vocabulary, shape.hidden)
@@ -312,7 +376,7 @@ def make_random_model(
     _write(output, shape.architecture, entries, partial(_target_tensors, shape, type, size, seed), quiet)
     of_drafter = drafter_type or type
     # Drafters are a Llama block, whatever the target is.
-    plain = dataclasses.replace(shape, layers=1, qkv_bias=False, qk_norm=False)
+    plain = dataclasses.replace(shape, layers=1, qkv_bias=False, qk_norm=False, rotated=1.0, delta=None)
 
     def drafter(path: Path, arch: str, more: list[Entry], make: Callable[[], Iterator[OutputTensor]]) -> None:
         known = [*_general(f"{name} {arch.upper().replace('EAGLE', 'EAGLE-')} {of_drafter} random", of_drafter)]

@@ -1,26 +1,12 @@
-"""The pre-tokenizer of a byte-level tokenizer.json, by the name that GGUF gives to its expression."""
+"""The pre-tokenizer of a byte-level tokenizer.json, by the name that GGUF gives to its expressions."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from .splitting_rules import COVERING, GPT2, NAMES, canonical
 from .text_preparation import steps
-
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
-_GPT2_FORMS = (f"{_GPT2}|\\s+", _GPT2)
-
-# The same expression under two names: with `ignore_merges` a piece that is a whole token is never merged.
-_NAMES = {
-    (_LLAMA3, True): "llama-bpe",
-    (_LLAMA3, False): "smaug-bpe",
-    (_QWEN2, False): "qwen2",
-}
 
 
 def pretokenizer_name(path: Path, tokenizer: dict[str, Any]) -> str:
@@ -32,35 +18,33 @@ def pretokenizer_name(path: Path, tokenizer: dict[str, Any]) -> str:
         raise _unknown(path, stages, ignore_merges)
     if byte_level.get("add_prefix_space", True):
         raise ValueError(f"{path}: the ByteLevel pre-tokenizer adds a space before each text, which is not supported")
-    split = [_describe(step) for step in stages[:-1]]
+    rules = [_rule(step) for step in stages[:-1]]
     if byte_level.get("use_regex", True):
-        if not split and not ignore_merges:
-            return "gpt-2"
-        if split == ["Digits"] and not ignore_merges:
-            return "smollm"
-    elif len(split) == 1:
-        name = _NAMES.get((split[0], ignore_merges))
-        if name is not None:
-            return name
-        if split[0] in _GPT2_FORMS and not ignore_merges:
-            return "gpt-2"
-    raise _unknown(path, stages, ignore_merges)
+        rules.append(GPT2)
+    name = NAMES.get(tuple(rules), {}).get(ignore_merges)
+    if name is None:
+        raise _unknown(path, stages, ignore_merges)
+    return name
 
 
-def _describe(step: dict[str, Any]) -> str:
-    """The expression of a step that isolates its matches, "Digits" for single digits, else its JSON."""
-    if step.get("type") == "Split" and step.get("behavior") == "Isolated" and not step.get("invert", False):
+def _rule(step: dict[str, Any]) -> str:
+    """The expression whose matches the step sets apart; else its JSON."""
+    if step.get("type") == "Split":
         pattern = step.get("pattern")
-        if isinstance(pattern, dict) and isinstance(pattern.get("Regex"), str):
-            return str(pattern["Regex"])
+        expression = canonical(str(pattern.get("Regex"))) if isinstance(pattern, dict) else ""
+        way = (step.get("behavior"), bool(step.get("invert", False)))
+        # What lies between matches is dropped in the second way, so there must be nothing.
+        if way == ("Isolated", False) or (way == ("Removed", True) and expression in COVERING):
+            return expression
     if step.get("type") == "Digits" and step.get("individual_digits", False):
-        return "Digits"
+        return r"\p{N}"
     return repr(step)
 
 
 def _unknown(path: Path, stages: list[dict[str, Any]], ignore_merges: bool) -> ValueError:
-    shown = "; ".join(_describe(step) if step.get("type") == "Split" else repr(step) for step in stages) or "nothing"
+    shown = "; ".join(_rule(step) for step in stages) or "nothing"
+    names = ", ".join(name for by_merging in NAMES.values() for name in by_merging.values())
     return ValueError(
         f"{path}: no known pre-tokenizer splits like this: {shown} "
-        f"(ignore_merges {str(ignore_merges).lower()}); expected the rules of Llama 3, Qwen2, GPT-2 or SmolLM"
+        f"(ignore_merges {str(ignore_merges).lower()}); expected the rules of one of llama.cpp's: {names}"
     )

@@ -11,6 +11,7 @@ from .config import Config
 from .gguf_output import Entry, OutputTensor, f32, string, u32
 
 _KNOWN_TYPES = ("default", "linear", "yarn", "llama3", "longrope")
+_PARTS = {"phi3": 1.0, "qwen35": 0.25}  # of a head that is rotated, where the architecture can say it, and by default
 _OLD_NAMES = {"su": "longrope"}
 
 
@@ -141,8 +142,9 @@ def _rope(section: Config, config: Config, head_dim: int, arch: str = "llama") -
     if kind not in _KNOWN_TYPES or (kind == "longrope" and arch != "phi3"):
         key = "rope_type" if "rope_type" in section else "type"
         raise section.wrong(key, f"one of {', '.join(_KNOWN_TYPES)}" + ("" if arch == "phi3" else " but longrope"))
-    part = section.number("partial_rotary_factor", config.number("partial_rotary_factor", 1.0))
-    if part != 1.0 and arch != "phi3":
+    default = _PARTS.get(arch, 1.0)
+    part = section.number("partial_rotary_factor", config.number("partial_rotary_factor", default))
+    if part != 1.0 and arch not in _PARTS:
         raise ValueError(f"{config.path}: a partial_rotary_factor other than 1 is not supported")
     truncated = arch != "gpt-oss"
     if kind == "yarn" and section.flag("truncate", True) != truncated:

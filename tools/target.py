@@ -78,7 +78,7 @@ def _from_checkpoint(path: Path) -> Target:
     checkpoint = Checkpoint(path)
     if checkpoint.architecture not in ARCHITECTURES:
         raise checkpoint.config.wrong("architectures", f"one of {', '.join(ARCHITECTURES)}")
-    hidden, vocabulary = checkpoint.config.integer("hidden_size"), checkpoint.config.integer("vocab_size")
+    hidden, vocabulary = checkpoint.text_config.integer("hidden_size"), checkpoint.text_config.integer("vocab_size")
     embedding = checkpoint.tensors.get("model.embed_tokens.weight")
     if embedding is None or embedding.shape != (vocabulary, hidden):
         found = "nothing" if embedding is None else f"shape {embedding.shape}"
@@ -88,12 +88,12 @@ def _from_checkpoint(path: Path) -> Target:
     head = checkpoint.tensors.get("lm_head.weight", embedding)
     if head.shape != embedding.shape:
         raise ValueError(f"{path}: tensor 'lm_head.weight': found shape {head.shape}, expected {embedding.shape}")
-    tokenizer = read_tokenizer(path, checkpoint.config)
+    tokenizer = read_tokenizer(path, checkpoint.text_config)
     return Target(
         path,
         hidden,
         vocabulary,
-        checkpoint.config.integer("num_hidden_layers"),
+        checkpoint.text_config.integer("num_hidden_layers"),
         tokenizer.entries(),
         Rows(embedding.floats, _FLOAT_TOLERANCE),
         Rows(head.floats, _FLOAT_TOLERANCE),
@@ -110,18 +110,26 @@ def _from_gguf(path: Path) -> Target:
     tokens = next((entry.value for entry in tokenizer if entry.key == _TOKENS), None)
     if not isinstance(tokens, list) or not tokens:
         raise ValueError(f"{path}: key '{_TOKENS}' is missing or no array of strings")
-    layers = reader.fields.get(f"{arch}.block_count")
     embedding = _matrix(reader, path, "token_embd.weight", (len(tokens), hidden))
     head = _matrix(reader, path, "output.weight", (len(tokens), hidden))
     return Target(
         path,
         hidden,
         len(tokens),
-        None if layers is None else _value(reader, path, f"{arch}.block_count", int),
+        _layers(reader, path, arch),
         tokenizer,
         _rows_of(embedding),
         _rows_of(embedding if head is None else head),
     )
+
+
+def _layers(reader: Any, path: Path, arch: str) -> int | None:
+    """The number of layers, without MTP blocks."""
+    if f"{arch}.block_count" not in reader.fields:
+        return None
+    mtp = f"{arch}.nextn_predict_layers"
+    mtp_blocks = _value(reader, path, mtp, int) if mtp in reader.fields else 0
+    return int(_value(reader, path, f"{arch}.block_count", int)) - int(mtp_blocks)
 
 
 def _matrix(reader: Any, path: Path, name: str, shape: tuple[int, int]) -> Any:

@@ -17,8 +17,10 @@ namespace frspec {
 namespace {
 
 constexpr std::string_view kCommands =
-    "/clear begins anew, /stats tells what the last answer took, /exit or Ctrl-D ends; a backslash at a line's end "
-    "continues it on the next line; Ctrl-C stops an answer, and at the prompt ends";
+    "/clear begins anew, /regen answers the last message again, with the next seed, /stats tells what the last answer "
+    "took, /exit or Ctrl-D ends; a backslash at a line's end continues it on the next line; Ctrl-C stops an answer, "
+    "and "
+    "at the prompt ends";
 
 class Chat {
  public:
@@ -68,6 +70,8 @@ class Chat {
     if (line == "/exit" || line == "/quit") return false;
     if (line == "/clear") {
       messages_.resize(fixed_);
+    } else if (line == "/regen") {
+      regenerate();
     } else if (line == "/stats") {
       if (sequence_) write_statistics(*sequence_, engine_->device(), request_.generate.draft != DraftMode::Never);
     } else if (line == "/help") {
@@ -88,6 +92,18 @@ class Chat {
       if (!interactive_) throw;
       write_note(concat("error: ", error.what()));
     }
+  }
+
+  void regenerate() {
+    if (messages_.size() == fixed_) {
+      write_note("/regen: there is no answer yet");
+      return;
+    }
+    messages_.pop_back();  // the answer
+    const std::string message = std::move(messages_.back().content);
+    messages_.pop_back();
+    ++request_.generate.sampling.seed;
+    say(message);
   }
 
   void answer() {

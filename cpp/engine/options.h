@@ -95,8 +95,11 @@ VerifyMode parse_verify_mode(std::string_view name);  // "keyed", "rejection", "
 inline constexpr int kUntilFull = -1, kUntilContextFilled = -2;
 
 struct GenerateOptions {
-  int max_tokens = 128;     // or kUntilFull
-  int min_tokens = 0;       // before that many, neither a token nor a string ends the text
+  int max_tokens = 128;  // or kUntilFull
+  int min_tokens = 0;    // before that many, neither a token nor a string ends the text
+  // So many of the prompt's last tokens are the text's own, written elsewhere: it goes on behind them as if it had
+  // never stopped. They count for max_tokens, min_tokens and stop strings, and are not told of again.
+  int committed = 0;
   bool ignore_eos = false;  // go on after an end-of-generation token
   DraftMode draft = DraftMode::Auto;
   VerifyMode verify = VerifyMode::Keyed;

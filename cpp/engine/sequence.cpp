@@ -15,13 +15,25 @@ std::uint64_t next_id() {
 
 void check_request(std::span<const TokenId> prompt, const GenerateOptions& options, const Tokenizer& tokenizer,
                    int context) {
-  if (prompt.empty()) fail("prompt: found no tokens, expected at least one");
-  if (prompt.size() >= static_cast<std::size_t>(context)) {
-    fail("prompt: found ", prompt.size(), " tokens, expected at most ", context - 1, ": the context holds ", context);
+  const auto committed = static_cast<std::size_t>(std::max(options.committed, 0));
+  if (prompt.size() <= committed) fail("prompt: found no tokens, expected at least one");
+  const std::size_t own = prompt.size() - committed;
+  if (own >= static_cast<std::size_t>(context)) {
+    fail("prompt: found ", own, " tokens, expected at most ", context - 1, ": the context holds ", context);
+  }
+  if (prompt.size() > static_cast<std::size_t>(context)) {
+    fail("committed: found ", committed, " tokens behind a prompt of ", own, ", expected at most ",
+         static_cast<std::size_t>(context) - own, ": the context holds ", context);
   }
   const bool until_full = options.max_tokens == kUntilFull || options.max_tokens == kUntilContextFilled;
   if (options.max_tokens < 1 && !until_full) {
     fail("max_tokens: found ", options.max_tokens, ", expected at least 1, or -1 for as many as the context holds");
+  }
+  if (!until_full && options.committed > options.max_tokens) {
+    fail("committed: found ", options.committed, " tokens, expected at most ", options.max_tokens, ", max_tokens");
+  }
+  if (options.committed > 0 && options.verify != VerifyMode::Keyed) {
+    fail("committed: found rejection sampling, whose text depends on the drafts before, expected verify 'keyed'");
   }
   if (options.min_tokens < 0 || (options.min_tokens > options.max_tokens && !until_full)) {
     fail("min_tokens: found ", options.min_tokens, ", expected 0 to ", options.max_tokens, ", max_tokens");
@@ -77,6 +89,21 @@ Sequence::Sequence(std::shared_ptr<const Tokenizer> tokenizer, std::string model
   if (options_.max_tokens < 0) options_.max_tokens = std::numeric_limits<int>::max();
   stats_.prompt_tokens = static_cast<std::int64_t>(prompt_size_);
   stats_.seed = options_.sampling.seed;
+  if (options_.committed > 0) resume();
+}
+
+// Brings all that looks at the text to where it was behind the committed tokens.
+void Sequence::resume() {
+  const auto committed = std::span<const TokenId>(tokens_).last(static_cast<std::size_t>(options_.committed));
+  int count = 0;
+  for (const TokenId token : committed) {
+    if (stop_text_.stopped()) break;
+    stop_text_.push(decoder_.push(token), ++count >= options_.min_tokens);
+  }
+  if (options_.grammar) options_.grammar->advance(committed);
+  options_.min_tokens = std::max(options_.min_tokens - options_.committed, 0);
+  if (options_.max_tokens != std::numeric_limits<int>::max()) options_.max_tokens -= options_.committed;
+  finish_if_full();
 }
 
 void Sequence::append(std::span<const TokenId> tokens) {
@@ -109,6 +136,10 @@ void Sequence::append_one(TokenId token, bool drafted) {
   ++stats_.generated_tokens;
   fresh_.push_back(
       {token, drafted, stop_text_.push(decoder_.push(token), stats_.generated_tokens >= options_.min_tokens)});
+  finish_if_full();
+}
+
+void Sequence::finish_if_full() {
   if (stop_text_.stopped()) {
     finish(FinishReason::Stop);
   } else if (tokens_left() == 0 || room_left() == 0) {

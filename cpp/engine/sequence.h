@@ -46,7 +46,8 @@ struct TokenLogprobs {
 class Sequence {
  public:
   // Room for `context` tokens; `model` is named in messages. Throws InvalidInput for a request that cannot be: a prompt
-  // of no token, without room for one more or with ids that are none, and options outside of their bounds.
+  // of no token, without room for one more or with ids that are none, and options outside of their bounds. One that
+  // resumes a text may have ended already.
   Sequence(std::shared_ptr<const Tokenizer> tokenizer, std::string model, int context, std::vector<TokenId> prompt,
            const GenerateOptions& options);
   Sequence(const Sequence&) = delete;
@@ -99,7 +100,9 @@ class Sequence {
   void set_step_seconds(double seconds) { trace_.back().total_seconds = seconds; }
 
  private:
+  void resume();
   void append_one(TokenId token, bool drafted);
+  void finish_if_full();
   bool is_end(TokenId token) const;
 
   std::uint64_t id_;

@@ -99,8 +99,11 @@ void make_engine(PyEngine* self, const std::filesystem::path& target,
   new (self) PyEngine(options);
 }
 
-std::unique_ptr<PyGeneration> begin(PyEngine& self, Tokens tokens, nb::object cancel, const nb::kwargs& keywords) {
-  return std::make_unique<PyGeneration>(self, self.begin(std::move(tokens), read_options(keywords)), std::move(cancel));
+std::unique_ptr<PyGeneration> begin(PyEngine& self, Tokens tokens, nb::object cancel, int committed,
+                                    const nb::kwargs& keywords) {
+  GenerateOptions options = read_options(keywords);
+  options.committed = committed;
+  return std::make_unique<PyGeneration>(self, self.begin(std::move(tokens), options), std::move(cancel));
 }
 
 OutputMatrix<float> forward(const PyEngine& self, const Tokens& tokens) {
@@ -242,10 +245,12 @@ void init_engine(nb::module_& m) {
             engine->set_head(head);
           },
           "head"_a, "Another head policy for the drafter.")
-      .def("begin", &begin, "tokens"_a, "cancel"_a = nb::none(), "options"_a, nb::keep_alive<0, 1>(),
-           nb::sig("def begin(self, tokens: Sequence[int], cancel: object = None, **options: object) -> Generation"),
+      .def("begin", &begin, "tokens"_a, "cancel"_a = nb::none(), "committed"_a = 0, "options"_a, nb::keep_alive<0, 1>(),
+           nb::sig("def begin(self, tokens: Sequence[int], cancel: object = None, committed: int = 0, "
+                   "**options: object) -> Generation"),
            "Begins a text after a prompt of at least one token. "
-           "``cancel``, where it is not None, is asked now and then whether it ``is_set``, and ends the text. The "
+           "``cancel``, where it is not None, is asked now and then whether it ``is_set``, and ends the text. So many "
+           "as ``committed`` of the last tokens are the text's own already. The "
            "options are those of ``frspec_cpp.options.Options``, in the form that ``native`` gives them.")
       .def("forward", &forward, "tokens"_a, "Logits after each token: (len(tokens), vocab_size) float32.")
       .def("forward_taps", &forward_taps, "tokens"_a,

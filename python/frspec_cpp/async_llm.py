@@ -217,6 +217,7 @@ class AsyncLLM:
         timeout: float | None = None,
         max_seconds: float | None = None,
         parse_special: bool = True,
+        committed: Sequence[int] = (),
         **options: Unpack[Options],
     ) -> AsyncText:
         """Puts a text into the queue, and returns at once.
@@ -228,6 +229,7 @@ class AsyncLLM:
             timeout: Seconds that it may wait for its turn; None: any time.
             max_seconds: That it may take from its first token on; then it ends, by ``"length"``. None: any time.
             parse_special: As in :meth:`LLM.generate`.
+            committed: As in :meth:`LLM.generate`.
             options: As in :meth:`LLM.generate`.
 
         Raises:
@@ -237,7 +239,7 @@ class AsyncLLM:
         """
         if self._closed:
             raise NotAccepting("this AsyncLLM takes no more texts")
-        request = self.llm._request(prompt, max_tokens, parse_special, priority, options, max_seconds)
+        request = self.llm._request(prompt, max_tokens, parse_special, priority, options, max_seconds, committed)
         self._check_room(len(request.prompt))
         text = AsyncText()
         text._enter(self, Ticket(request, self.llm._begun, text._deliver), timeout)

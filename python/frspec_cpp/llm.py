@@ -467,6 +467,7 @@ class LLM:
         max_tokens: int | None = 128,
         *,
         parse_special: bool = True,
+        committed: Sequence[int] = (),
         **options: Unpack[Options],
     ) -> Generation: ...
 
@@ -487,6 +488,7 @@ class LLM:
         max_tokens: int | list[int | None] | None = 128,
         *,
         parse_special: bool = True,
+        committed: Sequence[int] = (),
         **options: Any,
     ) -> Generation | list[Generation]:
         """Continues ``prompt``. Ctrl-C stops it with KeyboardInterrupt; the LLM stays usable.
@@ -499,6 +501,10 @@ class LLM:
             prompt: A text, or token ids, which are taken as they are; or a list of such.
             max_tokens: Tokens to generate at most; None or -1: as many as the context holds.
             parse_special: How a text is read: see :meth:`tokenize`. Ids are taken as they are.
+            committed: Tokens of the text that an earlier call, perhaps of another process, has given. The text goes on
+                behind them and is what it would have been: with the same options, which are those of the whole text
+                (``max_tokens`` and ``stop`` among them). What is returned begins behind them; its ``prompt_tokens``
+                count them.
             options: How tokens are chosen and where the text ends: see :class:`Options`.
 
         Raises:
@@ -507,9 +513,11 @@ class LLM:
         """
         one: Any = prompt
         if isinstance(one, (list, tuple)) and one and isinstance(one[0], (str, Sequence, np.ndarray)):
+            if len(committed) > 0:
+                raise ValueError("committed: found a list of prompts, expected one prompt")
             return self._generate_all(one, max_tokens, parse_special, options)
         limit: Any = max_tokens
-        request = self._request(one, limit, parse_special, 0, cast(Options, options))
+        request = self._request(one, limit, parse_special, 0, cast(Options, options), committed=committed)
         waits = self._texts.works and not self._engine.works_here  # inside a call the engine refuses, instead
         lock = self._lock  # a forked process has another one
         if waits or not lock.acquire(blocking=False):
@@ -589,6 +597,7 @@ class LLM:
         *,
         priority: int = 0,
         parse_special: bool = True,
+        committed: Sequence[int] = (),
         **options: Unpack[Options],
     ) -> PendingText:
         """Puts a text into the queue, and returns at once. Texts begin in order of priority and arrival.
@@ -598,6 +607,7 @@ class LLM:
             max_tokens: As in :meth:`generate`.
             priority: 0, first, to 9, last. Who has waited for 10 s is next.
             parse_special: As in :meth:`generate`.
+            committed: As in :meth:`generate`.
             options: As in :meth:`generate`.
 
         Returns:
@@ -606,7 +616,7 @@ class LLM:
         Raises:
             ValueError: As :meth:`generate`; where the engine refuses an option, ``result()`` raises it.
         """
-        request = self._request(prompt, max_tokens, parse_special, priority, options)
+        request = self._request(prompt, max_tokens, parse_special, priority, options, committed=committed)
         return PendingText(self._texts, request, self._begun)
 
     def conversation(
@@ -684,14 +694,19 @@ class LLM:
         return self.chat_prompts.tokens(messages, **options)
 
     def _begin(
-        self, prompt: str | Sequence[int], max_tokens: int | None, parse_special: bool, options: Options
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None,
+        parse_special: bool,
+        options: Options,
+        committed: Sequence[int] = (),
     ) -> _core.Generation:
-        ids = self._ids(prompt, parse_special)
+        ids = [*self._ids(prompt, parse_special), *_check_ids(committed, self.vocab_size)]
         if self._closed:
             raise RuntimeError("this LLM is closed")
         # No context is longer than 32 bits can count.
         limit = -1 if max_tokens is None else min(max(operator.index(max_tokens), -_INT32_MAX), _INT32_MAX)
-        native = self._engine.begin(ids, max_tokens=limit, **self._native(options))
+        native = self._engine.begin(ids, committed=len(committed), max_tokens=limit, **self._native(options))
         if self._is_closed():  # meanwhile, when there was no text to cancel
             native.cancel()
         return native
@@ -704,13 +719,14 @@ class LLM:
         priority: int,
         options: Options,
         max_seconds: float | None = None,
+        committed: Sequence[int] = (),
     ) -> TextRequest:
         """A checked request; raises ValueError as :meth:`generate`, as far as it can be known before."""
         ids = self._ids(prompt, parse_special)
         self._native(options)
         if not 0 <= operator.index(priority) <= LOWEST_PRIORITY:
             raise ValueError(f"priority: found {priority}, expected 0 to {LOWEST_PRIORITY}")
-        return TextRequest(ids, max_tokens, options, priority, max_seconds)
+        return TextRequest(ids, max_tokens, options, priority, max_seconds, _check_ids(committed, self.vocab_size))
 
     def _native(self, options: Options) -> dict[str, Any]:
         """The options as the engine takes them; raises ValueError, TypeError or, for a grammar, ImportError."""
@@ -720,7 +736,7 @@ class LLM:
         return values
 
     def _begun(self, request: TextRequest) -> _core.Generation:
-        return self._begin(request.prompt, request.max_tokens, True, request.options)
+        return self._begin(request.prompt, request.max_tokens, True, request.options, request.committed)
 
     def _ids(self, prompt: str | Sequence[int], parse_special: bool) -> list[int]:
         if isinstance(prompt, str):

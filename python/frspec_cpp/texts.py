@@ -72,6 +72,7 @@ class TextRequest:
         options: How tokens are chosen and where the text ends.
         priority: 0, the first ones, to 9; among equals who came first.
         max_seconds: From the first token on; then the text ends with the reason ``"length"``. None: no limit.
+        committed: Tokens of the text that were written elsewhere; what is told begins behind them.
     """
 
     prompt: list[int]
@@ -79,6 +80,7 @@ class TextRequest:
     options: Options
     priority: int = 0
     max_seconds: float | None = None
+    committed: Sequence[int] = ()
 
 
 #: Begins a text.

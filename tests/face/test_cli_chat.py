@@ -72,6 +72,23 @@ def test_commands_and_a_first_message(run: Runner, chatty: Path, llm: LLM) -> No
     assert b"/clear begins anew" in result.stderr
 
 
+def test_another_answer(run: Runner, chatty: Path, llm: LLM) -> None:
+    """/regen answers with the next seed, and the chat goes on from there."""
+    arguments = ("chat", "-m", str(chatty), "-n", "12", "--temp", "1", "-s", "5")
+    result = run(*arguments, stdin=b"/regen\nTell me more\n/regen\nAnd then?\n")
+    assert result.returncode == 0, result.stderr
+    assert b"/regen: there is no answer yet" in result.stderr
+
+    def answer(messages: list[dict[str, str]], seed: int) -> str:
+        return llm.chat(messages, 12, chat_template=CHATML, temperature=1.0, seed=seed).text
+
+    asked = [{"role": "user", "content": "Tell me more"}]
+    first, second = answer(asked, 5), answer(asked, 6)
+    assert first != second
+    third = answer([*asked, {"role": "assistant", "content": second}, {"role": "user", "content": "And then?"}], 6)
+    assert result.stdout.decode() == lines([first, second, third])
+
+
 def test_turns_reuse_what_was_said(run: Runner, chatty: Path) -> None:
     """The second turn reads what is new; with --no-reuse all, and says the same."""
     first = "Tell me all about " + "apples and pears " * 10

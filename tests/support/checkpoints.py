@@ -12,11 +12,15 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN35 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _TEXT = """The river carries the snow of the mountains to the sea, and the sea gives it back as rain.
@@ -124,6 +128,20 @@ _CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "qwen2",
         {"moe_intermediate_size": 48, "num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": True},
     ),
+    "qwen35": (
+        "Qwen3_5",
+        "qwen35",
+        {
+            "num_hidden_layers": 8,
+            "head_dim": 32,
+            "rms_norm_eps": 1e-6,  # transformers has no other for queries and keys of the delta net
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 6,  # several for each key head: their order shows
+            "linear_key_head_dim": 32,
+            "linear_value_head_dim": 32,
+            "rope_parameters": {**_DEFAULT_ROPE, "partial_rotary_factor": 0.25, "mrope_section": [2, 1, 1]},
+        },
+    ),
     "gpt-oss": (
         "GptOss",
         "qwen2",
@@ -150,7 +168,9 @@ UNLIKE_LLAMA = (
     "qwen3moe",
     "gpt-oss",
 )
-_CONFIG_CLASSES = {"Gemma3": "Gemma3TextConfig"}
+_CONFIG_CLASSES = {"Gemma3": "Gemma3TextConfig", "Qwen3_5": "Qwen3_5TextConfig"}
+# Models that add their norms to 1.
+_ADDS_ONE = ("Gemma", "Qwen3_5")
 
 
 def make_checkpoint(
@@ -161,6 +181,7 @@ def make_checkpoint(
     dtype: torch.dtype = torch.float32,
     max_shard_size: str = "5GB",
     seed: int = 0,
+    mtp: bool = False,
     **config_overrides: Any,
 ) -> Path:
     """Writes a tiny random model into `folder` and returns it.
@@ -172,6 +193,7 @@ def make_checkpoint(
         dtype: of the stored weights.
         max_shard_size: a small one ("20KB") makes a sharded checkpoint.
         seed: of the weights.
+        mtp: with an MTP block, which transformers' classes leave out (qwen35).
         config_overrides: keys of the architecture's transformers config.
     """
     class_name, usual_tokenizer, own = _CLASSES[architecture]
@@ -196,18 +218,48 @@ def make_checkpoint(
     model = getattr(transformers, f"{class_name}ForCausalLM")(config)
     _randomize(model, seed)
     model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
+    if mtp:
+        _add_mtp(folder, dtype, seed)
     return folder
+
+
+def _add_mtp(folder: Path, dtype: torch.dtype, seed: int) -> None:
+    """An MTP block in the published layout: a layer of full attention, and what joins its inputs."""
+    file, config_file = folder / "model.safetensors", folder / "config.json"
+    tensors, config = load_file(file), json.loads(config_file.read_text())
+    layer = config["layer_types"].index("full_attention")
+    prefix, hidden = f"model.layers.{layer}.", config["hidden_size"]
+    shapes = {
+        f"mtp.layers.0.{name.removeprefix(prefix)}": tensor.shape
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    shapes["mtp.fc.weight"] = torch.Size([hidden, 2 * hidden])
+    for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"):
+        shapes[f"mtp.{name}.weight"] = torch.Size([hidden])
+    generator = torch.Generator().manual_seed(seed + 1000)
+    for name, shape in shapes.items():
+        noise = torch.randn(shape, generator=generator)
+        tensors[name] = (noise * (0.2 if "norm" in name else shape[-1] ** -0.5)).to(dtype)
+    save_file(tensors, file, {"format": "pt"})
+    config_file.write_text(json.dumps({**config, "mtp_num_hidden_layers": 1}))
 
 
 def _randomize(model: torch.nn.Module, seed: int) -> None:
     """Weights large enough to show in the logits; as initialized, norms and biases do nothing."""
     generator = torch.Generator().manual_seed(seed)
+    adds_one = type(model).__name__.startswith(_ADDS_ONE)  # but for the norm inside a delta net
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if "norm" in name:
-                # Gemma's weights are added to 1.
-                parameter.copy_(0.2 * noise + (0.0 if "Gemma" in type(model).__name__ else 1.0))
+                parameter.copy_(
+                    0.2 * noise + (0.0 if adds_one and not name.endswith("linear_attn.norm.weight") else 1.0)
+                )
+            elif name.endswith("conv1d.weight"):
+                parameter.copy_(0.6 * noise)
+            elif name.endswith(("A_log", "dt_bias")):  # decays from almost none to almost all
+                parameter.copy_(noise)
             elif name.endswith(("_bias", "router.bias")):
                 parameter.copy_(0.3 * noise)
             elif name.endswith(("gate_up_proj", "down_proj")):  # fused experts of gpt-oss: inputs before outputs
@@ -284,7 +336,7 @@ def _eagle2_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 def make_tokenizer(folder: Path, kind: str, vocab_size: int = 400) -> int:
     """Writes tokenizer.json and tokenizer_config.json into `folder`; returns the number of tokens.
 
-    `kind`: llama-bpe, smaug-bpe, qwen2, gpt-2, smollm (byte-level), or spm (as Llama 2's). Tokens 0 and 1 are
+    `kind`: llama-bpe, smaug-bpe, qwen2, qwen35, gpt-2, smollm (byte-level), or spm (as Llama 2's). Tokens 0 and 1 are
     <|begin|> and <|end|>; llama and spm kinds put the first before each text.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -309,8 +361,8 @@ def _byte_level(kind: str, vocab_size: int) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(models.BPE(ignore_merges=kind == "llama-bpe"))
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind in ("gpt-2", "smollm"))
     steps: list[Any] = [plain]
-    if kind in ("llama-bpe", "smaug-bpe", "qwen2"):
-        pattern = _LLAMA3.replace("{1,3}", "") if kind == "qwen2" else _LLAMA3
+    if kind in ("llama-bpe", "smaug-bpe", "qwen2", "qwen35"):
+        pattern = {"qwen2": _LLAMA3.replace("{1,3}", ""), "qwen35": _QWEN35}.get(kind, _LLAMA3)
         steps.insert(0, pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated"))
     elif kind == "smollm":
         steps.insert(0, pre_tokenizers.Digits(individual_digits=True))

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import convert
 from gguf_values import metadata, source_weights, tensors, types
+from safetensors.torch import load_file, save_file
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 # Keys that say what differs, as llama.cpp's converter writes them for these checkpoints.
 KEYS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -134,6 +137,69 @@ def test_experts_of_gpt_oss(tmp_path: Path) -> None:
     down = source["model.layers.2.mlp.experts.down_proj"].swapaxes(1, 2)
     np.testing.assert_array_equal(found["blk.2.ffn_down_exps.weight"], down)
     np.testing.assert_array_equal(found["blk.2.attn_sinks.weight"], source["model.layers.2.self_attn.sinks"])
+
+
+def packed_gpt_oss(folder: Path, **changes: Any) -> Path:
+    """A tiny checkpoint as gpt-oss is published: its experts in MXFP4, by `blocks` and `scales`."""
+    make_checkpoint(folder, "gpt-oss", intermediate_size=96)
+    weights = load_file(folder / "model.safetensors")
+    generator = torch.Generator().manual_seed(7)
+    for name in [name for name in weights if name.endswith("_proj") and ".experts." in name]:
+        count, inputs, outputs = weights.pop(name).shape
+        size = (count, outputs, inputs // 32)
+        weights[f"{name}_blocks"] = torch.randint(0, 256, (*size, 16), generator=generator, dtype=torch.uint8)
+        weights[f"{name}_scales"] = torch.randint(118, 126, size, generator=generator, dtype=torch.uint8)
+    for name, tensor in changes.items():
+        weights[f"model.layers.1.mlp.experts.{name}"] = tensor
+    save_file(weights, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    quantization = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0"])
+def test_published_experts_of_gpt_oss(tmp_path: Path, kind: str) -> None:
+    """They stay in MXFP4, and are worth what transformers takes them for."""
+    folder = packed_gpt_oss(tmp_path / "model")
+    convert(folder, tmp_path / "out.gguf", kind, quiet=True)
+    packed, found, kinds = load_file(folder / "model.safetensors"), *read_back(tmp_path / "out.gguf")
+    for layer in range(3):
+        source = f"model.layers.{layer}.mlp.experts."
+        for theirs, parts in (("gate_up_proj", ("gate", "up")), ("down_proj", ("down",))):
+            blocks, scales = packed[f"{source}{theirs}_blocks"], packed[f"{source}{theirs}_scales"]
+            values = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32).swapaxes(1, 2).numpy()
+            for first, part in enumerate(parts):
+                name = f"blk.{layer}.ffn_{part}_exps.weight"
+                assert kinds[name] == "MXFP4"
+                np.testing.assert_array_equal(found[name], values[:, first :: len(parts)])
+    assert kinds["blk.0.attn_q.weight"] == kind.upper()
+    bias = packed["model.layers.2.mlp.experts.gate_up_proj_bias"]
+    np.testing.assert_array_equal(found["blk.2.ffn_up_exps.bias"], bias[:, 1::2])
+
+
+def read_back(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    return tensors(path), types(path)
+
+
+def test_refused_experts(tmp_path: Path) -> None:
+    blocks = torch.zeros(8, 64, 3, 16, dtype=torch.uint8)
+    scales = torch.full((8, 64, 3), 120, dtype=torch.uint8)
+    scales[3, 5, 1] = 255
+    for changes, message in (
+        ({"down_proj_scales": scales}, r"'model\.layers\.1\.mlp\.experts\.down_proj_scales' holds a scale of 255"),
+        ({"down_proj_blocks": blocks[:7].clone()}, r"down_proj_blocks': found U8 \(7, 64, 3, 16\), expected U8 \(8,"),
+        ({"down_proj_blocks": blocks.float()}, r"down_proj_blocks': found F32 .*, expected U8"),
+        ({"down_proj": torch.zeros(8, 96, 64)}, r"unexpected tensor 'model\.layers\.1\.mlp\.experts\.down_proj'"),
+    ):
+        folder = packed_gpt_oss(tmp_path / str(len(list(tmp_path.iterdir()))), **changes)
+        with pytest.raises(ValueError, match=message):
+            convert(folder, tmp_path / "out.gguf", "f16", quiet=True)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["quant_method"] = "fp8"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="already quantized"):
+        convert(folder, tmp_path / "out.gguf", "f16", quiet=True)
 
 
 REFUSED = {

@@ -17,7 +17,7 @@ from gguf_values import metadata
 from hf_tokenizers import edit, read
 
 
-@pytest.mark.parametrize("kind", ["llama-bpe", "smaug-bpe", "qwen2", "gpt-2", "smollm"])
+@pytest.mark.parametrize("kind", ["llama-bpe", "smaug-bpe", "qwen2", "qwen35", "gpt-2", "smollm"])
 def test_byte_level_bpe(tmp_path: Path, kind: str) -> None:
     make_tokenizer(tmp_path, kind)
     vocabulary = read(tmp_path)

@@ -11,6 +11,7 @@ import pytest
 from checkpoints import make_checkpoint
 from frspec_cpp.tools import random_blocks
 from frspec_cpp.tools.convert import convert
+from frspec_cpp.tools.delta_net import DeltaNet
 from frspec_cpp.tools.make_random_model import SHAPES, TYPES, main, make_random_model, matrix_type, use_more_bits
 
 from frspec_cpp import LLM, GgufFile, _core
@@ -59,7 +60,7 @@ def test_eagle3_drafters(vocab: Path, tmp_path: Path, rows: int | None, kind: st
     assert found.stats.drafter_error is None
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [name for name, shape in SHAPES.items() if shape.delta is None])
 def test_shapes_have_the_sizes_of_their_models(vocab: Path, tmp_path: Path, shape: str) -> None:
     """One layer of each shape with few tokens: every key and tensor that the engine wants is there."""
     published = SHAPES[shape]
@@ -77,10 +78,53 @@ def test_shapes_have_the_sizes_of_their_models(vocab: Path, tmp_path: Path, shap
     assert ("blk.0.attn_q_norm.weight" in names) == published.qk_norm
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_qwen35_is_what_the_converter_writes(tmp_path: Path, tied: bool) -> None:
+    """Names, shapes and keys are those of a checkpoint of the same sizes."""
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "qwen35", mtp=True, tie_word_embeddings=tied)
+    converted, random = tmp_path / "converted.gguf", tmp_path / "random.gguf"
+    convert(checkpoint, converted, "f32", quiet=True)
+    net = DeltaNet(kernel=4, key_heads=2, value_heads=6, head_dim=32, interval=4)
+    published = SHAPES["qwen3.5-0.8b"]
+    shape = dataclasses.replace(
+        published, layers=8, hidden=64, feed_forward=96, heads=4, kv_heads=2, head_dim=32, tied=tied, delta=net
+    )
+    make_random_model(random, shape, "f32", converted, quiet=True)
+    shapes = [{tensor.name: tuple(tensor.shape) for tensor in GgufFile(path).tensors} for path in (converted, random)]
+    assert shapes[0] == shapes[1]
+    keys = [
+        {key: value for key, value in GgufFile(path).metadata.items() if key.startswith("qwen35.")}
+        for path in (converted, random)
+    ]
+    # The checkpoint says which layers have a delta net one by one, and other values of these.
+    own = {"attention.recurrent_layers", "context_length", "rope.freq_base", "rope.dimension_sections"}
+    assert {key for key in keys[0] if keys[0][key] != keys[1].get(key)} == {f"qwen35.{key}" for key in own}
+    assert keys[1].keys() <= keys[0].keys()
+
+
+def test_types_of_qwen35(vocab: Path, tmp_path: Path) -> None:
+    """As llama.cpp's quantizer mixes Q4_K_M for 4 layers and an MTP block."""
+    path = tmp_path / "model.gguf"
+    shape = dataclasses.replace(SHAPES["qwen3.5-0.8b"], layers=4, feed_forward=512)
+    make_random_model(path, shape, "q4_k_m", vocab, quiet=True)
+    types = types_of(path)
+    better = [layer for layer in range(5) if use_more_bits(layer, 5)]
+    assert better == [2, 4]
+    for layer in range(5):
+        value = "attn_v" if layer in (3, 4) else "attn_qkv"
+        for part in (value, "ffn_down"):
+            assert types[f"blk.{layer}.{part}.weight"] == ("Q6_K" if layer in better else "Q4_K"), (layer, part)
+    assert types["blk.4.nextn.eh_proj.weight"] == types["blk.0.ssm_alpha.weight"] == "Q4_K"
+    assert types["blk.0.ssm_conv1d.weight"] == types["blk.0.ssm_a"] == "F32"
+    assert types["token_embd.weight"] == "Q6_K"
+
+
 PARAMETERS = {  # as published, in billions, with the published vocabulary
     "llama3.2-1b": (128256, 1.24), "llama3.2-3b": (128256, 3.21), "llama3-8b": (128256, 8.03),
     "mistral-7b": (32768, 7.25), "qwen2.5-0.5b": (151936, 0.49), "qwen2.5-7b": (152064, 7.62),
     "qwen3-0.6b": (151936, 0.60), "qwen3-4b": (151936, 4.02), "qwen3-8b": (151936, 8.19),
+    "qwen3.5-0.8b": (248320, 0.773), "qwen3.5-4b": (248320, 4.326), "qwen3.5-9b": (248320, 9.197),
+    "qwen3.5-27b": (248320, 27.317),
 }  # fmt: skip
 
 
@@ -88,8 +132,12 @@ PARAMETERS = {  # as published, in billions, with the published vocabulary
 def test_parameters_are_those_published(name: str) -> None:
     vocab, expected = PARAMETERS[name]
     s = SHAPES[name]
-    attention = s.hidden * s.head_dim * (2 * s.heads + 2 * s.kv_heads)
-    total = s.layers * (attention + 3 * s.hidden * s.feed_forward) + vocab * s.hidden * (1 if s.tied else 2)
+    attention = s.hidden * s.head_dim * ((2 if s.delta is None else 3) * s.heads + 2 * s.kv_heads)
+    feed_forward = 3 * s.hidden * s.feed_forward
+    total = vocab * s.hidden * (1 if s.tied else 2) + s.layers * (attention + feed_forward)
+    if s.delta is not None:  # three of four layers have it, and there is an MTP block
+        own = s.hidden * (s.delta.channels + 2 * s.delta.values + 2 * s.delta.value_heads)
+        total += s.layers * 3 // 4 * (own - attention) + 2 * s.hidden**2 + attention + feed_forward
     assert total / 1e9 == pytest.approx(expected, abs=0.0051)
 
 

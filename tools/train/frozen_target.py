@@ -12,8 +12,9 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 import transformers
 from torch import Tensor
 
-from ..architectures import ARCHITECTURES, Sizes, read_sizes
+from ..architectures import ARCHITECTURES
 from ..config import Config, read_json
+from ..sizes import Sizes, read_sizes
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 

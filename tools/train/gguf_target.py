@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..architectures import ARCHITECTURES, Sizes
+from ..architectures import ARCHITECTURES
 from ..config import Config
 from ..console import progress_bar, require
 from ..rope import Rope
+from ..sizes import Sizes
 from ..target import open_gguf
 
 _ROWS = 4096  # of a matrix that are dequantized at once

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..architectures import Sizes
 from ..config import Config
+from ..sizes import Sizes
 
 
 class DraftedTarget(Protocol):

@@ -1,0 +1,253 @@
+"""The replicas as an engine of the server: a text goes on elsewhere when its replica dies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from ray.exceptions import RayError, RayTaskError
+
+from frspec_cpp import _core
+from frspec_cpp.async_llm import AsyncLLM, AsyncText, NotAccepting, QueueFull
+from frspec_cpp.generation import Generation, Stats, TokenLogprobs
+from frspec_cpp.llm import LLM
+from frspec_cpp.options import Options, takes_options
+from frspec_cpp.options import native as native_options
+from frspec_cpp.ray.replica import Description
+from frspec_cpp.texts import Cancelled, Event, Piece, Started, TextRequest, Token
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+    from typing_extensions import Unpack
+
+_ATTEMPTS = 8  # replicas that a text may lose
+_PAUSE = 0.25  # seconds; each one is as much longer
+
+
+class RemoteModel(LLM):
+    """What can be asked of a model without its weights: its tokens and templates, and what a replica tells of it.
+
+    Args:
+        path: The model's file, which every machine has.
+        told: By a replica.
+    """
+
+    def __init__(self, path: str, told: Description) -> None:
+        self._path = path
+        self._closed = False
+        self._told = told
+        self._own_tokenizer = _core.Tokenizer(path)
+
+    @property
+    def tokenizer(self) -> _core.Tokenizer:
+        """The target's tokenizer."""
+        return self._own_tokenizer
+
+    @property
+    def n_ctx(self) -> int:
+        """As of LLM, like what follows."""
+        return self._told.n_ctx
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens."""
+        return self._told.vocab_size
+
+    @property
+    def architecture(self) -> str:
+        """The target's."""
+        return self._told.architecture
+
+    @property
+    def device(self) -> str:
+        """Of a replica."""
+        return self._told.device
+
+    @property
+    def has_drafter(self) -> bool:
+        """Whether replicas have one."""
+        return self._told.has_drafter
+
+
+class RemoteText(AsyncText):
+    """A text that replicas write, one after the other where one dies. See :class:`AsyncText`."""
+
+    def __init__(self, owner: Replicas, request: TextRequest, timeout: float | None) -> None:
+        super().__init__()
+        self.request = request
+        self.pieces: list[Piece] = []
+        self.has_begun = False
+        self._replicas = owner
+        self._wait = timeout
+        self._stream: Any = None
+        self._stop = asyncio.Event()
+        self._ends: float | None = None
+
+    @property
+    def generated(self) -> int:
+        """Tokens so far."""
+        return len(self._tokens())
+
+    def cancel(self) -> None:
+        """Ends it: :meth:`result` has what there is, or raises Cancelled where its turn has not come."""
+        self._stop.set()
+        if self._stream is not None:
+            self._stream.cancel()
+
+    async def events(self) -> AsyncIterator[Started | Piece | Generation]:
+        """All that is told of it, as of :class:`AsyncText`; a second replica goes on where the first ended."""
+        attempt = 0
+        try:
+            while not self._stop.is_set():
+                try:
+                    async for event in self._of_one_replica():
+                        yield event
+                        if isinstance(event, Generation):
+                            return
+                    if not self._stop.is_set():
+                        raise RuntimeError("a replica ended a text without telling its end")
+                except RayTaskError as error:  # the replica lives, and has raised it
+                    raise error.cause from error
+                except RayError:
+                    attempt += 1
+                    if attempt == _ATTEMPTS:
+                        raise
+                    await asyncio.sleep(_PAUSE * attempt)
+            if not self.has_begun:
+                raise Cancelled("the text was cancelled before its turn came")
+            yield self._whole(None, "cancelled")
+        finally:
+            self._replicas.forget(self)
+
+    async def _of_one_replica(self) -> AsyncIterator[Started | Piece | Generation]:
+        left = None if self._ends is None else max(self._ends - time.monotonic(), 0.001)
+        committed = [token.id for token in self._tokens()]
+        request = replace(self.request, committed=committed, max_seconds=left or self.request.max_seconds)
+        self._stream = self._replicas.handle.options(stream=True).write.remote(request, self._wait)
+        async for event in self._told():
+            if isinstance(event, Piece):
+                if self._ends is None and self.request.max_seconds is not None:
+                    self._ends = time.monotonic() + self.request.max_seconds
+                self.pieces.append(event)
+                yield event
+            elif isinstance(event, Generation):
+                if event.finish_reason == "cancelled" and not self._stop.is_set():
+                    raise NotAccepting("the replica was closed")
+                yield self._whole(event, event.finish_reason)
+            elif isinstance(event, Started) and not self.has_begun:
+                self.has_begun = True
+                yield event
+
+    async def _told(self) -> AsyncIterator[Event]:
+        """What the replica tells, until the text is cancelled: a replica that hangs is not waited for."""
+        stop = asyncio.ensure_future(self._stop.wait())
+        step: asyncio.Future[Event] | None = None
+        try:
+            while True:
+                step = asyncio.ensure_future(anext(self._stream))
+                step.add_done_callback(_look_at)
+                await asyncio.wait((step, stop), return_when=asyncio.FIRST_COMPLETED)
+                if self._stop.is_set():
+                    return
+                try:
+                    event = step.result()
+                except StopAsyncIteration:
+                    return
+                yield event
+        finally:
+            stop.cancel()
+            if step is not None:
+                step.cancel()
+
+    def _tokens(self) -> list[Token]:
+        return [token for piece in self.pieces for token in piece.tokens]
+
+    def _whole(self, last: Generation | None, reason: Any) -> Generation:
+        """The text that all replicas together have written; the costs are those of the last one."""
+        tokens = self._tokens()
+        seed = self.request.options.get("seed") or 0
+        stats = last.stats if last is not None else _no_costs(seed)
+        logprobs: list[TokenLogprobs] | None = None
+        if self.request.options.get("logprobs") is not None:
+            logprobs = [each for piece in self.pieces for each in piece.logprobs or ()]
+        prompt = len(self.request.prompt)
+        return Generation(
+            text="".join(piece.text for piece in self.pieces),
+            tokens=[token.id for token in tokens],
+            stats=replace(stats, prompt_tokens=prompt, generated_tokens=len(tokens)),
+            finish_reason=reason,
+            prompt_tokens=prompt,
+            drafted=[token.drafted for token in tokens],
+            logprobs=logprobs,
+            trace=None,
+        )
+
+
+def _look_at(step: asyncio.Future[Event]) -> None:
+    """What went wrong with a step that nobody waits for is nobody's business: asyncio would log it."""
+    if not step.cancelled():
+        step.exception()
+
+
+def _no_costs(seed: int) -> Stats:
+    return Stats(0.0, 0.0, 0, 0, None, None, None, None, 0, 0.0, 0.0, 0.0, 0.0, 0.0, seed, 0, 0, 0)
+
+
+class Replicas(AsyncLLM):
+    """All replicas, as one AsyncLLM whose queue they share out among them.
+
+    Args:
+        handle: Of their deployment.
+        model: What they have loaded.
+        max_queue: Texts that may be asked for at once.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any], model: RemoteModel, max_queue: int) -> None:
+        super().__init__(model, max_queue=max_queue)
+        self.handle = handle
+        self._texts: list[RemoteText] = []
+
+    def waiting(self) -> list[Any]:
+        """The texts whose turn has not come."""
+        return [text for text in self._texts if not text.has_begun]
+
+    def running(self) -> list[Any]:
+        """The texts that are being written."""
+        return [text for text in self._texts if text.has_begun]
+
+    def forget(self, text: RemoteText) -> None:
+        """It has ended."""
+        if text in self._texts:
+            self._texts.remove(text)
+
+    def cancel_all(self) -> None:
+        """Ends all texts with what there is."""
+        for text in list(self._texts):
+            text.cancel()
+
+    @takes_options
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 128,
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        max_seconds: float | None = None,
+        parse_special: bool = True,
+        committed: Sequence[int] = (),
+        **options: Unpack[Options],
+    ) -> AsyncText:
+        """As :meth:`AsyncLLM.submit`. The seed is drawn here, so that a second replica has the same."""
+        if self._closed:
+            raise NotAccepting("this server takes no more texts")
+        seeded = cast(Options, {**options, "seed": native_options(self.llm.vocab_size, **options).get("seed", 0)})
+        request = self.llm._request(prompt, max_tokens, parse_special, priority, seeded, max_seconds, committed)
+        if len(self._texts) >= self._max_queue:
+            raise QueueFull(f"found {len(self._texts)} texts, expected at most {self._max_queue}", 1)
+        text = RemoteText(self, request, timeout)
+        self._texts.append(text)
+        return text

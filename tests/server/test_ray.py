@@ -1,0 +1,265 @@
+"""Two replicas on this machine: a text goes on where one of them is killed. Run by `pytest -m ray`.
+
+All of it is on the loopback. Ray's processes end with the module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import importlib.util
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from frspec_cpp.tools.ranks_file import read_ranks
+
+from frspec_cpp import LLM, Generation, Tokenizer
+from frspec_cpp.texts import Cancelled, Piece
+
+# Ray is imported where it is used: it takes seconds, which a run without these tests does not have.
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the package ray is not installed"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray's own
+]
+
+PROMPT = "The river carries the snow of the mountains to the sea."
+# Long enough to be killed in the middle of; penalties and a stop string that is never found look at all of it.
+OPTIONS: dict[str, Any] = {
+    "temperature": 0.9,
+    "seed": 4,
+    "ignore_eos": True,
+    "repeat_penalty": 1.1,
+    "repeat_last_n": -1,
+    "stop": ["\u0000never"],
+    "logprobs": 1,
+}
+TOKENS = 500
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray on two processors of this machine."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+    from ray import serve
+
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=80 * 2**20,
+        _node_ip_address="127.0.0.1",
+        log_to_driver=False,
+    )
+    yield
+    serve.shutdown()
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def port(cluster: None, demo_target: Path) -> int:
+    """Two replicas of the demo target behind one address."""
+    from ray import serve
+
+    from frspec_cpp.ray import app
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        found = int(free.getsockname()[1])
+    serve.start(http_options={"host": "127.0.0.1", "port": found})
+    arguments = {
+        "model": str(demo_target),
+        "replicas": 2,
+        "num_cpus": 0.5,
+        "options": {"n_threads": 1, "n_ctx": 2048},
+        "settings": {"alias": "demo", "max_queue": 8},
+    }
+    serve.run(app(arguments), name="default", route_prefix="/")
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected(demo_target: Path) -> Generation:
+    """The text of one process that nobody kills."""
+    with LLM(demo_target, n_threads=1, n_ctx=2048) as llm:
+        return llm.generate(PROMPT, TOKENS, **OPTIONS)
+
+
+def replicas() -> Any:
+    """What speaks to the deployment that writes."""
+    from ray import serve
+
+    return serve.get_deployment_handle("Replica", "default")
+
+
+async def engine_of(model: Path, max_queue: int = 8) -> Any:
+    """An engine of this process, as the server has one."""
+    from frspec_cpp.ray.engine import RemoteModel, Replicas
+
+    handle = replicas()
+    return Replicas(handle, RemoteModel(str(model), await handle.describe.remote()), max_queue)
+
+
+async def writing(handle: Any) -> int:
+    """The process that writes the only text there is."""
+    for _ in range(400):
+        process, texts = await handle.process.remote()
+        if texts:
+            return int(process)
+        await asyncio.sleep(0.01)
+    raise AssertionError("no replica writes")
+
+
+def post(port: int, path: str, body: dict[str, Any]) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    return connection.getresponse()
+
+
+def chunks(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    for line in response:
+        if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
+            yield json.loads(line[6:])
+
+
+def test_a_replica_dies_in_the_middle_of_a_stream(port: int, expected: Generation) -> None:
+    handle = replicas()
+    body = {"model": "demo", "prompt": PROMPT, "max_tokens": TOKENS, "stream": True, "return_tokens": True, **OPTIONS}
+    response = post(port, "/v1/completions", body)
+    assert response.status == 200
+    text, ids, killed, reason = "", [], 0, None
+    for chunk in chunks(response):
+        assert "error" not in chunk, chunk
+        (choice,) = chunk["choices"]
+        text += choice["text"]
+        ids += choice.get("tokens", [])
+        reason = choice["finish_reason"] or reason
+        if not killed and len(ids) > 20:
+            killed = asyncio.run(writing(handle))
+            os.kill(killed, signal.SIGKILL)
+            assert len(ids) < TOKENS
+    assert killed
+    assert (ids, text, reason) == (expected.tokens, expected.text, "length")
+
+
+def test_it_dies_again_and_again(port: int, demo_target: Path, expected: Generation) -> None:
+    """A text that loses its replica twice; what was told before is not told again, and usage counts each token once."""
+
+    async def run() -> tuple[Generation, list[Piece]]:
+        engine = await engine_of(demo_target)
+        text = engine.submit(PROMPT, TOKENS, **OPTIONS)
+        pieces: list[Piece] = []
+        kills = [10, 200]
+        async for event in text.events():
+            if isinstance(event, Piece):
+                pieces.append(event)
+                if kills and sum(len(piece.tokens) for piece in pieces) > kills[0]:
+                    del kills[0]
+                    os.kill(await writing(engine.handle), signal.SIGKILL)
+        assert isinstance(event, Generation)
+        assert not kills
+        assert engine.running() == []
+        return event, pieces
+
+    found, pieces = asyncio.run(run())
+    assert found.tokens == expected.tokens == [token.id for piece in pieces for token in piece.tokens]
+    assert found.text == expected.text
+    assert found.logprobs == expected.logprobs
+    assert (found.prompt_tokens, found.stats.generated_tokens) == (expected.prompt_tokens, TOKENS)
+
+
+def test_cancelling(port: int, demo_target: Path) -> None:
+    async def run() -> None:
+        engine = await engine_of(demo_target, max_queue=1)
+        text = engine.submit(PROMPT, TOKENS, ignore_eos=True)
+        with pytest.raises(RuntimeError, match="found 1 texts, expected at most 1"):
+            engine.submit(PROMPT)
+        found = None
+        async for event in text.events():
+            if isinstance(event, Piece):
+                text.cancel()
+            found = event
+        assert isinstance(found, Generation)
+        assert found.finish_reason == "cancelled"
+        assert 0 < len(found.tokens) < TOKENS
+        other = engine.submit(PROMPT)
+        other.cancel()
+        with pytest.raises(Cancelled):
+            await other.result()
+
+    asyncio.run(run())
+
+
+def test_errors_and_information(port: int) -> None:
+    response = post(port, "/v1/completions", {"model": "demo", "prompt": PROMPT, "top_p": 7})
+    assert (response.status, json.load(response)["error"]["type"]) == (400, "invalid_request_error")
+    response = post(port, "/v1/completions", {"model": "demo", "prompt": [5] * 4000})
+    assert (response.status, json.load(response)["error"]["code"]) == (400, "context_length_exceeded")
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/v1/models")
+    assert json.load(connection.getresponse())["data"][0]["id"] == "demo"
+
+
+def test_bulk(cluster: None, demo_target: Path, tmp_path: Path) -> None:
+    """Texts of a data set are those of one process; counts are those of frspec-rank."""
+    import ray.data
+
+    from frspec_cpp.ray import Generate, count_ranks
+
+    prompts = [f"{number} rivers" for number in range(12)]
+    options = {"max_tokens": 8, "temperature": 0.7, "seed": 2, "ignore_eos": True}
+    rows = ray.data.from_items([{"id": number, "prompt": prompt} for number, prompt in enumerate(prompts)])
+    written = rows.map_batches(
+        Generate,
+        fn_constructor_kwargs={"model": str(demo_target), "load": {"n_threads": 1, "n_ctx": 64}, **options},
+        batch_size=4,
+        compute=ray.data.ActorPoolStrategy(size=1),
+        num_cpus=0.5,
+    ).take_all()
+    with LLM(demo_target, n_threads=1, n_ctx=64) as llm:
+        expected = llm.generate(prompts, **options)
+    assert [row["text"] for row in sorted(written, key=lambda row: row["id"])] == [text.text for text in expected]
+    assert {row["text_tokens"] for row in written} == {8}
+    output = tmp_path / "ranks.gguf"
+    count_ranks(ray.data.from_items([{"text": p} for p in prompts]), str(demo_target), str(output), batch_size=5)
+    tokenizer = Tokenizer(demo_target)
+    counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+    for prompt in prompts:
+        np.add.at(counts, tokenizer.encode(prompt, add_special=False), 1)
+    ranks = read_ranks(output)
+    assert ranks.tokens_counted == counts.sum()
+    control = len(ranks.tokens) - np.count_nonzero(np.isin(ranks.tokens, np.flatnonzero(counts)))
+    assert control > 0
+    best = [int(token) for token in ranks.tokens if counts[token]]
+    assert [counts[token] for token in best] == sorted(counts[counts > 0].tolist(), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({}, "model: found None"), ({"model": "m.gguf", "replica": 2}, "replica: an unknown argument")],
+)
+def test_refused_arguments(arguments: dict[str, Any], message: str) -> None:
+    from frspec_cpp.ray import app
+
+    with pytest.raises(ValueError, match=message):
+        app(arguments)
+
+
+def test_killed_replicas_come_back(port: int) -> None:
+    handle = replicas()
+
+    async def alive() -> int:
+        return len({(await handle.process.remote())[0] for _ in range(20)})
+
+    ends = time.monotonic() + 90
+    while asyncio.run(alive()) < 2:
+        assert time.monotonic() < ends
+        time.sleep(0.5)
