@@ -57,8 +57,10 @@ const DraftTree& GuidedTrees::guided(std::span<const NodeNote> notes, Grammar& g
     tokens_[kept] = tokens_[node];
     parents_[kept] = parent;
     if (!notes.empty()) notes_.push_back(notes[node]);
-    const auto set = sets_.begin() + static_cast<std::ptrdiff_t>(node * words_);
-    std::copy_n(set, words_, sets_.begin() + static_cast<std::ptrdiff_t>(kept * words_));
+    if (kept < node) {
+      const auto set = sets_.begin() + static_cast<std::ptrdiff_t>(node * words_);
+      std::copy_n(set, words_, sets_.begin() + static_cast<std::ptrdiff_t>(kept * words_));
+    }
     ++kept;
   }
   tokens_.resize(kept);

@@ -159,7 +159,7 @@ UNLIKE = [("llama-spm", "gpt-2"), ("qwen2", "llama-spm"), ("gpt-2", "qwen2")]
 
 @pytest.mark.parametrize(
     ("names", "translate"),
-    [*((names, way) for names in UNLIKE for way in ("tli", "slem")), (UNLIKE[0], "auto")],
+    [*zip(UNLIKE, ("tli", "slem", "tli"), strict=True), (UNLIKE[0], "slem"), (UNLIKE[0], "auto")],
     ids=str,
 )
 def test_random_models_of_unlike_tokenizers(unlike: dict[str, Path], names: tuple[str, str], translate: str) -> None:
