@@ -22,7 +22,9 @@ TreeModel::TreeModel(Backend& backend, std::unique_ptr<CausalModel> model, std::
       grower_(backend, shape, *head_),
       ids_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(model_->limits().rows))),
       count_(backend.allocate(sizeof(std::int32_t))),
-      last_(backend.allocate(sizeof(float) * static_cast<std::size_t>(model_->config().dim))) {}
+      last_(backend.allocate(sizeof(float) * static_cast<std::size_t>(model_->config().dim))) {
+  read_.reserve(static_cast<std::size_t>(model_->limits().context));
+}
 
 std::vector<const Weight*> TreeModel::matrices() const {
   std::vector<const Weight*> result = model_->matrices();
@@ -115,6 +117,7 @@ TreeGrower& TreeModel::grow(DraftHead& head, const TextRules& rules, Growth* gro
 void CausalDrafter::begin(const TextRules& rules) {
   rules_ = rules;
   text_.clear();
+  text_.reserve(static_cast<std::size_t>(rules.sequence.page_count) * kPageSlots);
   model_->begin(rules.reuse);
   model_->head().begin();
 }

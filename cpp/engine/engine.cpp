@@ -122,9 +122,8 @@ void Engine::plan_memory(ModelLimits& limits, const ModelTaps& taps) {
 }
 
 void Engine::make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes) {
-  auto drafting = std::make_unique<Drafting>(options_, head,
-                                             DraftingParts{*backend_, *target_, tokenizer_, drafter_file_, context_,
-                                                           batch_, spare_, kEngineTimes, ranks_, on_bytes});
+  const DrafterParts parts{*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, spare_, on_bytes};
+  auto drafting = std::make_unique<Drafting>(options_, head, DraftingParts{parts, kEngineTimes, ranks_});
   const std::string about =
       concat(processor_name(), "; ", backend_->description(), "; target ", identity_of(*file_), "; drafter ",
              drafter_file_ ? identity_of(*drafter_file_) : "none", "; ngram ", ngram_of(options_), "; cache ",
@@ -134,6 +133,7 @@ void Engine::make_drafting(const std::string& head, const std::function<void(std
   drafting_ = std::move(drafting);
   planner_ = std::move(planner);
   calibrated_ = false;
+  tuned_.reserve(static_cast<std::size_t>(tree_bounds(options_).size));
   runner_->verifier().note_candidates(drafting_->drafter().wanted_candidates());
 }
 

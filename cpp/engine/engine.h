@@ -89,8 +89,7 @@ class Engine {
     std::int32_t committed = 0;
     Reuse reuse;
     std::optional<Step> ahead;                // the step behind the one that is running, where it was begun already
-    Tuner::Step tuned;                        // of the step that is running
-    std::vector<StepTrace::Watched> watched;  // likewise
+    std::vector<StepTrace::Watched> watched;  // of the step that is running
   };
 
   // engine.cpp: loading, and what stands around the steps
@@ -138,6 +137,7 @@ class Engine {
   std::unique_ptr<Planner> planner_;    // likewise
   bool calibrated_ = false;
   Place place_;
+  Tuner::Step tuned_;  // of the step that is running
   OwnedMutex mutex_{"LLM"};
 };
 

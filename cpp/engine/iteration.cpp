@@ -103,7 +103,7 @@ void Engine::learn(Sequence& sequence, const Step& step, const Verdict& verdict)
   const auto seconds = [&](StepTime first, StepTime second) {
     return backend_->instruments().seconds_between(time_point(step.slot, first), time_point(step.slot, second));
   };
-  Tuner::Step& tuned = place_.tuned;
+  Tuner::Step& tuned = tuned_;
   tuned.begin();
   tuned.plan = step.plan;
   tuned.drafted = step.drafted && step.plan.drafts;
@@ -144,7 +144,7 @@ StepTrace Engine::trace_of(const Sequence& sequence, const Step& step, const Ver
   }
   trace.watched = std::move(place_.watched);
   trace.head_seconds = drafting_ ? drafting_->head_seconds() : 0.0;
-  const Tuner::Step& tuned = place_.tuned;
+  const Tuner::Step& tuned = tuned_;
   trace.transformer_seconds = std::max(0.0, tuned.told_seconds + tuned.grown_seconds - trace.head_seconds);
   trace.verify_seconds = tuned.target_seconds;
   return trace;
@@ -158,6 +158,8 @@ bool Engine::read_prompt(Sequence& sequence) {
   const auto batch = static_cast<std::size_t>(batch_);
   const std::int64_t tokens = sequence.stats().prompt_tokens + std::min(sequence.tokens_left(), sequence.room_left());
   place_.reuse = {options.reuse, options.salt, place_.draft.works() && drafting_->drafter().reads_states()};
+  // A step may give tokens behind the last one that is wanted.
+  place_.text.reserve(static_cast<std::size_t>(tokens + target_->limits().tree));
   place_.text = prompt;
   place_.committed = runner_->begin(prompt, tokens, place_.reuse);
   sequence.stats().cached_tokens = place_.committed;

@@ -71,11 +71,11 @@ enum class DraftMode : std::uint8_t {
   Auto,  // as long as it pays (tuner.h)
   Always,
   Never,   // plain decoding
-  Sparse,  // in steps 0, 1, 3, 7, 15 ...: for tests of what a drafter is told late
+  Sparse,  // in steps 0, 1, 3, 7, 15 ...: for tests of what a drafter is told late, in builds for tests
   Watch,   // wide trees in every step, which are traced and not verified: for simulations
 };
-DraftMode parse_draft_mode(
-    std::string_view name);  // "auto", "always", "never", "sparse" or "watch"; throws InvalidInput for others
+// "auto", "always", "never" or "watch", and in builds for tests "sparse"; throws InvalidInput for others.
+DraftMode parse_draft_mode(std::string_view name);
 
 // How drafts are verified.
 enum class VerifyMode : std::uint8_t {

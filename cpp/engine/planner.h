@@ -49,7 +49,8 @@ class Planner {
 
  private:
   Tuner tuner_;
-  std::optional<TuningFile> file_;  // none: trees of a fixed shape are a user's own choice, and soon judged
+  std::vector<std::int32_t> parents_;  // of a tree's nodes: scratch of look_at
+  std::optional<TuningFile> file_;     // none: trees of a fixed shape are a user's own choice, and soon judged
   std::chrono::steady_clock::time_point kept_ = {};
 };
 

@@ -12,7 +12,9 @@ SequencePages::SequencePages(Backend& backend, std::int64_t slots, int spare, in
       most_(pages_for(slots)),
       pool_(most_ + spare),
       trie_(pool_, ahead),
-      table_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(most_))) {}
+      table_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(most_))) {
+  pages_.reserve(static_cast<std::size_t>(most_));
+}
 
 void SequencePages::add(std::span<const KvLayer> layers) {
   layers_.insert(layers_.end(), layers.begin(), layers.end());

@@ -156,6 +156,7 @@ const Verdict& Verifier::read(int slot) {
 void Verifier::note_candidates(int k) {
   noted_ = std::min(k, target_.config().vocab);
   allocate_record();
+  candidates_.reserve(static_cast<std::size_t>(max_path_ * noted_));
   noted_scores_ = backend_.allocate(sizeof(float) * static_cast<std::size_t>(noted_) *
                                     static_cast<std::size_t>(target_.limits().logit_rows));
 }

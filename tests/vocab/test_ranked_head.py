@@ -46,7 +46,7 @@ def steps(engine: _core.Engine, prompt: list[int], **options: Any) -> Steps:
 
 
 def make_engine(pair: TinyPair, **options: Any) -> _core.Engine:
-    shape = {"tree_depth": 3, "tree_branch": 5, "tree_size": 20}
+    shape = {"head": "full", "tree_depth": 3, "tree_branch": 5, "tree_size": 20}
     return _core.Engine(str(pair.target_gguf), drafter=str(pair.drafter_gguf), **{**shape, **options})
 
 

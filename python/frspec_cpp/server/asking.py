@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from frspec_cpp.async_llm import AsyncText
-from frspec_cpp.options import Options
+from frspec_cpp.option_table import Options
 from frspec_cpp.server.answer import Answer, Form
 from frspec_cpp.server.choices import Choice
 from frspec_cpp.server.errors import ApiError, api_error
