@@ -17,7 +17,7 @@ FIXED, GROWN = ("--tree", "3,4,12"), ("--tree", "auto")
 
 def steps(target: Path, *options: str) -> tuple[int, list[int]]:
     """The number of drafted steps, and what each step allocated."""
-    command = [PROGRAM, "-m", str(target), "--tokens", PROMPT, "-n", "60", "--ignore-eos", *options]
+    command = [PROGRAM, "-m", str(target), "--tokens", PROMPT, "-n", "60", "-t", "1", "--ignore-eos", *options]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     drafted, counts = result.stdout.split(" drafted:")

@@ -146,4 +146,4 @@ def test_ranks_inside_the_drafter_are_used(pair: TinyPair, tmp_path: Path) -> No
 def test_ranks_that_no_head_uses(demo_target: Path, demo_drafter: Path, tmp_path: Path) -> None:
     """A ranks file beside the full head is a mistake, and is not passed over in silence."""
     with pytest.raises(ValueError, match=r"my-ranks\.gguf.*head 'full'.*'ranked:N'"):
-        _core.Engine(str(demo_target), drafter=str(demo_drafter), ranks=str(tmp_path / "my-ranks.gguf"))
+        _core.Engine(str(demo_target), drafter=str(demo_drafter), head="full", ranks=str(tmp_path / "my-ranks.gguf"))

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "cli/option_arguments.h"
 #include "engine/engine.h"
+#include "engine/lab.h"
 
 namespace {
 
@@ -50,6 +51,11 @@ int main(int count, char** arguments) try {
   if (!options.parse(std::span(arguments + 1, static_cast<std::size_t>(count - 1)))) return 1;
   choices.settle();
   Engine engine(choices.engine);
+  // The largest tree that may come, for the scratch memory of the backend, which grows on its first use.
+  const auto nodes = static_cast<std::size_t>(tree_bounds(choices.engine).size);
+  std::vector<std::int32_t> parents(nodes, 0);
+  parents[0] = -1;
+  Lab(engine).time_tree(0, std::vector<TokenId>(nodes, 0), parents);
   const auto sequence = engine.begin(prompt, choices.generate);
   engine.step(*sequence);
   std::vector<long> steps;
