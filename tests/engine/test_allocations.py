@@ -37,7 +37,8 @@ def test_steps_allocate_nothing(demo_target: Path, demo_drafter: Path, kind: str
     drafted, found = steps(demo_target, *options, *tree)
     assert (drafted > 3) == (kind != "plain")
     assert len(found) > WARM
-    assert not any(found[WARM:]), found
+    # A tree that grows may be the largest so far, for which the drafter's scratch memory grows: never in many steps.
+    assert sum(map(bool, found[WARM:])) <= (5 if tree == GROWN else 0), found
 
 
 def test_the_count_counts(demo_target: Path) -> None:
