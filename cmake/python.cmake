@@ -18,7 +18,12 @@ file(GLOB core_sources CONFIGURE_DEPENDS python/bindings/*.cpp)
 frspec_add_extension(_core ${core_sources})
 if(FRSPEC_TESTING)
   file(GLOB testing_sources CONFIGURE_DEPENDS python/testing/*.cpp)
-  frspec_add_extension(_testing ${testing_sources} python/bindings/text_options.cpp)
+  frspec_add_extension(_testing ${testing_sources} python/bindings/option_table.cpp)
+  # A program of tests, which finds it beside `_testing`.
+  add_executable(step_allocations python/testing/programs/step_allocations.cpp
+    cpp/cli/arguments.cpp cpp/cli/option_arguments.cpp cpp/cli/unknown_option.cpp)
+  target_link_libraries(step_allocations PRIVATE frspec frspec_flags)
+  install(TARGETS step_allocations RUNTIME DESTINATION frspec_cpp)
 endif()
 # nanobind's files are made to be compiled as one.
 set_target_properties(nanobind-static PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
@@ -30,5 +35,10 @@ if(NOT FRSPEC_SANITIZE)
     OUTPUT _core.pyi
     PYTHON_PATH $<TARGET_FILE_DIR:_core>
     DEPENDS _core)
-  install(FILES ${CMAKE_CURRENT_BINARY_DIR}/_core.pyi DESTINATION frspec_cpp)
+  # The types of options, of the table in the extension.
+  add_custom_command(OUTPUT option_table.pyi DEPENDS _core ${CMAKE_CURRENT_LIST_DIR}/option_stub.py
+    COMMAND ${Python_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/option_stub.py $<TARGET_FILE_DIR:_core> option_table.pyi)
+  add_custom_target(option_stub ALL DEPENDS option_table.pyi)
+  install(FILES ${CMAKE_CURRENT_BINARY_DIR}/_core.pyi ${CMAKE_CURRENT_BINARY_DIR}/option_table.pyi
+    DESTINATION frspec_cpp)
 endif()

@@ -106,7 +106,7 @@ def note_states(
     """
     for file in files:
         check_input(file)
-    engine = _core.Engine(str(target), str(drafter), tree="5,10,60", n_threads=threads, states=count)
+    engine = _core.Engine(str(target), str(drafter), head="full", tree="5,10,60", n_threads=threads, states=count)
     taken: list[np.ndarray] = []
     noted = 0
     texts = (part for file in files for text in read_texts(file, field, lambda _: None) for part in _parts(text))

@@ -15,7 +15,8 @@ std::unique_ptr<Backend> make_cpu_backend(const BackendOptions& options);
 std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options, int index);
 std::unique_ptr<Backend> make_cuda_emulated_backend(const BackendOptions& options, int index);
 
-// Instruction sets that the CPU backend was built for and this machine has, best first: "avx512", "avx2", "generic".
+// Instruction sets that the CPU backend was built for and this machine has, best first: "avx512", "avx2",
+// "generic" and the like (docs/architecture.md has all).
 std::vector<std::string> cpu_instruction_sets();
 
 }  // namespace frspec

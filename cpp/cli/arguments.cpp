@@ -5,6 +5,8 @@
 #include <charconv>
 #include <concepts>
 #include <limits>
+#include <random>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -47,103 +49,72 @@ T parse_number(std::string_view names, std::string_view value) {
   return number;
 }
 
-// "a,b" holds "a" and "b"; an empty text holds nothing.
-std::vector<std::string_view> split_commas(std::string_view text) {
-  std::vector<std::string_view> parts;
+}  // namespace
+
+std::vector<std::string> split_commas(std::string_view text) {
+  std::vector<std::string> parts;
   while (!text.empty()) {
     const std::size_t comma = text.find(',');
-    parts.push_back(text.substr(0, comma));
+    parts.emplace_back(text.substr(0, comma));
     text.remove_prefix(comma == std::string_view::npos ? text.size() : comma + 1);
   }
   return parts;
 }
 
-}  // namespace
+void read_argument(std::string_view, std::string_view text, std::string& to) { to = text; }
+void read_argument(std::string_view, std::string_view text, std::filesystem::path& to) { to = text; }
+void read_argument(std::string_view names, std::string_view text, int& to) { to = parse_number<int>(names, text); }
+void read_argument(std::string_view names, std::string_view text, float& to) { to = parse_number<float>(names, text); }
+
+void read_argument(std::string_view names, std::string_view text, std::uint64_t& to) {
+  to = text == "-1" ? std::random_device()() : parse_number<std::uint64_t>(names, text);
+}
+
+void read_argument(std::string_view names, std::string_view text, std::vector<int>& to) {
+  to.clear();
+  for (const std::string& part : split_commas(text)) to.push_back(parse_number<int>(names, part));
+}
+
+void read_argument(std::string_view, std::string_view text, std::vector<std::string>& to) { to.emplace_back(text); }
+
+// "ID+BIAS" or "ID-BIAS", as llama.cpp writes it.
+void read_argument(std::string_view, std::string_view text, std::vector<std::pair<std::int32_t, float>>& to) {
+  auto& [id, bias] = to.emplace_back();
+  const char* end = text.data() + text.size();
+  const auto [after_id, bad_id] = std::from_chars(text.data(), end, id);
+  const bool plus = after_id != end && *after_id == '+';
+  const bool signed_value = plus || (after_id != end && *after_id == '-');
+  const auto [after, bad] = std::from_chars(plus ? after_id + 1 : after_id, end, bias);
+  if (bad_id != std::errc() || !signed_value || bad != std::errc() || after != end) {
+    fail("--logit-bias: found ", quoted(text), ", expected a token id, + or -, and a number: 15043+1 or 15043-1");
+  }
+}
 
 void Arguments::add(std::string names, std::string placeholder, std::string help,
                     std::function<void(std::string_view)> set) {
-  options_.push_back({std::move(names), std::move(placeholder), std::move(help), std::move(set), sections_.size() - 1});
-}
-
-void Arguments::flag(std::string names, bool& target, std::string help, bool value) {
-  add(std::move(names), "", std::move(help), [&target, value](std::string_view) { target = value; });
-}
-
-void Arguments::text(std::string names, std::string placeholder, std::string& target, std::string help) {
-  add(std::move(names), std::move(placeholder), std::move(help), [&target](std::string_view value) { target = value; });
-}
-
-void Arguments::text(std::string names, std::string placeholder, std::optional<std::string>& target, std::string help) {
-  add(std::move(names), std::move(placeholder), std::move(help), [&target](std::string_view value) { target = value; });
-}
-
-template <class T>
-void Arguments::add_number(std::string names, std::string placeholder, T& target, std::string help) {
-  auto set = [&target, names](std::string_view value) { target = parse_number<T>(names, value); };
-  add(std::move(names), std::move(placeholder), std::move(help), std::move(set));
-}
-
-void Arguments::numbers(std::string names, std::string placeholder, std::vector<int>& target, std::string help) {
-  auto set = [&target, names](std::string_view value) {
-    target.clear();
-    for (const std::string_view part : split_commas(value)) target.push_back(parse_number<int>(names, part));
-  };
-  add(std::move(names), std::move(placeholder), std::move(help), std::move(set));
-}
-
-void Arguments::texts(std::string names, std::string placeholder, std::vector<std::string>& target, std::string help) {
-  add(std::move(names), std::move(placeholder), std::move(help), [&target](std::string_view value) {
-    target.clear();
-    for (const std::string_view part : split_commas(value)) target.emplace_back(part);
-  });
-}
-
-void Arguments::number(std::string names, std::string placeholder, std::optional<float>& target, std::string help) {
-  auto set = [&target, names](std::string_view value) { target = parse_number<float>(names, value); };
-  add(std::move(names), std::move(placeholder), std::move(help), std::move(set));
-}
-
-void Arguments::number(std::string names, std::string placeholder, std::optional<int>& target, std::string help) {
-  auto set = [&target, names](std::string_view value) { target = parse_number<int>(names, value); };
-  add(std::move(names), std::move(placeholder), std::move(help), std::move(set));
-}
-
-void Arguments::repeated(std::string names, std::string placeholder, std::vector<std::string>& target,
-                         std::string help) {
-  add(std::move(names), std::move(placeholder), std::move(help),
-      [&target](std::string_view value) { target.emplace_back(value); });
-}
-
-void Arguments::number(std::string names, std::string placeholder, int& target, std::string help) {
-  add_number(std::move(names), std::move(placeholder), target, std::move(help));
-}
-
-void Arguments::number(std::string names, std::string placeholder, std::optional<std::uint64_t>& target,
-                       std::string help) {
-  auto set = [&target, names](std::string_view value) {
-    target.reset();
-    if (value != "-1") target = parse_number<std::uint64_t>(names, value);
-  };
-  add(std::move(names), std::move(placeholder), std::move(help), std::move(set));
-}
-
-void Arguments::number(std::string names, std::string placeholder, float& target, std::string help) {
-  add_number(std::move(names), std::move(placeholder), target, std::move(help));
+  options_.push_back(
+      {std::move(names), std::move(placeholder), std::move(help), std::move(set), sections_.size() - 1, false});
 }
 
 void Arguments::positional(std::string name, std::string& target, std::string help) {
-  positional_ = Option{std::move(name), "", std::move(help), [&target](std::string_view value) { target = value; }, 0};
+  positional_ =
+      Named{std::move(name), "", std::move(help), [&target](std::string_view value) { target = value; }, 0, false};
 }
 
-const Arguments::Option* Arguments::find(std::string_view name) const {
+Arguments::Named* Arguments::find(std::string_view name) {
   const auto found = std::find_if(options_.begin(), options_.end(),
-                                  [&](const Option& option) { return holds_name(option.names, name); });
+                                  [&](const Named& option) { return holds_name(option.names, name); });
   return found == options_.end() ? nullptr : &*found;
+}
+
+bool Arguments::given(std::string_view name) const {
+  return std::any_of(options_.begin(), options_.end(),
+                     [&](const Named& option) { return option.given && holds_name(option.names, name); });
 }
 
 std::string Arguments::unknown_help(std::string_view name) const {
   std::vector<std::string_view> known = {"--help", "--help-all"};
-  for (const Option& option : options_) {
+  for (const Named& option : options_) {
     const std::vector<std::string_view> names = split_names(option.names);
     known.insert(known.end(), names.begin(), names.end());
   }
@@ -173,8 +144,9 @@ bool Arguments::parse(std::span<char* const> arguments) {
     if (name.starts_with("--")) std::replace(name.begin(), name.end(), '_', '-');
     all_ = name == "--help-all";
     if (name == "--help" || name == "-h" || all_) return false;
-    const Option* option = find(name);
+    Named* option = find(name);
     if (option == nullptr) fail("unknown option ", quoted(argument.substr(0, equals)), unknown_help(name));
+    option->given = true;
     if (option->placeholder.empty()) {
       if (equals != std::string_view::npos) fail(option->names, ": takes no value");
       option->set("");
@@ -211,7 +183,7 @@ std::string Arguments::section_help(std::size_t section) const {
     }
   };
   if (section == 0 && positional_) add(positional_->names, positional_->help);
-  for (const Option& option : options_) {
+  for (const Named& option : options_) {
     if (option.section != section) continue;
     // Other names of an option are for those who know them.
     const std::vector<std::string_view> names = split_names(option.names);

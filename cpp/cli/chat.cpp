@@ -45,7 +45,7 @@ class Chat {
       if (!obey(*message)) break;
       message.reset();
     }
-    if (request_.adapt) engine_->save_ranks();
+    if (request_.engine.adapt) engine_->save_ranks();
     return interrupted() ? kInterruptedExit : 0;
   }
 

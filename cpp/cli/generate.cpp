@@ -167,7 +167,7 @@ int generate_command(std::span<char* const> arguments) {
     }
     write_statistics(*sequence, engine->device(), request.generate.draft != DraftMode::Never);
   }
-  if (request.adapt) engine->save_ranks();
+  if (request.engine.adapt) engine->save_ranks();
   return sequence->finish_reason() == FinishReason::None ? kInterruptedExit : 0;
 }
 

@@ -10,24 +10,24 @@
 namespace frspec {
 
 void ModelFiles::add_model(Arguments& options, std::string help) {
-  options.text("-m, --model", "TARGET", model_, std::move(help));
+  options.option("-m, --model", "TARGET", model_, std::move(help));
 }
 
 void ModelFiles::add_drafter(Arguments& options, std::string help) {
-  options.text("-d, --drafter, -md, --model-draft", "DRAFTER", drafter_, std::move(help));
+  options.option("-d, --drafter, -md, --model-draft", "DRAFTER", drafter_, std::move(help));
 }
 
 void ModelFiles::add_hub(Arguments& options, bool with_drafter) {
-  options.text("-hf, -hfr, --hf-repo", "USER/REPO[:QUANT]", repo_, "the model by its name on the Hugging Face Hub");
+  options.option("-hf, -hfr, --hf-repo", "USER/REPO[:QUANT]", repo_, "the model by its name on the Hugging Face Hub");
   if (with_drafter) {
-    options.text("-hfd, -hfrd, --hf-repo-draft", "NAME", drafter_repo_, "the drafter, likewise");
+    options.option("-hfd, -hfrd, --hf-repo-draft", "NAME", drafter_repo_, "the drafter, likewise");
   }
 }
 
 void ModelFiles::add_more(Arguments& options) {
   options.begin("More of the hub (QUANT is Q4_K_M, or else the first file)", true);
-  options.text("-hff, --hf-file", "FILE", file_, "with -hf: that file of it; may be a pattern");
-  options.text("-hft, --hf-token", "TOKEN", token_, "access token of the hub; default: HF_TOKEN, or as logged in");
+  options.option("-hff, --hf-file", "FILE", file_, "with -hf: that file of it; may be a pattern");
+  options.option("-hft, --hf-token", "TOKEN", token_, "access token of the hub; default: HF_TOKEN, or as logged in");
   options.flag("--offline", offline_, "take only what is in the hub's cache");
 }
 

@@ -12,23 +12,15 @@
 #include "cli/chat_prompts.h"
 #include "cli/model_files.h"
 #include "engine/engine.h"
+#include "engine/option_table.h"
 
 namespace frspec {
 
-struct Request {
+struct Request : Choices {
   ModelFiles files;
   std::optional<std::string> prompt, file, token_file, system, system_file;
-  TreeChoice tree;
-  bool no_mmap = false;
-  std::optional<std::string> ranks, sketch, adapt, draft, rope_scaling;
   std::optional<float> rope_scale;
-  std::optional<std::uint64_t> seed = SamplingOptions{}.seed;
   ChatTemplateChoice chat_template;
-  EngineOptions engine;
-  GenerateOptions generate;
-  std::vector<std::string> biases;
-  std::string verify = "keyed";
-  std::string cache = "f16";
   bool chat = false;
   bool parse_special = true;
   bool no_draft = false;

@@ -51,8 +51,8 @@ int tokenize_command(std::span<char* const> arguments) {
   files.add_hub(options, false);
   files.add_more(options);
   options.begin("Text");
-  options.text("-p, --prompt", "TEXT", prompt, "the text");
-  options.text("-f, --file", "FILE", file, "a file that holds the text, less a last line end; - is standard input");
+  options.option("-p, --prompt", "TEXT", prompt, "the text");
+  options.option("-f, --file", "FILE", file, "a file that holds the text, less a last line end; - is standard input");
   options.flag("-e, --escape", escape, "\\n, \\t ... in -p are what they stand for; the default");
   options.flag("--no-escape", escape, "they are what they are", false);
   options.flag("--no-special", no_special, "no beginning-of-sequence token, nor any other that the text does not hold");

@@ -7,7 +7,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <limits>
 
 #include "backend/backend.h"
@@ -19,8 +18,27 @@ inline constexpr std::int64_t kListChunk = 64;  // of a list that a row has of i
 inline constexpr std::int64_t kBlock = 64;      // columns that are looked at together
 inline constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
-using ReduceChunk = std::function<void(const float* logits, std::int64_t stride, std::int64_t first, std::int64_t count,
-                                       std::int64_t chunk, int worker)>;
+// Calls what it was made of, which outlives it. A std::function would allocate in every step.
+class ReduceChunk {
+ public:
+  template <class Reduce>
+  ReduceChunk(const Reduce& reduce)
+      : context_(&reduce),
+        call_([](const void* context, const float* logits, std::int64_t stride, std::int64_t first, std::int64_t count,
+                 std::int64_t chunk,
+                 int worker) { (*static_cast<const Reduce*>(context))(logits, stride, first, count, chunk, worker); }) {
+  }
+
+  void operator()(const float* logits, std::int64_t stride, std::int64_t first, std::int64_t count, std::int64_t chunk,
+                  int worker) const {
+    call_(context_, logits, stride, first, count, chunk, worker);
+  }
+
+ private:
+  const void* context_;
+  void (*call_)(const void* context, const float* logits, std::int64_t stride, std::int64_t first, std::int64_t count,
+                std::int64_t chunk, int worker);
+};
 
 // Logits that are there, or those of a head.
 struct Columns {

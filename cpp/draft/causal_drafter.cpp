@@ -25,7 +25,9 @@ TreeModel::TreeModel(Backend& backend, std::unique_ptr<CausalModel> model, std::
       readings_(static_cast<std::size_t>(model_->limits().places)),
       ids_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(model_->limits().rows))),
       count_(backend.allocate(sizeof(std::int32_t))),
-      last_(backend.allocate(sizeof(float) * readings_.size() * static_cast<std::size_t>(model_->config().dim))) {}
+      last_(backend.allocate(sizeof(float) * readings_.size() * static_cast<std::size_t>(model_->config().dim))) {
+  for (Reading& reading : readings_) reading.read.reserve(static_cast<std::size_t>(model_->limits().context));
+}
 
 std::vector<const Weight*> TreeModel::matrices() const {
   std::vector<const Weight*> result = model_->matrices();
@@ -149,6 +151,7 @@ void CausalDrafter::turn_to(int place) {
 void CausalDrafter::begin(const TextRules& rules) {
   text().rules = rules;
   text().tokens.clear();
+  text().tokens.reserve(static_cast<std::size_t>(rules.sequence.page_count) * kPageSlots);
   model_->begin(rules.reuse);
   if (rules.alone) model_->head().begin();
 }

@@ -17,29 +17,21 @@ constexpr int kUnread = 128;  // rows
 }  // namespace
 
 Drafting::Drafting(const DraftOptions& options, const std::string& head, const DraftingParts& parts)
-    : backend_(parts.backend),
-      target_(parts.target),
-      clock_(std::make_unique<HeadClock>(parts.backend, parts.first_time_point, kTimePoints)),
-      places_(parts.places) {
+    : backend_(parts.drafter.backend),
+      target_(parts.drafter.target),
+      clock_(std::make_unique<HeadClock>(backend_, parts.first_time_point, kTimePoints)),
+      places_(parts.drafter.places) {
   check_adapt(options, parse_head_spec(head));
   if (options.states > 0) states_ = std::make_shared<StateRecord>(StateRecord{options.states, 0, {}});
-  drafter_ = make_drafter(options, head,
-                          {.backend = parts.backend,
-                           .target = parts.target,
-                           .tokenizer = parts.tokenizer,
-                           .file = parts.file,
-                           .context = parts.context,
-                           .batch = parts.batch,
-                           .spare = parts.spare,
-                           .places = parts.places,
-                           .on_bytes = parts.on_bytes,
-                           .adaptive = parts.ranks ? parts.ranks->ranks() : nullptr,
-                           .states = states_,
-                           .clock = clock_.get(),
-                           .ranks_source = &ranks_source_});
+  DrafterParts whole = parts.drafter;
+  if (parts.ranks) whole.adaptive = parts.ranks->ranks();
+  whole.states = states_;
+  whole.clock = clock_.get();
+  whole.ranks_source = &ranks_source_;
+  drafter_ = make_drafter(options, head, whole);
   arms_ = time_arms(backend_, *drafter_, head, largest_tree(options));
   // Of one of several, so many that a pass over them costs hardly more per row than one over more.
-  room_ = std::max(places_ == 1 ? parts.batch : std::min(parts.batch, kUnread), tree_bounds(options).depth + 1);
+  room_ = std::max(places_ == 1 ? whole.batch : std::min(whole.batch, kUnread), tree_bounds(options).depth + 1);
   if (!drafter_->reads_states()) return;
   count_ = backend_.allocate(sizeof(std::int32_t));
   features_ = backend_.allocate(sizeof(float) * static_cast<std::size_t>(places_) * static_cast<std::size_t>(room_) *

@@ -29,17 +29,9 @@ struct DraftState {
 };
 
 struct DraftingParts {
-  Backend& backend;
-  const CausalModel& target;
-  std::shared_ptr<const Tokenizer> tokenizer;  // the target's
-  std::shared_ptr<const GgufFile> file;        // the drafter's; null: n-grams alone
-  int context = 0;                             // tokens of a sequence, at most
-  int batch = 0;
-  double spare = 0.0;  // as DrafterParts', like `places`
-  int places = 1;
-  int first_time_point = 0;                   // from there on the backend's time points are the drafter's
-  std::shared_ptr<RankKeeper> ranks;          // not null: ranked rows follow them
-  std::function<void(std::size_t)> on_bytes;  // as WeightLoader's
+  DrafterParts drafter;                         // what its states, clock and ranks are is added here
+  int first_time_point = 0;                     // from there on the backend's time points are the drafter's
+  std::shared_ptr<RankKeeper> ranks = nullptr;  // not null: ranked rows follow them
 };
 
 class Drafting {

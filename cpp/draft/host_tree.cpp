@@ -3,9 +3,14 @@
 
 #include <algorithm>
 #include <numeric>
-#include <utility>
 
 namespace frspec {
+
+void HostTree::reserve(std::size_t nodes) {
+  for (auto* list : {&tokens_, &parents_, &order_, &place_}) list->reserve(nodes);
+  notes_.reserve(nodes);
+  chances_.reserve(nodes);
+}
 
 void HostTree::begin(TokenId root) {
   tokens_.assign(1, root);
@@ -13,9 +18,9 @@ void HostTree::begin(TokenId root) {
   notes_.assign(1, {});
 }
 
-void HostTree::assign(std::vector<std::int32_t> tokens, std::vector<std::int32_t> parents) {
-  tokens_ = std::move(tokens);
-  parents_ = std::move(parents);
+void HostTree::assign(std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents) {
+  tokens_.assign(tokens.begin(), tokens.end());
+  parents_.assign(parents.begin(), parents.end());
   notes_.assign(tokens_.size(), {});
 }
 
@@ -52,8 +57,10 @@ void HostTree::prune(const Growth& growth, std::size_t max_size) {
   // A child's chance is never above its parent's, and it stands behind it: a parent comes first in this order.
   order_.resize(tokens_.size() - 1);
   std::iota(order_.begin(), order_.end(), 1);
-  std::stable_sort(order_.begin(), order_.end(),
-                   [this](std::int32_t a, std::int32_t b) { return note(a).chance > note(b).chance; });
+  // Not std::stable_sort, which allocates.
+  std::sort(order_.begin(), order_.end(), [this](std::int32_t a, std::int32_t b) {
+    return note(a).chance != note(b).chance ? note(a).chance > note(b).chance : a < b;
+  });
   chances_.clear();
   for (const std::int32_t node : order_) chances_.push_back(note(node).chance);
   const std::size_t kept = std::min(static_cast<std::size_t>(growth.size(chances_)), max_size - 1);

@@ -2,6 +2,7 @@
 #include "draft/ngram_drafter.h"
 
 #include <algorithm>
+#include <bit>
 #include <functional>
 
 namespace frspec {
@@ -9,35 +10,50 @@ namespace {
 
 constexpr std::size_t kPlaces = 4;  // of an n-gram that are remembered: the latest ones
 constexpr std::size_t kPaths = 4;   // that a Growth is asked about
+constexpr std::size_t kMostFound = 64;
 constexpr float kLeastChance = 0.02f;
 
 }  // namespace
 
-void NgramIndex::clear() {
+void NgramIndex::begin(std::size_t tokens) {
   text_.clear();
+  text_.reserve(tokens);
   indexed_ = 0;
-  ends_by_hash_.clear();
+  ends_.resize(static_cast<std::size_t>(longest_ - shortest_) + 1);
+  found_.reserve(kMostFound);
+  for (Ends& ends : ends_) {
+    // Half of it stays free, so that a place is found soon.
+    ends.latest.assign(std::bit_ceil(2 * tokens), 0);
+    ends.before.resize(tokens + 1);
+  }
 }
 
 void NgramIndex::push(std::span<const TokenId> tokens) { text_.insert(text_.end(), tokens.begin(), tokens.end()); }
 
-std::uint64_t NgramIndex::hash(std::size_t end, int n) const {
-  std::uint64_t value = static_cast<std::uint64_t>(n);
-  for (std::size_t i = end - static_cast<std::size_t>(n); i < end; ++i) {
-    value = (value ^ static_cast<std::uint32_t>(text_[i])) * 0x9E3779B97F4A7C15u;
+std::uint32_t& NgramIndex::latest(std::size_t end, int n) {
+  const auto tokens = [&](std::size_t behind) {
+    return std::span(text_).subspan(behind - static_cast<std::size_t>(n), static_cast<std::size_t>(n));
+  };
+  auto value = static_cast<std::uint64_t>(n);
+  for (const TokenId token : tokens(end)) {
+    value = (value ^ static_cast<std::uint32_t>(token)) * 0x9E3779B97F4A7C15u;
     value ^= value >> 29;
   }
-  return value;
+  std::vector<std::uint32_t>& places = ends_of(n).latest;
+  for (std::size_t at = value;; ++at) {
+    std::uint32_t& place = places[at & (places.size() - 1)];
+    if (place == 0 || std::ranges::equal(tokens(place), tokens(end))) return place;
+  }
 }
 
 // The n-grams that something follows: all that end before the text does.
 void NgramIndex::index() {
   for (; indexed_ + 1 < text_.size(); ++indexed_) {
     const std::size_t end = indexed_ + 1;
-    for (int n = std::min(kShortest, longest_); n <= longest_ && static_cast<std::size_t>(n) <= end; ++n) {
-      std::vector<std::uint32_t>& ends = ends_by_hash_[hash(end, n)];
-      if (ends.size() == kPlaces) ends.erase(ends.begin());
-      ends.push_back(static_cast<std::uint32_t>(end));
+    for (int n = shortest_; n <= longest_ && static_cast<std::size_t>(n) <= end; ++n) {
+      std::uint32_t& place = latest(end, n);
+      ends_of(n).before[end] = place;
+      place = static_cast<std::uint32_t>(end);
     }
   }
 }
@@ -45,13 +61,13 @@ void NgramIndex::index() {
 const std::vector<NgramIndex::Continuation>& NgramIndex::continuations(int length, std::size_t most) {
   index();
   found_.clear();
-  for (int n = longest_; n >= std::min(kShortest, longest_); --n) {
+  for (int n = longest_; n >= shortest_; --n) {
     if (static_cast<std::size_t>(n) > text_.size()) continue;
-    const auto found = ends_by_hash_.find(hash(text_.size(), n));
-    if (found == ends_by_hash_.end()) continue;
-    for (auto end = found->second.rbegin(); end != found->second.rend() && found_.size() < most; ++end) {
-      const std::size_t size = std::min(static_cast<std::size_t>(length), text_.size() - *end);
-      found_.push_back({n, std::span(text_).subspan(*end, size)});
+    std::uint32_t end = latest(text_.size(), n);
+    for (std::size_t places = 0; end != 0 && places < kPlaces && found_.size() < most; ++places) {
+      const std::size_t size = std::min(static_cast<std::size_t>(length), text_.size() - end);
+      found_.push_back({n, std::span(text_).subspan(end, size)});
+      end = ends_of(n).before[end];
     }
   }
   return found_;
@@ -66,7 +82,11 @@ NgramDrafter::NgramDrafter(Backend& backend, std::unique_ptr<Drafter> inner, int
       nodes_(nodes),
       depth_(depth),
       room_(static_cast<std::size_t>(inner_size + nodes)),
-      tree_(DraftTree::with_room(backend, inner_size + nodes, std::max(depth, inner_depth))) {}
+      tree_(DraftTree::with_room(backend, inner_size + nodes, std::max(depth, inner_depth))) {
+  host_.reserve(2 * room_);
+  chances_.reserve(room_);
+  for (auto* scratch : {&tokens_, &parents_, &places_}) scratch->reserve(room_);
+}
 
 void NgramDrafter::turn_to(int place) {
   text_ = &texts_[static_cast<std::size_t>(place)];
@@ -74,7 +94,7 @@ void NgramDrafter::turn_to(int place) {
 }
 
 void NgramDrafter::begin(const TextRules& rules) {
-  text_->index.clear();
+  text_->index.begin(static_cast<std::size_t>(rules.sequence.page_count) * kPageSlots);
   text_->is_chain = rules.rejection != nullptr;
   if (inner_) inner_->begin(rules);
 }
@@ -91,9 +111,8 @@ const DraftTree& NgramDrafter::propose(Growth* growth) {
   if (inner_) {
     const DraftTree& inner = inner_->propose(nullptr);
     if (paths.empty()) return inner;
-    std::vector<std::int32_t> tokens, parents;
-    read_nodes(backend_, inner.view(), tokens, parents);
-    host_.assign(std::move(tokens), std::move(parents));
+    read_nodes(backend_, inner.view(), tokens_, parents_);
+    host_.assign(tokens_, parents_);
   }
   const std::size_t most = host_.tokens().size() + static_cast<std::size_t>(nodes_);
   for (const auto& path : paths) host_.add_path(path.tokens, most, depth_);

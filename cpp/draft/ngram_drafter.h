@@ -2,9 +2,9 @@
 // weights, and nothing proposed where nothing is repeated. Alone, or filling the tree of another drafter.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
-#include <unordered_map>
 #include <vector>
 
 #include "draft/drafter.h"
@@ -16,10 +16,11 @@ namespace frspec {
 class NgramIndex {
  public:
   // Looks up the last `longest` tokens, then fewer, down to kShortest (or `longest`, if that is less).
-  explicit NgramIndex(int longest) : longest_(longest) {}
+  explicit NgramIndex(int longest) : longest_(longest), shortest_(std::min(kShortest, longest)) {}
   static constexpr int kShortest = 2;
 
-  void clear();
+  // A text of at most `tokens` tokens begins; nothing is allocated until the next.
+  void begin(std::size_t tokens);
   void push(std::span<const TokenId> tokens);
   const std::vector<TokenId>& text() const { return text_; }
 
@@ -32,13 +33,21 @@ class NgramIndex {
   const std::vector<Continuation>& continuations(int length, std::size_t most);
 
  private:
-  std::uint64_t hash(std::size_t end, int n) const;  // of the n tokens before `end`
+  // Of the n-grams of one length: where they end.
+  struct Ends {
+    std::vector<std::uint32_t> latest;  // by hash; 0: none
+    std::vector<std::uint32_t> before;  // (tokens) by end: where the same n-gram ended before; 0: nowhere
+  };
+
+  Ends& ends_of(int n) { return ends_[static_cast<std::size_t>(n - shortest_)]; }
+  // The place of the n tokens before `end` among Ends::latest: theirs, or a free one.
+  std::uint32_t& latest(std::size_t end, int n);
   void index();
 
-  int longest_;
+  int longest_, shortest_;
   std::vector<TokenId> text_;
-  std::size_t indexed_ = 0;                                                     // ends of n-grams up to here are in
-  std::unordered_map<std::uint64_t, std::vector<std::uint32_t>> ends_by_hash_;  // the latest last
+  std::size_t indexed_ = 0;  // ends of n-grams up to here are in
+  std::vector<Ends> ends_;   // by length
   std::vector<Continuation> found_;
 };
 

@@ -24,10 +24,10 @@ struct DraftOptions {
   // (adaptive_ranks.h); made where it is not there. None: ranks do not change.
   std::optional<std::filesystem::path> adapt;
   FileAccess files;           // how the target, the drafter and the sketch come into memory
-  std::string head = "full";  // a head policy (vocab/head_spec.h)
+  std::string head = "auto";  // a head policy (vocab/head_spec.h)
   // Longest run of tokens that is looked up in the text; 0: none. Nothing: kNgram beside a drafter whose trees grow as
   // far as pays, where a repetition that is not likely enough costs nothing; else none.
-  std::optional<int> ngram = 0;
+  std::optional<int> ngram;
   std::string translate = "auto";  // a drafter of another vocabulary: "auto", "tli", "slem", "slrs"
   // The shape of trees; none: they grow as far as pays (engine/tuner.h), within kMostTree.
   std::optional<TreeShape> tree;

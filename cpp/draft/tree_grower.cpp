@@ -38,6 +38,18 @@ TreeGrower::TreeGrower(Backend& backend, const TreeShape& shape, const DraftHead
   candidate_scores_ = backend.allocate(sizeof(float) * width);
 }
 
+void TreeGrower::reserve() {
+  const auto all = static_cast<std::size_t>(pool().capacity()), levels = static_cast<std::size_t>(pool().levels);
+  const auto branch = static_cast<std::size_t>(pool().branch);
+  candidates_.reserve(all);
+  nodes_.reserve(all);
+  scratch_floats_.reserve(all);
+  host_.reserve(all + 1);
+  frontier_.reserve(branch * branch);
+  scratch_notes_.reserve(branch);
+  scratch_ints_.reserve(branch * std::max(branch, 3 + levels));
+}
+
 void TreeGrower::choose_children(DraftHead& head, const TextRules& rules, int level, Tensor hidden,
                                  const std::int32_t* token_of_id) {
   auto* ids = child_ids_.as<std::int32_t>();

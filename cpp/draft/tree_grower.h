@@ -48,6 +48,7 @@ class TreeGrower {
   template <class States>
   void grow(Growth& growth, DraftHead& head, const TextRules& rules, States&& states,
             const std::int32_t* token_of_id = nullptr) {
+    reserve();
     candidates_.clear();
     level_begin_ = 0;
     for (int level = 0; level < pool().levels; ++level) {
@@ -75,6 +76,8 @@ class TreeGrower {
   }
 
  private:
+  // Room on the host, which trees of a fixed shape do not need.
+  void reserve();
   void choose_children(DraftHead& head, const TextRules& rules, int level, Tensor hidden,
                        const std::int32_t* token_of_id);
   // Puts the nodes of the last level that are worth it into the frontier; returns how many.

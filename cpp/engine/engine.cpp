@@ -67,8 +67,9 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   if (options.batch < 1 || options.batch > 1 << 16) {
     fail("batch: found ", options.batch, " tokens, expected 1 to ", 1 << 16);
   }
-  if (options.parallel < 1 || options.parallel > kMaxParallel) {
-    fail("parallel: found ", options.parallel, " texts, expected 1 to ", kMaxParallel);
+  const int parallel = options.parallel.value_or(1);
+  if (parallel < 1 || parallel > kMaxParallel) {
+    fail("n_parallel: found ", parallel, " texts, expected 1 to ", kMaxParallel);
   }
   check_rope_options(options.rope);
   ModelConfig config = read_causal_config(*file_);
@@ -102,7 +103,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   const int behind = drafts ? drafter_slots(options_, *drafter_file_) : 0;
   const ModelTaps taps{options.taps, drafts ? drafter_taps(*drafter_file_, config) : std::vector<int>{}};
   // A recurrent state belongs to one sequence: others wait.
-  const int places = config.recurrent_layers() > 0 ? 1 : most_places(options, options.parallel);
+  const int places = config.recurrent_layers() > 0 ? 1 : most_places(options, parallel);
   ModelLimits limits{.context = context_,
                      .places = places,
                      .rows = std::max({batch_, max_size, places}),
@@ -160,10 +161,16 @@ void Engine::plan_memory(ModelLimits& limits, const ModelTaps& taps) {
 }
 
 void Engine::make_drafting(const std::string& head, const std::function<void(std::size_t)>& on_bytes) {
-  auto drafting =
-      std::make_unique<Drafting>(options_, head,
-                                 DraftingParts{*backend_, *target_, tokenizer_, drafter_file_, context_, batch_, spare_,
-                                               target_->limits().places, kEngineTimes, ranks_, on_bytes});
+  const DrafterParts parts{.backend = *backend_,
+                           .target = *target_,
+                           .tokenizer = tokenizer_,
+                           .file = drafter_file_,
+                           .context = context_,
+                           .batch = batch_,
+                           .spare = spare_,
+                           .places = target_->limits().places,
+                           .on_bytes = on_bytes};
+  auto drafting = std::make_unique<Drafting>(options_, head, DraftingParts{parts, kEngineTimes, ranks_});
   const std::string about =
       concat(processor_name(), "; ", backend_->description(), "; target ", identity_of(*file_), "; drafter ",
              drafter_file_ ? identity_of(*drafter_file_) : "none", "; ngram ", ngram_of(options_), "; cache ",
@@ -173,6 +180,7 @@ void Engine::make_drafting(const std::string& head, const std::function<void(std
   drafting_ = std::move(drafting);
   planner_ = std::move(planner);
   calibrated_ = false;
+  tuned_.reserve(static_cast<std::size_t>(tree_bounds(options_).size));
   runner_->verifier().note_candidates(drafting_->drafter().wanted_candidates());
 }
 

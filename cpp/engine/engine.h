@@ -117,8 +117,7 @@ class Engine {
     std::int32_t committed = 0;
     Reuse reuse;
     std::optional<Step> ahead;                // the step behind the one that is running, where it was begun already
-    Tuner::Step tuned;                        // of the step that is running
-    std::vector<StepTrace::Watched> watched;  // likewise
+    std::vector<StepTrace::Watched> watched;  // of the step that is running
 
     bool is_idle() const { return ended || life.expired(); }
   };
@@ -214,6 +213,7 @@ class Engine {
   // not ask again.
   std::unordered_map<std::uint64_t, std::uint64_t> refused_;
   std::uint64_t given_up_ = 0;
+  Tuner::Step tuned_;  // of the step that is told of
   OwnedMutex mutex_{"LLM"};
 };
 

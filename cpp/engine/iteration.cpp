@@ -140,7 +140,7 @@ void Engine::learn(Sequence& sequence, const Step& step, const Verdict& verdict)
 
 void Engine::learn_costs(Sequence& sequence, const Step& step, const Verdict& verdict) {
   const GenerateOptions& options = sequence.options();
-  Tuner::Step& tuned = place_->tuned;
+  Tuner::Step& tuned = tuned_;
   tuned.begin();
   tuned.plan = step.plan;
   tuned.company = step.company;
@@ -176,7 +176,7 @@ StepTrace Engine::trace_of(const Sequence& sequence, const Step& step, const Ver
   }
   trace.watched = std::move(place_->watched);
   trace.head_seconds = step.head_seconds;
-  const Tuner::Step& tuned = place_->tuned;
+  const Tuner::Step& tuned = tuned_;
   trace.transformer_seconds = std::max(0.0, tuned.told_seconds + tuned.grown_seconds - trace.head_seconds);
   trace.verify_seconds = tuned.target_seconds;
   return trace;
@@ -185,6 +185,10 @@ StepTrace Engine::trace_of(const Sequence& sequence, const Step& step, const Ver
 // What is to be read: the prompt, and what was written behind it already, if that was displaced from the caches.
 void Engine::begin_reading(Sequence& sequence) {
   const GenerateOptions& options = sequence.options();
+  // A step may give tokens behind the last one that is wanted.
+  place_->text.reserve(
+      sequence.tokens().size() +
+      static_cast<std::size_t>(std::min(sequence.tokens_left(), sequence.room_left()) + target_->limits().tree));
   place_->text.assign(sequence.tokens().begin(), sequence.tokens().end());
   place_->reuse = {options.reuse, options.salt, place_->draft.works() && drafting_->drafter().reads_states()};
   place_->committed = runner_->begin(place_->text, place_->reuse);

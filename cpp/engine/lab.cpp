@@ -55,10 +55,11 @@ void download_best(const EngineParts& parts, int rows, int best, TokenId* tokens
 
 }  // namespace
 
-Lab::Forward Lab::forward(std::span<const TokenId> tokens, int best) {
+Lab::Forward Lab::forward(std::span<const TokenId> tokens, std::optional<int> wanted) {
   if (tokens.empty() || tokens.size() > static_cast<std::size_t>(engine_.context())) {
     fail("forward: found ", tokens.size(), " tokens, expected 1 to ", engine_.context(), ", the context");
   }
+  const int best = wanted.value_or(0);
   const int most = std::min(kMaxBest, engine_.config().vocab);
   if (best < 0 || best > most) fail("forward: found best ", best, ", expected 0 to ", most);
   check_tokens(tokens, *engine_.tokenizer());
@@ -70,13 +71,13 @@ Lab::Forward Lab::forward(std::span<const TokenId> tokens, int best) {
   const auto width = static_cast<std::size_t>(best);
   Forward result;
   result.taps.assign(taps, std::vector<float>(tokens.size() * dim));
-  if (best == 0) result.logits.resize(tokens.size() * vocab);
+  if (!wanted) result.logits.resize(tokens.size() * vocab);
   result.best.resize(tokens.size() * width);
   result.log_probs.resize(result.best.size());
   read_all(parts.runner, 0, tokens, [&](std::size_t first, int rows) {
     if (best > 0) {
       download_best(parts, rows, best, result.best.data() + first * width, result.log_probs.data() + first * width);
-    } else {
+    } else if (!wanted) {
       download_logits(parts, rows, result.logits.data() + first * vocab);
     }
     for (std::size_t t = 0; t < taps; ++t) {

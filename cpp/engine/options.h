@@ -39,8 +39,8 @@ struct EngineOptions : DraftOptions {
   // Tokens of prompt and text together; 0: as many as the model was trained for; none: so many, at most
   // kDefaultContext.
   std::optional<int> context;
-  int batch = 512;   // prompt tokens per pass
-  int parallel = 1;  // texts that are written at once, at most
+  int batch = 512;              // prompt tokens per pass
+  std::optional<int> parallel;  // texts that are written at once, at most; none: 1
   // Room in the caches beside one context, as a share of it, for further texts and what ended ones leave; none: by the
   // memory that is free.
   std::optional<double> spare;
@@ -77,11 +77,11 @@ enum class DraftMode : std::uint8_t {
   Auto,  // as long as it pays (tuner.h)
   Always,
   Never,   // plain decoding
-  Sparse,  // in steps 0, 1, 3, 7, 15 ...: for tests of what a drafter is told late
+  Sparse,  // in steps 0, 1, 3, 7, 15 ...: for tests of what a drafter is told late, in builds for tests
   Watch,   // wide trees in every step, which are traced and not verified: for simulations
 };
-DraftMode parse_draft_mode(
-    std::string_view name);  // "auto", "always", "never", "sparse" or "watch"; throws InvalidInput for others
+// "auto", "always", "never" or "watch", and in builds for tests "sparse"; throws InvalidInput for others.
+DraftMode parse_draft_mode(std::string_view name);
 
 // How drafts are verified.
 enum class VerifyMode : std::uint8_t {

@@ -20,6 +20,7 @@ std::vector<TimedArm> arms_for(std::vector<TimedArm> arms, const DraftOptions& o
 
 Planner::Planner(std::vector<TimedArm> arms, const DraftOptions& options, const std::string& about)
     : tuner_(arms_for(std::move(arms), options), !options.tree, largest_tree(options).levels()) {
+  parents_.reserve(static_cast<std::size_t>(tree_bounds(options).size));
   if (options.tree) return;
   std::string all = about;
   for (const TimedArm& arm : tuner_.arms()) all += concat("; ", arm.translation, " ", arm.head);
@@ -62,14 +63,14 @@ void Planner::look_at(Tuner::Step& step, const DraftTree& tree, const Verdict& v
   if (notes.empty()) return;
   step.has_notes = true;
   const auto size = static_cast<std::size_t>(tree.size());
-  std::vector<std::int32_t> parents(size);
-  backend.download(parents.data(), tree.view().parents, size * sizeof(std::int32_t));
+  parents_.resize(size);
+  backend.download(parents_.data(), tree.view().parents, size * sizeof(std::int32_t));
   for (std::size_t i = 0; i < verdict.nodes.size(); ++i) {
     const std::int32_t node = verdict.nodes[i];
     const std::int32_t next = i + 1 < verdict.nodes.size() ? verdict.nodes[i + 1] : -1;
     bool has_children = false;
     for (auto child = static_cast<std::size_t>(node) + 1; child < size; ++child) {
-      if (parents[child] != node) continue;
+      if (parents_[child] != node) continue;
       has_children = true;
       step.nodes.push_back({notes[child].cell, static_cast<std::int32_t>(child) == next});
     }

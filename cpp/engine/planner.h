@@ -54,7 +54,8 @@ class Planner {
 
  private:
   Tuner tuner_;
-  std::optional<Tuner> among_;  // of texts among others; it begins with what is known by then
+  std::vector<std::int32_t> parents_;  // of a tree's nodes: scratch of look_at
+  std::optional<Tuner> among_;         // of texts among others; it begins with what is known by then
   bool among_others_ = false;
   std::optional<TuningFile> file_;  // none: trees of a fixed shape are a user's own choice, and soon judged
   std::chrono::steady_clock::time_point kept_ = {};

@@ -8,6 +8,9 @@
 namespace frspec {
 namespace {
 
+// Of a step, and of the text of a token.
+constexpr std::size_t kUsualTokens = 64, kUsualBytes = 64;
+
 std::uint64_t next_id() {
   static std::atomic<std::uint64_t> last{0};
   return ++last;
@@ -87,6 +90,10 @@ Sequence::Sequence(std::shared_ptr<const Tokenizer> tokenizer, std::string model
       stop_text_(options.stop) {
   check_request(tokens_, options_, *tokenizer_, context_);
   if (options_.max_tokens < 0) options_.max_tokens = std::numeric_limits<int>::max();
+  const auto most = static_cast<std::size_t>(std::min(tokens_left(), room_left()));
+  tokens_.reserve(prompt_size_ + most);
+  fresh_.resize(std::min(most, kUsualTokens));
+  for (GeneratedToken& fresh : fresh_) fresh.text.reserve(kUsualBytes);
   stats_.prompt_tokens = static_cast<std::int64_t>(prompt_size_);
   stats_.seed = options_.sampling.seed;
   if (options_.committed > 0) resume();
@@ -134,8 +141,11 @@ void Sequence::append_one(TokenId token, bool drafted) {
   }
   tokens_.push_back(token);
   ++stats_.generated_tokens;
-  fresh_.push_back(
-      {token, drafted, stop_text_.push(decoder_.push(token), stats_.generated_tokens >= options_.min_tokens)});
+  if (fresh_count_ == fresh_.size()) fresh_.emplace_back();
+  GeneratedToken& fresh = fresh_[fresh_count_++];
+  fresh.id = token;
+  fresh.drafted = drafted;
+  fresh.text = stop_text_.push(decoder_.push(token), stats_.generated_tokens >= options_.min_tokens);
   finish_if_full();
 }
 

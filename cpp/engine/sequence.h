@@ -32,8 +32,8 @@ const char* finish_reason_name(FinishReason reason);  // "stop", "length", "canc
 // A token of the sequence, whether a draft had foreseen it, and what may be shown of the text since the token before:
 // whole characters, and nothing that might become part of a stop string.
 struct GeneratedToken {
-  TokenId id;
-  bool drafted;
+  TokenId id = 0;
+  bool drafted = false;
   std::string text;
 };
 
@@ -85,14 +85,14 @@ class Sequence {
   std::weak_ptr<const void> life() const { return life_; }
   bool goes_on() const { return !cancelled() && (!keep_going_ || keep_going_()); }
   // A step begins; what the last one gave is forgotten.
-  void begin_step() { fresh_.clear(); }
+  void begin_step() { fresh_count_ = 0; }
   // The tokens that a pass of the target gave, all but the last of them drafted; up to the end of the sequence. Throws
   // Error where one is none.
   void append(std::span<const TokenId> tokens);
   void finish(FinishReason reason);
   // What append() took in this step; and whether the pass gave one more, which ended the sequence without being part of
   // it.
-  std::span<const GeneratedToken> fresh() const { return fresh_; }
+  std::span<const GeneratedToken> fresh() const { return std::span(fresh_).first(fresh_count_); }
   bool ended_by_token() const { return ended_by_token_; }
   Stats& stats() { return stats_; }
   void add(TokenLogprobs logprobs) { logprobs_.push_back(std::move(logprobs)); }
@@ -118,7 +118,8 @@ class Sequence {
   std::atomic<bool> cancelled_{false};
   std::exception_ptr error_;
   std::shared_ptr<const void> life_ = std::make_shared<char>();
-  std::vector<GeneratedToken> fresh_;
+  std::vector<GeneratedToken> fresh_;  // the first ones are of this step; the memory of their texts stays
+  std::size_t fresh_count_ = 0;
   std::vector<TokenLogprobs> logprobs_;
   std::vector<StepTrace> trace_;
   std::string closing_text_;

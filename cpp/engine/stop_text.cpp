@@ -12,10 +12,14 @@ StopText::StopText(std::vector<std::string> stops) : stops_(std::move(stops)) {
   for (std::size_t i = 0; i < stops_.size(); ++i) {
     if (stops_[i].empty()) fail("stop: found an empty string at index ", i, ", expected at least one character");
   }
+  if (stops_.empty()) return;
+  constexpr std::size_t kUsualBytes = 1024;
+  held_.reserve(kUsualBytes);
+  shown_.reserve(kUsualBytes);
 }
 
-std::string StopText::push(std::string_view piece, bool may_stop) {
-  if (stops_.empty()) return std::string(piece);
+std::string_view StopText::push(std::string_view piece, bool may_stop) {
+  if (stops_.empty()) return piece;
   if (stopped_) return {};
   // A match that ends in an earlier piece would have been found there: search where the new bytes take part.
   const std::size_t old = held_.size();
@@ -31,9 +35,9 @@ std::string StopText::push(std::string_view piece, bool may_stop) {
   }
   if (first != std::string::npos && may_stop) {
     stopped_ = true;
-    std::string shown = held_.substr(0, first);
+    shown_.assign(held_, 0, first);
     held_.clear();
-    return shown;
+    return shown_;
   }
   // Past a stop string that does not count nothing may overlap with it.
   const std::size_t begin = first == std::string::npos ? 0 : past;
@@ -43,9 +47,9 @@ std::string StopText::push(std::string_view piece, bool may_stop) {
       if (std::string_view(held_).ends_with(std::string_view(stop).substr(0, n))) keep = n;
     }
   }
-  std::string shown = held_.substr(0, held_.size() - keep);
-  held_.erase(0, shown.size());
-  return shown;
+  shown_.assign(held_, 0, held_.size() - keep);
+  held_.erase(0, shown_.size());
+  return shown_;
 }
 
 std::string StopText::finish() { return std::exchange(held_, {}); }

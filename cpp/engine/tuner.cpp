@@ -48,6 +48,12 @@ void Tuner::Step::begin() {
   *this = std::move(memory);
 }
 
+void Tuner::Step::reserve(std::size_t count) {
+  nodes.reserve(count);
+  parents.reserve(count);
+  held.reserve(count);
+}
+
 void Tuner::Mean::add(double x, double memory) {
   count = std::min(count + 1.0, memory);
   value += (x - value) / count;

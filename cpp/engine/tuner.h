@@ -68,6 +68,7 @@ class Tuner final : public Growth {
 
     // Another step begins, in the memory of this one.
     void begin();
+    void reserve(std::size_t nodes);  // of trees
   };
 
   // `arms`: the head that misses least first; none: there is no drafter, but perhaps repetitions. `grows`: whether

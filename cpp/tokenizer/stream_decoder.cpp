@@ -6,28 +6,32 @@ namespace frspec {
 namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
+constexpr std::size_t kUsualBytes = 256;                   // no usual token has more
 
 }  // namespace
 
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool begins_text)
-    : tokenizer_(&tokenizer), begins_text_(begins_text && tokenizer.strips_leading_space()), at_start_(begins_text_) {}
+    : tokenizer_(&tokenizer), begins_text_(begins_text && tokenizer.strips_leading_space()), at_start_(begins_text_) {
+  pending_.reserve(kUsualBytes);
+  text_.reserve(kUsualBytes);
+}
 
-std::string StreamDecoder::push(TokenId id) {
+std::string_view StreamDecoder::push(TokenId id) {
   pending_ += tokenizer_->spelled(id, false, at_start_);
-  std::string text;
+  text_.clear();
   std::size_t at = 0;
   while (at < pending_.size()) {
     const Utf8Unit unit = utf8_unit(pending_, at);
     if (unit.kind == Utf8Unit::Kind::CutOff) break;
     if (unit.kind == Utf8Unit::Kind::Whole) {
-      text.append(pending_, at, unit.bytes);
+      text_.append(pending_, at, unit.bytes);
     } else {
-      text += kReplacement;
+      text_ += kReplacement;
     }
     at += unit.bytes;
   }
   pending_.erase(0, at);
-  return text;
+  return text_;
 }
 
 std::string StreamDecoder::finish() {

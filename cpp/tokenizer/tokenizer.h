@@ -93,14 +93,16 @@ class StreamDecoder {
  public:
   // `begins_text` false: the tokens continue a text, so SPM's leading space stays.
   explicit StreamDecoder(const Tokenizer& tokenizer, bool begins_text = false);
-  std::string push(TokenId id);  // the whole characters that are complete now
-  std::string finish();          // what is held back, replaced by U+FFFD; the decoder may be used again afterwards
+  // The whole characters that are complete now; what it gives is there until the next call.
+  std::string_view push(TokenId id);
+  std::string finish();  // what is held back, replaced by U+FFFD; the decoder may be used again afterwards
 
  private:
   const Tokenizer* tokenizer_;
   bool begins_text_;
   bool at_start_;
   std::string pending_;  // the beginning of a character
+  std::string text_;     // what push() gives
 };
 
 }  // namespace frspec

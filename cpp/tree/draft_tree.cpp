@@ -39,6 +39,12 @@ void check_tree_shape(const TreeShape& shape) {
 
 TreeLayout derive_layout(std::span<const std::int32_t> parents) {
   TreeLayout layout;
+  derive_layout(parents, layout);
+  return layout;
+}
+
+void derive_layout(std::span<const std::int32_t> parents, TreeLayout& layout) {
+  layout.max_depth = 0;
   const auto size = static_cast<std::int32_t>(parents.size());
   layout.depth.resize(parents.size());
   for (std::int32_t i = 0; i < size; ++i) {
@@ -58,7 +64,6 @@ TreeLayout derive_layout(std::span<const std::int32_t> parents) {
       layout.path[static_cast<std::size_t>(i * stride + layout.depth[static_cast<std::size_t>(node)])] = node;
     }
   }
-  return layout;
 }
 
 void read_nodes(Backend& backend, const TreeView& tree, std::vector<std::int32_t>& tokens,
@@ -108,7 +113,8 @@ DraftTree DraftTree::with_room(Backend& backend, int size, int max_depth) {
 
 void DraftTree::assign(Backend& backend, std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents,
                        std::span<const NodeNote> notes) {
-  const TreeLayout layout = derive_layout(parents);
+  derive_layout(parents, layout_);
+  const TreeLayout& layout = layout_;
   if (static_cast<int>(tokens.size()) > room_size_ || layout.max_depth > room_depth_) {
     throw Error(concat("draft tree: found ", tokens.size(), " nodes and depth ", layout.max_depth,
                        ", expected at most ", room_size_, " and ", room_depth_));
@@ -139,6 +145,10 @@ void DraftTree::allocate_view(Backend& backend, int size, int max_depth) {
   view_.parents = carver.ints(size);
   view_.depth = carver.ints(size);
   view_.path = carver.ints(std::int64_t{size} * (max_depth + 1));
+  const auto nodes = static_cast<std::size_t>(size);
+  notes_.reserve(nodes);
+  layout_.depth.reserve(nodes);
+  layout_.path.reserve(nodes * static_cast<std::size_t>(max_depth + 1));
 }
 
 Rows DraftTree::rows(const SequenceView& sequence) const {

@@ -30,6 +30,7 @@ struct TreeLayout {
 };
 // Throws InvalidInput unless parents[0] is -1 and every other parent is an earlier node.
 TreeLayout derive_layout(std::span<const std::int32_t> parents);
+void derive_layout(std::span<const std::int32_t> parents, TreeLayout& layout);  // in its memory
 
 // Reads the nodes of a tree back: their tokens and parents, (size) each.
 void read_nodes(Backend& backend, const TreeView& tree, std::vector<std::int32_t>& tokens,
@@ -77,6 +78,7 @@ class DraftTree {
   Buffer view_memory_, pool_memory_;
   int room_size_ = 0, room_depth_ = 0;
   std::vector<NodeNote> notes_;
+  TreeLayout layout_;  // of assign()
   const Proposals* proposals_ = nullptr;
   TokenBits allowed_;
   TreeView view_;

@@ -163,6 +163,7 @@ const Verdict& Verifier::read(int slot) {
 void Verifier::note_candidates(int k) {
   noted_ = std::min(k, target_.config().vocab);
   allocate_record();
+  candidates_.reserve(static_cast<std::size_t>(max_path_ * noted_));
   const int rows = std::max(target_.limits().logit_rows, most_ > 1 ? max_size_ : 0);
   noted_scores_ = backend_.allocate(sizeof(float) * static_cast<std::size_t>(noted_) * static_cast<std::size_t>(rows));
 }

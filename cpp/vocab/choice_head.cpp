@@ -2,6 +2,7 @@
 #include "vocab/choice_head.h"
 
 #include <algorithm>
+#include <span>
 
 namespace frspec {
 
@@ -12,7 +13,9 @@ std::vector<HeadChoice> ChoiceHead::choices() const {
 }
 
 std::uint32_t ChoiceHead::holders(TokenId token) const {
-  const std::vector<TokenId> spelled = spelling_ ? spelling_(token) : std::vector{token};
+  std::vector<TokenId> translated;
+  std::span<const TokenId> spelled(&token, 1);
+  if (spelling_) spelled = translated = spelling_(token);
   std::uint32_t bits = 1;
   for (std::size_t i = 1; i < policies_.size(); ++i) {
     const auto holds = [&](TokenId own) { return policies_[i].head->holds(own).value_or(true); };

@@ -22,8 +22,8 @@
 #include "callbacks.h"
 #include "engine/lab.h"
 #include "gil.h"
+#include "option_table.h"
 #include "py_engine.h"
-#include "text_options.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -64,36 +64,16 @@ namespace {
 using Tokens = std::vector<TokenId>;
 
 void make_engine(PyEngine* self, const std::filesystem::path& target,
-                 const std::optional<std::filesystem::path>& drafter, const std::optional<std::filesystem::path>& ranks,
-                 const std::optional<std::filesystem::path>& sketch, const std::optional<std::filesystem::path>& adapt,
-                 const std::string& head, const std::string& translate, std::optional<int> ngram,
-                 const std::string& tree, std::optional<int> tree_depth, std::optional<int> tree_branch,
-                 std::optional<int> tree_size, std::optional<int> n_ctx, const RopeOptions& rope, int n_batch,
-                 int n_threads, const std::string& cache_type, const std::string& device, bool head_on_host,
-                 bool use_mmap, int n_parallel, std::optional<double> spare, const std::vector<int>& taps,
-                 std::size_t states, const nb::object& progress) {
+                 const std::optional<std::filesystem::path>& drafter, const std::vector<int>& taps, std::size_t states,
+                 std::optional<double> spare, const nb::object& progress, const nb::kwargs& keywords) {
+  EngineOptions options = read_engine_options(keywords);
   const WithoutGil released;
-  EngineOptions options;
   options.target = target;
   options.drafter = drafter;
-  options.ranks = ranks;
-  options.sketch = sketch;
-  options.adapt = adapt;
-  options.states = states;
-  options.head = head;
-  options.translate = translate;
-  options.ngram = ngram;
-  options.tree = TreeChoice{tree, tree_depth, tree_branch, tree_size}.shape();
-  options.context = n_ctx;
-  options.rope = rope;
-  options.batch = n_batch;
-  options.parallel = n_parallel;
-  options.spare = spare;
-  options.backend = {device, n_threads};
-  options.head_on_host = head_on_host;
-  options.files = {use_mmap, [] { check_signals(); }};
-  options.kv_type = parse_kv_type(cache_type);
   options.taps = taps;
+  options.states = states;
+  options.spare = spare;
+  options.files.on_piece = [] { check_signals(); };
   options.on_load = [&](std::size_t done, std::size_t total) { call_python(progress, done, total); };
   options.on_warning = [](const std::string& warning) { warn_in_python(warning, 2); };
   new (self) PyEngine(options);
@@ -131,7 +111,7 @@ nb::list forward_taps(const PyEngine& self, const Tokens& tokens) {
   Lab::Forward result;
   {
     const WithoutGil released;
-    result = Lab(*engine).forward(tokens);
+    result = Lab(*engine).forward(tokens, 0);
   }
   return to_arrays(std::move(result.taps), tokens.size(), *engine);
 }
@@ -175,27 +155,15 @@ void init_engine(nb::module_& m) {
   nb::class_<PyEngine>(m, "Engine",
                        "A target, perhaps its drafter, and their caches. Calls on one engine are taken one after the "
                        "other; engines are independent of each other.")
-      .def("__init__", &make_engine, "target"_a, "drafter"_a = nb::none(), "ranks"_a = nb::none(),
-           "sketch"_a = nb::none(), "adapt"_a = nb::none(), "head"_a = "full", "translate"_a = "auto", "ngram"_a = 0,
-           "tree"_a = "auto", "tree_depth"_a = nb::none(), "tree_branch"_a = nb::none(), "tree_size"_a = nb::none(),
-           "n_ctx"_a = nb::none(), "rope"_a = RopeOptions{}, "n_batch"_a = EngineOptions{}.batch, "n_threads"_a = 0,
-           "cache_type"_a = "f16", "device"_a = default_device(), "head_on_host"_a = false, "use_mmap"_a = true,
-           "n_parallel"_a = 1, "spare"_a = nb::none(), "taps"_a = std::vector<int>{}, "states"_a = 0,
-           "progress"_a = nb::none(),
+      .def("__init__", &make_engine, "target"_a, "drafter"_a = nb::none(), nb::kw_only(), "taps"_a = std::vector<int>{},
+           "states"_a = 0, "spare"_a = nb::none(), "progress"_a = nb::none(), "options"_a,
            nb::sig("def __init__(self, target: str | os.PathLike[str], drafter: str | os.PathLike[str] | None = None, "
-                   "ranks: str | os.PathLike[str] | None = None, sketch: str | os.PathLike[str] | None = None, "
-                   "adapt: str | os.PathLike[str] | None = None, head: str = 'full', translate: str = 'auto', ngram: "
-                   "int | None = 0, tree: str = 'auto', tree_depth: int | None = None, "
-                   "tree_branch: int | None = None, tree_size: int | None = None, n_ctx: int | None = None, rope: "
-                   "RopeOptions = RopeOptions(), n_batch: int = 512, "
-                   "n_threads: int = 0, cache_type: str = 'f16', device: str = 'cpu', "
-                   "head_on_host: bool = False, use_mmap: bool = True, n_parallel: int = 1, spare: float | None = "
-                   "None, taps: Sequence[int] = (), "
-                   "states: int = 0, "
-                   "progress: collections.abc.Callable[[int, int], object] | None = None) -> None"),
-           "``progress`` is called with the bytes of weights that are ready and those of all. ``spare``: contexts that "
-           "the "
-           "caches have room for beside one; None: by the memory that is free. ``states``: that many "
+                   "*, taps: Sequence[int] = (), states: int = 0, spare: float | None = None, "
+                   "progress: collections.abc.Callable[[int, int], object] | None = None, **options: Any) -> None"),
+           "``options``: see ``frspec_cpp.EngineOptions``. ``spare``: contexts that the caches have room for beside "
+           "one; "
+           "None: by the memory that is free. "
+           "``progress`` is called with the bytes of weights that are ready and those of all. ``states``: that many "
            "states that the drafter's head meets are noted (``take_states``).")
       .def(
           "take_states",

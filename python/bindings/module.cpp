@@ -13,6 +13,7 @@
 #include "backend/registry.h"
 #include "base/error.h"
 #include "callbacks.h"
+#include "option_table.h"
 
 namespace nb = nanobind;
 
@@ -20,7 +21,6 @@ namespace frspec {
 
 void init_gguf(nb::module_& m);
 void init_tokenizer(nb::module_& m);
-void init_rope(nb::module_& m);
 void init_engine(nb::module_& m);
 void init_bench(nb::module_& m);
 void init_translation(nb::module_& m);
@@ -79,7 +79,7 @@ NB_MODULE(_core, m) {
         "another one than the first.");
   frspec::init_gguf(m);
   frspec::init_tokenizer(m);
-  frspec::init_rope(m);
+  frspec::init_option_table(m);
   frspec::init_engine(m);
   frspec::init_bench(m);
   frspec::init_translation(m);

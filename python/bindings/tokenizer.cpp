@@ -346,7 +346,7 @@ void init_tokenizer(nb::module_& m) {
           "push",
           [](StreamDecoder& self, std::int64_t id) {
             if (id != static_cast<TokenId>(id)) fail("token id: found ", id, ", expected one of the vocabulary");
-            return self.push(static_cast<TokenId>(id));
+            return std::string(self.push(static_cast<TokenId>(id)));
           },
           nb::arg("id"), "Takes the next token; returns the whole characters that are complete now.")
       .def("finish", &StreamDecoder::finish,

@@ -16,7 +16,8 @@ from frspec_cpp.generation import Generation, Stats, Step, TokenLogprobs
 from frspec_cpp.grammar import Grammar
 from frspec_cpp.llm import LLM
 from frspec_cpp.model_warning import ModelWarning
-from frspec_cpp.options import LogitsProcessor, Options
+from frspec_cpp.option_table import EngineOptions, Options
+from frspec_cpp.options import LogitsProcessor
 from frspec_cpp.overlap import VocabularyOverlap, vocabulary_overlap
 from frspec_cpp.texts import Cancelled, PendingText, Piece, Started, Token
 
@@ -26,6 +27,7 @@ __all__ = [
     "AsyncText",
     "Cancelled",
     "Conversation",
+    "EngineOptions",
     "Generation",
     "GgufFile",
     "GgufTensor",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from frspec_cpp.chat import TEMPLATE_DEFAULTS
 from frspec_cpp.generation import Generation
 from frspec_cpp.llm import LLM
-from frspec_cpp.options import ChatOptions, Options, takes_chat_options, takes_options
+from frspec_cpp.option_table import Options
+from frspec_cpp.options import ChatOptions, takes_chat_options, takes_options
 from frspec_cpp.texts import Event, Piece, Started, Ticket
 
 if TYPE_CHECKING:

@@ -5,33 +5,29 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from frspec_cpp import _core
 from frspec_cpp.demo import demo_paths
+from frspec_cpp.option_table import EngineOptions
+from frspec_cpp.options import native_engine, takes_engine_options
 from frspec_cpp.progress import Report, reporting
 
 
+@takes_engine_options
 def bench(
     model_path: str | os.PathLike[str] | None = None,
     drafter: str | os.PathLike[str] | None = None,
     *,
     head: str | Sequence[str] = "full",
-    ranks: str | os.PathLike[str] | None = None,
-    sketch: str | os.PathLike[str] | None = None,
     n_prompt: Sequence[int] = (512,),
     n_gen: Sequence[int] = (128,),
     n_verify: Sequence[int] = (1, 2, 4, 8, 16, 32, 64, 128),
     n_depth: int = 0,
     repetitions: int = 5,
     synthetic_acceptance: float | None = None,
-    tree_depth: int = 5,
-    tree_branch: int = 10,
-    tree_size: int = 60,
-    n_threads: int = 0,
-    cache_type: str = "f16",
-    device: str | None = None,
     progress: bool | Report = True,
+    **options: Any,
 ) -> dict[str, Any]:
     """Times passes of a model beside what the machine can do at best, measured in the same run: ``frspec bench``.
 
@@ -39,8 +35,6 @@ def bench(
         model_path: GGUF file of the target; None: the bundled demo pair.
         drafter: GGUF file of its drafter; None: none, or the demo pair's. Its tree's levels are timed, too.
         head: The drafter's head, or several to compare, as for :class:`LLM`.
-        ranks: GGUF file with token ranks; None: those in the drafter's file.
-        sketch: GGUF file with a sketch of the head; None: the one in the drafter's file.
         n_prompt: Tokens of prompts to time ("pp512").
         n_gen: Tokens of plain texts to time ("tg128").
         n_verify: Nodes of draft trees to time in one pass of the target ("verify 16").
@@ -48,15 +42,9 @@ def bench(
         repetitions: Of each test; times are medians.
         synthetic_acceptance: Also times whole texts in which the best child of every drafted node is accepted with
             this probability, whatever the models say: for models with random weights.
-        tree_depth: Depth of the drafter's trees, as for :class:`LLM`.
-        tree_branch: Nodes expanded per level.
-        tree_size: Nodes that are verified at once.
-        n_threads: CPU threads; 0: one per available core.
-        cache_type: How keys and values are kept: ``"f16"``, ``"q8_0"`` or ``"f32"``.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None: what the environment variable FRSPEC_DEVICE says, else the
-            CPU.
         progress: Show a bar (where tqdm is installed and standard error is a terminal), or a function that is called
             with what is being done, and how much of it is done and to do.
+        options: As of :class:`LLM`, but trees are always of a fixed shape, by default ``"5,10,60"``.
 
     Returns:
         What ``frspec bench -o json`` writes: ``machine``, ``device``, ``model``, ``types``, ``model_bytes``,
@@ -75,8 +63,6 @@ def bench(
         text = _core.bench(
             os.fspath(model_path),
             None if drafter is None else os.fspath(drafter),
-            None if ranks is None else os.fspath(ranks),
-            None if sketch is None else os.fspath(sketch),
             heads=[head] if isinstance(head, str) else list(head),
             n_prompt=list(n_prompt),
             n_gen=list(n_gen),
@@ -84,13 +70,8 @@ def bench(
             n_depth=n_depth,
             repetitions=repetitions,
             synthetic_acceptance=synthetic_acceptance,
-            tree_depth=tree_depth,
-            tree_branch=tree_branch,
-            tree_size=tree_size,
-            n_threads=n_threads,
-            cache_type=cache_type,
-            device=device or _core.default_device(),
             progress=report,
+            **native_engine(cast(EngineOptions, options)),
         )
     result: dict[str, Any] = json.loads(text)
     return result

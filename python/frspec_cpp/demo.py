@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from frspec_cpp.generation import Generation
 from frspec_cpp.llm import LLM
-from frspec_cpp.options import Options, takes_options
+from frspec_cpp.option_table import Options
+from frspec_cpp.options import takes_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

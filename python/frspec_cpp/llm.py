@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,15 @@ from frspec_cpp.conversation import Conversation
 from frspec_cpp.generation import Generation
 from frspec_cpp.grammar import Grammar, GrammarCompiler
 from frspec_cpp.hub import find_model
-from frspec_cpp.options import ChatOptions, Options, per_text, takes_chat_options, takes_options
+from frspec_cpp.option_table import EngineOptions, Options
+from frspec_cpp.options import (
+    ChatOptions,
+    native_engine,
+    per_text,
+    takes_chat_options,
+    takes_engine_options,
+    takes_options,
+)
 from frspec_cpp.options import native as native_options
 from frspec_cpp.progress import Report, reporting
 from frspec_cpp.texts import LOWEST_PRIORITY, PendingText, TextQueue, TextRequest
@@ -30,22 +38,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 _INT32_MAX = 2**31 - 1
-
-RopeScaling = Literal["none", "linear", "yarn"]
-_ROPE_SCALINGS: tuple[RopeScaling, ...] = get_args(RopeScaling)  # in the order of llama.cpp's numbers
-
-
-def _rope_scaling(kind: RopeScaling | int | None) -> str | None:
-    """The name of a kind of scaling, which may be llama.cpp's number; None: the file's."""
-    if kind is None or kind == -1:
-        return None
-    if isinstance(kind, int):
-        if not 0 <= kind < len(_ROPE_SCALINGS):
-            known = ", ".join(f"{number} ({name})" for number, name in enumerate(_ROPE_SCALINGS))
-            raise ValueError(f"rope_scaling_type: found {kind}, expected -1 (the file's), {known}")
-        return _ROPE_SCALINGS[kind]
-    return kind
-
 
 _living: weakref.WeakSet[LLM] = weakref.WeakSet()
 
@@ -101,64 +93,9 @@ class LLM:
         model_path: GGUF file of the target (the first part of a split one).
         drafter: GGUF file of its EAGLE or MTP drafter, or of a smaller language model, which may have another
             vocabulary; ``"mtp"``: the MTP block in the target's own file; None: plain decoding.
-        head: The rows of the vocabulary that drafts are chosen from: ``"auto"``, whichever of the following pays best,
-            and trees of the shape that pays best, no larger than asked for; ``"full"``; ``"ranked:N"``, the N most
-            frequent tokens; ``"learned"``, the drafter's own reduced head; ``"speculated[:N]"``, the N best of a sketch
-            of the head, at every step anew; ``"contextual[:N]"``, N rows that follow the text; or a union such as
-            ``"ranked:8192+contextual:1024"``.
-        translate: How a drafter of another vocabulary is understood: ``"tli"`` takes the tokens that both have,
-            ``"slem"`` tokenizes again what it writes, ``"slrs"`` adds up what a drafter of characters may write;
-            ``"auto"``: ``"tli"`` where both have at least half of the
-            target's tokens.
-        ngram: Draft from the text itself, too: what followed its last tokens, at most so many, when they stood
-            there before. 0: do not; None: 8 beside a drafter whose trees grow as far as pays (``tree="auto"``), where
-            it costs nothing, else 0. Works with a drafter and without.
-        ranks: GGUF file with token ranks; None: those in the drafter's file.
-        sketch: GGUF file with a sketch of the head, for ``"speculated"``; None: the one in the drafter's file.
-        adapt: A ranks file of your own that follows what is written: tokens are counted when they are generated, the
-            latest most, and before each text some rows of the head change to what has become frequent. Needs a
-            ``"ranked:N"`` or ``"contextual"`` head (or a union with one). It begins with the other ranks, is made where
-            it is not there, saved now and then and at the end (see :meth:`save_ranks`), and may be shared by several
-            processes. The text stays what it is without; rejection sampling, where a seed's text would depend on
-            earlier ones, is refused.
-        tree: The draft tree: ``"auto"``, as far as pays, step by step; or ``"DEPTH,BRANCH,SIZE"``, or these three
-            numbers, for trees of a fixed shape.
-        tree_depth: Depth of trees of a fixed shape (EAGLE's d; 5): they have one level of drafted tokens more. Each
-            of these three fixes the shape.
-        tree_branch: Nodes expanded per level, and children of each (EAGLE's k; 10).
-        tree_size: Nodes that are verified at once, the last token of the text included (EAGLE's N; 60).
-        n_ctx: Tokens that prompt and text may have together; 0: as many as the model was trained for; None: so many,
-            at most 4096.
-        n_batch: Prompt tokens per pass.
-        n_threads: CPU threads; None, 0 or -1: one per available core.
-        cache_type: How keys and values are kept: ``"f16"``; ``"q8_0"`` in about half the memory, which changes the
-            text a little (with and without a drafter alike); ``"f32"`` for comparisons, on the CPU.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None: what the environment variable FRSPEC_DEVICE says, else the
-            CPU.
-        head_on_host: Leave the target's head in host memory, from where the GPU reads it in every pass: slow, for
-            cards with little memory. Ranked rows for drafting are kept on the GPU all the same.
-        rope_scaling_type: How positions are stretched, so that the context becomes longer than the model was trained
-            for: ``"none"``, ``"linear"`` or ``"yarn"`` (2309.00071), or llama.cpp's numbers for them, 0 to 2; None or
-            -1: as the file says. This and the next seven are llama.cpp's; they are the drafter's, too.
-        rope_freq_base: Base of the rotary frequencies; 0: the file's. With another one any ``n_ctx`` is taken.
-        rope_freq_scale: 1 over the factor by which the context is stretched; 0: the file's. Qwen2.5's long contexts:
-            ``rope_scaling_type="yarn", rope_freq_scale=1/4, n_ctx=131072``.
-        yarn_orig_ctx: YaRN: tokens the model was trained for before stretching; 0: the file's.
-        yarn_ext_factor: YaRN: how far fast pairs keep their frequency, 1: they do, 0: linear scaling; negative: by
-            ``rope_scaling_type``.
-        yarn_attn_factor: Multiplies cos and sin beside YaRN's own ``1 + 0.1 ln(factor)``; negative: the file's alone.
-        yarn_beta_fast: YaRN: pairs that turn more often within the original context are fast; negative: the file's,
-            or 32.
-        yarn_beta_slow: YaRN: pairs that turn less often are stretched by the whole factor; negative: the file's, or 1.
-        use_mmap: Map the files of the models, so that processes share them and nothing is read twice. They must not
-            change then: of a file that is shortened, the system kills the process (SIGBUS); one that is to be replaced
-            is to be written beside it and renamed. False: read them into memory, as large as they are, beside the
-            weights.
-        n_parallel: Texts that are written at once, at most; others wait for their turn. They share the memory for keys
-            and values: that of one context, and of another one for each text where the machine has it free. A text
-            that finds none waits, or makes room for those that began before it, and goes on later.
         progress: Show a bar while the weights are loaded (where tqdm is installed and standard error is a terminal),
             or a function that is called with ``"loading"``, the bytes that are ready and those of all.
+        options: How it drafts, its context, cache and device: see :class:`EngineOptions`.
 
     Raises:
         FileNotFoundError: A file is not there.
@@ -170,37 +107,14 @@ class LLM:
         ModelWarning: Something in a file was put right, as llama.cpp does.
     """
 
+    @takes_engine_options
     def __init__(
         self,
         model_path: str | os.PathLike[str],
         drafter: str | os.PathLike[str] | None = None,
-        head: str = "auto",
-        translate: str = "auto",
-        ngram: int | None = None,
-        ranks: str | os.PathLike[str] | None = None,
-        sketch: str | os.PathLike[str] | None = None,
-        adapt: str | os.PathLike[str] | None = None,
-        tree: str | tuple[int, int, int] = "auto",
-        tree_depth: int | None = None,
-        tree_branch: int | None = None,
-        tree_size: int | None = None,
-        n_ctx: int | None = None,
-        n_batch: int = 512,
-        n_threads: int | None = None,
-        cache_type: str = "f16",
-        device: str | None = None,
-        head_on_host: bool = False,
-        rope_scaling_type: RopeScaling | int | None = None,
-        rope_freq_base: float = 0.0,
-        rope_freq_scale: float = 0.0,
-        yarn_orig_ctx: int = 0,
-        yarn_ext_factor: float = -1.0,
-        yarn_attn_factor: float = -1.0,
-        yarn_beta_fast: float = -1.0,
-        yarn_beta_slow: float = -1.0,
-        use_mmap: bool = True,
-        n_parallel: int = 8,
+        *,
         progress: bool | Report = False,
+        **options: Unpack[EngineOptions],
     ) -> None:
         self._path = os.fspath(model_path)
         self._closed = False
@@ -209,40 +123,13 @@ class LLM:
             self._engine = _core.Engine(
                 self._path,
                 None if drafter is None else os.fspath(drafter),
-                None if ranks is None else os.fspath(ranks),
-                None if sketch is None else os.fspath(sketch),
-                None if adapt is None else os.fspath(adapt),
-                head=head,
-                translate=translate,
-                ngram=ngram,
-                tree=tree if isinstance(tree, str) else ",".join(str(operator.index(number)) for number in tree),
-                tree_depth=tree_depth,
-                tree_branch=tree_branch,
-                tree_size=tree_size,
-                n_ctx=n_ctx,
-                rope=_core.RopeOptions(
-                    _rope_scaling(rope_scaling_type),
-                    freq_base=rope_freq_base,
-                    freq_scale=rope_freq_scale,
-                    orig_ctx=yarn_orig_ctx,
-                    ext_factor=yarn_ext_factor,
-                    attn_factor=yarn_attn_factor,
-                    beta_fast=yarn_beta_fast,
-                    beta_slow=yarn_beta_slow,
-                ),
-                n_batch=n_batch,
-                n_threads=0 if n_threads is None else n_threads,
-                cache_type=cache_type,
-                device=device or _core.default_device(),
-                head_on_host=head_on_host,
-                use_mmap=use_mmap,
-                n_parallel=n_parallel,
                 progress=None if report is None else functools.partial(report, "loading"),
+                **native_engine(options),
             )
         self._n_parallel = self._engine.n_parallel
         self._texts = TextQueue(self._n_parallel, self._lock)
         # The engine saves when it goes, but at the end of Python it may not go, and it could not say what failed.
-        self._save = None if adapt is None else weakref.finalize(self, _save_at_end, self._engine)
+        self._save = None if options.get("adapt") is None else weakref.finalize(self, _save_at_end, self._engine)
         _living.add(self)
 
     def __enter__(self) -> Self:
@@ -269,7 +156,7 @@ class LLM:
         cache_dir: str | os.PathLike[str] | None = None,
         local_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
-        **options: Any,
+        **options: Unpack[EngineOptions],
     ) -> LLM:
         """A model by its name on the Hugging Face Hub, fetched where it is not in the hub's cache yet.
 
@@ -288,7 +175,7 @@ class LLM:
             cache_dir: The hub's cache; None: the usual one.
             local_dir: A folder of your own for the files, instead of the cache.
             local_files_only: Never ask the hub.
-            options: The constructor's other arguments.
+            options: How it drafts, its context, cache and device: see :class:`EngineOptions`.
 
         Raises:
             ImportError: The package huggingface_hub is not installed.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from frspec_cpp import _core
 from frspec_cpp.generation import Generation, TokenLogprobs
-from frspec_cpp.options import Options
+from frspec_cpp.option_table import Options
 
 LOWEST_PRIORITY = 9
 _LONG_WAIT = 10.0  # seconds: who has waited so long is next, whatever its priority

@@ -16,7 +16,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "bindings/arrays.h"
-#include "bindings/text_options.h"
+#include "bindings/option_table.h"
 #include "engine/options.h"
 #include "ops_support.h"
 #include "tree/draft_tree.h"

@@ -288,7 +288,7 @@ def test_the_limits_themselves_are_allowed(pair: TinyPair, ranked_drafter: str) 
         {"tree_depth": 64, "tree_branch": 1, "tree_size": 66},
         {"tree_size": 1},
     ):
-        engine = _core.Engine(str(pair.target_gguf), drafter=ranked_drafter, **options)
+        engine = _core.Engine(str(pair.target_gguf), drafter=ranked_drafter, **{"head": "full", **options})
         assert len(engine.begin([5, 6], max_tokens=6, ignore_eos=True, draft="always").run()) == 6
 
 

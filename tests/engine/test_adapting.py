@@ -51,7 +51,7 @@ def tokens_of(found: Steps) -> list[int]:
 
 
 def make_engine(pair: TinyPair, **options: Any) -> _core.Engine:
-    shape = {"tree_depth": 3, "tree_branch": 5, "tree_size": 20}
+    shape = {"head": "full", "tree_depth": 3, "tree_branch": 5, "tree_size": 20}
     return _core.Engine(str(pair.target_gguf), **{"drafter": str(pair.drafter_gguf), **shape, **options})
 
 

@@ -98,7 +98,9 @@ def test_chains(pair: TinyPair, plain: dict[tuple[int, int], list[int]], verify:
 
 def test_pauses_lose_nothing(pair: TinyPair, plain: dict[tuple[int, int], list[int]]) -> None:
     """What the drafter is not told at once it is told later, in chunks of a batch of 4 tokens."""
-    engine = _core.Engine(str(pair.target_gguf), str(pair.drafter_gguf), n_batch=4, tree_depth=1, tree_size=12)
+    engine = _core.Engine(
+        str(pair.target_gguf), str(pair.drafter_gguf), head="full", n_batch=4, tree_depth=1, tree_size=12
+    )
     for p, prompt in enumerate(PROMPTS):
         generation = engine.begin(prompt, max_tokens=TOKENS, seed=11, ignore_eos=True, draft="sparse")
         assert [token for token, _, _ in generation.run()] == plain[p, 0]

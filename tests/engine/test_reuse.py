@@ -217,7 +217,9 @@ def test_drafts_behind_plain_text(make: Callable[..., LLM]) -> None:
 def test_what_the_drafter_was_told_late(eagle2: TinyPair) -> None:
     """Pauses of the drafter: what it was not told yet when a text ends, it is told when the next one needs it."""
     engine, fresh = (
-        _core.Engine(str(eagle2.target_gguf), str(eagle2.drafter_gguf), n_ctx=500, tree_depth=2, tree_size=12)
+        _core.Engine(
+            str(eagle2.target_gguf), str(eagle2.drafter_gguf), head="full", n_ctx=500, tree_depth=2, tree_size=12
+        )
         for _ in range(2)
     )
     prompt = ids(70, 1)

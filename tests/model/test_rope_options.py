@@ -229,4 +229,4 @@ def test_wrong_values(plain: tuple[Path, Path], options: dict[str, Any], message
 
 def test_the_extension_checks_for_itself(plain: tuple[Path, Path]) -> None:
     with pytest.raises(ValueError, match="rope_freq_scale: found -1"):
-        _core.Engine(str(plain[1]), rope=_core.RopeOptions(freq_scale=-1.0))
+        _core.Engine(str(plain[1]), rope_freq_scale=-1.0)

@@ -68,7 +68,7 @@ def make_engine(target: Path, drafter: Path, shape: Shape, **options: Any) -> _c
         tree_depth=shape.depth,
         tree_branch=shape.branch,
         tree_size=shape.size,
-        **options,
+        **{"head": "full", **options},
     )
 
 

@@ -18,7 +18,7 @@ Edit = Callable[[GgufEditor], None]
 def engine_error(target: Path, **options: Any) -> str:
     """The message of the ValueError that making the engine raises: one line."""
     with pytest.raises(ValueError, match=r"\S") as caught:
-        _core.Engine(str(target), **options)
+        _core.Engine(str(target), **{"head": "full", **options})
     message = str(caught.value)
     assert "\n" not in message
     return message

@@ -112,8 +112,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> TinyPair:
 
 def drafted(pair: TinyPair, **options: Any) -> tuple[set[int], str]:
     """Tokens that were drafted and accepted, and where the ranks came from."""
-    options = {"drafter": str(pair.drafter_gguf), "tree_depth": 3, "tree_branch": 5, "tree_size": 20, **options}
-    engine = _core.Engine(str(pair.target_gguf), **options)
+    shape = {"head": "full", "tree_depth": 3, "tree_branch": 5, "tree_size": 20}
+    engine = _core.Engine(str(pair.target_gguf), **{"drafter": str(pair.drafter_gguf), **shape, **options})
     tokens: set[int] = set()
     for first in range(2, 60):
         text = engine.begin([first, first + 1], max_tokens=24, ignore_eos=True, draft="always")

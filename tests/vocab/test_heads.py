@@ -249,7 +249,7 @@ def test_n_grams_alone_in_little_room(demo_target: Path, options: dict[str, int]
 
 @pytest.mark.every_device
 def test_states_are_those_of_the_texts(pair: TinyPair) -> None:
-    engine = _core.Engine(str(pair.target_gguf), str(pair.drafter_gguf), states=1000, **SHAPE)
+    engine = _core.Engine(str(pair.target_gguf), str(pair.drafter_gguf), head="full", states=1000, **SHAPE)
     assert engine.take_states().shape[0] == 0
     steps = write(engine, [5, 6, 7], max_tokens=10)
     rows = 1 + SHAPE["tree_branch"] * SHAPE["tree_depth"]

@@ -46,7 +46,7 @@ def steps(engine: _core.Engine, prompt: list[int], **options: Any) -> Steps:
 
 
 def make_engine(pair: TinyPair, **options: Any) -> _core.Engine:
-    shape = {"tree_depth": 3, "tree_branch": 5, "tree_size": 20}
+    shape = {"head": "full", "tree_depth": 3, "tree_branch": 5, "tree_size": 20}
     return _core.Engine(str(pair.target_gguf), drafter=str(pair.drafter_gguf), **{**shape, **options})
 
 
@@ -146,4 +146,4 @@ def test_ranks_inside_the_drafter_are_used(pair: TinyPair, tmp_path: Path) -> No
 def test_ranks_that_no_head_uses(demo_target: Path, demo_drafter: Path, tmp_path: Path) -> None:
     """A ranks file beside the full head is a mistake, and is not passed over in silence."""
     with pytest.raises(ValueError, match=r"my-ranks\.gguf.*head 'full'.*'ranked:N'"):
-        _core.Engine(str(demo_target), drafter=str(demo_drafter), ranks=str(tmp_path / "my-ranks.gguf"))
+        _core.Engine(str(demo_target), drafter=str(demo_drafter), head="full", ranks=str(tmp_path / "my-ranks.gguf"))

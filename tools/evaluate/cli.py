@@ -107,7 +107,7 @@ def _add_writing(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-s", "--seed", type=whole, default=0, metavar="S", help="of sampling and of the order (0)")
     group.add_argument("--temp", "--temperature", dest="temperature", type=float, default=0.0, metavar="T", help="(0)")
     for name in ("top-k", "top-p", "min-p", "typical-p", "repeat-penalty", "frequency-penalty", "presence-penalty"):
-        default = frspec_cpp.options.DEFAULTS[name.replace("-", "_")]  # type: ignore[literal-required]
+        default = frspec_cpp.option_table.DEFAULTS[name.replace("-", "_")]  # type: ignore[literal-required]
         group.add_argument(f"--{name}", type=type(default), default=default, metavar="X", help=f"({default})")
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from frspec_cpp.async_llm import AsyncText
 from frspec_cpp.grammar import grammar_of
-from frspec_cpp.options import Options
+from frspec_cpp.option_table import Options
 from frspec_cpp.server.answer import Answer, Form
 from frspec_cpp.server.choices import Choice
 from frspec_cpp.server.errors import ApiError, api_error

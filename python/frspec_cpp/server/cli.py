@@ -8,13 +8,14 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from frspec_cpp.demo import demo_paths
 from frspec_cpp.hub import find_model
-from frspec_cpp.options import DEFAULTS, Options
+from frspec_cpp.option_table import DEFAULTS, ENGINE_OPTIONS, OPTIONS, Options, Row
+from frspec_cpp.server.settings import SERVER_DEFAULTS, Settings
 from frspec_cpp.tools.console import require, run
 
 PROGRAM = "frspec-serve"
@@ -25,10 +26,8 @@ _WHOLE = "models are on the device as a whole: leave it out"
 
 # llama-server's options that have no meaning here, and what to do instead.
 _FOREIGN = {
-    "-cb": _ALWAYS,
-    "--cont-batching": _ALWAYS,
-    "-kvu": _ALWAYS,
-    "--kv-unified": _ALWAYS,
+    "-cb": "texts are written one at a time: leave it out",
+    "--cont-batching": "texts are written one at a time: leave it out",
     "--jinja": _ALWAYS,
     "--metrics": _ALWAYS,
     "--props": _ALWAYS,
@@ -63,7 +62,7 @@ def _parser() -> _Parser:
         prog="frspec serve",
         usage="frspec serve -m TARGET [-d DRAFTER] [OPTION...]",
         description="Answers OpenAI's clients over HTTP, by default at http://127.0.0.1:8080, where one can also chat "
-        "in a browser. Several texts are written at once (-np). docs/serving.md says more.",
+        "in a browser. Several texts are written at once. docs/serving.md says more.",
         allow_abbrev=False,
         formatter_class=argparse.RawTextHelpFormatter,
     )
@@ -117,63 +116,35 @@ def _add_http(parser: _Parser) -> None:
     group.add_argument("--chat-template-kwargs", metavar="JSON", help='its variables: {"enable_thinking": false}')
 
 
-# Defaults of requests: name of the option, names on the command line, type.
-_SAMPLING: list[tuple[str, tuple[str, ...], type[int] | type[float]]] = [
-    ("temperature", ("--temp", "--temperature"), float),
-    ("top_k", ("--top-k",), int),
-    ("top_p", ("--top-p",), float),
-    ("min_p", ("--min-p",), float),
-    ("typical_p", ("--typical", "--typical-p"), float),
-    ("dynatemp_range", ("--dynatemp-range",), float),
-    ("dynatemp_exponent", ("--dynatemp-exp",), float),
-    ("repeat_penalty", ("--repeat-penalty",), float),
-    ("frequency_penalty", ("--frequency-penalty",), float),
-    ("presence_penalty", ("--presence-penalty",), float),
-    ("repeat_last_n", ("--repeat-last-n",), int),
-    ("seed", ("-s", "--seed"), int),
-]
+# Of a text, what only a request can say.
+_OF_REQUESTS = ("stop", "logit_bias", "min_tokens", "ignore_eos", "logprobs", "reuse", "verify")
+_SAMPLING = [row for row in OPTIONS if row["flags"] and row["name"] not in _OF_REQUESTS]
+_TYPES = {"int": int, "float": float}
+
+
+def _add_options(group: argparse._ArgumentGroup, rows: Sequence[Row], defaults: Mapping[str, Any]) -> None:
+    """Options of the table. Those that are not given are None where `defaults` have none."""
+    for row in rows:
+        name, names, words = row["name"], row["flags"].split(", "), row["value"].split("|")
+        usual = row["none"] or defaults.get(name, row["default"])
+        text = row["help"] + ("" if usual in ("", None) or not row["value"] else f"; default: {usual}")
+        if not row["value"]:  # a flag, which changes the default
+            group.add_argument(*names, dest=name, action="store_const", const=not row["default"], help=text)
+            continue
+        kind: Any = _TYPES.get(row["type"].removesuffix(" | None"), str)
+        choices = words if row["type"].startswith("Literal") else None
+        group.add_argument(
+            *names, dest=name, type=kind, choices=choices, metavar=row["value"], default=defaults.get(name), help=text
+        )
 
 
 def _add_sampling(parser: _Parser) -> None:
     group = parser.add_argument_group("defaults of requests")
-    group.add_argument(
-        "-n", "--predict", "--n-predict", "--max-tokens", dest="max_tokens", type=int, default=-1, metavar="N",
-        help="tokens at most; default: -1, to the context's end",
-    )  # fmt: skip
-    special = {"temperature": 0.8, "seed": -1}
-    for name, names, kind in _SAMPLING:
-        default = special.get(name, DEFAULTS.get(name))
-        group.add_argument(*names, dest=name, type=kind, default=default, metavar="X", help=f"default: {default}")
-    group.add_argument("--draft", choices=("auto", "always", "never"), default="auto", help="default: auto")
-
-
-# Keyword arguments of LLM: name, names on the command line, type, help.
-_ENGINE: list[tuple[str, tuple[str, ...], Any, str]] = [
-    ("n_ctx", ("-c", "--ctx-size"), int, "context; 0: the model's; default: at most 4096"),
-    ("n_parallel", ("-np", "--parallel"), int, "texts that are written at once; default: 8"),
-    ("n_threads", ("-t", "--threads"), int, "CPU threads; default: one per core"),
-    ("n_batch", ("-b", "--batch-size"), int, "prompt tokens per pass; default: 512"),
-    ("cache_type", ("--cache-type",), str, "f16, q8_0 or f32"),
-    ("device", ("--device",), str, "cpu, cuda or cuda:N"),
-    ("head", ("--head",), str, "rows to draft from (docs/heads.md); default: auto"),
-    ("tree", ("--tree",), str, "the draft tree: auto, or DEPTH,BRANCH,SIZE"),
-    ("translate", ("--translate",), str, "how a drafter of another vocabulary is understood"),
-    ("ngram", ("--ngram",), int, "draft what followed the last N tokens; default with -d: 8"),
-    ("ranks", ("--ranks",), str, "file of token ranks"),
-    ("sketch", ("--sketch",), str, "file with a sketch of the head"),
-    ("adapt", ("--adapt",), str, "file of ranks that follow what is written"),
-    ("rope_scaling_type", ("--rope-scaling",), str, "none, linear or yarn"),
-    ("rope_freq_base", ("--rope-freq-base",), float, "base of the rotary frequencies"),
-    ("rope_freq_scale", ("--rope-freq-scale",), float, "1 over the factor by which the context is stretched"),
-    ("yarn_orig_ctx", ("--yarn-orig-ctx",), int, "tokens the model was trained for before stretching"),
-]
+    _add_options(group, _SAMPLING, {**DEFAULTS, **SERVER_DEFAULTS, "seed": -1, "max_tokens": -1})
 
 
 def _add_engine(parser: _Parser) -> None:
-    group = parser.add_argument_group("model and machine")
-    for name, names, kind, text in _ENGINE:
-        group.add_argument(*names, dest=name, type=kind, metavar="X", help=text)
-    group.add_argument("--no-mmap", action="store_true", help="read the models into memory: their files may change")
+    _add_options(parser.add_argument_group("model and machine"), ENGINE_OPTIONS, {})
 
 
 def _spelled(argument: str) -> str:
@@ -257,7 +228,6 @@ def serve(arguments: Sequence[str]) -> None:
     from frspec_cpp.async_llm import AsyncLLM
     from frspec_cpp.server.service import Service
     from frspec_cpp.server.serving import Server
-    from frspec_cpp.server.settings import Settings
 
     for name in ("max_queue", "max_body"):
         if getattr(options, name) < 1:
@@ -268,14 +238,13 @@ def serve(arguments: Sequence[str]) -> None:
             "--adapt and several API keys: found both, expected one of them: what one writes would show in the speed "
             "of another"
         )
-    given: dict[str, Any] = {name: getattr(options, name) for name, _, _ in _SAMPLING}
-    sampling = cast(Options, {**given, "draft": options.draft})
+    sampling = {row["name"]: getattr(options, row["name"]) for row in _SAMPLING if row["name"] != "max_tokens"}
     settings = Settings(
         alias=options.alias,
         any_model=options.any_model,
         keys=keys,
         cors_origins=tuple(origin.strip() for origin in options.cors_origins.split(",") if origin.strip()),
-        sampling=sampling,
+        sampling=cast(Options, sampling),
         max_tokens=options.max_tokens,
         max_queue=options.max_queue,
         max_body=options.max_body,
@@ -287,8 +256,9 @@ def serve(arguments: Sequence[str]) -> None:
         template=_template(options),
     )
     target, drafter = _models(options)
-    loading = {name: getattr(options, name) for name, *_ in _ENGINE if getattr(options, name) is not None}
-    engine = AsyncLLM(target, drafter, max_queue=settings.max_queue, use_mmap=not options.no_mmap, **loading)
+    given = {row["name"]: getattr(options, row["name"]) for row in ENGINE_OPTIONS}
+    loading = {name: value for name, value in given.items() if value is not None}
+    engine = AsyncLLM(target, drafter, max_queue=settings.max_queue, **loading)
     server = Server(Service(engine, target, settings), options.host, options.port)
     server.run()
     if server.error is not None:

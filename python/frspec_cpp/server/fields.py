@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from frspec_cpp.option_table import ROWS, described
+
 Number = Annotated[float, Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -13,6 +15,10 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Limit = Annotated[int, Field(ge=-1)]
 TokenId = Annotated[int, Field(ge=0)]
 StopText = Annotated[str, Field(min_length=1)]
+
+
+def _option(name: str) -> Any:
+    return Field(None, description=described(ROWS[name]))
 
 
 class Fields(BaseModel):
@@ -38,26 +44,26 @@ class TextFields(Fields):
     max_tokens: Limit | None = Field(None, description="-1: as many as the context holds, the default")
     max_completion_tokens: Limit | None = Field(None, description="The same")
     n_predict: Limit | None = Field(None, description="The same, llama.cpp's name")
-    temperature: NotNegative | None = Field(None, description="0: the most probable token")
-    top_p: Share | None = Field(None, description="Only the best tokens that hold this share together")
-    top_k: Limit | None = Field(None, description="Only so many tokens; 0 and -1: all")
-    min_p: Share | None = Field(None, description="Only tokens this times as probable as the best")
-    typical_p: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="Locally typical sampling")
-    dynatemp_range: NotNegative | None = Field(None, description="The temperature moves by so much, by the entropy")
-    dynatemp_exponent: Positive | None = Field(None, description="How it moves")
-    frequency_penalty: Number | None = Field(None, description="Subtracted for each of the recent occurrences")
-    presence_penalty: Number | None = Field(None, description="Subtracted from recent tokens")
-    repeat_penalty: Positive | None = Field(None, description="Divides the logits of recent tokens")
-    repeat_last_n: Limit | None = Field(None, description="How many tokens are recent; -1: all")
+    temperature: NotNegative | None = _option("temperature")
+    top_p: Share | None = _option("top_p")
+    top_k: Limit | None = _option("top_k")
+    min_p: Share | None = _option("min_p")
+    typical_p: Annotated[float, Field(gt=0, le=1)] | None = _option("typical_p")
+    dynatemp_range: NotNegative | None = _option("dynatemp_range")
+    dynatemp_exponent: Positive | None = _option("dynatemp_exponent")
+    frequency_penalty: Number | None = _option("frequency_penalty")
+    presence_penalty: Number | None = _option("presence_penalty")
+    repeat_penalty: Positive | None = _option("repeat_penalty")
+    repeat_last_n: Limit | None = _option("repeat_last_n")
     logit_bias: dict[str, float | Literal[False]] | list[list[int | float | str | bool]] | None = Field(
         None, description="Ids, or texts in the form of pairs, and what is added; false forbids"
     )
-    seed: Annotated[int, Field(ge=-1, lt=2**64)] | None = Field(None, description="-1, or none: a random one")
+    seed: Annotated[int, Field(ge=-1, lt=2**64)] | None = _option("seed")
     n: Annotated[int, Field(ge=1, le=64)] | None = Field(None, description="Texts for a prompt; number i has seed + i")
-    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = Field(None, description="Ends the text")
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = Field(None, description="End the text")
-    min_tokens: Annotated[int, Field(ge=0)] | None = Field(None, description="Before anything ends the text")
-    ignore_eos: bool | None = Field(None, description="Go on after an end-of-generation token")
+    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = _option("stop")
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = _option("stop_token_ids")
+    min_tokens: Annotated[int, Field(ge=0)] | None = _option("min_tokens")
+    ignore_eos: bool | None = _option("ignore_eos")
     t_max_predict_ms: int | None = Field(None, description="The text ends then, from its first token on")
     stream: bool | None = Field(None, description="Server-sent events")
     stream_options: StreamOptions | None = None

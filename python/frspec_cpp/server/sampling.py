@@ -7,7 +7,7 @@ import secrets
 from typing import Any, cast
 
 from frspec_cpp import _core
-from frspec_cpp.options import Options
+from frspec_cpp.option_table import Options
 from frspec_cpp.server.fields import TextFields
 from frspec_cpp.server.settings import Settings
 

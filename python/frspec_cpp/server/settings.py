@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from frspec_cpp.options import DEFAULTS, Options
+from frspec_cpp.option_table import DEFAULTS, Options
 
 #: llama.cpp's, which differ from the library's: no seed is a random one.
 SERVER_DEFAULTS = Options(temperature=0.8, seed=None)
