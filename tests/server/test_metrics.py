@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from frspec_cpp import LLM
+from frspec_cpp import LLM, AsyncLLM
 
 pytest.importorskip("fastapi")
 
@@ -77,6 +78,28 @@ def test_places(serving: Any, llm: LLM) -> None:
         assert answer.json()[0]["n_prompt_tokens"] == len(llm.tokenize("a secret"))
         assert "secret" not in answer.text
         assert [one.result().status_code for one in asked] == [200, 200]
+
+
+def test_several_places(run_server: Any, chat_target: Path) -> None:
+    """Texts that come together are written together, and each is what it is alone."""
+    with LLM(chat_target, n_ctx=256, n_threads=1, n_parallel=3) as several:
+        fields = [
+            {"prompt": prompt, "max_tokens": 20, "seed": 4, "temperature": 0.8} for prompt in ("a", "b", "c", "d")
+        ]
+        alone = [several.generate(f["prompt"], 20, seed=4, temperature=0.8).text for f in fields]
+        with run_server(AsyncLLM(several)) as served, ThreadPoolExecutor(4) as threads:
+            with several._lock:
+                asked = [threads.submit(served.post, COMPLETIONS, **one) for one in fields]
+                engine = served.service.engine
+                while len(engine.running()) + len(engine.waiting()) < 4:
+                    pass
+                slots = served.client.get("/slots").json()
+            assert [place["id"] for place in slots] == [0, 1, 2]
+            assert sum(place["is_processing"] for place in slots) >= 1
+            found = [one.result().json()["choices"][0]["text"] for one in asked]
+            assert found == alone
+            assert served.client.get("/props").json()["total_slots"] == 3
+            assert "frspec_num_preemptions_total{" in served.client.get("/metrics").text
 
 
 def test_props(server: Any, llm: LLM) -> None:
