@@ -53,7 +53,6 @@ int state_copies(const ModelConfig& config) {
   return static_cast<int>(available == 0 ? kMost : std::min(kMost, available / 8 / config.state_bytes()));
 }
 
-// A target's file is asked to draft, too.
 void check_own_drafter(const GgufFile& file, const ModelConfig& config) {
   if (config.nextn > 0) return;
   fail(file.path().string(), ": key '", config.style.name, ".nextn_predict_layers': found 0, expected 1: drafter '",
@@ -81,10 +80,12 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
 
   const bool drafts = options.drafter.has_value();
   if (drafts) {
-    if (*options.drafter == kOwnDrafter) options_.drafter = options.target;
-    brings_drafter_ = *options_.drafter == options.target;
+    if (*options.drafter == kOwnDrafter) {
+      check_own_drafter(*file_, config);
+      options_.drafter = options.target;
+    }
+    brings_drafter_ = *options_.drafter == options.target && config.nextn > 0;
     drafter_file_ = brings_drafter_ ? file_ : GgufFile::open(*options_.drafter, options.files);
-    if (brings_drafter_) check_own_drafter(*file_, config);
     if (options.adapt) ranks_ = std::make_shared<RankKeeper>(options_, tokenizer_, *drafter_file_);
   }
   const std::size_t total = weight_bytes(*file_) + (drafts && !brings_drafter_ ? weight_bytes(*drafter_file_) : 0);
@@ -195,7 +196,9 @@ void Engine::leave(std::span<const TokenId> next_prompt) {
   }
   // What a step that failed, or one that goes ahead, has left is not the state behind these tokens.
   if (place_.owner != 0 && !place_.ahead && kept == place_.committed) {
-    runner_->keep_state(std::span(place_.text).first(static_cast<std::size_t>(kept)), place_.reuse);
+    // Behind all but its last token, as if no more had been accepted: a drafter's pair there depends on the next one.
+    const std::int32_t wanted = std::clamp(place_.wanted - 1, 0, kept);
+    runner_->keep_state(std::span(place_.text).first(static_cast<std::size_t>(wanted)), place_.reuse, kept - wanted);
   }
   runner_->leave(place_.text, kept, drafted, place_.reuse);
   place_ = {};

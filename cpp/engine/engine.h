@@ -87,6 +87,7 @@ class Engine {
     // What the caches hold: the first `committed` of these tokens, which are those of the sequence.
     std::vector<TokenId> text;
     std::int32_t committed = 0;
+    std::int32_t wanted = 0;  // tokens that the sequence has: the last step may have given more
     Reuse reuse;
     std::optional<Step> ahead;                // the step behind the one that is running, where it was begun already
     Tuner::Step tuned;                        // of the step that is running

@@ -18,6 +18,7 @@ void Engine::iterate(Sequence& sequence) {
   sequence.append(verdict.tokens);
   place_.text.insert(place_.text.end(), verdict.tokens.begin(), verdict.tokens.end());
   place_.committed += static_cast<std::int32_t>(verdict.tokens.size());
+  place_.wanted = static_cast<std::int32_t>(sequence.tokens().size());
   learn(sequence, step, verdict);
   accept(step, verdict);
 }
@@ -186,6 +187,7 @@ void Engine::append_first(Sequence& sequence, int rows) {
       runner_->sample_first(rows, length, place_.sampler, options.logits_processor, sequence.prompt())};
   place_.text.push_back(first[0]);
   sequence.append(first);
+  place_.wanted = static_cast<std::int32_t>(sequence.tokens().size());
   if (!options.logprobs) return;
   for (TokenLogprobs& found : runner_->logprobs_of_root(rows, length, sequence.fresh().size(), *options.logprobs)) {
     sequence.add(std::move(found));
