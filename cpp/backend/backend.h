@@ -293,7 +293,7 @@ class Backend : public Device {
     missing(__func__);
   }
   // The state of a sequence goes on along the nodes that a verdict accepted of its tree in the last pass, whose rows
-  // are kept from `first` on. Called before commit().
+  // are kept from `first` on: perhaps behind commit(), but before the next pass.
   virtual void commit_states(std::span<const DeltaLayer> layers, const SequenceView& sequence,
                              const VerdictView& verdict, int first) {
     missing(__func__);

@@ -47,6 +47,7 @@ struct TextRules {
   Reuse reuse;  // what may be used that earlier sequences have left in a drafter's own cache
   // Whether no other sequence is being drafted: what a head has heard of earlier ones is forgotten then.
   bool alone = true;
+  std::size_t most = 0;  // tokens that it may have on its way, at most; 0: not known
 };
 
 // A way of drafting: a draft head, and how its tokens become the target's where that can be chosen.

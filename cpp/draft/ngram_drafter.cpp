@@ -94,7 +94,7 @@ void NgramDrafter::turn_to(int place) {
 }
 
 void NgramDrafter::begin(const TextRules& rules) {
-  text_->index.begin(static_cast<std::size_t>(rules.sequence.page_count) * kPageSlots);
+  text_->index.begin(rules.most > 0 ? rules.most : static_cast<std::size_t>(rules.sequence.page_count) * kPageSlots);
   text_->is_chain = rules.rejection != nullptr;
   if (inner_) inner_->begin(rules);
 }

@@ -53,7 +53,6 @@ int state_copies(const ModelConfig& config) {
   return static_cast<int>(available == 0 ? kMost : std::min(kMost, available / 8 / config.state_bytes()));
 }
 
-// A target's file is asked to draft, too.
 void check_own_drafter(const GgufFile& file, const ModelConfig& config) {
   if (config.nextn > 0) return;
   fail(file.path().string(), ": key '", config.style.name, ".nextn_predict_layers': found 0, expected 1: drafter '",
@@ -85,10 +84,12 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
 
   const bool drafts = options.drafter.has_value();
   if (drafts) {
-    if (*options.drafter == kOwnDrafter) options_.drafter = options.target;
-    brings_drafter_ = *options_.drafter == options.target;
+    if (*options.drafter == kOwnDrafter) {
+      check_own_drafter(*file_, config);
+      options_.drafter = options.target;
+    }
+    brings_drafter_ = *options_.drafter == options.target && config.nextn > 0;
     drafter_file_ = brings_drafter_ ? file_ : GgufFile::open(*options_.drafter, options.files);
-    if (brings_drafter_) check_own_drafter(*file_, config);
     if (options.adapt) ranks_ = std::make_shared<RankKeeper>(options_, tokenizer_, *drafter_file_);
   }
   const std::size_t total = weight_bytes(*file_) + (drafts && !brings_drafter_ ? weight_bytes(*drafter_file_) : 0);
@@ -285,6 +286,7 @@ std::span<const GeneratedToken> Engine::step(Sequence& sequence) {
   const auto held = lock();
   if (sequence.error()) throw Error("this generation cannot go on: an earlier step of it has failed");
   order_.assign(1, sequence.id());
+  leave_ahead();
   if (!guard(sequence, [&] { advance(sequence); })) std::rethrow_exception(sequence.error());
   return sequence.fresh();
 }

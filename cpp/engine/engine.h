@@ -115,6 +115,7 @@ class Engine {
     // What the caches hold: the first `committed` of these tokens, which are those of the sequence.
     std::vector<TokenId> text;
     std::int32_t committed = 0;
+    std::int32_t wanted = 0;  // tokens that the sequence has: the last step may have given more
     Reuse reuse;
     std::optional<Step> ahead;                // the step behind the one that is running, where it was begun already
     std::vector<StepTrace::Watched> watched;  // of the step that is running
@@ -138,6 +139,7 @@ class Engine {
   void end(const Sequence& sequence);
   bool hold(std::int64_t tokens);
   Place* displaceable(const Place* own);
+  void leave_ahead();
   void displace(Place& place);
   void leave(Place& place, std::span<const TokenId> next_prompt);
   void drop(Place& place);
@@ -159,7 +161,7 @@ class Engine {
   void learn_costs(Sequence& sequence, const Step& step, const Verdict& verdict);
   void note_times(Step& step);
   void close_times(Sequence& sequence, bool reads, double seconds) const;
-  void hold_step();
+  std::size_t most_tokens(const Sequence& sequence) const;
   bool is_alone() const;
   StepTrace trace_of(const Sequence& sequence, const Step& step, const Verdict& verdict);
   void accept(const Step& step, const Verdict& verdict);

@@ -13,16 +13,10 @@ namespace frspec {
 
 void Engine::iterate(Sequence& sequence) {
   place_->rejection = {sequence.options().sampling.seed, static_cast<std::uint32_t>(sequence.stats().steps)};
-  hold_step();
   Step step = next_step(sequence);
   const Verdict& verdict = runner_->verifier().read(step.slot);  // the one copy from the device
   note_times(step);
   take(sequence, step, verdict);
-}
-
-// Room for this step, and one that begins ahead.
-void Engine::hold_step() {
-  if (!hold(place_->committed + 2 * (max_depth_ + 1) + 1)) throw Error("cache: found no page that is left");
 }
 
 // What the step has given.
@@ -30,6 +24,7 @@ void Engine::take(Sequence& sequence, const Step& step, const Verdict& verdict) 
   sequence.append(verdict.tokens);
   place_->text.insert(place_->text.end(), verdict.tokens.begin(), verdict.tokens.end());
   place_->committed += static_cast<std::int32_t>(verdict.tokens.size());
+  place_->wanted = static_cast<std::int32_t>(sequence.tokens().size());
   learn(sequence, step, verdict);
   accept(step, verdict);
 }
@@ -186,9 +181,7 @@ StepTrace Engine::trace_of(const Sequence& sequence, const Step& step, const Ver
 void Engine::begin_reading(Sequence& sequence) {
   const GenerateOptions& options = sequence.options();
   // A step may give tokens behind the last one that is wanted.
-  place_->text.reserve(
-      sequence.tokens().size() +
-      static_cast<std::size_t>(std::min(sequence.tokens_left(), sequence.room_left()) + target_->limits().tree));
+  place_->text.reserve(most_tokens(sequence));
   place_->text.assign(sequence.tokens().begin(), sequence.tokens().end());
   place_->reuse = {options.reuse, options.salt, place_->draft.works() && drafting_->drafter().reads_states()};
   place_->committed = runner_->begin(place_->text, place_->reuse);
@@ -201,15 +194,18 @@ void Engine::begin_reading(Sequence& sequence) {
 // It, chunk by chunk, through target and drafter. The drafter's pair at a position needs the token that follows, which
 // for the last position is the one that comes of it.
 bool Engine::read_prompt(Sequence& sequence) {
-  if (!place_->begun) begin_reading(sequence);
   const std::vector<TokenId> known = place_->text;
-  if (!hold(static_cast<std::int64_t>(known.size()) + 1)) throw Error("cache: found no page that is left");
   for (auto first = static_cast<std::size_t>(place_->committed); first < known.size();) {
     const std::size_t border = runner_->next_state(first, known.size());
     const std::size_t end = std::min(first + static_cast<std::size_t>(batch_), border > 0 ? border : known.size());
     const int rows = static_cast<int>(end - first);
     if (!runner_->read(first, rows, [&] { return sequence.goes_on(); })) {
-      if (runner_->keeps_states()) drop(*place_);  // some layers' states have read these rows, others' have not
+      if (runner_->keeps_states()) {
+        // Some layers' states have read these rows, others' have not: it begins again, from what was kept.
+        const bool told = !drafting_ || !drafting_->drafter().reads_states() || place_->draft.works();
+        runner_->leave(place_->text, place_->committed, told ? place_->committed : 0, place_->reuse);
+        drop(*place_);
+      }
       return false;
     }
     runner_->commit_rows(rows);
@@ -231,6 +227,7 @@ void Engine::append_first(Sequence& sequence, int rows) {
                                                   options.grammar ? guided_->after(*options.grammar) : TokenBits{})};
   place_->text.push_back(first[0]);
   sequence.append(first);
+  place_->wanted = static_cast<std::int32_t>(sequence.tokens().size());
   if (!options.logprobs) return;
   for (TokenLogprobs& found : runner_->logprobs_of_root(rows, length, sequence.fresh().size(), *options.logprobs)) {
     sequence.add(std::move(found));
@@ -243,9 +240,9 @@ void Engine::begin_drafting(Sequence& sequence) {
   if (!place_->draft.works()) return;
   const auto start = Clock::now();
   const std::int64_t replaced = ranks_ ? ranks_->replaced() : 0;
-  drafting_->begin(place_->draft,
-                   {&place_->sampler.chain(), place_->sampler.draw(), runner_->sequence(),
-                    options.verify == VerifyMode::Keyed ? nullptr : &place_->rejection, place_->reuse, is_alone()});
+  drafting_->begin(place_->draft, {&place_->sampler.chain(), place_->sampler.draw(), runner_->sequence(),
+                                   options.verify == VerifyMode::Keyed ? nullptr : &place_->rejection, place_->reuse,
+                                   is_alone(), most_tokens(sequence)});
   if (!ranks_) return;
   sequence.stats().adapted_rows = ranks_->replaced() - replaced;
   sequence.stats().adapt_seconds = seconds_since(start);
@@ -258,6 +255,12 @@ bool Engine::is_alone() const {
   });
 }
 
+// That the sequence may have on its way.
+std::size_t Engine::most_tokens(const Sequence& sequence) const {
+  return sequence.tokens().size() +
+         static_cast<std::size_t>(std::min(sequence.tokens_left(), sequence.room_left()) + target_->limits().tree);
+}
+
 // The caller holds the lock.
 void Engine::advance(Sequence& sequence) {
   if (sequence.cancelled()) {
@@ -265,9 +268,23 @@ void Engine::advance(Sequence& sequence) {
     return close_step(sequence);
   }
   const auto start = Clock::now();
-  for (Place& place : places_) place.kept = false;
-  if (!enter(sequence)) throw Error("found no place for a text that is alone");
+  // Those that are served before it in this step keep what they have.
+  const auto mine = std::find(order_.begin(), order_.end(), sequence.id());
+  for (Place& place : places_) place.kept = std::find(order_.begin(), mine, place.owner) != mine;
+  if (!enter(sequence)) {
+    if (order_.size() > 1) return;
+    throw Error("found no place for a text that is alone");
+  }
   const bool reads = !place_->read;
+  if (!place_->begun) begin_reading(sequence);
+  // What it reads and the first root; or this step, and one that begins ahead.
+  const std::int64_t needs = reads ? static_cast<std::int64_t>(place_->text.size()) + 1
+                                   : std::int64_t{place_->committed} + 2 * (max_depth_ + 1) + 1;
+  if (!hold(needs)) {
+    if (order_.size() == 1) throw Error("cache: found no page that is left");
+    displaced_ += reads ? 0 : 1;
+    return leave(*place_, {});
+  }
   const bool whole = !reads || read_prompt(sequence);
   if (!reads) iterate(sequence);
   place_->read = whole;

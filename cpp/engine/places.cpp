@@ -103,6 +103,14 @@ void Engine::displace(Place& place) {
   leave(place, {});
 }
 
+// What a step that was begun ahead has on the device is gone once another text's passes use it. So its text gives its
+// place up, if it takes no part in what comes; the pages are kept.
+void Engine::leave_ahead() {
+  for (Place& place : places_) {
+    if (place.ahead && std::find(order_.begin(), order_.end(), place.owner) == order_.end()) displace(place);
+  }
+}
+
 // What the sequence of a place has left in the caches is for others now, and the place is nobody's. `next_prompt`: of
 // the sequence that comes.
 void Engine::leave(Place& place, std::span<const TokenId> next_prompt) {
@@ -121,7 +129,9 @@ void Engine::leave(Place& place, std::span<const TokenId> next_prompt) {
   }
   // What a step that failed, or one that goes ahead, has left is not the state behind these tokens.
   if (place.owner != 0 && place.begun && !place.ahead && kept == place.committed) {
-    runner_->keep_state(std::span(place.text).first(static_cast<std::size_t>(kept)), place.reuse);
+    // Behind all but its last token, as if no more had been accepted: a drafter's pair there depends on the next one.
+    const std::int32_t wanted = std::clamp(place.wanted - 1, 0, kept);
+    runner_->keep_state(std::span(place.text).first(static_cast<std::size_t>(wanted)), place.reuse, kept - wanted);
   }
   if (place.begun) runner_->leave(place.text, kept, drafted, place.reuse);
   drop(place);

@@ -66,8 +66,10 @@ std::size_t TargetRunner::next_state(std::size_t first, std::size_t prompt) {
   return next > first ? next : 0;
 }
 
-void TargetRunner::keep_state(std::span<const TokenId> tokens, const Reuse& reuse) {
-  if (keeps_states() && reuse.on) target_.states()->keep(reuse.salt, tokens);
+void TargetRunner::keep_state(std::span<const TokenId> tokens, const Reuse& reuse, std::int32_t more) {
+  if (!keeps_states() || !reuse.on) return;
+  target_.states()->settle(target_.cache().sequence(), more);
+  target_.states()->keep(reuse.salt, tokens);
 }
 
 void TargetRunner::set_tokens(std::span<const TokenId> tokens, std::int32_t length) {

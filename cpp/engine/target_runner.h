@@ -48,8 +48,9 @@ class TargetRunner {
   // `first` tokens are committed, one wants to be behind as many tokens as this (0: none does); and of its end.
   bool keeps_states() { return target_.states() != nullptr; }
   std::size_t next_state(std::size_t first, std::size_t prompt);
-  // All of these tokens, and no others, are committed: the state behind them is kept.
-  void keep_state(std::span<const TokenId> tokens, const Reuse& reuse);
+  // These tokens are committed, and `more` behind them, all of the last step: the state behind `tokens` is kept. Only a
+  // new sequence can follow where there are more.
+  void keep_state(std::span<const TokenId> tokens, const Reuse& reuse, std::int32_t more = 0);
   // The cache is for passes that follow no sequence. Nobody else may hold pages.
   void take_over();
   // Behind the first `length` slots of the cache, whatever they are of, it has these tokens.

@@ -41,16 +41,23 @@ void Engine::step(std::span<Sequence* const> sequences) {
     running.push_back(sequence);
     order_.push_back(sequence->id());
   }
-  std::erase_if(running, [&](Sequence* sequence) {
-    // One that is cancelled takes no part; one whose step has begun already has that for itself, and so has one that a
-    // grammar guides, whose trees are cut by it.
-    const bool begun = std::any_of(places_.begin(), places_.end(),
-                                   [&](const Place& place) { return place.owner == sequence->id() && place.ahead; });
-    const bool own = sequence->options().grammar || (begun && running.size() > 1);
-    if (!sequence->cancelled() && !own) return false;
-    guard(*sequence, [&] { advance(*sequence); });
-    return true;
-  });
+  leave_ahead();
+  const auto advance_if = [&](auto&& wanted) {
+    std::erase_if(running, [&](Sequence* sequence) {
+      if (!wanted(*sequence)) return false;
+      guard(*sequence, [&] { advance(*sequence); });
+      return true;
+    });
+  };
+  // One whose step has begun already has that for itself, before others use the device; one that is cancelled takes no
+  // part; and one that a grammar guides, whose trees are cut by it, has a pass of its own.
+  if (running.size() > 1) {
+    advance_if([&](const Sequence& sequence) {
+      return std::any_of(places_.begin(), places_.end(),
+                         [&](const Place& place) { return place.owner == sequence.id() && place.ahead; });
+    });
+  }
+  advance_if([](const Sequence& sequence) { return sequence.cancelled() || sequence.options().grammar; });
   if (running.empty()) return;
   // A recurrent state goes through a chain as it is read, of one sequence.
   if (runner_->keeps_states()) return (void)guard(*running[0], [&] { advance(*running[0]); });
@@ -58,7 +65,9 @@ void Engine::step(std::span<Sequence* const> sequences) {
     return std::any_of(places_.begin(), places_.end(),
                        [&](const Place& place) { return place.owner == sequence.id() && place.read; });
   };
-  if (running.size() == 1 && (is_short(*running[0]) || std::cmp_less_equal(running[0]->tokens().size(), batch_))) {
+  const bool is_alone = running.size() == 1;
+  if (is_alone && (running[0]->options().verify != VerifyMode::Keyed || is_short(*running[0]) ||
+                   std::cmp_less_equal(running[0]->tokens().size(), batch_))) {
     guard(*running[0], [&] { advance(*running[0]); });
   } else {
     step_together(running);
@@ -109,8 +118,12 @@ void Engine::gather(std::span<Sequence* const> sequences, std::vector<Member>& m
       const auto known = place_->read ? std::int64_t{place_->committed} + max_depth_ + 1
                                       : static_cast<std::int64_t>(place_->text.size());
       if (!hold(known + 1)) {
-        if (place_->read) ++displaced_;
+        // One that has read nothing gives nothing back that others had waited for.
+        const bool gives = place_->read;
+        const std::uint64_t before = given_up_;
+        if (gives) ++displaced_;
         leave(*place_, {});
+        if (!gives) given_up_ = before;
         refused_[sequence->id()] = given_up_;
         return;
       }

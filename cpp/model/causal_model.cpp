@@ -93,6 +93,7 @@ bool CausalModel::forward(const std::int32_t* tokens, const Rows& rows, const st
       if (taps_.joined[t] == layer) backend_.copy(features(rows.count).col_range(column, config_.dim), x);
     }
   };
+  if (states_) states_->settle(cache_->sequence());
   if (states_ && rows.depth == nullptr) states_->will_advance();
   if (states_ && rows.depth != nullptr) states_->make_room(rows.count);  // a laboratory's may be larger than any other
   backend_.embed(x, *embedding_, tokens, config_.embedding_scale);
@@ -113,7 +114,7 @@ bool CausalModel::forward(const std::int32_t* tokens, const Rows& rows, const st
 }
 
 void CausalModel::commit(std::int32_t* history, const VerdictView& verdict, const PathView& path) {
-  if (states_) states_->commit(cache_->sequence(), verdict);
+  if (states_) states_->commit(verdict);
   cache_->commit(history, verdict, path);
 }
 

@@ -2,6 +2,7 @@
 #include "model/recurrent_states.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 
@@ -21,7 +22,7 @@ bool begins_with(std::span<const std::int32_t> text, std::span<const std::int32_
 }  // namespace
 
 RecurrentStates::RecurrentStates(Backend& backend, const ModelConfig& config, int rows, int copies)
-    : backend_(backend), room_(static_cast<std::size_t>(copies)) {
+    : backend_(backend), count_(backend.allocate(sizeof(std::int32_t))), room_(static_cast<std::size_t>(copies)) {
   for (int i = 0; i < config.recurrent_layers(); ++i) {
     states_.push_back(floats(backend, 1 + copies, config.delta.state_floats()));
     layers_.push_back({.shape = config.delta, .states = states_.back().as<float>()});
@@ -46,11 +47,21 @@ void RecurrentStates::make_room(int rows) {
 }
 
 void RecurrentStates::clear() {
+  unsettled_.reset();
   if (!is_clear_) backend_.copy_state(layers_, kNew, kOwn);
   is_clear_ = true;
 }
 
-void RecurrentStates::commit(const SequenceView& sequence, const VerdictView& verdict) {
+void RecurrentStates::settle(const SequenceView& sequence, std::int32_t without) {
+  if (!unsettled_) return;
+  VerdictView verdict = *std::exchange(unsettled_, std::nullopt);
+  if (without > 0) {
+    std::int32_t count = 0;
+    backend_.download(&count, verdict.count, sizeof count);
+    count -= without;
+    backend_.upload(count_.as<void>(), &count, sizeof count);
+    verdict.count = count_.as<std::int32_t>();
+  }
   is_clear_ = false;
   backend_.commit_states(layers_, sequence, verdict, 0);
 }
@@ -89,6 +100,7 @@ void RecurrentStates::resume(std::string_view salt, std::span<const std::int32_t
   Copy* copy = find_copy(salt, tokens);
   if (copy == nullptr) throw Error(concat("recurrent states: found no copy behind ", tokens.size(), " tokens"));
   copy->used = ++clock_;
+  unsettled_.reset();
   is_clear_ = false;
   backend_.copy_state(layers_, copy->state, kOwn);
 }

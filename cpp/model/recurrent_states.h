@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -27,8 +28,11 @@ class RecurrentStates {
   void clear();
   // A chain of rows goes through the layers: the sequence is no longer new.
   void will_advance() { is_clear_ = false; }
-  // It goes on along the accepted nodes of the tree of the last pass.
-  void commit(const SequenceView& sequence, const VerdictView& verdict);
+  // It goes on along the accepted nodes of the tree of the last pass, but only when settle() is called, before the next
+  // one: a text that ends is perhaps not wanted up to the last of them.
+  void commit(const VerdictView& verdict) { unsettled_ = verdict; }
+  // All nodes but the last `without`.
+  void settle(const SequenceView& sequence, std::int32_t without = 0);
 
   // The state behind `tokens`, with which the sequence begins, is kept for others of the same salt. The copy that was
   // used least lately makes room for it.
@@ -52,6 +56,8 @@ class RecurrentStates {
   std::vector<Buffer> kept_;  // of the rows of trees
   std::vector<DeltaLayer> layers_;
   int rows_ = 0;  // that there is room for
+  std::optional<VerdictView> unsettled_;
+  Buffer count_;  // (1) of nodes that are settled
   std::size_t room_;
   std::vector<Copy> copies_;
   std::uint64_t clock_ = 0;

@@ -102,7 +102,13 @@ nb::list PyGeneration::watched() {
 
 void PyGeneration::raise_error() {
   const std::exception_ptr error = look([](const Sequence& sequence) { return sequence.error(); });
-  if (error) std::rethrow_exception(error);
+  if (!error) return;
+  try {
+    std::rethrow_exception(error);
+  } catch (nb::python_error& raised) {
+    if (raised.value().is_valid()) throw;
+    throw Error("this generation cannot go on: an earlier step of it has failed");  // Python has its exception already
+  }
 }
 
 std::string PyGeneration::closing_text() {
@@ -155,6 +161,7 @@ nb::list PyGeneration::step_together(const std::vector<PyGeneration*>& generatio
       tokens[i].assign(fresh.begin(), fresh.end());
     }
   }
+  if (PyErr_Occurred() != nullptr) throw nb::python_error();  // of a signal, or of what was asked whether to end
   nb::list all;
   for (std::size_t i = 0; i < generations.size(); ++i) {
     if (generations[i]->sequence_->error()) {

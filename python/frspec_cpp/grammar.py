@@ -146,6 +146,10 @@ class GrammarCompiler:
         self._words = (tokenizer.size + 31) // 32
         self._llguidance = llguidance
         self._kept: OrderedDict[Grammar, Any] = OrderedDict()
+        self.renew_lock()
+
+    def renew_lock(self) -> None:
+        """In a forked process, where whoever held it does not exist."""
         self._lock = threading.Lock()
 
     def text(self, grammar: Grammar) -> TextGrammar:

@@ -47,6 +47,8 @@ def _renew_locks() -> None:
     for llm in _living:
         llm._lock = threading.RLock()
         llm._texts = TextQueue(llm._n_parallel, llm._lock)
+        if (grammars := llm.__dict__.get("_grammars")) is not None:
+            grammars.renew_lock()
 
 
 os.register_at_fork(after_in_child=_renew_locks)

@@ -251,7 +251,16 @@ class TextQueue:
                 return
             self._works = True
         # Where Python is ending, texts are not waited for.
-        threading.Thread(target=self._work, name="frspec-texts", daemon=True).start()
+        try:
+            threading.Thread(target=self._work, name="frspec-texts", daemon=True).start()
+        except RuntimeError as error:  # the system has no thread left
+            with self._idle:
+                lost, self._waiting, self._works = self._waiting, [], False
+                self._idle.notify_all()
+            for other in lost:
+                if other is not ticket:
+                    other.give_up(error)
+            raise
 
     def wait(self) -> None:
         """Returns when there are no texts."""

@@ -127,13 +127,13 @@ def test_hits_equal_misses(make: Callable[..., LLM], kind: str) -> None:
         assert expected.stats.cached_tokens == 0
         if number < 2:
             # All of the first text, but for what a drafter reads of the next token.
-            # Of a hybrid, where a state was kept: at the last border of a page in the prompt, or a text's very end.
-            expected_tokens = 2 * PAGE if kind in HYBRID else len(first) + TOKENS - 2 + number * 9
-            assert found.stats.cached_tokens >= expected_tokens
+            more = 0 if kind in HYBRID else number * 9  # its states were kept where the texts ended
+            assert found.stats.cached_tokens >= len(first) + TOKENS - 2 + more
         elif number < 6:
             agrees = next(i for i, (a, b) in enumerate(zip(prompt, first, strict=False)) if a != b)
             if kind in HYBRID:  # a state is kept where texts part, at the border of a page: the next one finds it
-                assert found.stats.cached_tokens == (0 if number == 2 else PAGE)
+                is_kept = number > 2 and agrees - (kind == "mtp") >= PAGE
+                assert found.stats.cached_tokens == (PAGE if is_kept else 0)
             else:
                 assert agrees - 1 <= found.stats.cached_tokens <= agrees
     if kind in ("eagle2", "eagle3", "mtp"):
