@@ -3,6 +3,7 @@
 // Threads: calls on one engine are taken one after the other (a lock); engines are independent of each other.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -83,9 +84,9 @@ class Engine {
   struct Step {
     Tuner::Plan plan;
     Tuner::Company company;
-    Tuner::Growing growing;
-    bool told_of_pass = false;  // whether another text's step tells what the pass took
-    int told = 0;               // rows that the drafter was told of before
+    const Tuner::Growing* growing = nullptr;  // of its tree, where that grew as far as pays
+    bool told_of_pass = false;                // whether another text's step tells what the pass took
+    int told = 0;                             // rows that the drafter was told of before
     const DraftTree* tree = nullptr;
     const VerdictView* verdict = nullptr;
     bool drafted = false;        // by the drafter
@@ -118,6 +119,7 @@ class Engine {
     std::int32_t wanted = 0;  // tokens that the sequence has: the last step may have given more
     Reuse reuse;
     std::optional<Step> ahead;                // the step behind the one that is running, where it was begun already
+    std::array<Tuner::Growing, 2> growing;    // of its steps, by their slots
     std::vector<StepTrace::Watched> watched;  // of the step that is running
 
     bool is_idle() const { return ended || life.expired(); }

@@ -80,7 +80,11 @@ const DraftTree* Engine::propose(Step& step, Growth* growth) {
   Tuner& tuner = planner_->tuner();
   if (tuner.grows()) tuner.begin_growth(step.plan);
   const DraftTree* tree = drafting_->propose(place_->draft, step.plan.arm, growth);
-  if (tuner.grows()) step.growing = tuner.end_growth();
+  if (tuner.grows()) {
+    Tuner::Growing& growing = place_->growing[static_cast<std::size_t>(step.slot)];
+    growing = tuner.end_growth();
+    step.growing = &growing;
+  }
   return tree;
 }
 
@@ -139,7 +143,7 @@ void Engine::learn_costs(Sequence& sequence, const Step& step, const Verdict& ve
   tuned.begin();
   tuned.plan = step.plan;
   tuned.company = step.company;
-  tuned.growing = step.growing;
+  if (step.growing != nullptr) tuned.growing = *step.growing;
   tuned.drafted = step.drafted && step.plan.drafts;
   tuned.rows = step.tree->size();
   tuned.told = step.told;

@@ -42,9 +42,11 @@ void Tuner::Step::begin() {
   std::swap(memory.nodes, nodes);
   std::swap(memory.parents, parents);
   std::swap(memory.held, held);
+  std::swap(memory.growing.levels, growing.levels);
   memory.nodes.clear();
   memory.parents.clear();
   memory.held.clear();
+  memory.growing.levels.clear();
   *this = std::move(memory);
 }
 

@@ -75,7 +75,7 @@ void make_engine(PyEngine* self, const std::filesystem::path& target,
   options.spare = spare;
   options.files.on_piece = [] { check_signals(); };
   options.on_load = [&](std::size_t done, std::size_t total) { call_python(progress, done, total); };
-  options.on_warning = [](const std::string& warning) { warn_in_python(warning, 2); };
+  options.on_warning = [](const std::string& warning) { warn_in_python(warning, 3); };
   new (self) PyEngine(options);
 }
 

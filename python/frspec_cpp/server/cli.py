@@ -26,8 +26,10 @@ _WHOLE = "models are on the device as a whole: leave it out"
 
 # llama-server's options that have no meaning here, and what to do instead.
 _FOREIGN = {
-    "-cb": "texts are written one at a time: leave it out",
-    "--cont-batching": "texts are written one at a time: leave it out",
+    "-cb": _ALWAYS,
+    "--cont-batching": _ALWAYS,
+    "-kvu": _ALWAYS,
+    "--kv-unified": _ALWAYS,
     "--jinja": _ALWAYS,
     "--metrics": _ALWAYS,
     "--props": _ALWAYS,
@@ -62,7 +64,7 @@ def _parser() -> _Parser:
         prog="frspec serve",
         usage="frspec serve -m TARGET [-d DRAFTER] [OPTION...]",
         description="Answers OpenAI's clients over HTTP, by default at http://127.0.0.1:8080, where one can also chat "
-        "in a browser. Several texts are written at once. docs/serving.md says more.",
+        "in a browser. Several texts are written at once (-np). docs/serving.md says more.",
         allow_abbrev=False,
         formatter_class=argparse.RawTextHelpFormatter,
     )

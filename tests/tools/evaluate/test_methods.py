@@ -258,7 +258,7 @@ def test_loading_errors_name_the_method(files: dict[str, Path]) -> None:
     loader = Loader(str(files["target"]), {}, {})
     with pytest.raises(ValueError, match=r"method 'ranked:many': head: found 'ranked:many', expected"):
         loader.load(make_contenders(["heads"], given)[1])
-    with pytest.raises(ValueError, match=r"method 'mine': .*unexpected"):
+    with pytest.raises(ValueError, match=r"method 'mine': .*unknown"):
         loader.load(custom(f"mine={files['eagle3']},colour=red", choice()))
 
 
