@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matrices import random_matrix, write_matrices
 
-from frspec_cpp import _testing
+from frspec_cpp import _core, _testing
 
 pytestmark = [pytest.mark.every_isa, pytest.mark.every_device]
 
@@ -132,7 +132,9 @@ def test_quantized_experts_are_their_matrices(tmp_path: Path, kind: str) -> None
         expert = int(scores[row].argmax())
         gate, up = _testing.matmul_ops.project(str(path), [f"gate.{expert}", f"up.{expert}"], x[row : row + 1])
         (expected,) = _testing.matmul_ops.project(str(path), [f"down.{expert}"], gate, up=up)
-        np.testing.assert_array_equal(found[row], expected[0])
+        # A GPU brings the activations of experts into another form than those of a single product.
+        most = 0.0 if _core.default_device() == "cpu" else 0.01 * float(np.abs(expected).max())
+        np.testing.assert_allclose(found[row], expected[0], rtol=0, atol=most)
 
 
 @pytest.mark.threads

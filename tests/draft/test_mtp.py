@@ -14,8 +14,6 @@ from reference_steps import write_vocabulary_ranks
 
 from frspec_cpp import LLM, Generation, _core
 
-pytestmark = pytest.mark.every_device
-
 _I64 = gguf.GGMLQuantizationType.I64
 LEVELS = 4
 CHAIN = {"tree": (LEVELS - 1, 1, LEVELS + 1)}
