@@ -83,7 +83,8 @@ class DeltaNet:
         In checkpoints those of one key head are neighbours.
         """
         each = self.value_heads // self.key_heads
-        return np.arange(self.value_heads * size).reshape(self.key_heads, each, size).swapaxes(0, 1).ravel()
+        order: np.ndarray = np.arange(self.value_heads * size).reshape(self.key_heads, each, size).swapaxes(0, 1)
+        return order.ravel()
 
     def _tiled_channels(self) -> np.ndarray:
         keys = self.channels - self.values

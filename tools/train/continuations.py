@@ -253,7 +253,11 @@ class Gathering:
     def _answer(self, prompt: list[int], job: Job, phase: Any) -> list[int]:
         seed = int(job.key(self._settings)[:8], 16)
         begin = time.perf_counter()
-        options = {"temperature": job.temperature, "seed": seed, "max_tokens": self._settings.max_new_tokens}
+        options: dict[str, Any] = {
+            "temperature": job.temperature,
+            "seed": seed,
+            "max_tokens": self._settings.max_new_tokens,
+        }
         tokens = [token for token, _, _ in self._engine.begin(prompt, **options).run()]
         phase.spent("generated", len(tokens), time.perf_counter() - begin)
         return tokens

@@ -14,8 +14,9 @@ from frspec_cpp import _core
 from frspec_cpp.async_llm import AsyncLLM, AsyncText, NotAccepting, QueueFull
 from frspec_cpp.generation import Generation, Stats, TokenLogprobs
 from frspec_cpp.llm import LLM
-from frspec_cpp.options import Options, takes_options
+from frspec_cpp.option_table import Options
 from frspec_cpp.options import native as native_options
+from frspec_cpp.options import takes_options
 from frspec_cpp.ray.replica import Description
 from frspec_cpp.texts import Cancelled, Event, Piece, Started, TextRequest, Token
 
@@ -193,7 +194,7 @@ def _look_at(step: asyncio.Future[Event]) -> None:
 
 
 def _no_costs(seed: int) -> Stats:
-    return Stats(0.0, 0.0, 0, 0, None, None, None, None, 0, 0.0, 0.0, 0.0, 0.0, 0.0, seed, 0, 0, 0)
+    return Stats(0.0, 0.0, 0, 0, 0, None, None, None, None, 0, 0.0, 0.0, 0.0, 0.0, 0.0, seed, 0, 0, 0)
 
 
 class Replicas(AsyncLLM):

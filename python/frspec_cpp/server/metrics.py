@@ -83,8 +83,8 @@ class Metrics:
                 lines += [f"# TYPE frspec_{told} {kind}", f"frspec_{told}{{{own}}} {value:g}"]
         for counter in _COUNTERS:
             lines += [f"# HELP frspec_{counter.name} {counter.help}", f"# TYPE frspec_{counter.name} counter"]
-            values = self._counters[counter.name] or {("", ""): 0}
-            for (label, key), count in sorted(values.items()):
+            counts = self._counters[counter.name] or {("", ""): 0}
+            for (label, key), count in sorted(counts.items()):
                 more = f',{label}="{key}"' if label else ""
                 lines.append(f"frspec_{counter.name}{{{own}{more}}} {count}")
         for histogram in _HISTOGRAMS:
