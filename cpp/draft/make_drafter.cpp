@@ -180,8 +180,9 @@ std::unique_ptr<DraftHead> make_model_head(DraftOptions options, const HeadSpec&
     options.ranks.reset();
   }
   HeadParts head = head_parts(options, parts, string_level ? *own : *parts.tokenizer);
-  head.by_rank = part || string_level;
-  if (head.by_rank) {
+  head.is_foreign = part || string_level;
+  head.is_told = options.translate != "slrs";
+  if (head.is_foreign) {
     head.spelling = [alignment, own, target = parts.tokenizer](TokenId id) {
       return spelling(alignment, *target, *own, id);
     };

@@ -94,7 +94,7 @@ std::unique_ptr<DraftHead> make_choice(const DraftOptions& options, const HeadPa
     const HeadSpec spec = parse_head_spec(text);
     policies.push_back({spec.text(), make_policy(spec, options, parts, rows)});
   };
-  const bool sketched = !parts.by_rank && (options.sketch || has_sketch(*parts.file));
+  const bool sketched = !parts.is_foreign && (options.sketch || has_sketch(*parts.file));
   if (sketched && kSpeculatedRows < rows.source.rows) add("speculated");
   const auto worthwhile = [&](int size) {
     return 4 * std::int64_t{size} <= 3 * std::int64_t{policies[0].head->size()};
@@ -111,7 +111,7 @@ std::unique_ptr<DraftHead> make_choice(const DraftOptions& options, const HeadPa
         policies.push_back({concat("ranked:", sizes[i]), std::move(heads[i])});
     }
   }
-  if (!parts.by_rank && worthwhile(kContextualRows)) add("contextual");
+  if (!parts.is_foreign && worthwhile(kContextualRows)) add("contextual");
   return std::make_unique<ChoiceHead>(std::move(policies), parts.spelling);
 }
 
@@ -121,9 +121,10 @@ std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const DraftOptions&
     fail("head: found learned, but ", parts.file->path().string(),
          " has no reduced head of its own (tensors 'output.weight' and 'd2t'); expected another policy");
   }
-  if (parts.by_rank && !spec.is_auto() && !spec.is_full() && !(spec.parts.size() == 1 && spec.find(Kind::Ranked))) {
+  if (parts.is_foreign && (spec.find(Kind::Speculated) || (spec.find(Kind::Contextual) && !parts.is_told))) {
     fail("head: found ", spec.text(), ", but ", parts.file->path().string(),
-         " has not the target's own vocabulary; expected 'auto', 'full' or 'ranked:N'");
+         " has not the target's own vocabulary; expected 'auto', 'full'",
+         parts.is_told ? ", 'ranked:N' or 'contextual'" : " or 'ranked:N'");
   }
   if (spec.is_auto()) return make_choice(options, parts, rows);
   if (spec.is_full() || spec.find(Kind::Learned)) return make_full_head(parts.backend, rows);

@@ -23,8 +23,9 @@ struct HeadParts {
   std::shared_ptr<AdaptiveRanks> adaptive = nullptr;  // not null: ranked rows follow them
   std::shared_ptr<StateRecord> states = nullptr;      // not null: the states that it meets are noted there
   std::string* ranks_source = nullptr;                // where TokenRanks::source of the head's ranks is told
-  // Whether rows are chosen by rank alone: nobody tells the head of the text in its own tokens.
-  bool by_rank = false;
+  // Whether the vocabulary is another one than the target's: a sketch of its head knows nothing of what both share.
+  bool is_foreign = false;
+  bool is_told = true;                 // of the text, in its own tokens
   ChoiceHead::Spelling spelling = {};  // as ChoiceHead has it
 };
 

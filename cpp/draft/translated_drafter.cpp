@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <utility>
 
 namespace frspec {
 namespace {
@@ -33,12 +34,27 @@ void TranslatedModel::begin(const Reuse& reuse, bool alone) {
   model_->begin(reuse);
   if (alone) model_->head().begin();
   at().kept = 0;
+  at().told = 0;
+}
+
+void TranslatedModel::push() {
+  Text& own = at();
+  const std::size_t same = own.retokenizer.push(std::span(own.tokens).subspan(own.pushed));
+  own.kept = std::min(own.kept, same);
+  own.told = std::min(own.told, same);
+  own.pushed = own.tokens.size();
+}
+
+std::span<const TokenId> TranslatedModel::fresh() {
+  push();
+  const std::vector<TokenId>& tokens = at().retokenizer.tokens();
+  const std::size_t told = std::exchange(at().told, tokens.size());
+  return std::span(tokens).subspan(told);
 }
 
 bool TranslatedModel::read() {
+  push();
   Text& own = at();
-  own.kept = std::min(own.kept, own.retokenizer.push(std::span(own.tokens).subspan(own.pushed)));
-  own.pushed = own.tokens.size();
   const std::vector<TokenId>& tokens = own.retokenizer.tokens();
   if (tokens.empty() || !own.retokenizer.held().empty()) return false;
   model_->follow(tokens, own.kept);
@@ -66,6 +82,11 @@ void TliDrafter::turn_to(int place) {
 void TliDrafter::begin(const TextRules& rules) {
   all_rules_[place_] = rules;
   model_->begin(rules.reuse, rules.alone);
+}
+
+void TliDrafter::extend(const Extension& extension) {
+  model_->extend(extension);
+  observe(extension);
 }
 
 const DraftTree& TliDrafter::propose(Growth* growth) {
@@ -104,6 +125,21 @@ void SlemDrafter::begin(const TextRules& rules) {
   are_chains_[place_] = rules.rejection != nullptr;
   if (head_ && rules.alone) head_->begin();
   model_->begin(rules.reuse, rules.alone);
+}
+
+void SlemDrafter::extend(const Extension& extension) {
+  model_->extend(extension);
+  observe(extension);
+}
+
+void SlemDrafter::observe(const Extension& extension) {
+  if (wanted_candidates() == 0) return;
+  probable_.clear();
+  for (const TokenId token : extension.candidates) {
+    const TokenId own = model_->alignment().to_drafter(token);
+    if (own != VocabularyAlignment::kNone) probable_.push_back(own);
+  }
+  head().observe({model_->fresh(), probable_});
 }
 
 const DraftTree& SlemDrafter::propose(Growth* growth) {
@@ -233,6 +269,12 @@ void EitherTranslation::turn_to(int place) {
 void EitherTranslation::begin(const TextRules& rules) {
   tli_->begin(rules);
   slem_->begin(rules);
+}
+
+void EitherTranslation::extend(const Extension& extension) {
+  model_->extend(extension);
+  tli_->observe(extension);
+  slem_->observe(extension);
 }
 
 std::vector<DraftArm> EitherTranslation::arms() const {

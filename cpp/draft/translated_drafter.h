@@ -4,7 +4,9 @@
 // needed, so trees of translated tokens are as lossless as chains.
 #pragma once
 
+#include <algorithm>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "draft/causal_drafter.h"
@@ -25,6 +27,8 @@ class TranslatedModel {
   void extend(const Extension& extension) {
     at().tokens.insert(at().tokens.end(), extension.tokens.begin(), extension.tokens.end());
   }
+  // The text in the drafter's tokens, from where on it is not what the last call has told.
+  std::span<const TokenId> fresh();
   // Reads the text up to the root. False where nothing can be drafted: the text ends inside a character.
   bool read();
 
@@ -43,9 +47,11 @@ class TranslatedModel {
     std::vector<TokenId> tokens = {};
     std::size_t pushed = 0;  // tokens that the retokenizer has
     std::size_t kept = 0;    // tokens of the retokenizer that are what the model has read, as far as it has
+    std::size_t told = 0;    // likewise, of fresh()
   };
 
   Text& at() { return texts_[place_]; }
+  void push();  // gives the retokenizer all tokens
 
   std::unique_ptr<TreeModel> model_;
   std::shared_ptr<const Tokenizer> target_, drafter_;
@@ -62,8 +68,11 @@ class TliDrafter final : public Drafter {
 
   void turn_to(int place) override;
   void begin(const TextRules& rules) override;
-  void extend(const Extension& extension) override { model_->extend(extension); }
+  void extend(const Extension& extension) override;
+  // What a head that follows the text is told of it.
+  void observe(const Extension& extension) { model_->model().head().observe(extension.news()); }
   const DraftTree& propose(Growth* growth) override;
+  int wanted_candidates() const override { return model_->model().head().wanted_candidates(); }
   std::vector<DraftArm> arms() const override { return arms_of(model_->model().head()); }
   void use(int arm) override { model_->model().head().use(arm); }
   std::uint32_t holders(TokenId token) const override { return model_->model().head().holders(token); }
@@ -89,8 +98,10 @@ class SlemDrafter final : public Drafter {
 
   void turn_to(int place) override;
   void begin(const TextRules& rules) override;
-  void extend(const Extension& extension) override { model_->extend(extension); }
+  void extend(const Extension& extension) override;
+  void observe(const Extension& extension);  // as TliDrafter's
   const DraftTree& propose(Growth* growth) override;
+  int wanted_candidates() const override { return head().wanted_candidates(); }
   std::vector<DraftArm> arms() const override { return arms_of(head()); }
   void use(int arm) override { head().use(arm); }
   std::uint32_t holders(TokenId token) const override { return head().holders(token); }
@@ -119,7 +130,8 @@ class SlemDrafter final : public Drafter {
   std::string context_;  // the end of the text, for tokenizing what follows it
   HostTree trie_;        // of the target's tokens
   std::vector<DraftCandidate> candidates_;
-  std::vector<float> scores_;  // of the trie's nodes: log-probability of the best path that spells them
+  std::vector<TokenId> probable_;  // what the target found so, in the drafter's tokens
+  std::vector<float> scores_;      // of the trie's nodes: log-probability of the best path that spells them
 };
 
 // Both translations of one model, of which one is in use: which of them pays is for the tuner to find out.
@@ -130,8 +142,9 @@ class EitherTranslation final : public Drafter {
 
   void turn_to(int place) override;
   void begin(const TextRules& rules) override;
-  void extend(const Extension& extension) override { model_->extend(extension); }
+  void extend(const Extension& extension) override;
   const DraftTree& propose(Growth* growth) override { return used().propose(growth); }
+  int wanted_candidates() const override { return std::max(tli_->wanted_candidates(), slem_->wanted_candidates()); }
   std::vector<DraftArm> arms() const override;
   void use(int arm) override;
   std::uint32_t holders(TokenId token) const override;

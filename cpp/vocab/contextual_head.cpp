@@ -30,7 +30,11 @@ class ContextualHead final : public DraftHead {
       seed_.push_back(row);
     };
     for (const std::int32_t row : seed) take(row);
-    for (std::int32_t row = 0; row < static_cast<std::int32_t>(place_of_.size()); ++row) take(row);
+    if (rows.is_part()) {
+      for (const std::int32_t row : rows.vocabulary.rows) take(row);
+    } else {
+      for (std::int32_t row = 0; row < static_cast<std::int32_t>(place_of_.size()); ++row) take(row);
+    }
     row_at_.insert(row_at_.end(), seed_.begin(), seed_.end());
     weight_ = backend.load_rows(rows.source, row_at_);
     ids_ = backend.allocate(row_at_.size() * sizeof(TokenId));
@@ -53,8 +57,10 @@ class ContextualHead final : public DraftHead {
   }
 
   std::optional<bool> holds(TokenId token) const override {
-    const auto row = rows_.row_of(token);
-    return row && place_of_[static_cast<std::size_t>(*row)] != kNowhere;
+    // Of two vocabularies it is named as the head names it.
+    const auto row = rows_.is_learned() ? rows_.row_of(token) : std::optional(token);
+    if (!row || *row < 0 || *row >= static_cast<std::int32_t>(place_of_.size())) return false;
+    return place_of_[static_cast<std::size_t>(*row)] != kNowhere;
   }
 
   void begin() override {
