@@ -157,7 +157,7 @@ def test_it_dies_again_and_again(port: int, demo_target: Path, expected: Generat
         engine = await engine_of(demo_target)
         text = engine.submit(PROMPT, TOKENS, **OPTIONS)
         pieces: list[Piece] = []
-        kills = [10, 200]
+        kills = [10, 60]
         async for event in text.events():
             if isinstance(event, Piece):
                 pieces.append(event)
