@@ -313,6 +313,14 @@ def test_rejection_sampling_goes_alone(make: Callable[..., LLM]) -> None:
         texts[0].raise_error()
 
 
+def test_rejection_sampling_of_a_long_prompt(make: Callable[..., LLM]) -> None:
+    """One that is read in several passes, from the queue, too."""
+    llm = make("eagle2", tree=(3, 1, 5), n_parallel=3, n_batch=8)
+    options: dict[str, Any] = {"verify": "rejection", "temperature": 0.9, "seed": 3, "ignore_eos": True}
+    prompt = list(range(5, 35))
+    assert llm.submit(prompt, 10, **options).result().tokens == llm.generate(prompt, 10, **options).tokens
+
+
 def test_slrs_follows_one_text(shared: Path, tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.gguf" for name in ("stories260K", "babyllama105-936K")]
     for path in paths:
@@ -348,6 +356,21 @@ def test_calls_of_several_threads(make: Callable[..., LLM]) -> None:
         thread.join()
     assert [found[number] for number in range(len(prompts))] == expected
     assert max(together) > 1
+
+
+@pytest.mark.every_device
+@pytest.mark.parametrize("kind", ["plain", "eagle2"])
+def test_streams_in_turn(make: Callable[..., LLM], kind: str) -> None:
+    """A step that a device has begun ahead is no other text's."""
+    llm = make(kind, n_parallel=2)
+    prompts = ([5, 6, 7], [9, 8, 7, 6])
+    expected = [llm.generate(prompt, 40, ignore_eos=True, draft="always").text for prompt in prompts]
+    streams = [llm.stream(prompt, 40, ignore_eos=True, draft="always") for prompt in prompts]
+    found = ["", ""]
+    for _ in range(41):
+        for number, stream in enumerate(streams):
+            found[number] += next(stream, "")
+    assert found == expected
 
 
 @pytest.mark.every_isa
