@@ -42,7 +42,7 @@ OPTIONS: dict[str, Any] = {
     "stop": ["\u0000never"],
     "logprobs": 1,
 }
-TOKENS = 500
+TOKENS = 1200
 
 
 @pytest.fixture(scope="module")
