@@ -142,6 +142,7 @@ class Engine {
   bool hold(std::int64_t tokens);
   Place* displaceable(const Place* own);
   void leave_ahead();
+  Place* place_of(const Sequence& sequence);  // null: it has none
   void displace(Place& place);
   void leave(Place& place, std::span<const TokenId> next_prompt);
   void drop(Place& place);

@@ -15,11 +15,14 @@ void Engine::use(Place& place) {
   if (drafting_) drafting_->turn_to(place.number);
 }
 
+Engine::Place* Engine::place_of(const Sequence& sequence) {
+  const auto own = std::ranges::find(places_, sequence.id(), &Place::owner);
+  return own != places_.end() ? &*own : nullptr;
+}
+
 // Turns to the sequence's place, which it is given where it has none. False: others have all of them.
 bool Engine::enter(Sequence& sequence) {
-  const auto own =
-      std::find_if(places_.begin(), places_.end(), [&](const Place& place) { return place.owner == sequence.id(); });
-  if (own != places_.end()) {
+  if (Place* own = place_of(sequence); own != nullptr) {
     use(*own);
     place_->used = ++clock_;
     return true;
@@ -60,9 +63,7 @@ bool Engine::enter(Sequence& sequence) {
 
 // Its place may be others' as soon as somebody comes who wants one: until then it is not known what of it is of use.
 void Engine::end(const Sequence& sequence) {
-  for (Place& place : places_) {
-    if (place.owner == sequence.id()) place.ended = true;
-  }
+  if (Place* own = place_of(sequence); own != nullptr) own->ended = true;
   ++given_up_;
   refused_.erase(sequence.id());
 }
@@ -148,9 +149,7 @@ void Engine::drop(Place& place) {
 // The sequence can go on no more, and what it has left in the caches may be half a step's.
 void Engine::give_up(Sequence& sequence, std::exception_ptr error) {
   sequence.fail(std::move(error));
-  for (Place& place : places_) {
-    if (place.owner == sequence.id()) drop(place);
-  }
+  if (Place* own = place_of(sequence); own != nullptr) drop(*own);
   refused_.erase(sequence.id());
 }
 

@@ -53,8 +53,8 @@ void Engine::step(std::span<Sequence* const> sequences) {
   // part; and one that a grammar guides, whose trees are cut by it, has a pass of its own.
   if (running.size() > 1) {
     advance_if([&](const Sequence& sequence) {
-      return std::any_of(places_.begin(), places_.end(),
-                         [&](const Place& place) { return place.owner == sequence.id() && place.ahead; });
+      const Place* own = place_of(sequence);
+      return own != nullptr && own->ahead;
     });
   }
   advance_if([](const Sequence& sequence) { return sequence.cancelled() || sequence.options().grammar; });
@@ -62,8 +62,8 @@ void Engine::step(std::span<Sequence* const> sequences) {
   // A recurrent state goes through a chain as it is read, of one sequence.
   if (runner_->keeps_states()) return (void)guard(*running[0], [&] { advance(*running[0]); });
   const auto is_short = [&](const Sequence& sequence) {
-    return std::any_of(places_.begin(), places_.end(),
-                       [&](const Place& place) { return place.owner == sequence.id() && place.read; });
+    const Place* own = place_of(sequence);
+    return own != nullptr && own->read;
   };
   const bool is_alone = running.size() == 1;
   if (is_alone && (running[0]->options().verify != VerifyMode::Keyed || is_short(*running[0]) ||

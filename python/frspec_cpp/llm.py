@@ -438,8 +438,6 @@ class LLM:
         """The texts of several prompts; all of them are checked before one is written."""
         texts = [self._ids(prompt, parse_special) for prompt in prompts]
         each = per_text(len(texts), {"max_tokens": max_tokens, **options})
-        for own in each:
-            self._native(cast(Options, {name: own[name] for name in options}))
         requests = []
         for ids, own in zip(texts, each, strict=True):
             limit = own.pop("max_tokens")

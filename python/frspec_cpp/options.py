@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _INT32_MAX = 2**31 - 1
-_PARALLEL = 8  # as the table says
 
 LogitsProcessor = Callable[[npt.NDArray[np.int32], npt.NDArray[np.float32]], "npt.NDArray[np.float32] | None"]
 
@@ -182,7 +181,7 @@ def native_engine(options: EngineOptions) -> dict[str, Any]:
     """
     values: dict[str, Any] = dict(options)
     if values.get("n_parallel") is None:
-        values["n_parallel"] = _PARALLEL
+        values["n_parallel"] = int(ROWS["n_parallel"]["none"])
     tree = values.get("tree", "auto")
     if not isinstance(tree, str):
         values["tree"] = ",".join(str(operator.index(number)) for number in tree)
