@@ -10,9 +10,9 @@ import re
 import sys
 from pathlib import Path
 
-# tomllib comes with Python 3.11 only. Lists are all that is read: `name = [...]`.
-_LIST = r"^{} = \[(.*?)\]$"
-_BOUND = re.compile(r'"([\w.-]+)(?:>=|==)([\w.+]+)')
+# tomllib comes with Python 3.11 only. Lists are all that is read: `name = [...]`, with or without a comment behind it.
+_LIST = r"^{} = \[(.*?)\](?:[ ]*#[^\n]*)?$"
+_BOUND = re.compile(r'"([\w.-]+(?:\[[\w,]+\])?)(?:>=|==)([\w.+]+)')
 
 
 def lowest(project: str, group: str) -> dict[str, str]:
@@ -32,7 +32,7 @@ def lowest(project: str, group: str) -> dict[str, str]:
         bound = _BOUND.match(entry)
         if bound is None:
             raise ValueError(f"pyproject.toml: {group}: found {entry}, expected a lower bound")
-        bounds[bound[1]] = bound[2]
+        bounds[bound[1].partition("[")[0]] = bound[2]
     return bounds
 
 
