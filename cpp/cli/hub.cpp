@@ -24,7 +24,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kPurpose =
+constexpr std::string_view kDownloads =
     "-hf: it fetches models by name, and comes with the Python package: pip install 'frspec_cpp[hub]'. Or name a file "
     "with -m";
 constexpr int kRefused = 3;  // its exit status where standard output holds what is wrong (tools/download.py)
@@ -85,7 +85,7 @@ Answer run_program(std::vector<std::string> arguments, std::vector<std::string> 
 }  // namespace
 
 fs::path fetch_from_hub(const HubRequest& request) {
-  const std::string program = find_companion("frspec-download", kPurpose).string();
+  const std::string program = find_companion("frspec-download", kDownloads).string();
   std::vector<std::string> arguments = {program, "--for-binary"};
   if (request.file) arguments.push_back("--file=" + *request.file);
   if (request.is_drafter) arguments.emplace_back("--drafter");

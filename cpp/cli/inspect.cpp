@@ -148,7 +148,7 @@ void print_table(std::ostream& out, const std::vector<std::vector<std::string>>&
   }
 }
 
-void print_text(std::ostream& out, const GgufFile& file, const Verdict& verdict) {
+void print_text(std::ostream& out, const GgufFile& file, const FileVerdict& verdict) {
   out << printable(file.path().native()) << '\n';
   out << "  GGUF version " << file.version() << ", alignment " << file.alignment() << ", "
       << readable_bytes(file.bytes()) << '\n';
@@ -234,7 +234,7 @@ void write_tensor(JsonWriter& json, const GgufTensor& tensor) {
   json.end_object();
 }
 
-void print_json(std::ostream& out, const GgufFile& file, const Verdict& verdict) {
+void print_json(std::ostream& out, const GgufFile& file, const FileVerdict& verdict) {
   JsonWriter json(out, 2);
   json.begin_object();
   json.member("path", std::string_view(file.path().native()));
@@ -274,7 +274,7 @@ void print_json(std::ostream& out, const GgufFile& file, const Verdict& verdict)
 }  // namespace
 
 void print_inspection(std::ostream& out, const std::shared_ptr<const GgufFile>& file, bool json) {
-  const Verdict verdict = judge(file);
+  const FileVerdict verdict = judge(file);
   json ? print_json(out, *file, verdict) : print_text(out, *file, verdict);
 }
 

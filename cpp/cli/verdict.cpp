@@ -58,8 +58,8 @@ void check_drafter(const GgufFile& file) {
 
 }  // namespace
 
-Verdict judge(const std::shared_ptr<const GgufFile>& file) {
-  Verdict verdict{.use = "a model", .reasons = {}};
+FileVerdict judge(const std::shared_ptr<const GgufFile>& file) {
+  FileVerdict verdict{.use = "a model", .reasons = {}};
   const bool has_vocabulary = file->find("tokenizer.ggml.tokens") != nullptr;
   bool goes_alone = false;
   int rows = 0;

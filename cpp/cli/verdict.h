@@ -9,7 +9,7 @@
 
 namespace frspec {
 
-struct Verdict {
+struct FileVerdict {
   std::string use;                   // as what: "a model", or "a drafter beside its target"
   std::vector<std::string> reasons;  // why it would not; none: it would
 
@@ -17,6 +17,6 @@ struct Verdict {
 };
 
 // By the checks of loading, but for the values of the weights, which nobody looks at here.
-Verdict judge(const std::shared_ptr<const GgufFile>& file);
+FileVerdict judge(const std::shared_ptr<const GgufFile>& file);
 
 }  // namespace frspec

@@ -10,16 +10,16 @@
 namespace frspec::cpu {
 namespace {
 
-struct Choice {
+struct ExpertChoice {
   std::int32_t expert;
   float weight;
 };
 
 // The best `used` of the scores, by expert, and the softmax over them. NaN counts as -infinity.
-void pick(Choice* chosen, const float* scores, std::int64_t experts, int used) {
+void pick(ExpertChoice* chosen, const float* scores, std::int64_t experts, int used) {
   int kept = 0;
   for (std::int64_t e = 0; e < experts; ++e) {
-    const Choice offered{static_cast<std::int32_t>(e), std::isnan(scores[e]) ? kLowest : scores[e]};
+    const ExpertChoice offered{static_cast<std::int32_t>(e), std::isnan(scores[e]) ? kLowest : scores[e]};
     if (kept == used && !(offered.weight > chosen[used - 1].weight)) continue;
     int at = kept < used ? kept++ : used - 1;
     for (; at > 0 && offered.weight > chosen[at - 1].weight; --at) chosen[at] = chosen[at - 1];
@@ -29,7 +29,7 @@ void pick(Choice* chosen, const float* scores, std::int64_t experts, int used) {
   float total = 0.0f;
   for (int i = 0; i < used; ++i) total += chosen[i].weight = std::exp(chosen[i].weight - best);
   for (int i = 0; i < used; ++i) chosen[i].weight /= total;
-  std::sort(chosen, chosen + used, [](const Choice& a, const Choice& b) { return a.expert < b.expert; });
+  std::sort(chosen, chosen + used, [](const ExpertChoice& a, const ExpertChoice& b) { return a.expert < b.expert; });
 }
 
 }  // namespace
@@ -40,7 +40,8 @@ void CpuBackend::run_experts(Tensor out, Tensor x, Tensor scores, const Experts&
   const auto& down = static_cast<const CpuExperts&>(*experts.down);
   const std::int64_t ff = down.cols();
   const int used = experts.used;
-  auto* chosen = reinterpret_cast<Choice*>(chosen_.bytes(static_cast<std::size_t>(x.rows * used) * sizeof(Choice)));
+  auto* chosen =
+      reinterpret_cast<ExpertChoice*>(chosen_.bytes(static_cast<std::size_t>(x.rows * used) * sizeof(ExpertChoice)));
   for (std::int64_t r = 0; r < x.rows; ++r) {
     pick(chosen + r * used, scores.row(r), scores.cols, used);
     std::memset(out.row(r), 0, static_cast<std::size_t>(out.cols) * sizeof(float));

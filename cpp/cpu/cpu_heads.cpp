@@ -13,7 +13,7 @@ constexpr float kMostNoise = 23.0f;  // no gumbel_from_bits is larger: -log of h
 
 constexpr int kMostRunners = 64;  // of head_sample's `best`
 
-struct Choice {
+struct BestToken {
   float value;
   std::int32_t token;
 };
@@ -118,11 +118,11 @@ void CpuBackend::choose(std::int32_t* tokens, const Rows& rows, const Sampling& 
   const std::int64_t workers = pool_.size();
   const int k = runners != nullptr ? runners->k : 0;
   const std::size_t best_bytes = BestMemory::bytes(0, rows.count, k, workers);
-  std::byte* memory = partial_.bytes(best_bytes + static_cast<std::size_t>(workers * rows.count) * sizeof(Choice));
+  std::byte* memory = partial_.bytes(best_bytes + static_cast<std::size_t>(workers * rows.count) * sizeof(BestToken));
   const BestMemory lists(memory, 0, rows.count, k);
   for (std::int64_t i = 0; i < workers * rows.count; ++i) *lists.list(i / rows.count, i % rows.count).kept = 0;
-  auto* choices = reinterpret_cast<Choice*>(memory + best_bytes);  // by worker and row
-  std::fill_n(choices, workers * rows.count, Choice{kLowest, -1});
+  auto* choices = reinterpret_cast<BestToken*>(memory + best_bytes);  // by worker and row
+  std::fill_n(choices, workers * rows.count, BestToken{kLowest, -1});
   for_each_chunk(columns, [&](const float* logits, std::int64_t stride, std::int64_t first, std::int64_t count,
                               std::int64_t, int worker) {
     // Rows that stand at the same position, as the nodes of a level do, share their noise.
@@ -141,7 +141,7 @@ void CpuBackend::choose(std::int32_t* tokens, const Rows& rows, const Sampling& 
             },
             bar);
       }
-      Choice& best = choices[worker * rows.count + r];
+      BestToken& best = choices[worker * rows.count + r];
       const auto offer = [&](float value, std::int64_t column) {
         const auto token = static_cast<std::int32_t>(first + column);
         if (value > kLowest && is_better(value, token, best.value, best.token)) best = {value, token};
@@ -164,9 +164,9 @@ void CpuBackend::choose(std::int32_t* tokens, const Rows& rows, const Sampling& 
     }
   });
   for (std::int64_t r = 0; r < rows.count; ++r) {
-    Choice best{kLowest, -1};
+    BestToken best{kLowest, -1};
     for (std::int64_t w = 0; w < workers; ++w) {
-      const Choice& c = choices[w * rows.count + r];
+      const BestToken& c = choices[w * rows.count + r];
       if (c.token >= 0 && is_better(c.value, c.token, best.value, best.token)) best = c;
     }
     tokens[r] = best.value < -kLowest ? best.token : -1;

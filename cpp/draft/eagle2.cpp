@@ -7,8 +7,8 @@
 namespace frspec {
 namespace {
 
-constexpr std::array<std::string_view, 4> kIgnored = {"token_ranks", "token_counts", "sketch_down.weight",
-                                                      "sketch_vocab.weight"};  // read by vocab/
+constexpr std::array<std::string_view, 4> kIgnoredByEagle2 = {"token_ranks", "token_counts", "sketch_down.weight",
+                                                              "sketch_vocab.weight"};  // read by vocab/
 
 }  // namespace
 
@@ -27,7 +27,7 @@ Eagle2Drafter::Eagle2Drafter(const std::shared_ptr<const GgufFile>& file, Backen
     blocks_.push_back(load_block(loader, config_, i, i > 0 ? AttentionInput::Normed : AttentionInput::Plain));
   }
   const auto factors = loader.rope_factors(config_.rope, limits_.context);
-  loader.expect_all_read(kIgnored);
+  loader.expect_all_read(kIgnoredByEagle2);
   allocate(factors);
 }
 

@@ -8,8 +8,8 @@ namespace frspec {
 namespace {
 
 // Read by vocab/.
-constexpr std::array<std::string_view, 6> kIgnored = {"token_ranks",         "token_counts",  "sketch_down.weight",
-                                                      "sketch_vocab.weight", "output.weight", "d2t"};
+constexpr std::array<std::string_view, 6> kIgnoredByEagle3 = {
+    "token_ranks", "token_counts", "sketch_down.weight", "sketch_vocab.weight", "output.weight", "d2t"};
 
 }  // namespace
 
@@ -28,7 +28,7 @@ Eagle3Drafter::Eagle3Drafter(const std::shared_ptr<const GgufFile>& file, Backen
   blocks_.push_back(load_block(loader, config_, 0, AttentionInput::Joined));
   output_norm_ = loader.vector("output_norm.weight", config_.dim);
   const auto factors = loader.rope_factors(config_.rope, limits_.context);
-  loader.expect_all_read(kIgnored);
+  loader.expect_all_read(kIgnoredByEagle3);
 
   allocate(factors);
   if (options_.fc_norm == Eagle3Options::FcNorm::PerTap) normed_taps_ = floats(limits_.rows, tapped);

@@ -10,7 +10,7 @@ namespace frspec {
 namespace {
 
 // Read by vocab/, or the target's own once more.
-constexpr std::array<std::string_view, 8> kIgnored = {
+constexpr std::array<std::string_view, 8> kIgnoredByMtp = {
     "token_ranks",       "token_counts",       "sketch_down.weight", "sketch_vocab.weight",
     "token_embd.weight", "output_norm.weight", "output.weight",      "d2t"};
 
@@ -52,7 +52,7 @@ MtpDrafter::MtpDrafter(const std::shared_ptr<const GgufFile>& file, Backend& bac
   if (has_trunk(*file)) {
     loader.expect_block_read(config_.mtp_block, own_head);
   } else {
-    std::vector<std::string_view> ignored(kIgnored.begin(), kIgnored.end());
+    std::vector<std::string_view> ignored(kIgnoredByMtp.begin(), kIgnoredByMtp.end());
     ignored.push_back(own_head);
     loader.expect_all_read(ignored);
   }

@@ -9,7 +9,7 @@ namespace frspec {
 namespace {
 
 // Of a step, and of the text of a token.
-constexpr std::size_t kUsualTokens = 64, kUsualBytes = 64;
+constexpr std::size_t kUsualTokens = 64, kUsualTokenBytes = 64;
 
 std::uint64_t next_id() {
   static std::atomic<std::uint64_t> last{0};
@@ -93,7 +93,7 @@ Sequence::Sequence(std::shared_ptr<const Tokenizer> tokenizer, std::string model
   const auto most = static_cast<std::size_t>(std::min(tokens_left(), room_left()));
   tokens_.reserve(prompt_size_ + most);
   fresh_.resize(std::min(most, kUsualTokens));
-  for (GeneratedToken& fresh : fresh_) fresh.text.reserve(kUsualBytes);
+  for (GeneratedToken& fresh : fresh_) fresh.text.reserve(kUsualTokenBytes);
   stats_.prompt_tokens = static_cast<std::int64_t>(prompt_size_);
   stats_.seed = options_.sampling.seed;
   if (options_.committed > 0) resume();

@@ -11,7 +11,7 @@ namespace frspec {
 namespace {
 
 // Ours, and meant for drafters.
-constexpr std::array<std::string_view, 2> kIgnored = {"token_ranks", "token_counts"};
+constexpr std::array<std::string_view, 2> kIgnoredByTarget = {"token_ranks", "token_counts"};
 
 ModelConfig read_config(const GgufFile& file, const RopeOptions& rope) {
   ModelConfig config = read_causal_config(file);
@@ -46,7 +46,7 @@ CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend,
   for (int i = 0; i < config_.layers; ++i) blocks_.push_back(load_block(loader, config_, i));
   for (int i = 0; i < config_.nextn; ++i) loader.leave_block(config_.layers + i);
   const auto factors = loader.rope_factors(config_.rope, limits_.context);
-  loader.expect_all_read(kIgnored);
+  loader.expect_all_read(kIgnoredByTarget);
 
   // Only now: the shapes of the tensors have vouched for the sizes that the metadata states.
   pages_ = std::make_shared<SequencePages>(backend_, std::int64_t{limits_.context} + limits_.tree, limits_.spare_pages,

@@ -50,11 +50,11 @@ constexpr std::array kTypes = {
 };
 constexpr DTypeInfo kCoded{DType::Coded, "Coded", kSuperBlock, sizeof(BlockCoded)};
 
-constexpr std::size_t kNumbers = 43;  // one past the largest type number
+constexpr std::size_t kTypeNumbers = 43;  // one past the largest type number
 
 // Type number -> its entry in kTypes, null in the gaps (numbers of types that were removed).
 constexpr auto kByNumber = [] {
-  std::array<const DTypeInfo*, kNumbers> table{};
+  std::array<const DTypeInfo*, kTypeNumbers> table{};
   for (const DTypeInfo& info : kTypes) table[static_cast<std::size_t>(info.type)] = &info;
   return table;
 }();
@@ -68,7 +68,7 @@ FRSPEC_QUANTIZED_TYPES(CHECK)
 
 }  // namespace
 
-const DTypeInfo* find_dtype(std::uint32_t number) { return number < kNumbers ? kByNumber[number] : nullptr; }
+const DTypeInfo* find_dtype(std::uint32_t number) { return number < kTypeNumbers ? kByNumber[number] : nullptr; }
 
 const DTypeInfo& dtype_info(DType type) {
   if (type == DType::Coded) return kCoded;

@@ -17,7 +17,6 @@
 namespace frspec {
 namespace {
 
-constexpr std::string_view kTokensKey = "tokenizer.ggml.tokens";
 constexpr std::string_view kMergesKey = "tokenizer.ggml.merges";
 constexpr std::string_view kPreKey = "tokenizer.ggml.pre";
 
@@ -70,7 +69,7 @@ std::pair<std::string_view, std::string_view> cut_merge(std::string_view merge) 
   return {merge.substr(0, space), merge.substr(space + 1)};
 }
 
-bool is_spelled(const GgufFile& file, const Vocabulary& vocabulary, TokenId id) {
+bool has_merge(const GgufFile& file, const Vocabulary& vocabulary, TokenId id) {
   const std::string_view text = vocabulary.texts[static_cast<std::size_t>(id)];
   if (text.size() <= 2) return true;  // one byte, perhaps
   return std::ranges::any_of(file.get_strings(kMergesKey), [text](std::string_view merge) {
@@ -255,7 +254,7 @@ std::unique_ptr<const Tokenizer> load_bpe(const GgufFile& file) {
   Vocabulary vocabulary = load_vocabulary(file, {.model = "gpt2",
                                                  .pre = *name,
                                                  .text_to_bytes = text_to_bytes,
-                                                 .is_spelled = is_spelled,
+                                                 .is_spelled = has_merge,
                                                  .adds_bos = pretokenizer->adds_bos});
   return std::make_unique<const Bpe>(file, std::move(vocabulary), *pretokenizer);
 }

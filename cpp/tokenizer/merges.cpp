@@ -9,7 +9,7 @@ namespace {
 
 // Scanning for the lowest rank takes n^2 steps, but of a few bytes each.
 constexpr std::size_t kLongWord = 96;
-constexpr std::uint32_t kNowhere = std::numeric_limits<std::uint32_t>::max();
+constexpr std::uint32_t kNoneLeft = std::numeric_limits<std::uint32_t>::max();
 
 }  // namespace
 
@@ -100,8 +100,8 @@ void MergeTable::apply_to_long(std::vector<Symbol>& symbols, MergeScratch& scrat
   previous.resize(count);
   heap.clear();
   for (std::uint32_t i = 0; i < count; ++i) {
-    next[i] = i + 1 < count ? i + 1 : kNowhere;
-    previous[i] = i > 0 ? i - 1 : kNowhere;
+    next[i] = i + 1 < count ? i + 1 : kNoneLeft;
+    previous[i] = i > 0 ? i - 1 : kNoneLeft;
     if (ranks[i] != kNoRank) heap.push_back(std::uint64_t{ranks[i]} << 32 | i);
   }
   const std::greater<> lowest_first;
@@ -124,14 +124,14 @@ void MergeTable::apply_to_long(std::vector<Symbol>& symbols, MergeScratch& scrat
     symbols[at] = merged[at];
     ranks[at] = ranks[gone] = kNoRank;
     next[at] = next[gone];
-    if (next[at] != kNowhere) {
+    if (next[at] != kNoneLeft) {
       previous[next[at]] = at;
       update(at);
     }
-    if (previous[at] != kNowhere) update(previous[at]);
+    if (previous[at] != kNoneLeft) update(previous[at]);
   }
   std::size_t kept = 0;
-  for (std::uint32_t at = 0; at != kNowhere; at = next[at]) symbols[kept++] = symbols[at];
+  for (std::uint32_t at = 0; at != kNoneLeft; at = next[at]) symbols[kept++] = symbols[at];
   symbols.resize(kept);
 }
 

@@ -30,7 +30,7 @@ std::string unescaped(std::string_view text) {
 }
 
 // Pieces have scores below 0; those of control tokens and of tokens that were added are 0 or mean nothing.
-bool is_spelled(const GgufFile&, const Vocabulary& vocabulary, TokenId id) {
+bool is_learned_piece(const GgufFile&, const Vocabulary& vocabulary, TokenId id) {
   const std::string_view text = vocabulary.texts[static_cast<std::size_t>(id)];
   if (text.empty() || vocabulary.scores.empty() || !(vocabulary.scores[static_cast<std::size_t>(id)] < 0.0F))
     return false;
@@ -49,8 +49,8 @@ class Spm final : public Tokenizer {
     index_pieces();
     find_merges();
     for (unsigned byte = 0; byte < 256; ++byte) {
-      constexpr std::string_view kDigits = "0123456789ABCDEF";
-      byte_tokens_[byte] = vocabulary().by_text.find(concat("<0x", kDigits[byte >> 4], kDigits[byte & 15], '>'));
+      constexpr std::string_view kHexDigits = "0123456789ABCDEF";
+      byte_tokens_[byte] = vocabulary().by_text.find(concat("<0x", kHexDigits[byte >> 4], kHexDigits[byte & 15], '>'));
     }
   }
 
@@ -209,7 +209,7 @@ std::unique_ptr<const Tokenizer> load_spm(const GgufFile& file) {
   Vocabulary vocabulary =
       load_vocabulary(file, {.model = "llama",
                              .text_to_bytes = [](std::string_view text) { return std::optional(unescaped(text)); },
-                             .is_spelled = is_spelled,
+                             .is_spelled = is_learned_piece,
                              .adds_bos = true,
                              .adds_space_prefix = true,
                              .bos = 1,

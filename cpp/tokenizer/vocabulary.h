@@ -17,6 +17,8 @@
 
 namespace frspec {
 
+inline constexpr std::string_view kTokensKey = "tokenizer.ggml.tokens";
+
 struct Vocabulary {
   std::string file;                     // for messages
   std::string_view model;               // tokenizer.ggml.model: one of the known names

@@ -8,7 +8,7 @@
 namespace frspec {
 namespace {
 
-void check(const char* name, float value, bool good, const char* expected) {
+void check_option(const char* name, float value, bool good, const char* expected) {
   if (!std::isfinite(value) || !good) fail(name, ": found ", value, ", expected ", expected);
 }
 
@@ -23,16 +23,16 @@ Buffer to_device(Backend& backend, const std::vector<T>& values) {
 }  // namespace
 
 void check_sampling(const SamplingOptions& o) {
-  check("temperature", o.temperature, o.temperature >= 0.0f, "a number of at least 0");
-  check("dynatemp_range", o.dynatemp_range, o.dynatemp_range >= 0.0f, "a number of at least 0");
-  check("dynatemp_exponent", o.dynatemp_exponent, o.dynatemp_exponent > 0.0f, "a number above 0");
+  check_option("temperature", o.temperature, o.temperature >= 0.0f, "a number of at least 0");
+  check_option("dynatemp_range", o.dynatemp_range, o.dynatemp_range >= 0.0f, "a number of at least 0");
+  check_option("dynatemp_exponent", o.dynatemp_exponent, o.dynatemp_exponent > 0.0f, "a number above 0");
   if (o.top_k < -1) fail("top_k: found ", o.top_k, ", expected 1 or more, or 0 for all tokens");
-  check("top_p", o.top_p, o.top_p > 0.0f && o.top_p <= 1.0f, "a number above 0, at most 1");
-  check("min_p", o.min_p, o.min_p >= 0.0f && o.min_p <= 1.0f, "a number from 0 to 1");
-  check("typical_p", o.typical_p, o.typical_p > 0.0f && o.typical_p <= 1.0f, "a number above 0, at most 1");
-  check("repeat_penalty", o.repeat_penalty, o.repeat_penalty > 0.0f, "a number above 0 (1: none)");
-  check("frequency_penalty", o.frequency_penalty, true, "a number");
-  check("presence_penalty", o.presence_penalty, true, "a number");
+  check_option("top_p", o.top_p, o.top_p > 0.0f && o.top_p <= 1.0f, "a number above 0, at most 1");
+  check_option("min_p", o.min_p, o.min_p >= 0.0f && o.min_p <= 1.0f, "a number from 0 to 1");
+  check_option("typical_p", o.typical_p, o.typical_p > 0.0f && o.typical_p <= 1.0f, "a number above 0, at most 1");
+  check_option("repeat_penalty", o.repeat_penalty, o.repeat_penalty > 0.0f, "a number above 0 (1: none)");
+  check_option("frequency_penalty", o.frequency_penalty, true, "a number");
+  check_option("presence_penalty", o.presence_penalty, true, "a number");
   if (o.repeat_last_n < -1) {
     fail("repeat_last_n: found ", o.repeat_last_n,
          ", expected 1 or more, 0 for no penalties, or -1 for the whole text");

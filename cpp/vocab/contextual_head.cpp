@@ -9,7 +9,7 @@ namespace frspec {
 namespace {
 
 constexpr int kCandidates = 8;  // of the target's after each token: more of them push out tokens that were written
-constexpr std::int32_t kNowhere = -1;
+constexpr std::int32_t kNoPlace = -1;
 
 class ContextualHead final : public DraftHead {
  public:
@@ -19,13 +19,13 @@ class ContextualHead final : public DraftHead {
         rows_(rows),
         adaptive_(std::move(adaptive)),
         fixed_(static_cast<int>(fixed.size())),
-        place_of_(static_cast<std::size_t>(rows.source.rows), kNowhere) {
+        place_of_(static_cast<std::size_t>(rows.source.rows), kNoPlace) {
     row_at_.assign(fixed.begin(), fixed.end());
     for (const std::int32_t row : fixed) place_of_[static_cast<std::size_t>(row)] = 0;
     std::vector<bool> taken(place_of_.size(), false);
     const auto take = [&](std::int32_t row) {
       if (static_cast<int>(seed_.size()) == places) return;
-      if (place_of_[static_cast<std::size_t>(row)] != kNowhere || taken[static_cast<std::size_t>(row)]) return;
+      if (place_of_[static_cast<std::size_t>(row)] != kNoPlace || taken[static_cast<std::size_t>(row)]) return;
       taken[static_cast<std::size_t>(row)] = true;
       seed_.push_back(row);
     };
@@ -60,7 +60,7 @@ class ContextualHead final : public DraftHead {
     // Of two vocabularies it is named as the head names it.
     const auto row = rows_.is_learned() ? rows_.row_of(token) : std::optional(token);
     if (!row || *row < 0 || *row >= static_cast<std::int32_t>(place_of_.size())) return false;
-    return place_of_[static_cast<std::size_t>(*row)] != kNowhere;
+    return place_of_[static_cast<std::size_t>(*row)] != kNoPlace;
   }
 
   void begin() override {
@@ -69,7 +69,7 @@ class ContextualHead final : public DraftHead {
       const auto place = static_cast<std::size_t>(fixed_) + i;
       if (row_at_[place] == seed_[i]) continue;
       if (place_of_[static_cast<std::size_t>(row_at_[place])] == static_cast<std::int32_t>(place)) {
-        place_of_[static_cast<std::size_t>(row_at_[place])] = kNowhere;
+        place_of_[static_cast<std::size_t>(row_at_[place])] = kNoPlace;
       }
       put(seed_[i], static_cast<std::int32_t>(place));
     }
@@ -90,18 +90,18 @@ class ContextualHead final : public DraftHead {
   void replace_fixed() {
     for (const auto& [place, old_row, row] : adaptive_->update()) {
       std::replace(seed_.begin(), seed_.end(), row, old_row);
-      place_of_[static_cast<std::size_t>(old_row)] = kNowhere;
+      place_of_[static_cast<std::size_t>(old_row)] = kNoPlace;
       put(row, place);
     }
   }
 
   // All places that follow the text, the first of the seed newest.
   void order() {
-    newest_ = seed_.empty() ? kNowhere : fixed_;
-    oldest_ = seed_.empty() ? kNowhere : size() - 1;
+    newest_ = seed_.empty() ? kNoPlace : fixed_;
+    oldest_ = seed_.empty() ? kNoPlace : size() - 1;
     for (int place = fixed_; place < size(); ++place) {
-      newer_[static_cast<std::size_t>(place)] = place > fixed_ ? place - 1 : kNowhere;
-      older_[static_cast<std::size_t>(place)] = place + 1 < size() ? place + 1 : kNowhere;
+      newer_[static_cast<std::size_t>(place)] = place > fixed_ ? place - 1 : kNoPlace;
+      older_[static_cast<std::size_t>(place)] = place + 1 < size() ? place + 1 : kNoPlace;
     }
   }
 
@@ -110,12 +110,12 @@ class ContextualHead final : public DraftHead {
     const auto at = static_cast<std::size_t>(place);
     const std::int32_t newer = newer_[at], older = older_[at];
     older_[static_cast<std::size_t>(newer)] = older;
-    if (older != kNowhere) {
+    if (older != kNoPlace) {
       newer_[static_cast<std::size_t>(older)] = newer;
     } else {
       oldest_ = newer;
     }
-    newer_[at] = kNowhere;
+    newer_[at] = kNoPlace;
     older_[at] = newest_;
     newer_[static_cast<std::size_t>(newest_)] = place;
     newest_ = place;
@@ -125,10 +125,10 @@ class ContextualHead final : public DraftHead {
     const auto row = rows_.row_of(token);
     if (!row) return;
     std::int32_t place = place_of_[static_cast<std::size_t>(*row)];
-    if (place != kNowhere && place < fixed_) return;
-    if (place == kNowhere) {
+    if (place != kNoPlace && place < fixed_) return;
+    if (place == kNoPlace) {
       place = oldest_;
-      place_of_[static_cast<std::size_t>(row_at_[static_cast<std::size_t>(place)])] = kNowhere;
+      place_of_[static_cast<std::size_t>(row_at_[static_cast<std::size_t>(place)])] = kNoPlace;
       put(*row, place);
     }
     make_newest(place);
@@ -164,7 +164,7 @@ class ContextualHead final : public DraftHead {
   std::vector<TokenId> tokens_;              // (places)
   std::vector<std::int32_t> place_of_;       // (rows of the head)
   std::vector<std::int32_t> newer_, older_;  // (places) neighbours in the order in which they were heard of
-  std::int32_t newest_ = kNowhere, oldest_ = kNowhere;
+  std::int32_t newest_ = kNoPlace, oldest_ = kNoPlace;
   std::vector<std::int32_t> changed_, changed_rows_;
   std::unique_ptr<Weight> weight_;  // (places, dim)
   Buffer ids_;                      // (places)

@@ -18,6 +18,7 @@
 #include "gguf/gguf_values.h"
 #include "gil.h"
 #include "tensor/weight_types.h"
+#include "text.h"
 
 namespace nb = nanobind;
 
@@ -34,16 +35,6 @@ struct PyGgufTensor {
   std::shared_ptr<const GgufFile> file;
   const GgufTensor* tensor;
 };
-
-nb::object steal_or_throw(PyObject* object) {
-  if (object == nullptr) throw nb::python_error();
-  return nb::steal(object);
-}
-
-// Strings of a file need not be UTF-8: what is not becomes U+FFFD.
-nb::object to_str(std::string_view text) {
-  return steal_or_throw(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace"));
-}
 
 nb::object element(const GgufNumberArray& array, std::size_t i) {
   if (array.element == GgufType::Bool) return nb::bool_(gguf_unsigned_at(array, i) != 0);

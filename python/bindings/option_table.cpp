@@ -25,6 +25,7 @@
 #include "base/error.h"
 #include "engine/option_table.h"
 #include "gil.h"
+#include "text.h"
 
 namespace nb = nanobind;
 
@@ -156,8 +157,6 @@ void read_all(std::span<const Option> options, const nb::kwargs& keywords, Choic
     read_option(*option, value, choices);
   }
 }
-
-nb::str to_str(std::string_view text) { return nb::str(text.data(), text.size()); }
 
 // As Python has it: None for lists, and for what has no value of its own.
 nb::object default_of(const Option& option, Choices& choices) {

@@ -22,6 +22,7 @@
 #include "callbacks.h"
 #include "gguf/gguf_file.h"
 #include "gil.h"
+#include "text.h"
 #include "tokenizer/pretokenizer.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/unicode.h"
@@ -57,12 +58,6 @@ std::string_view view_of(nb::handle text) {
     return {data, static_cast<std::size_t>(size)};
   }
   throw nb::type_error("text: expected str or bytes");
-}
-
-nb::object to_str(std::string_view bytes) {
-  nb::object text = nb::steal(PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "replace"));
-  if (!text.is_valid()) throw nb::python_error();
-  return text;
 }
 
 nb::bytes to_bytes(std::string_view bytes) { return nb::bytes(bytes.data(), bytes.size()); }

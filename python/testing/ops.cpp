@@ -94,8 +94,8 @@ OutputMatrix<float> rms_norm(const InputMatrix& x, const InputVector& weight, fl
   return to_host<OutputMatrix<float>, float>(*backend, out, {input.rows, input.cols});
 }
 
-Best top_k(const InputMatrix& logits, int k, const std::optional<Ints>& column_ids, int n_threads,
-           const std::string& device) {
+Best best_of_logits(const InputMatrix& logits, int k, const std::optional<Ints>& column_ids, int n_threads,
+                    const std::string& device) {
   const auto backend = make_backend({device, n_threads});
   const DeviceMatrix input(*backend, logits);
   if (k < 1 || static_cast<std::size_t>(k) > input.cols) fail("k: found ", k, ", expected 1 to ", input.cols);
@@ -388,7 +388,7 @@ void init_ops(nb::module_& m) {
                   "x W^T for a tensor W of a GGUF file, or for the given rows of it: (m, k) float32 -> (m, n) float32.")
       .def_static("rms_norm", &rms_norm, "x"_a, "weight"_a, "epsilon"_a, "device"_a = default_device(),
                   "x / sqrt(mean(x^2) + epsilon) * weight, by row: (m, k), (k,) float32 -> (m, k) float32.")
-      .def_static("top_k", &top_k, "logits"_a, "k"_a, "column_ids"_a = nb::none(), "n_threads"_a = 0,
+      .def_static("top_k", &best_of_logits, "logits"_a, "k"_a, "column_ids"_a = nb::none(), "n_threads"_a = 0,
                   "device"_a = default_device(),
                   "The k best columns of each row, best first: ids (m, k) int32 and log-softmax (m, k) float32.\n\n"
                   "``column_ids`` (ascending) names the columns; without it they are their own ids.")

@@ -35,10 +35,10 @@ void make_tuner(Tuner* self, const std::vector<std::tuple<std::string, std::stri
   new (self) Tuner(std::move(made), grows, levels, [clock = std::move(clock)] { return nb::cast<double>(clock()); });
 }
 
-void add(Tuner& self, const Planned& plan, bool drafted, int rows, int told, double told_seconds, double grown_seconds,
-         double target_seconds, int accepted, double expected, bool has_notes,
-         const std::vector<std::tuple<int, bool>>& nodes, const std::vector<std::tuple<int, bool>>& parents,
-         const std::vector<std::uint32_t>& held) {
+void add_step(Tuner& self, const Planned& plan, bool drafted, int rows, int told, double told_seconds,
+              double grown_seconds, double target_seconds, int accepted, double expected, bool has_notes,
+              const std::vector<std::tuple<int, bool>>& nodes, const std::vector<std::tuple<int, bool>>& parents,
+              const std::vector<std::uint32_t>& held) {
   Tuner::Step step{.plan = to_plan(plan),
                    .company = self.company(),
                    .growing = drafted ? self.end_growth() : Tuner::Growing{},
@@ -104,7 +104,7 @@ void init_tuner(nb::module_& m) {
       .def(
           "size", [](const Tuner& self, const std::vector<float>& chances) { return self.size(chances); }, "chances"_a)
       .def("rehearse", &Tuner::rehearse, "widths"_a)
-      .def("add", &add, "plan"_a, "drafted"_a, "rows"_a, "told"_a, "told_seconds"_a, "grown_seconds"_a,
+      .def("add", &add_step, "plan"_a, "drafted"_a, "rows"_a, "told"_a, "told_seconds"_a, "grown_seconds"_a,
            "target_seconds"_a, "accepted"_a, "expected"_a, "has_notes"_a, "nodes"_a, "parents"_a, "held"_a,
            "What a step cost and showed, as Tuner::Step.")
       .def("numbers", &Tuner::numbers, "What is kept from process to process.")
