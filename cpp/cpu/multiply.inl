@@ -189,33 +189,39 @@ struct Ahead {
   }
 };
 
-// The dot products of a block, or of half of one. Where products of small codes are added in pairs of 16 bits
-// (FRSPEC_PAIRS) they are widened after as many steps as surely fit.
-template <DType kType>
-struct Dots {
-  using F = Format<kType>;
-  static constexpr bool kOffset = F::kUnsignedHere && !F::kMinima;
+// What a tile must know of the codes it multiplies. Formats that agree in it share the tiles.
+struct TileKind {
+  bool half_blocks, minima;
+  int offset;  // -1: codes have none; else by how much less than 128 their zero is, as a shift
+  int fit;     // 0, or the steps after which pairs are widened
+};
 
+// Where products of small codes are added in pairs of 16 bits (FRSPEC_PAIRS) they are widened after as many steps as
+// surely fit: each adds at most 2 * 127 * (2^bits - 1).
+template <DType kType>
+constexpr TileKind tile_kind() {
+  using F = Format<kType>;
+  constexpr int kFit = !FRSPEC_PAIRS || !F::kUnsignedHere ? 0 : F::kBits <= 4 ? 8 : F::kBits == 5 ? 4 : 2;
+  static_assert(kFit * 2 * 127 * ((1 << F::kBits) - 1) < 1 << 15);
+  return {F::kHalfBlocks, F::kMinima, F::kUnsignedHere && !F::kMinima ? 8 - F::kBits - F::kShift : -1, kFit};
+}
+
+// The dot products of a block, or of half of one.
+template <TileKind kKind>
+struct Dots {
   static Ints begin(const ActivationCodes& x, std::int64_t at) {
-    if constexpr (!kOffset) return Ints{};
-    const std::int32_t offset = F::kHalfBlocks ? x.offset16[at] : x.offset32[at];
-    return splat_ints(offset >> (8 - F::kBits - F::kShift));  // to the zero that the codes have; nothing is lost
+    if constexpr (kKind.offset < 0) return Ints{};
+    const std::int32_t offset = kKind.half_blocks ? x.offset16[at] : x.offset32[at];
+    return splat_ints(offset >> (kKind.offset < 0 ? 0 : kKind.offset));  // to the zero of the codes; nothing is lost
   }
-#if FRSPEC_PAIRS
-  static constexpr bool kPairs = F::kUnsignedHere;
-  static constexpr int kFit = F::kBits <= 4 ? 8 : F::kBits == 5 ? 4 : 2;  // steps: 2 * 127 * (2^bits - 1) each
-  static_assert(!kPairs || kFit * 2 * 127 * ((1 << F::kBits) - 1) < 1 << 15);
-#else
-  static constexpr bool kPairs = false;
-#endif
 
   // Step `s` of a block: `pairs` is what this sum has for its own use.
   template <int kStep>
   FRSPEC_INLINE static void add(Ints& sum, [[maybe_unused]] Ints& pairs, Ints w, Ints x) {
 #if FRSPEC_PAIRS
-    if constexpr (kPairs) {
-      pairs = kStep % kFit == 0 ? pair_products(w, x) : add_pairs(pairs, pair_products(w, x));
-      if constexpr (kStep % kFit == kFit - 1 || kStep + 1 == kBlockSteps / (F::kHalfBlocks ? 2 : 1)) {
+    if constexpr (kKind.fit > 0) {
+      pairs = kStep % kKind.fit == 0 ? pair_products(w, x) : add_pairs(pairs, pair_products(w, x));
+      if constexpr (kStep % kKind.fit == kKind.fit - 1 || kStep + 1 == kBlockSteps / (kKind.half_blocks ? 2 : 1)) {
         sum += widen_pairs(pairs);
       }
       return;
@@ -231,12 +237,11 @@ inline float sum_of(const ActivationGroup& row, std::int64_t b) {
   return kHalfBlocks ? static_cast<float>(row.main.offset16[b]) * (-1.0f / 128.0f) * row.scales[b / 2] : row.sums[b];
 }
 
-template <DType kType, int M, int V>
+template <TileKind kKind, int M, int V>
 void int8_tile(const Unpacked* panels, const std::byte* x, std::int64_t row_stride, std::int64_t blocks, float* sums,
                const Ahead& ahead) {
-  using F = Format<kType>;
-  using D = Dots<kType>;
-  constexpr int kParts = F::kHalfBlocks ? 2 : 1;
+  using D = Dots<kKind>;
+  constexpr int kParts = kKind.half_blocks ? 2 : 1;
   constexpr int kSteps = kBlockSteps / kParts;
   const ActivationGroup* rows[M];
   Floats totals[M][V];
@@ -277,11 +282,11 @@ void int8_tile(const Unpacked* panels, const std::byte* x, std::int64_t row_stri
         const Floats product = __builtin_convertvector(dots[m][v], Floats) * scale;
         totals[m][v] = multiply_add(product, splat(rows[m]->scales[b / kParts]), totals[m][v]);
       }
-      if constexpr (F::kMinima) {
+      if constexpr (kKind.minima) {
         const Floats minimum = load(panels[v / kPanelVectors].minima + at);
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {
-          totals[m][v] = multiply_add(minimum, splat(sum_of<F::kHalfBlocks>(*rows[m], b)), totals[m][v]);
+          totals[m][v] = multiply_add(minimum, splat(sum_of<kKind.half_blocks>(*rows[m], b)), totals[m][v]);
         }
       }
     }
@@ -300,7 +305,7 @@ template <DType kType, int kPanels, bool kFine = false>
 void int8_row(const std::byte* const* groups, const ActivationGroup& row, std::int64_t blocks, float* sums,
               const Ahead& ahead) {
   using F = Format<kType>;
-  using D = Dots<kType>;
+  using D = Dots<tile_kind<kType>()>;
   constexpr int kParts = F::kHalfBlocks ? 2 : 1;
   constexpr int kSteps = kBlockSteps / kParts;
   const ActivationCodes& x = kFine ? row.fine : row.main;
@@ -449,6 +454,16 @@ static_assert(sizeof(float) * (kRowBlock * kSumStride + kPair * 32 * kPanel) + k
 #include "cpu/multiply_amx.inl"
 #endif
 
+// All rows times panels of a group.
+template <TileKind kKind, int kPanels>
+void int8_tiles(const Unpacked* panels, const Activations& x, std::int64_t blocks, float* sums, const std::byte* next,
+                std::int64_t lines) {
+  for_each_tile(x.rows, next, lines, kGroup / 32, [&]<int M>(std::int64_t m, const Ahead& part) {
+    int8_tile<kKind, M, kPanels * kPanelVectors>(panels, x.data + m * x.row_stride, x.row_stride, blocks,
+                                                 sums + m * kSumStride, part);
+  });
+}
+
 // One group of one or two panels that lie at `now`; `next` is only fetched.
 template <DType kType, int kPanels>
 void int8_group(const std::byte* const* now, const std::byte* next, std::int64_t blocks, const Activations& x,
@@ -468,10 +483,7 @@ void int8_group(const std::byte* const* now, const std::byte* next, std::int64_t
       panels[i] = unpack_group<kType>(now[i], blocks, scratch.codes + i * (kGroup / 4) * kLine,
                                       scratch.scales + i * 16 * kPanel, scratch.minima + i * 16 * kPanel);
     }
-    for_each_tile(x.rows, next, lines, kFull, [&]<int M>(std::int64_t m, const Ahead& part) {
-      int8_tile<kType, M, kPanels * kPanelVectors>(panels, x.data + m * x.row_stride, x.row_stride, blocks,
-                                                   scratch.sums + m * kSumStride, part);
-    });
+    int8_tiles<tile_kind<kType>(), kPanels>(panels, x, blocks, scratch.sums, next, lines);
   }
   int8_spikes<kType, kPanels>(now, blocks, x, scratch.sums);
 }
