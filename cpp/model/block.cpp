@@ -66,8 +66,8 @@ void load_experts(WeightLoader& loader, const ModelConfig& config, const std::st
   const std::int64_t dim = config.dim, ff = config.ff;
   const std::string of_its_own = prefix + "ffn_gate.0.weight", joined = prefix + "ffn_gate_up_exps.weight";
   if (loader.has(of_its_own)) {
-    fail(loader.file().path().string(), ": found tensor '", of_its_own, "', a matrix for each expert, expected '", prefix,
-         "ffn_gate_exps.weight', one for all of them: a file of early 2024, to be converted anew");
+    fail(loader.file().path().string(), ": found tensor '", of_its_own, "', a matrix for each expert, expected '",
+         prefix, "ffn_gate_exps.weight', one for all of them: a file of early 2024, to be converted anew");
   }
   w.router = load_linear(loader, prefix + "ffn_gate_inp", config.experts, dim);
   const bool is_joined = loader.has(joined);
