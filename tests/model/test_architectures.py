@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import UNLIKE_LLAMA, make_checkpoint
+from checkpoints import UNLIKE_LLAMA, make_checkpoint, make_eagle2
+from eagle3_checkpoints import make_eagle3
 from frspec_cpp.tools.convert import convert
 from gguf_edit import GgufEditor, Type
 from refused import Edit, engine_error, expect_parts, key, without_key
 
 from frspec_cpp import LLM, _core
 
-PROMPT = np.random.default_rng(4).integers(3, 400, 37).tolist()
+PROMPT = np.random.default_rng(4).integers(3, 400, 57).tolist()  # texts go on in a second page of 64
 SAMPLINGS = ({"temperature": 0.0}, {"temperature": 0.9, "top_k": 0})
 
 
@@ -56,6 +58,23 @@ def test_drafting_changes_nothing(models: dict[str, Path], architecture: str) ->
             assert found.tokens == tokens, options
             if "drafter" in options:
                 assert found.stats.steps < 16  # drafts were accepted
+
+
+@pytest.mark.parametrize("architecture", UNLIKE_LLAMA)
+def test_eagle_drafters(models: dict[str, Path], tmp_path: Path, architecture: str) -> None:
+    """Of any target: its last state, or what stands between its layers. They know nothing, and change nothing."""
+    model = models[architecture]
+    expected = LLM(model).generate(PROMPT, 12, seed=7, ignore_eos=True, temperature=0.9).tokens
+    makers = {"eagle2": make_eagle2, "eagle3": partial(make_eagle3, eagle_aux_hidden_state_layer_ids=[1, 2, 0])}
+    for name, make in makers.items():
+        drafter = tmp_path / f"{name}.gguf"
+        convert(make(tmp_path / name, model.parent), drafter, "f16", target=model, quiet=True)
+        found = LLM(model, drafter=drafter, tree="2,2,6").generate(
+            PROMPT, 12, seed=7, ignore_eos=True, draft=True, temperature=0.9
+        )
+        assert found.tokens == expected
+        assert found.stats.drafted_steps > 0
+        assert found.stats.drafter_error is None
 
 
 @pytest.mark.parametrize("architecture", each(("gemma3", "gemma2", "gpt-oss", "qwen3moe")))
