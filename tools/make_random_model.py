@@ -49,6 +49,8 @@ class Shape:
     qkv_bias: bool = False
     qk_norm: bool = False
     rotated: float = 1.0  # of each head
+    experts: int = 0  # each as wide as feed_forward
+    experts_used: int = 0
     delta: DeltaNet | None = None  # Qwen3.5: three of four layers have it, attention has gates, an MTP block follows
 
     @property
@@ -79,6 +81,8 @@ SHAPES = {
     "qwen3-0.6b": Shape("qwen3", 28, 1024, 3072, 16, 8, 128, 40960, 1e6, tied=True, epsilon=1e-6, qk_norm=True),
     "qwen3-4b": Shape("qwen3", 36, 2560, 9728, 32, 8, 128, 40960, 1e6, tied=True, epsilon=1e-6, qk_norm=True),
     "qwen3-8b": Shape("qwen3", 36, 4096, 12288, 32, 8, 128, 40960, 1e6, epsilon=1e-6, qk_norm=True),
+    "qwen3-30b-a3b": Shape("qwen3moe", 48, 2048, 768, 32, 4, 128, 40960, 1e6, epsilon=1e-6, qk_norm=True,
+                           experts=128, experts_used=8),
     "qwen3.5-0.8b": _qwen35(24, 1024, 3584, 8, 2, 16, tied=True),
     "qwen3.5-4b": _qwen35(32, 2560, 9216, 16, 4, 32, tied=True),
     "qwen3.5-9b": _qwen35(32, 4096, 12288, 16, 4, 32),
@@ -111,7 +115,7 @@ def matrix_type(option: str, name: str, cols: int, shape: Shape) -> str:
     part = name.split(".")[-2]
     if option in _BETTER_HEAD and part == ("token_embd" if shape.tied else "output"):
         kind = "Q6_K"
-    mixed = option in ("q4_k_m", "q5_k_m") and part in ("attn_v", "attn_qkv", "ffn_down")
+    mixed = option in ("q4_k_m", "q5_k_m") and part in ("attn_v", "attn_qkv", "ffn_down", "ffn_down_exps")
     if mixed and use_more_bits(int(name.split(".")[1]), shape.blocks):
         kind = "Q6_K"
     if cols % block_elements(kind):
@@ -169,6 +173,15 @@ def _sizes(shape: Shape, arch: str, vocabulary: int) -> list[Entry]:
         u32(f"{arch}.rope.dimension_count", int(shape.head_dim * shape.rotated)),
         u32(f"{arch}.vocab_size", vocabulary),
         *(_delta_entries(shape.delta, arch, shape.blocks) if shape.delta else []),
+        *(_expert_entries(shape, arch) if shape.experts else []),
+    ]
+
+
+def _expert_entries(shape: Shape, arch: str) -> list[Entry]:
+    return [
+        u32(f"{arch}.expert_count", shape.experts),
+        u32(f"{arch}.expert_used_count", shape.experts_used),
+        u32(f"{arch}.expert_feed_forward_length", shape.feed_forward),
     ]
 
 
@@ -192,6 +205,13 @@ class _Maker:
         make = partial(random_weights, kind, rows, cols, gain / math.sqrt(cols), self.rng)
         return OutputTensor(name, encoded=Encoded(kind, (rows, cols), make))
 
+    def experts(self, name: str, rows: int, cols: int, gain: float = 1.0) -> OutputTensor:
+        """A matrix for each of the experts."""
+        count = self.shape.experts
+        encoded = self.matrix(name, count * rows, cols, gain).encoded
+        assert encoded is not None
+        return OutputTensor(name, encoded=dataclasses.replace(encoded, shape=(count, rows, cols)))
+
     def vector(self, name: str, size: int, sigma: float = 0.0) -> OutputTensor:
         """Ones, or, given `sigma`, a bias."""
         values = self.rng.standard_normal(size) * sigma if sigma else np.ones(size)
@@ -209,9 +229,13 @@ class _Maker:
             yield from self._attention(name, back, joined)
         ffn_norm = "ffn_norm" if s.delta is None else "post_attention_norm"
         yield self.vector(f"{name}{ffn_norm}.weight", s.hidden)
-        yield self.matrix(f"{name}ffn_gate.weight", s.feed_forward, s.hidden)
-        yield self.matrix(f"{name}ffn_up.weight", s.feed_forward, s.hidden)
-        yield self.matrix(f"{name}ffn_down.weight", s.hidden, s.feed_forward, back)
+        matrix, suffix = (self.experts, "_exps") if s.experts else (self.matrix, "")
+        if s.experts:
+            router = self.rng.standard_normal((s.experts, s.hidden)) / math.sqrt(s.hidden)
+            yield OutputTensor(f"{name}ffn_gate_inp.weight", values=router.astype(np.float32))
+        yield matrix(f"{name}ffn_gate{suffix}.weight", s.feed_forward, s.hidden)
+        yield matrix(f"{name}ffn_up{suffix}.weight", s.feed_forward, s.hidden)
+        yield matrix(f"{name}ffn_down{suffix}.weight", s.hidden, s.feed_forward, back)
 
     def _attention(self, name: str, back: float, joined: bool) -> Iterator[OutputTensor]:
         s = self.shape
@@ -376,7 +400,7 @@ def make_random_model(
     _write(output, shape.architecture, entries, partial(_target_tensors, shape, type, size, seed), quiet)
     of_drafter = drafter_type or type
     # Drafters are a Llama block, whatever the target is.
-    plain = dataclasses.replace(shape, layers=1, qkv_bias=False, qk_norm=False, rotated=1.0, delta=None)
+    plain = dataclasses.replace(shape, layers=1, qkv_bias=False, qk_norm=False, rotated=1.0, experts=0, delta=None)
 
     def drafter(path: Path, arch: str, more: list[Entry], make: Callable[[], Iterator[OutputTensor]]) -> None:
         known = [*_general(f"{name} {arch.upper().replace('EAGLE', 'EAGLE-')} {of_drafter} random", of_drafter)]

@@ -39,7 +39,7 @@ struct Architecture {
   bool is_hybrid = false;   // gated delta layers, and among them attention whose output has a gate, in attn_q
   ExpertUse experts = ExpertUse::None;
   bool root_embedding = false;     // embeddings times the root of their width
-  bool has_scales = false;         // Granite's four keys of scales must be there
+  bool has_scales = false;         // Granite's: key logit_scale must be there, rope.scaling.finetuned means something
   int window_period = kNoWindows;  // where the file says nothing
   int window = 0;                  // as much
   bool needs_window = false;       // the file must say it

@@ -62,19 +62,32 @@ std::unique_ptr<DeltaWeights> load_delta(WeightLoader& loader, const ModelConfig
   return w;
 }
 
-void load_feed_forward(WeightLoader& loader, const ModelConfig& config, const std::string& prefix, BlockWeights& w) {
+void load_experts(WeightLoader& loader, const ModelConfig& config, const std::string& prefix, BlockWeights& w) {
   const std::int64_t dim = config.dim, ff = config.ff;
-  if (config.experts > 0) {
-    w.router = load_linear(loader, prefix + "ffn_gate_inp", config.experts, dim);
-    const auto load = [&](const char* name, std::int64_t out, std::int64_t in) -> Linear {
-      return {loader.experts(concat(prefix, name, ".weight"), config.experts, out, in),
-              loader.find_vectors(concat(prefix, name, ".bias"), config.experts, out)};
-    };
-    w.gate = load("ffn_gate_exps", ff, dim);
-    w.up = load("ffn_up_exps", ff, dim);
-    w.down = load("ffn_down_exps", dim, ff);
-    return;
+  const std::string of_its_own = prefix + "ffn_gate.0.weight", joined = prefix + "ffn_gate_up_exps.weight";
+  if (loader.has(of_its_own)) {
+    fail(loader.file().path().string(), ": found tensor '", of_its_own, "', a matrix for each expert, expected '",
+         prefix, "ffn_gate_exps.weight', one for all of them: a file of early 2024, to be converted anew");
   }
+  w.router = load_linear(loader, prefix + "ffn_gate_inp", config.experts, dim);
+  const bool is_joined = loader.has(joined);
+  const auto load = [&](const char* name, std::int64_t out, std::int64_t in) -> Linear {
+    return {loader.experts(concat(prefix, name, ".weight"), config.experts, out, in),
+            loader.find_vectors(concat(prefix, name, ".bias"), config.experts, out)};
+  };
+  const auto load_half = [&](const char* name, std::int64_t first) -> Linear {
+    if (!is_joined) return load(name, ff, dim);
+    return {loader.expert_rows(joined, config.experts, 2 * ff, first, ff, dim),
+            loader.find_vectors(concat(prefix, name, ".bias"), config.experts, ff)};
+  };
+  w.gate = load_half("ffn_gate_exps", 0);
+  w.up = load_half("ffn_up_exps", ff);
+  w.down = load("ffn_down_exps", dim, ff);
+}
+
+void load_feed_forward(WeightLoader& loader, const ModelConfig& config, const std::string& prefix, BlockWeights& w) {
+  if (config.experts > 0) return load_experts(loader, config, prefix, w);
+  const std::int64_t dim = config.dim, ff = config.ff;
   if (config.style.gate_in_up) {
     const std::string joined = prefix + "ffn_up.weight";
     w.gate.weight = loader.matrix_rows(joined, 2 * ff, 0, ff, dim);

@@ -194,16 +194,17 @@ void read_scales(const GgufFile& file, const Reader& reader, ModelConfig& config
   const bool wide = config.layers == style.wide_scale_layers;
   const float own = 1.0f / std::sqrt(static_cast<float>(wide ? config.dim / config.heads : config.head_dim));
   const auto scale = [&](const char* name, double fallback) {
-    // Files of other architectures may write 0 for none.
-    const bool is_none = !style.has_scales && file.find_float(reader.key(name)) == 0.0;
-    if (is_none) return static_cast<float>(fallback);
-    return static_cast<float>(style.has_scales ? reader.positive(name) : reader.positive(name, fallback));
+    // A file may write 0 for none, as it may leave the key out.
+    if (file.find_float(reader.key(name)) == 0.0) return static_cast<float>(fallback);
+    return static_cast<float>(reader.positive(name, fallback));
   };
   config.attention_scale = scale("attention.scale", static_cast<double>(own));
   config.embedding_scale =
       scale("embedding_scale", style.root_embedding ? std::sqrt(static_cast<double>(config.dim)) : 1.0);
   config.residual_scale = scale("residual_scale", 1.0);
-  config.logit_rule.scale = 1.0f / scale("logit_scale", 1.0);
+  // Granite cannot do without.
+  config.logit_rule.scale =
+      1.0f / (style.has_scales ? static_cast<float>(reader.positive("logit_scale")) : scale("logit_scale", 1.0));
   const auto cap = [&](const char* name, float fallback) {
     return static_cast<float>(reader.at_least_zero(name, static_cast<double>(fallback)));
   };

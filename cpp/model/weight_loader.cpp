@@ -34,10 +34,18 @@ std::unique_ptr<Weight> WeightLoader::matrix(const std::string& name, std::int64
 
 std::unique_ptr<Weight> WeightLoader::experts(const std::string& name, std::int64_t experts, std::int64_t rows,
                                               std::int64_t cols) {
-  const WeightSource all = source(name, rows, cols, experts);
-  const std::size_t bytes = static_cast<std::size_t>(rows) * row_bytes(all.type, static_cast<std::size_t>(cols));
+  return expert_rows(name, experts, rows, 0, rows, cols);
+}
+
+std::unique_ptr<Weight> WeightLoader::expert_rows(const std::string& name, std::int64_t experts, std::int64_t of,
+                                                  std::int64_t first, std::int64_t rows, std::int64_t cols) {
+  WeightSource all = source(name, of, cols, experts);
+  all.rows = rows;
+  const std::size_t row = row_bytes(all.type, static_cast<std::size_t>(cols));
   std::vector<WeightSource> each(static_cast<std::size_t>(experts), all);
-  for (std::size_t e = 0; e < each.size(); ++e) each[e].data += e * bytes;
+  for (std::size_t e = 0; e < each.size(); ++e) {
+    each[e].data += (e * static_cast<std::size_t>(of) + static_cast<std::size_t>(first)) * row;
+  }
   auto weight = device_.load_experts(each);
   for (const WeightSource& one : each) has_read(one);
   return weight;

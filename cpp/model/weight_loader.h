@@ -35,6 +35,9 @@ class WeightLoader {
   std::unique_ptr<Weight> find_matrix(const std::string& name, std::int64_t rows, std::int64_t cols);  // null if absent
   // A matrix (rows, cols) for each of so many experts.
   std::unique_ptr<Weight> experts(const std::string& name, std::int64_t experts, std::int64_t rows, std::int64_t cols);
+  // Rows [first, first + rows) of each expert's matrix that has `of` of them.
+  std::unique_ptr<Weight> expert_rows(const std::string& name, std::int64_t experts, std::int64_t of,
+                                      std::int64_t first, std::int64_t rows, std::int64_t cols);
   // A matrix whose rows are only looked up.
   std::unique_ptr<Weight> table(const std::string& name, std::int64_t rows, std::int64_t cols);
   // The same, not loaded yet: for head subsets. One of several in a tensor of three dimensions: (rows, cols) of `all`.

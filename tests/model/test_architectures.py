@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import UNLIKE_LLAMA, make_checkpoint
+from checkpoints import UNLIKE_LLAMA, make_checkpoint, make_eagle2
+from eagle3_checkpoints import make_eagle3
 from frspec_cpp.tools.convert import convert
-from gguf_edit import GgufEditor
+from gguf_edit import GgufEditor, Type
 from refused import Edit, engine_error, expect_parts, key, without_key
 
 from frspec_cpp import LLM, _core
 
-PROMPT = np.random.default_rng(4).integers(3, 400, 37).tolist()
+PROMPT = np.random.default_rng(4).integers(3, 400, 57).tolist()  # texts go on in a second page of 64
 SAMPLINGS = ({"temperature": 0.0}, {"temperature": 0.9, "top_k": 0})
 
 
@@ -58,6 +60,23 @@ def test_drafting_changes_nothing(models: dict[str, Path], architecture: str) ->
                 assert found.stats.steps < 16  # drafts were accepted
 
 
+@pytest.mark.parametrize("architecture", UNLIKE_LLAMA)
+def test_eagle_drafters(models: dict[str, Path], tmp_path: Path, architecture: str) -> None:
+    """Of any target: its last state, or what stands between its layers. They know nothing, and change nothing."""
+    model = models[architecture]
+    expected = LLM(model).generate(PROMPT, 12, seed=7, ignore_eos=True, temperature=0.9).tokens
+    makers = {"eagle2": make_eagle2, "eagle3": partial(make_eagle3, eagle_aux_hidden_state_layer_ids=[1, 2, 0])}
+    for name, make in makers.items():
+        drafter = tmp_path / f"{name}.gguf"
+        convert(make(tmp_path / name, model.parent), drafter, "f16", target=model, quiet=True)
+        found = LLM(model, drafter=drafter, tree="2,2,6").generate(
+            PROMPT, 12, seed=7, ignore_eos=True, draft=True, temperature=0.9
+        )
+        assert found.tokens == expected
+        assert found.stats.drafted_steps > 0
+        assert found.stats.drafter_error is None
+
+
 @pytest.mark.parametrize("architecture", each(("gemma3", "gemma2", "gpt-oss", "qwen3moe")))
 def test_a_row_depends_on_itself_alone(models: dict[str, Path], architecture: str) -> None:
     """Whatever its neighbours chose, and however many there are."""
@@ -65,6 +84,35 @@ def test_a_row_depends_on_itself_alone(models: dict[str, Path], architecture: st
     whole = _core.Engine(str(models[architecture]), n_batch=90).forward(tokens)
     for n_batch in (1, 7, 64):
         assert np.array_equal(_core.Engine(str(models[architecture]), n_batch=n_batch).forward(tokens), whole)
+
+
+@pytest.mark.every_device
+def test_gate_and_up_of_experts_in_one_matrix(models: dict[str, Path], tmp_path: Path) -> None:
+    """As llama.cpp's converter writes them with --fuse-gate-up-exps; biases stay apart."""
+    file = GgufEditor(models["gpt-oss"])
+    for name in [name for name in file.tensors if name.endswith("ffn_gate_exps.weight")]:
+        up = name.replace("gate", "up")
+        both = np.concatenate([file.floats(name), file.floats(up)], axis=1)
+        del file.tensors[name], file.tensors[up]
+        file.set_floats(name.replace("gate", "gate_up"), both, Type.F16)
+    found = _core.Engine(str(file.write(tmp_path / "joined.gguf"))).forward(PROMPT)
+    assert np.array_equal(found, _core.Engine(str(models["gpt-oss"])).forward(PROMPT))
+
+
+def test_scales_that_a_file_leaves_out(models: dict[str, Path], tmp_path: Path) -> None:
+    """Granite's, but for the logits': absent or 0 they are what other models have, as in llama.cpp."""
+    file = GgufEditor(models["granite"])
+    logits = []
+    usual = {"attention.scale": 0.25, "embedding_scale": 1.0, "residual_scale": 1.0}  # heads of 16 elements
+    for values in (usual, dict.fromkeys(usual, 0.0), dict.fromkeys(usual)):
+        for name, value in values.items():
+            file.entries.pop(f"granite.{name}")
+            if value is not None:
+                file.set(f"granite.{name}", value)
+        logits.append(_core.Engine(str(file.write(tmp_path / "edited.gguf"))).forward(PROMPT))
+    assert np.array_equal(logits[1], logits[0])
+    assert np.array_equal(logits[2], logits[0])
+    assert not np.array_equal(logits[0], _core.Engine(str(models["granite"])).forward(PROMPT))
 
 
 REFUSED: dict[str, tuple[str, Edit, tuple[str, ...]]] = {
@@ -112,6 +160,11 @@ REFUSED: dict[str, tuple[str, Edit, tuple[str, ...]]] = {
         key("llama.feed_forward_length", 64),
         ("blk.0.ffn_gate_exps.weight", "{64, 96, 4}", "{64, 64, 4}"),
     ),
+    "a matrix for each expert": (
+        "mixtral",
+        lambda file: file.set_floats("blk.0.ffn_gate.0.weight", file.floats("blk.0.ffn_gate_exps.weight")[0]),
+        ("blk.0.ffn_gate.0.weight", "blk.0.ffn_gate_exps.weight", "converted anew"),
+    ),
     "experts where there are none": ("olmo2", key("olmo2.expert_count", 4), ("olmo2.expert_count", "4", "0")),
     "factors of another rope": (
         "phi3",
@@ -124,7 +177,7 @@ REFUSED: dict[str, tuple[str, Edit, tuple[str, ...]]] = {
         ("rope_factors_long.weight",),
     ),
     "a fused matrix of another height": ("phi3", key("phi3.feed_forward_length", 95), ("blk.0.ffn_up.weight", "190")),
-    "a missing scale": ("granite", without_key("granite.residual_scale"), ("granite.residual_scale", "missing")),
+    "a missing scale": ("granite", without_key("granite.logit_scale"), ("granite.logit_scale", "missing")),
     "a scale of 0": ("granite", key("granite.logit_scale", 0.0), ("granite.logit_scale", "above 0")),
     "a negative cap": (
         "gemma2",

@@ -64,7 +64,7 @@ def test_eagle3_drafters(vocab: Path, tmp_path: Path, rows: int | None, kind: st
 def test_shapes_have_the_sizes_of_their_models(vocab: Path, tmp_path: Path, shape: str) -> None:
     """One layer of each shape with few tokens: every key and tensor that the engine wants is there."""
     published = SHAPES[shape]
-    model = dataclasses.replace(published, layers=1, feed_forward=512)
+    model = dataclasses.replace(published, layers=1, feed_forward=512, experts=min(published.experts, 8))
     path = tmp_path / "model.gguf"
     make_random_model(path, model, "q4_0", vocab, quiet=True)
     llm = LLM(path, n_ctx=16)
@@ -76,6 +76,7 @@ def test_shapes_have_the_sizes_of_their_models(vocab: Path, tmp_path: Path, shap
     assert ("rope_freqs.weight" in names) == published.rope_factors
     assert ("blk.0.attn_q.bias" in names) == published.qkv_bias
     assert ("blk.0.attn_q_norm.weight" in names) == published.qk_norm
+    assert ("blk.0.ffn_gate_exps.weight" in names) == (published.experts > 0)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -124,7 +125,7 @@ PARAMETERS = {  # as published, in billions, with the published vocabulary
     "mistral-7b": (32768, 7.25), "qwen2.5-0.5b": (151936, 0.49), "qwen2.5-7b": (152064, 7.62),
     "qwen3-0.6b": (151936, 0.60), "qwen3-4b": (151936, 4.02), "qwen3-8b": (151936, 8.19),
     "qwen3.5-0.8b": (248320, 0.773), "qwen3.5-4b": (248320, 4.326), "qwen3.5-9b": (248320, 9.197),
-    "qwen3.5-27b": (248320, 27.317),
+    "qwen3.5-27b": (248320, 27.317), "qwen3-30b-a3b": (151936, 30.53),
 }  # fmt: skip
 
 
@@ -133,7 +134,7 @@ def test_parameters_are_those_published(name: str) -> None:
     vocab, expected = PARAMETERS[name]
     s = SHAPES[name]
     attention = s.hidden * s.head_dim * ((2 if s.delta is None else 3) * s.heads + 2 * s.kv_heads)
-    feed_forward = 3 * s.hidden * s.feed_forward
+    feed_forward = max(1, s.experts) * 3 * s.hidden * s.feed_forward + s.experts * s.hidden
     total = vocab * s.hidden * (1 if s.tied else 2) + s.layers * (attention + feed_forward)
     if s.delta is not None:  # three of four layers have it, and there is an MTP block
         own = s.hidden * (s.delta.channels + 2 * s.delta.values + 2 * s.delta.value_heads)
