@@ -47,7 +47,8 @@ struct TextRules {
   Reuse reuse;  // what may be used that earlier sequences have left in a drafter's own cache
   // Whether no other sequence is being drafted: what a head has heard of earlier ones is forgotten then.
   bool alone = true;
-  std::size_t most = 0;  // tokens that it may have on its way, at most; 0: not known
+  std::size_t most = 0;                  // tokens that it may have on its way, at most; 0: not known
+  std::vector<TokenId> prediction = {};  // what may stand in it, said by who asked for it
 };
 
 // A way of drafting: a draft head, and how its tokens become the target's where that can be chosen.

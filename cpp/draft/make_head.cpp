@@ -111,7 +111,7 @@ std::unique_ptr<DraftHead> make_choice(const DraftOptions& options, const HeadPa
         policies.push_back({concat("ranked:", sizes[i]), std::move(heads[i])});
     }
   }
-  if (!parts.is_foreign && worthwhile(kContextualRows)) add("contextual");
+  if (options.contextual && !parts.is_foreign && worthwhile(kContextualRows)) add("contextual");
   return std::make_unique<ChoiceHead>(std::move(policies), parts.spelling);
 }
 
@@ -125,6 +125,9 @@ std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const DraftOptions&
     fail("head: found ", spec.text(), ", but ", parts.file->path().string(),
          " has not the target's own vocabulary; expected 'auto', 'full'",
          parts.is_told ? ", 'ranked:N' or 'contextual'" : " or 'ranked:N'");
+  }
+  if (spec.find(Kind::Contextual) && !options.contextual) {
+    fail("head: found ", spec.text(), " beside contextual False, expected one of them");
   }
   if (spec.is_auto()) return make_choice(options, parts, rows);
   if (spec.is_full() || spec.find(Kind::Learned)) return make_full_head(parts.backend, rows);

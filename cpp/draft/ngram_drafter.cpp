@@ -94,7 +94,10 @@ void NgramDrafter::turn_to(int place) {
 }
 
 void NgramDrafter::begin(const TextRules& rules) {
-  text_->index.begin(rules.most > 0 ? rules.most : static_cast<std::size_t>(rules.sequence.page_count) * kPageSlots);
+  const std::size_t most =
+      rules.most > 0 ? rules.most : static_cast<std::size_t>(rules.sequence.page_count) * kPageSlots;
+  text_->index.begin(most + rules.prediction.size());
+  text_->index.push(rules.prediction);
   text_->is_chain = rules.rejection != nullptr;
   if (inner_) inner_->begin(rules);
 }

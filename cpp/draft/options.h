@@ -25,6 +25,7 @@ struct DraftOptions {
   std::optional<std::filesystem::path> adapt;
   FileAccess files;           // how the target, the drafter and the sketch come into memory
   std::string head = "auto";  // a head policy (vocab/head_spec.h)
+  bool contextual = true;     // whether rows may follow the texts, which all texts share
   // Longest run of tokens that is looked up in the text; 0: none. Nothing: kNgram beside a drafter whose trees grow as
   // far as pays, where a repetition that is not likely enough costs nothing; else none.
   std::optional<int> ngram;

@@ -131,6 +131,9 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   }
   place_ = places_.data();
   if (drafts || ngram_of(options) > 0) make_drafting(options_.head, on_bytes);
+  all_pages_ = target_->pages()->pool().size();
+  chaos_ = Chaos::from_environment();
+  target_->pages()->disturb(chaos_.get());
   on_bytes(total - done);  // of what is not a weight
   if (!options.on_warning) return;
   bool told = false;  // of a file that is both
@@ -271,8 +274,10 @@ std::unique_ptr<Sequence> Engine::begin(std::vector<TokenId> prompt, const Gener
 Sampler Engine::sampler_of(const Sequence& sequence, const std::int32_t* history) const {
   const GenerateOptions& options = sequence.options();
   const std::int64_t prompt = sequence.stats().prompt_tokens;
+  SamplingOptions sampling = options.sampling;
+  if (chaos_ && chaos_->plants("seed")) sampling.seed += static_cast<std::uint64_t>(order_.size() > 1);
   return {*backend_,
-          options.sampling,
+          sampling,
           target_->config().vocab,
           history,
           context_,
@@ -287,8 +292,16 @@ std::span<const GeneratedToken> Engine::step(Sequence& sequence) {
   if (sequence.error()) throw Error("this generation cannot go on: an earlier step of it has failed");
   order_.assign(1, sequence.id());
   leave_ahead();
+  if (chaos_) disturb();
   if (!guard(sequence, [&] { advance(sequence); })) std::rethrow_exception(sequence.error());
+  note_pages();
   return sequence.fresh();
+}
+
+void Engine::note_pages() {
+  const SequencePages& pages = *target_->pages();
+  held_pages_ = pages.held();
+  kept_pages_ = pages.kept();
 }
 
 // What is told of a step once it is over, and of a sequence that it ended.

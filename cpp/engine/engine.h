@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/chaos.h"
 #include "base/forks.h"
 #include "draft/drafting.h"
 #include "engine/guided_trees.h"
@@ -58,6 +59,13 @@ class Engine {
   int parallel() const { return static_cast<int>(places_.size()); }
   // How often one was displaced to make room for others so far.
   std::int64_t displaced() const { return displaced_.load(); }
+  // Pages of the target's cache behind the last step.
+  struct Pages {
+    int all = 0;
+    int held = 0;  // by sequences
+    int kept = 0;  // that ended ones have left for others, or running ones share
+  };
+  Pages pages() const { return {all_pages_, held_pages_.load(), kept_pages_.load()}; }
 
   // Another head policy for the drafter, as in EngineOptions::head.
   void set_head(const std::string& head);
@@ -73,6 +81,7 @@ class Engine {
   const std::shared_ptr<const Tokenizer>& tokenizer() const { return tokenizer_; }
   const ModelConfig& config() const { return target_->config(); }
   int context() const { return context_; }
+  int ngram() const { return ngram_of(options_); }
   std::string device() const { return backend_->description(); }
   bool works_here() const { return mutex_.is_mine(); }  // whether this thread is inside one of its calls
   // What it was expected to take; none where the device's memory is the host's.
@@ -133,7 +142,9 @@ class Engine {
   std::vector<TokenId> held_tokens(const GenerateOptions& options) const;
   Sampler sampler_of(const Sequence& sequence, const std::int32_t* history) const;
   void close_step(Sequence& sequence);
+  void note_pages();
   void calibrate();  // calibration.cpp
+  void disturb();    // disturbing.cpp
 
   // places.cpp
   void use(Place& place);
@@ -157,7 +168,8 @@ class Engine {
   void iterate(Sequence& sequence);
   Step begin_step(Sequence& sequence, int slot, const Step* unseen);
   void draft(const Sequence& sequence, Step& step, const Step* unseen);
-  const DraftTree* propose(Step& step, Growth* growth);
+  const DraftTree* propose(Step& step, Growth* growth, const DraftLimits& limits);
+  const DraftTree* cut(const DraftTree& tree, const DraftLimits& limits);
   const VerdictView& verify(const Sequence& sequence, const Step& step);
   void take(Sequence& sequence, const Step& step, const Verdict& verdict);
   void learn(Sequence& sequence, const Step& step, const Verdict& verdict);
@@ -180,6 +192,7 @@ class Engine {
   template <class Use>
   bool guard(Sequence& sequence, Use&& use);
   void give_up(Sequence& sequence, std::exception_ptr error);
+  void step_all(std::span<Sequence* const> sequences);
   void step_together(std::span<Sequence* const> sequences);
   void gather(std::span<Sequence* const> sequences, std::vector<Member>& members);
   void give_chunks(std::vector<Member>& members) const;
@@ -214,6 +227,9 @@ class Engine {
   bool counts_ = true;                // for ranks that adapt: somebody wants what is written
   bool taken_over_ = false;           // whether the place in use has all pages
   std::atomic<std::int64_t> displaced_{0};
+  int all_pages_ = 0;
+  std::atomic<int> held_pages_{0}, kept_pages_{0};
+  std::unique_ptr<Chaos> chaos_;  // null but in tests
   // Sequences that found no pages, and how often places had been given up by then: until that has changed, they need
   // not ask again.
   std::unordered_map<std::uint64_t, std::uint64_t> refused_;

@@ -69,23 +69,36 @@ void Engine::draft(const Sequence& sequence, Step& step, const Step* unseen) {
       drafting_->catch_up(place_->draft, runner_->token(place_->text.size()));
     }
     backend_->instruments().note_time(time_point(step.slot, kTold));
-    if (step.plan.drafts || repeats) step.tree = propose(step, growth);
+    if (step.plan.drafts || repeats) step.tree = propose(step, growth, options.limits);
     if (watches && step.tree != nullptr) place_->watched = watched_nodes(*backend_, *std::exchange(step.tree, nullptr));
   }
   step.drafted = step.tree != nullptr;
   if (!step.drafted) step.tree = &runner_->root_alone();
 }
 
-const DraftTree* Engine::propose(Step& step, Growth* growth) {
+const DraftTree* Engine::propose(Step& step, Growth* growth, const DraftLimits& limits) {
   Tuner& tuner = planner_->tuner();
   if (tuner.grows()) tuner.begin_growth(step.plan);
+  std::optional<LimitedGrowth> limited;
+  if (growth != nullptr && limits.any()) growth = &limited.emplace(*growth, limits);
   const DraftTree* tree = drafting_->propose(place_->draft, step.plan.arm, growth);
+  if (growth == nullptr && limits.any() && tree != nullptr) tree = cut(*tree, limits);
   if (tuner.grows()) {
     Tuner::Growing& growing = place_->growing[static_cast<std::size_t>(step.slot)];
     growing = tuner.end_growth();
     step.growing = &growing;
   }
   return tree;
+}
+
+// The first nodes of a tree of a fixed shape.
+const DraftTree* Engine::cut(const DraftTree& tree, const DraftLimits& limits) {
+  std::vector<std::int32_t> tokens, parents;
+  read_nodes(*backend_, tree.view(), tokens, parents);
+  const auto size = static_cast<std::size_t>(1 + limits.of(static_cast<int>(tokens.size()) - 1));
+  if (size == tokens.size()) return &tree;
+  place_->tree.assign(*backend_, std::span(tokens).first(size), std::span(parents).first(size));
+  return &place_->tree;
 }
 
 const VerdictView& Engine::verify(const Sequence& sequence, const Step& step) {
@@ -156,6 +169,7 @@ void Engine::learn_costs(Sequence& sequence, const Step& step, const Verdict& ve
   stats.verify_seconds += tuned.target_seconds;
   ++stats.steps;
   stats.drafted_steps += step.tree->size() > 1 ? 1 : 0;  // n-grams often find nothing
+  stats.drafted_tokens += step.tree->size() - 1;
   if (step.forced) stats.forced_tokens += static_cast<std::int64_t>(verdict.nodes.size()) - 1;
   stats.step_tokens += static_cast<std::int64_t>(sequence.fresh().size()) + (sequence.ended_by_token() ? 1 : 0);
   if (options.trace) sequence.add(trace_of(sequence, step, verdict));
@@ -191,6 +205,7 @@ void Engine::begin_reading(Sequence& sequence) {
   place_->committed = runner_->begin(place_->text, place_->reuse);
   place_->begun = true;
   if (sequence.stats().generated_tokens == 0) sequence.stats().cached_tokens = place_->committed;
+  sequence.stats().read_tokens = place_->committed;
   begin_drafting(sequence);
   if (place_->draft.works()) drafting_->resume(place_->draft, place_->committed);
 }
@@ -217,6 +232,7 @@ bool Engine::read_prompt(Sequence& sequence) {
     if (end == known.size()) append_first(sequence, rows);
     if (place_->draft.works()) drafting_->read(place_->draft, target_->features(rows), runner_->token(first + 1));
     place_->committed += rows;
+    sequence.stats().read_tokens = place_->committed;
     first = end;
   }
   if (place_->draft.works()) drafting_->extend(place_->draft, {place_->text, known});
@@ -238,6 +254,17 @@ void Engine::append_first(Sequence& sequence, int rows) {
   }
 }
 
+// What the text is predicted to be, behind the end of its prompt: so it is found at once.
+static std::vector<TokenId> predicted(const Sequence& sequence) {
+  const std::vector<TokenId>& prediction = sequence.options().prediction;
+  if (prediction.empty()) return {};
+  const std::span<const TokenId> prompt = sequence.prompt();
+  const auto end = prompt.last(std::min<std::size_t>(prompt.size(), kNgram));
+  std::vector<TokenId> found(end.begin(), end.end());
+  found.insert(found.end(), prediction.begin(), prediction.end());
+  return found;
+}
+
 void Engine::begin_drafting(Sequence& sequence) {
   const GenerateOptions& options = sequence.options();
   if (planner_) planner_->begin_text(options.sampling.temperature > 0.0f);
@@ -246,7 +273,7 @@ void Engine::begin_drafting(Sequence& sequence) {
   const std::int64_t replaced = ranks_ ? ranks_->replaced() : 0;
   drafting_->begin(place_->draft, {&place_->sampler.chain(), place_->sampler.draw(), runner_->sequence(),
                                    options.verify == VerifyMode::Keyed ? nullptr : &place_->rejection, place_->reuse,
-                                   is_alone(), most_tokens(sequence)});
+                                   is_alone(), most_tokens(sequence), predicted(sequence)});
   if (!ranks_) return;
   sequence.stats().adapted_rows = ranks_->replaced() - replaced;
   sequence.stats().adapt_seconds = seconds_since(start);

@@ -148,6 +148,20 @@ constexpr auto kOfText = std::to_array<Option>({
      "threading.Event | None"},
     {"draft", "--draft", "auto|always|never", Group::Drafts, kDraft, "when to draft; auto: while it pays", "",
      "True is always, False never. The tokens are the same.", "Literal['auto', 'always', 'never'] | bool"},
+    {"draft_max", "--draft-max, --draft-n", "N", Group::MoreDrafts,
+     kGenerate<&GenerateOptions::limits, &DraftLimits::most>, "drafted tokens of a step, at most; -1: as many as pay",
+     "", "0: none."},
+    {"draft_min", "--draft-min, --draft-n-min", "N", Group::MoreDrafts,
+     kGenerate<&GenerateOptions::limits, &DraftLimits::least>, "where there are fewer, none are verified"},
+    {"draft_p_min", "--draft-p-min", "P", Group::MoreDrafts, kGenerate<&GenerateOptions::limits, &DraftLimits::chance>,
+     "only drafts of at least this probability", "",
+     "That the target says so, too, with all that stands before it in the tree; where trees grow as far as pays."},
+    {"prediction", "", "", Group::MoreDrafts, kGenerate<&GenerateOptions::prediction>,
+     "what the text is likely to be: drafts are taken from it", "",
+     "A text or token ids, of a file that is to be changed a little, for instance. Needs n-grams (``ngram``), which "
+     "are "
+     "there beside a drafter.",
+     "str | Sequence[int] | None"},
     {"verify", "--verify", "keyed|rejection|block", Group::MoreDrafts, kVerify, "how drafts are verified", "",
      "``keyed``: the text of a seed is the same with any drafter. ``rejection`` (2211.17192) and ``block`` "
      "(2403.10444): exact in distribution only, and for chains (``tree_branch=1``); a seed's text depends on the "
@@ -162,6 +176,11 @@ constexpr auto kOfEngine = std::to_array<Option>({
      "``speculated[:N]``, the N best of a sketch of the head, at every step anew; ``contextual[:N]``, N rows that "
      "follow "
      "the text; or a union such as ``ranked:8192+contextual:1024``."},
+    {"contextual", "--no-contextual", "", Group::MoreDrafts, kEngine<&EngineOptions::contextual>,
+     "no rows that follow the texts", "",
+     "Whether ``head=\"auto\"`` may take rows that follow the texts. All texts that are written at once share them, so "
+     "the speed of one tells of the words of others.",
+     "bool"},
     {"translate", "--translate", "auto|tli|slem|slrs", Group::MoreDrafts, kEngine<&EngineOptions::translate>,
      "how a drafter of another vocabulary is understood", "",
      "``tli`` takes the tokens that both have, ``slem`` tokenizes again what it writes, ``slrs`` adds up what a "

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "draft/options.h"
+#include "tree/limited_growth.h"
 #include "verify/grammar.h"
 #include "verify/sampler.h"
 
@@ -102,6 +103,8 @@ struct GenerateOptions {
   int committed = 0;
   bool ignore_eos = false;  // go on after an end-of-generation token
   DraftMode draft = DraftMode::Auto;
+  DraftLimits limits = {};               // of its drafts
+  std::vector<TokenId> prediction = {};  // what it is likely to be: n-grams are looked up there, too
   VerifyMode verify = VerifyMode::Keyed;
   SamplingOptions sampling = {};
   std::vector<std::string> stop = {};     // strings that end the text, and are not part of it

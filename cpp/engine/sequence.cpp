@@ -49,7 +49,13 @@ void check_request(std::span<const TokenId> prompt, const GenerateOptions& optio
       fail("stop_token_ids: found id ", id, ", expected 0 to ", tokenizer.size() - 1);
     }
   }
-  check_tokens(prompt, tokenizer);
+  const DraftLimits& limits = options.limits;
+  if (limits.most < -1) fail("draft_max: found ", limits.most, ", expected at least 0, or -1 for as many as pay");
+  if (limits.least < 0) fail("draft_min: found ", limits.least, ", expected at least 0");
+  if (!(limits.chance >= 0.0f && limits.chance <= 1.0f))
+    fail("draft_p_min: found ", limits.chance, ", expected 0 to 1");
+  check_tokens(prompt, tokenizer, "prompt");
+  check_tokens(options.prediction, tokenizer, "prediction");
   check_sampling(options.sampling);
 }
 
@@ -69,10 +75,10 @@ const char* finish_reason_name(FinishReason reason) {
   return "";
 }
 
-void check_tokens(std::span<const TokenId> tokens, const Tokenizer& tokenizer) {
+void check_tokens(std::span<const TokenId> tokens, const Tokenizer& tokenizer, std::string_view name) {
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     if (tokens[i] < 0 || tokens[i] >= tokenizer.size()) {
-      fail("prompt: token ", i, ": found id ", tokens[i], ", expected 0 to ", tokenizer.size() - 1);
+      fail(name, ": token ", i, ": found id ", tokens[i], ", expected 0 to ", tokenizer.size() - 1);
     }
   }
 }
@@ -89,6 +95,7 @@ Sequence::Sequence(std::shared_ptr<const Tokenizer> tokenizer, std::string model
       decoder_(*tokenizer_),
       stop_text_(options.stop) {
   check_request(tokens_, options_, *tokenizer_, context_);
+  if (options_.limits.most == 0 && options_.verify == VerifyMode::Keyed) options_.draft = DraftMode::Never;
   if (options_.max_tokens < 0) options_.max_tokens = std::numeric_limits<int>::max();
   const auto most = static_cast<std::size_t>(std::min(tokens_left(), room_left()));
   tokens_.reserve(prompt_size_ + most);

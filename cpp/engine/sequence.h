@@ -10,6 +10,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -129,6 +130,6 @@ class Sequence {
 };
 
 // Throws InvalidInput for an id that the vocabulary does not have.
-void check_tokens(std::span<const TokenId> tokens, const Tokenizer& tokenizer);
+void check_tokens(std::span<const TokenId> tokens, const Tokenizer& tokenizer, std::string_view name = "prompt");
 
 }  // namespace frspec

@@ -11,7 +11,7 @@ namespace frspec {
 bool Engine::may_go_ahead(const Sequence& sequence, const Step& step) const {
   const GenerateOptions& options = sequence.options();
   if (order_.size() > 1 || !backend_->capabilities().asynchronous || options.verify != VerifyMode::Keyed ||
-      options.logits_processor || options.grammar || options.logprobs || options.trace ||
+      options.logits_processor || options.grammar || options.limits.any() || options.logprobs || options.trace ||
       runner_->verifier().needs_logits()) {
     return false;
   }

@@ -33,6 +33,11 @@ struct Engine::Member {
 
 void Engine::step(std::span<Sequence* const> sequences) {
   const auto held = lock();
+  step_all(sequences);
+  note_pages();
+}
+
+void Engine::step_all(std::span<Sequence* const> sequences) {
   std::vector<Sequence*> running;
   order_.clear();
   for (Sequence* sequence : sequences) {
@@ -42,6 +47,7 @@ void Engine::step(std::span<Sequence* const> sequences) {
     order_.push_back(sequence->id());
   }
   leave_ahead();
+  if (chaos_) disturb();
   const auto advance_if = [&](auto&& wanted) {
     std::erase_if(running, [&](Sequence* sequence) {
       if (!wanted(*sequence)) return false;
@@ -142,8 +148,10 @@ void Engine::give_chunks(std::vector<Member>& members) const {
   }
   const auto writers = static_cast<std::int64_t>(members.size() - readers.size());
   const std::int64_t room = std::max<std::int64_t>(1, target_->limits().rows - writers);
-  std::int64_t left = std::min<std::int64_t>(writers > 0 ? kRowsBeside : batch_, room);
+  // No more than the drafter reads at once, which is as large as a pass of one text.
+  std::int64_t left = std::min<std::int64_t>(writers > 0 ? std::min(kRowsBeside, batch_) : batch_, room);
   if (readers.empty()) return;
+  if (chaos_) left = 1 + chaos_->below(static_cast<int>(left));
   const auto give = [&](Member& member, std::int64_t most) {
     const std::int64_t rows = std::min({most, left, member.unread() - member.chunk});
     member.chunk += static_cast<int>(rows);
@@ -273,12 +281,14 @@ void Engine::take(Member& member) {
                       runner_->token(first + 1));
     }
     place_->committed += member.chunk;
+    member.sequence->stats().read_tokens = place_->committed;
     if (!member.asks) return;
     place_->read = true;
     const std::span<const TokenId> text = place_->text;
     if (drafts) drafting_->extend(place_->draft, {text, text.first(text.size() - 1)});
   }
-  take(*member.sequence, member.step, runner_->verifier().read_of(member.asked));
+  const bool is_another = chaos_ && chaos_->plants("row") && member.asked > 0;
+  take(*member.sequence, member.step, runner_->verifier().read_of(is_another ? member.asked - 1 : member.asked));
 }
 
 }  // namespace frspec

@@ -92,7 +92,9 @@ void Tuner::begin_text(bool noisy) {
     family.worth.count = std::min(family.worth.count, kWorthMemory / 2);
     family.seen = std::min(family.seen, kSeenBefore);
   }
-  until_probe_ = std::min(until_probe_, 1);
+  // Among others a probe costs all of them, and there is always one who begins.
+  const bool costs_others = company_.texts > 1 && !arms_.empty();
+  until_probe_ = std::min(until_probe_, costs_others ? std::max(1, probe_interval() / 8) : 1);
 }
 
 double Tuner::value_of_time() const {
@@ -190,6 +192,8 @@ Tuner::Plan Tuner::next(bool may_pause) {
   } else {
     // A probe verifies a draft, however unlikely: else it would not be known whether that is still true.
     plan_.drafts = plan_.forced = until_probe_-- <= 0;
+    // Other texts of the same pass need not tell the same.
+    if (plan_.drafts) until_probe_ = probe_interval();
   }
   return plan_;
 }

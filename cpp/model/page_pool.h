@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace frspec {
@@ -17,6 +18,8 @@ class PagePool {
   // A free page, which the caller holds from now on; kNone: there is none.
   static constexpr std::int32_t kNone = -1;
   std::int32_t take();
+  // The free page that is taken next is the one with this number among them.
+  void turn(int number) { std::swap(free_[static_cast<std::size_t>(number)], free_.back()); }
   // One more holder, and one less: a page that nobody holds is free.
   void hold(std::int32_t page);
   void release(std::int32_t page);

@@ -16,6 +16,7 @@ SequencePages::SequencePages(Backend& backend, std::int64_t slots, int spare, in
       table_(
           backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(most_) * static_cast<std::size_t>(places))) {
   for (Held& held : held_) held.pages.reserve(static_cast<std::size_t>(most_));
+  seen_.resize(static_cast<std::size_t>(pool_.size()));
 }
 
 void SequencePages::add(std::span<const KvLayer> layers) {
@@ -37,29 +38,32 @@ std::int32_t SequencePages::take() {
 }
 
 void SequencePages::upload(std::size_t first) {
-  const auto fresh = std::span(held().pages).subspan(first);
+  const auto fresh = std::span(own().pages).subspan(first);
   if (fresh.empty()) return;
   backend_.upload(row() + first, fresh.data(), fresh.size_bytes());
 }
 
 void SequencePages::drop() {
   // The last first: what nobody holds is taken again in this order.
-  std::vector<std::int32_t>& pages = held().pages;
+  std::vector<std::int32_t>& pages = own().pages;
   for (auto page = pages.rbegin(); page != pages.rend(); ++page) pool_.release(*page);
   pages.clear();
-  held().shared = 0;
+  own().shared = 0;
 }
 
 std::int32_t SequencePages::begin(std::span<const std::int32_t> text, std::int32_t most, const Reuse& reuse) {
   drop();
   if (!reuse.on) return 0;
   const PageTrie::Match found = trie_.match(reuse.salt, text, most, reuse.by_drafter);
-  std::vector<std::int32_t>& pages = held().pages;
+  std::vector<std::int32_t>& pages = own().pages;
   pages.assign(found.pages.begin(), found.pages.end());
-  held().shared = pages.size();
+  own().shared = pages.size();
   std::int32_t slots = found.slots;
   if (found.partial != PagePool::kNone) {
-    if (const std::int32_t page = take(); page != PagePool::kNone) {
+    if (chaos_ != nullptr && chaos_->plants("page")) {
+      pages.push_back(found.partial);
+      pool_.hold(found.partial);
+    } else if (const std::int32_t page = take(); page != PagePool::kNone) {
       pages.push_back(page);
       backend_.copy_page(layers_, found.partial, page);
     } else {
@@ -68,11 +72,30 @@ std::int32_t SequencePages::begin(std::span<const std::int32_t> text, std::int32
     pool_.release(found.partial);
   }
   upload(0);
+  if (chaos_ != nullptr && chaos_->plants("slot") && slots > 0 && slots % kPageSlots != 0)
+    return std::min(slots + 1, most);
   return slots;
 }
 
+int SequencePages::held() const {
+  std::fill(seen_.begin(), seen_.end(), 0);
+  for (const Held& held : held_) {
+    for (const std::int32_t page : held.pages) seen_[static_cast<std::size_t>(page)] = 1;
+  }
+  return static_cast<int>(std::count(seen_.begin(), seen_.end(), 1));
+}
+
+void SequencePages::forget(int pages) {
+  while (pages-- > 0 && trie_.evict()) {
+  }
+}
+
+void SequencePages::shuffle(Chaos& chaos) {
+  if (pool_.free() > 0) pool_.turn(chaos.below(pool_.free()));
+}
+
 bool SequencePages::reserve(std::int64_t slots) {
-  std::vector<std::int32_t>& pages = held().pages;
+  std::vector<std::int32_t>& pages = own().pages;
   const auto needed = static_cast<std::size_t>(pages_for(slots));
   if (needed > static_cast<std::size_t>(most_)) {
     throw Error(concat("cache: found ", slots, " slots of a sequence, expected at most ", most_ * kPageSlots));
@@ -85,13 +108,13 @@ bool SequencePages::reserve(std::int64_t slots) {
 }
 
 std::int32_t SequencePages::truncate(std::int32_t slots) {
-  std::vector<std::int32_t>& pages = held().pages;
+  std::vector<std::int32_t>& pages = own().pages;
   const auto whole = static_cast<std::size_t>(slots / kPageSlots);
-  if (held().shared <= whole) return slots;
+  if (own().shared <= whole) return slots;
   const std::size_t kept = static_cast<std::size_t>(pages_for(slots));
   for (std::size_t i = pages.size(); i-- > kept;) pool_.release(pages[i]);
   pages.resize(kept);
-  held().shared = whole;
+  own().shared = whole;
   if (kept == whole) return slots;
   const std::int32_t page = take();
   if (page != PagePool::kNone) backend_.copy_page(layers_, pages[whole], page);
@@ -107,12 +130,12 @@ std::int32_t SequencePages::truncate(std::int32_t slots) {
 
 void SequencePages::share(std::span<const std::int32_t> text, std::int32_t slots, std::int32_t drafted,
                           const Reuse& reuse) {
-  if (reuse.on) trie_.insert(reuse.salt, text, held().pages, slots / kPageSlots * kPageSlots, drafted);
+  if (reuse.on) trie_.insert(reuse.salt, text, own().pages, slots / kPageSlots * kPageSlots, drafted);
 }
 
 void SequencePages::end(std::span<const std::int32_t> text, std::int32_t slots, std::int32_t drafted,
                         const Reuse& reuse) {
-  if (reuse.on) trie_.insert(reuse.salt, text, held().pages, slots, drafted);
+  if (reuse.on) trie_.insert(reuse.salt, text, own().pages, slots, drafted);
   drop();
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "base/chaos.h"
 #include "model/page_pool.h"
 #include "model/page_trie.h"
 
@@ -61,6 +62,11 @@ class SequencePages {
 
   const PagePool& pool() const { return pool_; }
   int kept() const { return trie_.pages(); }
+  int held() const;  // pages that sequences have
+  // For tests: faults that are made on purpose; pages that are forgotten; free ones in another order.
+  void disturb(Chaos* chaos) { chaos_ = chaos; }
+  void forget(int pages);
+  void shuffle(Chaos& chaos);
 
  private:
   // The pages of a sequence, each held.
@@ -69,7 +75,7 @@ class SequencePages {
     std::size_t shared = 0;  // the first ones of them, into which it does not write
   };
 
-  Held& held() { return held_[place_]; }
+  Held& own() { return held_[place_]; }
   std::int32_t* row() const {
     return table_.as<std::int32_t>() + static_cast<std::ptrdiff_t>(place_) * std::ptrdiff_t{most_};
   }
@@ -84,7 +90,9 @@ class SequencePages {
   std::vector<KvLayer> layers_;
   std::vector<Held> held_;  // (places)
   std::size_t place_ = 0;
-  Buffer table_;  // (places, most)
+  Buffer table_;                    // (places, most)
+  mutable std::vector<char> seen_;  // (pages) scratch of held()
+  Chaos* chaos_ = nullptr;
 };
 
 }  // namespace frspec

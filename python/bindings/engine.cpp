@@ -247,6 +247,16 @@ void init_engine(nb::module_& m) {
                    "Texts that can be written at once.")
       .def_prop_ro("displaced", of_engine([](const Engine& engine) { return engine.displaced(); }),
                    "How often a text had to make room for others so far, and was read again later.")
+      .def_prop_ro(
+          "pages", of_engine([](const Engine& engine) {
+            const Engine::Pages pages = engine.pages();
+            return nb::make_tuple(pages.all, pages.held, pages.kept);
+          }),
+          nb::sig("def pages(self) -> tuple[int, int, int]"),
+          "Pages of 64 tokens in the target's cache behind the last step: all, those that texts hold, and those that "
+          "are kept for texts to come.")
+      .def_prop_ro("ngram", of_engine([](const Engine& engine) { return engine.ngram(); }),
+                   "Tokens that are looked up in a text, at most; 0: none are.")
       .def_prop_ro("device", of_engine([](const Engine& engine) { return engine.device(); }),
                    "The backend in words: ``\"cpu (avx2, 8 threads)\"``.")
       .def_prop_ro("architecture",

@@ -200,9 +200,12 @@ void init_stats(nb::module_& m) {
   nb::class_<Stats>(m, "Stats", "What a text has cost so far, and what drafting gained.")
       .def_ro("prompt_tokens", &Stats::prompt_tokens, "Tokens of the prompt.")
       .def_ro("cached_tokens", &Stats::cached_tokens, "Those of them that an earlier text had left in the cache.")
+      .def_ro("read_tokens", &Stats::read_tokens,
+              "Of what is read before the text goes on: those that are in the cache so far.")
       .def_ro("generated_tokens", &Stats::generated_tokens, "Tokens handed out.")
       .def_ro("steps", &Stats::steps, "Passes of the target after the prompt.")
       .def_ro("drafted_steps", &Stats::drafted_steps, "Those of them that verified drafts.")
+      .def_ro("drafted_tokens", &Stats::drafted_tokens, "Drafts that these verified, accepted or not.")
       .def_ro("forced_tokens", &Stats::forced_tokens, "Accepted drafts that were the grammar's own.")
       .def_ro("seed", &Stats::seed, "Of the sampling.")
       .def_ro("ranks", &Stats::ranks, "Where the ranks of the drafter's head came from, or an empty string.")

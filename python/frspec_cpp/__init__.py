@@ -19,7 +19,7 @@ from frspec_cpp.model_warning import ModelWarning
 from frspec_cpp.option_table import EngineOptions, Options
 from frspec_cpp.options import LogitsProcessor
 from frspec_cpp.overlap import VocabularyOverlap, vocabulary_overlap
-from frspec_cpp.texts import Cancelled, PendingText, Piece, Started, Token
+from frspec_cpp.texts import Cancelled, PendingText, Piece, Reading, Started, Token
 
 __all__ = [
     "LLM",
@@ -40,6 +40,7 @@ __all__ = [
     "Piece",
     "QueueFull",
     "QueueTimeout",
+    "Reading",
     "Started",
     "Stats",
     "Step",

@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from frspec_cpp.generation import Generation
 from frspec_cpp.llm import LLM
 from frspec_cpp.option_table import Options
 from frspec_cpp.options import ChatOptions, takes_chat_options, takes_options
-from frspec_cpp.texts import Event, Piece, Started, Ticket
+from frspec_cpp.texts import Event, Piece, Reading, Started, Ticket
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -81,7 +82,7 @@ class AsyncText:
         if self._owner is not None and self._ticket is not None:
             self._owner.llm._texts.cancel(self._ticket)
 
-    async def events(self) -> AsyncIterator[Started | Piece | Generation]:
+    async def events(self) -> AsyncIterator[Started | Reading | Piece | Generation]:
         """All that is told of it, as it comes, and the whole text at the end.
 
         Raises:
@@ -187,6 +188,16 @@ class AsyncLLM:
         """Texts that may wait."""
         return self._max_queue
 
+    @property
+    def pages(self) -> tuple[int, int, int] | None:
+        """As :attr:`LLM.pages`; None: there is no model yet, or it is elsewhere."""
+        return None if self._llm is None else self._llm.pages
+
+    @property
+    def displaced(self) -> int:
+        """How often a text had to make room for others so far."""
+        return 0 if self._llm is None else self._llm.displaced
+
     def waiting(self) -> list[Ticket]:
         """The texts that wait, in order of arrival."""
         return [] if self._llm is None else self._llm._texts.waiting()
@@ -219,6 +230,8 @@ class AsyncLLM:
         max_seconds: float | None = None,
         parse_special: bool = True,
         committed: Sequence[int] = (),
+        owner: str = "",
+        progress: bool = False,
         **options: Unpack[Options],
     ) -> AsyncText:
         """Puts a text into the queue, and returns at once.
@@ -231,6 +244,8 @@ class AsyncLLM:
             max_seconds: That it may take from its first token on; then it ends, by ``"length"``. None: any time.
             parse_special: As in :meth:`LLM.generate`.
             committed: As in :meth:`LLM.generate`.
+            owner: Whose it is: where texts wait, owners take turns.
+            progress: Its events tell of what is read of the prompt, too.
             options: As in :meth:`LLM.generate`.
 
         Raises:
@@ -241,6 +256,7 @@ class AsyncLLM:
         if self._closed:
             raise NotAccepting("this AsyncLLM takes no more texts")
         request = self.llm._request(prompt, max_tokens, parse_special, priority, options, max_seconds, committed)
+        request = replace(request, owner=owner, progress=progress)
         self._check_room(len(request.prompt))
         text = AsyncText()
         text._enter(self, Ticket(request, self.llm._begun, text._deliver), timeout)

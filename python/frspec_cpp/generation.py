@@ -49,6 +49,7 @@ class Stats:
             the prompt.
         steps: Passes of the target after the prompt.
         drafted_steps: Those of them that verified drafts.
+        drafted_tokens: Drafts that these verified, accepted or not.
         forced_tokens: Accepted drafts that no drafter made: a grammar left nothing else.
         tuning: What was found best to draft with; None without a drafter.
         ranks: Where the ranks of the drafter's head came from: ``"file"`` (the option `ranks`), ``"drafter"`` (its
@@ -73,6 +74,7 @@ class Stats:
     accepted_length: float
     steps: int
     drafted_steps: int
+    drafted_tokens: int
     forced_tokens: int
     tuning: Tuning | None
     ranks: str | None
@@ -97,6 +99,7 @@ class Stats:
             accepted_length=stats.accepted_length,
             steps=stats.steps,
             drafted_steps=stats.drafted_steps,
+            drafted_tokens=stats.drafted_tokens,
             forced_tokens=stats.forced_tokens,
             tuning=None if stats.tuning is None else Tuning(**stats.tuning),
             ranks=stats.ranks or None,

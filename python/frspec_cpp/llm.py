@@ -248,6 +248,16 @@ class LLM:
         return self._engine.displaced
 
     @property
+    def pages(self) -> tuple[int, int, int]:
+        """Pages of 64 tokens in the target's cache behind the last pass: all, those that texts hold, those kept."""
+        return self._engine.pages
+
+    @property
+    def ngram(self) -> int:
+        """Tokens that are looked up in a text, and in its ``prediction``, at most; 0: none are."""
+        return self._engine.ngram
+
+    @property
     def has_drafter(self) -> bool:
         """Whether it has a drafter."""
         return self._engine.has_drafter
@@ -618,6 +628,8 @@ class LLM:
     def _native(self, options: Options) -> dict[str, Any]:
         """The options as the engine takes them; raises ValueError, TypeError or, for a grammar, ImportError."""
         values = native_options(self.vocab_size, **options)
+        if isinstance(values["prediction"], str):
+            values["prediction"] = self.tokenize(values["prediction"], add_special=False, parse_special=False)
         if values["grammar"] is not None:
             values["grammar"] = self._grammars.text(values["grammar"])
         return values

@@ -167,6 +167,8 @@ def per_text(count: int, options: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _is_per_text(name: str, value: object) -> bool:
     if not isinstance(value, (list, tuple)):
         return False
+    if name == "prediction":  # a list of ids already
+        return len(value) > 0 and all(item is None or isinstance(item, (str, list, tuple)) for item in value)
     if name in ("stop", "stop_token_ids"):  # lists already
         return len(value) > 0 and all(item is None or isinstance(item, (list, tuple)) for item in value)
     return True
@@ -196,7 +198,7 @@ def native_engine(options: EngineOptions) -> dict[str, Any]:
 
 
 def native(vocab_size: int, **options: Unpack[Options]) -> dict[str, Any]:
-    """The options as the extension takes them; ``grammar`` is still to be compiled for its vocabulary.
+    """The options as the extension takes them; ``grammar`` and a ``prediction`` that is a text still want a vocabulary.
 
     Raises:
         ValueError: A value is out of its range (the extension checks the rest).
@@ -213,6 +215,12 @@ def native(vocab_size: int, **options: Unpack[Options]) -> dict[str, Any]:
     if stop_tokens is not None and not isinstance(stop_tokens, Sequence):
         raise TypeError(f"stop_token_ids: found {stop_tokens!r}, expected a sequence of token ids")
     values["stop_token_ids"] = [_token("stop_token_ids", token, vocab_size) for token in stop_tokens or ()]
+    prediction = () if values.get("prediction") is None else values["prediction"]
+    values["prediction"] = prediction
+    if not isinstance(prediction, str):
+        if not isinstance(prediction, (Sequence, np.ndarray)):
+            raise TypeError(f"prediction: found {prediction!r}, expected a text or a sequence of token ids")
+        values["prediction"] = [_token("prediction", token, vocab_size) for token in prediction]
     values["logit_bias"] = _bias(values.get("logit_bias"), vocab_size)
     draft = values.get("draft", "auto")
     if draft not in (True, False, "auto", "always", "never"):

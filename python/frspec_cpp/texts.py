@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -13,9 +14,10 @@ from typing import Any, NamedTuple, TypeAlias
 from frspec_cpp import _core
 from frspec_cpp.generation import Generation, TokenLogprobs
 from frspec_cpp.option_table import Options
+from frspec_cpp.turns import READ, WRITTEN, Turns
 
 LOWEST_PRIORITY = 9
-_LONG_WAIT = 10.0  # seconds: who has waited so long is next, whatever its priority
+numbers = itertools.count()  # of texts
 
 
 class Cancelled(RuntimeError):
@@ -58,8 +60,23 @@ class Piece:
     logprobs: list[TokenLogprobs] | None
 
 
-#: What is told of a text: Started, pieces, and at the end what was written or what went wrong.
-Event: TypeAlias = "Started | Piece | Generation | Exception"
+@dataclass(frozen=True)
+class Reading:
+    """A pass has read a part of what stands before the first new token.
+
+    Attributes:
+        total: Tokens of it.
+        cached: Those of them that earlier texts had left in the cache.
+        processed: Those that have been read, or were there.
+    """
+
+    total: int
+    cached: int
+    processed: int
+
+
+#: What is told of a text: Started, Reading where asked for, pieces, and at the end what was written or went wrong.
+Event: TypeAlias = "Started | Reading | Piece | Generation | Exception"
 
 
 @dataclass(frozen=True)
@@ -73,6 +90,8 @@ class TextRequest:
         priority: 0, the first ones, to 9; among equals who came first.
         max_seconds: From the first token on; then the text ends with the reason ``"length"``. None: no limit.
         committed: Tokens of the text that were written elsewhere; what is told begins behind them.
+        owner: Whose it is: turns are shared out fairly among owners.
+        progress: Tell of what is read, too.
     """
 
     prompt: list[int]
@@ -81,6 +100,8 @@ class TextRequest:
     priority: int = 0
     max_seconds: float | None = None
     committed: Sequence[int] = ()
+    owner: str = ""
+    progress: bool = False
 
 
 #: Begins a text.
@@ -96,6 +117,11 @@ class Ticket:
         deliver: Is given every event, in the thread that writes, or where a waiting text is cancelled.
         begun: The text, where it is begun already.
         tokens: What was written of it then.
+
+    Attributes:
+        number: No other text of the process has it.
+        cached: Tokens of the prompt that were in the cache.
+        passes: That have given tokens.
     """
 
     def __init__(
@@ -109,6 +135,9 @@ class Ticket:
         self.request = request
         self._begin = begin
         self.entered = time.monotonic()
+        self.number = next(numbers)
+        self.cached = 0
+        self.passes = 0
         self._tokens = list(tokens)
         self._deliver = deliver
         self._lock = threading.Lock()
@@ -121,6 +150,16 @@ class Ticket:
     def generated(self) -> int:
         """Tokens so far."""
         return len(self._tokens)
+
+    @property
+    def priority(self) -> int:
+        """0, the first ones, to 9."""
+        return self.request.priority
+
+    @property
+    def owner(self) -> str:
+        """Whose it is."""
+        return self.request.owner
 
     @property
     def goes_alone(self) -> bool:
@@ -178,7 +217,13 @@ class Ticket:
     def _take(self, fresh: list[tuple[int, bool, str]]) -> bool:
         request, native = self.request, self.native
         wants_logprobs = request.options.get("logprobs") is not None
+        if not self._tokens and (fresh or request.progress):
+            stats = native.stats
+            self.cached = stats.cached_tokens
+            if not fresh and native.finish_reason is None:
+                self._deliver(Reading(stats.prompt_tokens, stats.cached_tokens, stats.read_tokens))
         if fresh:
+            self.passes += 1
             self._deliver(self._piece(native, fresh, len(self._tokens) if wants_logprobs else None))
             self._tokens += fresh
         if native.finish_reason is None:
@@ -237,6 +282,7 @@ class TextQueue:
         self._waiting: list[Ticket] = []
         self._running: list[Ticket] = []
         self._works = False
+        self._turns = Turns()
 
     @property
     def works(self) -> bool:
@@ -246,6 +292,7 @@ class TextQueue:
     def put(self, ticket: Ticket) -> None:
         """Puts a text behind those that wait."""
         with self._lock:
+            self._turns.come(ticket.owner, [other.owner for other in self._waiting + self._running])
             self._waiting.append(ticket)
             if self._works:
                 return
@@ -297,6 +344,7 @@ class TextQueue:
                 begun = len(self._running)
                 while (ticket := self._next()) is not None:
                     self._running.append(ticket)
+                    self._turns.charge(ticket.owner, READ * len(ticket.request.prompt))
                 running = list(self._running)
                 if not running:
                     self._works = False
@@ -315,8 +363,7 @@ class TextQueue:
         if alone is not None and self._works and self._most > 1:
             alone.hand_over()
 
-    @staticmethod
-    def _step(running: list[Ticket]) -> list[Ticket]:
+    def _step(self, running: list[Ticket]) -> list[Ticket]:
         """One pass for all of them; those that go on."""
         try:
             given = _core.Generation.step_together([ticket.native for ticket in running])
@@ -324,15 +371,16 @@ class TextQueue:
             for ticket in running:
                 ticket.give_up(error)
             return []
+        with self._lock:
+            for ticket, fresh in zip(running, given, strict=True):
+                self._turns.charge(ticket.owner, WRITTEN * len(fresh or ()))
         return [ticket for ticket, fresh in zip(running, given, strict=True) if ticket.take(fresh)]
 
     def _next(self) -> Ticket | None:
         """A text whose turn has come; None: there is none, or no room."""
         if not self._waiting or len(self._running) >= self._most or any(one.goes_alone for one in self._running):
             return None
-        ticket = next((one for one in self._waiting if one.has_begun), self._waiting[0])
-        if not ticket.has_begun and time.monotonic() - ticket.entered < _LONG_WAIT:
-            ticket = min(self._waiting, key=lambda other: other.request.priority)
+        ticket = self._turns.next(self._waiting)
         if ticket.goes_alone and self._running:
             return None
         self._waiting.remove(ticket)
@@ -363,7 +411,7 @@ class PendingText:
         """Ends it: :meth:`result` has what there is, or raises Cancelled where its turn has not come."""
         self._texts.cancel(self._ticket)
 
-    def events(self) -> Iterator[Started | Piece | Generation]:
+    def events(self) -> Iterator[Started | Reading | Piece | Generation]:
         """All that is told of it, as it comes, and the whole text at the end.
 
         Raises:

@@ -252,10 +252,15 @@ def test_few_pages(eagle2: TinyPair, model: Path, drafter: bool) -> None:
         check(request, alone(single, request, draft="never"))
 
 
-def test_a_long_prompt_stops_nobody(make: Callable[..., LLM]) -> None:
-    engine = make("plain", n_ctx=500, n_parallel=2, n_batch=512)._engine
-    short = Request([7] * 4, {"max_tokens": 60, "ignore_eos": True})
-    long = Request([9] * 450, {"max_tokens": 5, "ignore_eos": True})
+@pytest.mark.parametrize(
+    ("kind", "options", "passes"),
+    [("plain", {"n_batch": 512}, 8), ("eagle2", {"n_batch": 32, "tree": (2, 3, 40)}, 15)],  # of 64 rows, and of 32
+)
+def test_a_long_prompt_stops_nobody(make: Callable[..., LLM], kind: str, options: dict[str, Any], passes: int) -> None:
+    """No piece of it is larger than what a drafter reads at once, however large trees are."""
+    engine = make(kind, n_ctx=500, n_parallel=2, **options)._engine
+    short = Request([7] * 4, {"max_tokens": 60, "ignore_eos": True, "draft": "never"})
+    long = Request([9] * 450, {"max_tokens": 5, "ignore_eos": True, "draft": "never"})
     texts = [begin(engine, short)]
     _core.Generation.step_together(texts)
     texts.append(begin(engine, long))
@@ -268,7 +273,7 @@ def test_a_long_prompt_stops_nobody(make: Callable[..., LLM]) -> None:
         assert len(first) == 1
         found = [token for token, _, _ in second]
         steps += 1
-    assert steps == 8  # of 64 rows
+    assert steps == passes
     assert found == alone(engine, long).tokens[:1]
 
 

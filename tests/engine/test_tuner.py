@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from draft_worlds import Node, World, best_fixed, load_traces, run_tuned
+from draft_worlds import Node, World, best_fixed, best_together, load_traces, run_together, run_tuned
 
 from frspec_cpp import _testing
 
@@ -252,6 +253,61 @@ def test_what_is_repeated_is_taken_by_its_own_chance() -> None:
                 (False, 0, False), False, 2, 0, 0.0, 0.0, 1.08, int(hit), note[0], True, [(note[1], hit)], [], []
             )
         assert compare(float(learner.judge_repeated(root, 4, 1)[0]), float(fresh[0]))
+
+
+def between(points: dict[int, float]) -> Any:
+    """Costs of so many rows, straight between those that are known."""
+    known = sorted(points)
+
+    def cost(rows: int) -> float:
+        before = max((n for n in known[:-1] if n <= rows), default=known[0])
+        after = known[known.index(before) + 1]
+        return points[before] + (points[after] - points[before]) * (rows - before) / (after - before)
+
+    return cost
+
+
+# A pass of a target of 1B, beside one with one row, on two cores: bytes are read once for all rows, arithmetic is not.
+TARGETS = {
+    "q8_0": between({1: 1.0, 4: 1.02, 8: 1.04, 16: 1.14, 32: 1.95, 64: 3.77}),
+    "q4_k_m": between({1: 1.0, 4: 1.12, 8: 1.28, 16: 2.01, 32: 3.62, 64: 6.93}),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["eagle, memory-bound", "slem, memory-bound"])
+def test_texts_in_company_against_the_best_fixed_arm(name: str, target: str) -> None:
+    """Batches and trees want the same rows: the fewer texts, the more is drafted, and hardly slower than without."""
+    costs = {**COSTS[name], "target": TARGETS[target]}
+    known = traces(name)
+    shares = []
+    for count in (2, 4, 8, 16):
+        texts = [known[i % len(known)] for i in range(count)]
+        best, shape = best_together(World(**costs), texts, 40)
+        world = World(**costs, random=random.Random(count))
+        tuner = make_tuner(world)
+        for rows in (16, 32, 64):
+            tuner.know_target(rows, world.target(rows))
+        passes = list(itertools.islice(run_together(world, tuner, texts), 30, 110))
+        found = sum(tokens for tokens, _, _ in passes) / sum(seconds for _, seconds, _ in passes)
+        assert found > 0.93 * best, (count, shape, found / best)
+        shares.append(sum(drafted for _, _, drafted in passes) / (count * len(passes)))
+    assert shares[0] > 0.9
+    assert shares[-1] < 0.02
+    assert shares == sorted(shares, reverse=True) or max(shares[2:]) < 0.02
+
+
+def test_a_probe_is_made_by_one_text_of_a_pass() -> None:
+    """It costs all of them."""
+    name = "slem, memory-bound"
+    costs = {**COSTS[name], "target": TARGETS["q4_k_m"]}
+    world = World(**costs)
+    tuner = make_tuner(world)
+    texts = useless(traces(name))[:8]
+    passes = list(itertools.islice(run_together(world, tuner, texts), 40, 200))
+    drafted = [count for _, _, count in passes if count]
+    assert drafted
+    assert max(drafted) == 1
 
 
 def test_trees_are_smaller_among_others() -> None:

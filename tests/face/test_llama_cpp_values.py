@@ -208,7 +208,7 @@ def test_underscores_are_dashes(run: Runner) -> None:
         ("--flash_attn", "leave it out"),
         ("-ctk", "--cache-type"),
         ("--ubatch-size", "--batch-size"),
-        ("--draft-max", "--tree-depth"),
+        ("--spec-draft-n-max", "--draft-max"),
         ("-tb", "--threads"),
         ("--interactive", "frspec chat"),
     ],

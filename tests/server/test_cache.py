@@ -54,6 +54,14 @@ def test_each_key_has_a_cache_of_its_own(serving: Any) -> None:
         assert cached(ask(served, f"keys: {WORDS}", one)) > 8
 
 
+def test_keys_that_trust_each_other(serving: Any) -> None:
+    with serving(keys=("a", "b"), cache_scope="shared") as served:
+        one, other = ({"authorization": f"Bearer {key}"} for key in "ab")
+        ask(served, f"shared: {WORDS}", one)
+        assert cached(ask(served, f"shared: {WORDS}", other)) > 8
+        assert cached(ask(served, f"shared: {WORDS}", other, cache_salt="own")) == 0
+
+
 @pytest.mark.parametrize("fields", [{"cache_salt": ""}, {"cache_salt": "x" * 129}, {"cache_prompt": "no"}])
 def test_wrong_values(server: Any, fields: dict[str, Any]) -> None:
     answer = server.post(COMPLETIONS, prompt="x", max_tokens=1, **fields)

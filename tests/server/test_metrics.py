@@ -46,6 +46,13 @@ def test_numbers(serving: Any) -> None:
     accepted = sum(answer["timings"]["draft_n_accepted"] for answer in answers)
     assert found["frspec_spec_decode_num_accepted_tokens_total"][""] == accepted > 0
     assert sum(found["frspec_spec_decode_num_accepted_tokens_per_pos_total"].values()) == accepted
+    offered = sum(answer["timings"]["draft_n"] for answer in answers)
+    assert found["frspec_spec_decode_num_draft_tokens_total"][""] == offered >= accepted
+    assert found["frspec_prefix_cache_queries_total"][""] == prompt
+    cached = sum(answer["timings"]["cache_n"] for answer in answers)
+    assert found["frspec_prefix_cache_hits_total"][""] == cached > 0
+    assert 0 < found["frspec_kv_cache_usage_perc"][""] < 1
+    assert found["frspec_pages_cached"][""] > 0
     drafted = sum(answer["timings"]["drafted_steps"] for answer in answers)
     assert found["frspec_spec_decode_num_drafts_total"][""] == drafted
     for name in ("e2e_request_latency_seconds", "request_queue_time_seconds", "time_to_first_token_seconds"):
@@ -76,6 +83,8 @@ def test_places(serving: Any, llm: LLM) -> None:
         assert answer.json()[0]["is_processing"] is True
         assert answer.json()[0]["n_waiting"] == 1
         assert answer.json()[0]["n_prompt_tokens"] == len(llm.tokenize("a secret"))
+        assert answer.json()[0]["params"]["temperature"] == 0.8
+        assert {"id_task", "pages", "cached_tokens", "accepted_length", "next_token"} <= set(answer.json()[0])
         assert "secret" not in answer.text
         assert [one.result().status_code for one in asked] == [200, 200]
 

@@ -183,6 +183,7 @@ def test_while_it_is_loading(serving: Any, llm: LLM) -> None:
         (["--chat-template-kwargs", "{"], "no valid JSON"),
         (["--api-key-file", "/none"], "/none"),
         (["--adapt", "ranks.gguf", "--api-key", "a,b"], "several API keys"),
+        (["--head", "contextual:64", "--api-key", "a,b"], "rows that follow what one writes"),
         (["--max-queue", "0"], "--max-queue: found 0"),
         (["--host", "256.0.0.1"], "256.0.0.1:8080: cannot be listened at"),
     ],
@@ -240,6 +241,11 @@ def test_help() -> None:
     assert "serve" in subprocess.run([program("frspec"), "--help"], capture_output=True, text=True, check=False).stdout
 
 
+def engine_arguments(engine: Any) -> dict[str, Any]:
+    """What the model is to be loaded with."""
+    return dict(engine._arguments[2])
+
+
 def test_options_of_the_command_line(chat_target: Path, tmp_path: Path) -> None:
     """They reach the model, the requests and the keys."""
     from frspec_cpp.server import cli, serving
@@ -271,6 +277,7 @@ def test_options_of_the_command_line(chat_target: Path, tmp_path: Path) -> None:
             "-s",
             "5",
         ]
+        arguments += ["--draft-max", "3", "--cache-scope", "shared"]
         code = cli.main(
             [*arguments, "--api-key-file", str(keys), "--cors-origins", "http://a, http://b", "--tree", "2,2,4"]
         )
@@ -280,6 +287,8 @@ def test_options_of_the_command_line(chat_target: Path, tmp_path: Path) -> None:
     assert settings.cors_origins == ("http://a", "http://b")
     assert (settings.sampling["temperature"], settings.sampling["top_k"], settings.sampling["seed"]) == (0.3, 7, 5)
     assert settings.max_tokens == 9
+    assert (settings.sampling["draft_max"], settings.cache_scope) == (3, "shared")
+    assert engine_arguments(kept["service"].engine)["contextual"] is False  # there are several keys
     engine = kept["service"].engine
     engine.load_now()
     assert engine.llm.n_ctx == 64

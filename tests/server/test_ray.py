@@ -64,12 +64,61 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
+class Deaths:
+    """When replicas stop in the middle of a text, to be killed there: it does not depend on how fast they are.
+
+    Args:
+        folder: Of files that say so.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def order(self, *tokens: int) -> None:
+        """Replicas stop once behind each of so many tokens of a text."""
+        for count in tokens:
+            (self.folder / f"{count}.wanted").touch()
+
+    async def kill(self, tokens: int) -> None:
+        """Kills the replica that has stopped behind so many tokens."""
+        stopped = self.folder / f"{tokens}.stopped"
+        while not stopped.exists():
+            await asyncio.sleep(0.01)
+        os.kill(int(stopped.read_text()), signal.SIGKILL)
+
+
 @pytest.fixture(scope="module")
-def port(cluster: None, demo_target: Path) -> int:
+def deaths(tmp_path_factory: pytest.TempPathFactory) -> Deaths:
+    return Deaths(tmp_path_factory.mktemp("deaths"))
+
+
+def mortal(folder: Path) -> type:
+    """A replica that stops where `Deaths` wants it to. Ray sends the class along, since it is nobody's attribute."""
+    from frspec_cpp.ray.replica import Replica as Immortal
+
+    class Replica(Immortal):
+        async def write(self, request: Any, timeout: float | None) -> Any:
+            told = len(request.committed)
+            async for event in super().write(request, timeout):
+                yield event
+                told += len(getattr(event, "tokens", [])) if isinstance(event, Piece) else 0
+                for wanted in sorted(folder.glob("*.wanted"), key=lambda path: int(path.stem)):
+                    if told > int(wanted.stem):
+                        wanted.unlink()
+                        written = wanted.with_suffix(".part")
+                        written.write_text(str(os.getpid()))
+                        written.rename(wanted.with_suffix(".stopped"))
+                        await asyncio.Event().wait()
+
+    return Replica
+
+
+@pytest.fixture(scope="module")
+def port(cluster: None, demo_target: Path, deaths: Deaths) -> int:
     """Two replicas of the demo target behind one address."""
     from ray import serve
 
-    from frspec_cpp.ray import app
+    from frspec_cpp.ray import app, ingress
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -82,7 +131,9 @@ def port(cluster: None, demo_target: Path) -> int:
         "options": {"n_threads": 1, "n_ctx": 2048},
         "settings": {"alias": "demo", "max_queue": 8},
     }
-    serve.run(app(arguments), name="default", route_prefix="/")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ingress, "Replica", mortal(deaths.folder))
+        serve.run(app(arguments), name="default", route_prefix="/")
     return found
 
 
@@ -108,16 +159,6 @@ async def engine_of(model: Path, max_queue: int = 8) -> Any:
     return Replicas(handle, RemoteModel(str(model), await handle.describe.remote()), max_queue)
 
 
-async def writing(handle: Any) -> int:
-    """The process that writes the only text there is."""
-    for _ in range(400):
-        process, texts = await handle.process.remote()
-        if texts:
-            return int(process)
-        await asyncio.sleep(0.01)
-    raise AssertionError("no replica writes")
-
-
 def post(port: int, path: str, body: dict[str, Any]) -> http.client.HTTPResponse:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
@@ -130,12 +171,12 @@ def chunks(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
             yield json.loads(line[6:])
 
 
-def test_a_replica_dies_in_the_middle_of_a_stream(port: int, expected: Generation) -> None:
-    handle = replicas()
+def test_a_replica_dies_in_the_middle_of_a_stream(port: int, deaths: Deaths, expected: Generation) -> None:
     body = {"model": "demo", "prompt": PROMPT, "max_tokens": TOKENS, "stream": True, "return_tokens": True, **OPTIONS}
+    deaths.order(20)
     response = post(port, "/v1/completions", body)
     assert response.status == 200
-    text, ids, killed, reason = "", [], 0, None
+    text, ids, killed, reason = "", [], False, None
     for chunk in chunks(response):
         assert "error" not in chunk, chunk
         (choice,) = chunk["choices"]
@@ -143,27 +184,27 @@ def test_a_replica_dies_in_the_middle_of_a_stream(port: int, expected: Generatio
         ids += choice.get("tokens", [])
         reason = choice["finish_reason"] or reason
         if not killed and len(ids) > 20:
-            killed = asyncio.run(writing(handle))
-            os.kill(killed, signal.SIGKILL)
+            killed = True
+            asyncio.run(deaths.kill(20))
             assert len(ids) < TOKENS
     assert killed
     assert (ids, text, reason) == (expected.tokens, expected.text, "length")
 
 
-def test_it_dies_again_and_again(port: int, demo_target: Path, expected: Generation) -> None:
+def test_it_dies_again_and_again(port: int, demo_target: Path, deaths: Deaths, expected: Generation) -> None:
     """A text that loses its replica twice; what was told before is not told again, and usage counts each token once."""
 
     async def run() -> tuple[Generation, list[Piece]]:
         engine = await engine_of(demo_target)
+        kills = [10, 60]
+        deaths.order(*kills)
         text = engine.submit(PROMPT, TOKENS, **OPTIONS)
         pieces: list[Piece] = []
-        kills = [10, 60]
         async for event in text.events():
             if isinstance(event, Piece):
                 pieces.append(event)
                 if kills and sum(len(piece.tokens) for piece in pieces) > kills[0]:
-                    del kills[0]
-                    os.kill(await writing(engine.handle), signal.SIGKILL)
+                    await deaths.kill(kills.pop(0))
         assert isinstance(event, Generation)
         assert not kills
         assert engine.running() == []
@@ -203,9 +244,17 @@ def test_errors_and_information(port: int) -> None:
     assert (response.status, json.load(response)["error"]["type"]) == (400, "invalid_request_error")
     response = post(port, "/v1/completions", {"model": "demo", "prompt": [5] * 4000})
     assert (response.status, json.load(response)["error"]["code"]) == (400, "context_length_exceeded")
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", "/v1/models")
-    assert json.load(connection.getresponse())["data"][0]["id"] == "demo"
+    for path, said in {
+        "/v1/models": '"id":"demo"',
+        "/metrics": "frspec_requests_rejected_total{",
+        "/props": '"total_slots":',
+        "/slots": '"is_processing":false',
+    }.items():
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("GET", path)
+        response = connection.getresponse()
+        assert response.status == 200
+        assert said in response.read().decode()
 
 
 def test_bulk(cluster: None, demo_target: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def error_of(answer: Any) -> dict[str, Any]:
         (CHAT, {"messages": USER, "functions": [{"name": "f"}]}, 400, "functions", "tools"),
         (CHAT, {"messages": USER, "tools": [{"type": "function"}]}, 400, "tools[0]", "function"),
         (CHAT, {"messages": USER, "tools": [TOOL]}, 400, "tools", "does not tell it of tools"),
-        (CHAT, {"messages": USER, "tools": [TOOL], "tool_choice": "required"}, 501, "tool_choice", "forced"),
+        (CHAT, {"messages": USER, "tool_choice": "required"}, 400, "tool_choice", "no tools"),
         (CHAT, {"messages": USER, "tool_choice": "x"}, 400, "tool_choice", "auto"),
         (CHAT, {"messages": USER, "chat_template": "{{ 1 }}"}, 400, "chat_template", "--chat-template-file"),
         (CHAT, {"messages": USER, "response_format": {"type": "json_schema"}}, 400, "response_format", "no schema"),

@@ -122,6 +122,88 @@ def best_fixed(world: World, texts: list[list[list[Node]]]) -> tuple[float, Any]
     return max(found, key=lambda pair: pair[0])
 
 
+@dataclass
+class Drafted:
+    """A tree of one text, and what is told of it.
+
+    Attributes:
+        plan: The tuner's.
+        kept: Its nodes.
+        chance: Of each node what is thought of it, and its cell.
+        told: States that the drafter was told of.
+        seconds: That it took, in truth.
+        looked: That the clock showed.
+    """
+
+    plan: Any
+    kept: list[int]
+    chance: dict[int, tuple[float, int]]
+    told: int
+    seconds: float
+    looked: float
+
+
+def draft(world: World, tuner: Any, nodes: list[Node], untold: int) -> Drafted:
+    """A tree as far as the tuner says; `untold`: states that the drafter has still to read."""
+    plan = tuner.next(True)
+    chance: dict[int, tuple[float, int]] = {0: (1.0, 0)}
+    if not plan[0]:
+        return Drafted(plan, [], chance, 0, 0.0, 0.0)
+    tuner.begin_growth(plan)
+    begin = world.now
+    truth = 0.0
+
+    def spend(seconds: float) -> float:
+        world.now += seconds * world.noise()
+        return seconds
+
+    below = children(nodes)
+    truth += spend(world.layers(untold) + world.head(1))
+    level = [0]
+    pool: list[int] = []
+    for depth in itertools.count(1):
+        fresh = []
+        for node in level:
+            for child in below.get(node, []):
+                chance[child] = tuner.judge(chance[node], -nodes[child - 1][1] / 100, depth)
+                fresh.append(child)
+        pool += fresh
+        if depth == 16 or not fresh:
+            break
+        frontier = sorted(fresh, key=lambda node: -chance[node][0])[:6]
+        width = tuner.width([chance[n] for n in frontier], sorted((chance[n][0] for n in pool), reverse=True))
+        if width == 0:
+            break
+        level = frontier[:width]
+        truth += spend(world.level(width))
+    tuner.end_growth()
+    order = sorted(pool, key=lambda node: -chance[node][0])
+    kept = order[: tuner.size([chance[n][0] for n in order])]
+    return Drafted(plan, kept, chance, untold, truth, world.now - begin)
+
+
+def learn(tuner: Any, nodes: list[Node], drafted: Drafted, seconds: float) -> int:
+    """Tells the tuner what a pass of so many seconds (0: another text tells) has shown; the accepted drafts."""
+    below, inside, chance = children(nodes), set(drafted.kept), drafted.chance
+    trials, parents = [], []
+    accepted, node = 0, 0
+    while True:
+        some = [child for child in below.get(node, []) if child in inside]
+        hit = [child for child in some if nodes[child - 1][2]]
+        trials += [(chance[child][1], bool(nodes[child - 1][2])) for child in some]
+        if some and node:
+            parents.append((chance[node][1], bool(hit)))
+        if not hit:
+            break
+        accepted, node = accepted + 1, hit[0]
+    drafts = bool(drafted.plan[0])
+    tuner.add(
+        drafted.plan, drafts, 1 + len(inside), drafted.told, 0.0, drafted.looked, seconds, accepted,
+        sum(chance[n][0] for n in drafted.kept), drafts, trials, parents, [],
+    )  # fmt: skip
+    return accepted
+
+
 def run_tuned(
     world: World, tuner: Any, text: list[list[Node]], noisy: bool = False, most: int | None = None
 ) -> Iterator[tuple[int, float, bool]]:
@@ -130,65 +212,67 @@ def run_tuned(
     at, untold = 0, 1
     while at < len(text) and (most is None or at < most):
         world.steps += 1
-        plan = tuner.next(True)
-        nodes = text[at]
-        step: dict[str, Any] = {"told": 0, "told_seconds": 0.0, "grown_seconds": 0.0}
-        kept: list[int] = []
-        chance: dict[int, tuple[float, int]] = {0: (1.0, 0)}
-        below = children(nodes)
-        truth = 0.0
-        if plan[0]:
-            tuner.begin_growth(plan)
-            begin = world.now
-
-            def spend(seconds: float) -> float:
-                world.now += seconds * world.noise()
-                return seconds
-
-            truth += spend(world.layers(untold) + world.head(1))
-            step["told"] = untold
-            level = [0]
-            pool: list[int] = []
-            for depth in itertools.count(1):
-                fresh = []
-                for node in level:
-                    for child in below.get(node, []):
-                        chance[child] = tuner.judge(chance[node], -nodes[child - 1][1] / 100, depth)
-                        fresh.append(child)
-                pool += fresh
-                if depth == 16 or not fresh:
-                    break
-                frontier = sorted(fresh, key=lambda node: -chance[node][0])[:6]
-                width = tuner.width([chance[n] for n in frontier], sorted((chance[n][0] for n in pool), reverse=True))
-                if width == 0:
-                    break
-                level = frontier[:width]
-                truth += spend(world.level(width))
-            tuner.end_growth()
-            step["grown_seconds"] = world.now - begin
-            order = sorted(pool, key=lambda node: -chance[node][0])
-            kept = order[: tuner.size([chance[n][0] for n in order])]
-            untold = 0
-        rows = 1 + len(kept)
-        truth += world.target(rows)
+        drafted = draft(world, tuner, text[at], untold)
+        untold = 0 if drafted.plan[0] else untold
+        rows = 1 + len(drafted.kept)
         seconds = world.target(rows) * world.noise()
         world.now += seconds
-        inside = set(kept)
-        trials, parents = [], []
-        accepted, node = 0, 0
-        while True:
-            some = [child for child in below.get(node, []) if child in inside]
-            hit = [child for child in some if nodes[child - 1][2]]
-            trials += [(chance[child][1], bool(nodes[child - 1][2])) for child in some]
-            if some and node:
-                parents.append((chance[node][1], bool(hit)))
-            if not hit:
-                break
-            accepted, node = accepted + 1, hit[0]
-        tuner.add(
-            plan, plan[0], rows, step["told"], step["told_seconds"], step["grown_seconds"], seconds, accepted,
-            sum(chance[n][0] for n in kept), plan[0], trials, parents, [],
-        )  # fmt: skip
+        accepted = learn(tuner, text[at], drafted, seconds)
         untold += accepted + 1
         at += accepted + 1
-        yield accepted + 1, truth, bool(plan[0])
+        yield accepted + 1, drafted.seconds + world.target(rows), bool(drafted.plan[0])
+
+
+def run_together(
+    world: World, tuner: Any, texts: list[list[list[Node]]], beside: int = 0
+) -> Iterator[tuple[int, float, int]]:
+    """Writes texts in passes for all of them, as an engine does: of each pass tokens, seconds, and texts that drafted.
+
+    Each text begins again where it has ended, so there are always as many. `beside`: rows of prompts in each pass.
+    """
+    at, untold = [0] * len(texts), [1] * len(texts)
+    while True:
+        world.steps += 1
+        rows, truth, trees = len(texts) + beside, 0.0, []
+        for number, text in enumerate(texts):
+            tuner.set_company(len(texts), rows - 1)
+            trees.append(draft(world, tuner, text[at[number]], untold[number]))
+            rows += len(trees[-1].kept)
+            truth += trees[-1].seconds
+        seconds = world.target(rows) * world.noise()
+        world.now += seconds
+        tokens = 0
+        for number, (text, drafted) in enumerate(zip(texts, trees, strict=True)):
+            tuner.set_company(len(texts), rows - 1 - len(drafted.kept))
+            accepted = learn(tuner, text[at[number]], drafted, 0.0 if number else seconds)
+            untold[number] = (0 if drafted.plan[0] else untold[number]) + accepted + 1
+            at[number] = at[number] + accepted + 1
+            if at[number] >= len(text):
+                at[number], untold[number] = 0, 1
+            tokens += accepted + 1
+        yield tokens, truth + world.target(rows), sum(bool(tree.plan[0]) for tree in trees)
+
+
+def best_together(world: World, texts: list[list[list[Node]]], steps: int, beside: int = 0) -> tuple[float, Any]:
+    """The most tokens per second of a fixed shape for all of these texts, written in passes for all, and the shape."""
+    found = []
+    for shape in [None, *SHAPES]:
+        at, told = [0] * len(texts), [1] * len(texts)
+        tokens, seconds = 0, 0.0
+        for _ in range(steps):
+            rows = beside
+            for number, text in enumerate(texts):
+                accepted, own = 0, 1
+                if shape is not None:
+                    levels, branch, size = shape
+                    own, accepted = fixed_tree(text[at[number]], levels, branch, size)
+                    seconds += world.layers(told[number]) + world.head(1) + (levels - 1) * world.level(branch)
+                rows += own
+                tokens += accepted + 1
+                told[number] = accepted + 1
+                at[number] += accepted + 1
+                if at[number] >= len(text):
+                    at[number] = 0
+            seconds += world.target(rows)
+        found.append((tokens / seconds, shape))
+    return max(found, key=lambda pair: pair[0])

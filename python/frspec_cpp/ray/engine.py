@@ -18,7 +18,7 @@ from frspec_cpp.option_table import Options
 from frspec_cpp.options import native as native_options
 from frspec_cpp.options import takes_options
 from frspec_cpp.ray.replica import Description
-from frspec_cpp.texts import Cancelled, Event, Piece, Started, TextRequest, Token
+from frspec_cpp.texts import Cancelled, Event, Piece, Reading, Started, TextRequest, Token, numbers
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -72,6 +72,16 @@ class RemoteModel(LLM):
         """Whether replicas have one."""
         return self._told.has_drafter
 
+    @property
+    def ngram(self) -> int:
+        """Tokens that replicas look up."""
+        return self._told.ngram
+
+    @property
+    def n_parallel(self) -> int:
+        """Of a replica."""
+        return self._told.n_parallel
+
 
 class RemoteText(AsyncText):
     """A text that replicas write, one after the other where one dies. See :class:`AsyncText`."""
@@ -79,6 +89,8 @@ class RemoteText(AsyncText):
     def __init__(self, owner: Replicas, request: TextRequest, timeout: float | None) -> None:
         super().__init__()
         self.request = request
+        self.number = next(numbers)
+        self.cached = 0
         self.pieces: list[Piece] = []
         self.has_begun = False
         self._replicas = owner
@@ -92,13 +104,18 @@ class RemoteText(AsyncText):
         """Tokens so far."""
         return len(self._tokens())
 
+    @property
+    def passes(self) -> int:
+        """That have given tokens."""
+        return len(self.pieces)
+
     def cancel(self) -> None:
         """Ends it: :meth:`result` has what there is, or raises Cancelled where its turn has not come."""
         self._stop.set()
         if self._stream is not None:
             self._stream.cancel()
 
-    async def events(self) -> AsyncIterator[Started | Piece | Generation]:
+    async def events(self) -> AsyncIterator[Started | Reading | Piece | Generation]:
         """All that is told of it, as of :class:`AsyncText`; a second replica goes on where the first ended."""
         attempt = 0
         try:
@@ -123,7 +140,7 @@ class RemoteText(AsyncText):
         finally:
             self._replicas.forget(self)
 
-    async def _of_one_replica(self) -> AsyncIterator[Started | Piece | Generation]:
+    async def _of_one_replica(self) -> AsyncIterator[Started | Reading | Piece | Generation]:
         left = None if self._ends is None else max(self._ends - time.monotonic(), 0.001)
         committed = [token.id for token in self._tokens()]
         request = replace(self.request, committed=committed, max_seconds=left or self.request.max_seconds)
@@ -133,6 +150,8 @@ class RemoteText(AsyncText):
                 if self._ends is None and self.request.max_seconds is not None:
                     self._ends = time.monotonic() + self.request.max_seconds
                 self.pieces.append(event)
+                yield event
+            elif isinstance(event, Reading) and not self.pieces:
                 yield event
             elif isinstance(event, Generation):
                 if event.finish_reason == "cancelled" and not self._stop.is_set():
@@ -194,7 +213,7 @@ def _look_at(step: asyncio.Future[Event]) -> None:
 
 
 def _no_costs(seed: int) -> Stats:
-    return Stats(0.0, 0.0, 0, 0, 0, None, None, None, None, 0, 0.0, 0.0, 0.0, 0.0, 0.0, seed, 0, 0, 0)
+    return Stats(0.0, 0.0, 0, 0, 0, 0, None, None, None, None, 0, 0.0, 0.0, 0.0, 0.0, 0.0, seed, 0, 0, 0)
 
 
 class Replicas(AsyncLLM):
@@ -219,6 +238,16 @@ class Replicas(AsyncLLM):
         """The texts that are being written."""
         return [text for text in self._texts if text.has_begun]
 
+    @property
+    def pages(self) -> None:
+        """Those of the replicas are not known here."""
+        return None
+
+    @property
+    def displaced(self) -> int:
+        """Nor is this."""
+        return 0
+
     def forget(self, text: RemoteText) -> None:
         """It has ended."""
         if text in self._texts:
@@ -240,6 +269,8 @@ class Replicas(AsyncLLM):
         max_seconds: float | None = None,
         parse_special: bool = True,
         committed: Sequence[int] = (),
+        owner: str = "",
+        progress: bool = False,
         **options: Unpack[Options],
     ) -> AsyncText:
         """As :meth:`AsyncLLM.submit`. The seed is drawn here, so that a second replica has the same."""
@@ -247,6 +278,7 @@ class Replicas(AsyncLLM):
             raise NotAccepting("this server takes no more texts")
         seeded = cast(Options, {**options, "seed": native_options(self.llm.vocab_size, **options).get("seed", 0)})
         request = self.llm._request(prompt, max_tokens, parse_special, priority, seeded, max_seconds, committed)
+        request = replace(request, owner=owner, progress=progress)
         if len(self._texts) >= self._max_queue:
             raise QueueFull(f"found {len(self._texts)} texts, expected at most {self._max_queue}", 1)
         text = RemoteText(self, request, timeout)

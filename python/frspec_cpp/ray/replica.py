@@ -20,6 +20,8 @@ class Description:
     architecture: str
     device: str
     has_drafter: bool
+    ngram: int
+    n_parallel: int
 
 
 class Replica:
@@ -39,7 +41,15 @@ class Replica:
     def describe(self) -> Description:
         """What it has loaded."""
         llm = self._engine.llm
-        return Description(llm.n_ctx, llm.vocab_size, llm.architecture, llm.device, llm.has_drafter)
+        return Description(
+            n_ctx=llm.n_ctx,
+            vocab_size=llm.vocab_size,
+            architecture=llm.architecture,
+            device=llm.device,
+            has_drafter=llm.has_drafter,
+            ngram=llm.ngram,
+            n_parallel=llm.n_parallel,
+        )
 
     def process(self) -> tuple[int, int]:
         """Its number, and that of the texts which it is writing."""
@@ -54,6 +64,8 @@ class Replica:
             timeout=timeout,
             max_seconds=request.max_seconds,
             committed=request.committed,
+            owner=request.owner,
+            progress=request.progress,
             **request.options,
         )
         try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from frspec_cpp.server.choices import Choice
 from frspec_cpp.server.errors import api_error, unexpected
 from frspec_cpp.server.metrics import Metrics, Watch
 from frspec_cpp.server.replies import DONE, event
-from frspec_cpp.texts import Event, Piece, Started
+from frspec_cpp.texts import Event, Piece, Reading, Started
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Form:
         prompt_tokens: Of the request; a prompt with several choices counts once.
         include_usage: A last chunk has the usage.
         timings_per_token: Every chunk has timings.
+        prediction: Tokens that the text was predicted to be; None: nothing was predicted.
     """
 
     head: dict[str, Any]
@@ -33,6 +35,7 @@ class Form:
     prompt_tokens: int
     include_usage: bool
     timings_per_token: bool
+    prediction: Sequence[int] | None = None
 
 
 def timings(texts: Sequence[Generation]) -> dict[str, Any]:
@@ -55,6 +58,7 @@ def timings(texts: Sequence[Generation]) -> dict[str, Any]:
         "predicted_per_second": stats[0].tokens_per_second
         if len(stats) == 1
         else (1000 * (predicted_n - len(stats)) / predicted_ms if predicted_ms > 0 else 0.0),
+        "draft_n": sum(each.drafted_tokens for each in stats),
         "draft_n_accepted": drafted,
         "drafted_steps": sum(each.drafted_steps for each in stats),
         "steps": steps,
@@ -122,6 +126,8 @@ class Answer:
                 for number, chunk in enumerate(chunks):
                     is_last = len(self._ends) == len(self._texts) and number == len(chunks) - 1
                     extra = {"timings": self._timings()} if is_last else self._timings_so_far(chunk["index"])
+                    if "prompt_progress" in chunk:
+                        extra["prompt_progress"] = chunk.pop("prompt_progress")
                     yield event({**head, "choices": [chunk], **usage, **extra})
             if self._form.include_usage:
                 yield event({**head, "choices": [], "usage": self._usage()})
@@ -141,6 +147,8 @@ class Answer:
                 if choice.is_complete:
                     self._texts[number].cancel()
                 yield chunks
+            elif isinstance(happened, Reading):
+                yield [{**choice.silence(), "prompt_progress": self._watches[number].progress(happened)}]
             elif isinstance(happened, Generation):
                 if happened.finish_reason == "cancelled" and not choice.is_complete:
                     raise api_error(NotAccepting())
@@ -155,12 +163,25 @@ class Answer:
 
     def _usage(self) -> dict[str, Any]:
         completion = sum(text.stats.generated_tokens for text in self._ends.values())
-        return {
+        usage = {
             "prompt_tokens": self._form.prompt_tokens,
             "completion_tokens": completion,
             "total_tokens": self._form.prompt_tokens + completion,
             "prompt_tokens_details": {"cached_tokens": sum(text.stats.cached_tokens for text in self._ends.values())},
         }
+        if self._form.prediction is not None:
+            usage["completion_tokens_details"] = _predicted(self._form.prediction, self._ends.values())
+        return usage
+
+
+def _predicted(prediction: Sequence[int], texts: Iterable[Generation]) -> dict[str, int]:
+    """OpenAI's numbers: tokens of the prediction that appear in the texts, and those that do not."""
+    counts, accepted, rejected = Counter(prediction), 0, 0
+    for text in texts:
+        found = (counts & Counter(text.tokens)).total()
+        accepted += found
+        rejected += len(prediction) - found
+    return {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": rejected}
 
 
 async def _merged(texts: list[AsyncText]) -> AsyncIterator[tuple[int, Event]]:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from frspec_cpp.async_llm import AsyncText
-from frspec_cpp.grammar import grammar_of
+from frspec_cpp.grammar import Grammar, grammar_of
 from frspec_cpp.option_table import Options
 from frspec_cpp.server.answer import Answer, Form
 from frspec_cpp.server.choices import Choice
@@ -54,20 +54,51 @@ def options_of(request: Request, service: Service, fields: TextFields, logprobs:
         options = text_options(fields, service.settings, service.llm.tokenizer)
     except ValueError as error:
         raise api_error(error) from error
-    key = request.scope.get("frspec.key")
+    key = request.scope.get("frspec.key") if service.settings.cache_scope == "key" else None
     salt = f"{'' if key is None else key}:{fields.cache_salt or ''}"
     return {**options, "logprobs": logprobs, "reuse": fields.cache_prompt is not False, "salt": salt}
 
 
-async def guided(service: Service, fields: TextFields, options: Options) -> Options:
+def predicted(service: Service, fields: TextFields, ignored: list[str]) -> list[int] | None:
+    """The tokens of the prediction; None where there is none, or nothing that looks into it: then it is ignored.
+
+    Raises:
+        ApiError: It has not OpenAI's form.
+    """
+    if fields.prediction is None:
+        return None
+    content = fields.prediction.get("content")
+    if isinstance(content, list):
+        texts = [part.get("text") if isinstance(part, dict) else None for part in content]
+        content = "".join(texts) if all(isinstance(text, str) for text in texts) else None  # type: ignore[arg-type]
+    if fields.prediction.get("type") != "content" or not isinstance(content, str):
+        message = "prediction: expected {'type': 'content', 'content': a text, or parts that are text}"
+        raise ApiError(400, message, "prediction", "invalid_value")
+    if service.llm.ngram == 0:
+        ignored.append("prediction")
+        return None
+    return service.llm.tokenize(content, add_special=False, parse_special=False)
+
+
+async def guided(service: Service, fields: TextFields, options: Options, call: Grammar | None = None) -> Options:
     """The options, and the grammar that the answer is to follow; ApiError where there is none such.
 
     A grammar is compiled for the first time here, in a thread: it may take its time.
+
+    Args:
+        service: Has the model.
+        fields: Of the request.
+        options: Of its texts.
+        call: The grammar of a call that the answer must be; None: it need not be one.
     """
     names = ("response_format", "json_schema", "grammar")
     given = {name: getattr(fields, name) for name in names if getattr(fields, name) is not None}
     try:
         grammar = grammar_of(given)
+        if call is not None:
+            if grammar is not None:
+                raise ValueError(f"{next(iter(given))}: found tool_choice beside it, expected one of them")
+            grammar, given = call, {"tool_choice": call}
         if grammar is None:
             return options
         await service.in_thread(service.llm.check_grammar, grammar)
@@ -78,7 +109,9 @@ async def guided(service: Service, fields: TextFields, options: Options) -> Opti
     return {**options, "grammar": grammar}
 
 
-def submitted(service: Service, fields: TextFields, prompts: Sequence[list[int]], options: Options) -> list[AsyncText]:
+def submitted(
+    request: Request, service: Service, fields: TextFields, prompts: Sequence[list[int]], options: Options
+) -> list[AsyncText]:
     """The texts: `n` of each prompt, one prompt after the other. All of them, or none and an ApiError."""
     n = fields.n or 1
     most = service.engine.max_queue
@@ -87,6 +120,7 @@ def submitted(service: Service, fields: TextFields, prompts: Sequence[list[int]]
         raise ApiError(400, message, "n", "invalid_value")
     for prompt in prompts:
         service.check_length(prompt)
+    key = request.scope.get("frspec.key")
     milliseconds = fields.t_max_predict_ms or 0
     texts: list[AsyncText] = []
     try:
@@ -99,6 +133,8 @@ def submitted(service: Service, fields: TextFields, prompts: Sequence[list[int]]
                     priority=fields.priority or 0,
                     timeout=fields.timeout or service.settings.queue_timeout,
                     max_seconds=milliseconds / 1000 if milliseconds > 0 else None,
+                    owner="" if key is None else str(key),
+                    progress=bool(fields.stream and fields.return_progress),
                     **with_seed(options, number),
                 )
                 texts.append(text)
@@ -109,7 +145,14 @@ def submitted(service: Service, fields: TextFields, prompts: Sequence[list[int]]
     return texts
 
 
-def form_of(service: Service, fields: TextFields, kind: str, chunk: str, prompts: Sequence[list[int]]) -> Form:
+def form_of(
+    service: Service,
+    fields: TextFields,
+    kind: str,
+    chunk: str,
+    prompts: Sequence[list[int]],
+    prediction: Sequence[int] | None,
+) -> Form:
     """How the answer is told: `kind` begins its id."""
     usage = fields.stream_options is not None and bool(fields.stream_options.include_usage)
     head: dict[str, Any] = {
@@ -119,7 +162,7 @@ def form_of(service: Service, fields: TextFields, kind: str, chunk: str, prompts
         "model": service.name,
         "system_fingerprint": service.fingerprint(),
     }
-    return Form(head, chunk, sum(map(len, prompts)), usage, bool(fields.timings_per_token))
+    return Form(head, chunk, sum(map(len, prompts)), usage, bool(fields.timings_per_token), prediction)
 
 
 async def answered(

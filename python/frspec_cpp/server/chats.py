@@ -8,14 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from frspec_cpp import _core
-from frspec_cpp.server.asking import answered, checked, form_of, guided, options_of, prepared, submitted
+from frspec_cpp.server.asking import answered, checked, form_of, guided, options_of, predicted, prepared, submitted
 from frspec_cpp.server.choices import ChatChoice, Choice
 from frspec_cpp.server.errors import ApiError, refused
 from frspec_cpp.server.fields import ChatFields, TemplateFields
+from frspec_cpp.server.forced_calls import call_grammar, forced_names
 from frspec_cpp.server.reasoning import ThoughtParser, begins_in_thought
-from frspec_cpp.server.refusals import check_tool_choice
 from frspec_cpp.server.service import Service
-from frspec_cpp.server.tool_calls import ToolParser, format_of
+from frspec_cpp.server.tool_calls import Format, ToolParser, format_of
 
 # What an answer may hold besides words, which vocabularies may have as control tokens, whose text is not given out.
 _MARKERS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<think>", "</think>")
@@ -28,22 +28,25 @@ async def chat(service: Service, request: Request, fields: ChatFields) -> Respon
         raise refused("modalities", f"found {fields.modalities}, expected ['text']")
     if fields.top_logprobs is not None and not fields.logprobs:
         raise ApiError(400, "top_logprobs: found no logprobs, expected both", "top_logprobs", "invalid_value")
-    check_tool_choice(fields.tool_choice, fields.tools)
     names = tool_names(fields.tools)
+    callable_names = forced_names(fields.tool_choice, names)
     options = options_of(request, service, fields, (fields.top_logprobs or 0) if fields.logprobs else None)
 
-    def read() -> tuple[str, list[int], str]:
+    def read() -> tuple[str, list[int], str, list[int] | None]:
         prompt = rendered(service, fields)
-        return prompt, service.llm.chat_prompts.encode(prompt), program_of(service, bool(names))
+        tokens = service.llm.chat_prompts.encode(prompt)
+        return prompt, tokens, program_of(service, bool(names)), predicted(service, fields, ignored)
 
-    prompt, tokens, program = await prepared(service, read)
-    options = await guided(service, fields, options)
+    prompt, tokens, program, prediction = await prepared(service, read)
+    call = call_grammar(fields.tools or [], callable_names) if callable_names else None
+    options = {**await guided(service, fields, options, call), "prediction": prediction}
     calls = bool(names) and fields.tool_choice != "none"
-    kind = format_of(program) if calls else None
-    texts = submitted(service, fields, [tokens], options)
+    # Where a call is forced, it is all that there is.
+    kind: Format | None = "llama3" if call is not None else format_of(program) if calls else None
+    texts = submitted(request, service, fields, [tokens], options)
     tokenizer = service.llm.tokenizer
     markers = control_markers(tokenizer)
-    thinks = (fields.reasoning_format or service.settings.reasoning_format) != "none"
+    thinks = call is None and (fields.reasoning_format or service.settings.reasoning_format) != "none"
     choices: list[Choice] = [
         ChatChoice(
             number,
@@ -56,7 +59,7 @@ async def chat(service: Service, request: Request, fields: ChatFields) -> Respon
         )
         for number in range(len(texts))
     ]
-    form = form_of(service, fields, "chatcmpl", "chat.completion.chunk", [tokens])
+    form = form_of(service, fields, "chatcmpl", "chat.completion.chunk", [tokens], prediction)
     return await answered(request, service, fields, texts, choices, form, ignored)
 
 

@@ -33,6 +33,10 @@ class Choice(ABC):
         return []
 
     @abstractmethod
+    def silence(self) -> dict[str, Any]:
+        """A chunk that says nothing."""
+
+    @abstractmethod
     def feed(self, piece: Piece) -> list[dict[str, Any]]:
         """The chunks that tell of `piece`."""
 
@@ -80,6 +84,10 @@ class CompletionChoice(Choice):
     def opening(self) -> list[dict[str, Any]]:
         """The prompt, where it was asked for."""
         return [self._chunk(self._echo, None, None)] if self._echo else []
+
+    def silence(self) -> dict[str, Any]:
+        """A chunk that says nothing."""
+        return self._chunk("", None, None)
 
     def feed(self, piece: Piece) -> list[dict[str, Any]]:
         """The text, with the tokens' log-probabilities."""
@@ -157,6 +165,10 @@ class ChatChoice(Choice):
     def opening(self) -> list[dict[str, Any]]:
         """Who speaks."""
         return [self._chunk({"role": "assistant", "content": ""})]
+
+    def silence(self) -> dict[str, Any]:
+        """A chunk that says nothing."""
+        return self._chunk({})
 
     def feed(self, piece: Piece) -> list[dict[str, Any]]:
         """A chunk for each thing that it says; log-probabilities and ids go with the first."""

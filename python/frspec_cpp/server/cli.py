@@ -42,7 +42,6 @@ _FOREIGN = {
     "-ub": "expected -b, --batch-size",
     "-ctk": "expected --cache-type, for keys and values",
     "-ctv": "expected --cache-type, for keys and values",
-    "--draft-max": "expected --tree",
     "-ngl": _WHOLE,
     "--gpu-layers": _WHOLE,
     "--n-gpu-layers": _WHOLE,
@@ -95,6 +94,12 @@ def _add_http(parser: _Parser) -> None:
     group.add_argument("--port", type=int, default=8080, metavar="PORT", help="0: a free one; default: 8080")
     group.add_argument("--api-key", default="", metavar="KEYS", help="keys, separated by commas; or LLAMA_API_KEY")
     group.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file with a key in each line")
+    group.add_argument(
+        "--cache-scope",
+        choices=("key", "shared"),
+        default="key",
+        help="whose cached prompts a key's requests may use;\ndefault: key, its own alone",
+    )
     group.add_argument("--cors-origins", default="", metavar="ORIGINS", help="pages of other origins that may ask")
     group.add_argument("--any-model", action="store_true", help="take any name of a model in requests")
     group.add_argument("--max-queue", type=int, default=64, metavar="N", help="texts that may wait; default: 64")
@@ -240,11 +245,17 @@ def serve(arguments: Sequence[str]) -> None:
             "--adapt and several API keys: found both, expected one of them: what one writes would show in the speed "
             "of another"
         )
+    if len(keys) > 1 and "contextual" in (options.head or ""):
+        raise ValueError(
+            f"--head {options.head} and several API keys: found both, expected one of them: rows that follow what one "
+            "writes would show in the speed of another"
+        )
     sampling = {row["name"]: getattr(options, row["name"]) for row in _SAMPLING if row["name"] != "max_tokens"}
     settings = Settings(
         alias=options.alias,
         any_model=options.any_model,
         keys=keys,
+        cache_scope=options.cache_scope,
         cors_origins=tuple(origin.strip() for origin in options.cors_origins.split(",") if origin.strip()),
         sampling=cast(Options, sampling),
         max_tokens=options.max_tokens,
@@ -260,6 +271,8 @@ def serve(arguments: Sequence[str]) -> None:
     target, drafter = _models(options)
     given = {row["name"]: getattr(options, row["name"]) for row in ENGINE_OPTIONS}
     loading = {name: value for name, value in given.items() if value is not None}
+    if len(keys) > 1:
+        loading["contextual"] = False  # for the same reason
     engine = AsyncLLM(target, drafter, max_queue=settings.max_queue, **loading)
     server = Server(Service(engine, target, settings), options.host, options.port)
     server.run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from frspec_cpp.server.asking import answered, checked, form_of, guided, options_of, prepared, submitted
+from frspec_cpp.server.asking import answered, checked, form_of, guided, options_of, predicted, prepared, submitted
 from frspec_cpp.server.choices import Choice, CompletionChoice
 from frspec_cpp.server.errors import ApiError, refused
 from frspec_cpp.server.fields import CompletionFields
@@ -23,14 +23,16 @@ async def complete(service: Service, request: Request, fields: CompletionFields)
     options = await guided(service, fields, options_of(request, service, fields, fields.logprobs))
     given = prompts_of(fields)
     prompts = await prepared(service, lambda: [_tokens(service, prompt) for prompt in given])
-    texts = submitted(service, fields, prompts, options)
+    prediction = await prepared(service, lambda: predicted(service, fields, ignored))
+    options = {**options, "prediction": prediction}
+    texts = submitted(request, service, fields, prompts, options)
     tokenizer = service.llm.tokenizer
     echoes = [_text(service, prompt) if fields.echo else "" for prompt in given]
     choices: list[Choice] = [
         CompletionChoice(number, bool(fields.return_tokens), tokenizer, echoes[number // n])
         for number in range(len(texts))
     ]
-    form = form_of(service, fields, "cmpl", "text_completion", prompts)
+    form = form_of(service, fields, "cmpl", "text_completion", prompts, prediction)
     return await answered(request, service, fields, texts, choices, form, ignored)
 
 

@@ -81,8 +81,18 @@ class TextFields(Fields):
         None, description="GBNF, or llguidance's syntax behind %llguidance"
     )
     speculative_n_max: Annotated[int, Field(ge=0)] | None = Field(
-        None, alias="speculative.n_max", description="0: without drafts; the text is the same"
+        None, alias="speculative.n_max", description="Drafted tokens of a pass at most; the text is the same"
     )
+    speculative_n_min: Annotated[int, Field(ge=0)] | None = Field(
+        None, alias="speculative.n_min", description="Where fewer are drafted, none are"
+    )
+    speculative_p_min: Share | None = Field(
+        None, alias="speculative.p_min", description="Only drafts that are at least so probable"
+    )
+    prediction: dict[str, Any] | None = Field(
+        None, description="OpenAI's form of what the answer is likely to be: drafts are taken from it"
+    )
+    return_progress: bool | None = Field(None, description="Streams tell how far the prompt was read")
     speculative_type: Literal["none", "auto"] | None = Field(
         None, alias="speculative.type", description="none: without drafts; the text is the same"
     )
@@ -104,7 +114,7 @@ class ChatFields(TextFields):
     logprobs: bool | None = Field(None, description="Log-probabilities, before the sampler chain")
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="Best tokens beside each")
     tools: list[dict[str, Any]] | None = Field(None, description="Functions that the model may call")
-    tool_choice: str | dict[str, Any] | None = Field(None, description="none or auto")
+    tool_choice: str | dict[str, Any] | None = Field(None, description="none, auto, required, or a function")
     parallel_tool_calls: bool | None = Field(None, description="false: the first call ends the answer")
     modalities: list[str] | None = Field(None, description='["text"]')
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="Variables of the template")

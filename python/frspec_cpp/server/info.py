@@ -12,8 +12,10 @@ from frspec_cpp.server.errors import ApiError
 from frspec_cpp.server.fields import DetokenizeFields, TemplateFields, TokenizeFields
 from frspec_cpp.server.service import Service
 from frspec_cpp.server.tool_calls import format_of
+from frspec_cpp.texts import Ticket
 
-_LIBRARY_ONLY = ("logits_processor", "cancel", "trace", "verify")  # options that no request has
+PAGE_TOKENS = 64
+_LIBRARY_ONLY = ("logits_processor", "cancel", "trace", "verify", "prediction")  # options that no request has
 
 
 def models(service: Service) -> dict[str, Any]:
@@ -63,11 +65,15 @@ def health(service: Service) -> dict[str, Any]:
 
 def metrics(service: Service) -> str:
     """GET /metrics."""
-    gauges = {
+    gauges: dict[str, float] = {
         "num_requests_running": len(service.engine.running()),
         "num_requests_waiting": len(service.engine.waiting()),
     }
-    totals = {"num_preemptions_total": service.llm.displaced if service.engine.is_loaded else 0}
+    pages = service.engine.pages
+    if pages is not None:
+        total, held, kept = pages
+        gauges |= {"kv_cache_usage_perc": held / total, "pages_cached": kept}
+    totals = {"num_preemptions_total": service.engine.displaced}
     return service.metrics.text(service.name, gauges, totals)
 
 
@@ -120,10 +126,27 @@ def slots(service: Service) -> list[dict[str, Any]]:
             "n_waiting": waiting,
         }
         if number < len(running):
-            place["n_prompt_tokens"] = len(running[number].request.prompt)
-            place["next_token"] = {"n_decoded": running[number].generated}
+            place |= _writing(running[number])
         places.append(place)
     return places
+
+
+_SHOWN = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed", "ignore_eos", "draft", "draft_max")
+
+
+def _writing(text: Ticket) -> dict[str, Any]:
+    """What is told of a text that is being written. What a client wrote, stop strings too, is nobody's business."""
+    request = text.request
+    prompt, passes = len(request.prompt), text.passes
+    return {
+        "id_task": text.number,
+        "n_prompt_tokens": prompt,
+        "cached_tokens": text.cached,
+        "pages": -(-(prompt + text.generated) // PAGE_TOKENS),
+        "accepted_length": text.generated / passes if passes else 0.0,
+        "params": {name: request.options[name] for name in _SHOWN if name in request.options},  # type: ignore[literal-required]
+        "next_token": {"n_decoded": text.generated},
+    }
 
 
 async def tokenize(service: Service, fields: TokenizeFields) -> dict[str, Any]:

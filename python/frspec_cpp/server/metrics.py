@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from frspec_cpp.generation import Generation
-from frspec_cpp.texts import Event, Piece, Started
+from frspec_cpp.texts import Event, Piece, Reading, Started
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _TOKENS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 50000.0, 100000.0)
@@ -26,10 +26,13 @@ class Description(NamedTuple):
 
 _COUNTERS = (
     Description("prompt_tokens_total", "Tokens of prompts."),
+    Description("prefix_cache_queries_total", "Tokens of prompts that were looked up in the cache."),
+    Description("prefix_cache_hits_total", "Those of them that were there."),
     Description("generation_tokens_total", "Tokens generated."),
     Description("request_success_total", "Texts that ended, by their reason."),
     Description("requests_rejected_total", "Requests that were refused, by the status of HTTP."),
     Description("spec_decode_num_drafts_total", "Passes that verified drafts."),
+    Description("spec_decode_num_draft_tokens_total", "Drafted tokens that were verified."),
     Description("spec_decode_num_accepted_tokens_total", "Drafted tokens that were accepted."),
     Description("spec_decode_num_accepted_tokens_per_pos_total", "The same, by their place in the draft."),
 )
@@ -130,6 +133,16 @@ class Watch:
             self._metrics.count("request_success_total", label=("finished_reason", "abort"))
         self._ended = True
 
+    def progress(self, reading: Reading) -> dict[str, float]:
+        """How far a prompt was read, in llama.cpp's form."""
+        milliseconds = round(1000 * (time.monotonic() - self._started))
+        return {
+            "total": reading.total,
+            "cache": reading.cached,
+            "processed": reading.processed,
+            "time_ms": milliseconds,
+        }
+
     def timings(self) -> dict[str, float]:
         """What is known of a text that is being written, in llama.cpp's form."""
         first = self._last if self._first is None else self._first
@@ -162,7 +175,10 @@ class Watch:
         metrics, stats = self._metrics, text.stats
         metrics.count("request_success_total", label=("finished_reason", text.finish_reason))
         metrics.count("prompt_tokens_total", stats.prompt_tokens)
+        metrics.count("prefix_cache_queries_total", stats.prompt_tokens)
+        metrics.count("prefix_cache_hits_total", stats.cached_tokens)
         metrics.count("spec_decode_num_drafts_total", stats.drafted_steps)
+        metrics.count("spec_decode_num_draft_tokens_total", stats.drafted_tokens)
         metrics.count("spec_decode_num_accepted_tokens_total", sum(text.drafted))
         metrics.add("e2e_request_latency_seconds", now - self._asked)
         metrics.add("request_prefill_time_seconds", stats.prefill_seconds)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from frspec_cpp.server.errors import ApiError, refused
+from frspec_cpp.server.errors import refused
 
 _NO_SAMPLER = "the sampler chain has no such part (see the fields of the documentation)"
 _GRAMMAR = "expected response_format, json_schema or grammar"
-_NO_CALL = "calls are not forced: expected 'auto' or 'none'"
 
 # What would change the answer, and why it is not done.
 _REFUSED = {
@@ -77,15 +76,6 @@ def ignored_fields(others: Mapping[str, Any]) -> list[str]:
         if value and value not in _NEUTRAL.get(name, ()):
             raise refused(name, reason)
     return sorted(name for name in others if name not in _HARMLESS)
-
-
-def check_tool_choice(choice: Any, tools: Any) -> None:
-    """ApiError where a call is to be forced."""
-    if choice is None or choice in ("auto", "none"):
-        return
-    if choice == "required" or isinstance(choice, dict):
-        raise ApiError(501, f"tool_choice: found {choice!r}: {_NO_CALL}", "tool_choice", "unsupported_value")
-    raise ApiError(400, f"tool_choice: found {choice!r}, expected 'auto' or 'none'", "tool_choice", "invalid_value")
 
 
 def header(names: list[str]) -> dict[str, str]:

@@ -45,6 +45,12 @@ def text_options(fields: TextFields, settings: Settings, tokenizer: _core.Tokeni
         values["logit_bias"] = _bias(fields.logit_bias, tokenizer)
     seed = fields.seed if fields.seed is not None else values["seed"]
     values["seed"] = secrets.randbits(32) if seed in (None, -1) else seed  # told, so that any answer can be repeated
+    limits = {
+        "draft_max": fields.speculative_n_max,
+        "draft_min": fields.speculative_n_min,
+        "draft_p_min": fields.speculative_p_min,
+    }
+    values.update({name: value for name, value in limits.items() if value is not None})
     if fields.speculative_n_max == 0 or fields.speculative_type == "none":
         values["draft"] = "never"
     return cast(Options, values)

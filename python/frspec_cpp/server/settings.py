@@ -19,6 +19,7 @@ class Settings:
         alias: The model's name for clients; several are separated by commas, the first one is shown.
         any_model: Take any name of a model.
         keys: API keys, one of which a request must show; none: anybody may ask.
+        cache_scope: `key`: what a key's texts leave in the cache is for that key alone; `shared`: for all.
         cors_origins: Origins whose pages may read answers.
         sampling: Defaults of requests, beside llama.cpp's.
         max_tokens: Of a text where a request does not say; -1: as many as the context holds.
@@ -40,6 +41,7 @@ class Settings:
     alias: str = ""
     any_model: bool = False
     keys: tuple[str, ...] = ()
+    cache_scope: str = "key"
     cors_origins: tuple[str, ...] = ()
     sampling: Options = field(default_factory=lambda: SERVER_DEFAULTS)
     max_tokens: int = -1

@@ -1,0 +1,34 @@
+"""A slice of the random requests of tests/support/chaos.py, and that it finds faults. The program does a thousand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("httpx")
+
+import chaos
+
+from frspec_cpp import LLM
+
+
+@pytest.mark.parametrize("kind", ["eagle3", "ranked", "ngram"])
+def test_random_requests(chat_target: Path, kind: str) -> None:
+    name, options = chaos.KINDS[kind]
+    course = chaos.run(chat_target, chaos.drafter_of(name, chat_target), options, 12, seed=3)
+    assert course.wrong == []
+    assert course.counts["displaced"] > 0
+    assert course.counts["tokens"] > 50
+
+
+@pytest.mark.parametrize("fault", chaos.FAULTS)
+def test_faults_are_found(chat_target: Path, fault: str) -> None:
+    course = chaos.run(chat_target, None, {}, 30, seed=5, fault=fault)
+    assert course.wrong
+
+
+def test_an_unknown_fault(chat_target: Path) -> None:
+    with chaos.disturbed(1, "x"), pytest.raises(ValueError, match="FRSPEC_CHAOS: found '1,x'"):
+        LLM(chat_target, n_ctx=64)

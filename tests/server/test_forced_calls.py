@@ -1,0 +1,96 @@
+"""Calls that an answer must be: a grammar sees to it, whatever the model would say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import openai
+import pytest
+from chat_templates import CHATML, with_templates
+
+from frspec_cpp import LLM, AsyncLLM
+
+pytest.importorskip("fastapi")
+pytest.importorskip("llguidance")
+
+USER: Any = [{"role": "user", "content": "What is the weather in Oslo?"}]
+CITY = {"type": "string", "maxLength": 8}
+WEATHER = {"type": "object", "properties": {"city": {"$ref": "#/$defs/city"}}, "$defs": {"city": CITY}}
+WEATHER |= {"required": ["city"], "additionalProperties": False}
+CLOCK = {"type": "object", "properties": {"zone": {"enum": ["CET", "UTC"]}}}
+CLOCK |= {"required": ["zone"], "additionalProperties": False}
+SCHEMAS: dict[str, Any] = {"weather": WEATHER, "clock": CLOCK}
+TOOLS: Any = [{"type": "function", "function": {"name": n, "parameters": s}} for n, s in SCHEMAS.items()]
+
+
+@pytest.fixture(scope="module")
+def served(demo_target: Path, tmp_path_factory: pytest.TempPathFactory, run_server: Any) -> Iterator[Any]:
+    """The template tells of tools in no form that is known: what is forced needs none."""
+    program = "{%- if tools %}{{- tools | tojson }}{%- endif %}" + CHATML
+    path = with_templates(demo_target, tmp_path_factory.mktemp("forced") / "tools.gguf", program)
+    with LLM(path, n_ctx=512, n_threads=1, ngram=3, tree=(2, 2, 6)) as llm, run_server(AsyncLLM(llm)) as found:
+        yield found
+
+
+@pytest.mark.parametrize("choice", ["required", "weather", "clock"])
+def test_a_call_is_forced(served: Any, choice: str) -> None:
+    client = openai.OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0)
+    form: Any = choice if choice == "required" else {"type": "function", "function": {"name": choice}}
+    asked: dict[str, Any] = {
+        "messages": USER,
+        "tools": TOOLS,
+        "tool_choice": form,
+        "max_tokens": 80,
+        "temperature": 1.0,
+    }
+    names = set()
+    for seed in range(4):
+        answer = client.chat.completions.create(model="demo", seed=seed, **asked)
+        (told,) = answer.choices
+        assert told.finish_reason == "tool_calls"
+        assert told.message.content is None
+        (call,) = told.message.tool_calls or []
+        names.add(call.function.name)
+        jsonschema.validate(json.loads(call.function.arguments), SCHEMAS[call.function.name])
+        chunks = list(client.chat.completions.create(model="demo", seed=seed, stream=True, **asked))
+        calls = [each for chunk in chunks for each in chunk.choices[0].delta.tool_calls or []]
+        assert [(c.function.name, c.function.arguments) for c in calls] == [
+            (call.function.name, call.function.arguments)
+        ]
+    assert names <= ({choice} if choice != "required" else set(SCHEMAS))
+
+
+def test_a_call_that_is_cut_short_is_content(served: Any) -> None:
+    answer = served.post("/v1/chat/completions", messages=USER, tools=TOOLS, tool_choice="required", max_tokens=3)
+    (choice,) = answer.json()["choices"]
+    assert choice["finish_reason"] == "length"
+    assert choice["message"]["content"].startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"tool_choice": "required"}, "found no tools"),
+        ({"tool_choice": {"type": "function", "function": {"name": "x"}}, "tools": TOOLS}, "found 'x'"),
+        ({"tool_choice": {"type": "function"}, "tools": TOOLS}, "expected 'auto'"),
+        ({"tool_choice": {"type": "allowed_tools"}, "tools": TOOLS}, "expected 'auto'"),
+        ({"tool_choice": ["required"], "tools": TOOLS}, "tool_choice"),
+        ({"tool_choice": "required", "tools": TOOLS, "json_schema": {}}, "expected one of them"),
+        ({"tool_choice": "required", "tools": TOOLS, "ignore_eos": True}, "ignore_eos"),
+    ],
+)
+def test_refused(served: Any, fields: dict[str, Any], said: str) -> None:
+    answer = served.post("/v1/chat/completions", messages=USER, max_tokens=4, **fields)
+    assert answer.status_code == 400, answer.text
+    assert said in answer.json()["error"]["message"]
+
+
+def test_a_schema_that_is_none(served: Any) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "banana"}}}]
+    answer = served.post("/v1/chat/completions", messages=USER, tools=tools, tool_choice="required", max_tokens=4)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tool_choice")
+    assert "banana" in answer.json()["error"]["message"]
