@@ -64,6 +64,13 @@ class CudaBackend final : public Backend, private Instruments {
               const PathView& path) override;
   void copy_page(std::span<const KvLayer> layers, std::int32_t from, std::int32_t to) override;
 
+  // delta.cu
+  void run_delta(Tensor out, const DeltaInputs& in, const DeltaRule& rule, const DeltaLayer& layer,
+                 const Rows& rows) override;
+  void commit_states(std::span<const DeltaLayer> layers, const SequenceView& sequence, const VerdictView& verdict,
+                     int first) override;
+  void copy_state(std::span<const DeltaLayer> layers, int from, int to) override;
+
   // choosing.cu: tokens from logits; heads.cu: from heads
   void top_k(std::int32_t* ids, float* log_probs, int k, Tensor logits, const std::int32_t* column_ids) override;
   void sample(std::int32_t* tokens, Tensor logits, const Rows& rows, const Sampling& sampling) override;
@@ -187,6 +194,11 @@ class CudaBackend final : public Backend, private Instruments {
   // attention.cu
   void attend_sequence(Tensor out, Tensor q, const KvLayer& cache, const Rows& rows, const AttentionRule& rule);
   Scratch attention_scratch_{*this};
+
+  // delta.cu
+  Scratch delta_rows_{*this};   // of a pass, behind the convolution, and their gates
+  Scratch delta_order_{*this};  // in which the rows of a tree are visited
+  Scratch delta_walk_{*this};   // matrices on its way
 
   // choosing.cu, heads.cu, chain.cu
   void find_best(const BestTokens& best, float* largest, const Columns& columns, const Noise& noise);

@@ -51,7 +51,10 @@ class Bench {
     fill_context();
     for (const int tokens : options_.prompts) report.rows.push_back(prompt(tokens));
     for (const int tokens : options_.texts) report.rows.push_back(text(tokens));
-    for (const int nodes : options_.trees) report.rows.push_back(verify(nodes));
+    for (const int nodes : options_.trees) {
+      report.rows.push_back(verify(nodes));
+      if (engine_.config().recurrent_layers() > 0) report.rows.push_back(delta_rule(report.rows.back()));
+    }
     if (engine_.tuner() != nullptr) {
       for (const std::string& head : options_.heads) {
         engine_.set_head(head);
@@ -64,9 +67,11 @@ class Bench {
   }
 
   // All repetitions, of which every test has one more, to warm up.
-  static int count_repetitions(const BenchOptions& o) {
+  int count_repetitions() const {
+    const BenchOptions& o = options_;
     const std::size_t heads = o.engine.drafter ? o.heads.size() * (o.synthetic_acceptance ? 2 : 1) : 0;
-    return static_cast<int>(o.prompts.size() + o.texts.size() + o.trees.size() + heads) * (o.repetitions + 1);
+    const std::size_t trees = o.trees.size() * (engine_.config().recurrent_layers() > 0 ? 2 : 1);
+    return static_cast<int>(o.prompts.size() + o.texts.size() + trees + heads) * (o.repetitions + 1);
   }
 
  private:
@@ -87,7 +92,7 @@ class Bench {
   }
 
   void announce(const std::string& test) {
-    if (options_.on_progress) options_.on_progress(test, done_++, count_repetitions(options_));
+    if (options_.on_progress) options_.on_progress(test, done_++, count_repetitions());
   }
 
   void describe(BenchReport& report) {
@@ -187,13 +192,34 @@ class Bench {
     return row;
   }
 
-  BenchRow verify(int nodes) {
-    const auto tokens = some_tokens(nodes, engine_.config().vocab);
+  static std::vector<std::int32_t> binary_tree(int nodes) {
     std::vector<std::int32_t> parents(static_cast<std::size_t>(nodes), -1);
     for (int i = 1; i < nodes; ++i) parents[static_cast<std::size_t>(i)] = (i - 1) / 2;
+    return parents;
+  }
+
+  BenchRow verify(int nodes) {
+    const auto tokens = some_tokens(nodes, engine_.config().vocab);
+    const auto parents = binary_tree(nodes);
     BenchRow row = timed(concat("verify ", nodes), nodes, 1, [&] { lab_.time_tree(prefix_, tokens, parents); });
     add_cost(row, lab_.target_matrices(), nodes, nodes);
     add_attention(row, nodes);
+    set_floor(row);
+    return row;
+  }
+
+  // What the recurrent layers of that pass do beside their products: the states are read once, and each row has three
+  // multiply-adds and a multiplication with every number of them.
+  BenchRow delta_rule(const BenchRow& pass) {
+    const auto tokens = some_tokens(pass.rows, engine_.config().vocab);
+    const auto parents = binary_tree(pass.rows);
+    BenchRow row =
+        timed(concat("delta rule ", pass.rows), pass.rows, 1, [&] { lab_.time_states(prefix_, tokens, parents); });
+    const ModelConfig& config = engine_.config();
+    row.bytes = static_cast<double>(config.state_bytes());
+    row.macs = 4.0 * static_cast<double>(config.delta.matrix_floats()) * config.recurrent_layers() * pass.rows;
+    row.arithmetic_seconds = row.macs / macs_per_second_[static_cast<int>(Arithmetic::F32)];
+    row.share = row.milliseconds / pass.milliseconds;
     set_floor(row);
     return row;
   }

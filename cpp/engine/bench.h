@@ -27,7 +27,7 @@ struct BenchOptions {
 };
 
 struct BenchRow {
-  std::string test;           // "pp512", "tg128", "verify 16", "draft level, ranked:32768", "loop, full"
+  std::string test;           // "pp512", "tg128", "verify 16", "delta rule 16", "draft level, full", "loop, full"
   int rows = 0;               // of a pass
   double milliseconds = 0.0;  // of a pass, a level or a step: median over repetitions
   double deviation = 0.0;     // their standard deviation
@@ -39,6 +39,7 @@ struct BenchRow {
   double bytes_per_second = 0.0;    // of plain reading of the target's weights, then
   double floor_milliseconds = 0.0;  // the larger of bytes / bandwidth and multiply-adds / peak
   bool memory_bound = true;         // which of the two it is
+  double share = 0.0;               // parts of a pass only: of its time
   bool loop = false;                // a whole text, not a pass: the fields of its cost are not set
   double accepted_length = 0.0;     // loops only
   double speedup = 0.0;             // loops only: over plain decoding of the same length

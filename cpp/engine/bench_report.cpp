@@ -64,6 +64,13 @@ std::string as_markdown(const BenchReport& r) {
   }
   bool first = true;
   for (const BenchRow& row : r.rows) {
+    if (row.share == 0.0) continue;
+    if (first) out << "\n| part of a pass | of its time |\n|---|---|\n";
+    first = false;
+    out << "| " << row.test << " | " << fixed(100 * row.share, 1) << " % |\n";
+  }
+  first = true;
+  for (const BenchRow& row : r.rows) {
     if (!row.loop) continue;
     if (first) out << "\n| test | accepted length | ms/step | t/s | over plain |\n|---|---|---|---|---|\n";
     first = false;
@@ -76,7 +83,7 @@ std::string as_markdown(const BenchReport& r) {
 std::string as_csv(const BenchReport& r) {
   std::ostringstream out;
   out << "machine,device,model,context,test,rows,ms,ms_stddev,tokens_per_second,bytes,macs,gb_per_second,"
-         "bandwidth_gb_per_second,floor_ms,bound_by,synthetic_acceptance,accepted_length,speedup\n";
+         "bandwidth_gb_per_second,floor_ms,bound_by,synthetic_acceptance,accepted_length,speedup,share_of_pass\n";
   const auto quote = [](const std::string& text) {
     std::string result = "\"";
     for (const char c : text) result += c == '"' ? std::string("\"\"") : std::string(1, c);
@@ -89,10 +96,11 @@ std::string as_csv(const BenchReport& r) {
         << row.tokens_per_second << ',';
     if (loop) {
       out << ",,,,,," << (r.synthetic_acceptance ? concat(*r.synthetic_acceptance) : "") << ',' << row.accepted_length
-          << ',' << row.speedup << '\n';
+          << ',' << row.speedup << ",\n";
     } else {
       out << row.bytes << ',' << row.macs << ',' << gigabytes_per_second(row) << ',' << row.bytes_per_second / kGiga
-          << ',' << row.floor_milliseconds << ',' << (row.memory_bound ? "memory" : "arithmetic") << ",,,\n";
+          << ',' << row.floor_milliseconds << ',' << (row.memory_bound ? "memory" : "arithmetic") << ",,,,"
+          << (row.share > 0.0 ? concat(row.share) : "") << '\n';
     }
   }
   return out.str();
@@ -140,6 +148,7 @@ std::string as_json(const BenchReport& r) {
       json.member("floor_ms", row.floor_milliseconds);
       json.member("over_floor", over_floor(row));
       json.member("bound_by", row.memory_bound ? "memory" : "arithmetic");
+      if (row.share > 0.0) json.member("share_of_pass", row.share);
     }
     json.end_object();
   }

@@ -45,11 +45,12 @@ double host_spare(Backend& backend, const ModelConfig& config, const ModelLimits
   return available == 0 ? 1.0 : std::min<double>(limits.places, 0.25 * static_cast<double>(available) / bytes);
 }
 
-// Copies of recurrent states for the same: a few texts and turns, within an eighth of what the machine has free.
-int state_copies(const ModelConfig& config) {
+// Copies of recurrent states for the same: a few texts and turns, within an eighth of what the device has free.
+int state_copies(Backend& backend, const ModelConfig& config) {
   constexpr std::size_t kMost = 16;
   if (config.recurrent_layers() == 0) return 0;
-  const std::size_t available = available_memory();
+  const bool own = backend.capabilities().own_memory;
+  const std::size_t available = own ? backend.instruments().memory().free : available_memory();
   return static_cast<int>(available == 0 ? kMost : std::min(kMost, available / 8 / config.state_bytes()));
 }
 
@@ -76,10 +77,6 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   context_ = choose_context(options, config);
   batch_ = std::min(options.batch, context_);
   backend_ = make_backend(options.backend);
-  if (config.recurrent_layers() > 0 && !backend_->capabilities().recurrent) {
-    fail(options.target.string(), ": key 'general.architecture': found '", config.style.name,
-         "', whose layers are recurrent, which ", backend_->description(), " does not have; expected device 'cpu'");
-  }
   tokenizer_ = Tokenizer::load(*file_);
 
   const bool drafts = options.drafter.has_value();
@@ -103,15 +100,14 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   max_depth_ = max_depth;
   const int behind = drafts ? drafter_slots(options_, *drafter_file_) : 0;
   const ModelTaps taps{options.taps, drafts ? drafter_taps(*drafter_file_, config) : std::vector<int>{}};
-  // A recurrent state belongs to one sequence: others wait.
-  const int places = config.recurrent_layers() > 0 ? 1 : most_places(options, parallel);
+  const int places = most_places(options, parallel);
   ModelLimits limits{.context = context_,
                      .places = places,
                      .rows = std::max({batch_, max_size, places}),
                      .logit_rows = std::clamp(max_size, kLogitRows, kMaxLogitRows),
                      .tree = std::max(max_size, behind),
                      .depth = max_depth,
-                     .states = state_copies(config),
+                     .states = state_copies(*backend_, config),
                      .ahead = behind > 0 ? kDrafterAhead : 0,
                      .kv = options.kv_type,
                      .rope = options.rope,

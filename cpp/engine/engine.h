@@ -132,6 +132,9 @@ class Engine {
     std::vector<StepTrace::Watched> watched;  // of the step that is running
 
     bool is_idle() const { return ended || life.expired(); }
+    // Committed tokens that are of no use to others: all but the last one that the sequence has, as if no more had been
+    // accepted, since a drafter's pair there depends on the next one.
+    std::int32_t unwanted() const { return committed - std::clamp(wanted - 1, 0, committed); }
   };
 
   // engine.cpp: loading, and what stands around the steps
@@ -195,10 +198,11 @@ class Engine {
   void step_all(std::span<Sequence* const> sequences);
   void step_together(std::span<Sequence* const> sequences);
   void gather(std::span<Sequence* const> sequences, std::vector<Member>& members);
-  void give_chunks(std::vector<Member>& members) const;
+  void give_chunks(std::vector<Member>& members);
   void draft(std::vector<Member>& members);
   void draft(Member& member, int room);
   void run(std::vector<Member>& members);
+  void keep_border(const Member& member);
   void take(Member& member);
 
   EngineOptions options_;

@@ -64,15 +64,21 @@ int fit_context(const MemoryPlan& plan, const MemoryPlanRequest& request, bool i
   const std::size_t room = plan.free > fixed && plan.per_token > 0 ? (plan.free - fixed) / plan.per_token : 0;
   const int fits = static_cast<int>(std::min(room, static_cast<std::size_t>(plan.context))) / kStep * kStep;
   if (!is_fixed && fits >= std::min(kLeastContext, plan.context)) return fits;
-  std::string help;
+  const ModelLimits& limits = request.limits;
+  const std::size_t state = read_causal_config(*request.target).state_bytes();
+  std::string help, parts = describe(plan);
+  if (state > 0) {
+    const auto number = static_cast<std::size_t>(limits.places + limits.states);
+    parts += concat(", of it ", format_bytes(state * number), " recurrent states of ", limits.places, " texts");
+    if (limits.places > 1) help += "fewer texts at once (n_parallel), ";
+  }
   if (!request.options.head_on_host) help += "the head in host memory (head_on_host), ";
   if (request.options.kv_type != KvType::Q8_0) help += "cache_type q8_0, ";
   if (!help.empty()) help += "or ";
   help += fits >= 2 ? concat("a context of ", fits, " tokens") : "a smaller model";
   throw OutOfMemory(concat(request.options.target.string(), " on ", request.device.description(), ": found ",
                            format_bytes(plan.free), " of memory free, expected ", format_bytes(plan.bytes()), ": ",
-                           describe(plan), "; ", format_bytes(plan.bytes() - plan.free),
-                           " are missing. What helps: ", help));
+                           parts, "; ", format_bytes(plan.bytes() - plan.free), " are missing. What helps: ", help));
 }
 
 std::string describe(const MemoryPlan& plan) {

@@ -63,7 +63,11 @@ bool Engine::enter(Sequence& sequence) {
 
 // Its place may be others' as soon as somebody comes who wants one: until then it is not known what of it is of use.
 void Engine::end(const Sequence& sequence) {
-  if (Place* own = place_of(sequence); own != nullptr) own->ended = true;
+  if (Place* own = place_of(sequence); own != nullptr) {
+    own->ended = true;
+    use(*own);
+    if (own->begun && !own->ahead) runner_->settle_state(own->unwanted());
+  }
   ++given_up_;
   refused_.erase(sequence.id());
 }
@@ -130,9 +134,7 @@ void Engine::leave(Place& place, std::span<const TokenId> next_prompt) {
   }
   // What a step that failed, or one that goes ahead, has left is not the state behind these tokens.
   if (place.owner != 0 && place.begun && !place.ahead && kept == place.committed) {
-    // Behind all but its last token, as if no more had been accepted: a drafter's pair there depends on the next one.
-    const std::int32_t wanted = std::clamp(place.wanted - 1, 0, kept);
-    runner_->keep_state(std::span(place.text).first(static_cast<std::size_t>(wanted)), place.reuse, kept - wanted);
+    runner_->keep_state(std::span(place.text).first(static_cast<std::size_t>(kept)), place.reuse, place.unwanted());
   }
   if (place.begun) runner_->leave(place.text, kept, drafted, place.reuse);
   drop(place);

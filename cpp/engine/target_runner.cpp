@@ -14,6 +14,7 @@ TargetRunner::TargetRunner(Backend& backend, CausalModel& target, int batch, int
       verifier_(backend, target, target.limits().rows, std::max(max_depth, 32), target.limits().places),
       batch_(batch),
       root_alone_(backend, TreeShape{.depth = 0, .branch = 1, .size = 1}),
+      shared_(static_cast<std::size_t>(target.limits().places)),
       history_stride_(target.limits().context + max_depth + 1) {
   const auto words = [&](std::int64_t count) {
     return backend_.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(count));
@@ -31,7 +32,7 @@ TargetRunner::TargetRunner(Backend& backend, CausalModel& target, int batch, int
 
 void TargetRunner::reset(std::int32_t length) {
   target_.cache().set_length(length);
-  if (length == 0 && keeps_states()) target_.states()->clear();
+  if (length == 0 && keeps_states()) target_.states()->clear(sequence().state);
 }
 
 std::int32_t TargetRunner::begin(std::span<const TokenId> tokens, const Reuse& reuse) {
@@ -39,7 +40,7 @@ std::int32_t TargetRunner::begin(std::span<const TokenId> tokens, const Reuse& r
   RecurrentStates* states = target_.states();
   // The last token is read in any case: its state gives the next one.
   std::int32_t cached = pages.begin(tokens, static_cast<std::int32_t>(tokens.size()) - 1, reuse);
-  shared_ = static_cast<std::size_t>(cached);
+  shared_[pages.place()] = static_cast<std::size_t>(cached);
   while (states != nullptr && cached > 0) {
     const std::int32_t found = states->find(reuse.salt, tokens, cached);
     if (found == cached) break;
@@ -48,28 +49,33 @@ std::int32_t TargetRunner::begin(std::span<const TokenId> tokens, const Reuse& r
   set_tokens(tokens, 0);
   reset(cached);
   if (states != nullptr && cached > 0) {
-    states->resume(reuse.salt, tokens.first(static_cast<std::size_t>(cached)));
+    states->resume(sequence().state, reuse.salt, tokens.first(static_cast<std::size_t>(cached)));
   }
   return cached;
 }
 
 // At the last border of a page, for the same prompt with another end; where it parts from what others have left, since
 // that seems to be a beginning of many; and now and then.
-std::size_t TargetRunner::next_state(std::size_t first, std::size_t prompt) {
+std::size_t TargetRunner::next_state(std::size_t first, std::size_t prompt) const {
   constexpr std::size_t kParts = 4, kLeast = 512;
   if (!keeps_states()) return 0;
   const std::size_t last = (prompt - 1) / kPageSlots * kPageSlots;
   const std::size_t apart = std::max(kLeast, prompt / kParts / kPageSlots * kPageSlots);
-  const std::size_t parting = std::min(last, shared_ / kPageSlots * kPageSlots);
+  const std::size_t parting = std::min(last, shared_[target_.pages()->place()] / kPageSlots * kPageSlots);
   std::size_t next = std::min(last, (first / apart + 1) * apart);
   if (parting > first) next = std::min(next, parting);
   return next > first ? next : 0;
 }
 
-void TargetRunner::keep_state(std::span<const TokenId> tokens, const Reuse& reuse, std::int32_t more) {
+void TargetRunner::settle_state(std::int32_t unwanted) {
+  if (keeps_states()) target_.states()->settle(sequence().state, unwanted);
+}
+
+void TargetRunner::keep_state(std::span<const TokenId> tokens, const Reuse& reuse, std::int32_t unwanted) {
   if (!keeps_states() || !reuse.on) return;
-  target_.states()->settle(target_.cache().sequence(), more);
-  target_.states()->keep(reuse.salt, tokens);
+  const int place = sequence().state;
+  const auto without = static_cast<std::size_t>(target_.states()->settle(place, unwanted));
+  target_.states()->keep(place, reuse.salt, tokens.first(tokens.size() - without));
 }
 
 void TargetRunner::set_tokens(std::span<const TokenId> tokens, std::int32_t length) {
@@ -127,6 +133,14 @@ void TargetRunner::try_tree(std::int32_t prefix, std::span<const TokenId> tokens
   verifier_.verify(tree, target_.hidden(tree.size()), Sampler{});
   verifier_.post(0);
   (void)verifier_.read(0);
+}
+
+void TargetRunner::try_states(std::int32_t prefix, std::span<const TokenId> tokens,
+                              std::span<const std::int32_t> parents) {
+  reset(prefix);
+  const DraftTree tree(backend_, tokens, parents);
+  target_.run_states(tree.rows(target_.cache().sequence()));
+  backend_.wait();
 }
 
 void TargetRunner::commit(const DraftTree& tree, const VerdictView& verdict) {

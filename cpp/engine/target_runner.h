@@ -46,11 +46,15 @@ class TargetRunner {
   }
   // Whether texts that begin alike go on from copies of recurrent states only. Then some are kept: of a prompt of which
   // `first` tokens are committed, one wants to be behind as many tokens as this (0: none does); and of its end.
-  bool keeps_states() { return target_.states() != nullptr; }
-  std::size_t next_state(std::size_t first, std::size_t prompt);
-  // These tokens are committed, and `more` behind them, all of the last step: the state behind `tokens` is kept. Only a
-  // new sequence can follow where there are more.
-  void keep_state(std::span<const TokenId> tokens, const Reuse& reuse, std::int32_t more = 0);
+  bool keeps_states() const { return target_.states() != nullptr; }
+  std::size_t next_state(std::size_t first, std::size_t prompt) const;
+  // The state behind these tokens, which are committed, is kept. The last `unwanted` of them, all of the last step, are
+  // left out as far as can be; only a new sequence can follow then.
+  void keep_state(std::span<const TokenId> tokens, const Reuse& reuse, std::int32_t unwanted = 0);
+  // Another sequence's pass may follow: which tokens are unwanted is said before it.
+  void settle_state(std::int32_t unwanted);
+  // Rows that the trees of a pass may have, all together.
+  int tree_rows() const { return keeps_states() ? target_.states()->rows() : target_.limits().rows; }
   // The cache is for passes that follow no sequence. Nobody else may hold pages.
   void take_over();
   // Behind the first `length` slots of the cache, whatever they are of, it has these tokens.
@@ -83,6 +87,8 @@ class TargetRunner {
 
   // One pass over a tree behind `prefix` tokens of the cache, whatever they are, with its verdict: for timing.
   void try_tree(std::int32_t prefix, std::span<const TokenId> tokens, std::span<const std::int32_t> parents);
+  // Of the last such pass, what the recurrent layers do beside their products.
+  void try_states(std::int32_t prefix, std::span<const TokenId> tokens, std::span<const std::int32_t> parents);
 
   // The log-probabilities of the `count` tokens (device) that follow the given states, with the `best` best ones beside
   // each: at temperature 1, before the sampler chain.
@@ -104,11 +110,11 @@ class TargetRunner {
   Verifier verifier_;
   int batch_;
   DraftTree root_alone_;
-  std::size_t shared_ = 0;         // tokens with which the sequence begins like an earlier one
-  Buffer count_;                   // (1) rows that are committed
-  Buffer last_depth_;              // (1) -1: the row of the prefix's last token
-  std::ptrdiff_t history_stride_;  // context + max_depth + 1
-  Buffer history_;                 // (places, history_stride) tokens; the last one of each is the root of its next tree
+  std::vector<std::size_t> shared_;  // (places) tokens with which the sequence begins like an earlier one
+  Buffer count_;                     // (1) rows that are committed
+  Buffer last_depth_;                // (1) -1: the row of the prefix's last token
+  std::ptrdiff_t history_stride_;    // context + max_depth + 1
+  Buffer history_;  // (places, history_stride) tokens; the last one of each is the root of its next tree
   Buffer path_memory_;
   PathView path_;
   Buffer committed_;  // (max_depth + 1, dim) hidden states of an accepted path

@@ -23,6 +23,7 @@ struct Engine::Member {
   Place* place;
   Step step = {};
   bool reads = false;                                   // it has still something to read
+  std::int64_t border = 0;                              // of its tokens, behind which no chunk of that goes
   int chunk = 0;                                        // rows of that in this pass
   bool asks = false;                                    // whether the pass gives it a token
   std::vector<std::int32_t> tokens = {}, parents = {};  // of its rows; parents: of a tree
@@ -65,8 +66,8 @@ void Engine::step_all(std::span<Sequence* const> sequences) {
   }
   advance_if([](const Sequence& sequence) { return sequence.cancelled() || sequence.options().grammar; });
   if (running.empty()) return;
-  // A recurrent state goes through a chain as it is read, of one sequence.
-  if (runner_->keeps_states()) return (void)guard(*running[0], [&] { advance(*running[0]); });
+  // With one place, others wait until the first has written its text.
+  if (places_.size() == 1) return (void)guard(*running[0], [&] { advance(*running[0]); });
   const auto is_short = [&](const Sequence& sequence) {
     const Place* own = place_of(sequence);
     return own != nullptr && own->read;
@@ -141,10 +142,15 @@ void Engine::gather(std::span<Sequence* const> sequences, std::vector<Member>& m
 
 // Which rows of what is still to be read come along: of the sequence that is served first, and of that which has least
 // to read.
-void Engine::give_chunks(std::vector<Member>& members) const {
+void Engine::give_chunks(std::vector<Member>& members) {
   std::vector<Member*> readers;
   for (Member& member : members) {
-    if (member.reads) readers.push_back(&member);
+    if (!member.reads) continue;
+    readers.push_back(&member);
+    use(*member.place);
+    const std::size_t size = member.place->text.size();
+    const std::size_t border = runner_->next_state(static_cast<std::size_t>(member.place->committed), size);
+    member.border = static_cast<std::int64_t>(border > 0 ? border : size);
   }
   const auto writers = static_cast<std::int64_t>(members.size() - readers.size());
   const std::int64_t room = std::max<std::int64_t>(1, target_->limits().rows - writers);
@@ -153,7 +159,7 @@ void Engine::give_chunks(std::vector<Member>& members) const {
   if (readers.empty()) return;
   if (chaos_) left = 1 + chaos_->below(static_cast<int>(left));
   const auto give = [&](Member& member, std::int64_t most) {
-    const std::int64_t rows = std::min({most, left, member.unread() - member.chunk});
+    const std::int64_t rows = std::min({most, left, member.border - member.place->committed - member.chunk});
     member.chunk += static_cast<int>(rows);
     left -= rows;
   };
@@ -174,19 +180,20 @@ void Engine::give_chunks(std::vector<Member>& members) const {
 
 // Trees of those that are written, one after the other.
 void Engine::draft(std::vector<Member>& members) {
-  int rows = 0, texts = 0;
+  int rows = 0, texts = 0, nodes = 0;
   for (const Member& member : members) {
     rows += member.reads ? static_cast<int>(member.tokens.size()) : 1;
     texts += !member.reads || member.asks ? 1 : 0;
   }
-  const int most = target_->limits().rows;
+  const int most = target_->limits().rows, most_nodes = runner_->tree_rows();
   for (Member& member : members) {
     if (member.reads) continue;
     guard(*member.sequence, [&] {
       use(*member.place);
       member.step.company = {.texts = texts, .rows = rows - 1};
-      draft(member, most - rows);
+      draft(member, std::min(most - rows, most_nodes - nodes - 1));
       rows += static_cast<int>(member.tokens.size()) - 1;
+      nodes += member.tokens.size() > 1 ? static_cast<int>(member.tokens.size()) : 0;
     });
   }
   // What the pass takes is learned once, of as many rows as it has.
@@ -236,6 +243,7 @@ void Engine::run(std::vector<Member>& members) {
     use(*member.place);
     member.first = parts[i].first;
     if (member.chunk > 0) runner_->commit_rows(member.chunk);
+    if (member.reads && !member.asks && runner_->keeps_states()) keep_border(member);
     if (!member.asks) continue;
     if (member.reads) {
       place_->tree.assign(*backend_, std::span(member.tokens).last(1), std::array<std::int32_t, 1>{-1});
@@ -267,6 +275,13 @@ void Engine::run(std::vector<Member>& members) {
     use(*member.place);
     runner_->commit(*member.step.tree, *member.step.verdict);
   }
+}
+
+// Where a text that begins like this one could go on.
+void Engine::keep_border(const Member& member) {
+  const std::int64_t committed = std::int64_t{place_->committed} + member.chunk;
+  if (committed != member.border) return;
+  runner_->keep_state(std::span(place_->text).first(static_cast<std::size_t>(committed)), place_->reuse);
 }
 
 // What the pass has given to one of them.

@@ -219,22 +219,26 @@ void run_feed_forward(Backend& backend, const ModelConfig& config, const BlockWe
 
 }  // namespace
 
+void run_delta_rule(Backend& backend, const ModelConfig& config, const BlockWeights& w, const BlockScratch& scratch,
+                    const DeltaLayer& layer, const Rows& rows) {
+  backend.run_delta(scratch.delta_out(rows.count), scratch.delta(rows.count),
+                    {.taps = w.delta->taps.as<float>(),
+                     .decay = w.delta->rate.as<float>(),
+                     .bias = w.delta->bias.as<float>(),
+                     .norm = w.delta->norm.as<float>(),
+                     .epsilon = config.epsilon},
+                    layer, rows);
+}
+
 void run_delta_block(Backend& backend, const ModelConfig& config, const BlockWeights& w, const BlockScratch& scratch,
                      const DeltaLayer& layer, const Rows& rows, Tensor x) {
   const DeltaInputs in = scratch.delta(rows.count);
-  const Tensor out = scratch.delta_out(rows.count);
   const DeltaWeights& delta = *w.delta;
   backend.matmul({x, weights_of(w.attention_norm), config.epsilon},
                  std::array{delta.mixed.onto(in.mixed), delta.gate.onto(in.gate), delta.decay.onto(in.decay),
                             delta.strength.onto(in.strength)});
-  backend.run_delta(out, in,
-                    {.taps = delta.taps.as<float>(),
-                     .decay = delta.rate.as<float>(),
-                     .bias = delta.bias.as<float>(),
-                     .norm = delta.norm.as<float>(),
-                     .epsilon = config.epsilon},
-                    layer, rows);
-  add_branch(backend, config, scratch, x, {out}, w.output, w.post_attention_norm);
+  run_delta_rule(backend, config, w, scratch, layer, rows);
+  add_branch(backend, config, scratch, x, {scratch.delta_out(rows.count)}, w.output, w.post_attention_norm);
   run_feed_forward(backend, config, w, scratch, x);
 }
 

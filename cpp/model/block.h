@@ -106,6 +106,9 @@ class BlockScratch {
   Buffer normed_, scores_;                                    // of experts
 };
 
+// What a delta layer does between its projections, whose products are in the scratch memory.
+void run_delta_rule(Backend& backend, const ModelConfig& config, const BlockWeights& weights,
+                    const BlockScratch& scratch, const DeltaLayer& layer, const Rows& rows);
 // A block with a delta layer, whose states go on in `layer`.
 void run_delta_block(Backend& backend, const ModelConfig& config, const BlockWeights& weights,
                      const BlockScratch& scratch, const DeltaLayer& layer, const Rows& rows, Tensor x);

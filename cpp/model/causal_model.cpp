@@ -25,6 +25,12 @@ ModelConfig read_config(const GgufFile& file, const RopeOptions& rope) {
   return config;
 }
 
+// Of the trees of several sequences in one pass: what is kept of a row is large where layers are recurrent.
+int tree_rows(const ModelLimits& limits) {
+  constexpr int kMost = 128;
+  return std::max(limits.tree, std::min(limits.places * limits.tree, kMost));
+}
+
 }  // namespace
 
 CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend, const ModelLimits& limits,
@@ -54,7 +60,7 @@ CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend,
   const KvShape shape{limits_.kv, config_.kv_heads, config_.head_dim, pages_->slots()};
   cache_ = std::make_unique<KvCache>(backend_, config_.attention_layers(), shape, pages_);
   if (config_.recurrent_layers() > 0) {
-    states_ = std::make_unique<RecurrentStates>(backend_, config_, limits_.tree, limits_.states);
+    states_ = std::make_unique<RecurrentStates>(backend_, config_, limits_.places, tree_rows(limits_), limits_.states);
   }
   scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);
   ropes_ = std::make_unique<LayerRopes>(backend_, config_, factors, limits_.context + limits_.depth + 1);
@@ -93,9 +99,7 @@ bool CausalModel::forward(const std::int32_t* tokens, const Rows& rows, const st
       if (taps_.joined[t] == layer) backend_.copy(features(rows.count).col_range(column, config_.dim), x);
     }
   };
-  if (states_) states_->settle(cache_->sequence());
-  if (states_ && rows.depth == nullptr) states_->will_advance();
-  if (states_ && rows.depth != nullptr) states_->make_room(rows.count);  // a laboratory's may be larger than any other
+  if (states_) states_->begin_pass(rows);
   backend_.embed(x, *embedding_, tokens, config_.embedding_scale);
   int attention = 0, recurrent = 0;  // layers so far
   for (int i = 0; i < config_.layers; ++i) {
@@ -113,8 +117,17 @@ bool CausalModel::forward(const std::int32_t* tokens, const Rows& rows, const st
   return true;
 }
 
+void CausalModel::run_states(const Rows& rows) {
+  if (!states_) return;
+  states_->begin_pass(rows);
+  int recurrent = 0;
+  for (const BlockWeights& block : blocks_) {
+    if (block.delta) run_delta_rule(backend_, config_, block, *scratch_, states_->layer(recurrent++), rows);
+  }
+}
+
 void CausalModel::commit(std::int32_t* history, const VerdictView& verdict, const PathView& path) {
-  if (states_) states_->commit(verdict);
+  if (states_) states_->commit(cache_->sequence().state, verdict);
   cache_->commit(history, verdict, path);
 }
 

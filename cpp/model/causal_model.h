@@ -56,10 +56,12 @@ class CausalModel {
 
   // Runs `rows.count` rows with the given token ids (device) behind the cache's sequence: rows.sequence must be
   // cache().sequence(), or those of its groups what that is of their places. Their K and V are stored; hidden(), tap()
-  // and features() then hold their states. The recurrent states of a hybrid, which has one place, go on with a chain at
-  // once, and with a tree when it is committed (commit). `keep_going` is asked between layers; where it says no, the
-  // pass is abandoned, and false is returned.
+  // and features() then hold their states. The recurrent states of a hybrid go on with a chain at once, and
+  // with a tree when it is committed (commit). `keep_going` is asked between layers; where it says no, the pass is
+  // abandoned, and false is returned.
   bool forward(const std::int32_t* tokens, const Rows& rows, const std::function<bool()>& keep_going = {});
+  // What the recurrent layers of such a pass do beside their products, on whatever the last pass left: for timing.
+  void run_states(const Rows& rows);
   // Keeps the accepted rows of the tree of the last pass, as KvCache has it.
   void commit(std::int32_t* history, const VerdictView& verdict, const PathView& path);
   Tensor hidden(int rows) const { return hidden_.matrix(rows, config_.dim); }  // after the final norm

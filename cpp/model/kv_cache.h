@@ -27,6 +27,7 @@ class KvCache {
   SequenceView sequence(std::int32_t* history = nullptr) const {
     SequenceView view = pages_->behind(lengths_.as<std::int32_t>());
     view.history = history;
+    view.state = static_cast<int>(pages_->place());
     return view;
   }
   // The next `count` tokens, as the rows of a pass.

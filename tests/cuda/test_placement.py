@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from qwen35 import write_hybrid
 from tiny_pair import TinyPair, make_tiny_pair
 
 from frspec_cpp import LLM
@@ -80,6 +81,16 @@ def test_a_device_without_room(pair: TinyPair, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv(MEMORY, "100000")
     with pytest.raises(MemoryError, match="a smaller model"):
         make(pair)
+
+
+def test_every_text_has_its_recurrent_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_hybrid(tmp_path)
+    one, four = (plan_of(LLM(path, device=DEVICE, n_ctx=200, n_parallel=count)) for count in (1, 4))
+    layers, window, matrices = 2, 3 * (2 + 2 + 6) * 32, 6 * 32 * 32
+    assert four["working"] - one["working"] >= 3 * 4 * layers * (window + matrices)
+    monkeypatch.setenv(MEMORY, "100000")
+    with pytest.raises(MemoryError, match=r"recurrent states of 4 texts; .* fewer texts at once \(n_parallel\)"):
+        LLM(path, device=DEVICE, n_parallel=4)
 
 
 def test_a_head_on_the_host_has_the_same_bits(pair: TinyPair) -> None:

@@ -76,6 +76,7 @@ def test_states_equal_the_reference(tmp_path: Path, disturbance: float) -> None:
 
 
 @pytest.mark.every_isa
+@pytest.mark.every_device
 @pytest.mark.threads
 @pytest.mark.parametrize("source", ["mtp", "sidecar", "bare", "whole"])
 def test_drafting_changes_nothing(files: dict[str, Path], source: str) -> None:
@@ -90,6 +91,7 @@ def test_drafting_changes_nothing(files: dict[str, Path], source: str) -> None:
         assert found.stats.accepted_length > 1.3
 
 
+@pytest.mark.every_device
 @pytest.mark.parametrize(
     "options",
     [

@@ -15,6 +15,7 @@ from checkpoints import make_checkpoint
 from eagle3_checkpoints import make_tiny_eagle3
 from frspec_cpp.tools.convert import convert
 from frspec_cpp.tools.make_random_model import make_random_model
+from qwen35 import write_hybrid
 from tiny_pair import TinyPair, make_tiny_pair
 
 from frspec_cpp import LLM, _core
@@ -22,6 +23,7 @@ from frspec_cpp.options import Options, native
 
 FIXED = {"tree": (2, 3, 8), "head": "full"}
 KINDS = ["plain", "eagle2", "eagle3", "contextual", "ngram", "eagle and ngram", "model", "tli", "slem", "auto"]
+HYBRID = ["hybrid", "mtp"]  # a model with recurrent layers, and its own drafter
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +52,13 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "other.gguf"
 
 
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_hybrid(tmp_path_factory.mktemp("hybrid"))
+
+
 @pytest.fixture
-def make(eagle2: TinyPair, eagle3: TinyPair, model: Path, other: Path) -> Callable[..., LLM]:
+def make(eagle2: TinyPair, eagle3: TinyPair, model: Path, other: Path, hybrid: Path) -> Callable[..., LLM]:
     def made(kind: str, **options: Any) -> LLM:
         of: dict[str, tuple[Path, dict[str, Any]]] = {
             "plain": (eagle2.target_gguf, {}),
@@ -64,6 +71,8 @@ def make(eagle2: TinyPair, eagle3: TinyPair, model: Path, other: Path) -> Callab
             "tli": (eagle2.target_gguf, {"drafter": other, **FIXED, "translate": "tli"}),
             "slem": (eagle2.target_gguf, {"drafter": other, **FIXED, "translate": "slem"}),
             "auto": (eagle2.target_gguf, {"drafter": other}),
+            "hybrid": (hybrid, {}),
+            "mtp": (hybrid, {"drafter": "mtp", **FIXED}),
         }
         path, own = of[kind]
         return LLM(path, **{"n_ctx": 320, "n_threads": 1, "n_batch": 48, **own, **options})
@@ -201,22 +210,28 @@ def check(found: Request, expected: Request) -> None:
     assert found.logprobs == expected.logprobs
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def plain_of(kind: str) -> str:
+    """The kind that has the same target and no drafter, or does not use it."""
+    return "eagle3" if kind == "eagle3" else "hybrid" if kind in HYBRID else "plain"
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *HYBRID])
 def test_random_requests(make: Callable[..., LLM], kind: str) -> None:
-    rng = random.Random(KINDS.index(kind))
-    together, single = make(kind, n_parallel=4)._engine, make("eagle3" if kind == "eagle3" else "plain")._engine
+    rng = random.Random(10 if kind in HYBRID else KINDS.index(kind))
+    together, single = make(kind, n_parallel=4)._engine, make(plain_of(kind))._engine
     shared = [rng.randrange(5, 400) for _ in range(150)]
-    requests = [random_request(rng, shared, kind != "plain") for _ in range(24)]
+    drafts = kind not in ("plain", "hybrid")
+    requests = [random_request(rng, shared, drafts) for _ in range(24)]
     course = write_together(together, requests, 6)
     assert course.shared > 20
     assert course.read > 0
     if kind != "auto":  # which the clock decides
-        assert (course.drafted > 10) == (kind != "plain")
+        assert (course.drafted > 10) == drafts
     for request in requests:
         check(request, alone(single, request, draft="never"))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("plain", "contextual", "auto")])
+@pytest.mark.parametrize("kind", [*(kind for kind in KINDS if kind not in ("plain", "contextual", "auto")), "mtp"])
 def test_drafts_are_the_same(make: Callable[..., LLM], kind: str) -> None:
     """A drafter that took one text for another would show in its drafts alone."""
     rng = random.Random(3)
@@ -233,21 +248,22 @@ def test_drafts_are_the_same(make: Callable[..., LLM], kind: str) -> None:
         ]
 
 
-@pytest.mark.parametrize("drafter", [False, True], ids=["plain", "model"])
-def test_few_pages(eagle2: TinyPair, model: Path, drafter: bool) -> None:
+@pytest.mark.parametrize("kind", ["plain", "model", "mtp"])
+def test_few_pages(eagle2: TinyPair, model: Path, hybrid: Path, kind: str) -> None:
     """Pages for one text and a bit: those that came last make room, wait and go on."""
-    own: dict[str, Any] = {"drafter": str(model), "head": "full", "tree": "2,3,8"} if drafter else {}
+    target, drafter = (hybrid, "mtp") if kind == "mtp" else (eagle2.target_gguf, str(model))
+    own: dict[str, Any] = {} if kind == "plain" else {"drafter": drafter, "head": "full", "tree": "2,3,8"}
     limits: dict[str, Any] = {"n_ctx": 300, "n_threads": 1, "n_batch": 48}
-    engine = _core.Engine(str(eagle2.target_gguf), **own, **limits, n_parallel=5, spare=0.4)
+    engine = _core.Engine(str(target), **own, **limits, n_parallel=5, spare=0.4)
     rng = random.Random(5)
-    requests = [random_request(rng, [5], drafter) for _ in range(12)]
+    requests = [random_request(rng, [5], kind != "plain") for _ in range(12)]
     for request in requests:
         request.comes, request.leaves = 0, None
         request.options = {**request.options, "max_tokens": 120, "ignore_eos": True, "stop": None, "min_tokens": 0}
         request.options.pop("stop_token_ids", None)
     write_together(engine, requests, 5)
     assert engine.displaced > 3
-    single = _core.Engine(str(eagle2.target_gguf), **limits)
+    single = _core.Engine(str(target), **limits)
     for request in requests:
         check(request, alone(single, request, draft="never"))
 
@@ -326,6 +342,16 @@ def test_rejection_sampling_of_a_long_prompt(make: Callable[..., LLM]) -> None:
     assert llm.submit(prompt, 10, **options).result().tokens == llm.generate(prompt, 10, **options).tokens
 
 
+@pytest.mark.parametrize("kind", ["plain", "mtp"])
+def test_a_single_place(make: Callable[..., LLM], kind: str) -> None:
+    """Prompts of several passes from the queue, where there is nobody to share a pass with."""
+    prompts = [[7] * 130, [9, 8] * 65, [5]]
+    alone = make(kind, n_batch=512, n_parallel=4)
+    expected = [alone.generate(prompt, 12, ignore_eos=True).tokens for prompt in prompts]
+    found = make(kind, n_batch=48, n_parallel=1).generate(prompts, 12, ignore_eos=True)
+    assert [text.tokens for text in found] == expected
+
+
 def test_slrs_follows_one_text(shared: Path, tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.gguf" for name in ("stories260K", "babyllama105-936K")]
     for path in paths:
@@ -364,7 +390,7 @@ def test_calls_of_several_threads(make: Callable[..., LLM]) -> None:
 
 
 @pytest.mark.every_device
-@pytest.mark.parametrize("kind", ["plain", "eagle2"])
+@pytest.mark.parametrize("kind", ["plain", "eagle2", "mtp"])
 def test_streams_in_turn(make: Callable[..., LLM], kind: str) -> None:
     """A step that a device has begun ahead is no other text's."""
     llm = make(kind, n_parallel=2)
@@ -380,11 +406,11 @@ def test_streams_in_turn(make: Callable[..., LLM], kind: str) -> None:
 
 @pytest.mark.every_isa
 @pytest.mark.every_device
-@pytest.mark.parametrize("kind", ["plain", "eagle2"])
+@pytest.mark.parametrize("kind", ["plain", "eagle2", "hybrid", "mtp"])
 def test_every_device(make: Callable[..., LLM], kind: str) -> None:
     rng = random.Random(7)
-    engine, single = make(kind, n_parallel=3)._engine, make("plain")._engine
-    requests = [random_request(rng, [9] * 150, kind != "plain") for _ in range(7)]
+    engine, single = make(kind, n_parallel=3)._engine, make(plain_of(kind))._engine
+    requests = [random_request(rng, [9] * 150, kind not in ("plain", "hybrid")) for _ in range(7)]
     for request in requests:
         request.comes = rng.randrange(3)
         request.options["max_tokens"] = min(request.options["max_tokens"], 8)

@@ -96,6 +96,7 @@ def test_logits_show_a_wrong_file(tmp_path: Path, change: Callable[[Qwen35], Non
 
 
 @pytest.mark.every_isa
+@pytest.mark.every_device
 @pytest.mark.threads
 def test_cuts_and_threads_do_not_change_bits(gguf: Path) -> None:
     engine = _core.Engine(str(gguf), n_threads=1, n_batch=512)
@@ -108,6 +109,7 @@ def test_cuts_and_threads_do_not_change_bits(gguf: Path) -> None:
 
 
 @pytest.mark.every_isa
+@pytest.mark.every_device
 @pytest.mark.threads
 @pytest.mark.parametrize(("nodes", "reach"), [(1, 1), (2, 1), (9, 1), (17, 17), (64, 5), (65, 2), (130, 130)])
 @pytest.mark.parametrize("prefix_length", [1, 2, PREFIX])

@@ -50,6 +50,12 @@ class Qwen35:
         return file.write(path)
 
 
+def write_hybrid(folder: Path) -> Path:
+    """A small model of delta layers and attention with its nextn block, which agrees with it now and then."""
+    made = make_qwen35(folder, layers=4, interval=2, disturbance=0.2)
+    return made.write(folder / "hybrid.gguf", "trunk", "nextn")
+
+
 def make_qwen35(
     folder: Path,
     *,

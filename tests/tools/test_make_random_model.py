@@ -60,11 +60,14 @@ def test_eagle3_drafters(vocab: Path, tmp_path: Path, rows: int | None, kind: st
     assert found.stats.drafter_error is None
 
 
-@pytest.mark.parametrize("shape", [name for name, shape in SHAPES.items() if shape.delta is None])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_shapes_have_the_sizes_of_their_models(vocab: Path, tmp_path: Path, shape: str) -> None:
-    """One layer of each shape with few tokens: every key and tensor that the engine wants is there."""
+    """One layer of each kind and shape with few tokens: every key and tensor that the engine wants is there."""
     published = SHAPES[shape]
-    model = dataclasses.replace(published, layers=1, feed_forward=512, experts=min(published.experts, 8))
+    net = published.delta and dataclasses.replace(published.delta, interval=2)
+    model = dataclasses.replace(
+        published, layers=2 if net else 1, feed_forward=512, delta=net, experts=min(published.experts, 8)
+    )
     path = tmp_path / "model.gguf"
     make_random_model(path, model, "q4_0", vocab, quiet=True)
     llm = LLM(path, n_ctx=16)
@@ -74,9 +77,11 @@ def test_shapes_have_the_sizes_of_their_models(vocab: Path, tmp_path: Path, shap
     names = {tensor.name for tensor in file.tensors}
     assert ("output.weight" in names) != published.tied
     assert ("rope_freqs.weight" in names) == published.rope_factors
-    assert ("blk.0.attn_q.bias" in names) == published.qkv_bias
-    assert ("blk.0.attn_q_norm.weight" in names) == published.qk_norm
+    attention = f"blk.{model.layers - 1}"
+    assert (f"{attention}.attn_q.bias" in names) == published.qkv_bias
+    assert (f"{attention}.attn_q_norm.weight" in names) == published.qk_norm
     assert ("blk.0.ffn_gate_exps.weight" in names) == (published.experts > 0)
+    assert ("blk.0.ssm_a" in names) == (net is not None)
 
 
 @pytest.mark.parametrize("tied", [False, True])
