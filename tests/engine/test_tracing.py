@@ -113,8 +113,7 @@ def answers(texts: list[tuple[Generation, list[int]]]) -> list[tuple[int, bool |
     ]
 
 
-@pytest.mark.every_device
-@pytest.mark.parametrize("head", ["full", "ranked:120"])
+@pytest.mark.parametrize("head", ["full", pytest.param("ranked:120", marks=pytest.mark.every_device)])
 def test_eagle2(eagle2: TinyPair, ranks: Path, head: str) -> None:
     few = ranked(120)
     options = {} if head == "full" else {"ranks": ranks}
@@ -133,7 +132,7 @@ def test_eagle2(eagle2: TinyPair, ranks: Path, head: str) -> None:
         assert head == "full" or {*step.tokens[: step.accepted], *step.offered} <= few
 
 
-@pytest.mark.parametrize("head", [pytest.param("learned", marks=pytest.mark.every_device), "ranked:100"])
+@pytest.mark.parametrize("head", ["learned", "ranked:100"])
 def test_eagle3(eagle3: TinyPair, ranks: Path, head: str) -> None:
     options = {} if head == "learned" else {"ranks": ranks}
     found = answers(trace(LLM(eagle3.target_gguf, eagle3.drafter_gguf, head=head, **SHAPE, **options)))
