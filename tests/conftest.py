@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fast_gguf
 import pytest
+from covering import covering
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,21 +36,56 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, {all_of_them[int(worker) % len(all_of_them)]})
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A repetition, on another device or under another instruction set, leaves out what more threads do.
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A repetition does not read files without tests of it: what they import takes longer than what is repeated."""
+    wanted = config.getoption("markexpr")
+    if wanted not in ("every_device", "every_isa") or not collection_path.match("test_*.py"):
+        return None
+    return True if wanted not in collection_path.read_text(encoding="utf-8") else None
 
-    That is the same there. On another device, tests of the CPU are skipped, too.
+
+def case_of(item: pytest.Item) -> dict[str, str]:
+    """What the parameters of a test are, those of one decorator together."""
+    values = dict(item.callspec.params)
+    case = {}
+    for mark in item.iter_markers("parametrize"):
+        names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
+        case[",".join(names)] = repr([values.pop(name.strip()) for name in names])
+    return case | {name: repr(value) for name, value in values.items()}
+
+
+def thin_out(items: list[pytest.Item], strength: Callable[[pytest.Item], int]) -> None:
+    """Leaves of each parametrized test what covers its parameters; where the strength is 0, everything."""
+    tests: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if getattr(item, "callspec", None) is not None and strength(item):
+            tests[item.nodeid.split("[")[0]].append(item)
+    dropped: set[pytest.Item] = set()
+    for cases in tests.values():
+        kept = covering([case_of(case) for case in cases], strength(cases[0]))
+        dropped |= {case for number, case in enumerate(cases) if number not in kept}
+    items[:] = [item for item in items if item not in dropped]
+
+
+@pytest.hookimpl(trylast=True)  # of what -m has left
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked ``pairwise`` the cases are run that show all pairs of values.
+
+    A repetition, on another device or under another instruction set, shows every value once, and leaves out what more
+    threads do: that is the same there. On another device, tests of the CPU are skipped, too.
     """
     from frspec_cpp import _core
 
     device = _core.default_device()
-    if device == "cpu" and not os.environ.get("FRSPEC_CPU"):
-        return
-    items[:] = [
-        item
-        for item in items
-        if getattr(item, "callspec", None) is None or item.callspec.params.get("n_threads", 1) == 1
-    ]
+    repeated = device != "cpu" or bool(os.environ.get("FRSPEC_CPU"))
+    if repeated:
+        items[:] = [
+            item
+            for item in items
+            if getattr(item, "callspec", None) is None or item.callspec.params.get("n_threads", 1) == 1
+        ]
+    if os.environ.get("FRSPEC_TEST_CASES") != "all":
+        thin_out(items, lambda item: 1 if repeated else 2 if item.get_closest_marker("pairwise") else 0)
     for item in items if device != "cpu" else []:
         if item.get_closest_marker("cpu_only"):
             item.add_marker(pytest.mark.skip(reason=f"about the CPU; FRSPEC_DEVICE is {device}"))
@@ -127,7 +164,7 @@ def no_drafter_fails_silently(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     from frspec_cpp.generation import Stats
 
     errors: list[str] = []
-    read = Stats.from_native.__func__  # type: ignore[attr-defined]
+    read = Stats.from_native.__func__
 
     def from_native(cls: type[Stats], native: object) -> Stats:
         stats: Stats = read(cls, native)

@@ -122,6 +122,7 @@ RULES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.pairwise
 @pytest.mark.every_device
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: "-".join(rule) + str(rule.get("window", "")))
 @pytest.mark.parametrize(("rows", "length"), [(1, 3), (17, 200), (40, 130), (20, 2 * SEGMENT + 70)])

@@ -45,6 +45,7 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("kind", FLOATS + MULTIPLIED)
 @pytest.mark.parametrize(("rows", "count"), [(1, 1), (1, 700), (7, 65)])
 @pytest.mark.parametrize("n_threads", [1, 3])
@@ -101,6 +102,7 @@ def test_tokens_of_picked_rows(file: str) -> None:
         assert np.array_equal(noisy[r], named[0][r][order[:5]])
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("tensor", ["sketch", "sketch.Q8_0", "Q5_K"])
 @pytest.mark.parametrize("count", [1, 40, 600, 2999, 3000])
 @pytest.mark.parametrize("n_threads", [1, 3])

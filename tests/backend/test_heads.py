@@ -39,6 +39,7 @@ def hidden(rows: int) -> np.ndarray:
     return np.random.default_rng(rows).standard_normal((rows, COLS), dtype=np.float32)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("rows", [1, 10, 70])

@@ -85,6 +85,7 @@ def angles(positions: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
     return np.cos(x).astype(np.float32), np.sin(x).astype(np.float32)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(("head_dim", "cache_type"), KINDS)
 @pytest.mark.parametrize("window", [0, 70])
 @pytest.mark.parametrize("count", [1, 3, 8])

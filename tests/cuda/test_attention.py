@@ -79,14 +79,13 @@ def random_parents(nodes: int, seed: int, reach: int = 5) -> list[int]:
 SHAPES = [(32, 4, 4), (64, 6, 2), (80, 3, 1), (96, 4, 1), (128, 8, 1), (256, 4, 2), (256, 8, 1)]
 SHAPES += [(16, 20, 1), (24, 4, 2), (13, 2, 1), (8, 2, 2), (136, 2, 1)]
 PASSES = [(1, 0), (2, 1), (1, 127), (17, 128), (9, 129), (1, 1000)]
-CASES = [(*shape, kind) for shape in SHAPES for kind in ("f16", "q8_0") if kind == "f16" or shape[0] % 32 == 0]
+HEADS = [(*shape, kind) for shape in SHAPES for kind in ("f16", "q8_0") if kind == "f16" or shape[0] % 32 == 0]
+ROWS = [(*some, "chain") for some in PASSES] + [(*some, "tree") for some in PASSES if some[0] > 1]
+# Three passes for each kind of heads, all of them in turn.
+CASES = [(*heads, *ROWS[(2 * i + 3 * j) % len(ROWS)]) for i, heads in enumerate(HEADS) for j in range(3)]
 
 
-@pytest.mark.parametrize(("head_dim", "heads", "kv_heads", "cache_type"), CASES)
-@pytest.mark.parametrize(
-    ("rows", "prefix", "shape"),
-    [(rows, prefix, "chain") for rows, prefix in PASSES] + [(*some, "tree") for some in PASSES if some[0] > 1],
-)
+@pytest.mark.parametrize(("head_dim", "heads", "kv_heads", "cache_type", "rows", "prefix", "shape"), CASES)
 def test_against_numpy(
     rows: int, prefix: int, head_dim: int, heads: int, kv_heads: int, cache_type: str, shape: str
 ) -> None:
@@ -99,8 +98,9 @@ def test_against_numpy(
     assert np.sqrt(np.mean(error**2)) < 1e-4
 
 
-@pytest.mark.parametrize("cache_type", ["f16", "q8_0"])
-@pytest.mark.parametrize(("rows", "prefix"), [(70, 3), (130, 100), (33, 1500), (20, 2600)])
+@pytest.mark.parametrize(
+    ("rows", "prefix", "cache_type"), [(70, 3, "q8_0"), (130, 100, "f16"), (33, 1500, "q8_0"), (20, 2600, "f16")]
+)
 def test_many_rows_against_numpy(rows: int, prefix: int, cache_type: str) -> None:
     q, k, v = random_attention(rows, prefix + rows, 64, 4, 2)
     for parents in (None, random_parents(rows, 1), random_parents(rows, 2, reach=1)):
@@ -110,11 +110,17 @@ def test_many_rows_against_numpy(rows: int, prefix: int, cache_type: str) -> Non
         assert error.max() < 1e-3
 
 
+# Each kind of heads with a short text and a long one.
 @pytest.mark.parametrize(
-    ("head_dim", "heads", "kv_heads", "cache_type"),
-    [(64, 4, 2, "f16"), (64, 4, 2, "q8_0"), (128, 4, 1, "f16"), (256, 2, 1, "q8_0"), (24, 18, 1, "f16")],
+    ("head_dim", "heads", "kv_heads", "cache_type", "rows", "prefix"),
+    [
+        *((64, 4, 2, "f16", *rows) for rows in ((9, 0), (70, 127), (6, 2700))),
+        *((64, 4, 2, "q8_0", *rows) for rows in ((40, 60), (33, 700))),
+        *((128, 4, 1, "f16", *rows) for rows in ((40, 60), (33, 700))),
+        *((256, 2, 1, "q8_0", *rows) for rows in ((9, 0), (6, 2700))),
+        *((24, 18, 1, "f16", *rows) for rows in ((9, 0), (70, 127))),
+    ],
 )
-@pytest.mark.parametrize(("rows", "prefix"), [(9, 0), (40, 60), (70, 127), (33, 700), (6, 2700)])
 def test_bits_depend_on_the_logical_sequence_only(
     head_dim: int, heads: int, kv_heads: int, cache_type: str, rows: int, prefix: int
 ) -> None:
@@ -144,6 +150,7 @@ def test_chunks_of_any_size_have_the_same_bits(length: int, cache_type: str) -> 
         assert np.array_equal(part, whole[first : first + count])
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("cache_type", ["f16", "q8_0"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("shape", ["chain", "tree", "brush"])
@@ -175,6 +182,7 @@ def test_scores_of_minus_infinity_count_for_nothing() -> None:
     assert np.array_equal(found, expected)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("device", [DEVICE, "cpu"])
 @pytest.mark.parametrize("cache_type", ["f16", "q8_0"])
 @pytest.mark.parametrize(("prefix", "spare", "layers"), [(0, 0, 1), (1, 5000, 2), (61, 7, 3), (130, 0, 70)])

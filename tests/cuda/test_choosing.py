@@ -195,6 +195,7 @@ def states(rows: int, seed: int) -> Row:
     return (np.random.default_rng(seed).integers(-2, 3, (rows, COLS)) / 4).astype(np.float32)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("top_k", [0, 1, 5, 40, 256, 300])
 @pytest.mark.parametrize("shape", ["all", "first", "ids", "listed"])

@@ -50,8 +50,14 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["scores", "ties", "one score", "-inf"])
-@pytest.mark.parametrize(("branch", "levels", "size"), SHAPES)
+KINDS = ["scores", "ties", "one score", "-inf"]
+
+
+# Each shape with two kinds of scores, so that each kind meets small trees and large ones.
+@pytest.mark.parametrize(
+    ("branch", "levels", "size", "kind"),
+    [(*shape, KINDS[(i + j) % 4]) for i, shape in enumerate(SHAPES) for j in (0, 1)],
+)
 def test_grown_trees(branch: int, levels: int, size: int, kind: str) -> None:
     random = np.random.default_rng(branch * levels)
     ids, scores = children(random, branch, levels, kind)
@@ -144,12 +150,27 @@ def test_walks_by_logits(options: dict[str, Any]) -> None:
         assert both[0] == both[1]
 
 
+SAMPLERS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.0},
+    {"temperature": 0.6},
+    {"top_k": 3},
+    {"top_p": 0.7},
+    {"min_p": 0.2, "temperature": 1.5},
+]
+
+
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"temperature": 0.0}, {"temperature": 0.6}, {"top_k": 3}, {"top_p": 0.7}, {"min_p": 0.2, "temperature": 1.5}],
+    ("options", "count", "width"),
+    [
+        *((options, 64, 64) for options in SAMPLERS),
+        *((options, 200, 64) for options in SAMPLERS[:4:3]),
+        *((options, 64, 300) for options in SAMPLERS[2::2]),
+        *((options, 5, 64) for options in SAMPLERS[:2]),
+        ({}, 1, 1),
+    ],
     ids=str,
 )
-@pytest.mark.parametrize(("count", "width"), [(1, 1), (5, 64), (64, 64), (200, 64), (64, 300)])
 def test_drawn_proposals(options: dict[str, Any], count: int, width: int) -> None:
     random = np.random.default_rng(count)
     ids = random.permutation(1000)[:count].tolist()
@@ -201,9 +222,15 @@ def both_verdicts(*arguments: Any, **options: Any) -> tuple[tuple[list[int], lis
     return found, expected
 
 
-@pytest.mark.parametrize("block", [False, True], ids=["rejection", "block"])
-@pytest.mark.parametrize("width", [0, 1, 8, 64])
-@pytest.mark.parametrize(("drafts", "vocab"), [(0, 100), (1, 64), (2, 65), (5, 513), (5, 10_000), (70, 70)])
+WIDTHS = [0, 1, 8, 64]
+CHAINS = [(0, 100), (1, 64), (2, 65), (5, 513), (5, 10_000), (70, 70)]
+
+
+# Each chain with each width, by one of the two ways to verify, in turn.
+@pytest.mark.parametrize(
+    ("block", "width", "drafts", "vocab"),
+    [((i + j) % 2 == 0, width, *chain) for i, width in enumerate(WIDTHS) for j, chain in enumerate(CHAINS)],
+)
 def test_rejection(block: bool, width: int, drafts: int, vocab: int) -> None:
     random = np.random.default_rng(vocab + width)
     lengths = set()

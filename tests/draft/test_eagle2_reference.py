@@ -50,12 +50,13 @@ def demo(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Demo:
     write_vocabulary_ranks(folder / "ranks.gguf", folder / "target.gguf", order)
     target = load_target(pair / "target")
     encode = tokenizers.Tokenizer.from_file(str(pair / "target/tokenizer.json")).encode
-    texts = [continue_greedily(target, encode(prompt).ids, 24) for prompt in mixed_prompts(shared / "data/prompts")]
+    prompts = [encode(prompt).ids[:40] for prompt in mixed_prompts(shared / "data/prompts")]
+    texts = [continue_greedily(target, prompt, 24) for prompt in prompts]
     return Demo(folder, target, texts, order, control)
 
 
 def mixed_prompts(folder: Path) -> list[str]:
-    """Python, arithmetic, a short question, a request for code."""
+    """Python, arithmetic, a short question, a request for code: their beginnings are used."""
     code = json.loads((folder / "human_eval.jsonl").open(encoding="utf-8").readline())["prompt"]
     rows = [json.loads(line) for line in (folder / "spec_bench.jsonl").open(encoding="utf-8")]
     first = {row["category"]: row["turns"][0] for row in reversed(rows)}
@@ -83,15 +84,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "2 layers, own rope": {"num_hidden_layers": 2, "rope_theta": 300.0},
     "all": {"bias": True, "qkv_bias": True, "own_embedding": True, "num_hidden_layers": 3, "rope_theta": 300.0},
 }
-TREES = [Shape(0, 1, 2), Shape(3, 1, 4), Shape(1, 6, 43), Shape(3, 4, 12), Shape(6, 12, 80), Shape(1, 40, 30)]
+FEW_TREES = [Shape(0, 1, 2), Shape(3, 4, 12)]
+TREES = [*FEW_TREES, Shape(3, 1, 4), Shape(1, 6, 43), Shape(6, 12, 80), Shape(1, 40, 30)]
 
 
-@pytest.mark.parametrize(
-    "variant",
-    [pytest.param(v, marks=[pytest.mark.every_isa, pytest.mark.every_device] if v == "all" else []) for v in VARIANTS],
-)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_random_pair(tmp_path: Path, variant: str) -> None:
-    """Every optional part of the network, many tree shapes and prompts, with chunks that divide no prompt."""
+    """Every optional part of the network, and all together with many tree shapes; chunks divide no prompt."""
     pair = make_tiny_pair(tmp_path, disturbance=0.3, **VARIANTS[variant])
     target = load_target(pair.target)
     drafter = Drafter(pair.drafter, target)
@@ -99,10 +98,20 @@ def test_random_pair(tmp_path: Path, variant: str) -> None:
     prompts = [[rng.randrange(400) for _ in range(rng.randrange(1, 20))] for _ in range(6)]
     texts = [continue_greedily(target, prompt, 20) for prompt in prompts]
     means = []
-    for shape in TREES:
+    for shape in TREES if variant == "all" else FEW_TREES:
         engine = make_engine(pair.target_gguf, pair.drafter_gguf, shape, n_batch=7)
         means.append(compare(engine, drafter, texts, shape))
-    assert 1.1 < min(means) < max(means) - 0.3, "some drafts are accepted and some are not, and trees matter"
+    assert 1.1 < min(means) < max(means) - 0.15, "some drafts are accepted and some are not, and trees matter"
+
+
+@pytest.mark.every_isa
+@pytest.mark.every_device
+def test_every_device(tmp_path: Path) -> None:
+    pair = make_tiny_pair(tmp_path, disturbance=0.3, **VARIANTS["all"])
+    target = load_target(pair.target)
+    texts = [continue_greedily(target, prompt, 12) for prompt in ([5, 6, 7], [9, 8, 7, 6] * 3)]
+    engine = make_engine(pair.target_gguf, pair.drafter_gguf, Shape(3, 4, 12), n_batch=7)
+    assert compare(engine, Drafter(pair.drafter, target), texts, Shape(3, 4, 12)) > 1.1
 
 
 def test_ranked_head_of_a_random_pair(tmp_path: Path) -> None:
@@ -110,7 +119,7 @@ def test_ranked_head_of_a_random_pair(tmp_path: Path) -> None:
     pair = make_tiny_pair(tmp_path, disturbance=0.3)
     target = load_target(pair.target)
     rng = random.Random(1)
-    texts = [continue_greedily(target, [rng.randrange(400) for _ in range(5)], 32) for _ in range(12)]
+    texts = [continue_greedily(target, [rng.randrange(400) for _ in range(5)], 20) for _ in range(6)]
     order = np.random.default_rng(2).permutation(400).astype(np.int32)
     write_vocabulary_ranks(tmp_path / "ranks.gguf", pair.target_gguf, order)
     ranked = [0, 1] + [token for token in order.tolist() if token > 1]  # 0 and 1 are control tokens

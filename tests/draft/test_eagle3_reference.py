@@ -40,15 +40,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "rope_theta": 300.0,
     },
 }
-TREES = [Shape(0, 1, 2), Shape(3, 1, 4), Shape(3, 4, 12), Shape(6, 12, 80)]
+FEW_TREES = [Shape(0, 1, 2), Shape(3, 4, 12)]
+TREES = [*FEW_TREES, Shape(3, 1, 4), Shape(6, 12, 80)]
 
 
-@pytest.mark.parametrize(
-    "variant",
-    [pytest.param(v, marks=[pytest.mark.every_isa, pytest.mark.every_device] if v == "all" else []) for v in VARIANTS],
-)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_random_pair(tmp_path: Path, variant: str) -> None:
-    """Every optional part of the network, several tree shapes, and chunks that divide no prompt."""
+    """Every optional part of the network, and many together with several tree shapes; chunks divide no prompt."""
     pair = make_tiny_eagle3(tmp_path, **VARIANTS[variant])
     target = load_target(pair.target)
     drafter = Drafter(pair.drafter, target)
@@ -57,10 +55,21 @@ def test_random_pair(tmp_path: Path, variant: str) -> None:
     prompts = [[rng.randrange(400) for _ in range(rng.randrange(1, 20))] for _ in range(6)]
     texts = [with_taps(target, continue_greedily(target, prompt, 20), layers) for prompt in prompts]
     means = []
-    for shape in TREES:
+    for shape in TREES if variant == "all" else FEW_TREES:
         engine = make_engine(pair.target_gguf, pair.drafter_gguf, shape, n_batch=7)
         means.append(compare(engine, drafter, texts, shape))
-    assert 1.1 < min(means) < max(means) - 0.3, "some drafts are accepted and some are not, and trees matter"
+    assert 1.1 < min(means) < max(means) - 0.15, "some drafts are accepted and some are not, and trees matter"
+
+
+@pytest.mark.every_isa
+@pytest.mark.every_device
+def test_every_device(tmp_path: Path) -> None:
+    pair = make_tiny_eagle3(tmp_path, **VARIANTS["all"])
+    target = load_target(pair.target)
+    prompts = ([5, 6, 7], [9, 8, 7, 6] * 3)
+    texts = [with_taps(target, continue_greedily(target, prompt, 12), LAYERS) for prompt in prompts]
+    engine = make_engine(pair.target_gguf, pair.drafter_gguf, Shape(3, 4, 12), n_batch=7)
+    assert compare(engine, Drafter(pair.drafter, target), texts, Shape(3, 4, 12)) > 1.1
 
 
 @pytest.mark.parametrize("drafter", [{}, {"own_head": True}, {"head_ids": SHUFFLED}], ids=["target", "own", "reduced"])
@@ -70,21 +79,21 @@ def test_ranked_head(tmp_path: Path, drafter: dict[str, Any]) -> None:
     target = load_target(pair.target)
     rng = random.Random(1)
     texts = [
-        with_taps(target, continue_greedily(target, [rng.randrange(400) for _ in range(5)], 24), LAYERS)
-        for _ in range(8)
+        with_taps(target, continue_greedily(target, [rng.randrange(400) for _ in range(5)], 16), LAYERS)
+        for _ in range(6)
     ]
     order = np.random.default_rng(2).permutation(400).astype(np.int32)
     write_vocabulary_ranks(tmp_path / "ranks.gguf", pair.target_gguf, order)
     known = set(drafter.get("head_ids", range(400)))
     ranked = [t for t in (0, 1) if t in known] + [t for t in order.tolist() if t > 1 and t in known]
     shape, means = Shape(3, 8, 30), []
-    for rows in (20, 100, len(known) - 1, len(known)):
+    for rows in (20, 100, len(known)):
         options = {"head": f"ranked:{rows}", "ranks": str(tmp_path / "ranks.gguf")}
         engine = make_engine(pair.target_gguf, pair.drafter_gguf, shape, **options)
         means.append(compare(engine, Drafter(pair.drafter, target, ranked[:rows]), texts, shape))
     assert means[0] < means[1] < means[2]
     whole = make_engine(pair.target_gguf, pair.drafter_gguf, shape)
-    assert means[3] == compare(whole, Drafter(pair.drafter, target), texts, shape)
+    assert means[2] == compare(whole, Drafter(pair.drafter, target), texts, shape)
 
 
 def test_taps_are_those_of_the_reference(tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ def write(llm: LLM, prompt: list[int] = PROMPT, **options: Any) -> Generation:
     return llm.generate(prompt, **{"max_tokens": TOKENS, "ignore_eos": True, "draft": True, "trace": True, **options})
 
 
-@pytest.mark.every_isa
-@pytest.mark.parametrize("disturbance", [1.0, 0.2])
+@pytest.mark.usefixtures("one_torch_thread")
+@pytest.mark.parametrize("disturbance", [1.0, pytest.param(0.2, marks=pytest.mark.every_isa)])
 def test_states_equal_the_reference(tmp_path: Path, disturbance: float) -> None:
     """Every state that the head met: behind the text, and in four levels of drafts, each of the one before."""
     made = make_qwen35(tmp_path, layers=4, disturbance=disturbance)

@@ -85,9 +85,16 @@ def sketch(pair: TinyPair, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize(
-    "head", ["ranked:60", "ranked:300", "contextual:60", "ranked:40+contextual:30", "ranked:60+speculated:20"]
+    ("head", "temperature"),
+    [
+        ("ranked:60", 0.0),
+        ("ranked:60", 0.8),
+        ("ranked:300", 0.8),
+        ("contextual:60", 0.0),
+        ("ranked:40+contextual:30", 0.8),
+        ("ranked:60+speculated:20", 0.0),
+    ],
 )
 def test_the_text_is_that_of_plain_decoding_while_rows_change(
     pair: TinyPair, misleading: str, sketch: str, tmp_path: Path, head: str, temperature: float
@@ -98,7 +105,8 @@ def test_the_text_is_that_of_plain_decoding_while_rows_change(
     plain = _core.Engine(str(pair.target_gguf))
     changed, counted = [], 0
     accepted = {"adapting": [], "static": []}
-    for seed, prompt in enumerate(requests(40)):
+    learns = head == "ranked:60" and temperature == 0.0
+    for seed, prompt in enumerate(requests(40 if learns else 16)):
         sampling = {"temperature": temperature, "seed": seed}
         expected = tokens_of(steps(plain, prompt, **sampling)[0])
         for name, engine in (("adapting", adapting), ("static", static)):
@@ -113,7 +121,7 @@ def test_the_text_is_that_of_plain_decoding_while_rows_change(
     assert sum(count > 0 for count in changed) > 1
     adapting.save_ranks()
     assert metadata(tmp_path / "mine.gguf")["frspec.ranks.tokens_counted"] == counted
-    if head == "ranked:60" and temperature == 0.0:
+    if learns:
         # What the requests use was drafted by nobody at first.
         assert np.mean(accepted["adapting"][:1]) == np.mean(accepted["static"][:1])
         assert np.mean(accepted["static"]) < 1.1
@@ -202,10 +210,12 @@ def test_an_error_while_saving_does_not_lose_the_text(pair: TinyPair, misleading
     engine = make_engine(pair, head="ranked:60", ranks=misleading, adapt=str(path))
     path.write_bytes(b"damaged")
     plain = _core.Engine(str(pair.target_gguf))
+    # Without drafts, but now and then: what is counted does not depend on them.
+    options: list[dict[str, Any]] = [{"max_tokens": 500, "draft": "always" if i == 19 else "never"} for i in range(41)]
     expected = tokens_of(steps(plain, [7, 8], max_tokens=500)[0])
     errors = []
-    for _ in range(41):
-        found, stats = steps(engine, [7, 8], max_tokens=500)
+    for asked in options:
+        found, stats = steps(engine, [7, 8], **asked)
         assert tokens_of(found) == expected
         errors.append(stats.adapt_error)
     assert [i for i, error in enumerate(errors) if error] == [19, 39]
@@ -217,7 +227,7 @@ def test_an_error_while_saving_does_not_lose_the_text(pair: TinyPair, misleading
     engine.save_ranks()
     assert metadata(path)["frspec.ranks.tokens_counted"] == 41 * 500
     for _ in range(20):
-        assert steps(engine, [7, 8], max_tokens=500)[1].adapt_error == ""
+        assert steps(engine, [7, 8], max_tokens=500, draft="never")[1].adapt_error == ""
     assert metadata(path)["frspec.ranks.tokens_counted"] == 61 * 500
 
 
@@ -305,8 +315,9 @@ def demo_texts(demo_target: Path) -> list[list[int]]:
     return [plain.generate(prompt, 60, ignore_eos=True).tokens for prompt in DEMO_PROMPTS]
 
 
-@pytest.mark.parametrize("head", ["auto", "ranked:256", "contextual:256"])
-@pytest.mark.parametrize("drafter", ["eagle2", "eagle3"])
+@pytest.mark.parametrize(
+    ("drafter", "head"), [("eagle2", "auto"), ("eagle3", "ranked:256"), ("eagle3", "contextual:256")]
+)
 def test_the_demo_drafters(
     demo_target: Path,
     demo_drafters: dict[str, Path],
@@ -358,8 +369,8 @@ def test_a_translated_drafter(shared: Path, demo_target: Path, demo_drafter: Pat
     options: dict[str, Any] = {"head": "ranked:256", "ranks": ranks, "n_ctx": 256, "translate": "tli"}
     llm = LLM(demo_target, drafter=drafter, tree_branch=4, adapt=tmp_path / "mine.gguf", **options)
     changed = 0
-    for prompt in ("The little dog", "Lily and Tom went to the park. They", "The little dog was sad. The") * 2:
-        found = llm.generate(prompt, 40, ignore_eos=True, draft=True)
-        assert found.tokens == plain.generate(prompt, 40, ignore_eos=True).tokens
+    for prompt in ("The little dog", "Lily and Tom went to the park. They") * 2:
+        found = llm.generate(prompt, 24, ignore_eos=True, draft=True)
+        assert found.tokens == plain.generate(prompt, 24, ignore_eos=True).tokens
         changed += found.stats.adapted_rows
     assert changed > 0

@@ -395,10 +395,10 @@ def test_streams_in_turn(make: Callable[..., LLM], kind: str) -> None:
     """A step that a device has begun ahead is no other text's."""
     llm = make(kind, n_parallel=2)
     prompts = ([5, 6, 7], [9, 8, 7, 6])
-    expected = [llm.generate(prompt, 40, ignore_eos=True, draft="always").text for prompt in prompts]
-    streams = [llm.stream(prompt, 40, ignore_eos=True, draft="always") for prompt in prompts]
+    expected = [llm.generate(prompt, 16, ignore_eos=True, draft="always").text for prompt in prompts]
+    streams = [llm.stream(prompt, 16, ignore_eos=True, draft="always") for prompt in prompts]
     found = ["", ""]
-    for _ in range(41):
+    for _ in range(17):
         for number, stream in enumerate(streams):
             found[number] += next(stream, "")
     assert found == expected

@@ -69,15 +69,11 @@ PAIRS: list[tuple[str, str | None, dict[str, Any], float, float]] = [
     ("stories260K", "llama2xs-279K", {}, 4.0, 3.5),
     ("stories260K", "llama2xs-279K", {"tree_depth": 4, "tree_branch": 1, "tree_size": 6}, 2.5, 1.8),
     ("stories260K", "llama2xs-279K", {"ngram": 4, "n_batch": 7, "tree_size": 20}, 3.5, 3.0),
-    ("llama2xs-279K", "stories260K", {"tree_depth": 3, "tree_branch": 5, "tree_size": 20, "n_threads": 1}, 3.0, 2.5),
     ("stories260K", "TinyStories-656K", {"translate": "slem"}, 1.6, 1.2),
     ("stories260K", "TinyStories-656K", {"translate": "slem", "tree_branch": 1, "tree_size": 7}, 1.2, 1.0),
     ("stories260K", "TinyStories-656K", {"translate": "tli"}, 1.1, 1.1),
     ("TinyStories-656K", "stories260K", {"translate": "slem", "ngram": 3}, 1.3, 1.15),
-    ("TinyStories-656K", "stories260K", {"translate": "tli"}, 1.0, 1.05),
     ("TinyStories-656K", "babyllama105-936K", {"translate": "slem", "tree_depth": 9, "tree_branch": 3}, 1.2, 1.2),
-    ("TinyStories-656K", "babyllama105-936K", {"translate": "tli", "tree_depth": 2}, 1.0, 1.0),
-    ("TinyStories-656K", "babyllama105-936K", {"translate": "slrs", "tree_depth": 2}, 1.02, 1.1),
     ("stories260K", "babyllama105-936K", {"translate": "slrs", "tree_depth": 1, "tree_size": 3}, 1.02, 1.1),
     ("babyllama105-936K", "TinyStories-656K", {"translate": "slem", "tree_size": 30}, 2.0, 1.5),
     ("stories260K", None, {"ngram": 4}, 1.1, 1.0),
@@ -99,24 +95,24 @@ def test_real_models(
 def test_the_demo_pair_keyed(demo_target: Path, demo_drafter: Path) -> None:
     """Looking at the noise keeps the accepted length at temperature 1 near that at 0; blind it is 1.6."""
     llm = LLM(demo_target, drafter=demo_drafter, head="full", tree="5,10,60")
-    lengths = accepted_lengths(llm, ["def fibonacci(n):", "Question: How many apples are there?\nAnswer:"], 64)
+    lengths = accepted_lengths(llm, ["def fibonacci(n):", "Question: How many apples are there?\nAnswer:"], 40)
     assert min(lengths) > 2.4, lengths
 
 
-@pytest.mark.parametrize("options", [{"translate": "tli"}, {"translate": "slem"}, {"ngram": 3}], ids=str)
+@pytest.mark.parametrize("options", [{"translate": "tli", "ngram": 3}, {"translate": "slem"}], ids=str)
 def test_small_models_draft_for_the_demo_target(
     small: dict[str, Path], demo_target: Path, options: dict[str, Any]
 ) -> None:
     llm = LLM(demo_target, drafter=small["TinyStories-656K"], tree_size=20, n_ctx=256, **options)
-    accepted_lengths(llm, ["The little dog", "def main():\n"], 24)
+    accepted_lengths(llm, ["def main():\n"], 20)
 
 
 def test_text_that_is_longer_than_the_drafters_context(small: dict[str, Path]) -> None:
-    """A drafter of 256 tokens goes on drafting behind 500: it reads the end of the text."""
+    """A drafter of 256 tokens goes on drafting behind 400: it reads the end of the text."""
     llm = LLM(small["stories260K"], drafter=small["babyllama105-936K"], translate="slem", tree_size=20)
     assert llm.n_ctx == 512
-    drafted = llm.generate(PROMPTS[0], 480, ignore_eos=True, draft=True)
-    assert drafted.tokens == llm.generate(PROMPTS[0], 480, ignore_eos=True, draft=False).tokens
+    drafted = llm.generate(PROMPTS[0], 400, ignore_eos=True, draft=True)
+    assert drafted.tokens == llm.generate(PROMPTS[0], 400, ignore_eos=True, draft=False).tokens
     late = drafted.drafted[300:]
     assert sum(late) > 20, "nothing was drafted behind the drafter's context"
 
@@ -130,18 +126,17 @@ def test_padded_vocabularies(tmp_path: Path, target_pad: int, drafter_pad: int) 
         paths[name] = tmp_path / f"{name}.gguf"
         make_random_model(paths[name], "tiny", "f32", vocab, vocab_size=400 + pad if pad else None, quiet=True)
     llm = LLM(paths["target"], drafter=paths["drafter"], n_ctx=128, tree_depth=2, tree_branch=4, tree_size=20)
-    lengths = accepted_lengths(llm, ["hello world"], 40)
+    lengths = accepted_lengths(llm, ["hello world"], 20)
     assert all(length >= 1 for length in lengths)
     # Ids that the target has not are never proposed, however likely the drafter finds them.
     for shape in ({"tree_branch": 60, "tree_size": 120}, {"tree_branch": 1, "tree_size": 20}):
-        llm = LLM(paths["target"], drafter=paths["drafter"], n_ctx=128, tree_depth=3, **shape)
-        for seed in range(2):
-            options: dict[str, Any] = {"temperature": 1.0, "repeat_penalty": 1.3, "seed": seed, "ignore_eos": True}
-            drafted = llm.generate([5, 6, 7], 40, draft=True, **options)
-            assert drafted.tokens == llm.generate([5, 6, 7], 40, draft=False, **options).tokens
-            assert drafted.stats.drafter_error is None
-            if shape["tree_branch"] == 1:
-                assert max(llm.generate([5, 6, 7], 40, verify="rejection", **options).tokens) < llm.vocab_size
+        llm = LLM(paths["target"], drafter=paths["drafter"], n_ctx=128, tree_depth=2, **shape)
+        options: dict[str, Any] = {"temperature": 1.0, "repeat_penalty": 1.3, "seed": 1, "ignore_eos": True}
+        drafted = llm.generate([5, 6, 7], 20, draft=True, **options)
+        assert drafted.tokens == llm.generate([5, 6, 7], 20, draft=False, **options).tokens
+        assert drafted.stats.drafter_error is None
+        if shape["tree_branch"] == 1:
+            assert max(llm.generate([5, 6, 7], 40, verify="rejection", **options).tokens) < llm.vocab_size
 
 
 @pytest.fixture(scope="module")
@@ -159,13 +154,13 @@ UNLIKE = [("llama-spm", "gpt-2"), ("qwen2", "llama-spm"), ("gpt-2", "qwen2")]
 
 @pytest.mark.parametrize(
     ("names", "translate"),
-    [*zip(UNLIKE, ("tli", "slem", "tli"), strict=True), (UNLIKE[0], "slem"), (UNLIKE[0], "auto")],
+    [*zip(UNLIKE, ("tli", "slem", "tli"), strict=True), (UNLIKE[0], "auto")],
     ids=str,
 )
 def test_random_models_of_unlike_tokenizers(unlike: dict[str, Path], names: tuple[str, str], translate: str) -> None:
     target, drafter = (unlike[name] for name in names)
     llm = LLM(target, drafter=drafter, n_ctx=256, translate=translate, tree_depth=2, tree_branch=4, tree_size=16)
-    accepted_lengths(llm, ["Hello 🐈 world", "x = [1, 2]"], 16)
+    accepted_lengths(llm, ["Hello 🐈 world"], 12)
 
 
 @pytest.mark.parametrize("translate", ["tli", "slem", "auto"])
@@ -176,7 +171,7 @@ def test_rows_that_follow_a_text_of_another_vocabulary(small: dict[str, Path], t
         llm = LLM(
             small["stories260K"], drafter=small["TinyStories-656K"], translate=translate, head=head, tree=(3, 3, 12)
         )
-        given.append(accepted_lengths(llm, PROMPTS[:2], 80)[0])
+        given.append(accepted_lengths(llm, PROMPTS[:2], 60)[0])
     assert min(given) > 1.0
     if translate == "slem":
         assert given[1] > given[0]
@@ -237,12 +232,10 @@ def test_whole_models_with_ranked_heads(small: dict[str, Path], demo_target: Pat
     """Ranks choose rows of a model's own head, by the target's tokens that these stand for."""
     ranked: dict[str, Any] = {"head": "ranked:4096", "ranks": demo_drafter, "n_ctx": 256, "tree_size": 20}
     itself = LLM(demo_target, drafter=demo_target, tree_depth=3, tree_branch=4, **ranked)
-    lengths = accepted_lengths(itself, ["def fibonacci(n):", "The little dog"], 40)
-    assert lengths[0] > 3.5, lengths  # the target drafts for itself: all but tokens without a row
-    other = LLM(demo_target, drafter=small["TinyStories-656K"], translate="tli", tree_branch=4, **ranked)
-    accepted_lengths(other, ["The little dog"], 40)
+    lengths = accepted_lengths(itself, ["def fibonacci(n):"], 24)
+    assert lengths[0] > 3.0, lengths  # the target drafts for itself: all but tokens without a row
     with_ngrams = LLM(demo_target, drafter=small["TinyStories-656K"], translate="tli", ngram=4, tree_branch=4, **ranked)
-    accepted_lengths(with_ngrams, ["The little dog"], 40)
+    accepted_lengths(with_ngrams, ["The little dog"], 20)
 
 
 # Target, drafter, how it is translated, and a number of rows that leaves some out.
@@ -263,7 +256,7 @@ def test_ranked_heads_of_every_translation(
     """No file brings ranks: the vocabulary's own order stands in, of the drafter's tokens where text is translated."""
     options: dict[str, Any] = {"translate": translate, "tree_depth": 2, "tree_branch": 3, "tree_size": 12, "n_ctx": 256}
     ranked = LLM(small[target], drafter=small[drafter], head=f"ranked:{rows}", **options)
-    lengths = accepted_lengths(ranked, ["Once upon a time", "The little dog"], 40)
+    lengths = accepted_lengths(ranked, ["Once upon a time", "The little dog"], 24)
     assert sum(lengths) > 2.0, lengths  # drafts were accepted
     assert ranked.generate("Once", max_tokens=4).stats.ranks in ("scores", "merges")
     full = LLM(small[target], drafter=small[drafter], head="full", **options)
@@ -313,7 +306,7 @@ def test_auto_has_ranked_heads_of_another_vocabulary(small: dict[str, Path], dem
     llm = LLM(
         small["TinyStories-656K"], drafter=demo_target, head="auto", translate=translate, tree_branch=4, n_ctx=128
     )
-    accepted_lengths(llm, ["Once upon a time there was a dog"], 60)
+    accepted_lengths(llm, ["Once upon a time there was a dog"], 24)
     stats = llm.generate("Once upon a time", max_tokens=60).stats
     # 65,536 rows have ranked heads beside them; the few that both vocabularies share have none.
     assert stats.ranks == ("merges" if translate == "slem" else None)

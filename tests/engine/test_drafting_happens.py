@@ -18,12 +18,11 @@ QUESTION = "Repeat this sentence three times: The quick brown fox jumps over the
 
 COMBINATIONS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "another vocabulary": (QWEN, SMOLLM2, {}),
-    "slem": (QWEN, SMOLLM2, {"translate": "slem"}),
     "tli, ranked": (QWEN, SMOLLM2, {"translate": "tli", "head": "ranked:8192"}),
     "slem, ranked, fixed tree": (QWEN, SMOLLM2, {"translate": "slem", "head": "ranked:8192", "tree": "2,2,6"}),
-    "the same vocabulary": (QWEN, QWEN, {}),
-    "n-grams alone": (QWEN, None, {"ngram": 6}),
-    "n-grams beside": (QWEN, SMOLLM2, {"ngram": 6}),
+    "the same vocabulary": (SMOLLM2, SMOLLM2, {}),
+    "n-grams alone": (SMOLLM2, None, {"ngram": 6}),
+    "n-grams beside": (SMOLLM2, SMOLLM2, {"ngram": 6}),
     "eagle-3": (SMOLLM2, "eagle3", {}),
     "eagle-3, contextual": (SMOLLM2, "eagle3", {"head": "contextual"}),
 }

@@ -64,7 +64,7 @@ def llm(demo_target: Path, demo_drafters: dict[str, Path]) -> LLM:
 def test_random_schemas(llm: LLM, temperature: float) -> None:
     rng = random.Random(int(temperature))
     ended = drafted_steps = forced = accepted = 0
-    for seed in range(8):
+    for seed in range(5):
         schema = {"type": "object", "properties": {"a": random_schema(rng)}, "required": ["a"]}
         schema["additionalProperties"] = False
         asked: dict[str, Any] = {"json_schema": schema, "temperature": temperature, "seed": seed}
@@ -78,7 +78,7 @@ def test_random_schemas(llm: LLM, temperature: float) -> None:
         drafted_steps += drafted.stats.drafted_steps
         forced += drafted.stats.forced_tokens
         accepted += sum(drafted.drafted)
-    assert ended >= 7
+    assert ended >= 4
     assert drafted_steps > 0
     assert accepted > forced > 0
 
@@ -207,12 +207,11 @@ def test_lists_of_texts(llm: LLM) -> None:
 
 
 @pytest.mark.every_device
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_every_device(tmp_path: Path, temperature: float) -> None:
+def test_every_device(tmp_path: Path) -> None:
     """A vocabulary whose size no word divides, and padding that no grammar allows."""
     pair = make_tiny_pair(tmp_path, vocab=410)
     llm = LLM(pair.target_gguf, drafter=pair.drafter_gguf, head="full", tree="3,4,12", n_ctx=256)
-    for grammar in (GBNF, LARK):
+    for grammar, temperature in ((GBNF, 0.0), (LARK, 0.9)):
         asked: dict[str, Any] = {"grammar": grammar, "temperature": temperature, "seed": 1, "min_tokens": 3}
         drafted = llm.generate([5, 6, 7], 60, draft=True, **asked)
         assert drafted.tokens == llm.generate([5, 6, 7], 60, draft=False, **asked).tokens

@@ -12,7 +12,7 @@ from frspec_cpp import LLM
 
 pytestmark = pytest.mark.threads
 
-TOKENS = 48
+TOKENS = 32
 PROMPTS = [
     "def fibonacci(n):\n",
     "Question: Natalia sold clips to 48 of her friends in April. How many clips did she sell altogether?\nAnswer:",
@@ -28,8 +28,7 @@ def plain(demo_target: Path) -> dict[tuple[str, float], list[int]]:
         (prompt, temperature): llm.generate(
             prompt, max_tokens=TOKENS, temperature=temperature, seed=11, ignore_eos=True
         ).tokens
-        for prompt in PROMPTS
-        for temperature in (0.0, 1.0)
+        for prompt, temperature in zip([*PROMPTS, PROMPTS[0]], (0.0, 1.0, 0.0, 1.0), strict=True)
     }
 
 
@@ -45,17 +44,10 @@ def check_equality(
 
 
 @pytest.mark.every_isa
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"head": "ranked:8192", "tree_size": 40},
-        {"head": "ranked:1024", "tree_depth": 3, "tree_branch": 4, "tree_size": 12, "n_threads": 1, "n_batch": 7},
-    ],
-    ids=str,
-)
 def test_drafting_changes_nothing(
-    demo_target: Path, demo_drafter: Path, plain: dict[tuple[str, float], list[int]], options: dict[str, Any]
+    demo_target: Path, demo_drafter: Path, plain: dict[tuple[str, float], list[int]]
 ) -> None:
+    options = {"head": "ranked:1024", "tree_depth": 3, "tree_branch": 4, "tree_size": 12, "n_threads": 1, "n_batch": 7}
     check_equality(demo_target, demo_drafter, plain, options)
 
 
@@ -63,11 +55,10 @@ def test_drafting_changes_nothing(
     "options",
     [
         {},
-        {"head": "ranked:16384", "n_threads": 3},
+        {"head": "ranked:8192", "tree_size": 40, "n_threads": 3},
         {"head": "ranked:65536", "tree_size": 20, "n_batch": 5},
         {"head": "ranked:2048", "tree_depth": 0, "tree_branch": 1, "tree_size": 2},
-        {"head": "ranked:2048", "tree_depth": 7, "tree_branch": 1, "tree_size": 9},
-        {"head": "ranked:2048", "tree_depth": 2, "tree_branch": 3, "tree_size": 8, "n_batch": 1},
+        {"head": "ranked:2048", "tree_depth": 7, "tree_branch": 1, "tree_size": 9, "n_batch": 1},
         {"head": "ranked:2048", "tree_depth": 5, "tree_branch": 16, "tree_size": 100},
     ],
     ids=str,
@@ -117,12 +108,12 @@ def test_seeds_differ_and_repeat(demo_target: Path, demo_drafter: Path) -> None:
 
 
 def test_spec_bench_prompts_with_end_of_generation(shared: Path, demo_target: Path, demo_drafter: Path) -> None:
-    """Real prompts of every category, ended by the model itself."""
+    """Real prompts of every other category, ended by the model itself."""
     rows = [json.loads(line) for line in (shared / "data/prompts/spec_bench.jsonl").open(encoding="utf-8")]
     by_category = {row["category"]: row["turns"][0] for row in reversed(rows)}
     llm = LLM(demo_target, drafter=demo_drafter, head="ranked:8192", tree_depth=3, tree_size=24)
     stops = 0
-    for category, prompt in by_category.items():
+    for category, prompt in [*by_category.items()][::2]:
         plain = llm.generate(prompt, max_tokens=64, draft=False)
         drafted = llm.generate(prompt, max_tokens=64, draft=True)
         assert drafted.tokens == plain.tokens, category

@@ -53,14 +53,13 @@ def test_kernels_of_the_noise(demo_target: Path, demo_drafter: Path, chain: dict
 
 @pytest.mark.parametrize("chain", CHAINS, ids=str)
 def test_every_chain_is_lossless(llm: LLM, chain: dict[str, Any]) -> None:
-    for seed in (3, 4):
-        both(llm, max_tokens=64, **{"seed": seed, "ignore_eos": True, **chain})
+    both(llm, max_tokens=48, **{"seed": 3, "ignore_eos": True, **chain})
 
 
-@pytest.mark.parametrize("tree_size", [1, 2, 63, 64, 65, 100])
+@pytest.mark.parametrize("tree_size", [1, 64, 65, 100])
 def test_trees_that_fit_the_logits_and_trees_that_do_not(demo_target: Path, demo_drafter: Path, tree_size: int) -> None:
     llm = LLM(demo_target, drafter=demo_drafter, head="ranked:2048", tree_depth=3, tree_branch=12, tree_size=tree_size)
-    both(llm, max_tokens=32, temperature=1.0, top_k=20, repeat_penalty=1.1, ignore_eos=True)
+    both(llm, max_tokens=16, temperature=1.0, top_k=20, repeat_penalty=1.1, ignore_eos=True)
 
 
 def test_penalties_see_the_prompt_and_the_text(llm: LLM) -> None:
@@ -194,12 +193,12 @@ def test_logprobs_are_given_when_asked_for(llm: LLM) -> None:
 
 
 def test_stop_strings_wherever_token_borders_lie(llm: LLM) -> None:
-    whole = both(llm, max_tokens=60, ignore_eos=True)
+    whole = both(llm, max_tokens=28, ignore_eos=True)
     for number, begin in enumerate(range(0, len(whole.text) - 6, 7)):
-        for length in (1, 2, 6):
+        for length in (1, 2, 6)[number % 2 :]:
             stop = whole.text[begin : begin + length]
             # Several tokens a step are the hard case; tokens one by one are looked at now and then.
-            asked: dict[str, Any] = {"max_tokens": 60, "ignore_eos": True, "stop": stop}
+            asked: dict[str, Any] = {"max_tokens": 28, "ignore_eos": True, "stop": stop}
             found = both(llm, **asked) if number % 5 == 0 else llm.generate(PROMPT, draft=True, **asked)
             assert found.text == whole.text[: whole.text.index(stop)]
             assert found.finish_reason == "stop"
@@ -219,12 +218,12 @@ def test_the_first_of_several_stop_strings_ends_the_text(llm: LLM) -> None:
 
 
 def test_what_might_become_a_stop_string_is_shown_in_the_end(llm: LLM) -> None:
-    whole = both(llm, max_tokens=20, ignore_eos=True).text
+    whole = both(llm, max_tokens=10, ignore_eos=True).text
     for length in range(1, len(whole)):
         stop = whole[-length:] + "\x00"
-        assert llm.generate(PROMPT, 20, draft=length % 4 > 0, ignore_eos=True, stop=stop).text == whole
+        assert llm.generate(PROMPT, 10, draft=length % 4 > 0, ignore_eos=True, stop=stop).text == whole
         if length % 10 == 1:
-            assert "".join(llm.stream(PROMPT, 20, ignore_eos=True, stop=stop)) == whole
+            assert "".join(llm.stream(PROMPT, 10, ignore_eos=True, stop=stop)) == whole
 
 
 def test_stop_tokens(llm: LLM) -> None:

@@ -113,8 +113,7 @@ def answers(texts: list[tuple[Generation, list[int]]]) -> list[tuple[int, bool |
     ]
 
 
-@pytest.mark.every_device
-@pytest.mark.parametrize("head", ["full", "ranked:120"])
+@pytest.mark.parametrize("head", ["full", pytest.param("ranked:120", marks=pytest.mark.every_device)])
 def test_eagle2(eagle2: TinyPair, ranks: Path, head: str) -> None:
     few = ranked(120)
     options = {} if head == "full" else {"ranks": ranks}
@@ -133,7 +132,7 @@ def test_eagle2(eagle2: TinyPair, ranks: Path, head: str) -> None:
         assert head == "full" or {*step.tokens[: step.accepted], *step.offered} <= few
 
 
-@pytest.mark.parametrize("head", [pytest.param("learned", marks=pytest.mark.every_device), "ranked:100"])
+@pytest.mark.parametrize("head", ["learned", "ranked:100"])
 def test_eagle3(eagle3: TinyPair, ranks: Path, head: str) -> None:
     options = {} if head == "learned" else {"ranks": ranks}
     found = answers(trace(LLM(eagle3.target_gguf, eagle3.drafter_gguf, head=head, **SHAPE, **options)))
@@ -171,7 +170,6 @@ def test_the_favourite_stands_first(eagle2: TinyPair, sampling: dict[str, Any]) 
             assert len(offers[more][place]) == more
 
 
-@pytest.mark.every_device
 def test_rows_that_follow_the_text(eagle2: TinyPair) -> None:
     """Those of the last tokens are there; a token that has not been heard of is told of after the step, not before."""
     llm = LLM(eagle2.target_gguf, eagle2.drafter_gguf, head="contextual:60", **SHAPE)
@@ -257,7 +255,6 @@ def test_adapted_rows(eagle2: TinyPair, ranks: Path, tmp_path: Path) -> None:
     assert len(missed[0]) > len(missed[-1])
 
 
-@pytest.mark.every_device
 def test_plain_steps(eagle2: TinyPair) -> None:
     drafting = LLM(eagle2.target_gguf, eagle2.drafter_gguf, head="full", **SHAPE)
     alone = LLM(eagle2.target_gguf, n_threads=1)
@@ -281,7 +278,6 @@ def test_steps_with_and_without_drafts(eagle2: TinyPair, ranks: Path) -> None:
         assert (step.in_subset is not None) == (step.head_seconds > 0) == (number in drafted)
 
 
-@pytest.mark.every_device
 @pytest.mark.parametrize("drafter", [False, True])
 def test_ngrams(eagle2: TinyPair, ranks: Path, drafter: bool) -> None:
     """Without a drafter there is no head to ask; beside one, the question is about its head."""
@@ -324,8 +320,7 @@ def test_another_vocabulary(tmp_path: Path, translate: str) -> None:
     assert translate == "slem" or seen == {True, False}
 
 
-@pytest.mark.every_device
-@pytest.mark.parametrize("verify", ["rejection", "block"])
+@pytest.mark.parametrize("verify", ["rejection", pytest.param("block", marks=pytest.mark.every_device)])
 def test_rejection_sampling(eagle2: TinyPair, verify: str) -> None:
     chain: dict[str, Any] = {"tree_branch": 1, "tree_depth": 2, "tree_size": 4}
     llm = LLM(eagle2.target_gguf, eagle2.drafter_gguf, head="full", n_threads=1, **chain)

@@ -106,7 +106,7 @@ def test_csv(run: Runner) -> None:
 def test_synthetic_acceptance(probability: float, low: float, high: float) -> None:
     """Accepted lengths follow the probability: a geometric series, cut off at the depth of the tree."""
     found = frspec_cpp.bench(
-        n_prompt=[], n_gen=[192], n_verify=[], head="ranked:1024", repetitions=1,
+        n_prompt=[], n_gen=[96], n_verify=[], head="ranked:1024", repetitions=1,
         synthetic_acceptance=probability, tree_depth=5, tree_branch=1, tree_size=7, progress=False,
     )  # fmt: skip
     assert found["synthetic_acceptance"] == probability

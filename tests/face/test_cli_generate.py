@@ -122,10 +122,11 @@ def test_auto_says_what_it_chose(run: Runner, llm: LLM) -> None:
     assert re.match(rb"frspec: auto: drafting .*; \S+ tokens/s expected, \S+ without drafts$", lines[1])
 
 
-def test_the_prompt_may_come_from_anywhere(run: Runner, tmp_path: Path) -> None:
+def test_the_prompt_may_come_from_anywhere(run: Runner, demo_target: Path, tmp_path: Path) -> None:
     # One line end at the end of a file belongs to the file, all else to the prompt.
     prompt = "# Größe, 日本語\ndef größe(x):\n"
-    expected = generate_json(run, "-p", prompt, "-n", "12")
+    model = ("-m", str(demo_target))
+    expected = generate_json(run, *model, "-p", prompt, "-n", "4")
     path = tmp_path / "prompt.txt"
     path.write_bytes(prompt.encode() + b"\r\n")
     for arguments, stdin in [
@@ -135,7 +136,7 @@ def test_the_prompt_may_come_from_anywhere(run: Runner, tmp_path: Path) -> None:
         (["-f", "-"], prompt.encode() + b"\n"),
         ([], prompt.encode() + b"\n"),
     ]:
-        found = generate_json(run, *arguments, "--max-tokens", "12", stdin=stdin)
+        found = generate_json(run, *model, *arguments, "--max-tokens", "4", stdin=stdin)
         assert (found["tokens"], found["prompt_tokens"]) == (expected["tokens"], expected["prompt_tokens"])
 
 

@@ -99,7 +99,6 @@ def assert_close(logits: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(logits - expected).max() < 8e-3 * max(1.0, float(expected.std()))
 
 
-@pytest.mark.every_device
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_those_of_transformers(plain: tuple[Path, Path], case: str) -> None:
     options, rope_parameters = CASES[case]
@@ -172,8 +171,7 @@ def short_target(demo_target: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return path
 
 
-@pytest.mark.every_device
-@pytest.mark.parametrize("drafts", ["eagle2", "itself"])
+@pytest.mark.parametrize("drafts", [pytest.param("eagle2", marks=pytest.mark.every_device), "itself"])
 def test_drafts_of_a_tiny_pair_change_nothing(tmp_path: Path, drafts: str) -> None:
     pair = make_tiny_pair(tmp_path / "pair")
     target = GgufEditor(pair.target_gguf)

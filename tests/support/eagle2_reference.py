@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from safetensors.torch import load_file
@@ -202,11 +203,11 @@ class Rows:
 
     def layout(self) -> tuple[Tensor, Tensor]:
         """Positions (rows), and which rows each row attends to: (rows, rows) bool."""
-        sees = torch.eye(len(self.tokens), dtype=torch.bool)
+        sees = np.eye(len(self.tokens), dtype=bool)
         for row, before in enumerate(self._before):
             if before >= 0:
                 sees[row] |= sees[before]
-        return sees.sum(1) - 1, sees
+        return torch.from_numpy(sees.sum(1) - 1), torch.from_numpy(sees)
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import unicodedata
 from pathlib import Path
@@ -25,19 +26,19 @@ def hf_words(pre: str, text: str) -> list[str]:
 def test_words_of_random_texts(pre: str, random_texts: list[str]) -> None:
     assert pre in pretokenizers()
     splitter = pre_tokenizers.Sequence(hf_splits(pre))
-    for text in random_texts[:1500]:
+    for text in random_texts[:800]:
         assert pretokenize(pre, text) == [word for word, _ in splitter.pre_tokenize_str(text)], repr(text)
 
 
 @pytest.mark.parametrize("pre", PATTERNS)
-@pytest.mark.parametrize("character", ["1", "\u0663", "\u00bd", " ", "\n", "A", "a", "\u8a9e", "\u0301", "!", "\x01"])
-def test_words_of_runs(pre: str, character: str) -> None:
+def test_words_of_runs(pre: str) -> None:
     """Runs of one character, alone, before others and behind them; long ones take time in proportion."""
     splitter = pre_tokenizers.Sequence(hf_splits(pre))
-    for length in (1, 2, 3, 4, 7, 100, 515):
-        for text in (character * length, f"x{character * length}x", f" {character * length} 12{character}"):
-            assert pretokenize(pre, text) == [word for word, _ in splitter.pre_tokenize_str(text)], repr(text)
-    assert "".join(pretokenize(pre, character * 200_000)) == character * 200_000
+    for character in ("1", "\u0663", "\u00bd", " ", "\n", "A", "a", "\u8a9e", "\u0301", "!", "\x01"):
+        for length in (1, 2, 3, 4, 7, 100, 515):
+            for text in (character * length, f"x{character * length}x", f" {character * length} 12{character}"):
+                assert pretokenize(pre, text) == [word for word, _ in splitter.pre_tokenize_str(text)], repr(text)
+        assert "".join(pretokenize(pre, character * 50_000)) == character * 50_000
 
 
 def test_every_name_has_words() -> None:
@@ -46,6 +47,7 @@ def test_every_name_has_words() -> None:
         assert "".join(pretokenize(pre, "It's 12345 \u8a9eAb!\n")) == "It's 12345 \u8a9eAb!\n"
 
 
+@functools.cache
 def telling_characters() -> list[str]:
     """Assigned ones: all at the ends of a run of one category, every 50th inside, where a table has only a range."""
     characters = assigned(0, sys.maxunicode)

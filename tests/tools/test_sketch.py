@@ -65,9 +65,9 @@ def test_coverage_is_counted(matrix: np.ndarray, states: np.ndarray) -> None:
 def test_a_sketch_of_the_demo_pair(demo_target: Path, demo_drafter: Path, tmp_path: Path) -> None:
     """From texts to a file that the engine drafts with; the same states give the same file."""
     corpus = tmp_path / "texts.txt"
-    corpus.write_text("\n".join(TEXT * (i % 7 + 1) + str(i) for i in range(60)))
+    corpus.write_text("\n".join(TEXT * (i % 7 + 1) + str(i) for i in range(40)))
     path = tmp_path / "sketch.gguf"
-    found = sketch.make_sketch(demo_target, demo_drafter, [corpus], path, states=1500, type="q4_0", quiet=True)
+    found = sketch.make_sketch(demo_target, demo_drafter, [corpus], path, states=1000, type="q4_0", quiet=True)
     assert [one.rows for one in found] == [512, 2048]
     assert all(one.top_1 > 0.9 for one in found)
     reader = gguf.GGUFReader(path)

@@ -41,6 +41,12 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than everything else together; those of `eagle2` are drawn."""
+    monkeypatch.setattr(loop, "draw_curves", lambda *_: None)
+
+
 def train(kind: str, pair: TinyPair, output: Path, *options: object) -> int:
     return main([kind, str(pair.target), "-o", str(output), *_FAST, *map(str, options)])
 

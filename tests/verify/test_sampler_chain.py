@@ -18,8 +18,6 @@ from transformers import (
 
 from frspec_cpp import _testing
 
-pytestmark = pytest.mark.every_device
-
 Row = npt.NDArray[np.float32]
 
 # Everything off: each test switches on what it is about.
@@ -137,6 +135,7 @@ def test_equal_values_keep_the_lower_ids() -> None:
     assert np.flatnonzero(process(logits, top_p=0.25)[0] == 0).tolist() == kept
 
 
+@pytest.mark.every_device  # which draws; chains on a GPU are those of tests/cuda
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_rows_that_are_not_finite_do_no_harm(bad: float) -> None:
     """A model that overflows must be reported, not hidden: nothing is drawn from such a row."""

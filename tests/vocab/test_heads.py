@@ -98,14 +98,14 @@ def tokens(steps: list[list[tuple[int, bool, str]]]) -> list[int]:
 def test_the_text_is_that_of_plain_decoding(pair: TinyPair, files: dict[str, str], head: str) -> None:
     plain, engine = _core.Engine(str(pair.target_gguf)), make_engine(pair, files, head, n_batch=11)
     accepted = 0
-    for prompt in prompts():
-        for sampling in SAMPLINGS:
+    for number, prompt in enumerate(prompts()):
+        for sampling in SAMPLINGS[number % 2 :: 2]:
             expected = tokens(write(plain, prompt, **sampling))
             for draft in ("always", "sparse", "auto"):
                 steps = write(engine, prompt, draft=draft, **sampling)
                 assert tokens(steps) == expected
                 accepted += len(expected) - len(steps) if draft == "always" else 0
-    assert accepted > 100
+    assert accepted > 50
 
 
 @pytest.mark.parametrize("verify", ["rejection", "block"])
@@ -196,10 +196,10 @@ def test_heads_one_after_the_other(tmp_path: Path) -> None:
     pair = make_tiny_pair(tmp_path / "pair")
     files = make_files(tmp_path, pair)
     engine = make_engine(pair, files, "auto")
-    plain = tokens(write(_core.Engine(str(pair.target_gguf)), prompts()[1]))
+    plain = tokens(write(_core.Engine(str(pair.target_gguf)), prompts()[1], max_tokens=12))
     for head in [*POLICIES, "auto"]:
         engine.set_head(head)
-        assert tokens(write(engine, prompts()[1])) == plain
+        assert tokens(write(engine, prompts()[1], max_tokens=12)) == plain
 
 
 def test_a_drafter_with_fewer_rows_than_the_target(tmp_path: Path) -> None:
