@@ -101,9 +101,9 @@ def test_the_order_of_texts(llm: LLM) -> None:
 
 
 def test_who_has_waited_long_is_next(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    from frspec_cpp import texts
+    from frspec_cpp import turns
 
-    monkeypatch.setattr(texts, "_LONG_WAIT", 0.0)
+    monkeypatch.setattr(turns, "LONG_WAIT", 0.0)
     order: list[int] = []
     with llm._lock:
         begun = llm.submit("x", 1)
