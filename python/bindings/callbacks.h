@@ -13,7 +13,7 @@ namespace frspec {
 // Lets Python's signal handlers run. Throws python_error with what they raised: Ctrl-C ends the work.
 inline void check_signals() {
   const WithGil gil;
-  if (PyErr_CheckSignals() != 0) throw nanobind::python_error();
+  if (run_python(PyErr_CheckSignals) != 0) throw nanobind::python_error();
 }
 
 // Calls `function` (unless it is None) with the GIL, which the caller has not got, after check_signals. Throws
@@ -22,7 +22,7 @@ template <class... Arguments>
 void call_python(const nanobind::object& function, Arguments&&... arguments) {
   const WithGil gil;
   check_signals();
-  if (!function.is_none()) function(std::forward<Arguments>(arguments)...);
+  if (!function.is_none()) run_python([&] { return function(std::forward<Arguments>(arguments)...); });
 }
 
 // Raises frspec_cpp.ModelWarning with the GIL, which the caller has not got: `warning` may be an error for the user,

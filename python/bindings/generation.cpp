@@ -184,9 +184,9 @@ bool PyGeneration::python_is_due() {
 // Whether a signal handler raised, or the text was cancelled by what is asked about that.
 bool PyGeneration::python_stops() {
   const WithGil gil;
-  raised_ = PyErr_CheckSignals() != 0;
+  raised_ = run_python(PyErr_CheckSignals) != 0;
   if (raised_ || cancel_.is_none()) return raised_;
-  PyObject* answer = PyObject_CallMethod(cancel_.ptr(), "is_set", nullptr);
+  PyObject* answer = run_python([&] { return PyObject_CallMethod(cancel_.ptr(), "is_set", nullptr); });
   const int is_set = answer == nullptr ? -1 : PyObject_IsTrue(answer);
   Py_XDECREF(answer);
   raised_ = is_set < 0;

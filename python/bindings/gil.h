@@ -8,6 +8,7 @@
 
 #include <utility>
 
+#include <cxxabi.h>
 #include <unistd.h>
 
 #include <Python.h>
@@ -20,12 +21,31 @@ inline PyThreadState*& waiting_thread() {
   return state;
 }
 
+[[noreturn]] inline void stop_thread() {
+  for (;;) ::pause();
+}
+
 inline void take_gil(PyThreadState* state) noexcept {
   try {
     PyEval_RestoreThread(state);
   } catch (...) {  // only that of a thread that is being ended
-    for (;;) ::pause();
+    stop_thread();
   }
+}
+
+// use(), which runs Python code: that may ask for the GIL, too. Objects of Python should be outside of it, since
+// nobody may destroy them then.
+template <class Use>
+decltype(auto) run_python(Use&& use) {
+#ifdef __GLIBCXX__
+  try {
+    return use();
+  } catch (const abi::__forced_unwind&) {
+    stop_thread();
+  }
+#else
+  return use();
+#endif
 }
 
 // Without the GIL, which this thread has, until the end of its life.

@@ -56,7 +56,8 @@ void warn_in_python(const std::string& warning, int stack_level) {
   const WithGil gil;
   const nb::object category = nb::module_::import_("frspec_cpp.model_warning").attr("ModelWarning");
   // It may quote bytes of a file that are not UTF-8, but those are escaped.
-  if (PyErr_WarnEx(category.ptr(), warning.c_str(), stack_level) != 0) throw nb::python_error();
+  if (run_python([&] { return PyErr_WarnEx(category.ptr(), warning.c_str(), stack_level); }) != 0)
+    throw nb::python_error();
 }
 
 }  // namespace frspec

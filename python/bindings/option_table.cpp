@@ -51,7 +51,7 @@ class PyLogitsProcessor {
     const nb::object ids = nb::cast(to_array<OutputVector<TokenId>>(Tokens(text.begin(), text.end()), {text.size()}));
     const nb::object values =
         nb::cast(to_array<OutputVector<float>>(std::vector<float>(logits.begin(), logits.end()), {logits.size()}));
-    nb::object result = function_(ids, values);
+    nb::object result = run_python([&] { return function_(ids, values); });
     if (result.is_none()) result = values;
     using Row = nb::ndarray<const float, nb::numpy, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
     Row row;
@@ -87,19 +87,22 @@ class PyGrammar final : public Grammar {
 
   void advance(std::span<const TokenId> tokens) override {
     const WithGil gil;
-    grammar_.attr("advance")(Tokens(tokens.begin(), tokens.end()));
+    const nb::object ids = nb::cast(Tokens(tokens.begin(), tokens.end()));
+    run_python([&] { return grammar_.attr("advance")(ids); });
   }
   Tokens forced(int most) override {
     const WithGil gil;
-    return nb::cast<Tokens>(grammar_.attr("forced")(most));
+    return nb::cast<Tokens>(run_python([&] { return grammar_.attr("forced")(most); }));
   }
   void fill(std::span<const std::int32_t> tokens, std::span<const std::int32_t> parents,
             std::span<std::uint32_t> sets) override {
     const WithGil gil;
     const nb::ndarray<std::uint32_t, nb::numpy, nb::ndim<2>> rows(
         sets.data(), {tokens.size(), sets.size() / tokens.size()}, nb::handle());
-    grammar_.attr("fill")(Tokens(tokens.begin(), tokens.end()), Tokens(parents.begin(), parents.end()),
-                          nb::cast(rows, nb::rv_policy::reference));
+    const nb::object ids = nb::cast(Tokens(tokens.begin(), tokens.end()));
+    const nb::object above = nb::cast(Tokens(parents.begin(), parents.end()));
+    const nb::object masks = nb::cast(rows, nb::rv_policy::reference);
+    run_python([&] { return grammar_.attr("fill")(ids, above, masks); });
   }
 
  private:

@@ -59,7 +59,8 @@ def test_bytes_and_operations(report: dict[str, object], demo_target: Path) -> N
     assert report["model_bytes"] == size
     of_layers = sum(int(t.n_elements) for t in layers)
     assert report["parameters"] == of_layers + int(head.n_elements)
-    assert report["types"] == "Q8_0 100 %"
+    parts = {"Q4_K": int(head.n_bytes), "Q8_0": sum(int(t.n_bytes) for t in layers)}
+    assert report["types"] == ", ".join(f"{name} {100 * part / size:.0f} %" for name, part in parts.items())
     rows = {row["test"]: row for row in report["rows"]}  # type: ignore[attr-defined]
     for name, passed, behind in [("verify 1", 1, 1), ("verify 16", 16, 16), ("pp32", 32, 1)]:
         products = of_layers * passed + int(head.n_elements) * behind

@@ -85,7 +85,7 @@ def test_a_sketch_of_the_demo_pair(demo_target: Path, demo_drafter: Path, tmp_pa
 
 def test_trained_factors(demo_target: Path, demo_drafter: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "texts.txt"
-    corpus.write_text("\n".join(TEXT + str(i) for i in range(40)))
+    corpus.write_text("\n".join(TEXT + str(i) for i in range(80)))
     rng = np.random.default_rng(0)
     factors = {
         "W_down": rng.standard_normal((32, 256)).astype(np.float32),
