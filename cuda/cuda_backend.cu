@@ -30,7 +30,7 @@ __global__ void store(std::byte* to, const __grid_constant__ Packet packet, int 
 }  // namespace
 
 CudaBackend::CudaBackend(std::string name, std::unique_ptr<Runtime> runtime, int threads)
-    : Backend({.own_memory = true, .asynchronous = true, .recurrent = true}),
+    : Backend({.own_memory = true, .asynchronous = true}),
       name_(std::move(name)),
       pool_(threads),
       device_(std::make_shared<Driver>(std::move(runtime))) {}

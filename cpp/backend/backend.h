@@ -223,7 +223,6 @@ inline constexpr int kPosts = 2;
 struct Capabilities {
   bool own_memory = false;    // it is not the host's, and may run out (Instruments::memory)
   bool asynchronous = false;  // operations return before they are done: the host may do something else meanwhile
-  bool recurrent = false;     // it has run_delta and what belongs to it
 };
 
 #pragma GCC diagnostic push

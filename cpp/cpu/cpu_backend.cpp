@@ -86,7 +86,7 @@ void CpuWeight::replace(std::int64_t r, const std::byte* row) {
 }
 
 CpuBackend::CpuBackend(const Kernels& kernels, int threads)
-    : Backend(Capabilities{.recurrent = true}),
+    : Backend(Capabilities{}),
       kernels_(kernels),
       pool_(threads),
       product_scratch_(static_cast<std::size_t>(pool_.size())),
