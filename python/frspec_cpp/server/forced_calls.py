@@ -30,7 +30,7 @@ def forced_names(choice: Any, names: Collection[str]) -> set[str]:
         raise ApiError(400, "tool_choice: found no tools, expected both", "tool_choice", "invalid_value")
     if choice == "required":
         return set(names)
-    if name not in names:
+    if not isinstance(name, str) or name not in names:
         known = ", ".join(map(repr, sorted(names)))
         raise ApiError(
             400, f"tool_choice: found {name!r}, expected one of the tools: {known}", "tool_choice", "invalid_value"
