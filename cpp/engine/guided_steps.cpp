@@ -16,7 +16,8 @@ bool Engine::draft_forced(const Sequence& sequence, Step& step) {
   const GenerateOptions& options = sequence.options();
   step.run.clear();
   if (options.draft == DraftMode::Never) return false;
-  step.run = options.grammar->forced(guided_->most_forced());
+  const int most = options.limits.most;
+  step.run = options.grammar->forced(most < 0 ? guided_->most_forced() : std::min(guided_->most_forced(), most));
   if (step.run.empty() || (place_->draft.works() && step.run.size() < kWorthAStep)) return false;
   step.tree = &guided_->chain(sequence.tokens().back(), step.run, *options.grammar);
   step.forced = true;

@@ -98,6 +98,7 @@ const DraftTree* Engine::cut(const DraftTree& tree, const DraftLimits& limits) {
   const auto size = static_cast<std::size_t>(1 + limits.of(static_cast<int>(tokens.size()) - 1));
   if (size == tokens.size()) return &tree;
   place_->tree.assign(*backend_, std::span(tokens).first(size), std::span(parents).first(size));
+  place_->tree.set_proposals(tree.proposals());
   return &place_->tree;
 }
 

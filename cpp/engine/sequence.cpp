@@ -52,6 +52,9 @@ void check_request(std::span<const TokenId> prompt, const GenerateOptions& optio
   const DraftLimits& limits = options.limits;
   if (limits.most < -1) fail("draft_max: found ", limits.most, ", expected at least 0, or -1 for as many as pay");
   if (limits.least < 0) fail("draft_min: found ", limits.least, ", expected at least 0");
+  // How long a draw is may depend on what was drawn.
+  if (limits.least > 0 && options.verify != VerifyMode::Keyed)
+    fail("draft_min: found ", limits.least, " beside drafts that are drawn, expected verify 'keyed', or 0");
   if (!(limits.chance >= 0.0f && limits.chance <= 1.0f))
     fail("draft_p_min: found ", limits.chance, ", expected 0 to 1");
   check_tokens(prompt, tokenizer, "prompt");

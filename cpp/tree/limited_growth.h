@@ -19,7 +19,7 @@ struct DraftLimits {
   // Of so many nodes: how many are drafted.
   int of(int nodes) const {
     const int allowed = most >= 0 ? std::min(nodes, most) : nodes;
-    return allowed < least ? 0 : allowed;
+    return allowed < (most >= 0 ? std::min(least, most) : least) ? 0 : allowed;
   }
 };
 

@@ -116,8 +116,8 @@ class AsyncLLM:
     """An LLM whose texts are asked for by asyncio's tasks, as many at once as one likes.
 
     They are written by a thread of their own, several at once (``n_parallel``), and others wait in a queue: in order
-    of priority, and among equals of arrival. Whoever has waited for 10 s is next. ``async with AsyncLLM(...) as
-    llm:`` loads and closes.
+    of priority, and among equals fairly among owners, then of arrival. Whoever has waited for 10 s is among the first.
+    ``async with AsyncLLM(...) as llm:`` loads and closes.
 
     Args:
         model_path: As of :class:`LLM`; or an LLM that is loaded already, which is not closed then.

@@ -502,7 +502,7 @@ class LLM:
         Args:
             prompt: As in :meth:`generate`, like all arguments but this:
             max_tokens: As in :meth:`generate`.
-            priority: 0, first, to 9, last. Who has waited for 10 s is next.
+            priority: 0, first, to 9, last. Who has waited for 10 s is among the first.
             parse_special: As in :meth:`generate`.
             committed: As in :meth:`generate`.
             options: As in :meth:`generate`.

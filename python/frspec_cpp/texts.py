@@ -87,7 +87,7 @@ class TextRequest:
         prompt: Token ids.
         max_tokens: At most so many; None or -1: as many as the context holds.
         options: How tokens are chosen and where the text ends.
-        priority: 0, the first ones, to 9; among equals who came first.
+        priority: 0, the first ones, to 9; among equals turns are shared out among owners (:mod:`frspec_cpp.turns`).
         max_seconds: From the first token on; then the text ends with the reason ``"length"``. None: no limit.
         committed: Tokens of the text that were written elsewhere; what is told begins behind them.
         owner: Whose it is: turns are shared out fairly among owners.
@@ -138,6 +138,7 @@ class Ticket:
         self.number = next(numbers)
         self.cached = 0
         self.passes = 0
+        self._read = 0  # tokens of the prompt that a Reading has told of
         self._tokens = list(tokens)
         self._deliver = deliver
         self._lock = threading.Lock()
@@ -220,7 +221,8 @@ class Ticket:
         if not self._tokens and (fresh or request.progress):
             stats = native.stats
             self.cached = stats.cached_tokens
-            if not fresh and native.finish_reason is None:
+            if not fresh and native.finish_reason is None and stats.read_tokens > self._read:
+                self._read = stats.read_tokens
                 self._deliver(Reading(stats.prompt_tokens, stats.cached_tokens, stats.read_tokens))
         if fresh:
             self.passes += 1

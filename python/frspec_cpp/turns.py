@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-LONG_WAIT = 10.0  # seconds: who has waited so long is next, whatever its priority and owner
+LONG_WAIT = 10.0  # seconds: who has waited so long is among the first, whatever its priority
 READ, WRITTEN = 1.0, 4.0  # what a token of a prompt, and one that is generated, weigh
 
 
@@ -38,7 +38,8 @@ W = TypeVar("W", bound=Waiting)
 class Turns:
     """Chooses among texts that wait. Each owner has a debt, of what was read and written for it: the least is next.
 
-    One who comes after a pause has the debt of the least indebted of those who are there: a pause saves nothing up.
+    One who comes after a pause has at least the debt of the least indebted of those who are there: a pause saves
+    nothing up, and ends no debt.
 
     Args:
         clock: Seconds; for simulations.
@@ -50,10 +51,9 @@ class Turns:
 
     def come(self, owner: str, others: Sequence[str]) -> None:
         """A text of an owner comes; `others`: the owners of those that wait or are written."""
-        there = set(others)
-        self._debts = {name: debt for name, debt in self._debts.items() if name in there}
-        if owner not in self._debts:
-            self._debts[owner] = min(self._debts.values(), default=0.0)
+        if owner not in others:
+            least = min((self._debts.get(other, 0.0) for other in others), default=0.0)
+            self._debts[owner] = max(self._debts.get(owner, 0.0), least)
 
     def charge(self, owner: str, weight: float) -> None:
         """Something was done for an owner."""
@@ -64,6 +64,9 @@ class Turns:
         for text in waiting:
             if text.has_begun:
                 return text
-        if self._clock() - waiting[0].entered >= LONG_WAIT:
-            return waiting[0]
-        return min(waiting, key=lambda text: (text.priority, self._debts.get(text.owner, 0.0)))
+        late = self._clock() - LONG_WAIT
+
+        def place(text: W) -> tuple[int, float]:
+            return 0 if text.entered <= late else text.priority, self._debts.get(text.owner, 0.0)
+
+        return min(waiting, key=place)

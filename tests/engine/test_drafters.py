@@ -312,3 +312,13 @@ def test_auto_has_ranked_heads_of_another_vocabulary(small: dict[str, Path], dem
     assert stats.ranks == ("merges" if translate == "slem" else None)
     assert stats.tuning is not None
     assert re.fullmatch(r"full|ranked:\d+", stats.tuning.head)
+
+
+def test_drafts_that_are_drawn_and_cut(demo_target: Path, demo_drafter: Path) -> None:
+    """The first drafts of a longer chain are accepted as those of one of that length: with what they were drawn from."""
+    asked = {"max_tokens": 60, "temperature": 1.0, "verify": "rejection", "draft": "always", "ignore_eos": True}
+    texts = []
+    for tree, limits in (((2, 1, 4), {}), ((4, 1, 6), {"draft_max": 3})):
+        llm = LLM(demo_target, drafter=demo_drafter, tree=tree, head="full", n_ctx=128, n_threads=1)
+        texts.append([llm.generate("def f(", seed=seed, **asked, **limits).tokens for seed in range(3)])
+    assert texts[0] == texts[1]

@@ -79,6 +79,30 @@ def test_owners_have_equal_shares(places: int) -> None:
     assert max(counts.values()) < 1.05 * min(counts.values()), counts
 
 
+@pytest.mark.parametrize("places", [1, 2])
+def test_whoever_asks_for_one_at_a_time_has_its_share(places: int) -> None:
+    """Beside owners who always have texts waiting, for longer than anybody should wait."""
+    world = World(places)
+    longest: Counter[str] = Counter()
+    for _ in range(6000):
+        for owner in ("many", "other"):
+            while sum(text.owner == owner for text in world.waiting) < 40:
+                world.come(Text(owner, world.now))
+        for owner, tokens in (("one", 20), ("long", 100)):
+            if all(text.owner != owner for text, _ in world.running) and all(
+                text.owner != owner for text in world.waiting
+            ):
+                world.come(Text(owner, world.now, tokens=tokens))
+        begun = len(world.begun)
+        world.step(0.05)
+        for text in world.begun[begun:]:
+            longest[text.owner] = max(longest[text.owner], round(world.now - text.entered))
+    counts = served(world)
+    assert world.waiting[0].entered < world.now - LONG_WAIT
+    assert max(counts[owner] for owner in ("many", "other", "long")) < 1.1 * counts["one"] + 500, counts
+    assert longest["one"] < LONG_WAIT, longest
+
+
 def test_a_pause_saves_nothing_up() -> None:
     world = World(1)
     for _ in range(50):
@@ -108,7 +132,7 @@ def test_priorities_come_before_owners_and_long_waits_before_all() -> None:
 
 
 def test_nobody_starves() -> None:
-    """Under a flood of texts of the first priority, the last one begins soon after its time."""
+    """Under a flood of texts of the first priority, the last one begins when its time has come."""
     world = World(2)
     for _ in range(3):
         world.come(Text("rich", 0.0, 0))

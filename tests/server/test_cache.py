@@ -36,6 +36,13 @@ def test_a_prompt_that_goes_on_is_read_from_there(server: Any) -> None:
     assert again.json()["choices"][0]["text"] == first.json()["choices"][0]["text"]
 
 
+def test_a_prompt_of_several_choices_counts_once(server: Any) -> None:
+    for _ in range(2):
+        answer = ask(server, f"several: {WORDS}", n=3, cache_salt="several")
+    usage = answer.json()["usage"]
+    assert 0 < usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
+
+
 @pytest.mark.parametrize("fields", [{"cache_prompt": False}, {"cache_salt": "another"}])
 def test_who_wants_nothing_of_others_gets_nothing(server: Any, fields: dict[str, Any]) -> None:
     salt = f"of {next(iter(fields))}"

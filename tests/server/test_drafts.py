@@ -104,6 +104,7 @@ def test_progress(served: Any) -> None:
     [
         ({"draft_max": -2}, "draft_max: found -2"),
         ({"draft_min": -1}, "draft_min: found -1"),
+        ({"draft_min": 2, "verify": "rejection"}, "draft_min: found 2 beside"),
         ({"draft_p_min": 1.5}, "draft_p_min: found 1.5"),
         ({"draft_p_min": float("nan")}, "draft_p_min: found"),
         ({"prediction": [10**6]}, "prediction: found token id 1000000"),

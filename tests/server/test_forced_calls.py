@@ -64,6 +64,26 @@ def test_a_call_is_forced(served: Any, choice: str) -> None:
     assert names <= ({choice} if choice != "required" else set(SCHEMAS))
 
 
+@pytest.mark.parametrize("schema", [{"properties": {"a": {"type": "integer"}}}, {"description": "x"}, {"$id": "i"}])
+def test_arguments_are_an_object(served: Any, schema: dict[str, Any]) -> None:
+    """Also where the schema does not say so, or has a name."""
+    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+    for seed in range(2):
+        answer = served.post(
+            "/v1/chat/completions",
+            messages=USER,
+            tools=tools,
+            tool_choice="required",
+            max_tokens=200,
+            seed=seed,
+            logit_bias=[["{", -3]],
+        )
+        (choice,) = answer.json()["choices"]
+        text = choice["message"]["content"] or choice["message"]["tool_calls"][0]["function"]["arguments"]
+        assert choice["finish_reason"] in ("tool_calls", "length"), answer.text
+        assert text.startswith("{")
+
+
 def test_a_call_that_is_cut_short_is_content(served: Any) -> None:
     answer = served.post("/v1/chat/completions", messages=USER, tools=TOOLS, tool_choice="required", max_tokens=3)
     (choice,) = answer.json()["choices"]

@@ -51,7 +51,7 @@ def test_numbers(serving: Any) -> None:
     assert found["frspec_prefix_cache_queries_total"][""] == prompt
     cached = sum(answer["timings"]["cache_n"] for answer in answers)
     assert found["frspec_prefix_cache_hits_total"][""] == cached > 0
-    assert 0 < found["frspec_kv_cache_usage_perc"][""] < 1
+    assert found["frspec_kv_cache_usage_perc"][""] == 0  # nothing is written now
     assert found["frspec_pages_cached"][""] > 0
     drafted = sum(answer["timings"]["drafted_steps"] for answer in answers)
     assert found["frspec_spec_decode_num_drafts_total"][""] == drafted

@@ -183,7 +183,7 @@ def test_while_it_is_loading(serving: Any, llm: LLM) -> None:
         (["--chat-template-kwargs", "{"], "no valid JSON"),
         (["--api-key-file", "/none"], "/none"),
         (["--adapt", "ranks.gguf", "--api-key", "a,b"], "several API keys"),
-        (["--head", "contextual:64", "--api-key", "a,b"], "rows that follow what one writes"),
+        (["--head", "contextual:64", "--api-key", "a,b"], "head contextual:64 and several API keys"),
         (["--max-queue", "0"], "--max-queue: found 0"),
         (["--host", "256.0.0.1"], "256.0.0.1:8080: cannot be listened at"),
     ],

@@ -77,14 +77,18 @@ class Deaths:
     def order(self, *tokens: int) -> None:
         """Replicas stop once behind each of so many tokens of a text."""
         for count in tokens:
+            (self.folder / f"{count}.stopped").unlink(missing_ok=True)
             (self.folder / f"{count}.wanted").touch()
 
     async def kill(self, tokens: int) -> None:
         """Kills the replica that has stopped behind so many tokens."""
         stopped = self.folder / f"{tokens}.stopped"
-        while not stopped.exists():
+        for _ in range(6000):
+            if stopped.exists():
+                break
             await asyncio.sleep(0.01)
         os.kill(int(stopped.read_text()), signal.SIGKILL)
+        stopped.unlink()
 
 
 @pytest.fixture(scope="module")

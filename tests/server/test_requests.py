@@ -65,6 +65,8 @@ def error_of(answer: Any) -> dict[str, Any]:
         (CHAT, {"messages": USER, "logit_bias": {"99999999": 1}}, 400, "logit_bias", "99999999"),
         (CHAT, {"messages": USER, "logit_bias": [[1, "x"]]}, 400, "logit_bias", "number"),
         (CHAT, {"messages": USER, "logit_bias": [[1]]}, 400, "logit_bias", "[1]"),
+        (CHAT, {"messages": USER, "logit_bias": [[1, 10**400]]}, 400, "logit_bias", "number"),
+        (CHAT, {"messages": USER, "t_max_predict_ms": 10**400}, 400, "t_max_predict_ms", "less"),
         (CHAT, {"messages": USER, "chat_template_kwargs": {"messages": []}}, 400, "chat_template_kwargs", "messages"),
         (CHAT, {"messages": [{"role": "user", "content": "\ud800"}]}, 400, None, ""),
         (CHAT, {"messages": USER, "min_tokens": 9, "max_tokens": 3}, 400, "min_tokens", "9"),

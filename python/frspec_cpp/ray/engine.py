@@ -152,8 +152,10 @@ class RemoteText(AsyncText):
                 self.pieces.append(event)
                 yield event
             elif isinstance(event, Reading) and not self.pieces:
+                self.cached = event.cached
                 yield event
             elif isinstance(event, Generation):
+                self.cached = event.stats.cached_tokens
                 if event.finish_reason == "cancelled" and not self._stop.is_set():
                     raise NotAccepting("the replica was closed")
                 yield self._whole(event, event.finish_reason)

@@ -15,7 +15,7 @@ from frspec_cpp.ray.replica import Replica
 from frspec_cpp.server import info
 from frspec_cpp.server.app import build_app
 from frspec_cpp.server.service import Service
-from frspec_cpp.server.settings import Settings
+from frspec_cpp.server.settings import Settings, keep_apart
 
 _REQUESTS = 1024  # that are answered at once
 _ASKED = 256  # texts that a replica is given at once: its queue decides which are written first
@@ -54,14 +54,15 @@ def app(arguments: Mapping[str, Any]) -> serve.Application:
             of :class:`frspec_cpp.LLM`'s.
 
     Raises:
-        ValueError: There is no model, or an argument is unknown.
+        ValueError: There is no model, an argument is unknown, or several keys would share what an option wants.
     """
     given = dict(arguments)
     model, drafter = given.pop("model", None), given.pop("drafter", None)
     if not isinstance(model, str):
         raise ValueError(f"model: found {model!r}, expected the path of a GGUF file")
     count, cpus = int(given.pop("replicas", 1)), float(given.pop("num_cpus", os.cpu_count() or 1))
-    settings, options = Settings(**given.pop("settings", {})), dict(given.pop("options", {}))
+    settings = Settings(**given.pop("settings", {}))
+    options = keep_apart(settings.keys, given.pop("options", {}))
     if given:
         known = "model, drafter, replicas, num_cpus, settings, options"
         raise ValueError(f"{next(iter(given))}: an unknown argument, expected some of {known}")

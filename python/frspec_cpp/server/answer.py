@@ -28,6 +28,7 @@ class Form:
         include_usage: A last chunk has the usage.
         timings_per_token: Every chunk has timings.
         prediction: Tokens that the text was predicted to be; None: nothing was predicted.
+        n: Choices of each prompt.
     """
 
     head: dict[str, Any]
@@ -36,6 +37,7 @@ class Form:
     include_usage: bool
     timings_per_token: bool
     prediction: Sequence[int] | None = None
+    n: int = 1
 
 
 def timings(texts: Sequence[Generation]) -> dict[str, Any]:
@@ -162,12 +164,14 @@ class Answer:
         return {"timings": self._watches[number].timings()} if self._form.timings_per_token else {}
 
     def _usage(self) -> dict[str, Any]:
+        # A prompt with several choices counts once, here, too.
+        cached = sum(text.stats.cached_tokens for number, text in self._ends.items() if number % self._form.n == 0)
         completion = sum(text.stats.generated_tokens for text in self._ends.values())
         usage = {
             "prompt_tokens": self._form.prompt_tokens,
             "completion_tokens": completion,
             "total_tokens": self._form.prompt_tokens + completion,
-            "prompt_tokens_details": {"cached_tokens": sum(text.stats.cached_tokens for text in self._ends.values())},
+            "prompt_tokens_details": {"cached_tokens": cached},
         }
         if self._form.prediction is not None:
             usage["completion_tokens_details"] = _predicted(self._form.prediction, self._ends.values())

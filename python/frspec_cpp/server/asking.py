@@ -162,7 +162,7 @@ def form_of(
         "model": service.name,
         "system_fingerprint": service.fingerprint(),
     }
-    return Form(head, chunk, sum(map(len, prompts)), usage, bool(fields.timings_per_token), prediction)
+    return Form(head, chunk, sum(map(len, prompts)), usage, bool(fields.timings_per_token), prediction, fields.n or 1)
 
 
 async def answered(

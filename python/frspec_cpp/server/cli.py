@@ -15,7 +15,7 @@ from typing import Any, NoReturn, cast
 from frspec_cpp.demo import demo_paths
 from frspec_cpp.hub import find_model
 from frspec_cpp.option_table import DEFAULTS, ENGINE_OPTIONS, OPTIONS, Options, Row
-from frspec_cpp.server.settings import SERVER_DEFAULTS, Settings
+from frspec_cpp.server.settings import SERVER_DEFAULTS, Settings, keep_apart
 from frspec_cpp.tools.console import require, run
 
 PROGRAM = "frspec-serve"
@@ -240,16 +240,6 @@ def serve(arguments: Sequence[str]) -> None:
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')}: found {getattr(options, name)}, expected at least 1")
     keys = _keys(options)
-    if len(keys) > 1 and options.adapt is not None:
-        raise ValueError(
-            "--adapt and several API keys: found both, expected one of them: what one writes would show in the speed "
-            "of another"
-        )
-    if len(keys) > 1 and "contextual" in (options.head or ""):
-        raise ValueError(
-            f"--head {options.head} and several API keys: found both, expected one of them: rows that follow what one "
-            "writes would show in the speed of another"
-        )
     sampling = {row["name"]: getattr(options, row["name"]) for row in _SAMPLING if row["name"] != "max_tokens"}
     settings = Settings(
         alias=options.alias,
@@ -270,9 +260,7 @@ def serve(arguments: Sequence[str]) -> None:
     )
     target, drafter = _models(options)
     given = {row["name"]: getattr(options, row["name"]) for row in ENGINE_OPTIONS}
-    loading = {name: value for name, value in given.items() if value is not None}
-    if len(keys) > 1:
-        loading["contextual"] = False  # for the same reason
+    loading = keep_apart(keys, {name: value for name, value in given.items() if value is not None})
     engine = AsyncLLM(target, drafter, max_queue=settings.max_queue, **loading)
     server = Server(Service(engine, target, settings), options.host, options.port)
     server.run()

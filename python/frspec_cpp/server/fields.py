@@ -64,7 +64,7 @@ class TextFields(Fields):
     stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = _option("stop_token_ids")
     min_tokens: Annotated[int, Field(ge=0)] | None = _option("min_tokens")
     ignore_eos: bool | None = _option("ignore_eos")
-    t_max_predict_ms: int | None = Field(None, description="The text ends then, from its first token on")
+    t_max_predict_ms: int | None = Field(None, le=2**53, description="The text ends then, from its first token on")
     stream: bool | None = Field(None, description="Server-sent events")
     stream_options: StreamOptions | None = None
     priority: Annotated[int, Field(ge=0, le=9)] | None = Field(None, description="0, first, to 9, last")

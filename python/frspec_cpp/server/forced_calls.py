@@ -51,7 +51,10 @@ def call_grammar(tools: list[dict[str, Any]], names: Collection[str]) -> Grammar
         calls.append(
             {
                 "type": "object",
-                "properties": {"name": {"const": function["name"]}, "arguments": {"$ref": f"#/$defs/{place}"}},
+                "properties": {
+                    "name": {"const": function["name"]},
+                    "arguments": {"allOf": [{"type": "object"}, {"$ref": f"#/$defs/{place}"}]},
+                },
                 "required": ["name", "arguments"],
                 "additionalProperties": False,
             }
@@ -65,7 +68,7 @@ def _moved(schema: Any, place: str) -> Any:
         return [_moved(part, place) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    moved = {key: _moved(part, place) for key, part in schema.items()}
+    moved = {key: _moved(part, place) for key, part in schema.items() if key != "$id"}
     reference = schema.get("$ref")
     if isinstance(reference, str) and reference.startswith("#"):
         moved["$ref"] = place + reference[1:]

@@ -72,7 +72,10 @@ def metrics(service: Service) -> str:
     pages = service.engine.pages
     if pages is not None:
         total, held, kept = pages
-        gauges |= {"kv_cache_usage_perc": held / total, "pages_cached": kept}
+        is_idle = (
+            gauges["num_requests_running"] == 0
+        )  # pages are counted behind a pass, when its texts still have theirs
+        gauges |= {"kv_cache_usage_perc": 0.0 if is_idle else held / total, "pages_cached": kept}
     totals = {"num_preemptions_total": service.engine.displaced}
     return service.metrics.text(service.name, gauges, totals)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import sys
 from typing import Any, cast
 
 from frspec_cpp import _core
@@ -73,8 +74,8 @@ def _bias(bias: dict[str, Any] | list[list[Any]], tokenizer: _core.Tokenizer) ->
         token, value = pair
         if isinstance(value, bool) and not value:
             value = -math.inf
-        elif isinstance(value, (bool, str)) or math.isnan(value):
-            raise ValueError(f"logit_bias: token {token!r}: found {value!r}, expected a number or false")
+        elif isinstance(value, (bool, str)) or not abs(value) <= sys.float_info.max:
+            raise ValueError(f"logit_bias: token {token!r}: found {str(value)[:20]!r}, expected a number or false")
         if isinstance(token, str):
             ids = list(tokenizer.encode(token, add_special=False, parse_special=True))
         elif isinstance(token, int) and not isinstance(token, bool):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,3 +62,25 @@ class Settings:
     def defaults(self) -> Options:
         """The options of a text whose request says nothing."""
         return Options(**{**DEFAULTS, **self.sampling})
+
+
+def keep_apart(keys: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the engine, so that no text follows those of another key, whose speed would tell of its words.
+
+    Args:
+        keys: API keys.
+        options: Of the engine, without those that are None.
+
+    Raises:
+        ValueError: There are several keys, and an option wants what they would share.
+    """
+    if len(keys) < 2:
+        return dict(options)
+    for name in ("adapt", "head"):
+        found = options.get(name)
+        if found is not None and (name == "adapt" or "contextual" in str(found)):
+            raise ValueError(
+                f"{name} {found} and several API keys: found both, expected one of them: what one key's texts are "
+                "would show in the speed of another's"
+            )
+    return {**options, "contextual": False}
