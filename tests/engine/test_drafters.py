@@ -315,7 +315,7 @@ def test_auto_has_ranked_heads_of_another_vocabulary(small: dict[str, Path], dem
 
 
 def test_drafts_that_are_drawn_and_cut(demo_target: Path, demo_drafter: Path) -> None:
-    """The first drafts of a longer chain are accepted as those of one of that length: with what they were drawn from."""
+    """The first drafts of a longer chain are accepted as those of a chain of that length."""
     asked = {"max_tokens": 60, "temperature": 1.0, "verify": "rejection", "draft": "always", "ignore_eos": True}
     texts = []
     for tree, limits in (((2, 1, 4), {}), ((4, 1, 6), {"draft_max": 3})):
