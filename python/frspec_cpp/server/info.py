@@ -72,9 +72,8 @@ def metrics(service: Service) -> str:
     pages = service.engine.pages
     if pages is not None:
         total, held, kept = pages
-        is_idle = (
-            gauges["num_requests_running"] == 0
-        )  # pages are counted behind a pass, when its texts still have theirs
+        # Pages are counted behind a pass, when texts that it ended still have theirs.
+        is_idle = gauges["num_requests_running"] == 0
         gauges |= {"kv_cache_usage_perc": 0.0 if is_idle else held / total, "pages_cached": kept}
     totals = {"num_preemptions_total": service.engine.displaced}
     return service.metrics.text(service.name, gauges, totals)
