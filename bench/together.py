@@ -13,18 +13,9 @@ import argparse
 import statistics
 import time
 
-from frspec_cpp import LLM, Generation
+from against_llama_server import TASKS
 
-TASKS = (
-    "sorts a list of dictionaries by a key",
-    "parses a CSV file",
-    "computes prime numbers with a sieve",
-    "reverses the words of a sentence",
-    "implements a binary search tree",
-    "fetches a URL with retries",
-    "counts words in a text file",
-    "solves the N queens problem",
-)
+from frspec_cpp import LLM, Generation
 
 
 def write(llm: LLM, prompts: list[list[int]], at_once: int, tokens: int) -> tuple[float, list[Generation]]:

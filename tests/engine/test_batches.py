@@ -16,6 +16,7 @@ from eagle3_checkpoints import make_tiny_eagle3
 from frspec_cpp.tools.convert import convert
 from frspec_cpp.tools.make_random_model import make_random_model
 from qwen35 import write_hybrid
+from text_options import ENDS, SAMPLERS
 from tiny_pair import TinyPair, make_tiny_pair
 
 from frspec_cpp import LLM, _core
@@ -114,17 +115,10 @@ def random_request(rng: random.Random, shared: list[int], drafts: bool) -> Reque
         "salt": rng.choice(["", "", "other"]),
     }
     extra: list[dict[str, Any]] = [
-        {"repeat_penalty": 1.3, "repeat_last_n": 20},
-        {"frequency_penalty": 0.6, "presence_penalty": 0.3, "repeat_last_n": -1},
-        {"top_k": 5},
-        {"top_p": 0.6, "min_p": 0.0},
-        {"typical_p": 0.7},
-        {"dynatemp_range": 0.4},
+        *SAMPLERS,
         {"logit_bias": {7: 4.0, 11: float("-inf")}},
         {"logprobs": 3},
-        {"stop": ["e", "th"]},
-        {"stop_token_ids": [17, 33, 71]},
-        {"min_tokens": 1},
+        *ENDS,
         {"logits_processor": quiet_tail},
         {"trace": True},
     ]

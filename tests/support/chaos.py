@@ -28,6 +28,7 @@ from typing import Any
 import httpx
 from chat_templates import CHATML, with_templates
 from served import running
+from text_options import ENDS, SAMPLERS
 
 import frspec_cpp
 from frspec_cpp import LLM, AsyncLLM, Generation, Options, _core
@@ -99,17 +100,10 @@ def random_request(rng: random.Random, shared: list[str], grammars: bool) -> Ask
         {"n": 2},
         {"n": 3},
         {"ignore_eos": True},
-        {"repeat_penalty": 1.3, "repeat_last_n": 20},
-        {"frequency_penalty": 0.6, "presence_penalty": 0.3, "repeat_last_n": -1},
-        {"top_k": 5},
-        {"top_p": 0.6, "min_p": 0.0},
-        {"typical_p": 0.7},
-        {"dynatemp_range": 0.4},
+        *SAMPLERS,
         {"logit_bias": {"7": 4.0, "11": -100.0}},
         logprobs,
-        {"stop": ["e", "th"]},
-        {"stop_token_ids": [17, 33, 71]},
-        {"min_tokens": 1},
+        *ENDS,
         {"cache_prompt": False},
         {"cache_salt": "other"},
         {"speculative.type": "none"},
