@@ -87,6 +87,19 @@ void RowCosts::add(int rows, double seconds) {
   ++knot.count;
 }
 
+int RowCosts::rows_within(double seconds, int least, int most) const {
+  int found = least;
+  for (int above = most; found < above;) {
+    const int middle = found + (above - found + 1) / 2;
+    if ((*this)(middle) <= seconds) {
+      found = middle;
+    } else {
+      above = middle - 1;
+    }
+  }
+  return found;
+}
+
 std::array<double, 2 * RowCosts::kRows.size()> RowCosts::numbers() const {
   std::array<double, 2 * kRows.size()> all = {};
   for (std::size_t i = 0; i < knots_.size(); ++i) {

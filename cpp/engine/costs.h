@@ -19,6 +19,8 @@ class RowCosts {
   // processor.
   void add(int rows, double seconds);
   bool is_known() const { return known_ > 0; }
+  // The most rows, of `least` to `most`, whose pass is expected to take no longer than this; at least `least`.
+  int rows_within(double seconds, int least, int most) const;
 
   // What is kept from process to process: seconds and passes of each knot.
   static constexpr std::array<int, 24> kRows = {1,  2,  3,  4,  5,  6,  7,  8,  10,  12,  14,  16,

@@ -2,6 +2,8 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <utility>
 
 #include "base/error.h"
@@ -36,13 +38,41 @@ std::size_t weight_bytes(const GgufFile& file) {
   return total;
 }
 
+// Bytes of the keys and values of so many tokens.
+double kv_bytes(Backend& backend, const ModelConfig& config, const ModelLimits& limits, std::int64_t tokens) {
+  const KvShape shape{limits.kv, config.kv_heads, config.head_dim, pages_for(tokens) * kPageSlots};
+  return 2.0 * static_cast<double>(backend.kv_bytes(shape)) * config.attention_layers();
+}
+
 // Room in host memory for further sequences and what ended ones leave, as a share of a context's: another one for each
 // that may run, within a quarter of what the machine has free. Nothing is taken before it is used.
 double host_spare(Backend& backend, const ModelConfig& config, const ModelLimits& limits) {
-  const KvShape shape{limits.kv, config.kv_heads, config.head_dim, pages_for(limits.context) * kPageSlots};
-  const double bytes = 2.0 * static_cast<double>(backend.kv_bytes(shape)) * config.attention_layers();
+  const double bytes = kv_bytes(backend, config, limits, limits.context);
   const std::size_t available = available_memory();
   return available == 0 ? 1.0 : std::min<double>(limits.places, 0.25 * static_cast<double>(available) / bytes);
+}
+
+// The same where a user says what keys and values may take. `plan`: of a device with memory of its own.
+double chosen_spare(std::size_t memory, Backend& backend, const ModelConfig& config, const ModelLimits& limits,
+                    const std::optional<MemoryPlan>& plan) {
+  constexpr double kMostPages = std::numeric_limits<int>::max() / kPageSlots;
+  const double page = kv_bytes(backend, config, limits, kPageSlots);
+  const double pages = std::floor(static_cast<double>(memory) / page);
+  const int least = pages_for(std::int64_t{limits.context} + limits.tree);
+  if (pages < least) {
+    fail("kv_memory: found ", format_bytes(memory), ", expected at least ",
+         format_bytes(static_cast<std::size_t>(least * page)), ", what keys and values of one text of ", limits.context,
+         " tokens (n_ctx) take");
+  }
+  const double spare = (pages - least + 0.5) / pages_for(limits.context);  // half a page that is cut off again
+  const double wanted = plan ? (1.0 + spare) * static_cast<double>(plan->caches()) : pages * page;
+  const std::size_t free = plan ? plan->room() : available_memory();
+  if ((free > 0 && wanted > static_cast<double>(free)) || pages > kMostPages) {
+    throw OutOfMemory(concat("kv_memory: found ", format_bytes(memory), ", for which the caches take ",
+                             format_bytes(static_cast<std::size_t>(wanted)), ", expected at most ", format_bytes(free),
+                             ", which are free"));
+  }
+  return spare;
 }
 
 // Copies of recurrent states for the same: a few texts and turns, within an eighth of what the device has free.
@@ -71,6 +101,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   if (parallel < 1 || parallel > kMaxParallel) {
     fail("n_parallel: found ", parallel, " texts, expected 1 to ", kMaxParallel);
   }
+  if (options.step_ms < 0) fail("step_ms: found ", options.step_ms, ", expected at least 0");
   check_rope_options(options.rope);
   ModelConfig config = read_causal_config(*file_);
   apply(options.rope, config);
@@ -112,9 +143,11 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
                      .kv = options.kv_type,
                      .rope = options.rope,
                      .head_on_host = options.head_on_host};
-  if (backend_->capabilities().own_memory) {
-    plan_memory(limits, taps);
-  } else {
+  const bool own_memory = backend_->capabilities().own_memory;
+  if (own_memory) plan_memory(limits, taps);
+  if (options.kv_memory) {
+    spare_ = chosen_spare(*options.kv_memory, *backend_, config, limits, memory_plan_);
+  } else if (!own_memory) {
     spare_ = host_spare(*backend_, config, limits);
   }
   if (options.spare) spare_ = *options.spare;
@@ -126,6 +159,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
     places_.emplace_back(number, DraftTree::with_room(*backend_, max_size, max_depth));
   }
   place_ = places_.data();
+  for (auto* scratch : {&cut_tokens_, &cut_parents_}) scratch->reserve(static_cast<std::size_t>(max_size_));
   if (drafts || ngram_of(options) > 0) make_drafting(options_.head, on_bytes);
   all_pages_ = target_->pages()->pool().size();
   chaos_ = Chaos::from_environment();
@@ -259,9 +293,6 @@ std::unique_ptr<Sequence> Engine::begin(std::vector<TokenId> prompt, const Gener
   const auto held = lock();
   (void)sampler_of(*sequence, nullptr);  // which checks what only the model knows
   if (planner_ && !calibrated_ && options.draft != DraftMode::Never) calibrate();
-  if (options.grammar && !guided_) {
-    guided_ = std::make_unique<GuidedTrees>(*backend_, target_->config().vocab, max_size_, max_depth_);
-  }
   if (drafting_) sequence->stats().ranks = drafting_->ranks_source();
   return sequence;
 }

@@ -17,6 +17,7 @@
 #include "base/chaos.h"
 #include "base/forks.h"
 #include "draft/drafting.h"
+#include "engine/costs.h"
 #include "engine/guided_trees.h"
 #include "engine/options.h"
 #include "engine/planner.h"
@@ -91,6 +92,7 @@ class Engine {
  private:
   // A step that the device was given to do.
   struct Step {
+    DraftLimits limits;  // of its tree
     Tuner::Plan plan;
     Tuner::Company company;
     const Tuner::Growing* growing = nullptr;  // of its tree, where that grew as far as pays
@@ -120,6 +122,7 @@ class Engine {
     bool begun = false;              // whether the text is what its caches are about
     bool read = false;               // whether they have all of it
     Sampler sampler;
+    std::unique_ptr<GuidedTrees> guided;  // from the first sequence here on that has a grammar
     RejectionDraw rejection;
     DraftState draft;
     // What the caches hold: the first `committed` of these tokens, which are those of the sequence.
@@ -171,7 +174,8 @@ class Engine {
   void iterate(Sequence& sequence);
   Step begin_step(Sequence& sequence, int slot, const Step* unseen);
   void draft(const Sequence& sequence, Step& step, const Step* unseen);
-  const DraftTree* propose(Step& step, Growth* growth, const DraftLimits& limits);
+  void ask_drafter(const Sequence& sequence, Step& step, const Step* unseen);
+  const DraftTree* propose(Step& step, Growth* growth);
   const DraftTree* cut(const DraftTree& tree, const DraftLimits& limits);
   const VerdictView& verify(const Sequence& sequence, const Step& step);
   void take(Sequence& sequence, const Step& step, const Verdict& verdict);
@@ -198,6 +202,7 @@ class Engine {
   void step_all(std::span<Sequence* const> sequences);
   void step_together(std::span<Sequence* const> sequences);
   void gather(std::span<Sequence* const> sequences, std::vector<Member>& members);
+  int rows_beside(int writers) const;
   void give_chunks(std::vector<Member>& members);
   void draft(std::vector<Member>& members);
   void draft(Member& member, int room);
@@ -219,10 +224,11 @@ class Engine {
   double spare_ = 0.0;  // room for what ended sequences leave in the caches, as a share of a whole context's
   std::unique_ptr<CausalModel> target_;
   std::unique_ptr<TargetRunner> runner_;
-  std::shared_ptr<RankKeeper> ranks_;    // null: ranks do not change
-  std::unique_ptr<Drafting> drafting_;   // null without a drafter
-  std::unique_ptr<Planner> planner_;     // likewise
-  std::unique_ptr<GuidedTrees> guided_;  // from the first sequence on that has a grammar
+  std::shared_ptr<RankKeeper> ranks_;                   // null: ranks do not change
+  std::unique_ptr<Drafting> drafting_;                  // null without a drafter
+  std::unique_ptr<Planner> planner_;                    // likewise
+  RowCosts passes_;                                     // of several sequences
+  std::vector<std::int32_t> cut_tokens_, cut_parents_;  // of a tree that is cut
   bool calibrated_ = false;
   std::vector<Place> places_;
   Place* place_ = nullptr;            // the one in use

@@ -16,10 +16,11 @@ bool Engine::draft_forced(const Sequence& sequence, Step& step) {
   const GenerateOptions& options = sequence.options();
   step.run.clear();
   if (options.draft == DraftMode::Never) return false;
-  const int most = options.limits.most;
-  step.run = options.grammar->forced(most < 0 ? guided_->most_forced() : std::min(guided_->most_forced(), most));
+  GuidedTrees& guided = *place_->guided;
+  const int most = step.limits.most;
+  step.run = options.grammar->forced(most < 0 ? guided.most_forced() : std::min(guided.most_forced(), most));
   if (step.run.empty() || (place_->draft.works() && step.run.size() < kWorthAStep)) return false;
-  step.tree = &guided_->chain(sequence.tokens().back(), step.run, *options.grammar);
+  step.tree = &guided.chain(sequence.tokens().back(), step.run, *options.grammar);
   step.forced = true;
   return true;
 }
@@ -27,9 +28,9 @@ bool Engine::draft_forced(const Sequence& sequence, Step& step) {
 // What the grammar leaves of a tree; where that is nothing, the forced run after all, however short.
 void Engine::guide(const Sequence& sequence, Step& step) {
   Grammar& grammar = *sequence.options().grammar;
-  step.tree = &guided_->cut(*step.tree, grammar);
+  step.tree = &place_->guided->cut(*step.tree, grammar);
   if (step.tree->size() > 1 || step.run.empty()) return;
-  step.tree = &guided_->chain(sequence.tokens().back(), step.run, grammar);
+  step.tree = &place_->guided->chain(sequence.tokens().back(), step.run, grammar);
   step.forced = true;
 }
 

@@ -10,6 +10,20 @@
 #include "engine/step_times.h"
 
 namespace frspec {
+namespace {
+
+// What the text is predicted to be, behind the end of its prompt: so it is found at once.
+std::vector<TokenId> predicted(const Sequence& sequence) {
+  const std::vector<TokenId>& prediction = sequence.options().prediction;
+  if (prediction.empty()) return {};
+  const std::span<const TokenId> prompt = sequence.prompt();
+  const auto end = prompt.last(std::min<std::size_t>(prompt.size(), kNgram));
+  std::vector<TokenId> found(end.begin(), end.end());
+  found.insert(found.end(), prediction.begin(), prediction.end());
+  return found;
+}
+
+}  // namespace
 
 void Engine::iterate(Sequence& sequence) {
   place_->rejection = {sequence.options().sampling.seed, static_cast<std::uint32_t>(sequence.stats().steps)};
@@ -34,10 +48,9 @@ Engine::Step Engine::begin_step(Sequence& sequence, int slot, const Step* unseen
   const auto note_time = [&](StepTime time) { backend_->instruments().note_time(time_point(slot, time)); };
   Step step;
   step.slot = slot;
+  step.limits = sequence.options().limits;
   note_time(kStart);
-  const bool is_guided = sequence.options().grammar != nullptr;
-  if (!is_guided || !draft_forced(sequence, step)) draft(sequence, step, unseen);
-  if (is_guided && !step.forced) guide(sequence, step);
+  draft(sequence, step, unseen);
   note_time(kDrafted);
   runner_->forward(*step.tree);
   step.states = target_->hidden(step.tree->size());
@@ -49,40 +62,47 @@ Engine::Step Engine::begin_step(Sequence& sequence, int slot, const Step* unseen
   return step;
 }
 
-// A tree behind the last token: the drafter's, or that token alone.
+// A tree behind the last token: what the grammar forces, or what it leaves of the drafter's, or that token alone.
 void Engine::draft(const Sequence& sequence, Step& step, const Step* unseen) {
-  const GenerateOptions& options = sequence.options();
-  const bool watches = options.draft == DraftMode::Watch;
-  if (place_->draft.works()) {
-    planner_->write_among(step.company, options.sampling.temperature > 0.0f);
-    const bool again = unseen != nullptr && unseen->plan.planned && unseen->drafted;
-    step.plan = again ? planner_->tuner().again() : planner_->next(options, sequence.stats().steps);
-    drafting_->time_head(options.trace);
-    WideGrowth wide;
-    Growth* growth = watches ? &wide : planner_->growth(options);
-    // What the text repeats costs nothing to look up.
-    const bool repeats = growth != nullptr && step.plan.planned && drafting_->drafter().repeats();
-    if (step.plan.drafts && unseen != nullptr) {
-      drafting_->follow(place_->draft, unseen->tree->view(), runner_->path(), unseen->verdict->count);
-    } else if (step.plan.drafts) {
-      step.told = place_->draft.rows;
-      drafting_->catch_up(place_->draft, runner_->token(place_->text.size()));
-    }
-    backend_->instruments().note_time(time_point(step.slot, kTold));
-    if (step.plan.drafts || repeats) step.tree = propose(step, growth, options.limits);
-    if (watches && step.tree != nullptr) place_->watched = watched_nodes(*backend_, *std::exchange(step.tree, nullptr));
-  }
+  const bool is_guided = sequence.options().grammar != nullptr;
+  if (is_guided && draft_forced(sequence, step)) return;
+  // Where there is no room for drafts none are made, unless they are a part of what a seed gives.
+  const bool has_room = step.limits.most != 0 || sequence.options().verify != VerifyMode::Keyed;
+  if (place_->draft.works() && has_room) ask_drafter(sequence, step, unseen);
   step.drafted = step.tree != nullptr;
   if (!step.drafted) step.tree = &runner_->root_alone();
+  if (is_guided) guide(sequence, step);
 }
 
-const DraftTree* Engine::propose(Step& step, Growth* growth, const DraftLimits& limits) {
+void Engine::ask_drafter(const Sequence& sequence, Step& step, const Step* unseen) {
+  const GenerateOptions& options = sequence.options();
+  const bool watches = options.draft == DraftMode::Watch;
+  planner_->write_among(step.company, options.sampling.temperature > 0.0f);
+  const bool again = unseen != nullptr && unseen->plan.planned && unseen->drafted;
+  step.plan = again ? planner_->tuner().again() : planner_->next(options, sequence.stats().steps);
+  drafting_->time_head(options.trace);
+  WideGrowth wide;
+  Growth* growth = watches ? &wide : planner_->growth(options);
+  // What the text repeats costs nothing to look up.
+  const bool repeats = growth != nullptr && step.plan.planned && drafting_->drafter().repeats();
+  if (step.plan.drafts && unseen != nullptr) {
+    drafting_->follow(place_->draft, unseen->tree->view(), runner_->path(), unseen->verdict->count);
+  } else if (step.plan.drafts) {
+    step.told = place_->draft.rows;
+    drafting_->catch_up(place_->draft, runner_->token(place_->text.size()));
+  }
+  backend_->instruments().note_time(time_point(step.slot, kTold));
+  if (step.plan.drafts || repeats) step.tree = propose(step, growth);
+  if (watches && step.tree != nullptr) place_->watched = watched_nodes(*backend_, *std::exchange(step.tree, nullptr));
+}
+
+const DraftTree* Engine::propose(Step& step, Growth* growth) {
   Tuner& tuner = planner_->tuner();
   if (tuner.grows()) tuner.begin_growth(step.plan);
   std::optional<LimitedGrowth> limited;
-  if (growth != nullptr && limits.any()) growth = &limited.emplace(*growth, limits);
+  if (growth != nullptr && step.limits.any()) growth = &limited.emplace(*growth, step.limits);
   const DraftTree* tree = drafting_->propose(place_->draft, step.plan.arm, growth);
-  if (growth == nullptr && limits.any() && tree != nullptr) tree = cut(*tree, limits);
+  if (tree != nullptr) tree = cut(*tree, step.limits);
   if (tuner.grows()) {
     Tuner::Growing& growing = place_->growing[static_cast<std::size_t>(step.slot)];
     growing = tuner.end_growth();
@@ -91,13 +111,15 @@ const DraftTree* Engine::propose(Step& step, Growth* growth, const DraftLimits& 
   return tree;
 }
 
-// The first nodes of a tree of a fixed shape.
+// The first nodes of a tree, as many as the limits leave.
 const DraftTree* Engine::cut(const DraftTree& tree, const DraftLimits& limits) {
-  std::vector<std::int32_t> tokens, parents;
-  read_nodes(*backend_, tree.view(), tokens, parents);
-  const auto size = static_cast<std::size_t>(1 + limits.of(static_cast<int>(tokens.size()) - 1));
-  if (size == tokens.size()) return &tree;
-  place_->tree.assign(*backend_, std::span(tokens).first(size), std::span(parents).first(size));
+  const auto size = static_cast<std::size_t>(1 + limits.of(tree.size() - 1));
+  if (std::cmp_equal(size, tree.size())) return &tree;
+  read_nodes(*backend_, tree.view(), cut_tokens_, cut_parents_);
+  const std::span<const NodeNote> notes = tree.notes();
+  place_->tree.assign(*backend_, std::span(cut_tokens_).first(size), std::span(cut_parents_).first(size),
+                      notes.first(std::min(size, notes.size())));
+  place_->tree.set_allowed({});
   place_->tree.set_proposals(tree.proposals());
   return &place_->tree;
 }
@@ -244,8 +266,9 @@ bool Engine::read_prompt(Sequence& sequence) {
 void Engine::append_first(Sequence& sequence, int rows) {
   const GenerateOptions& options = sequence.options();
   const std::size_t length = place_->text.size();
-  const std::array first = {runner_->sample_first(rows, length, place_->sampler, options.logits_processor, place_->text,
-                                                  options.grammar ? guided_->after(*options.grammar) : TokenBits{})};
+  const std::array first = {
+      runner_->sample_first(rows, length, place_->sampler, options.logits_processor, place_->text,
+                            options.grammar ? place_->guided->after(*options.grammar) : TokenBits{})};
   place_->text.push_back(first[0]);
   sequence.append(first);
   place_->wanted = static_cast<std::int32_t>(sequence.tokens().size());
@@ -253,17 +276,6 @@ void Engine::append_first(Sequence& sequence, int rows) {
   for (TokenLogprobs& found : runner_->logprobs_of_root(rows, length, sequence.fresh().size(), *options.logprobs)) {
     sequence.add(std::move(found));
   }
-}
-
-// What the text is predicted to be, behind the end of its prompt: so it is found at once.
-static std::vector<TokenId> predicted(const Sequence& sequence) {
-  const std::vector<TokenId>& prediction = sequence.options().prediction;
-  if (prediction.empty()) return {};
-  const std::span<const TokenId> prompt = sequence.prompt();
-  const auto end = prompt.last(std::min<std::size_t>(prompt.size(), kNgram));
-  std::vector<TokenId> found(end.begin(), end.end());
-  found.insert(found.end(), prediction.begin(), prediction.end());
-  return found;
 }
 
 void Engine::begin_drafting(Sequence& sequence) {

@@ -32,6 +32,8 @@ constexpr WordPlace kVerify = {
     [](Choices& choices, std::string_view word) { choices.generate.verify = parse_verify_mode(word); }, "keyed"};
 constexpr WordPlace kCacheType = {
     [](Choices& choices, std::string_view word) { choices.engine.kv_type = parse_kv_type(word); }, "f16"};
+constexpr WordPlace kKvMemory = {
+    [](Choices& choices, std::string_view word) { choices.engine.kv_memory = parse_memory("kv_memory", word); }, ""};
 constexpr WordPlace kRopeScaling = {
     [](Choices& choices, std::string_view word) { choices.engine.rope.scaling = parse_rope_scaling(word); }, ""};
 
@@ -233,6 +235,15 @@ constexpr auto kOfEngine = std::to_array<Option>({
      "Others wait for their turn. They share the memory for keys and values: that of one context, and of another one "
      "for each text where the machine has it free. A text that finds none waits, or makes room for those that began "
      "before it, and goes on later."},
+    {"kv_memory", "--kv-memory", "SIZE", Group::Serving, kKvMemory, "memory for keys and values: 4GiB, 512M, or bytes",
+     "that of a context, and of another one for each text in a quarter of what is free",
+     "Of the target, in powers of 1024; a drafter's grow with them. At least what one context takes. It is for texts "
+     "that are written, and for what ended ones leave to those that begin like them.",
+     "str | int | None"},
+    {"step_ms", "--step-ms", "MS", Group::Serving, kEngine<&EngineOptions::step_ms>,
+     "milliseconds of a pass that reads a prompt while texts are written; 0: 64 tokens of it", "",
+     "So long do these texts wait for their next token. A smaller number is a steadier stream, and a later first token "
+     "of the prompt. What 16 tokens take, or two passes without any, is taken in any case."},
     {"rope_scaling_type", "--rope-scaling", "none|linear|yarn", Group::LongContexts, kRopeScaling,
      "how positions are stretched for long contexts", "the model's",
      "``yarn`` is 2309.00071. Or llama.cpp's numbers for them, 0 to 2; -1: the model's. This and the next seven are "

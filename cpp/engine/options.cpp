@@ -34,6 +34,26 @@ std::optional<TreeShape> TreeChoice::shape() const {
   return shape;
 }
 
+std::size_t parse_memory(std::string_view option, std::string_view text) {
+  constexpr std::string_view kUnits = "KMGT";
+  constexpr double kMost = 1ull << 60;
+  double number = 0.0;
+  const auto [end, bad] = std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
+  std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
+  if (unit.starts_with(' ')) unit.remove_prefix(1);
+  double factor = 1.0;
+  if (const std::size_t power = unit.empty() ? kUnits.npos : kUnits.find(unit[0]); power != kUnits.npos) {
+    factor = static_cast<double>(1ull << (10 * (power + 1)));
+    unit.remove_prefix(1);
+    if (unit.starts_with('i')) unit.remove_prefix(1);
+  }
+  const bool is_known = unit.empty() || unit == "B";
+  if (bad != std::errc() || !is_known || !(number >= 0.0) || number * factor > kMost) {
+    fail(option, ": found ", quoted(text), ", expected an amount of memory, as 4GiB, 512M, or bytes");
+  }
+  return static_cast<std::size_t>(number * factor);
+}
+
 KvType parse_kv_type(std::string_view name) {
   if (name == "f16") return KvType::F16;
   if (name == "q8_0") return KvType::Q8_0;

@@ -29,6 +29,8 @@ struct MemoryPlan {
   std::size_t free = 0;       // of the device, before
 
   std::size_t caches() const { return per_token * static_cast<std::size_t>(context); }
+  // What there is for caches.
+  std::size_t room() const { return free > bytes() ? free - bytes() + caches() : caches(); }
   std::size_t bytes() const { return target_weights + drafter_weights + head_rows + caches() + working; }
 };
 
@@ -40,11 +42,14 @@ struct EngineOptions : DraftOptions {
   // Tokens of prompt and text together; 0: as many as the model was trained for; none: so many, at most
   // kDefaultContext.
   std::optional<int> context;
-  int batch = 512;              // prompt tokens per pass
-  std::optional<int> parallel;  // texts that are written at once, at most; none: 1
-  // Room in the caches beside one context, as a share of it, for further texts and what ended ones leave; none: by the
-  // memory that is free.
+  int batch = 512;                       // prompt tokens per pass
+  std::optional<int> parallel;           // texts that are written at once, at most; none: 1
+  std::optional<std::size_t> kv_memory;  // bytes of the target's keys and values; none: by the memory that is free
+  // The same as room beside one context, as a share of it, which goes before; for tests.
   std::optional<double> spare;
+  // Milliseconds that a pass may take in which a prompt is read beside texts that are written, or twice a pass without
+  // it, where that is more; 0: a fixed number of tokens are read.
+  int step_ms = 0;
   BackendOptions backend;
   // Whether the target's head stays in host memory, from where a device with memory of its own reads it.
   bool head_on_host = false;
@@ -63,6 +68,9 @@ struct TreeChoice {
   // None: as far as pays. Throws InvalidInput for other words, both at once, or a shape that no tree has.
   std::optional<TreeShape> shape() const;
 };
+
+// "512MiB", "4G" or "1.5 GiB", in powers of 1024, or bytes; throws InvalidInput for others. `option`: whose it is.
+std::size_t parse_memory(std::string_view option, std::string_view text);
 
 KvType parse_kv_type(std::string_view name);  // "f16", "q8_0" or "f32"; throws InvalidInput for others
 

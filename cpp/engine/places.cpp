@@ -57,6 +57,9 @@ bool Engine::enter(Sequence& sequence) {
   place_->life = sequence.life();
   place_->used = ++clock_;
   place_->sampler = sampler_of(sequence, runner_->token(0));
+  if (sequence.options().grammar && !place_->guided) {
+    place_->guided = std::make_unique<GuidedTrees>(*backend_, target_->config().vocab, max_size_, max_depth_);
+  }
   place_->draft.wanted = drafting_ && sequence.options().draft != DraftMode::Never;
   return true;
 }
@@ -145,7 +148,9 @@ void Engine::drop(Place& place) {
   use(place);
   runner_->leave({}, 0, 0, {.on = false});
   ++given_up_;
+  std::unique_ptr<GuidedTrees> guided = std::move(place.guided);
   place = Place(place.number, std::move(place.tree));
+  place.guided = std::move(guided);
 }
 
 // The sequence can go on no more, and what it has left in the caches may be half a step's.

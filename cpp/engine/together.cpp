@@ -12,8 +12,8 @@ namespace frspec {
 namespace {
 
 // Rows of a pass for prompts where texts are being written beside, which wait for it: so many that a row costs little
-// more than in a large pass.
-constexpr int kRowsBeside = 64;
+// more than in a large pass; and at least, where a user says how long they may wait.
+constexpr int kRowsBeside = 64, kLeastRowsBeside = 16;
 
 }  // namespace
 
@@ -27,6 +27,7 @@ struct Engine::Member {
   int chunk = 0;                                        // rows of that in this pass
   bool asks = false;                                    // whether the pass gives it a token
   std::vector<std::int32_t> tokens = {}, parents = {};  // of its rows; parents: of a tree
+  TokenBits allowed = {};                               // by its grammar, behind what it has read
   int first = 0;                                        // row of the pass
   std::size_t asked = 0;                                // which of those that the verifier was asked about
   std::int64_t unread() const { return static_cast<std::int64_t>(place->text.size()) - place->committed; }
@@ -56,18 +57,18 @@ void Engine::step_all(std::span<Sequence* const> sequences) {
       return true;
     });
   };
-  // One whose step has begun already has that for itself, before others use the device; one that is cancelled takes no
-  // part; and one that a grammar guides, whose trees are cut by it, has a pass of its own.
+  // One whose step has begun already has that for itself, before others use the device; and one that is cancelled takes
+  // no part.
   if (running.size() > 1) {
     advance_if([&](const Sequence& sequence) {
       const Place* own = place_of(sequence);
       return own != nullptr && own->ahead;
     });
   }
-  advance_if([](const Sequence& sequence) { return sequence.cancelled() || sequence.options().grammar; });
+  advance_if([](const Sequence& sequence) { return sequence.cancelled(); });
   if (running.empty()) return;
   // With one place, others wait until the first has written its text.
-  if (places_.size() == 1) return (void)guard(*running[0], [&] { advance(*running[0]); });
+  if (places_.size() == 1) running.erase(running.begin() + 1, running.end());
   const auto is_short = [&](const Sequence& sequence) {
     const Place* own = place_of(sequence);
     return own != nullptr && own->read;
@@ -103,9 +104,11 @@ void Engine::step_together(std::span<Sequence* const> sequences) {
   }
   for (Member& member : members) {
     if (member.sequence->error()) continue;
-    use(*member.place);
-    close_times(*member.sequence, member.reads, seconds_since(start));
-    close_step(*member.sequence);
+    guard(*member.sequence, [&] {
+      use(*member.place);
+      close_times(*member.sequence, member.reads, seconds_since(start));
+      close_step(*member.sequence);
+    });
   }
 }
 
@@ -140,6 +143,14 @@ void Engine::gather(std::span<Sequence* const> sequences, std::vector<Member>& m
   }
 }
 
+// How many rows of prompts come along with so many texts that are written.
+int Engine::rows_beside(int writers) const {
+  if (options_.step_ms == 0 || !passes_.is_known()) return std::min(kRowsBeside, batch_);
+  const double seconds = std::max(options_.step_ms / 1000.0, 2.0 * passes_(writers));
+  const int least = std::min(kLeastRowsBeside, batch_);
+  return passes_.rows_within(seconds, writers + least, writers + batch_) - writers;
+}
+
 // Which rows of what is still to be read come along: of the sequence that is served first, and of that which has least
 // to read.
 void Engine::give_chunks(std::vector<Member>& members) {
@@ -152,10 +163,10 @@ void Engine::give_chunks(std::vector<Member>& members) {
     const std::size_t border = runner_->next_state(static_cast<std::size_t>(member.place->committed), size);
     member.border = static_cast<std::int64_t>(border > 0 ? border : size);
   }
-  const auto writers = static_cast<std::int64_t>(members.size() - readers.size());
-  const std::int64_t room = std::max<std::int64_t>(1, target_->limits().rows - writers);
+  const auto writers = static_cast<int>(members.size() - readers.size());
+  const int room = std::max(1, target_->limits().rows - writers);
   // No more than the drafter reads at once, which is as large as a pass of one text.
-  std::int64_t left = std::min<std::int64_t>(writers > 0 ? std::min(kRowsBeside, batch_) : batch_, room);
+  std::int64_t left = std::min(writers > 0 ? rows_beside(writers) : batch_, room);
   if (readers.empty()) return;
   if (chaos_) left = 1 + chaos_->below(static_cast<int>(left));
   const auto give = [&](Member& member, std::int64_t most) {
@@ -187,7 +198,12 @@ void Engine::draft(std::vector<Member>& members) {
   }
   const int most = target_->limits().rows, most_nodes = runner_->tree_rows();
   for (Member& member : members) {
-    if (member.reads) continue;
+    const GenerateOptions& options = member.sequence->options();
+    if (member.reads) {
+      if (!member.asks || !options.grammar) continue;
+      guard(*member.sequence, [&] { member.allowed = member.place->guided->after(*options.grammar); });
+      continue;
+    }
     guard(*member.sequence, [&] {
       use(*member.place);
       member.step.company = {.texts = texts, .rows = rows - 1};
@@ -209,17 +225,19 @@ void Engine::draft(Member& member, int room) {
   const auto start = Clock::now();
   Step& step = member.step;
   DraftTree& tree = place_->tree;
+  step.limits = member.sequence->options().limits;
+  if (room < max_size_ - 1) step.limits = step.limits.within(std::max(0, room));
   draft(*member.sequence, step, nullptr);
   member.asks = true;
-  if (step.drafted && step.tree->size() - 1 <= room) {
+  if (step.tree->size() > 1) {
     read_nodes(*backend_, step.tree->view(), member.tokens, member.parents);
-    tree.assign(*backend_, member.tokens, member.parents, step.tree->notes());
   } else {
-    step.drafted = false;
-    step.plan.drafts = false;
     member.tokens = {place_->text.back()};
     member.parents = {-1};
-    tree.assign(*backend_, member.tokens, member.parents);
+  }
+  if (step.tree != &tree) {
+    tree.assign(*backend_, member.tokens, member.parents, step.tree->notes());
+    tree.set_allowed(step.tree->allowed());
   }
   step.tree = &tree;
   step.grown_seconds = seconds_since(start);
@@ -247,6 +265,7 @@ void Engine::run(std::vector<Member>& members) {
     if (!member.asks) continue;
     if (member.reads) {
       place_->tree.assign(*backend_, std::span(member.tokens).last(1), std::array<std::int32_t, 1>{-1});
+      place_->tree.set_allowed(member.allowed);
       member.step.tree = &place_->tree;
     }
     const int first = member.first + member.chunk;
@@ -263,6 +282,7 @@ void Engine::run(std::vector<Member>& members) {
   }
   Verifier& verifier = runner_->verifier();
   const std::vector<std::exception_ptr> errors = verifier.verify(asked);
+  passes_.add(rows, seconds_since(start));
   for (std::size_t i = 0; i < asking.size(); ++i) {
     Member& member = *asking[i];
     member.asked = i;

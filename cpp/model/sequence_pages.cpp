@@ -16,7 +16,7 @@ SequencePages::SequencePages(Backend& backend, std::int64_t slots, int spare, in
       table_(
           backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(most_) * static_cast<std::size_t>(places))) {
   for (Held& held : held_) held.pages.reserve(static_cast<std::size_t>(most_));
-  seen_.resize(static_cast<std::size_t>(pool_.size()));
+  users_.resize(static_cast<std::size_t>(pool_.size()));
 }
 
 void SequencePages::add(std::span<const KvLayer> layers) {
@@ -37,6 +37,16 @@ std::int32_t SequencePages::take() {
   return page;
 }
 
+void SequencePages::append(std::int32_t page) {
+  own().pages.push_back(page);
+  if (users_[static_cast<std::size_t>(page)]++ == 0) ++held_pages_;
+}
+
+void SequencePages::release(std::int32_t page) {
+  if (--users_[static_cast<std::size_t>(page)] == 0) --held_pages_;
+  pool_.release(page);
+}
+
 void SequencePages::upload(std::size_t first) {
   const auto fresh = std::span(own().pages).subspan(first);
   if (fresh.empty()) return;
@@ -46,7 +56,7 @@ void SequencePages::upload(std::size_t first) {
 void SequencePages::drop() {
   // The last first: what nobody holds is taken again in this order.
   std::vector<std::int32_t>& pages = own().pages;
-  for (auto page = pages.rbegin(); page != pages.rend(); ++page) pool_.release(*page);
+  for (auto page = pages.rbegin(); page != pages.rend(); ++page) release(*page);
   pages.clear();
   own().shared = 0;
 }
@@ -55,16 +65,16 @@ std::int32_t SequencePages::begin(std::span<const std::int32_t> text, std::int32
   drop();
   if (!reuse.on) return 0;
   const PageTrie::Match found = trie_.match(reuse.salt, text, most, reuse.by_drafter);
-  std::vector<std::int32_t>& pages = own().pages;
-  pages.assign(found.pages.begin(), found.pages.end());
+  const std::vector<std::int32_t>& pages = own().pages;
+  for (const std::int32_t page : found.pages) append(page);
   own().shared = pages.size();
   std::int32_t slots = found.slots;
   if (found.partial != PagePool::kNone) {
     if (chaos_ != nullptr && chaos_->plants("page")) {
-      pages.push_back(found.partial);
+      append(found.partial);
       pool_.hold(found.partial);
     } else if (const std::int32_t page = take(); page != PagePool::kNone) {
-      pages.push_back(page);
+      append(page);
       backend_.copy_page(layers_, found.partial, page);
     } else {
       slots = static_cast<std::int32_t>(pages.size()) * kPageSlots;
@@ -77,14 +87,6 @@ std::int32_t SequencePages::begin(std::span<const std::int32_t> text, std::int32
   return slots;
 }
 
-int SequencePages::held() const {
-  std::fill(seen_.begin(), seen_.end(), 0);
-  for (const Held& held : held_) {
-    for (const std::int32_t page : held.pages) seen_[static_cast<std::size_t>(page)] = 1;
-  }
-  return static_cast<int>(std::count(seen_.begin(), seen_.end(), 1));
-}
-
 void SequencePages::forget(int pages) {
   while (pages-- > 0 && trie_.evict()) {
   }
@@ -95,14 +97,14 @@ void SequencePages::shuffle(Chaos& chaos) {
 }
 
 bool SequencePages::reserve(std::int64_t slots) {
-  std::vector<std::int32_t>& pages = own().pages;
+  const std::vector<std::int32_t>& pages = own().pages;
   const auto needed = static_cast<std::size_t>(pages_for(slots));
   if (needed > static_cast<std::size_t>(most_)) {
     throw Error(concat("cache: found ", slots, " slots of a sequence, expected at most ", most_ * kPageSlots));
   }
   const std::size_t first = pages.size();
   std::int32_t page = 0;
-  while (pages.size() < needed && (page = take()) != PagePool::kNone) pages.push_back(page);
+  while (pages.size() < needed && (page = take()) != PagePool::kNone) append(page);
   upload(std::min(first, pages.size()));
   return pages.size() >= needed;
 }
@@ -112,18 +114,16 @@ std::int32_t SequencePages::truncate(std::int32_t slots) {
   const auto whole = static_cast<std::size_t>(slots / kPageSlots);
   if (own().shared <= whole) return slots;
   const std::size_t kept = static_cast<std::size_t>(pages_for(slots));
-  for (std::size_t i = pages.size(); i-- > kept;) pool_.release(pages[i]);
+  for (std::size_t i = pages.size(); i-- > kept;) release(pages[i]);
   pages.resize(kept);
   own().shared = whole;
   if (kept == whole) return slots;
   const std::int32_t page = take();
   if (page != PagePool::kNone) backend_.copy_page(layers_, pages[whole], page);
-  pool_.release(pages[whole]);
-  if (page == PagePool::kNone) {
-    pages.resize(whole);
-    return static_cast<std::int32_t>(whole) * kPageSlots;
-  }
-  pages[whole] = page;
+  release(pages[whole]);
+  pages.resize(whole);
+  if (page == PagePool::kNone) return static_cast<std::int32_t>(whole) * kPageSlots;
+  append(page);
   upload(whole);
   return slots;
 }

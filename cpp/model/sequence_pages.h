@@ -62,7 +62,7 @@ class SequencePages {
 
   const PagePool& pool() const { return pool_; }
   int kept() const { return trie_.pages(); }
-  int held() const;  // pages that sequences have
+  int held() const { return held_pages_; }  // pages that sequences have
   // For tests: faults that are made on purpose; pages that are forgotten; free ones in another order.
   void disturb(Chaos* chaos) { chaos_ = chaos; }
   void forget(int pages);
@@ -80,6 +80,9 @@ class SequencePages {
     return table_.as<std::int32_t>() + static_cast<std::ptrdiff_t>(place_) * std::ptrdiff_t{most_};
   }
   std::int32_t take();  // PagePool::kNone: all are held
+  // The sequence has one page more, which is held for it; and one less of those that it had.
+  void append(std::int32_t page);
+  void release(std::int32_t page);
   void upload(std::size_t first);
   void drop();
 
@@ -90,8 +93,9 @@ class SequencePages {
   std::vector<KvLayer> layers_;
   std::vector<Held> held_;  // (places)
   std::size_t place_ = 0;
-  Buffer table_;                    // (places, most)
-  mutable std::vector<char> seen_;  // (pages) scratch of held()
+  Buffer table_;            // (places, most)
+  std::vector<int> users_;  // (pages) sequences that have them
+  int held_pages_ = 0;
   Chaos* chaos_ = nullptr;
 };
 

@@ -63,6 +63,7 @@ class DraftTree {
   void set_proposals(const Proposals* proposals) { proposals_ = proposals; }
   // What may follow each node: (size) sets in device memory, which outlive their use; none: anything.
   void set_allowed(const TokenBits& allowed) { allowed_ = allowed; }
+  const TokenBits& allowed() const { return allowed_; }
 
   // The tree's nodes as the rows of a pass behind a sequence.
   Rows rows(const SequenceView& sequence) const;

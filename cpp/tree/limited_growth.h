@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <span>
 
 #include "tree/growth.h"
@@ -18,10 +19,15 @@ struct DraftLimits {
   bool any() const { return most >= 0 || least > 0 || chance > 0.0f; }
   // Of so many nodes: how many are drafted.
   int of(int nodes) const {
-    const int allowed = most >= 0 ? std::min(nodes, most) : nodes;
-    return allowed < (most >= 0 ? std::min(least, most) : least) ? 0 : allowed;
+    const int room = most >= 0 ? most : std::numeric_limits<int>::max();
+    return nodes < std::min(least, room) ? 0 : std::min(nodes, room);
   }
+  // The same where there is room for so many.
+  DraftLimits within(int room) const { return {most >= 0 ? std::min(most, room) : room, least, chance}; }
 };
+
+// Trees that are not too large, and whose nodes are likely enough. Whether a tree is too small is known when all of it
+// is there: parts of it may come from several drafters.
 
 class LimitedGrowth final : public Growth {
  public:
@@ -44,7 +50,8 @@ class LimitedGrowth final : public Growth {
     const auto likely =
         std::find_if(chances.begin(), chances.end(), [&](float chance) { return chance < limits_.chance; });
     const std::span<const float> kept{chances.begin(), likely};
-    return limits_.of(std::min(inner_.size(kept), static_cast<int>(kept.size())));
+    const int size = std::min(inner_.size(kept), static_cast<int>(kept.size()));
+    return limits_.most >= 0 ? std::min(size, limits_.most) : size;
   }
 
  private:

@@ -38,7 +38,8 @@ std::vector<std::exception_ptr> Verifier::verify(std::span<const Asked> asked) {
         errors[i] = std::current_exception();
       }
     } else {
-      (sampler.chain().is_plain() && sampler.draw().temperature == 0.0f ? best : drawn).push_back(i);
+      const bool is_free = sampler.chain().is_plain() && sampler.draw().temperature == 0.0f;
+      (is_free && !asked[i].tree->allowed() ? best : drawn).push_back(i);
     }
   }
   if (!best.empty()) choose_best(asked, best);

@@ -15,7 +15,7 @@ Verifier::Verifier(Backend& backend, CausalModel& target, int max_size, int max_
       max_size_(max_size),
       most_(most) {
   allocate_record();
-  if (most > 1) allocate_several();
+  allocate_several();
   verdict_.nodes.reserve(static_cast<std::size_t>(max_path_));
   verdict_.tokens.reserve(static_cast<std::size_t>(max_path_));
 }

@@ -232,6 +232,7 @@ class AsyncLLM:
         committed: Sequence[int] = (),
         owner: str = "",
         progress: bool = False,
+        prompt_cache_key: str = "",
         **options: Unpack[Options],
     ) -> AsyncText:
         """Puts a text into the queue, and returns at once.
@@ -246,6 +247,8 @@ class AsyncLLM:
             committed: As in :meth:`LLM.generate`.
             owner: Whose it is: where texts wait, owners take turns.
             progress: Its events tell of what is read of the prompt, too.
+            prompt_cache_key: Where there are several replicas, texts of the same key are written by the same one, as
+                long as it has a place.
             options: As in :meth:`LLM.generate`.
 
         Raises:
@@ -256,7 +259,7 @@ class AsyncLLM:
         if self._closed:
             raise NotAccepting("this AsyncLLM takes no more texts")
         request = self.llm._request(prompt, max_tokens, parse_special, priority, options, max_seconds, committed)
-        request = replace(request, owner=owner, progress=progress)
+        request = replace(request, owner=owner, progress=progress, prompt_cache_key=prompt_cache_key)
         self._check_room(len(request.prompt))
         text = AsyncText()
         text._enter(self, Ticket(request, self.llm._begun, text._deliver), timeout)

@@ -184,6 +184,9 @@ def native_engine(options: EngineOptions) -> dict[str, Any]:
     values: dict[str, Any] = dict(options)
     if values.get("n_parallel") is None:
         values["n_parallel"] = int(ROWS["n_parallel"]["none"])
+    memory = values.get("kv_memory")
+    if memory is not None and not isinstance(memory, str):
+        values["kv_memory"] = str(_index("kv_memory", memory))
     tree = values.get("tree", "auto")
     if not isinstance(tree, str):
         values["tree"] = ",".join(str(operator.index(number)) for number in tree)

@@ -92,6 +92,7 @@ class TextRequest:
         committed: Tokens of the text that were written elsewhere; what is told begins behind them.
         owner: Whose it is: turns are shared out fairly among owners.
         progress: Tell of what is read, too.
+        prompt_cache_key: Of texts whose prompts begin alike.
     """
 
     prompt: list[int]
@@ -102,6 +103,7 @@ class TextRequest:
     committed: Sequence[int] = ()
     owner: str = ""
     progress: bool = False
+    prompt_cache_key: str = ""
 
 
 #: Begins a text.

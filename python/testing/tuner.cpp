@@ -10,7 +10,9 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include "engine/costs.h"
 #include "engine/tuner.h"
+#include "tree/limited_growth.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -60,6 +62,16 @@ void add_step(Tuner& self, const Planned& plan, bool drafted, int rows, int told
 }  // namespace
 
 void init_tuner(nb::module_& m) {
+  m.def(
+      "drafts_within",
+      [](int nodes, int most, int least, int room) { return DraftLimits{most, least}.within(room).of(nodes); },
+      "nodes"_a, "most"_a, "least"_a, "room"_a, "How many of so many nodes are drafted (tree/limited_growth.h).");
+  nb::class_<RowCosts>(m, "RowCosts", "What passes cost (engine/costs.h).")
+      .def(nb::init<>())
+      .def(
+          "__call__", [](const RowCosts& self, int rows) { return self(rows); }, "rows"_a)
+      .def("add", &RowCosts::add, "rows"_a, "seconds"_a)
+      .def("rows_within", &RowCosts::rows_within, "seconds"_a, "least"_a, "most"_a);
   nb::class_<Tuner>(m, "Tuner", "What to draft with, how far, and whether at all (engine/tuner.h).")
       .def("__init__", &make_tuner, "arms"_a, "grows"_a, "levels"_a, "clock"_a,
            "Arms (head, translation, seconds for one state, for each state more); a clock in seconds.")
@@ -107,6 +119,12 @@ void init_tuner(nb::module_& m) {
       .def("add", &add_step, "plan"_a, "drafted"_a, "rows"_a, "told"_a, "told_seconds"_a, "grown_seconds"_a,
            "target_seconds"_a, "accepted"_a, "expected"_a, "has_notes"_a, "nodes"_a, "parents"_a, "held"_a,
            "What a step cost and showed, as Tuner::Step.")
+      .def(
+          "size_within",
+          [](Tuner& self, const std::vector<float>& chances, int most, int least, float chance) {
+            return LimitedGrowth(self, {most, least, chance}).size(chances);
+          },
+          "chances"_a, "most"_a, "least"_a, "chance"_a, "As size(), where a text limits its drafts.")
       .def("numbers", &Tuner::numbers, "What is kept from process to process.")
       .def(
           "restore", [](Tuner& self, const std::vector<double>& numbers) { return self.restore(numbers); }, "numbers"_a)

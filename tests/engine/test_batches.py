@@ -264,7 +264,11 @@ def test_few_pages(eagle2: TinyPair, model: Path, hybrid: Path, kind: str) -> No
 
 @pytest.mark.parametrize(
     ("kind", "options", "passes"),
-    [("plain", {"n_batch": 512}, 8), ("eagle2", {"n_batch": 32, "tree": (2, 3, 40)}, 15)],  # of 64 rows, and of 32
+    [
+        ("plain", {"n_batch": 512}, 8),  # of 64 rows
+        ("eagle2", {"n_batch": 32, "tree": (2, 3, 40)}, 15),
+        ("plain", {"n_batch": 200, "step_ms": 10**9}, 3),  # of 64, and, when it is known what rows take, of all
+    ],
 )
 def test_a_long_prompt_stops_nobody(make: Callable[..., LLM], kind: str, options: dict[str, Any], passes: int) -> None:
     """No piece of it is larger than what a drafter reads at once, however large trees are."""
@@ -285,6 +289,20 @@ def test_a_long_prompt_stops_nobody(make: Callable[..., LLM], kind: str, options
         steps += 1
     assert steps == passes
     assert found == alone(engine, long).tokens[:1]
+
+
+def test_trees_of_hybrids_that_find_little_room(make: Callable[..., LLM]) -> None:
+    """What is kept of a pass's nodes is bounded: trees are cut to that, and drafts are made for who has room."""
+    llm = make("mtp", n_parallel=8, n_batch=256, tree=(3, 4, 40))  # 128 nodes in a pass
+    prompts = [[7, 8, 9, number] for number in range(5, 11)]
+    options: dict[str, Any] = {"draft": True, "ignore_eos": True, "trace": True}
+    found = llm.generate(prompts, 12, **options)
+    assert [text.tokens for text in found] == [
+        llm.generate(prompt, 12, draft=False, ignore_eos=True).tokens for prompt in prompts
+    ]
+    nodes = [[step.nodes for step in text.trace or []] for text in found]
+    first = [steps[0] for steps in nodes]
+    assert sorted(first, reverse=True) == [40, 40, 40, 8, 1, 1]
 
 
 def test_what_fails_ends_one_text(make: Callable[..., LLM]) -> None:

@@ -14,7 +14,8 @@ import pytest
 from frspec_cpp.tools.convert import convert
 from tiny_pair import make_tiny_pair
 
-from frspec_cpp import LLM, Grammar, Tokenizer
+from frspec_cpp import LLM, Grammar, Tokenizer, _core
+from frspec_cpp.options import native
 
 llguidance = pytest.importorskip("llguidance")
 
@@ -206,6 +207,76 @@ def test_lists_of_texts(llm: LLM) -> None:
     assert texts[1].text == llm.generate(PROMPT, 20).text
 
 
+@pytest.mark.parametrize("kind", ["drafted", "plain"])
+def test_in_company(demo_target: Path, demo_drafters: dict[str, Path], kind: str) -> None:
+    """Texts with a grammar and others share passes, and are what they are alone."""
+    own: dict[str, Any] = {"drafter": demo_drafters["eagle3"], "head": "full", "tree": "3,4,12"}
+    limits: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "n_batch": 80, **(own if kind == "drafted" else {})}
+    together, single = LLM(demo_target, n_parallel=6, **limits), LLM(demo_target, **limits)
+    long = " ".join(f"river {number}" for number in range(60))
+    prompts = [PROMPT, PROMPT, long, "The snow", long + " carries", PROMPT]
+    options: dict[str, Any] = {
+        "grammar": [GBNF, None, LARK, None, GBNF, GBNF],
+        "temperature": [0.0, 0.0, 0.9, 0.8, 0.7, 1.0],
+        "repeat_penalty": [1.0, 1.2, 1.0, 1.0, 1.3, 1.0],
+        "seed": list(range(6)),
+    }
+    found = together.generate(prompts, 40, draft="always", **options)
+    for number, prompt in enumerate(prompts):
+        own = {name: values[number] for name, values in options.items()}
+        expected = single.generate(prompt, 40, draft=False, reuse=False, **own)
+        assert (found[number].tokens, found[number].text) == (expected.tokens, expected.text)
+        assert found[number].finish_reason == expected.finish_reason
+    assert sum(text.stats.forced_tokens for text in found) > 0
+
+    # The prompt is read in pieces, beside the text that is written.
+    def begin(prompt: str, **more: Any) -> _core.Generation:
+        known = native(together.vocab_size, ignore_eos="grammar" not in more, **more)
+        if "grammar" in more:
+            known["grammar"] = together._grammars.text(Grammar.from_string(more["grammar"]))
+        return together._engine.begin(together.tokenize(prompt), max_tokens=40, **known)
+
+    writes = begin("The snow")
+    _core.Generation.step_together([writes])
+    guided = begin("So it is. " + long, grammar=GBNF)
+    given = [_core.Generation.step_together([writes, guided]) for _ in range(2)]
+    assert all(fresh for fresh, _ in given)
+    assert [fresh for _, fresh in given] == [[], []]
+
+
+def test_a_grammar_that_fails_ends_its_text_alone(llm: LLM) -> None:
+    class Broken:
+        def __init__(self, after: int) -> None:
+            self.left = after
+
+        def advance(self, tokens: list[int]) -> None:
+            self.left -= len(tokens)
+
+        def forced(self, most: int) -> list[int]:
+            return []
+
+        def fill(self, tokens: list[int], parents: list[int], sets: npt.NDArray[np.uint32]) -> None:
+            if self.left <= 0:
+                raise ZeroDivisionError("mine")
+            sets[:] = 0xFFFFFFFF
+
+    known = native(llm.vocab_size, ignore_eos=True)
+    for after in (0, 3):  # at its prompt, and later
+        good = [llm._engine.begin(llm.tokenize(text), max_tokens=12, **known) for text in ("The snow", "A river")]
+        bad = llm._engine.begin(llm.tokenize("The sea"), max_tokens=12, **{**known, "grammar": Broken(after)})
+        found: list[list[int]] = [[], []]
+        failed = False
+        while any(text.finish_reason is None for text in good):
+            one, broken, other = _core.Generation.step_together([good[0], bad, good[1]])
+            failed = failed or broken is None
+            for tokens, fresh in zip(found, (one, other), strict=True):
+                tokens += [token for token, _, _ in fresh or ()]
+        assert failed
+        with pytest.raises(ZeroDivisionError, match="mine"):
+            bad.raise_error()
+        assert found == [llm.generate(text, 12, ignore_eos=True).tokens for text in ("The snow", "A river")]
+
+
 @pytest.mark.every_device
 def test_every_device(tmp_path: Path) -> None:
     """A vocabulary whose size no word divides, and padding that no grammar allows."""
@@ -219,6 +290,11 @@ def test_every_device(tmp_path: Path) -> None:
         matcher = llm._grammars.text(Grammar.from_string(grammar))._matcher
         assert matcher.consume_tokens(drafted.tokens)
         assert matcher.is_accepting()
+    both = llm.generate(
+        [[5, 6, 7], [8, 9], [5, 6]], 30, grammar=[GBNF, None, LARK], draft=True, temperature=0.9, seed=2
+    )
+    for prompt, grammar, text in zip(([5, 6, 7], [8, 9], [5, 6]), (GBNF, None, LARK), both, strict=True):
+        assert text.tokens == llm.generate(prompt, 30, grammar=grammar, draft=False, temperature=0.9, seed=2).tokens
 
 
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [

@@ -327,3 +327,32 @@ def test_trees_are_smaller_among_others() -> None:
     # Beside a prompt that fills the pass anyhow, a second is worth the tokens of a few.
     tuner.set_company(2, 65)
     assert tuner.size(chances) > sizes[1]
+
+
+def test_limits_of_drafts() -> None:
+    """None where there are fewer than the least, unless no more are allowed; else as many as are."""
+    for nodes, most, least, room in itertools.product(range(7), range(-1, 6), range(6), range(5)):
+        allowed = min(nodes, room) if most < 0 else min(nodes, room, most)
+        is_too_small = nodes < least and allowed == nodes and nodes < (room if most < 0 else min(most, room))
+        assert _testing.drafts_within(nodes, most, least, room) == (0 if is_too_small else allowed)
+
+
+def test_a_part_of_a_tree_may_be_small() -> None:
+    """The least is asked of the whole tree, of which a drafter beside n-grams makes a part."""
+    tuner = _testing.Tuner([("full", "", 0.0, 0.0)], True, 4, lambda: 0.0)
+    tuner.rehearse([1])  # all are wanted
+    assert tuner.size_within([0.9, 0.5], -1, 3, 0.0) == 2
+    assert tuner.size_within([0.9, 0.5, 0.4], 2, 3, 0.0) == 2
+    assert tuner.size_within([0.9, 0.5, 0.4], -1, 0, 0.45) == 2
+
+
+def test_rows_of_a_pass_that_may_take_so_long() -> None:
+    costs = _testing.RowCosts()
+    for _ in range(20):
+        for rows in (1, 2, 8, 16, 64, 128):
+            costs.add(rows, 0.010 + 0.001 * rows)
+    assert costs.rows_within(0.050, 1, 512) in (39, 40, 41)
+    assert costs.rows_within(0.001, 16, 512) == 16
+    assert costs.rows_within(9.0, 16, 512) == 512
+    assert costs.rows_within(0.050, 48, 512) == 48
+    assert costs.rows_within(9.0, 20, 20) == 20

@@ -14,10 +14,11 @@ import chaos
 from frspec_cpp import LLM
 
 
-@pytest.mark.parametrize("kind", ["eagle3", "ranked", "ngram"])
-def test_random_requests(chat_target: Path, kind: str) -> None:
-    name, options = chaos.KINDS[kind]
-    course = chaos.run(chat_target, chaos.drafter_of(name, chat_target), options, 12, seed=3)
+@pytest.mark.parametrize("name", ["eagle3", "ranked", "ngram"])
+def test_random_requests(chat_target: Path, tmp_path: Path, name: str) -> None:
+    kind = chaos.KINDS[name]
+    drafter = chaos.Models(tmp_path, chat_target).drafter(kind)
+    course = chaos.run(chat_target, drafter, kind.options, 12, seed=3)
     assert course.wrong == []
     assert course.counts["displaced"] > 0
     assert course.counts["tokens"] > 50

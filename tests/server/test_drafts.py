@@ -20,7 +20,7 @@ ASKED: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 60, "seed": 3, "tempera
 
 @pytest.fixture(scope="module", params=["auto", "fixed"])
 def served(request: pytest.FixtureRequest, chat_target: Path, run_server: Any) -> Iterator[Any]:
-    trees: dict[str, Any] = {"auto": {}, "fixed": {"tree": (4, 3, 16), "ngram": 4}}
+    trees: dict[str, Any] = {"auto": {}, "fixed": {"tree": (4, 3, 16), "ngram": 4, "n_parallel": 1}}
     options = {"head": "full", "n_ctx": 512, "n_threads": 1, "n_batch": 64, **trees[request.param]}
     with LLM(chat_target, demo_paths()[1], **options) as llm, run_server(AsyncLLM(llm)) as found:
         yield found
@@ -78,6 +78,10 @@ def test_a_prediction(run_server: Any, chat_target: Path) -> None:
         for form in ({"type": "x", "content": ""}, {"type": "content"}, {"type": "content", "content": [1]}):
             answer = served.post(COMPLETIONS, **ASKED, prediction=form)
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prediction")
+        body = json.dumps({**ASKED, "prediction": {"type": "content", "content": "\ud83d"}})
+        answer = served.client.post(COMPLETIONS, content=body, headers={"content-type": "application/json"})
+        assert answer.json()["error"]["param"] == "prediction"
+        assert answer.json()["error"]["message"].startswith("prediction: found a lone surrogate")
 
 
 def test_progress(served: Any) -> None:

@@ -169,10 +169,33 @@ def post(port: int, path: str, body: dict[str, Any]) -> http.client.HTTPResponse
     return connection.getresponse()
 
 
+def get(port: int, path: str) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", path)
+    return connection.getresponse()
+
+
 def chunks(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
     for line in response:
         if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
             yield json.loads(line[6:])
+
+
+def test_who_begins_alike_goes_to_the_same_replica(port: int) -> None:
+    """By the first tokens, or by a key, whatever stands there."""
+    beginnings = [" ".join(f"{name} {number}" for number in range(40)) for name in "abcdefgh"]
+    for second in (False, True):
+        for beginning in beginnings:
+            body = {"prompt": f"{beginning} and {second}", "max_tokens": 1}
+            usage = json.load(post(port, "/v1/completions", body))["usage"]
+            assert (usage["prompt_tokens_details"]["cached_tokens"] >= 64) == second
+    for number in range(8):
+        # Another beginning, behind which the text is the same: what is found is of the replica that has the key.
+        body = {"prompt": beginnings[number % 2] + " so", "max_tokens": 1, "prompt_cache_key": "k", "cache_salt": "s"}
+        usage = json.load(post(port, "/v1/completions", body))["usage"]
+        assert (usage["prompt_tokens_details"]["cached_tokens"] >= 64) == (number >= 2)
+    assert json.load(get(port, "/props"))["total_slots"] == 16
+    assert len(json.load(get(port, "/slots"))) == 16
 
 
 def test_a_replica_dies_in_the_middle_of_a_stream(port: int, deaths: Deaths, expected: Generation) -> None:
@@ -243,6 +266,25 @@ def test_cancelling(port: int, demo_target: Path) -> None:
     asyncio.run(run())
 
 
+def test_the_order_of_replicas() -> None:
+    routing = pytest.importorskip("frspec_cpp.ray.routing")
+    names = [f"replica {number}" for number in range(5)]
+    keys = [str(number).encode() for number in range(400)]
+    first = [routing.in_order(key, names, [0] * 5, 4)[0] for key in keys]
+    assert all(60 < first.count(number) < 100 for number in range(5))
+    # One that goes: only its own texts go elsewhere, to those that were their second ones.
+    for key, best in zip(keys, first, strict=True):
+        order = routing.in_order(key, names, [0] * 5, 4)
+        assert sorted(order) == list(range(5))
+        others = [name for name in names if name != names[2]]
+        without = others[routing.in_order(key, others, [0] * 4, 4)[0]]
+        assert without == names[best if best != 2 else order[1]]
+        # Neither the order in which they are named matters, nor texts that still find a place.
+        assert names[::-1][routing.in_order(key, names[::-1], [3] * 5, 4)[0]] == names[best]
+        busy = [4 if number == best else 0 for number in range(5)]
+        assert routing.in_order(key, names, busy, 4) == [*order[1:], best]
+
+
 def test_errors_and_information(port: int) -> None:
     response = post(port, "/v1/completions", {"model": "demo", "prompt": PROMPT, "top_p": 7})
     assert (response.status, json.load(response)["error"]["type"]) == (400, "invalid_request_error")
@@ -254,9 +296,7 @@ def test_errors_and_information(port: int) -> None:
         "/props": '"total_slots":',
         "/slots": '"is_processing":false',
     }.items():
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        connection.request("GET", path)
-        response = connection.getresponse()
+        response = get(port, path)
         assert response.status == 200
         assert said in response.read().decode()
 

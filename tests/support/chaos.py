@@ -40,16 +40,78 @@ CONTEXT = 1024
 WORDS = ("river", "the", "snow", "def f(x):", "\n", " carries", "a b a b a b", "42", "Größe", "of", "sea.", "return")
 BESIDE = 10  # requests at once
 DEMO_EAGLE2 = Path(__file__).resolve().parent.parent / "data" / "demo-eagle2.gguf"
-# By kind: the drafter ("target": the target itself), and options of the engine.
-KINDS: dict[str, tuple[str | None, dict[str, Any]]] = {
-    "plain": (None, {}),
-    "eagle3": ("eagle3", {"head": "full"}),
-    "eagle2": ("eagle2", {"head": "full", "tree": (2, 3, 12)}),
-    "contextual": ("eagle2", {"head": "contextual:256", "tree": (2, 3, 8)}),
-    "ranked": ("eagle3", {"head": "ranked:512", "tree": (3, 2, 9), "ngram": 3}),
-    "ngram": (None, {"ngram": 4}),
-    "model": ("target", {"head": "full", "tree": (2, 2, 6)}),
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way of drafting.
+
+    Attributes:
+        drafter: Its name (:class:`Models`), or what LLM takes.
+        options: Of the engine. Trees have a fixed shape: so a seed makes the same drafts again.
+        target: Its name.
+    """
+
+    drafter: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    target: str = "demo"
+
+
+KINDS = {
+    "plain": Kind(),
+    "eagle3": Kind("eagle3", {"head": "full", "tree": (3, 4, 12)}),
+    "eagle2": Kind("eagle2", {"head": "full", "tree": (2, 3, 12)}),
+    "contextual": Kind("eagle2", {"head": "contextual:256", "tree": (2, 3, 8)}),
+    "ranked": Kind("eagle3", {"head": "ranked:512", "tree": (3, 2, 9), "ngram": 3}),
+    "auto": Kind("eagle3"),  # trees and heads as the clock says
+    "ngram": Kind(None, {"ngram": 4, "tree": (3, 2, 8)}),
+    "model": Kind("demo", {"head": "full", "tree": (2, 2, 6)}),
+    "tli": Kind("other", {"translate": "tli", "head": "full", "tree": (2, 2, 6)}),
+    "slem": Kind("other", {"translate": "slem", "head": "full", "tree": (2, 2, 6)}),
+    "hybrid": Kind(target="hybrid"),
+    "mtp": Kind("mtp", {"head": "full", "tree": (2, 2, 6)}, "hybrid"),
 }
+
+
+class Models:
+    """The files of the kinds, made when they are asked for.
+
+    Args:
+        folder: Where.
+        target: Instead of the demo pair's.
+    """
+
+    def __init__(self, folder: Path, target: Path | None = None) -> None:
+        self._folder = folder
+        self._made: dict[str, Path] = {
+            "eagle3": Path(frspec_cpp.demo_paths()[1]),
+            "eagle2": DEMO_EAGLE2,
+            **({} if target is None else {"demo": target}),
+        }
+
+    def __getitem__(self, name: str) -> Path:
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def drafter(self, kind: Kind) -> Path | str | None:
+        """What LLM takes for it."""
+        return kind.drafter if kind.drafter in (None, "mtp") else self[kind.drafter]
+
+    def _make(self, name: str) -> Path:
+        path = self._folder / f"{name}.gguf"
+        if name == "demo":
+            return with_templates(Path(frspec_cpp.demo_paths()[0]), path, CHATML)
+        if name == "hybrid":
+            from qwen35 import write_hybrid
+
+            return write_hybrid(self._folder)
+        assert name == "other"  # a model of another vocabulary
+        from checkpoints import make_checkpoint
+        from frspec_cpp.tools.convert import convert
+
+        convert(make_checkpoint(self._folder / "other", "qwen2", seed=5), path, "f32", quiet=True)
+        return path
 
 
 @dataclass
@@ -246,7 +308,7 @@ def disturbed(seed: int, fault: str = "") -> Iterator[None]:
             os.environ["FRSPEC_CHAOS"] = before
 
 
-def make(target: Path, drafter: Path | None, options: dict[str, Any], rng: random.Random) -> LLM:
+def make(target: Path, drafter: Path | str | None, options: dict[str, Any], rng: random.Random) -> LLM:
     """An engine of a random size: few places, and pages for little more than one text."""
     sizes = {
         "n_ctx": CONTEXT,
@@ -275,7 +337,7 @@ class Course:
 
 
 def run(
-    target: Path, drafter: Path | None, options: dict[str, Any], requests: int, seed: int, fault: str = ""
+    target: Path, drafter: Path | str | None, options: dict[str, Any], requests: int, seed: int, fault: str = ""
 ) -> Course:
     """Asks a server for so many random texts, and compares."""
     rng = random.Random(seed)
@@ -308,33 +370,27 @@ def run(
     return Course(wrong, counts)
 
 
-def drafter_of(name: str | None, target: Path) -> Path | None:
-    """The file of one of the kinds."""
-    files = {"eagle3": Path(frspec_cpp.demo_paths()[1]), "eagle2": DEMO_EAGLE2, "target": target}
-    return None if name is None else files[name]
-
-
 def main() -> int:
     """Runs all kinds; returns 1 where something differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=1000, help="of all kinds together")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--kinds", default=",".join(KINDS), help="default: %(default)s")
     parser.add_argument("--fault", choices=FAULTS, default="")
     parser.add_argument("--model", type=Path, help="instead of the demo pair's target")
     parser.add_argument("--drafter", type=Path, help="its drafter")
     options = parser.parse_args()
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:
-        target = options.model or with_templates(Path(frspec_cpp.demo_paths()[0]), Path(folder) / "chatty.gguf", CHATML)
-        kinds = ["own"] if options.model else options.kinds.split(",")
-        for number, kind in enumerate(kinds):
-            drafter, engine = (
-                (options.drafter, {}) if kind == "own" else (drafter_of(KINDS[kind][0], target), KINDS[kind][1])
-            )
-            count = options.requests // len(kinds) + (number < options.requests % len(kinds))
-            course = run(target, drafter, engine, count, options.seed + number, options.fault)
-            print(f"{kind}: {dict(course.counts)}, {len(course.wrong)} differences", flush=True)
+        models = Models(Path(folder))
+        names = ["own"] if options.model else options.kinds.split(",")
+        for number, name in enumerate(names):
+            kind = Kind() if options.model else KINDS[name]
+            target = options.model or models[kind.target]
+            drafter = options.drafter if options.model else models.drafter(kind)
+            count = options.requests // len(names) + (number < options.requests % len(names))
+            course = run(target, drafter, kind.options, count, options.seed + number, options.fault)
+            print(f"{name}: {dict(course.counts)}, {len(course.wrong)} differences", flush=True)
             for difference in course.wrong[:3]:
                 print(f"  {difference}", flush=True)
             wrong += len(course.wrong)

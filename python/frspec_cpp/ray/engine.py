@@ -34,9 +34,11 @@ class RemoteModel(LLM):
     Args:
         path: The model's file, which every machine has.
         told: By a replica.
+        replicas: How many there are.
     """
 
-    def __init__(self, path: str, told: Description) -> None:
+    def __init__(self, path: str, told: Description, replicas: int = 1) -> None:
+        self._replicas = replicas
         self._path = path
         self._closed = False
         self._told = told
@@ -79,8 +81,8 @@ class RemoteModel(LLM):
 
     @property
     def n_parallel(self) -> int:
-        """Of a replica."""
-        return self._told.n_parallel
+        """Of all replicas."""
+        return self._replicas * self._told.n_parallel
 
 
 class RemoteText(AsyncText):
@@ -273,6 +275,7 @@ class Replicas(AsyncLLM):
         committed: Sequence[int] = (),
         owner: str = "",
         progress: bool = False,
+        prompt_cache_key: str = "",
         **options: Unpack[Options],
     ) -> AsyncText:
         """As :meth:`AsyncLLM.submit`. The seed is drawn here, so that a second replica has the same."""
@@ -280,7 +283,7 @@ class Replicas(AsyncLLM):
             raise NotAccepting("this server takes no more texts")
         seeded = cast(Options, {**options, "seed": native_options(self.llm.vocab_size, **options).get("seed", 0)})
         request = self.llm._request(prompt, max_tokens, parse_special, priority, seeded, max_seconds, committed)
-        request = replace(request, owner=owner, progress=progress)
+        request = replace(request, owner=owner, progress=progress, prompt_cache_key=prompt_cache_key)
         if len(self._texts) >= self._max_queue:
             raise QueueFull(f"found {len(self._texts)} texts, expected at most {self._max_queue}", 1)
         text = RemoteText(self, request, timeout)

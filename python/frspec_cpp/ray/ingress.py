@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
+from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from frspec_cpp.option_table import ROWS
 from frspec_cpp.ray.engine import RemoteModel, Replicas
 from frspec_cpp.ray.replica import Replica
+from frspec_cpp.ray.routing import ByBeginning
 from frspec_cpp.server import info
 from frspec_cpp.server.app import build_app
 from frspec_cpp.server.service import Service
@@ -29,13 +32,14 @@ class Ingress:
         model: The model's file, for its tokens and templates.
         settings: Of the server.
         replicas: The deployment that writes.
+        count: Of its replicas.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve waits for it
-        self, model: str, settings: Settings, replicas: DeploymentHandle[Any]
+        self, model: str, settings: Settings, replicas: DeploymentHandle[Any], count: int
     ) -> None:
         told = await replicas.describe.remote()
-        engine = Replicas(replicas, RemoteModel(model, told), settings.max_queue)
+        engine = Replicas(replicas, RemoteModel(model, told, count), settings.max_queue)
         self._service = Service(engine, model, settings)
         self._service.meta = info.read_meta(self._service)
         self._service.state = "ready"
@@ -66,8 +70,14 @@ def app(arguments: Mapping[str, Any]) -> serve.Application:
     if given:
         known = "model, drafter, replicas, num_cpus, settings, options"
         raise ValueError(f"{next(iter(given))}: an unknown argument, expected some of {known}")
+    places = int(options.get("n_parallel") or ROWS["n_parallel"]["none"])
     writers = serve.deployment(Replica).options(
-        num_replicas=count, max_ongoing_requests=_ASKED, ray_actor_options={"num_cpus": cpus}
+        num_replicas=count,
+        max_ongoing_requests=_ASKED,
+        ray_actor_options={"num_cpus": cpus},
+        request_router_config=RequestRouterConfig(
+            request_router_class=ByBeginning, request_router_kwargs={"places": places}
+        ),
     )
     front = serve.deployment(Ingress).options(max_ongoing_requests=_REQUESTS, ray_actor_options={"num_cpus": 0})
-    return front.bind(model, settings, writers.bind(model, drafter, settings.max_queue, options))
+    return front.bind(model, settings, writers.bind(model, drafter, settings.max_queue, options), count)

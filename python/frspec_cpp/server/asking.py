@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -34,13 +35,17 @@ def checked(service: Service, fields: TextFields) -> list[str]:
     return ignored_fields(fields.others())
 
 
-async def prepared(service: Service, function: Callable[[], T]) -> T:
-    """The result of a function that turns what was sent into tokens; what it raises is the client's fault."""
+async def prepared(service: Service, function: Callable[[], T], field: str = "tokens") -> T:
+    """The result of a function that turns a field into tokens; what it raises is the client's fault."""
     try:
         return await service.in_thread(function)
+    except UnicodeEncodeError as error:
+        message = f"{field}: found a lone surrogate, U+{ord(error.object[error.start]):04X}, expected Unicode"
+        raise ApiError(400, message, field, "invalid_value") from error
     except ValueError as error:
         # Where the model lies is nobody's business.
         message = str(error).replace(str(service.path), service.file_name)
+        message = re.sub(r"^(text|tokens)\b", field, message)  # the library's names
         raise api_error(ValueError(message)) from error
 
 
@@ -135,6 +140,7 @@ def submitted(
                     max_seconds=milliseconds / 1000 if milliseconds > 0 else None,
                     owner="" if key is None else str(key),
                     progress=bool(fields.stream and fields.return_progress),
+                    prompt_cache_key=fields.prompt_cache_key or "",
                     **with_seed(options, number),
                 )
                 texts.append(text)

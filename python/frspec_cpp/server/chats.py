@@ -32,12 +32,12 @@ async def chat(service: Service, request: Request, fields: ChatFields) -> Respon
     callable_names = forced_names(fields.tool_choice, names)
     options = options_of(request, service, fields, (fields.top_logprobs or 0) if fields.logprobs else None)
 
-    def read() -> tuple[str, list[int], str, list[int] | None]:
+    def read() -> tuple[str, list[int], str]:
         prompt = rendered(service, fields)
-        tokens = service.llm.chat_prompts.encode(prompt)
-        return prompt, tokens, program_of(service, bool(names)), predicted(service, fields, ignored)
+        return prompt, service.llm.chat_prompts.encode(prompt), program_of(service, bool(names))
 
-    prompt, tokens, program, prediction = await prepared(service, read)
+    prompt, tokens, program = await prepared(service, read, "messages")
+    prediction = await prepared(service, lambda: predicted(service, fields, ignored), "prediction")
     call = call_grammar(fields.tools or [], callable_names) if callable_names else None
     options = {**await guided(service, fields, options, call), "prediction": prediction}
     calls = bool(names) and fields.tool_choice != "none"

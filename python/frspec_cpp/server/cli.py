@@ -24,7 +24,7 @@ _ALWAYS = "it is always so here: leave it out"
 _NOT_NEEDED = "there is no such thing here: leave it out"
 _WHOLE = "models are on the device as a whole: leave it out"
 
-# llama-server's options that have no meaning here, and what to do instead.
+# Options of llama-server and vLLM that have no meaning here, or another name.
 _FOREIGN = {
     "-cb": _ALWAYS,
     "--cont-batching": _ALWAYS,
@@ -46,6 +46,8 @@ _FOREIGN = {
     "--gpu-layers": _WHOLE,
     "--n-gpu-layers": _WHOLE,
     "-ngld": _WHOLE,
+    "--max-seqs": "expected -np, --parallel",
+    "--max-num-seqs": "expected -np, --parallel",
     "-to": "expected --queue-timeout",
     "--timeout": "expected --queue-timeout",
 }
@@ -165,7 +167,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     for argument in arguments:
         name = argument.partition("=")[0]
         if name in _FOREIGN:  # before argparse takes -np for -n p
-            raise ValueError(f"unknown option {name!r}: llama.cpp's; {_FOREIGN[name]}")
+            raise ValueError(f"unknown option {name!r}: {_FOREIGN[name]}")
     parser = _parser()
     options, rest = parser.parse_known_args([_spelled(argument) for argument in arguments])
     if not rest:

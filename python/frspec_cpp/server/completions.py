@@ -22,8 +22,8 @@ async def complete(service: Service, request: Request, fields: CompletionFields)
         raise refused("echo", "found logprobs beside it: this server gives no log-probabilities of prompts")
     options = await guided(service, fields, options_of(request, service, fields, fields.logprobs))
     given = prompts_of(fields)
-    prompts = await prepared(service, lambda: [_tokens(service, prompt) for prompt in given])
-    prediction = await prepared(service, lambda: predicted(service, fields, ignored))
+    prompts = await prepared(service, lambda: [_tokens(service, prompt) for prompt in given], "prompt")
+    prediction = await prepared(service, lambda: predicted(service, fields, ignored), "prediction")
     options = {**options, "prediction": prediction}
     texts = submitted(request, service, fields, prompts, options)
     tokenizer = service.llm.tokenizer

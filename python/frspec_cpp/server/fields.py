@@ -73,6 +73,9 @@ class TextFields(Fields):
     cache_salt: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
         None, description="Requests of different salts share nothing in the cache"
     )
+    prompt_cache_key: Annotated[str, Field(max_length=1024)] | None = Field(
+        None, description="Where there are several replicas, requests of the same key go to the same one"
+    )
     timings_per_token: bool | None = Field(None, description="Timings in each chunk")
     return_tokens: bool | None = Field(None, description="Token ids in each choice")
     response_format: dict[str, Any] | None = Field(None, description="text, json_object or json_schema")

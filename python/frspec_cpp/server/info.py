@@ -154,7 +154,9 @@ def _writing(text: Ticket) -> dict[str, Any]:
 async def tokenize(service: Service, fields: TokenizeFields) -> dict[str, Any]:
     """POST /tokenize."""
     llm = service.llm
-    ids = await prepared(service, lambda: llm.tokenize(fields.content, fields.add_special, fields.parse_special))
+    ids = await prepared(
+        service, lambda: llm.tokenize(fields.content, fields.add_special, fields.parse_special), "content"
+    )
     if not fields.with_pieces:
         return {"tokens": ids}
     return {"tokens": [{"id": token, "piece": _piece(llm.tokenizer.token_bytes(token))} for token in ids]}
@@ -175,4 +177,4 @@ async def detokenize(service: Service, fields: DetokenizeFields) -> dict[str, An
 
 async def apply_template(service: Service, fields: TemplateFields) -> dict[str, Any]:
     """POST /apply-template."""
-    return {"prompt": await prepared(service, lambda: rendered(service, fields))}
+    return {"prompt": await prepared(service, lambda: rendered(service, fields), "messages")}

@@ -58,7 +58,6 @@ _HARMLESS = {
     "store",
     "service_tier",
     "verbosity",
-    "prompt_cache_key",
     "prompt_cache_retention",
     "prompt_cache_options",
     "include_obfuscation",
