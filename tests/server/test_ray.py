@@ -183,7 +183,7 @@ def chunks(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
 
 def test_who_begins_alike_goes_to_the_same_replica(port: int) -> None:
     """By the first tokens, or by a key, whatever stands there."""
-    beginnings = [" ".join(f"{name} {number}" for number in range(40)) for name in "abcdefgh"]
+    beginnings = [" ".join(f"{name} {number}" for number in range(60)) for name in "abcdefgh"]
     for second in (False, True):
         for beginning in beginnings:
             body = {"prompt": f"{beginning} and {second}", "max_tokens": 1}
