@@ -164,6 +164,11 @@ def open_gguf(path: Path) -> Any:
         raise ValueError(f"{path}: not a whole GGUF file: {error}") from error
 
 
+def drafter_file(target: Path, drafter: Path) -> Path:
+    """The file of the drafter that an option `-d` names: "mtp" is the block in the target's own."""
+    return target if str(drafter) == "mtp" else drafter
+
+
 def _value(reader: Any, path: Path, key: str, kind: type) -> Any:
     field = reader.fields.get(key)
     value = field.contents() if field is not None else None
