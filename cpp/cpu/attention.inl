@@ -7,8 +7,9 @@
 
 namespace {
 
-constexpr int kWide = kLanes == 16 ? 4 : 2;        // vectors of a tile
-constexpr int kAttendRows = kLanes == 16 ? 6 : 4;  // rows of a tile
+constexpr int kWide = kLanes == 16 ? 4 : 2;         // vectors of a tile
+constexpr int kAttendRows = 6;                      // rows of a tile
+constexpr int kDirectLines = kLanes == 16 ? 6 : 8;  // so many lines read the f16 cache as it is: measured
 
 // --- Cache to f32 ---
 
@@ -211,18 +212,19 @@ inline void clear(const AttentionState& s, std::int64_t lines, std::int64_t widt
 inline float soften(float* scores, int from, int count, float cap, float& maximum, float& total) {
   float top = maximum;
   if (cap > 0.0f) {
-    for (int j = 0; j < kAttentionChunk; j += kLanes) store(scores + j, soft_capped(load(scores + j), cap));
+    for (int j = 0; j < count; j += kLanes) store(scores + j, soft_capped(load(scores + j), cap));
   }
+  const int end = (count + kLanes - 1) / kLanes * kLanes;
   for (int j = 0; j < from; ++j) scores[j] = -1e30f;
-  for (int j = count; j < kAttentionChunk; ++j) scores[j] = -1e30f;
+  for (int j = count; j < end; ++j) scores[j] = -1e30f;
   Floats best = splat(top);
-  for (int j = 0; j < kAttentionChunk; j += kLanes) {
+  for (int j = 0; j < end; j += kLanes) {
     const Floats value = load(scores + j);
     best = value > best ? value : best;
   }
   top = largest(best);
   Floats added = {};
-  for (int j = 0; j < kAttentionChunk; j += kLanes) {
+  for (int j = 0; j < end; j += kLanes) {
     Floats weight = exponential(load(scores + j) - top);
     if (j < from || j + kLanes > count) {
       for (int i = 0; i < kLanes; ++i) weight[i] = j + i >= from && j + i < count ? weight[i] : 0.0f;
@@ -282,14 +284,30 @@ inline void attend_lines(const AttentionTask& t, const AttentionScratch& s, cons
                          std::int64_t line, std::int64_t count, int from, int seen) {
   const std::int64_t width = padded_head(t.head_dim);
   float* scores = s.scores + line * kAttentionChunk;
+  constexpr int kTile = kWide * kLanes;
   small_product({s.queries + line * t.head_dim, t.head_dim, t.head_dim, scores, kAttentionChunk, nullptr}, keys, count,
-                kAttentionChunk);
+                (seen + kTile - 1) / kTile * kTile);
   for (std::int64_t i = 0; i < count; ++i) {
     s.keep[i] =
         soften(scores + i * kAttentionChunk, from, seen, t.cap, s.segment.maxima[line + i], s.segment.totals[line + i]);
   }
   small_product({scores + from, kAttentionChunk, seen - from, s.segment.result + line * width, width, s.keep},
                 values.behind(from), count, width);
+}
+
+// How many positions from `begin` on, of those before `end`, all rows find in the same slots: the prefix, and what
+// their paths have in common with the order of slots, as the root of a tree.
+inline int shared_positions(const AttentionTask& t, std::int32_t begin, std::int32_t end) {
+  const auto is_shared = [&](std::int32_t position) {
+    const std::int32_t depth = position - t.prefix;
+    for (int r = 0; r < t.rows; ++r) {
+      if (position < t.length[r] && t.path[std::int64_t{r} * t.path_stride + depth] != depth) return false;
+    }
+    return true;
+  };
+  std::int32_t at = t.path != nullptr && t.prefix < end ? t.prefix : end;
+  while (at < end && is_shared(at)) ++at;
+  return at > begin ? at - begin : 0;
 }
 
 template <CacheForm kForm>
@@ -306,15 +324,14 @@ inline void attend_chunk(const AttentionTask& t, const AttentionScratch& s, std:
   if (earliest >= end) return;
   const std::int64_t base = slot_of(t, begin);
   const std::int64_t ahead = end < longest ? slot_of(t, end) - base : 0;
-  // Positions of the chunk that all rows find in the same slots.
-  std::int32_t common = end < longest ? end : longest;
-  if (t.path != nullptr && t.prefix < common) common = t.prefix;
-  const int shared = common > begin ? common - begin : 0;
+  const std::int32_t last = end < longest ? end : longest;
+  const int shared = shared_positions(t, begin, last);
   const bool whole = shared == kAttentionChunk && shortest >= end && latest <= begin;
-  if (kForm == CacheForm::F16 && whole && lines <= kAttendRows && width == t.head_dim) {
+  const bool alone = t.rows == 1 && begin + shared == last;
+  if (kForm == CacheForm::F16 && (whole || alone) && lines <= kDirectLines && width == t.head_dim) {
     const std::int64_t at = 2 * base * t.head_dim, next = 2 * ahead * t.head_dim;
     attend_lines(t, s, HalfKeys{t.keys.data + at, t.head_dim, next}, HalfValues{t.values.data + at, t.head_dim, next},
-                 0, lines, 0, kAttentionChunk);
+                 0, lines, earliest > begin ? earliest - begin : 0, shared);
     return;
   }
   const FloatRows keys{s.keys, kAttentionChunk}, values{s.values, width};
@@ -343,7 +360,9 @@ inline void attend_segments(const AttentionTask& t) {
   const std::int64_t lines = std::int64_t{t.rows} * t.group, width = padded_head(t.head_dim);
   std::int32_t longest = 0;
   for (int r = 0; r < t.rows; ++r) longest = t.length[r] > longest ? t.length[r] : longest;
-  __builtin_memset(s.values, 0, static_cast<std::size_t>(kAttentionChunk * width) * sizeof(float));
+  if (width != t.head_dim) {  // columns that nobody loads
+    __builtin_memset(s.values, 0, static_cast<std::size_t>(kAttentionChunk * width) * sizeof(float));
+  }
   __builtin_memset(s.keys, 0, static_cast<std::size_t>(kAttentionChunk * t.head_dim) * sizeof(float));
   for (std::int64_t i = 0; i < lines; ++i) {
     const float* q = t.q + i / t.group * t.q_stride + i % t.group * t.head_dim;

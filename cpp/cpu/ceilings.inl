@@ -16,13 +16,13 @@ std::int32_t read(const std::byte* memory, std::int64_t bytes) {
   return result;
 }
 
-// Twelve sums are in flight, enough to hide the latency of any of the instructions.
+constexpr int kBurnSums = 12;  // in flight, enough to hide the latency of any of the instructions
+
 template <int kMacsPerLane, class Vector, class Add>
 inline double burn_with(std::int64_t rounds, Vector start, Add&& add) {
-  constexpr int kSums = 12;
-  Vector sums[kSums];
+  Vector sums[kBurnSums];
 #pragma GCC unroll 12
-  for (int i = 0; i < kSums; ++i) sums[i] = start + static_cast<decltype(start[0] + 0)>(i);  // else all are one
+  for (int i = 0; i < kBurnSums; ++i) sums[i] = start + static_cast<decltype(start[0] + 0)>(i);  // else all are one
   // Weights come from L1, one line for several sums, as in a product; the compiler cannot know them.
   alignas(kLine) std::byte lines[4 * kLine] = {};
   for (std::int64_t round = 0; round < rounds; ++round) {
@@ -30,15 +30,15 @@ inline double burn_with(std::int64_t rounds, Vector start, Add&& add) {
     for (int step = 0; step < 4; ++step) {
       const Ints w = load_ints(lines + step * kLine);
 #pragma GCC unroll 12
-      for (int i = 0; i < kSums; ++i) sums[i] = add(sums[i], w);
+      for (int i = 0; i < kBurnSums; ++i) sums[i] = add(sums[i], w, i);
     }
     asm volatile("" : "+m"(lines));
   }
   Vector all = sums[0];
 #pragma GCC unroll 12
-  for (int i = 1; i < kSums; ++i) all += sums[i];
+  for (int i = 1; i < kBurnSums; ++i) all += sums[i];
   asm volatile("" : : "m"(all));
-  return static_cast<double>(rounds) * 4 * kSums * kLanes * kMacsPerLane;
+  return static_cast<double>(rounds) * 4 * kBurnSums * kLanes * kMacsPerLane;
 }
 
 #if FRSPEC_AMX
@@ -74,17 +74,22 @@ double burn(Form form, std::int64_t rounds) {
   switch (form) {
     case Form::Int8:
 #if FRSPEC_PAIRS
-      return burn_with<4>(rounds, Ints{}, [&](Ints sum, Ints w) { return add_pairs(sum, pair_products(w, x)); });
+      // A product is an instruction of its own here: every sum has its own x, else all sums would share one product.
+      Ints own[kBurnSums];
+      for (int i = 0; i < kBurnSums; ++i) own[i] = x + i;
+      asm volatile("" : "+m"(own));
+      return burn_with<4>(rounds, Ints{},
+                          [&](Ints sum, Ints w, int i) { return add_pairs(sum, pair_products(w, own[i])); });
 #else
-      return burn_with<4>(rounds, Ints{}, [&](Ints sum, Ints w) { return dot_bytes(sum, w, x); });
+      return burn_with<4>(rounds, Ints{}, [&](Ints sum, Ints w, int) { return dot_bytes(sum, w, x); });
 #endif
 #if FRSPEC_BF16
     case Form::Bf16:
-      return burn_with<2>(rounds, Floats{}, [&](Floats sum, Ints w) { return dot_bf16(sum, w, x); });
+      return burn_with<2>(rounds, Floats{}, [&](Floats sum, Ints w, int) { return dot_bf16(sum, w, x); });
 #endif
     default:
       return burn_with<1>(rounds, Floats{},
-                          [&](Floats sum, Ints w) { return multiply_add(as_floats(w), as_floats(x), sum); });
+                          [&](Floats sum, Ints w, int) { return multiply_add(as_floats(w), as_floats(x), sum); });
   }
 }
 

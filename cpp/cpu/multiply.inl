@@ -160,7 +160,8 @@ void to_bf16(std::uint16_t* out, const float* x, std::int64_t cols) {
 // --- Tiles: M rows of x times V vectors of outputs ---
 
 constexpr int kPanelVectors = kPanel / kLanes;
-constexpr int kSumStride = kMaxPairs * kPair * kPanel;  // floats from row to row of the running sums
+constexpr int kPairRows = FRSPEC_PAIRS ? 4 : kTileRows;  // rows per tile where small codes are multiplied
+constexpr int kSumStride = kMaxPairs * kPair * kPanel;   // floats from row to row of the running sums
 
 inline Ints load_ints(const std::byte* p) {
   Ints v;
@@ -298,47 +299,94 @@ void int8_tile(const Unpacked* panels, const std::byte* x, std::int64_t row_stri
   }
 }
 
-// A single row, as int8_tile would, but straight from the packed form: with nobody to share it, unpacking to memory
-// and reading it again would cost more than the product. It reads in the order of memory, which is what it waits for.
-// kFine: the second terms of the blocks that have them.
-template <DType kType, int kPanels, bool kFine = false>
-void int8_row(const std::byte* const* groups, const ActivationGroup& row, std::int64_t blocks, float* sums,
-              const Ahead& ahead) {
+// So many rows meet a weight straight from its packed form: measured.
+template <DType kType>
+constexpr int kDirectRows =
+    FRSPEC_PAIRS && !Format<kType>::kHalfBlocks && !Format<kType>::kTable && kType != DType::Q5_K ? 4 : 1;
+
+// M rows, as int8_tile would, but straight from the packed form: with few to share it, unpacking to memory and reading
+// it again would cost more than the product. It reads in the order of memory, which is what a single row waits for.
+// kFine: the second terms of the blocks that have them, of a single row.
+template <DType kType, int kPanels, int M, bool kFine = false>
+void int8_rows(const std::byte* const* groups, const std::byte* x, std::int64_t row_stride, std::int64_t blocks,
+               float* sums, const Ahead& ahead) {
+  static_assert(M == 1 || !kFine);
   using F = Format<kType>;
   using D = Dots<tile_kind<kType>()>;
   constexpr int kParts = F::kHalfBlocks ? 2 : 1;
   constexpr int kSteps = kBlockSteps / kParts;
-  const ActivationCodes& x = kFine ? row.fine : row.main;
+  constexpr int V = FRSPEC_PAIRS && !F::kHalfBlocks ? kPanelVectors : 1;  // vectors of outputs at once
+  const ActivationGroup* rows[M];
+  const ActivationCodes* codes[M];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+    rows[m] = reinterpret_cast<const ActivationGroup*>(x + m * row_stride);
+    codes[m] = kFine ? &rows[m]->fine : &rows[m]->main;
+  }
   const GroupLayout layout = group_layout(kType, blocks);
-  for (int i = 0; i < kPanel; i += kLanes) {
+  for (int i = 0; i < kPanel; i += V * kLanes) {
     for (int p = 0; p < kPanels; ++p) {
-      const GroupScales<kType> of(groups[p], blocks, i);
+      GroupScales<kType> of[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) of[v] = GroupScales<kType>(groups[p], blocks, i + v * kLanes);
       const std::byte *quants = groups[p] + layout.quants, *high = groups[p] + layout.high;
-      Floats total = load(sums + p * kPanel + i);
+      float* to = sums + p * kPanel + i;
+      Floats totals[M][V];
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) totals[m][v] = load(to + m * kSumStride + v * kLanes);
+      }
       for_each_block<kType>(blocks, [&]<int kBlock>(std::int64_t b) FRSPEC_INLINED {
-        if (kFine && (row.spikes >> b & 1u) == 0) return;
+        if (kFine && (rows[0]->spikes >> b & 1u) == 0) return;
         if (!kFine && i == 0) ahead.fetch(p * blocks + b);
-        const Floats unit = splat(kFine ? row.scales[b] * kFineStep : row.scales[b]);
+        const Floats first = splat(kFine ? rows[0]->scales[b] * kFineStep : rows[0]->scales[b]);
         unrolled<kParts>([&]<int kPart>() FRSPEC_INLINED {
           const std::int64_t scale = b * kParts + kPart;
-          Ints dots = D::begin(x, scale), pairs;
+          Ints dots[M][V], pairs[M][V];
+#pragma GCC unroll 8
+          for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
+            for (int v = 0; v < V; ++v) dots[m][v] = D::begin(*codes[m], scale);
+          }
           unrolled<kSteps>([&]<int kStep>() FRSPEC_INLINED {
             constexpr int kAt = kPart * kSteps + kStep;
-            const Words codes = codes_at<kType, kBlock, kAt>(quants, high, b, kAt, i * 4);
-            D::template add<kStep>(dots, pairs, as_ints(codes),
-                                   splat_ints(word_at(x.codes + 4 * (b * kBlockSteps + kAt))));
+            Ints w[V];
+#pragma GCC unroll 8
+            for (int v = 0; v < V; ++v) {
+              w[v] = as_ints(codes_at<kType, kBlock, kAt>(quants, high, b, kAt, (i + v * kLanes) * 4));
+            }
+#pragma GCC unroll 8
+            for (int m = 0; m < M; ++m) {
+              const Ints four = splat_ints(word_at(codes[m]->codes + 4 * (b * kBlockSteps + kAt)));
+#pragma GCC unroll 8
+              for (int v = 0; v < V; ++v) D::template add<kStep>(dots[m][v], pairs[m][v], w[v], four);
+            }
           });
-          total = multiply_add(__builtin_convertvector(dots, Floats) * of.scale(scale), unit, total);
-          // The sums of whole blocks have the second terms in them.
-          if constexpr (F::kMinima && F::kHalfBlocks && kFine) {
-            const Floats rest = unit * (static_cast<float>(x.offset16[scale]) * (-1.0f / 128.0f));
-            total = multiply_add(of.minimum(scale), rest, total);
-          } else if constexpr (F::kMinima && !kFine) {
-            total = multiply_add(of.minimum(scale), splat(sum_of<F::kHalfBlocks>(row, scale)), total);
+#pragma GCC unroll 8
+          for (int v = 0; v < V; ++v) {
+            const Floats of_weights = of[v].scale(scale);
+#pragma GCC unroll 8
+            for (int m = 0; m < M; ++m) {
+              const Floats unit = m == 0 ? first : splat(rows[m]->scales[b]);
+              Floats& total = totals[m][v];
+              total = multiply_add(__builtin_convertvector(dots[m][v], Floats) * of_weights, unit, total);
+              // The sums of whole blocks have the second terms in them.
+              if constexpr (F::kMinima && F::kHalfBlocks && kFine) {
+                const Floats rest = unit * (static_cast<float>(codes[m]->offset16[scale]) * (-1.0f / 128.0f));
+                total = multiply_add(of[v].minimum(scale), rest, total);
+              } else if constexpr (F::kMinima && !kFine) {
+                total = multiply_add(of[v].minimum(scale), splat(sum_of<F::kHalfBlocks>(*rows[m], scale)), total);
+              }
+            }
           }
         });
       });
-      store(sums + p * kPanel + i, total);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) store(to + m * kSumStride + v * kLanes, totals[m][v]);
+      }
     }
   }
 }
@@ -348,7 +396,8 @@ template <DType kType, int kPanels>
 void int8_spikes(const std::byte* const* now, std::int64_t blocks, const Activations& x, float* sums) {
   for (std::int64_t m = 0; m < x.rows; ++m) {
     const auto& row = *reinterpret_cast<const ActivationGroup*>(x.data + m * x.row_stride);
-    if (row.spikes != 0) int8_row<kType, kPanels, true>(now, row, blocks, sums + m * kSumStride, {});
+    if (row.spikes == 0) continue;
+    int8_rows<kType, kPanels, 1, true>(now, x.data + m * x.row_stride, 0, blocks, sums + m * kSumStride, {});
   }
 }
 
@@ -404,8 +453,8 @@ struct Bf16Step {
 using Bf16Step = F32Step;  // of weights widened to f32
 #endif
 
-// Splits `rows` rows into tiles of nearly equal height, at most kTileRows, and calls tile.operator()<M>(first row).
-template <int M = kTileRows, class Tile>
+// Splits `rows` rows into tiles of nearly equal height, at most kMost, and calls tile.operator()<M>(first row).
+template <int M, class Tile>
 inline void call_tile(int rows, std::int64_t first, const Ahead& ahead, Tile&& tile) {
   if constexpr (M > 0) {
     if (rows == M) {
@@ -417,17 +466,17 @@ inline void call_tile(int rows, std::int64_t first, const Ahead& ahead, Tile&& t
 }
 
 // `lines` lines from `next` on are fetched meanwhile; a tile has `pieces` pieces.
-template <class Tile>
+template <int kMost = kTileRows, class Tile>
 inline void for_each_tile(std::int64_t rows, const std::byte* next, std::int64_t lines, std::int64_t pieces,
                           Tile&& tile) {
-  const std::int64_t count = (rows + kTileRows - 1) / kTileRows;
+  const std::int64_t count = (rows + kMost - 1) / kMost;
   // Rounded up: the last tiles may fetch a little of what comes after.
   const std::int64_t per_piece = (lines + count * pieces - 1) / (count * pieces);
   std::int64_t first = 0;
   for (std::int64_t t = 0; t < count; ++t) {
     const std::int64_t last = (t + 1) * rows / count;
     const Ahead ahead{next + t * pieces * per_piece * kLine, per_piece};
-    call_tile(static_cast<int>(last - first), first, ahead, tile);
+    call_tile<kMost>(static_cast<int>(last - first), first, ahead, tile);
     first = last;
   }
 }
@@ -458,7 +507,9 @@ static_assert(sizeof(float) * (kRowBlock * kSumStride + kPair * 32 * kPanel) + k
 template <TileKind kKind, int kPanels>
 void int8_tiles(const Unpacked* panels, const Activations& x, std::int64_t blocks, float* sums, const std::byte* next,
                 std::int64_t lines) {
-  for_each_tile(x.rows, next, lines, kGroup / 32, [&]<int M>(std::int64_t m, const Ahead& part) {
+  // A sum of pairs that is widened once a block needs no second register.
+  constexpr int kMost = kKind.fit == kBlockSteps ? kPairRows : kTileRows;
+  for_each_tile<kMost>(x.rows, next, lines, kGroup / 32, [&]<int M>(std::int64_t m, const Ahead& part) {
     int8_tile<kKind, M, kPanels * kPanelVectors>(panels, x.data + m * x.row_stride, x.row_stride, blocks,
                                                  sums + m * kSumStride, part);
   });
@@ -470,9 +521,11 @@ void int8_group(const std::byte* const* now, const std::byte* next, std::int64_t
                 const ProductScratch& scratch) {
   constexpr std::int64_t kFull = kGroup / 32;
   const std::int64_t lines = kPanels * group_layout(kType, kFull).bytes / kLine;
-  if (x.rows == 1) {
+  if (x.rows <= kDirectRows<kType>) {
     const Ahead ahead{next, (lines + kPanels * kFull - 1) / (kPanels * kFull)};
-    int8_row<kType, kPanels>(now, *reinterpret_cast<const ActivationGroup*>(x.data), blocks, scratch.sums, ahead);
+    call_tile<kDirectRows<kType>>(static_cast<int>(x.rows), 0, ahead, [&]<int M>(std::int64_t, const Ahead& all) {
+      int8_rows<kType, kPanels, M>(now, x.data, x.row_stride, blocks, scratch.sums, all);
+    });
 #if FRSPEC_AMX
   } else if (x.rows >= kMatrixRows) {
     matrix_int8_group<kType, kPanels>(now, next, blocks, x, scratch);

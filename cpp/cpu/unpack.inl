@@ -156,6 +156,7 @@ FRSPEC_INLINE Words codes_at(const std::byte* quants, const std::byte* high, std
 template <DType kType, bool kUnsigned = kUnsignedOf<kType>>
 class GroupScales {
  public:
+  GroupScales() = default;
   GroupScales(const std::byte* header, std::int64_t blocks, int i) : header_(header), blocks_(blocks), lane_(i) {
     if constexpr (kType == DType::Coded) {
       super_ = load(reinterpret_cast<const float*>(header_) + lane_) * kUnshift;
@@ -205,9 +206,9 @@ class GroupScales {
     return load_unsigned(&bytes);
   }
 
-  const std::byte* header_;
-  std::int64_t blocks_;
-  int lane_;
+  const std::byte* header_ = nullptr;
+  std::int64_t blocks_ = 0;
+  int lane_ = 0;
   Floats super_ = {}, super_minimum_ = {};
 };
 
