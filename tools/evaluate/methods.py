@@ -216,7 +216,7 @@ def custom(text: str, choice: Choice) -> Contender:
         file = str(frspec_cpp.demo_paths()[1])
     if not name or not equals:
         raise ValueError(f"--custom: found '{text}', expected NAME=FILE[,option=value...]")
-    settings: dict[str, Any] = dict(choice.tree)
+    settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not key or not equals:
@@ -226,6 +226,8 @@ def custom(text: str, choice: Choice) -> Contender:
     draft = settings.pop("draft", "always")
     if draft not in drafts:
         raise ValueError(f"--custom {name}: draft: found '{draft}', expected 'always', 'auto' or 'never'")
+    if draft != "auto" or any(key.startswith("tree") for key in settings):  # else their shapes are found out, too
+        settings = {**choice.tree, **settings}
     options = {**settings, "drafter": file or None}
     method = Method(
         name,

@@ -172,7 +172,8 @@ def test_custom_methods() -> None:
     assert (one.method.name, one.method.drafter, one.method.head) == ("my tree", "d.gguf", "ranked:5")
     assert one.options == {**TREE, "tree_size": 4, "head": "ranked:5", "drafter": "d.gguf"}
     assert one.draft == "auto"
-    assert custom("n=,ngram=3", choice()).options["drafter"] is None
+    assert custom("n=,ngram=3", choice()).options == {**TREE, "ngram": 3, "drafter": None}
+    assert custom("n=,ngram=3,draft=auto", choice()).options == {"ngram": 3, "drafter": None}
     for text in ("name", "=d.gguf", "n=d.gguf,head", "n=d.gguf,draft=often"):
         with pytest.raises(ValueError, match="--custom"):
             custom(text, choice())
