@@ -106,11 +106,9 @@ def _train(
         raise ValueError(f"{settings.target}: found only texts that end at once, expected some to learn from")
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    weight = settings.prompt_weight
-    batches, validation = (
-        StateBatches(file, some, settings.tokens_per_batch, settings.unroll, weight, settings.seed, target.device)
-        for some in (documents, held_out)
-    )
+    assert settings.thin is not None
+    of_batch = (settings.tokens_per_batch, settings.unroll, settings.thin, settings.prompt_weight, settings.seed)
+    batches, validation = (StateBatches(file, some, *of_batch, target.device) for some in (documents, held_out))
     steps = settings.steps or max(1, round((settings.epochs or 1.0) * batches.per_epoch))
     torch.manual_seed(settings.seed)
     embed = Embedding(target, np.unique(np.concatenate([file.read(d)["token"] for d in (*documents, *held_out)])))

@@ -16,7 +16,8 @@ _EVERY = 60.0  # seconds between two lines, where there is no terminal for a bar
 
 
 class Pace:
-    """Tells of phases; `log` gets a record for each: seconds, and tokens and tokens per second of its parts."""
+    """Tells of phases; `log` gets a record for each: seconds, those of all processors in this process (`cpu_seconds`),
+    and tokens and tokens per second of its parts."""
 
     def __init__(self, log: Path, quiet: bool) -> None:
         self._log, self._quiet = log, quiet
@@ -41,6 +42,7 @@ class Phase:
         self.parts: dict[str, list[float]] = {}  # tokens and seconds
         self._name, self._total, self._bar, self._silent = name, total, bar, silent
         self._begin = self._told = time.perf_counter()
+        self._cpu = time.process_time()
         self._done = self._made = 0
 
     def advance(self, count: int, made: bool = True) -> None:
@@ -71,7 +73,8 @@ class Phase:
         """For the log."""
         rates = {f"{name}_per_second": round(n / s, 1) for name, (n, s) in self.parts.items() if s > 0}
         tokens = {name: int(n) for name, (n, _) in self.parts.items()}
-        return {"phase": self._name, "seconds": round(self._seconds(), 1), **tokens, **rates}
+        seconds = {"seconds": round(self._seconds(), 1), "cpu_seconds": round(time.process_time() - self._cpu, 1)}
+        return {"phase": self._name, **seconds, **tokens, **rates}
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._begin

@@ -57,6 +57,7 @@ class Settings:
     clip: float = 0.5
     unroll: int = 3
     decay: float = 0.8
+    thin: float | None = None
     feature_loss: float = 0.0
     samples: int | None = None
     draft_vocab: int | None = None
