@@ -14,7 +14,7 @@ import pytest
 import torch
 from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import convert
-from frspec_cpp.tools.train import continuations, gguf_job, loop
+from frspec_cpp.tools.train import continuations, gguf_job, loop, state_objective
 from frspec_cpp.tools.train.cli import main
 from frspec_cpp.tools.train.states_file import StateFormat, StatesFile
 from safetensors.torch import load_file
@@ -130,7 +130,9 @@ def test_documents_are_what_the_engine_writes_and_its_states(eagle3: Path, targe
                 tokens = records["token"].tolist()
                 assert turn > 0 or tuple(tokens[: document.prompt]) in starts
                 taps, best, _ = engine.forward_states(tokens, wanted.best)
-                assert np.array_equal(records["best"], best)
+                first = document.prompt - 1  # inside prompts nothing is learned
+                assert np.array_equal(records["best"][first:], best[first:])
+                assert (records["log_probs"][:first] == -np.inf).all()
                 states = torch.from_numpy(records["states"].view(np.int16).copy()).view(torch.bfloat16).float().numpy()
                 np.testing.assert_allclose(states, np.concatenate(taps, 1), rtol=4e-3, atol=1e-6)
                 text = llm.generate(tokens[: document.prompt], max_tokens=30)
@@ -139,7 +141,7 @@ def test_documents_are_what_the_engine_writes_and_its_states(eagle3: Path, targe
         assert any(len(line["documents"]) == 2 for line in lines)
 
 
-@pytest.mark.parametrize("options", [("--draft-vocab", 90), ("--ffn", 24, "--samples", 120, "--prompt-weight", 0.2, "--thin", 0.4)])
+@pytest.mark.parametrize("options", [("--draft-vocab", 90), ("--ffn", 24, "--samples", 120, "--thin", 0.4)])
 def test_other_shapes(tmp_path: Path, target: Path, prompts: Path, eagle3: Path, options: tuple[Any, ...]) -> None:
     data = shutil.copytree(eagle3.with_name("drafter.gguf.train") / "data", tmp_path / "data")
     size = sum(file.stat().st_size for file in data.glob("*.bin"))
@@ -205,6 +207,28 @@ def test_answers_do_not_depend_on_how_many_are_written_at_once(
     written = sum(record["generated"] for record in log(tmp_path / "1.gguf", "generated"))
     held_out = 3 * 30
     assert 500 <= written <= 500 + held_out + 2 * 30
+
+
+def test_prompts_are_learned_where_that_is_asked_for(
+    tmp_path: Path, target: Path, prompts: Path, eagle3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = shutil.copytree(eagle3.with_name("drafter.gguf.train") / "data", tmp_path / "data")
+    before = (data / "documents.jsonl").read_text().splitlines()
+    drafted: list[torch.Tensor] = []
+    loss = state_objective.known_best_loss
+
+    def noted(students: Any, head: Any, logs: Any, labels: Any, *others: Any) -> Any:
+        drafted.append(labels.probabilities.sum(1))
+        return loss(students, head, logs, labels, *others)
+
+    monkeypatch.setattr(state_objective, "known_best_loss", noted)
+    options = ("--prompts", prompts, "--data", data, "--steps", 2, "--generate-tokens", 300)
+    assert train(target, tmp_path / "a.gguf", *options) == 0
+    assert (data / "documents.jsonl").read_text().splitlines() == before
+    assert train(target, tmp_path / "b.gguf", *options, "--prompt-weight", 0.2) == 0
+    after = (data / "documents.jsonl").read_text().splitlines()
+    assert len(after) > len(before)  # what is said inside prompts was not known
+    assert all((probabilities > 0).all() for probabilities in drafted)
 
 
 def test_a_disk_limit_ends_the_making_and_not_the_learning(
@@ -321,7 +345,7 @@ def test_a_disk_that_is_too_small_is_known_before(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**6))
     assert train(target, tmp_path / "d.gguf", "--prompts", prompts, "--generate-tokens", 10**6) == 1
-    refused(capsys, "0.0 GB free", "--generate-tokens", "--data")
+    refused(capsys, "0.001 GB free", "--generate-tokens", "--data")
 
 
 def test_states_of_another_target_are_refused(

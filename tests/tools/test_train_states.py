@@ -45,6 +45,13 @@ def test_states_are_those_of_a_pass_with_logits(model: tuple[Path, Path]) -> Non
     assert best.shape == log_probs.shape == (50, 7)
     assert np.array_equal(best, np.argsort(-logits, axis=1, kind="stable")[:, :7])
     np.testing.assert_allclose(log_probs, np.take_along_axis(expected, best.astype(np.int64), 1), atol=2e-5)
+    for first in (0, 19, 20, 21, 49, 50):  # passes have 20 rows
+        again, later, later_log_probs = engine.forward_states(tokens, 7, first)
+        assert all(np.array_equal(a, b) for a, b in zip(again, taps, strict=True))
+        assert np.array_equal(later, best[first:])
+        assert np.array_equal(later_log_probs, log_probs[first:])
+    with pytest.raises(ValueError, match="found from 51, expected 0 to 50"):
+        engine.forward_states(tokens, 7, 51)
     for wrong in (0, 65, -1):
         with pytest.raises(ValueError, match=f"found best {wrong}"):
             engine.forward_states(tokens, wrong)
@@ -224,6 +231,19 @@ def test_what_an_interrupted_run_left_behind_is_cut_off(tmp_path: Path, torn: by
         group = file.find("b")
         assert group is not None
         assert np.array_equal(file.read(group.documents[0]), second)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("name", ["states-00000.bin", "documents.jsonl"])
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, name: str) -> None:
+    with StatesFile(tmp_path, _FORMAT) as file:
+        (tmp_path / name).symlink_to("/dev/full")
+        with pytest.raises(OSError, match=f"No space left on device: '.*{name}'"):
+            file.add("a", [(1, some_records(file, 5000, 0))])
+        (tmp_path / name).unlink()
+        file.add("a", [(1, some_records(file, 5, 0))])
+    with StatesFile(tmp_path, _FORMAT) as file:
+        assert file.find("a") is not None
 
 
 def test_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

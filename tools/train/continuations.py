@@ -53,6 +53,7 @@ class Job:
             asked = self.question
             what = [asked.system, asked.turns, self.temperature, self.round]
             what += [settings.max_new_tokens, settings.length, settings.template, settings.seed]
+            what += ["prompts"] if settings.prompt_weight else []
         return hashlib.blake2b(json.dumps(what).encode(), digest_size=12).hexdigest()
 
 
@@ -289,12 +290,14 @@ class Gathering:
     def _documents(self, work: _Work, phase: Any) -> list[tuple[int, np.ndarray]]:
         """For each document of a group the tokens of its prompt, and its records."""
         if work.job.question is None:
-            return [(1, self._records(list(work.job.text), phase))]
-        return [(len(prompt), self._records(prompt + answer, phase)) for prompt, answer in work.turns]
+            return [(1, self._records(list(work.job.text), 1, phase))]
+        return [(len(prompt), self._records(prompt + answer, len(prompt), phase)) for prompt, answer in work.turns]
 
-    def _records(self, tokens: list[int], phase: Any) -> np.ndarray:
+    def _records(self, tokens: list[int], prompt: int, phase: Any) -> np.ndarray:
         begin = time.perf_counter()
-        taps, best, log_probs = self._engine.forward_states(tokens, self._file.format.best)
+        # What the target says inside a prompt is learned only where that is asked for.
+        first = 0 if self._settings.prompt_weight else prompt - 1
+        taps, best, log_probs = self._engine.forward_states(tokens, self._file.format.best, first)
         states = np.concatenate(taps, axis=1)
         if self._norm is not None:
             scale = np.sqrt(

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..atomic import atomic_output
+from ..atomic import append, atomic_output
 from ..console import note, progress_bar
 from .curves import draw_curves, read_log
 from .objective import Batch, Objective
@@ -198,8 +198,7 @@ class Trainer:
 
     def _record(self, record: dict[str, Any]) -> None:
         self._log.append(record)
-        with (self._folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        append(self._folder / LOG, (json.dumps(record) + "\n").encode())
 
     def _save(self) -> None:
         """The checkpoint last: what it was saved with is there when it is."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..atomic import append
 from ..console import note, progress_bar
 
 _EVERY = 60.0  # seconds between two lines, where there is no terminal for a bar
@@ -31,8 +32,7 @@ class Pace:
                 yield found
             finally:
                 if found.parts:
-                    with self._log.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(found.record()) + "\n")
+                    append(self._log, (json.dumps(found.record()) + "\n").encode())
 
 
 class Phase:
