@@ -17,8 +17,11 @@ _EVERY = 60.0  # seconds between two lines, where there is no terminal for a bar
 
 
 class Pace:
-    """Tells of phases; `log` gets a record for each: seconds, those of all processors in this process (`cpu_seconds`),
-    and tokens and tokens per second of its parts."""
+    """Tells of phases.
+
+    `log` gets a record for each: seconds, those of all processors in this process (`cpu_seconds`), tokens and tokens
+    per second of its parts.
+    """
 
     def __init__(self, log: Path, quiet: bool) -> None:
         self._log, self._quiet = log, quiet

@@ -148,7 +148,7 @@ class StatesFile:
         return records
 
     def records(self, tokens: Sequence[int], best: np.ndarray, log_probs: np.ndarray, states: np.ndarray) -> np.ndarray:
-        """The records of a document: `states` float32 (n, width), `best` and `log_probs` (m, best) of the last m tokens.
+        """The records of a document: `states` float32 (n, width), `best`, `log_probs` (m, best) of the last m tokens.
 
         Of the others the distribution is not known: all probabilities are 0.
         """
