@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .splitting_rules import COVERING, GPT2, NAMES, canonical
+from .splitting_rules import COVERING, GPT2, NAMES, PUNCTUATION, canonical
 from .text_preparation import steps
 
 
@@ -38,6 +38,8 @@ def _rule(step: dict[str, Any]) -> str:
             return expression
     if step.get("type") == "Digits" and step.get("individual_digits", False):
         return r"\p{N}"
+    if step.get("type") == "Punctuation" and step.get("behavior", "Isolated") == "Isolated":
+        return PUNCTUATION
     return repr(step)
 
 

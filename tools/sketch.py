@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from .. import _core
 from .console import progress_bar, require, run
 from .gguf_output import Encoded, Entry, OutputTensor, f32, string, u32, write_gguf
 from .safetensors_file import read_safetensors
-from .target import open_gguf
+from .target import drafter_file, open_gguf
 from .text_files import check_input, read_texts
 
 PROGRAM = "frspec-sketch"
@@ -69,12 +69,24 @@ def read_head(target: Path, drafter: Path) -> Head:
     """
     for path in (drafter, target):
         tensors = {tensor.name: tensor for tensor in open_gguf(path).tensors}
-        architecture = _core.GgufFile(str(path)).metadata["general.architecture"]
-        tied = not str(architecture).startswith("eagle")
-        tensor = tensors.get("output.weight") or (tensors.get("token_embd.weight") if tied else None)
-        if tensor is not None:
-            return _head_of(path, tensor)
+        name = _own_head(path, tensors) if path == drafter else None
+        if path == target:
+            name = name or ("output.weight" if "output.weight" in tensors else "token_embd.weight")
+        if name in tensors:
+            return _head_of(path, tensors[name])
     raise ValueError(f"{target}: tensor 'output.weight' is missing, and so is 'token_embd.weight': expected a head")
+
+
+def _own_head(path: Path, tensors: Collection[str]) -> str | None:
+    """The tensor of a drafter's own head; None: it uses the target's, of which an MTP block's file may have a copy."""
+    architecture = str(_core.GgufFile(str(path)).metadata["general.architecture"])
+    names = ["output.weight"]
+    if any(name.endswith(".nextn.eh_proj.weight") for name in tensors):
+        trimmed = names if "d2t" in tensors else []
+        names = [name for name in tensors if name.endswith(".nextn.shared_head_head.weight")] or trimmed
+    elif not architecture.startswith("eagle"):
+        names.append("token_embd.weight")
+    return next((name for name in names if name in tensors), None)
 
 
 def _head_of(path: Path, tensor: Any) -> Head:
@@ -254,7 +266,7 @@ def make_sketch(
 
     Args:
         target: GGUF file.
-        drafter: GGUF file of its drafter.
+        drafter: GGUF file of its drafter; "mtp": the block in the target's file.
         files: texts to draft on: .txt, .jsonl (both also .gz or .zst) or .parquet.
         output: the GGUF file to write.
         rank: of the factors, a multiple of 32; None: an eighth of the states' width, at least 32.
@@ -271,6 +283,7 @@ def make_sketch(
     """
     for package in ("gguf", "tqdm"):
         require(package, PROGRAM)
+    drafter = drafter_file(target, drafter)
     head = read_head(target, drafter)
     if rank is None:
         rank = max(_BLOCK, head.width // 8 // _BLOCK * _BLOCK)
@@ -304,7 +317,9 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("files", type=Path, nargs="+", metavar="TEXT", help=".txt or .jsonl (also .gz, .zst), .parquet")
     result.add_argument("-m", "--model", type=Path, required=True, metavar="TARGET.gguf")
-    result.add_argument("-d", "--drafter", type=Path, required=True, metavar="DRAFTER.gguf")
+    result.add_argument(
+        "-d", "--drafter", type=Path, required=True, metavar="DRAFTER.gguf", help="mtp: the block in the target's file"
+    )
     result.add_argument("-o", "--output", type=Path, required=True, metavar="SKETCH.gguf", help="the file to write")
     result.add_argument("--rank", type=int, metavar="R", help="default: an eighth of the states' width")
     result.add_argument("--type", choices=_TYPES, default="q8_0", help="of the large factor; default: q8_0")

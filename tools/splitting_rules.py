@@ -10,6 +10,7 @@ _SPACES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORD, _SYMBOLS = r"[^\r\n\p{L}\p{N}]?\p{L}+", r"| ?[^\s\p{L}\p{N}]+"
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+PUNCTUATION = r"[\p{P}!-/:-@\[-`{-~]"  # that of Hugging Face's step of this name
 _LLAMA3 = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}{{1,3}}{_SYMBOLS}[\r\n]*{_SPACES}"
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _QWEN35 = (
@@ -98,6 +99,14 @@ NAMES: dict[tuple[str, ...], dict[bool, str]] = {
     (_EXAONE_MOE,): {False: "exaone-moe"},
     (_UNMARKED,): {False: "bloom"},
     (_UNMARKED, _NUMBER): {False: "viking"},
+    (
+        "<sentinel:[0-9]+>",
+        "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
+        r"([\t\n]|    |  )",
+        _NUMBER,
+        PUNCTUATION,
+        GPT2,
+    ): {False: "chameleon"},
     (_NUMBERS, r"(?=(\d{3})+(?!\d))"): {False: "superbpe"},
 }
 # Between the matches of these nothing is left of any text.

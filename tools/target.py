@@ -167,6 +167,11 @@ def dequantized(tensor: Any, data: np.ndarray) -> np.ndarray | None:
         return None
 
 
+def drafter_file(target: Path, drafter: Path) -> Path:
+    """The file of the drafter that an option `-d` names: "mtp" is the block in the target's own."""
+    return target if str(drafter) == "mtp" else drafter
+
+
 def _value(reader: Any, path: Path, key: str, kind: type) -> Any:
     field = reader.fields.get(key)
     value = field.contents() if field is not None else None

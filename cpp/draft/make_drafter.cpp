@@ -284,6 +284,23 @@ int drafter_slots(const DraftOptions& options, const GgufFile& drafter) {
   return is_causal(drafter) && !is_mtp(drafter) ? 0 : EagleDrafter::slots_behind(largest_tree(options));
 }
 
+std::string head_for_files(const std::vector<std::string>& heads, const DraftOptions& options) {
+  std::string ranked;
+  std::string sketched;
+  for (const std::string& head : heads) {
+    const HeadSpec spec = parse_head_spec(head);
+    const bool by_ranks = spec.is_auto() || spec.find(HeadSpec::Kind::Ranked) || spec.find(HeadSpec::Kind::Contextual);
+    const bool by_sketch = spec.is_auto() || spec.find(HeadSpec::Kind::Speculated);
+    if (by_ranks && by_sketch) return head;
+    if (by_ranks && ranked.empty()) ranked = head;
+    if (by_sketch && sketched.empty()) sketched = head;
+  }
+  if (options.ranks && options.sketch && !ranked.empty() && !sketched.empty()) return ranked + "+" + sketched;
+  if (options.sketch && !sketched.empty()) return sketched;
+  if (!ranked.empty()) return ranked;
+  return heads.empty() ? "full" : heads.front();
+}
+
 void check_drafter_options(const DraftOptions& options) {
   const HeadSpec head = parse_head_spec(options.head);
   check_tree_shape(largest_tree(options));

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "draft/drafter.h"
@@ -56,6 +57,9 @@ int most_places(const DraftOptions& options, int wanted);
 
 // Throws InvalidInput for options that contradict each other, whatever the files hold.
 void check_drafter_options(const DraftOptions& options);
+// Which of several heads, or which two of them united, use the files of ranks and of a sketch that the options name: a
+// drafter that is loaded with it can be given each of them, and a file that none of them uses is an error.
+std::string head_for_files(const std::vector<std::string>& heads, const DraftOptions& options);
 // A drafter with the head that `head` names (vocab/head_spec.h). Throws InvalidInput for a file of an architecture
 // that drafts nothing, or one that does not fit the target.
 std::unique_ptr<Drafter> make_drafter(const DraftOptions& options, const std::string& head, const DrafterParts& parts);

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/machine.h"
+#include "draft/make_drafter.h"
 #include "engine/lab.h"
 
 namespace frspec {
@@ -82,9 +83,7 @@ class Bench {
       return v.empty() ? 1 : *std::max_element(v.begin(), v.end());
     };
     const int behind = std::max({largest(o.prompts), o.texts.empty() ? 128 : largest(o.texts), largest(o.trees)});
-    // The first that uses the ranks, so that a ranks file without a use is an error.
-    const auto ranked = std::find_if(o.heads.begin(), o.heads.end(), [](const auto& head) { return head != "full"; });
-    result.head = o.engine.drafter && ranked != o.heads.end() ? *ranked : "full";
+    result.head = o.engine.drafter ? head_for_files(o.heads, o.engine) : "full";
     result.context = o.context + behind + 2;
     // Every tree must fit a pass, as every prompt chunk does.
     result.batch = std::max(result.batch, largest(o.trees));

@@ -3,88 +3,157 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <utility>
 
 namespace frspec {
 namespace {
 
-constexpr double kUnusual = 1.5;     // times what was expected: more, or less, than that is not believed at once
+constexpr double kUnusual = 1.5;     // times what was expected: more than that is not believed at once
+constexpr double kFast = 0.85;       // of what was expected: no pass is so fast by luck
 constexpr double kSpeedPace = 0.12;  // share of a deviation that is taken for a change of the machine's speed
 constexpr int kFirst = 3;            // passes of so many rows that are needed before they say anything of the speed
 constexpr int kTrusted = 8;          // passes after which a knot needs no neighbours
 constexpr int kMemory = 40;          // passes that a knot remembers
+constexpr int kConfirmed = 12;       // that one counts for which is as the first ones were
+constexpr int kFade = 64;            // passes of other sizes for which it forgets one
+constexpr double kDear = 1.2;        // times what trusted ones promise: more is to be seen again
 
 }  // namespace
 
-// On the line between the nearest knots that are known, but for `left_out`; beyond them as steep as between the last
-// two.
-double RowCosts::between_knots(int rows, int left_out) const {
-  int low = -1, high = -1, before = -1;
-  for (int i = 0; i < static_cast<int>(kRows.size()); ++i) {
-    if (knots_[static_cast<std::size_t>(i)].count == 0 || i == left_out) continue;
-    if (kRows[static_cast<std::size_t>(i)] <= rows) {
-      before = low;
-      low = i;
-    } else if (high < 0) {
-      high = i;
-    }
-  }
-  const auto seconds = [&](int i) { return knots_[static_cast<std::size_t>(i)].seconds; };
-  const auto at = [&](int i) { return static_cast<double>(kRows[static_cast<std::size_t>(i)]); };
-  if (low >= 0 && at(low) == rows) return seconds(low);
-  if (low >= 0 && high >= 0) {
-    return seconds(low) + (rows - at(low)) / (at(high) - at(low)) * (seconds(high) - seconds(low));
-  }
-  if (low < 0) return high >= 0 ? seconds(high) : 0.0;
-  const double slope = before >= 0 ? std::max(0.0, (seconds(low) - seconds(before)) / (at(low) - at(before)))
-                                   : further_ * seconds(low) / (1.0 + further_ * (at(low) - 1.0));
-  return seconds(low) + slope * (rows - at(low));
-}
-
 double RowCosts::shape(int rows) const {
   if (known_ == 0) return guess_ * (1.0 + further_ * (rows - 1));
-  double found = between_knots(rows, -1);
-  // More rows never take less time: what looks so was disturbed.
-  for (std::size_t i = 0; i < kRows.size(); ++i) {
-    if (kRows[i] > rows && knots_[i].count > 0) found = std::min(found, knots_[i].seconds);
+  return at(curve_, rows, -1);
+}
+
+// On the line between the nearest knots that are known, but for `left_out`; beyond them as steep as between the last
+// two.
+double RowCosts::at(const std::array<double, kRows.size()>& seconds, int rows, int left_out) const {
+  int low = -1, high = -1, before = -1;
+  for (int i = 0; i < static_cast<int>(kRows.size()) && high < 0; ++i) {
+    if (knots_[static_cast<std::size_t>(i)].count == 0 || i == left_out) continue;
+    if (kRows[static_cast<std::size_t>(i)] > rows) {
+      high = i;
+    } else {
+      before = std::exchange(low, i);
+    }
   }
-  const auto at = std::lower_bound(kRows.begin(), kRows.end(), rows);
-  if (known_ == 1 || at == kRows.end() || *at != rows) return found;
-  // A knot of few passes leans on its neighbours: else one bad start would be believed for ever, since passes that look
-  // dear are not made again.
-  const auto knot = static_cast<int>(at - kRows.begin());
-  const int count = knots_[static_cast<std::size_t>(knot)].count;
-  if (count >= kTrusted || count == 0) return found;
-  const double share = static_cast<double>(count) / kTrusted;
-  return share * found + (1.0 - share) * std::min(found, between_knots(rows, knot));
+  if (low < 0) return high < 0 ? 0.0 : seconds[static_cast<std::size_t>(high)];
+  return seconds[static_cast<std::size_t>(low)] +
+         (rows - kRows[static_cast<std::size_t>(low)]) *
+             (high < 0 ? slope(seconds, before, low) : slope(seconds, low, high));
+}
+
+// Seconds of a row more, between two knots; behind the only one as guessed.
+double RowCosts::slope(const std::array<double, kRows.size()>& seconds, int low, int high) const {
+  const auto end = static_cast<std::size_t>(high);
+  if (low < 0) return further_ * seconds[end] / (1.0 + further_ * (kRows[end] - 1.0));
+  const auto begin = static_cast<std::size_t>(low);
+  return std::max(0.0, (seconds[end] - seconds[begin]) / (kRows[end] - kRows[begin]));
+}
+
+// What is thought of all knots. One of few passes is not believed to be much dearer than the line through those below
+// it that are trusted, or, where none is, leans on its neighbours. Else one bad start would be believed for ever, since
+// passes that look dear are not made again.
+void RowCosts::draw() {
+  std::array<double, kRows.size()> raw = {};
+  for (std::size_t i = 0; i < kRows.size(); ++i) raw[i] = knots_[i].seconds;
+  int low = -1, before = -1;  // trusted
+  for (std::size_t i = 0; i < kRows.size(); ++i) {
+    const Knot& knot = knots_[i];
+    curve_[i] = knot.seconds;
+    const auto here = static_cast<int>(i);
+    if (knot.count >= kTrusted) {
+      before = std::exchange(low, here);
+    } else if (knot.count > 0 && low >= 0) {
+      const auto trusted = static_cast<std::size_t>(low);
+      const double promised = raw[trusted] + slope(raw, before, low) * (kRows[i] - kRows[trusted]);
+      curve_[i] = std::min(knot.seconds, kDear * promised);
+    } else if (knot.count > 0 && known_ > 1) {
+      const double share = static_cast<double>(knot.count) / kTrusted;
+      curve_[i] = share * knot.seconds + (1.0 - share) * std::min(knot.seconds, at(raw, kRows[i], here));
+    }
+  }
+  // More rows never take less time: what looks so was disturbed.
+  double least = std::numeric_limits<double>::infinity();
+  for (std::size_t i = kRows.size(); i-- > 0;) {
+    if (knots_[i].count > 0) curve_[i] = least = std::min(least, curve_[i]);
+  }
 }
 
 void RowCosts::add(int rows, double seconds) {
   if (!(seconds > 0.0)) return;
   // The nearest knot; the pass is taken for one of that many rows.
   const auto above = std::lower_bound(kRows.begin(), kRows.end(), rows);
-  auto at = static_cast<std::size_t>(above - kRows.begin());
-  if (at == kRows.size() || (at > 0 && kRows[at] - rows > rows - kRows[at - 1])) --at;
-  seconds *= shape(kRows[at]) > 0.0 && known_ > 0 ? shape(kRows[at]) / shape(rows) : 1.0;
-  Knot& knot = knots_[at];
+  auto nearest = static_cast<std::size_t>(above - kRows.begin());
+  if (nearest == kRows.size() || (nearest > 0 && kRows[nearest] - rows > rows - kRows[nearest - 1])) --nearest;
+  const double promised = shape(kRows[nearest]);
+  seconds *= promised > 0.0 && known_ > 0 ? promised / shape(rows) : 1.0;
+  if (++passes_ % kFade == 0) {
+    for (std::size_t i = 0; i < knots_.size(); ++i) {
+      if (i != nearest && knots_[i].count > kFirst) --knots_[i].count;
+    }
+  }
+  learn(nearest, seconds, promised);
+  draw();
+}
+
+void RowCosts::learn(std::size_t nearest, double seconds, double promised) {
+  Knot& knot = knots_[nearest];
   const double now = seconds / speed_;
   if (knot.count == 0) {
     // What others promise may be wrong, but this pass may have been disturbed.
-    const double promised = shape(kRows[at]);
     knot.seconds = known_ > 0 ? std::clamp(now, promised / kUnusual, promised * kUnusual) : now;
     knot.count = 1;
     ++known_;
     return;
   }
-  const double ratio = std::clamp(now / knot.seconds, 1.0 / kUnusual, kUnusual);
+  const double found = now / knot.seconds;
+  if (knot.count >= kFirst && doubt(nearest, found)) return;
+  const double ratio = std::clamp(found, 1.0 / kUnusual, kUnusual);
   if (knot.count >= kFirst) speed_ *= std::pow(ratio, kSpeedPace);
   // The first passes may have had bad luck, never good luck.
-  const bool is_usual = ratio > 1.0 / kUnusual && ratio < kUnusual;
   if (ratio < 1.0 && knot.count < kFirst) {
     knot.seconds *= ratio;
-  } else if (is_usual || knot.count < kFirst) {
-    knot.seconds *= std::pow(ratio, 1.0 / std::min(knot.count + 1, kMemory));
+  } else if (ratio < kUnusual || knot.count < kFirst) {
+    knot.seconds *= std::pow(ratio, 1.0 / (knot.count + 1));
   }
-  ++knot.count;
+  // Found twice, not by chance.
+  const bool is_confirmed = knot.count >= kFirst && knot.count < kTrusted && ratio < 1.0 / kFast;
+  knot.count = is_confirmed ? kConfirmed : std::min(knot.count + 1, kMemory);
+}
+
+// No pass is faster than it can be. One that seems so was thought too dear, in a bad moment, or the machine is not as
+// slow any more: the next pass of another size tells which. True: nothing is to be learned of this pass yet.
+bool RowCosts::doubt(std::size_t knot, double ratio) {
+  const bool is_fast = ratio < kFast;
+  if (doubted_ >= 0 && static_cast<std::size_t>(doubted_) != knot) {
+    if (is_fast) {
+      speed_ *= std::sqrt(doubted_ratio_ * ratio);
+    } else if (ratio < 1.0 / kFast) {
+      Knot& dear = knots_[static_cast<std::size_t>(doubted_)];
+      dear.seconds *= doubted_ratio_;
+      dear.count = kFirst;
+    }
+    doubted_ = -1;
+    return is_fast;
+  }
+  if (!is_fast) {
+    doubted_ = -1;
+    return false;
+  }
+  // Again and again the same size: what is known of the others is known of a slower machine.
+  if (doubted_ >= 0 && ++doubts_ >= kFirst) {
+    speed_ *= ratio;
+    doubted_ = -1;
+    return true;
+  }
+  if (doubted_ < 0) {
+    doubted_ = static_cast<int>(knot);
+    doubts_ = 1;
+  }
+  doubted_ratio_ = ratio;
+  return true;
 }
 
 std::array<double, 2 * RowCosts::kRows.size()> RowCosts::numbers() const {
@@ -99,10 +168,12 @@ std::array<double, 2 * RowCosts::kRows.size()> RowCosts::numbers() const {
 void RowCosts::restore(std::span<const double> numbers) {
   known_ = 0;
   speed_ = 1.0;
+  doubted_ = -1;
   for (std::size_t i = 0; i < knots_.size(); ++i) {
-    knots_[i] = {numbers[2 * i], static_cast<int>(std::min(numbers[2 * i + 1], static_cast<double>(kMemory)))};
+    knots_[i] = {numbers[2 * i], static_cast<int>(std::min(numbers[2 * i + 1], static_cast<double>(kTrusted)))};
     known_ += knots_[i].count > 0 ? 1 : 0;
   }
+  draw();
 }
 
 }  // namespace frspec

@@ -32,11 +32,20 @@ class RowCosts {
     int count = 0;
   };
   double shape(int rows) const;  // seconds at the usual speed
-  double between_knots(int rows, int left_out) const;
+  double at(const std::array<double, kRows.size()>& seconds, int rows, int left_out) const;
+  double slope(const std::array<double, kRows.size()>& seconds, int low, int high) const;
+  void learn(std::size_t nearest, double seconds, double promised);
+  bool doubt(std::size_t knot, double ratio);
+  void draw();
 
   std::array<Knot, kRows.size()> knots_ = {};
-  int known_ = 0;  // knots that are
+  std::array<double, kRows.size()> curve_ = {};  // what is thought of those that are known
+  int known_ = 0;                                // knots that are
+  int passes_ = 0;
   double speed_ = 1.0;
+  int doubted_ = -1;  // the knot whose latest pass was faster than can be; none: -1
+  int doubts_ = 0;    // such passes in a row
+  double doubted_ratio_ = 1.0;
   double guess_, further_;
 };
 

@@ -22,6 +22,7 @@ constexpr double kProbeShare = 0.01;
 constexpr int kLeastProbe = 3, kMostProbe = 400;  // plain steps between two probes
 // Drafted steps between two plain ones, which tell how fast plain decoding is now: few at first, when little is known.
 constexpr int kLeastPlainInterval = 24, kMostPlainInterval = 192;
+constexpr int kFirstPlainInterval = 6;  // where all that is known is another process's
 // Translations are compared by turns of so many steps, until each was tried so often; then again now and then.
 constexpr int kTurn = 8, kTried = 24, kAgain = 512;
 constexpr double kSideMemory = 64.0;  // steps: levels, widths, nodes
@@ -435,6 +436,7 @@ bool Tuner::restore(std::span<const double> numbers) {
   for (Mean& held : held_) take_mean(held);
   current_ = std::clamp(static_cast<int>(numbers[at]), 0, std::max(0, static_cast<int>(arms_.size()) - 1));
   drafted_ = families_.size() > 1 ? kTurn : 0;
+  plain_interval_ = kFirstPlainInterval;
   return true;
 }
 

@@ -17,6 +17,7 @@ constexpr RunPattern kNumbers = {.classes = kNumber};
 constexpr RunPattern kThreeDigits = {.ascii = "0123456789", .min = 3, .max = 3};
 constexpr RunPattern kPunctuationRuns = {.classes = kPunctuation, .ascii = "$+<=>^~|"};
 constexpr RunPattern kFalconPunctuationRuns = {.classes = kPunctuation, .ascii = "$+<=>^~|`"};
+constexpr RunPattern kEachMark = {.classes = kPunctuation, .ascii = "$+<=>^`|~", .max = 1};
 constexpr RunPattern kLineFeeds = {.ascii = "\n"};
 constexpr RunPattern kEachLineEnd = {.ascii = "\r\n", .max = 1};
 
@@ -110,7 +111,8 @@ constexpr Pretokenizer kPretokenizers[] = {
     {.names = {"laguna"}, .passes = {find_run_end<kLineFeeds>, kQwen2}},
     {.names = {"seed-coder"}, .passes = {kSeedCoder}},
     {.names = {"gpt-2", "phi-2", "mpt", "olmo", "jais", "gigachat", "exaone4", "trillion", "granite-docling", "a.x-4.0",
-               "mellum", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "modern-bert"},
+               "mellum", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "jina-v2-code", "jina-v1-en", "roberta-bpe",
+               "modern-bert"},
      .passes = {kGpt2}},
     {.names = {"starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"},
      .passes = {find_run_end<kEachNumber>, kGpt2}},
@@ -140,6 +142,9 @@ constexpr Pretokenizer kPretokenizers[] = {
     {.names = {"exaone-moe"}, .passes = {find_phrase_end}},
     {.names = {"bloom", "gpt3-finnish", "poro-chat"}, .passes = {find_run_end<kUnmarked>}},
     {.names = {"viking"}, .passes = {find_run_end<kUnmarked>, find_run_end<kEachNumber>}},
+    {.names = {"chameleon"},
+     .passes = {find_chameleon_end, find_run_end<kEachNumber>, find_run_end<kEachMark>, kGpt2},
+     .adds_bos = true},
     {.names = {"superbpe"}, .passes = {find_run_end<kNumbers>, find_three_end<Threes::Cuts>}},
 };
 

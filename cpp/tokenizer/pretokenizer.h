@@ -20,7 +20,7 @@ class Pretokenizer {
  public:
   static constexpr std::size_t kMaxPasses = 6;
 
-  std::array<std::string_view, 16> names;            // values of tokenizer.ggml.pre; unused ones are empty
+  std::array<std::string_view, 20> names;            // values of tokenizer.ggml.pre; unused ones are empty
   std::array<FindPieceEnd, kMaxPasses> passes = {};  // each splits the pieces of the one before; unused: null
   bool ignores_merges = false;                       // a whole word that is a token is that token, whatever the merges
   bool adds_bos = false;                             // where the file does not say

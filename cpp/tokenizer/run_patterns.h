@@ -82,6 +82,32 @@ inline const char* find_trailing_space(const char*, const char* at, const char* 
   return text_end == at ? end : text_end;
 }
 
+// Chameleon's names of things, and its indentation:
+//   <sentinel:[0-9]+> | IMGIMG[A-I]{1,4}Z | [\t\n] | SPACE{4} | SPACE{2}
+inline const char* match_chameleon(const char* at, const char* end) {
+  const std::string_view text(at, static_cast<std::size_t>(end - at));
+  const auto named = [&](std::string_view head, char first, char last, std::size_t most, char tail) {
+    if (!text.starts_with(head)) return at;
+    std::size_t i = head.size();
+    while (i < text.size() && i - head.size() < most && text[i] >= first && text[i] <= last) ++i;
+    return i > head.size() && i < text.size() && text[i] == tail ? at + i + 1 : at;
+  };
+  switch (*at) {
+    case '<':
+      return named("<sentinel:", '0', '9', text.size(), '>');
+    case 'I':
+      return named("IMGIMG", 'A', 'I', 4, 'Z');
+    case '\t':
+    case '\n':
+      return at + 1;
+    default:
+      return at + (text.starts_with("    ") ? 4 : text.starts_with("  ") ? 2 : 0);
+  }
+}
+inline const char* find_chameleon_end(const char*, const char* at, const char* end) {
+  return find_match_or_gap(at, end, match_chameleon);
+}
+
 // Runs of digits in threes from the right, the first piece of a run being what is left over.
 //   Numbers   of \p{N}; runs stand alone
 //   Digits    \d{1,3}(?=(?:\d{3})*\b): as that, but nothing in runs that a letter follows

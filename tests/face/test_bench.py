@@ -11,11 +11,16 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
+import numpy as np
 import pytest
+from frspec_cpp.tools.sketch import write_sketch
+from reference_steps import write_vocabulary_ranks
 
 import frspec_cpp
+from frspec_cpp import Tokenizer
 
 Runner = Callable[..., subprocess.CompletedProcess[bytes]]
 
@@ -114,6 +119,21 @@ def test_synthetic_acceptance(probability: float, low: float, high: float) -> No
     loop = found["rows"][-1]
     assert loop["test"] == "loop, ranked:1024"
     assert low <= loop["accepted_length"] <= high
+
+
+def test_heads_that_use_different_files(demo_target: Path, demo_drafter: Path, tmp_path: Path) -> None:
+    """Each is given what it uses; a file that none of them uses is an error."""
+    ranks, sketch = tmp_path / "ranks.gguf", tmp_path / "sketch.gguf"
+    write_vocabulary_ranks(ranks, demo_target, np.random.default_rng(0).permutation(65536))
+    factors = [np.random.default_rng(1).standard_normal(shape).astype(np.float32) for shape in ((32, 256), (65536, 32))]
+    write_sketch(sketch, *factors, "q8_0", Tokenizer(str(demo_target)).fingerprint, "states", [])
+    files: dict[str, Any] = {"ranks": ranks, "sketch": sketch}
+    quick: dict[str, Any] = {"n_prompt": [], "n_gen": [], "n_verify": [], "repetitions": 1, "progress": False}
+    heads = ["full", "ranked:2048", "speculated:512"]
+    found = frspec_cpp.bench(demo_target, demo_drafter, head=heads, **files, **quick)
+    assert [row["test"] for row in found["rows"]] == [f"draft level, {head}" for head in heads]
+    with pytest.raises(ValueError, match=r"sketch\.gguf, and head 'ranked:2048', which uses none"):
+        frspec_cpp.bench(demo_target, demo_drafter, head=heads[:2], **files, **quick)
 
 
 def test_the_report_says_that_it_is_synthetic(run: Runner) -> None:

@@ -75,6 +75,14 @@ ASIAN = (
 
 PATTERNS = {
     "default": [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"],
+    "chameleon": [
+        "<sentinel:[0-9]+>",
+        "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
+        r"([\t\n]|    |  )",
+        r"\p{N}",
+        r"[\p{P}!-/:-@\[-`{-~]",
+        GPT2.removesuffix(r"|\s+"),
+    ],
     "llama-bpe": [LLAMA3],
     "smaug-bpe": [LLAMA3],
     "glm4": [LLAMA3],

@@ -42,7 +42,7 @@ def test_words_of_runs(pre: str) -> None:
 
 
 def test_every_name_has_words() -> None:
-    assert len(pretokenizers()) == len(set(pretokenizers())) > 80
+    assert len(pretokenizers()) == len(set(pretokenizers())) == 87
     for pre in pretokenizers():
         assert "".join(pretokenize(pre, "It's 12345 \u8a9eAb!\n")) == "It's 12345 \u8a9eAb!\n"
 
@@ -90,6 +90,12 @@ def test_words_around_every_character(pre: str) -> None:
         ("superbpe", "ab 1234567 c", ["ab ", "1", "234", "567", " c"]),
         ("kimi-k2", "\u6f22\u5b57ab", ["\u6f22\u5b57", "ab"]),
         ("bloom", "a, b.", ["a", ",", " b", "."]),
+        (
+            "chameleon",
+            "a<sentinel:12> <sentinel:> IMGIMGABZa IMGIMGABCDEZ",
+            [*"a<", "sentinel", *":12> <", "sentinel", ":", *"> ", "IMGIMGABZ", "a", " IMGIMGABCDEZ"],
+        ),
+        ("chameleon", "\tx     y;\n\n", ["\t", "x", "    ", " y", ";", "\n", "\n"]),
         ("jais-2", "a" + 7 * " " + "b", ["a", 4 * " ", 2 * " ", " b"]),
     ],
 )

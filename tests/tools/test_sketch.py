@@ -8,6 +8,7 @@ import gguf
 import numpy as np
 import pytest
 from frspec_cpp.tools import sketch
+from qwen35 import make_qwen35
 from safetensors.numpy import save_file
 
 from frspec_cpp import LLM
@@ -81,6 +82,27 @@ def test_a_sketch_of_the_demo_pair(demo_target: Path, demo_drafter: Path, tmp_pa
     text = llm.generate("def main():", 60, ignore_eos=True, draft=True)
     assert text.tokens == LLM(demo_target).generate("def main():", 60, ignore_eos=True).tokens
     assert text.stats.accepted_length > 1.5
+
+
+def test_a_sketch_of_an_mtp_block(tmp_path: Path) -> None:
+    """Its head is the target's, in the same file or beside it, or one of its own; a copy of an embedding is not."""
+    made = make_qwen35(tmp_path, layers=4, interval=2, disturbance=0.2)
+    whole = made.write(tmp_path / "whole.gguf", "trunk", "nextn")
+    copy = made.shared.pop("output.weight")
+    beside = made.write(tmp_path / "beside.gguf", "nextn")
+    made.nextn["nextn.shared_head_head.weight"] = own = 2 * copy
+    other = made.write(tmp_path / "other.gguf", "nextn")
+    for drafter, expected in ((whole, copy), (beside, copy), (other, own)):
+        head = sketch.read_head(whole, drafter)
+        np.testing.assert_array_equal(head.rows(0, head.size), expected)
+    corpus = tmp_path / "texts.txt"
+    corpus.write_text("\n".join(TEXT + str(i) for i in range(40)))
+    path = tmp_path / "sketch.gguf"
+    sketch.make_sketch(whole, Path("mtp"), [corpus], path, states=200, quiet=True)
+    llm = LLM(whole, "mtp", head="speculated:40", sketch=path)
+    text = llm.generate("def main():", 40, ignore_eos=True, draft=True)
+    assert text.tokens == LLM(whole).generate("def main():", 40, ignore_eos=True).tokens
+    assert text.stats.drafted_steps > 0
 
 
 def test_trained_factors(demo_target: Path, demo_drafter: Path, tmp_path: Path) -> None:

@@ -35,7 +35,13 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of results and report")
     result.add_argument("-m", "--model", type=Path, metavar="FILE", help="GGUF file of the target; default: the demo's")
     result.add_argument(
-        "-d", "--drafter", type=Path, nargs="+", default=[], metavar="FILE", help="GGUF files; default: the demo's"
+        "-d",
+        "--drafter",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="GGUF files, or mtp; default: the demo's",
     )
     result.add_argument("--report-only", action="store_true", help="write the report of the results in DIR anew")
     result.add_argument("-q", "--quiet", action="store_true", help="show no progress")

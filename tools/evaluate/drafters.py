@@ -16,9 +16,9 @@ class DrafterFile:
 
     Attributes:
         path: Its GGUF file.
-        kind: ``"eagle2"`` (EAGLE-1 as well), ``"eagle3"`` or ``"model"``, a whole language model.
+        kind: ``"eagle2"`` (EAGLE-1 as well), ``"eagle3"``, ``"mtp"`` or ``"model"``, a whole language model.
         rows: Rows of the head that it drafts with; for a model of another vocabulary those of its own.
-        reduced: It has a learned head of fewer rows than the target's (EAGLE-3's d2t).
+        reduced: It has a learned head of fewer rows than the target's (d2t).
         same_vocabulary: Its tokens are the target's, padding aside.
         shared: Tokens that mean the same in both vocabularies.
         characters: Each of its tokens is at most one character.
@@ -35,8 +35,8 @@ class DrafterFile:
     has_sketch: bool = False
 
     @property
-    def is_eagle(self) -> bool:
-        """Whether it is an EAGLE drafter."""
+    def reads_states(self) -> bool:
+        """Whether it drafts from the target's states, with one level of layers: EAGLE, MTP."""
         return self.kind != "model"
 
     def describe(self) -> str:
@@ -46,6 +46,8 @@ class DrafterFile:
             return f"{name} is an EAGLE-3 drafter{' with a learned head' if self.reduced else ''}"
         if self.kind == "eagle2":
             return f"{name} is an EAGLE-2 drafter"
+        if self.kind == "mtp":
+            return f"{name} has an MTP block"
         whose = "the target's" if self.same_vocabulary else "another"
         return f"{name} is a language model with {whose} vocabulary"
 
@@ -65,6 +67,14 @@ def look_at(path: Path, target: _core.Tokenizer) -> DrafterFile:
         reduced = "d2t" in shapes
         rows = int(shapes["output.weight"][1]) if reduced and "output.weight" in shapes else target.size
         return DrafterFile(path, str(architecture), rows, reduced, shared=target.size, has_sketch=has_sketch)
+    if any(name.endswith(".nextn.eh_proj.weight") for name in shapes):
+        own = (
+            "output.weight"
+            if "d2t" in shapes
+            else next((n for n in shapes if n.endswith("shared_head_head.weight")), "")
+        )
+        rows = int(shapes[own][1]) if own in shapes else target.size
+        return DrafterFile(path, "mtp", rows, "d2t" in shapes, shared=target.size, has_sketch=has_sketch)
     if not isinstance(architecture, str) or architecture.startswith("frspec"):
         raise ValueError(
             f"{path}: key 'general.architecture': found {architecture!r}, expected 'eagle2', 'eagle3' or a language "

@@ -14,6 +14,7 @@ import frspec_cpp
 
 from ... import _core
 from ..console import cores, note, require
+from ..target import drafter_file
 from . import llama_server, peers
 from . import manifest as facts
 from .drafters import DrafterFile, look_at
@@ -161,10 +162,11 @@ def _plan(request: Request, tokenizer: _core.Tokenizer) -> _Plan:
     for option, path in (("--ranks", request.ranks), ("--sketch", request.sketch)):
         if path is not None and not path.is_file():
             raise FileNotFoundError(f"{option} {path}: found no such file")
-    if len({path.resolve() for path in request.drafters}) < len(request.drafters):
+    drafters = [drafter_file(request.model, path) for path in request.drafters]
+    if len({path.resolve() for path in drafters}) < len(drafters):
         raise ValueError("-d: found a drafter twice, expected each once")
     choice = Choice(
-        drafters=[look_at(path, tokenizer) for path in request.drafters],
+        drafters=[look_at(path, tokenizer) for path in drafters],
         heads=request.heads,
         ranks=request.ranks,
         sketch=request.sketch,

@@ -18,8 +18,9 @@ KINDS = {
     "plain": "the target alone",
     "eagle2": "an EAGLE-2 drafter",
     "eagle3": "an EAGLE-3 drafter",
-    "frspec": "an EAGLE drafter and a 'ranked:N' among --head",
-    "specvocab": "an EAGLE drafter and a sketch of the head (in its file or --sketch)",
+    "mtp": "an MTP drafter: a file of its own, or 'mtp', the block in the target's",
+    "frspec": "an EAGLE or MTP drafter and a 'ranked:N' among --head",
+    "specvocab": "an EAGLE or MTP drafter and a sketch of the head (in its file or --sketch)",
     "heads": "a drafter and --head; with another vocabulary 'full', 'ranked:N' or 'auto'",
     "model": "a language model with the target's vocabulary",
     "slem": "a language model with another vocabulary",
@@ -124,17 +125,17 @@ def _uses(kind: str, drafter: DrafterFile, choice: Choice) -> list[_Use] | str:
     what = drafter.describe()
     if kind == "auto":
         return [_Use("auto")]
-    if kind in ("eagle2", "eagle3"):
+    if kind in ("eagle2", "eagle3", "mtp"):
         return [_Use("learned" if drafter.reduced else "full", rows=drafter.rows)] if drafter.kind == kind else what
     if kind == "frspec":
-        if not drafter.is_eagle:
+        if not drafter.reads_states:
             return what
         given = [head for head in choice.heads if re.fullmatch(r"ranked:\d+", head)]
         if choice.heads and not given:
             return f"--head {', '.join(choice.heads)}"
         return [_use_of(head, drafter) for head in given or [f"ranked:{max(1, drafter.rows // 4)}"]]
     if kind == "specvocab":
-        if not drafter.is_eagle:
+        if not drafter.reads_states:
             return what
         if choice.sketch is None and not drafter.has_sketch:
             return f"{what} without a sketch"
@@ -149,7 +150,7 @@ def _uses(kind: str, drafter: DrafterFile, choice: Choice) -> list[_Use] | str:
 
 def _uses_of_model(kind: str, drafter: DrafterFile) -> list[_Use] | str:
     what = drafter.describe()
-    if drafter.is_eagle or drafter.same_vocabulary != (kind == "model"):
+    if drafter.reads_states or drafter.same_vocabulary != (kind == "model"):
         return what
     if kind == "model":
         return [_Use("full", rows=drafter.rows)]

@@ -21,6 +21,7 @@ TREE = {"tree_depth": 3, "tree_branch": 4, "tree_size": 12}
 EAGLE2 = DrafterFile(Path("e2.gguf"), "eagle2", 1000)
 EAGLE3 = DrafterFile(Path("e3.gguf"), "eagle3", 1000, has_sketch=True)
 REDUCED = DrafterFile(Path("r3.gguf"), "eagle3", 300, reduced=True)
+MTP = DrafterFile(Path("m.gguf"), "mtp", 1000, shared=1000)
 SAME = DrafterFile(Path("small.gguf"), "model", 1000, shared=1000)
 OTHER = DrafterFile(Path("other.gguf"), "model", 500, same_vocabulary=False, shared=200)
 LETTERS = DrafterFile(Path("letters.gguf"), "model", 90, same_vocabulary=False, characters=True)
@@ -43,6 +44,7 @@ def test_eagle_kinds_take_their_own_drafters() -> None:
     assert rows(["eagle2"], given) == {"eagle2": ("full", 1000)}
     assert rows(["eagle3", "plain"], given) == {"eagle3": ("full", 1000)}
     assert rows(["eagle3"], choice(REDUCED)) == {"eagle3": ("learned", 300)}
+    assert rows(["mtp", "frspec"], choice(MTP)) == {"mtp": ("full", 1000), "frspec ranked:250": ("ranked:250", 250)}
     (_, one) = make_contenders(["eagle2"], given)
     assert one.options == {"drafter": "e2.gguf", "head": "full", **TREE}
     assert one.draft is True
@@ -121,7 +123,7 @@ def test_by_default_what_applies() -> None:
         ("eagle2", choice(), ("found no drafter", "expected an EAGLE-2 drafter")),
         ("eagle2", choice(EAGLE3), ("e3.gguf is an EAGLE-3 drafter", "expected an EAGLE-2 drafter")),
         ("eagle3", choice(EAGLE2, SAME), ("e2.gguf is an EAGLE-2", "small.gguf is a language model")),
-        ("frspec", choice(SAME), ("small.gguf is a language model", "an EAGLE drafter and")),
+        ("frspec", choice(SAME), ("small.gguf is a language model", "an EAGLE or MTP drafter and")),
         ("frspec", choice(EAGLE2, heads=["full"]), ("--head full", "a 'ranked:N' among --head")),
         ("specvocab", choice(EAGLE2), ("e2.gguf is an EAGLE-2 drafter without a sketch", "or --sketch")),
         ("heads", choice(EAGLE2), ("found no --head", "and --head")),
@@ -134,6 +136,8 @@ def test_by_default_what_applies() -> None:
         ("slem", choice(SAME), ("with the target's vocabulary", "expected a language model with another vocabulary")),
         ("tli", choice(LETTERS), ("with no token in common",)),
         ("slrs", choice(OTHER), ("tokens of several characters", "of characters or bytes")),
+        ("mtp", choice(EAGLE2), ("e2.gguf is an EAGLE-2", "expected an MTP drafter")),
+        ("model", choice(MTP), ("m.gguf has an MTP block", "expected a language model with the target's vocabulary")),
         ("auto", choice(), ("found no drafter", "expected a drafter")),
     ],
 )
@@ -187,7 +191,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_files_are_recognised(files: dict[str, Path], demo_target: Path, demo_drafter: Path) -> None:
     target = _core.Tokenizer(str(files["target"]))
     eagle3 = look_at(files["eagle3"], target)
-    assert (eagle3.kind, eagle3.rows, eagle3.reduced, eagle3.is_eagle) == ("eagle3", 120, True, True)
+    assert (eagle3.kind, eagle3.rows, eagle3.reduced, eagle3.reads_states) == ("eagle3", 120, True, True)
     same = look_at(files["target"], target)
     assert (same.kind, same.same_vocabulary, same.rows, same.shared) == ("model", True, target.size, target.size)
     other = look_at(demo_target, target)
