@@ -142,7 +142,7 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
 def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--steps", type=count, metavar="N", help="default: one epoch; GGUF: 8")
     group.add_argument("--epochs", type=_positive, metavar="X", help="instead of --steps")
-    group.add_argument("--tokens-per-batch", type=count, metavar="N", help="tokens of a step (4096)")
+    group.add_argument("--tokens-per-batch", type=count, metavar="N", help="tokens of a step (4096; GGUF: 1024)")
     group.add_argument("--lr", type=_positive, metavar="X", help="peak learning rate; default: by the target's width")
     group.add_argument("--warmup", type=whole, metavar="N", help="steps up to the peak (5 %% of all, at most 100)")
     group.add_argument("--betas", type=_amount, nargs=2, metavar="B", help="of AdamW (0.9 0.95)")

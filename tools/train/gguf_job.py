@@ -115,6 +115,7 @@ def _train(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     assert settings.thin is not None
+    assert settings.tokens_per_batch is not None
     of_batch = (settings.tokens_per_batch, settings.unroll, settings.thin, settings.prompt_weight, settings.seed)
     batches, validation = (StateBatches(file, some, *of_batch, target.device) for some in (documents, held_out))
     steps = settings.steps or max(1, round((settings.epochs or 1.0) * batches.per_epoch))

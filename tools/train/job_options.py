@@ -23,9 +23,10 @@ _GGUF_SAMPLES = 4096  # rows: half of a step's time is the head's where there ar
 # Options of one kind of target.
 _OF_GGUF = ("prompts", "data", "draft_with", "prompt_weight", "thin")
 _OF_FOLDER = ("generate", "feature_loss")
-# Lengths of rows, tokens of the target's own, temperatures and epochs where the user names none.
-_FOLDER_DEFAULTS = (512, 1_000_000, (0.0,), None)
-_GGUF_DEFAULTS = (1024, 300_000, (0.0, 0.8), 8.0)
+# Lengths of rows, tokens of the target's own and of a batch, temperatures and epochs where the user names none. On
+# processors many small steps teach more in an hour than few large ones.
+_FOLDER_DEFAULTS = (512, 1_000_000, 4096, (0.0,), None)
+_GGUF_DEFAULTS = (1024, 300_000, 1024, (0.0, 0.8), 8.0)
 
 
 def check(settings: Settings) -> None:
@@ -91,7 +92,7 @@ def with_defaults(settings: Settings, target: DraftedTarget, given: Any) -> Sett
         rank = rank or (max(BLOCK, hidden // 8 // BLOCK * BLOCK) if settings.from_gguf else max(1, hidden // 8))
     if settings.kind == "eagle3":
         taps = taps or (given.taps if given is not None else default_taps(target.sizes.layers))
-    length, own, temperature, epochs = _GGUF_DEFAULTS if settings.from_gguf else _FOLDER_DEFAULTS
+    length, own, per_batch, temperature, epochs = _GGUF_DEFAULTS if settings.from_gguf else _FOLDER_DEFAULTS
     return dataclasses.replace(
         settings,
         lr=settings.lr or usual,
@@ -100,6 +101,7 @@ def with_defaults(settings: Settings, target: DraftedTarget, given: Any) -> Sett
         taps=taps,
         length=settings.length or min(length, target.sizes.context),
         generate_tokens=settings.generate_tokens or own,
+        tokens_per_batch=settings.tokens_per_batch or per_batch,
         temperature=settings.temperature or temperature,
         thin=settings.thin or (_THIN if settings.from_gguf else None),
         epochs=epochs if settings.epochs is None and settings.steps is None else settings.epochs,

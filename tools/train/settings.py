@@ -48,7 +48,7 @@ class Settings:
     drafter: Path | None = None
     steps: int | None = None
     epochs: float | None = None
-    tokens_per_batch: int = 4096
+    tokens_per_batch: int | None = None
     length: int | None = None
     lr: float | None = None
     warmup: int | None = None
