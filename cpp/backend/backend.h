@@ -270,7 +270,7 @@ class Backend : public Device {
   // Makes the accepted rows of a pass part of the sequence. Keys and values of a tree's move to their place, from slot
   // length + nodes[i] to length + i; those of a chain are there already (`nodes` null). The verdict's tokens join the
   // history, the last of them as the next root (`tokens` null: they have), and fill `path` with their nodes. A token
-  // that is none (-1, of which the host will hear in the verdict) becomes token 0 in both: it is looked up in tables.
+  // that is none (-1, which the host will see in the verdict) becomes token 0 in both: it is looked up in tables.
   // Then *length += *verdict.count.
   virtual void commit(std::span<const KvLayer> layers, const SequenceView& sequence, const VerdictView& verdict,
                       const PathView& path) {

@@ -45,7 +45,7 @@ struct TextRules {
   // (they change with every step); what they were drawn from goes along (DraftTree::proposals).
   const RejectionDraw* rejection = nullptr;
   Reuse reuse;  // what may be used that earlier sequences have left in a drafter's own cache
-  // Whether no other sequence is being drafted: what a head has heard of earlier ones is forgotten then.
+  // Whether no other sequence is being drafted: what a head has learned of earlier ones is forgotten then.
   bool alone = true;
   std::size_t most = 0;                  // tokens that it may have on its way, at most; 0: not known
   std::vector<TokenId> prediction = {};  // what may stand in it, said by who asked for it
@@ -102,7 +102,7 @@ class Drafter {
   // Whether its head could have offered a token of the target in the last tree, before extend() is called again.
   // Nothing: it cannot say, or drafts without a head.
   virtual std::optional<bool> could_offer(TokenId) const { return std::nullopt; }
-  // How many of the target's most probable tokens after each committed one extend() wants to hear of.
+  // How many of the target's most probable tokens after each committed one extend() is to be told of.
   virtual int wanted_candidates() const { return 0; }
   // Every matrix that growing one level of a tree multiplies with, the head's rows last.
   virtual std::vector<const Weight*> matrices() const { return {}; }

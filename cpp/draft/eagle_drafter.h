@@ -42,7 +42,7 @@ class EagleDrafter : public Drafter {
   std::vector<const Weight*> matrices() const override;
   std::optional<bool> could_offer(TokenId token) const final { return head_->holds(token); }
   int wanted_candidates() const final { return head_->wanted_candidates(); }
-  // A head that listens to the text wants to hear of candidates.
+  // A head that follows the text is told of candidates.
   bool follows_device() const final { return head_->follows_device(); }
   std::vector<DraftArm> arms() const final { return arms_of(*head_); }
   void use(int arm) final { head_->use(arm); }

@@ -170,7 +170,7 @@ void RowCosts::restore(std::span<const double> numbers) {
   speed_ = 1.0;
   doubted_ = -1;
   for (std::size_t i = 0; i < knots_.size(); ++i) {
-    knots_[i] = {numbers[2 * i], static_cast<int>(std::min(numbers[2 * i + 1], static_cast<double>(kTrusted)))};
+    knots_[i] = {numbers[2 * i], static_cast<int>(std::min(numbers[2 * i + 1], static_cast<double>(kConfirmed)))};
     known_ += knots_[i].count > 0 ? 1 : 0;
   }
   draw();

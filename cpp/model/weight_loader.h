@@ -17,7 +17,7 @@ namespace frspec {
 
 class WeightLoader {
  public:
-  // `on_bytes` hears how many bytes of the file each tensor took, once it is read; what it throws ends the loading.
+  // `on_bytes` is told how many bytes of the file each tensor took, once it is read; what it throws ends the loading.
   WeightLoader(std::shared_ptr<const GgufFile> file, Device& device,
                std::function<void(std::size_t)> on_bytes = nullptr)
       : file_(std::move(file)), device_(device), on_bytes_(std::move(on_bytes)) {}

@@ -79,8 +79,8 @@ class ContextualHead final : public DraftHead {
 
   void observe(const TextNews& news) override {
     if (seed_.empty()) return;
-    for (const TokenId token : news.candidates) hear(token);
-    for (const TokenId token : news.tokens) hear(token);
+    for (const TokenId token : news.candidates) meet(token);
+    for (const TokenId token : news.tokens) meet(token);
   }
 
   int wanted_candidates() const override { return seed_.empty() ? 0 : std::min(kCandidates, size()); }
@@ -121,7 +121,7 @@ class ContextualHead final : public DraftHead {
     newest_ = place;
   }
 
-  void hear(TokenId token) {
+  void meet(TokenId token) {
     const auto row = rows_.row_of(token);
     if (!row) return;
     std::int32_t place = place_of_[static_cast<std::size_t>(*row)];
@@ -163,7 +163,7 @@ class ContextualHead final : public DraftHead {
   std::vector<std::int32_t> row_at_;         // (places)
   std::vector<TokenId> tokens_;              // (places)
   std::vector<std::int32_t> place_of_;       // (rows of the head)
-  std::vector<std::int32_t> newer_, older_;  // (places) neighbours in the order in which they were heard of
+  std::vector<std::int32_t> newer_, older_;  // (places) neighbours in the order in which they were met
   std::int32_t newest_ = kNoPlace, oldest_ = kNoPlace;
   std::vector<std::int32_t> changed_, changed_rows_;
   std::unique_ptr<Weight> weight_;  // (places, dim)

@@ -3,7 +3,7 @@
 // stay, the most frequent tokens.
 //
 // All rows lie in one packed weight with a place for each; a token that comes in takes the place of the one that was
-// heard of longest ago. So a step costs a product with few rows, and what a text changes is a handful of rows a step.
+// met longest ago. So a step costs a product with few rows, and what a text changes is a handful of rows a step.
 #pragma once
 
 #include <memory>

@@ -62,7 +62,7 @@ Words release_early(std::span<const Word> words) {
   return found;
 }
 
-// A command that fails while memory is given back, which cannot throw: the next one to wait hears of it, once.
+// A command that fails while memory is given back, which cannot throw: the next one to wait is told of it, once.
 Words fail_early(std::span<const Word> words) {
   const auto backend = make_cuda_emulated_backend({"cuda-emulated", 1}, 0);
   const Buffer kept = backend->allocate(words.size_bytes());
