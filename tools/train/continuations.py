@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -239,7 +239,9 @@ class Gathering:
                     taken += len(piece)
                     yield Job(0.0, 0, text=tuple(piece))
 
-    def _groups(self, jobs: Iterable[Job], phase: Any, wanted: float = math.inf) -> Iterator[tuple[Job, Group]]:
+    def _groups(
+        self, jobs: Iterable[Job], phase: Any, wanted: float = math.inf
+    ) -> Generator[tuple[Job, Group], None, None]:
         """The groups of jobs, in their order; those that are missing are made, as far as --disk allows.
 
         No more are begun than are sure to be needed for `wanted` tokens.

@@ -130,7 +130,7 @@ class StatesFile:
         for prompt, records in documents:
             if first and (first + len(records)) * self.format.record.itemsize > _SHARD_BYTES:
                 shard, first = shard + 1, 0
-            append(self._shard(shard), memoryview(np.ascontiguousarray(records).view(np.uint8)), anew=first == 0)
+            append(self._shard(shard), np.ascontiguousarray(records).view(np.uint8).data, anew=first == 0)
             placed.append(Document(shard, first, len(records), prompt))
             first += len(records)
         line = json.dumps({"key": key, "documents": [dataclasses.astuple(document) for document in placed]}) + "\n"

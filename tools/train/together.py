@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 from ... import _core
@@ -66,7 +66,7 @@ Some = TypeVar("Some", bound=Dialogue)
 
 def write_together(
     engine: Any, dialogues: Iterable[Some], parallel: int, spent: Callable[[int, float], None]
-) -> Iterator[Some]:
+) -> Generator[Some, None, None]:
     """Writes all dialogues, `parallel` at once; gives them back whole, in their order.
 
     Those that are ready are given back several at a time, without a step between them: whoever asks the engine for
