@@ -1,4 +1,4 @@
-"""Output files that appear whole or not at all."""
+"""Output files that appear whole or not at all, and files that grow."""
 
 from __future__ import annotations
 
@@ -30,3 +30,12 @@ def atomic_output(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise OSError(errno.ENOSPC, "the disk is full, nothing was written", str(path)) from error
         raise
+
+
+def append(path: Path, data: bytes | memoryview, anew: bool = False) -> None:
+    """Appends `data` to a file, or begins it `anew`; raises OSError naming it, where the disk is full, too."""
+    try:
+        with path.open("wb" if anew else "ab") as file:
+            file.write(data)
+    except OSError as error:  # of a write that fails Python does not say in which file
+        raise OSError(error.errno, error.strerror, str(path)) from error

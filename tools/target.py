@@ -141,16 +141,10 @@ def _matrix(reader: Any, path: Path, name: str, shape: tuple[int, int]) -> Any:
 
 
 def _rows_of(tensor: Any) -> Rows:
-    def rows(start: int, stop: int) -> np.ndarray | None:
-        dequantize = require("gguf", "reading GGUF files").quants.dequantize
-        try:
-            return np.asarray(dequantize(tensor.data[start:stop], tensor.tensor_type), dtype=np.float32)
-        except NotImplementedError:  # a type that the gguf package only stores
-            return None
-
     if tensor is None:
         return Rows(lambda start, stop: None, _FLOAT_TOLERANCE)
-    return Rows(rows, _TOLERANCES.get(tensor.tensor_type.name, _QUANTIZED_TOLERANCE))
+    tolerance = _TOLERANCES.get(tensor.tensor_type.name, _QUANTIZED_TOLERANCE)
+    return Rows(lambda start, stop: dequantized(tensor, tensor.data[start:stop]), tolerance)
 
 
 def open_gguf(path: Path) -> Any:
@@ -162,6 +156,15 @@ def open_gguf(path: Path) -> Any:
         return gguf.GGUFReader(path)
     except (ValueError, KeyError, IndexError, OverflowError, TypeError, MemoryError) as error:
         raise ValueError(f"{path}: not a whole GGUF file: {error}") from error
+
+
+def dequantized(tensor: Any, data: np.ndarray) -> np.ndarray | None:
+    """Rows of a GGUFReader's tensor as float32, a copy; None: they are of a type that the gguf package only stores."""
+    dequantize = require("gguf", "reading GGUF files").quants.dequantize
+    try:
+        return np.array(dequantize(data, tensor.tensor_type), dtype=np.float32)
+    except NotImplementedError:
+        return None
 
 
 def drafter_file(target: Path, drafter: Path) -> Path:

@@ -35,13 +35,14 @@ void download_logits(const EngineParts& parts, int rows, float* to) {
   }
 }
 
-// The `best` most probable tokens after each of these rows, and their log-probabilities, to (rows, best) each.
-void download_best(const EngineParts& parts, int rows, int best, TokenId* tokens, float* log_probs) {
+// The `best` most probable tokens after each of these rows from `from` on, and their log-probabilities, to
+// (rows - from, best) each.
+void download_best(const EngineParts& parts, int from, int rows, int best, TokenId* tokens, float* log_probs) {
   CausalModel& target = parts.runner.target();
   const auto width = static_cast<std::size_t>(best);
   const Buffer ids = parts.backend.allocate(kLogitRows * width * sizeof(TokenId));
   const Buffer scores = parts.backend.allocate(kLogitRows * width * sizeof(float));
-  for (int row = 0; row < rows; row += kLogitRows) {
+  for (int row = from; row < rows; row += kLogitRows) {
     const Tensor some = target.hidden(rows).row_range(row, std::min(kLogitRows, rows - row));
     const BestTokens found{.ids = ids.as<std::int32_t>(), .scores = scores.as<float>(), .k = best};
     parts.backend.head_top_k(found, some, {.weight = &target.head()}, nullptr);
@@ -55,13 +56,14 @@ void download_best(const EngineParts& parts, int rows, int best, TokenId* tokens
 
 }  // namespace
 
-Lab::Forward Lab::forward(std::span<const TokenId> tokens, std::optional<int> wanted) {
+Lab::Forward Lab::forward(std::span<const TokenId> tokens, std::optional<int> wanted, std::size_t from) {
   if (tokens.empty() || tokens.size() > static_cast<std::size_t>(engine_.context())) {
     fail("forward: found ", tokens.size(), " tokens, expected 1 to ", engine_.context(), ", the context");
   }
   const int best = wanted.value_or(0);
   const int most = std::min(kMaxBest, engine_.config().vocab);
   if (best < 0 || best > most) fail("forward: found best ", best, ", expected 0 to ", most);
+  if (from > tokens.size()) fail("forward: found from ", from, ", expected 0 to ", tokens.size(), ", the tokens");
   check_tokens(tokens, *engine_.tokenizer());
   const EngineParts parts = engine_.take_over();
   CausalModel& target = parts.runner.target();
@@ -72,11 +74,14 @@ Lab::Forward Lab::forward(std::span<const TokenId> tokens, std::optional<int> wa
   Forward result;
   result.taps.assign(taps, std::vector<float>(tokens.size() * dim));
   if (!wanted) result.logits.resize(tokens.size() * vocab);
-  result.best.resize(tokens.size() * width);
+  result.best.resize((tokens.size() - from) * width);
   result.log_probs.resize(result.best.size());
   read_all(parts.runner, 0, tokens, [&](std::size_t first, int rows) {
     if (best > 0) {
-      download_best(parts, rows, best, result.best.data() + first * width, result.log_probs.data() + first * width);
+      const std::size_t skipped = std::clamp(from, first, first + static_cast<std::size_t>(rows)) - first;
+      const std::size_t to = (std::max(from, first) - from) * width;
+      download_best(parts, static_cast<int>(skipped), rows, best, result.best.data() + to,
+                    result.log_probs.data() + to);
     } else if (!wanted) {
       download_logits(parts, rows, result.logits.data() + first * vocab);
     }

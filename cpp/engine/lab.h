@@ -17,14 +17,15 @@ class Lab {
   explicit Lab(Engine& engine) : engine_(engine) {}
 
   // Logits after each token, (tokens.size(), V), and the hidden states that were tapped (taps, tokens, dim). With
-  // `best`, instead of logits so many most probable tokens, best first, and their log-probabilities: (tokens, best).
+  // `best`, instead of logits so many most probable tokens, best first, and their log-probabilities, behind the tokens
+  // from `from` on: (tokens - from, best).
   struct Forward {
     std::vector<float> logits;
     std::vector<TokenId> best;
     std::vector<float> log_probs;
     std::vector<std::vector<float>> taps;
   };
-  Forward forward(std::span<const TokenId> tokens, std::optional<int> best = {});
+  Forward forward(std::span<const TokenId> tokens, std::optional<int> best = {}, std::size_t from = 0);
   // Logits after each node of a tree whose root follows `prefix`: (nodes, V).
   std::vector<float> forward_tree(std::span<const TokenId> prefix, std::span<const TokenId> tokens,
                                   std::span<const std::int32_t> parents);

@@ -116,18 +116,19 @@ nb::list forward_taps(const PyEngine& self, const Tokens& tokens) {
   return to_arrays(std::move(result.taps), tokens.size(), *engine);
 }
 
-nb::tuple forward_states(const PyEngine& self, const Tokens& tokens, int best) {
+nb::tuple forward_states(const PyEngine& self, const Tokens& tokens, int best, std::size_t from) {
   const std::shared_ptr<Engine> engine = self.open();
   if (best < 1) fail("forward_states: found best ", best, ", expected at least 1");
   Lab::Forward result;
   {
     const WithoutGil released;
-    result = Lab(*engine).forward(tokens, best);
+    result = Lab(*engine).forward(tokens, best, from);
   }
   const auto width = static_cast<std::size_t>(best);
+  const std::size_t rows = tokens.size() - from;
   return nb::make_tuple(to_arrays(std::move(result.taps), tokens.size(), *engine),
-                        to_array<OutputMatrix<std::int32_t>>(std::move(result.best), {tokens.size(), width}),
-                        to_array<OutputMatrix<float>>(std::move(result.log_probs), {tokens.size(), width}));
+                        to_array<OutputMatrix<std::int32_t>>(std::move(result.best), {rows, width}),
+                        to_array<OutputMatrix<float>>(std::move(result.log_probs), {rows, width}));
 }
 
 OutputMatrix<float> forward_tree(const PyEngine& self, const Tokens& prefix, const Tokens& tokens,
@@ -226,14 +227,14 @@ void init_engine(nb::module_& m) {
                    "list[Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]"),
            "The inputs of the layers named by ``taps``: for each (len(tokens), dim) float32.")
       .def(
-          "forward_states", &forward_states, "tokens"_a, "best"_a,
-          nb::sig("def forward_states(self, tokens: Sequence[int], best: int) -> "
+          "forward_states", &forward_states, "tokens"_a, "best"_a, "first"_a = 0,
+          nb::sig("def forward_states(self, tokens: Sequence[int], best: int, first: int = 0) -> "
                   "tuple[list[Annotated[NDArray[numpy.float32], dict(shape=(None, None))]], "
                   "Annotated[NDArray[numpy.int32], dict(shape=(None, None))], "
                   "Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]"),
           "One pass that keeps no logits: the inputs of the layers named by ``taps``, each (len(tokens), dim), and the "
-          "``best`` most probable tokens after each token, best first, with their log-probabilities: "
-          "(len(tokens), best) int32 and float32.")
+          "``best`` most probable tokens after each token from number ``first`` on, best first, with their "
+          "log-probabilities: (len(tokens) - first, best) int32 and float32.")
       .def("forward_tree", &forward_tree, "prefix"_a, "tokens"_a, "parents"_a,
            "Logits after each node of a tree behind ``prefix``: (len(tokens), vocab_size) float32.\n\n"
            "``parents[0]`` is -1; every other parent is an earlier node.")

@@ -16,7 +16,7 @@ from eagle3_steps import Eagle3Drafter
 from frspec_cpp.tools.train.drafter_files import layer_sizes, read_network, write_network
 from frspec_cpp.tools.train.evaluation import AgreementCounter, compare
 from frspec_cpp.tools.train.frozen_target import FrozenTarget
-from frspec_cpp.tools.train.layer import _QUERY_ROWS
+from frspec_cpp.tools.train.layer import _QUERY_ROWS, Cache, _attend_diagonals, _FusedDiagonals
 from frspec_cpp.tools.train.networks import Eagle2, Eagle3, unroll
 from frspec_cpp.tools.train.objective import by_drafter, by_teacher, valid_steps
 from frspec_cpp.tools.train.packing import TextTokenizer, pack
@@ -300,3 +300,21 @@ def test_rows_hold_all_documents(tmp_path: Path, target: FrozenTarget) -> None:
     # A second call reads what is there.
     again, _ = pack(tmp_path, iter([]), 32, tokenizer, ["text"])
     np.testing.assert_array_equal(again.tokens(slice(0, len(again))), train.tokens(slice(0, len(train))))
+
+
+def test_fused_attention_is_that_of_single_products() -> None:
+    torch.manual_seed(6)
+    shape, steps = (2, _QUERY_ROWS + 9, 3, 8), 3  # (B, T, heads, head_dim)
+
+    def some() -> torch.Tensor:
+        return torch.randn(shape).transpose(1, 2).requires_grad_()
+
+    q, keys, values = some(), [some() for _ in range(steps)], [some() for _ in range(steps)]
+    weights = torch.randn(q.shape)
+    plain = _attend_diagonals(q * shape[3] ** -0.5, Cache(keys, values))
+    fused = _FusedDiagonals.apply(q, torch.stack(keys), torch.stack(values))
+    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
+    inputs = (q, *keys, *values)
+    mine, theirs = (torch.autograd.grad((out * weights).sum(), inputs) for out in (fused, plain))
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

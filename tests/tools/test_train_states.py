@@ -45,6 +45,13 @@ def test_states_are_those_of_a_pass_with_logits(model: tuple[Path, Path]) -> Non
     assert best.shape == log_probs.shape == (50, 7)
     assert np.array_equal(best, np.argsort(-logits, axis=1, kind="stable")[:, :7])
     np.testing.assert_allclose(log_probs, np.take_along_axis(expected, best.astype(np.int64), 1), atol=2e-5)
+    for first in (0, 19, 20, 21, 49, 50):  # passes have 20 rows
+        again, later, later_log_probs = engine.forward_states(tokens, 7, first)
+        assert all(np.array_equal(a, b) for a, b in zip(again, taps, strict=True))
+        assert np.array_equal(later, best[first:])
+        assert np.array_equal(later_log_probs, log_probs[first:])
+    with pytest.raises(ValueError, match="found from 51, expected 0 to 50"):
+        engine.forward_states(tokens, 7, 51)
     for wrong in (0, 65, -1):
         with pytest.raises(ValueError, match=f"found best {wrong}"):
             engine.forward_states(tokens, wrong)
@@ -93,6 +100,27 @@ def test_chosen_rows_are_those_of_all(model: tuple[Path, Path], kind: str) -> No
         picked = [step.to_head if rows is not None else step.to_head.flatten(0, 1)[chosen] for step in steps]
         gradient = torch.autograd.grad(sum(x.square().sum() for x in picked), states)[0]  # type: ignore[arg-type]
         results.append([*picked, gradient])
+    for mine, theirs in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_positions_that_later_steps_leave_out_change_nothing_for_others(model: tuple[Path, Path]) -> None:
+    target = GgufTarget(model[1], _CPU)
+    torch.manual_seed(2)
+    sizes = layer_sizes(target, "eagle3")
+    network = Eagle3(sizes, (0, 1, 2))
+    tokens = torch.randint(0, 400, (3, 40))
+    states = torch.randn(3, 40, sizes.hidden * 3, requires_grad=True)
+    table = target.embedding_rows(np.arange(400))
+    chosen = torch.tensor([0, 7, 39, 41, 80, 119])
+    wanted = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 1, 0, 1, 1, 0], [0, 1, 0, 0, 1, 0]], dtype=torch.bool)
+    results = []
+    for rows in (None, wanted):
+        steps = unroll(network, lambda ids: table[ids], tokens, states, states, 3, chosen, rows)
+        picked = [step.to_head if rows is not None else step.to_head[wanted[j]] for j, step in enumerate(steps)]
+        gradient = torch.autograd.grad(sum(x.square().sum() for x in picked), states)[0]  # type: ignore[arg-type]
+        results.append([*picked, gradient])
+    assert [len(x) for x in results[1][:3]] == [6, 3, 2]
     for mine, theirs in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
@@ -205,6 +233,19 @@ def test_what_an_interrupted_run_left_behind_is_cut_off(tmp_path: Path, torn: by
         assert np.array_equal(file.read(group.documents[0]), second)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("name", ["states-00000.bin", "documents.jsonl"])
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, name: str) -> None:
+    with StatesFile(tmp_path, _FORMAT) as file:
+        (tmp_path / name).symlink_to("/dev/full")
+        with pytest.raises(OSError, match=f"No space left on device: '.*{name}'"):
+            file.add("a", [(1, some_records(file, 5000, 0))])
+        (tmp_path / name).unlink()
+        file.add("a", [(1, some_records(file, 5, 0))])
+    with StatesFile(tmp_path, _FORMAT) as file:
+        assert file.find("a") is not None
+
+
 def test_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("frspec_cpp.tools.train.states_file._SHARD_BYTES", 6 * _FORMAT.record.itemsize)
     with StatesFile(tmp_path, _FORMAT) as file:
@@ -250,7 +291,7 @@ def test_batches_hold_every_document_once_an_epoch(tmp_path: Path) -> None:
         lengths = [3 + (7 * n) % 20 for n in range(50)]
         groups = [file.add(str(n), [(2, some_records(file, length, n))]) for n, length in enumerate(lengths)]
         documents = [group.documents[0] for group in groups]
-        batches = StateBatches(file, documents, 64, 3, 0.0, 0, _CPU)
+        batches = StateBatches(file, documents, 64, 3, 1.0, 0.0, 0, _CPU)
         epochs = [[batches[step] for step in range(batches.per_epoch)]]
         second, counted = [], 0
         while counted < sum(lengths):
@@ -261,14 +302,14 @@ def test_batches_hold_every_document_once_an_epoch(tmp_path: Path) -> None:
             assert sum(batch.count for batch in epoch) == sum(lengths)
             assert all(batch.tokens.numel() <= 64 for batch in epoch)
         assert [b.tokens.tolist() for b in epochs[0]] != [b.tokens.tolist() for b in epochs[1]]
-        assert torch.equal(batches[3].states, StateBatches(file, documents, 64, 3, 0.0, 0, _CPU)[3].states)
+        assert torch.equal(batches[3].states, StateBatches(file, documents, 64, 3, 1.0, 0.0, 0, _CPU)[3].states)
 
 
 def test_answers_are_learned_and_prompts_as_asked(tmp_path: Path) -> None:
     with StatesFile(tmp_path, _FORMAT) as file:
         records = some_records(file, 9, 0)
         document = file.add("a", [(4, records)]).documents[0]
-        answers, all_of_it = (StateBatches(file, [document], 64, 3, w, 0, _CPU)[0] for w in (0.0, 0.25))
+        answers, all_of_it = (StateBatches(file, [document], 64, 3, 1.0, w, 0, _CPU)[0] for w in (0.0, 0.25))
     # From position 3 on, the last token of the prompt: it is the first state that anything is drafted behind.
     assert answers.chosen.tolist() == [3, 4, 5, 6, 7]
     assert answers.weights.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]
@@ -279,3 +320,17 @@ def test_answers_are_learned_and_prompts_as_asked(tmp_path: Path) -> None:
     exact = torch.from_numpy(records["states"].view(np.int16)).view(torch.bfloat16).float()
     assert torch.equal(answers.states[0], exact)
     assert json.loads((tmp_path / "states.json").read_text())["layers"] == [1, 2]
+
+
+def test_later_steps_have_a_drawn_share_of_the_positions(tmp_path: Path) -> None:
+    with StatesFile(tmp_path, _FORMAT) as file:
+        documents = [file.add(str(n), [(1, some_records(file, 202, n))]).documents[0] for n in range(4)]
+        batches = StateBatches(file, documents, 1000, 3, 0.5, 0.0, 0, _CPU)
+        first, again, next_epoch = batches[0].weights > 0, batches[0].weights > 0, batches[1].weights > 0
+        assert torch.equal(first, again)
+        assert not torch.equal(first, next_epoch)
+        assert first[0].all()
+        assert not (first[1:] & ~first[:-1]).any()
+        shares = first.float().mean(1).tolist()
+        assert shares[1:] == pytest.approx([0.5, 0.25], abs=0.07)
+        assert batches.first(10**6)[0].weights.mean() > 0.98  # of a validation all

@@ -33,6 +33,14 @@ def _amount(text: str) -> float:
     return value
 
 
+def _share(text: str) -> float:
+    """A number above 0 and at most 1, for argparse."""
+    value = _positive(text)
+    if value > 1.0:
+        raise ValueError
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line of frspec-train."""
     result = argparse.ArgumentParser(
@@ -111,6 +119,9 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--unroll", type=count, metavar="N", help="draft steps that are trained (3)")
     group.add_argument("--decay", type=_amount, metavar="X", help="weight of a step relative to the one before (0.8)")
+    group.add_argument(
+        "--thin", type=_share, metavar="X", help="GGUF: share of a step's positions that the next one has, too (0.5)"
+    )
     group.add_argument("--samples", type=whole, metavar="N", help="rows of the vocabulary per batch; 0: all")
     group.add_argument("--feature-loss", type=_amount, metavar="X", help="eagle2: weight of the feature regression (0)")
     group.add_argument("--taps", type=whole, nargs=3, metavar="LAYER", help="eagle3: layers whose inputs are read")
@@ -131,7 +142,7 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
 def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--steps", type=count, metavar="N", help="default: one epoch; GGUF: 8")
     group.add_argument("--epochs", type=_positive, metavar="X", help="instead of --steps")
-    group.add_argument("--tokens-per-batch", type=count, metavar="N", help="tokens of a step (4096)")
+    group.add_argument("--tokens-per-batch", type=count, metavar="N", help="tokens of a step (4096; GGUF: 1024)")
     group.add_argument("--lr", type=_positive, metavar="X", help="peak learning rate; default: by the target's width")
     group.add_argument("--warmup", type=whole, metavar="N", help="steps up to the peak (5 %% of all, at most 100)")
     group.add_argument("--betas", type=_amount, nargs=2, metavar="B", help="of AdamW (0.9 0.95)")

@@ -2,14 +2,18 @@
 
 A question is asked at one temperature after another, in rounds, with seeds of their own; each answer is a document,
 read once more in one pass for the states. A conversation's turns are asked in order. Texts can be added as they are.
+Several answers are written at once (together); what is made, and its order, is that of one after the other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +28,7 @@ from .gguf_target import GgufTarget
 from .pace import Pace
 from .settings import Settings
 from .states_file import Group, StatesFile
+from .together import PARALLEL, Dialogue, write_together
 
 BEST = 32  # tokens of the distribution that are kept
 _HELD_OUT = 20  # one question of so many is held out,
@@ -48,6 +53,7 @@ class Job:
             asked = self.question
             what = [asked.system, asked.turns, self.temperature, self.round]
             what += [settings.max_new_tokens, settings.length, settings.template, settings.seed]
+            what += ["prompts"] if settings.prompt_weight else []
         return hashlib.blake2b(json.dumps(what).encode(), digest_size=12).hexdigest()
 
 
@@ -58,6 +64,19 @@ class Gathered:
     train: list[Group]
     held_out: list[Group]
     prompts: list[list[int]]
+
+
+class _Work(Dialogue):
+    """A job, and what is there of it: its group in the file, or the answers that are being written."""
+
+    def __init__(self, job: Job, found: Group | None, ask: Any, options: dict[str, Any]) -> None:
+        super().__init__(ask, options)
+        self.job, self.found = job, found
+
+    @property
+    def new_tokens(self) -> int:
+        """Of the target's own so far."""
+        return self.answered if self.found is None else self.found.new_tokens
 
 
 class Texts:
@@ -96,6 +115,7 @@ class Gathering:
             head="full" if drafter is None else "auto",
             ngram=8 if drafter is None else None,
             n_ctx=settings.length,
+            n_parallel=PARALLEL,
             n_threads=threads,
             taps=list(file.format.layers),
         )
@@ -129,38 +149,32 @@ class Gathering:
         held_tokens = sum(len(questions[i].turns) for i in held) * settings.max_new_tokens  # at most
         total = wanted + held_tokens + (settings.text_tokens or 0)
         with self._pace.phase("states", total, "gathering", "tok") as phase:
-            held_groups = [self._group(job, phase) for job in held_jobs]
+            held_groups = [group for _, group in self._groups(held_jobs, phase)]
             made = 0
-            for job in self._jobs(asked):
-                if made >= wanted or self._is_full():
-                    break
-                group = self._group(job, phase)
-                made += group.new_tokens
-                train.append(group)
+            with contextlib.closing(self._groups(self._jobs(asked), phase, wanted)) as groups:
+                for _, group in groups:
+                    made += group.new_tokens
+                    train.append(group)
+                    if made >= wanted:
+                        break
             if questions and made < wanted and not settings.quiet:
                 note(
                     f"{made} tokens of the target's own, where {wanted} were wanted: more prompts or temperatures help"
                 )
-            for number, job in enumerate(self._text_jobs()):
-                if self._is_full():
-                    break
+            for number, (job, group) in enumerate(self._groups(self._text_jobs(), phase)):
                 is_held = not questions and number % _HELD_OUT == _HELD_OUT - 1 and len(held_groups) < _MOST_HELD_OUT
-                group = self._group(job, phase)
                 (held_groups if is_held else train).append(group)
                 if is_held:
                     prompts.append(list(job.text[: len(job.text) // 2]))
+        if self._is_full() and not settings.quiet:
+            note(f"{self._file.path}: {self._file.bytes / 1e9:.1f} GB of states are as many as --disk allows")
         if not train or not held_groups:
             names = ", ".join(str(path) for path in (*settings.prompts, *settings.text))
             raise ValueError(f"{names}: found too little to train on and to hold out, expected more prompts or text")
         return Gathered(train, held_groups, prompts)
 
     def _is_full(self) -> bool:
-        most = int(self._settings.disk * 1e9)
-        if self._file.bytes < most:
-            return False
-        if not self._settings.quiet:
-            note(f"{self._file.path}: {self._file.bytes / 1e9:.1f} GB of states are as many as --disk allows")
-        return True
+        return self._file.bytes >= int(self._settings.disk * 1e9)
 
     def _fitting(self, questions: list[Question]) -> list[Question]:
         """Those whose first turn leaves room for an answer."""
@@ -225,46 +239,67 @@ class Gathering:
                     taken += len(piece)
                     yield Job(0.0, 0, text=tuple(piece))
 
-    def _group(self, job: Job, phase: Any) -> Group:
-        key = job.key(self._settings)
-        found = self._file.find(key)
-        if found is None:
-            made = self._file.add(key, self._documents(job, phase))
-            phase.advance(made.new_tokens)
-            return made
-        phase.advance(found.new_tokens, made=False)
-        return found
+    def _groups(
+        self, jobs: Iterable[Job], phase: Any, wanted: float = math.inf
+    ) -> Generator[tuple[Job, Group], None, None]:
+        """The groups of jobs, in their order; those that are missing are made, as far as --disk allows.
 
-    def _documents(self, job: Job, phase: Any) -> list[tuple[int, np.ndarray]]:
-        """For each document of a group the tokens of its prompt, and its records."""
-        if job.question is None:
-            return [(1, self._records(list(job.text), phase))]
-        documents: list[tuple[int, np.ndarray]] = []
-        answers: list[str] = []
-        for turn in range(1, len(job.question.turns) + 1):
-            prompt = self._prompt(job.question, job.question.turns[:turn], answers)
-            if len(prompt) > self._room():
-                break
-            answer = self._answer(prompt, job, phase)
-            documents.append((len(prompt), self._records(prompt + answer, phase)))
-            answers.append(self._texts.tokenizer.decode(np.array(answer, dtype=np.int32)))
-        return documents
+        No more are begun than are sure to be needed for `wanted` tokens.
+        """
+        begun: deque[_Work] = deque()
+        given = 0
 
-    def _answer(self, prompt: list[int], job: Job, phase: Any) -> list[int]:
+        def works() -> Iterator[_Work]:
+            for job in jobs:
+                if given + sum(work.new_tokens for work in begun) >= wanted:
+                    return
+                begun.append(work := self._work(job))
+                if work.found is None and self._is_full():
+                    return
+                yield work
+
+        def spent(tokens: int, seconds: float) -> None:
+            phase.spent("generated", tokens, seconds)
+
+        with contextlib.closing(write_together(self._engine, works(), PARALLEL, spent)) as written:
+            for work in written:
+                given += begun.popleft().new_tokens
+                key = work.job.key(self._settings)
+                # Of two equal questions, the second is there by now.
+                is_made = (group := self._file.find(key)) is None
+                if group is None:
+                    if self._is_full():
+                        return
+                    group = self._file.add(key, self._documents(work, phase))
+                phase.advance(group.new_tokens, is_made)
+                yield work.job, group
+
+    def _work(self, job: Job) -> _Work:
         seed = int(job.key(self._settings)[:8], 16)
-        begin = time.perf_counter()
-        options: dict[str, Any] = {
-            "temperature": job.temperature,
-            "seed": seed,
-            "max_tokens": self._settings.max_new_tokens,
-        }
-        tokens = [token for token, _, _ in self._engine.begin(prompt, **options).run()]
-        phase.spent("generated", len(tokens), time.perf_counter() - begin)
-        return tokens
+        options = {"temperature": job.temperature, "seed": seed, "max_tokens": self._settings.max_new_tokens}
+        found = self._file.find(job.key(self._settings))
+        return _Work(job, found, self._next_prompt, options)
 
-    def _records(self, tokens: list[int], phase: Any) -> np.ndarray:
+    def _next_prompt(self, work: Any) -> list[int] | None:
+        """The next turn's, while there are turns and there is room."""
+        asked = work.job.question
+        if work.found is not None or asked is None or len(work.turns) == len(asked.turns):
+            return None
+        answers = [self._texts.tokenizer.decode(np.array(answer, dtype=np.int32)) for _, answer in work.turns]
+        prompt = self._prompt(asked, asked.turns[: len(answers) + 1], answers)
+        return prompt if len(prompt) <= self._room() else None
+
+    def _documents(self, work: _Work, phase: Any) -> list[tuple[int, np.ndarray]]:
+        """For each document of a group the tokens of its prompt, and its records."""
+        if work.job.question is None:
+            return [(1, self._records(list(work.job.text), 1, phase))]
+        return [(len(prompt), self._records(prompt + answer, len(prompt), phase)) for prompt, answer in work.turns]
+
+    def _records(self, tokens: list[int], prompt: int, phase: Any) -> np.ndarray:
         begin = time.perf_counter()
-        taps, best, log_probs = self._engine.forward_states(tokens, self._file.format.best)
+        # What the target says inside a prompt is learned only where that is asked for.
+        first = 0 if self._settings.prompt_weight else prompt - 1
+        taps, best, log_probs = self._engine.forward_states(tokens, self._file.format.best, first)
         states = np.concatenate(taps, axis=1)
         if self._norm is not None:
             scale = np.sqrt(

@@ -6,10 +6,12 @@ what it is worth. Each goes on where an earlier run of the same command left off
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import shutil
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 
 from ..._core import Tokenizer
+from ..atomic import append
 from ..console import note
 from ..convert import convert
 from ..rank import rank_by_count
@@ -84,17 +87,22 @@ def _check_disk(settings: Settings, file: StatesFile) -> None:
     free = shutil.disk_usage(file.path).free
     if wanted > free:
         raise OSError(
-            f"{file.path}: the states of a token take {size} bytes: found {free / 1e9:.1f} GB free, expected "
-            f"{wanted / 1e9:.1f} GB for --generate-tokens and --text-tokens (--data names another place)"
+            f"{file.path}: the states of a token take {size} bytes: found {free / 1e9:.3g} GB free, expected "
+            f"{wanted / 1e9:.3g} GB for --generate-tokens and --text-tokens (--data names another place)"
         )
 
 
 def _gather(settings: Settings, target: GgufTarget, file: StatesFile) -> Gathered:
     threads = settings.threads or use_best_threads()
     gathering = Gathering(settings, target, file, Pace(settings.folder / LOG, settings.quiet), threads)
+    before = None
+    with contextlib.suppress(ValueError):  # not the main thread: no signals to handle
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return gathering.run()
     finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
         gathering.close()
 
 
@@ -106,11 +114,10 @@ def _train(
         raise ValueError(f"{settings.target}: found only texts that end at once, expected some to learn from")
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    weight = settings.prompt_weight
-    batches, validation = (
-        StateBatches(file, some, settings.tokens_per_batch, settings.unroll, weight, settings.seed, target.device)
-        for some in (documents, held_out)
-    )
+    assert settings.thin is not None
+    assert settings.tokens_per_batch is not None
+    of_batch = (settings.tokens_per_batch, settings.unroll, settings.thin, settings.prompt_weight, settings.seed)
+    batches, validation = (StateBatches(file, some, *of_batch, target.device) for some in (documents, held_out))
     steps = settings.steps or max(1, round((settings.epochs or 1.0) * batches.per_epoch))
     torch.manual_seed(settings.seed)
     embed = Embedding(target, np.unique(np.concatenate([file.read(d)["token"] for d in (*documents, *held_out)])))
@@ -246,8 +253,7 @@ def _tell_speed(settings: Settings, gathered: Gathered) -> None:
     tokens = min(_SPEED_TOKENS, settings.max_new_tokens)
     found = speeds(settings.target, settings.output, prompts, tokens, threads, settings.length)
     record = {"phase": "speed", **dataclasses.asdict(found)}
-    with (settings.folder / LOG).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    append(settings.folder / LOG, (json.dumps(record) + "\n").encode())
     if not settings.quiet:
         note(
             f"{settings.output}: {found.drafted:.1f} tokens/s, plain {found.plain:.1f}: "

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..architectures import ARCHITECTURES
 from ..config import Config
-from ..console import progress_bar, require
+from ..console import progress_bar
 from ..rope import Rope
 from ..sizes import Sizes
-from ..target import open_gguf
+from ..target import dequantized, open_gguf
 
 _ROWS = 4096  # of a matrix that are dequantized at once
 _HASHED = 1 << 24  # bytes at a time
@@ -154,14 +154,13 @@ class GgufTarget:
         return result
 
     def _dequantized(self, tensor: Any, data: np.ndarray) -> np.ndarray:
-        dequantize = require("gguf", "reading GGUF files").quants.dequantize
-        try:
-            return np.array(dequantize(data, tensor.tensor_type), dtype=np.float32)
-        except NotImplementedError as error:
+        values = dequantized(tensor, data)
+        if values is None:
             raise ValueError(
                 f"{self.path}: tensor '{tensor.name}': found type {tensor.tensor_type.name}, which the gguf package "
                 "cannot read"
-            ) from error
+            )
+        return values
 
 
 def _without_pairs(weight: np.ndarray, heads: int) -> np.ndarray:

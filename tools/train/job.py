@@ -47,6 +47,7 @@ def train(settings: Settings) -> None:
     given = read_network(settings.drafter, target) if settings.drafter is not None else None
     settings = with_defaults(settings, target, given)
     assert settings.length is not None
+    assert settings.tokens_per_batch is not None
     check_fit(settings, target, tokenizer.control_ids, given)
     prepare_output(settings)
     train_rows, held_out = _rows(settings, target, tokenizer)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 _CHUNK = 256  # positions whose logits exist at once
 _LEAST = 1e-6  # of the probability that a student leaves for the rest
+_TINY = 1e-30  # a probability whose logarithm is finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,33 +51,27 @@ class _KnownBest(torch.autograd.Function):
         head_gradient = torch.zeros_like(head, dtype=torch.float32) if needs_head else None
         losses = torch.empty(students.shape[0], device=students.device)
         agreed = torch.empty(students.shape[0], device=students.device, dtype=torch.bool)
-        buffer = torch.zeros(_CHUNK, size + 1, device=students.device)  # the last column takes what has none
         for begin in range(0, students.shape[0], _CHUNK):
             rows = slice(begin, begin + _CHUNK)
             student, columns = students[rows].detach().to(dtype), labels.columns[rows]
-            p = labels.probabilities[rows] * (columns < size)
+            is_certain, columns = columns < size, columns.clamp(max=size - 1)
+            p = labels.probabilities[rows] * is_certain
             z = (student @ narrow.T).float()
-            agreed[rows] = z.max(-1).indices == columns[:, 0]
-            z.add_(log_weights)
-            top = z.amax(-1, keepdim=True)
-            q = buffer[: len(p), :size]
-            torch.exp(z.sub_(top), out=q)
-            total = q.sum(-1, keepdim=True)
-            q.div_(total)
-            known = q.gather(1, columns.clamp(max=size - 1)) * (columns < size)
-            log_known = z.gather(1, columns.clamp(max=size - 1)) - total.log()
+            agreed[rows] = (z.gather(1, columns[:, :1])[:, 0] >= z.amax(-1)) & is_certain[:, 0]
+            q = torch.softmax(z.add_(log_weights), -1, out=z)
+            known = q.gather(1, columns) * is_certain
             held = p.sum(-1, keepdim=True)
-            losses[rows] = -(p * log_known).sum(-1)
+            losses[rows] = -(p * known.clamp(min=_TINY).log()).sum(-1)
+            # The gradient in z is q times a factor, and on T what is missing there.
             if labels.partial:
-                errors = known * held - p
-                q.mul_(held)
+                factor, missing = held, -p
             else:
                 rest, left = ((1.0 - x.sum(-1, keepdim=True)).clamp_(min=low) for x, low in ((p, 0.0), (known, _LEAST)))
                 losses[rows] -= (rest * left.log())[:, 0]
-                errors = known - p
-                q.mul_(1.0 - rest / left)
-            buffer[: len(p)].scatter_(1, columns, errors)
-            q.mul_(weights[rows, None])
+                factor = 1.0 - rest / left
+                missing = known * (1.0 - factor) - p
+            weight = weights[rows, None]
+            q.mul_(factor * weight).scatter_add_(1, columns, missing * weight)
             error = q.to(dtype)
             gradient[rows] = (error @ narrow).to(gradient.dtype)
             if head_gradient is not None:

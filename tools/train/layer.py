@@ -10,6 +10,7 @@ causal attention, and each further step adds one key per row, a diagonal.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -98,19 +99,34 @@ class UnrolledAttention(nn.Module):
         self.v_proj = nn.Linear(sizes.inputs, sizes.kv_heads * sizes.head_dim, bias=False)
         self.o_proj = nn.Linear(sizes.heads * sizes.head_dim, sizes.hidden, bias=False)
 
-    def forward(self, x: Tensor, cache: Cache) -> Tensor:
-        """Step `len(cache.keys)` over all rows: (B, T, inputs) -> (B, T, h), or the chosen ones of both (Cache).
+    @property
+    def projections(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+        """Of queries, keys and values."""
+        return self.q_proj, self.k_proj, self.v_proj
 
-        Its keys and values join the cache.
+    def project(self, x: Tensor, columns: slice) -> Tensor:
+        """What these columns of the projections make of (..., columns): queries, keys and values side by side."""
+        return torch.cat([F.linear(x, one.weight[:, columns]) for one in self.projections], dim=-1)
+
+    def forward(self, x: Tensor, cache: Cache, others: Tensor | None = None) -> Tensor:
+        """Step `len(cache.keys)` over all rows: (B, T, n) -> (B, T, h), or the chosen ones of both (Cache).
+
+        x is what the last n columns of the projections read; `others`: what `project` made of those before them. Its
+        keys and values join the cache.
         """
         step, groups = len(cache.keys), self.sizes.heads // self.sizes.kv_heads
-        q, k, v = (self._heads(cache.spread(project(x))) for project in (self.q_proj, self.k_proj, self.v_proj))
+        projected = self.project(x, slice(self.sizes.inputs - x.shape[-1], None))
+        projected = projected if others is None else projected + others
+        widths = [one.out_features for one in self.projections]
+        q, k, v = (self._heads(cache.spread(part)) for part in projected.split(widths, dim=-1))
         cos, sin = _angles(q.shape[2], step, self.sizes, x.device)
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
         cache.keys.append(k.repeat_interleave(groups, 1))
         cache.values.append(v.repeat_interleave(groups, 1))
         if step == 0:
             out = F.scaled_dot_product_attention(q, cache.keys[0], cache.values[0], is_causal=True)
+        elif q.device.type == "cpu":
+            out = _FusedDiagonals.apply(q, torch.stack(cache.keys), torch.stack(cache.values))
         else:
             out = _attend_diagonals(q * self.sizes.head_dim**-0.5, cache)
         result: Tensor = self.o_proj(cache.pick(out.transpose(1, 2).flatten(2)))
@@ -118,6 +134,43 @@ class UnrolledAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.sizes.head_dim)).transpose(1, 2)  # (B, heads, T, head_dim)
+
+
+class _FusedDiagonals(torch.autograd.Function):
+    """_attend_diagonals in PyTorch's fused attention for processors, which keeps no scores.
+
+    That gives each row's normaliser over the keys of step 0, and its backward pass takes one: given the normaliser and
+    the output over all keys, it is the gradient of step 0's part of the whole.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """(B, heads, T, head_dim) and (steps, B, heads, T, head_dim) twice -> (B, heads, T, head_dim)."""
+        first, normaliser = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, keys[0], values[0], 0.0, True)
+        scores = (q * keys[1:]).sum(-1, dtype=torch.float32) * q.shape[-1] ** -0.5
+        whole = torch.logaddexp(normaliser, scores.logsumexp(0))
+        shares = (scores - whole).exp_().to(q.dtype)
+        out = first * (normaliser - whole).exp_().to(q.dtype)[..., None]
+        for share, value in zip(shares, values[1:], strict=True):
+            out.addcmul_(share[..., None], value)
+        ctx.save_for_backward(q, keys, values, out, whole, shares)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, keys, values, out, whole, shares = ctx.saved_tensors
+        for_q, for_key, for_value = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            outer, q, keys[0], values[0], out, whole, 0.0, True
+        )
+        mean = (outer * out).sum(-1)
+        errors = shares * ((outer * values[1:]).sum(-1) - mean) * q.shape[-1] ** -0.5
+        for_keys, for_values = torch.empty_like(keys), torch.empty_like(values)
+        for_keys[0], for_values[0] = for_key, for_value
+        torch.mul(errors[..., None], q, out=for_keys[1:])
+        torch.mul(shares[..., None], outer, out=for_values[1:])
+        for error, key in zip(errors, keys[1:], strict=True):
+            for_q = for_q.addcmul_(error[..., None], key)
+        return for_q, for_keys, for_values
 
 
 def _attend_diagonals(q: Tensor, cache: Cache) -> Tensor:

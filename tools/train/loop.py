@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..atomic import atomic_output
+from ..atomic import append, atomic_output
 from ..console import note, progress_bar
 from .curves import draw_curves, read_log
 from .objective import Batch, Objective
@@ -93,10 +93,11 @@ class Trainer:
         self._warmup = min(100, steps // 20) if settings.warmup is None else settings.warmup
         self._parameters = [p for p in objective.module.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=self._lr, betas=settings.betas, weight_decay=settings.weight_decay
+            self._parameters, lr=self._lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
         )
         self._log: list[dict[str, Any]] = []
         self._done = 0
+        self._cpu = -time.process_time()  # seconds of all processors that the run has taken before, less this process's
         self._tokens = self._seconds = self._stepped = 0.0  # since the last validation
 
     def run(self) -> None:
@@ -180,7 +181,7 @@ class Trainer:
 
     def _validate(self) -> None:
         found = self._objective.validate(self._validation)
-        self._record({"step": self._done, **found})
+        self._record({"step": self._done, **found, "cpu_seconds": round(self._cpu_seconds(), 1)})
         if not self._settings.quiet:
             note(f"step {self._done} of {self._steps}{self._speed()}: {_summary(found)}")
         self._tokens = self._seconds = self._stepped = 0.0
@@ -191,10 +192,13 @@ class Trainer:
         left = self._seconds / self._stepped * (self._steps - self._done)
         return f", {self._tokens / self._seconds:,.0f} tokens/s, {in_words(left)} left"
 
+    def _cpu_seconds(self) -> float:
+        """Of all processors, for the whole run so far: a machine that is shared makes other seconds say little."""
+        return self._cpu + time.process_time()
+
     def _record(self, record: dict[str, Any]) -> None:
         self._log.append(record)
-        with (self._folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        append(self._folder / LOG, (json.dumps(record) + "\n").encode())
 
     def _save(self) -> None:
         """The checkpoint last: what it was saved with is there when it is."""
@@ -205,6 +209,7 @@ class Trainer:
             "step": self._done,
             "module": self._objective.module.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "cpu_seconds": self._cpu_seconds(),
         }
         with atomic_output(self._folder / CHECKPOINT) as temporary:
             # Through memory: of a full disk torch only says that a position was not expected.
@@ -217,6 +222,7 @@ class Trainer:
         log = self._folder / LOG
         if not path.is_file():
             self._cut_log(log, -1)
+            self._cpu += sum(record.get("cpu_seconds", 0.0) for record in self._log)
             return
         try:
             state = torch.load(path, map_location=self._device, weights_only=True)
@@ -225,6 +231,7 @@ class Trainer:
         except (RuntimeError, KeyError, IndexError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise ValueError(f"{path}: not a checkpoint of this run: {str(error).splitlines()[0]}") from error
         self._done = int(state["step"])
+        self._cpu += float(state.get("cpu_seconds", 0.0))
         self._cut_log(log, self._done)
 
     def _cut_log(self, log: Path, step: int) -> None:

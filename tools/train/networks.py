@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from .layer import Cache, LayerSizes, Mlp, RMSNorm, UnrolledAttention
@@ -58,9 +59,13 @@ class Eagle2(nn.Module):
         assert final is not None
         return final
 
-    def step(self, embedded: Tensor, state: Tensor, cache: Cache) -> Step:
-        """One draft step of all rows."""
-        out = self.layers[0](self.fc(torch.cat([embedded, state.to(embedded.dtype)], dim=-1)), cache)
+    def read(self, embedded: Tensor) -> Tensor:
+        """What a step takes of each token: (n, h) -> (n, h)."""
+        return F.linear(embedded, self.fc.weight[:, : self.sizes.hidden], self.fc.bias)
+
+    def step(self, token: Tensor, state: Tensor, cache: Cache) -> Step:
+        """One draft step of all rows; `token`: what `read` makes of theirs."""
+        out = self.layers[0](token + F.linear(state, self.fc.weight[:, self.sizes.hidden :]), cache)
         return Step(out, out)
 
 
@@ -75,10 +80,13 @@ class Eagle3Layer(nn.Module):
         self.mlp = Mlp(sizes)
         self.post_attention_layernorm = RMSNorm(sizes.hidden, sizes.epsilon)
 
-    def forward(self, embedded: Tensor, state: Tensor, cache: Cache) -> Tensor:
-        """(B, T, h) twice -> (B, T, h), or the chosen rows (Cache); the residual is the state before its norm."""
-        x = torch.cat([self.input_layernorm(embedded), self.hidden_norm(state)], dim=-1)
-        x = cache.pick(state) + self.self_attn(x, cache)
+    def read(self, embedded: Tensor) -> Tensor:
+        """What the attention takes of each token: (n, h) -> (n, widths of q, k and v)."""
+        return self.self_attn.project(self.input_layernorm(embedded), slice(embedded.shape[-1]))
+
+    def forward(self, token: Tensor, state: Tensor, cache: Cache) -> Tensor:
+        """(B, T, n), (B, T, h) -> (B, T, h), or the chosen rows (Cache); the residual is the state before its norm."""
+        x = cache.pick(state) + self.self_attn(self.hidden_norm(state), cache, token)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -132,9 +140,14 @@ class Eagle3(nn.Module):
         state: Tensor = self.fc(taps)
         return state
 
-    def step(self, embedded: Tensor, state: Tensor, cache: Cache) -> Step:
-        """One draft step of all rows."""
-        out = self.midlayer(embedded, state.to(embedded.dtype), cache)
+    def read(self, embedded: Tensor) -> Tensor:
+        """What a step takes of each token: (n, h) -> (n, widths of q, k and v)."""
+        result: Tensor = self.midlayer.read(embedded)
+        return result
+
+    def step(self, token: Tensor, state: Tensor, cache: Cache) -> Step:
+        """One draft step of all rows; `token`: what `read` makes of theirs."""
+        out = self.midlayer(token, state.float(), cache)  # what is added up stays float32 under autocast
         normed = self.norm(out)
         return Step(normed, normed if self.norm_output else out)
 
@@ -155,6 +168,7 @@ def unroll(
     taps: Tensor | None,
     count: int,
     chosen: Tensor | None = None,
+    wanted: Tensor | None = None,
 ) -> list[Step]:
     """`count` draft steps from every position of a text.
 
@@ -166,16 +180,23 @@ def unroll(
         taps: for EAGLE-3, the target's tapped states, (B, T, taps * h).
         count: steps.
         chosen: positions, as indices into (B, T) laid flat; the steps have these rows alone, (chosen, h).
+        wanted: which of them each step has, (count, chosen) bool: all at first, and no row that the step before lacks.
 
     Row i of step j drafts the token at i + 2 + j from the tokens up to i + 1 + j. Rows whose token lies behind the end
     of the text read token 0; no earlier row sees them.
     """
     state, cache, steps = network.begin(final, taps), Cache(chosen=chosen), []
+    # All steps read the same tokens, of which a text has many more than once.
+    ids, places = torch.unique(torch.cat([tokens.flatten(), tokens.new_zeros(1)]), return_inverse=True)
+    read, zero, places = network.read(embed(ids)), places[-1], places[:-1].view_as(tokens)
     for shift in range(1, count + 1):
-        ahead = torch.zeros_like(tokens)
-        ahead[:, :-shift] = tokens[:, shift:]
+        ahead = zero.expand_as(tokens).clone()
+        ahead[:, :-shift] = places[:, shift:]
         if shift > 1 and chosen is not None:
-            ahead = ahead.flatten()[chosen]
-        steps.append(network.step(embed(ahead), state, cache))
+            if wanted is not None:
+                kept = wanted[shift - 1][wanted[shift - 2]]
+                state, cache.chosen = state[kept], chosen[wanted[shift - 1]]
+            ahead = ahead.flatten()[cache.chosen]
+        steps.append(network.step(F.embedding(ahead, read), state, cache))
         state = steps[-1].feedback
     return steps

@@ -10,13 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..atomic import append
 from ..console import note, progress_bar
 
 _EVERY = 60.0  # seconds between two lines, where there is no terminal for a bar
 
 
 class Pace:
-    """Tells of phases; `log` gets a record for each: seconds, and tokens and tokens per second of its parts."""
+    """Tells of phases.
+
+    `log` gets a record for each: seconds, those of all processors in this process (`cpu_seconds`), tokens and tokens
+    per second of its parts.
+    """
 
     def __init__(self, log: Path, quiet: bool) -> None:
         self._log, self._quiet = log, quiet
@@ -30,8 +35,7 @@ class Pace:
                 yield found
             finally:
                 if found.parts:
-                    with self._log.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(found.record()) + "\n")
+                    append(self._log, (json.dumps(found.record()) + "\n").encode())
 
 
 class Phase:
@@ -41,6 +45,7 @@ class Phase:
         self.parts: dict[str, list[float]] = {}  # tokens and seconds
         self._name, self._total, self._bar, self._silent = name, total, bar, silent
         self._begin = self._told = time.perf_counter()
+        self._cpu = time.process_time()
         self._done = self._made = 0
 
     def advance(self, count: int, made: bool = True) -> None:
@@ -71,7 +76,8 @@ class Phase:
         """For the log."""
         rates = {f"{name}_per_second": round(n / s, 1) for name, (n, s) in self.parts.items() if s > 0}
         tokens = {name: int(n) for name, (n, _) in self.parts.items()}
-        return {"phase": self._name, "seconds": round(self._seconds(), 1), **tokens, **rates}
+        seconds = {"seconds": round(self._seconds(), 1), "cpu_seconds": round(time.process_time() - self._cpu, 1)}
+        return {"phase": self._name, **seconds, **tokens, **rates}
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._begin

@@ -48,7 +48,7 @@ class Settings:
     drafter: Path | None = None
     steps: int | None = None
     epochs: float | None = None
-    tokens_per_batch: int = 4096
+    tokens_per_batch: int | None = None
     length: int | None = None
     lr: float | None = None
     warmup: int | None = None
@@ -57,6 +57,7 @@ class Settings:
     clip: float = 0.5
     unroll: int = 3
     decay: float = 0.8
+    thin: float | None = None
     feature_loss: float = 0.0
     samples: int | None = None
     draft_vocab: int | None = None

@@ -46,6 +46,7 @@ class StateBatches:
         documents: those of the file that are learned from, each with SHORTEST tokens of the target's own at least.
         tokens: of a batch, about.
         steps: J.
+        thin: share of a step's positions that the next one drafts from, too; drawn.
         prompt_weight: of the loss at positions of prompts, where that of answers is 1; 0: they are not drafted from.
         seed: of the order.
         device: of the tensors.
@@ -57,12 +58,14 @@ class StateBatches:
         documents: Sequence[Document],
         tokens: int,
         steps: int,
+        thin: float,
         prompt_weight: float,
         seed: int,
         device: torch.device,
     ) -> None:
         self._file, self._documents, self._tokens = file, list(documents), tokens
-        self._steps, self._prompt_weight, self._seed, self._device = steps, prompt_weight, seed, device
+        self._steps, self._thin, self._prompt_weight = steps, thin, prompt_weight
+        self._seed, self._device = seed, device
         self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
         self._ends = [0]  # steps up to the end of each epoch
 
@@ -76,10 +79,10 @@ class StateBatches:
         while step >= self._ends[-1]:
             self._ends.append(self._ends[-1] + len(self._epoch(len(self._ends) - 1)))
         epoch = next(e for e, end in enumerate(self._ends[1:]) if step < end)
-        return self._batch(self._epoch(epoch)[step - self._ends[epoch]])
+        return self._batch(self._epoch(epoch)[step - self._ends[epoch]], np.random.default_rng((self._seed, step, 1)))
 
     def first(self, tokens: int) -> list[StateBatch]:
-        """The first documents, about so many tokens, at least one."""
+        """The first documents, about so many tokens, at least one; all of their positions are drafted from."""
         ends = np.cumsum([document.length for document in self._documents])
         some = range(max(1, int(np.searchsorted(ends, tokens, side="right"))))
         return [self._batch(numbers) for numbers in self._cut(sorted(some, key=lambda i: self._documents[i].length))]
@@ -104,14 +107,14 @@ class StateBatches:
             batches[-1].append(i)
         return batches
 
-    def _batch(self, numbers: Sequence[int]) -> StateBatch:
+    def _batch(self, numbers: Sequence[int], random: np.random.Generator | None = None) -> StateBatch:
         documents = [self._documents[i] for i in numbers]
         length = max(document.length for document in documents)
         records = np.zeros((len(documents), length), dtype=self._file.format.record)
         positions, weights = [], []
         for row, document in enumerate(documents):
             records[row, : document.length] = self._file.read(document)
-            rows, of_rows = self._drafted(document)
+            rows, of_rows = self._drafted(document, random)
             positions.append(rows + row * length)
             weights.append(of_rows)
         k = self._file.format.best
@@ -130,13 +133,17 @@ class StateBatches:
         count = sum(document.length for document in documents)
         return StateBatch(tokens, states, best, probabilities, chosen, of_steps, count)
 
-    def _drafted(self, document: Document) -> tuple[np.ndarray, np.ndarray]:
+    def _drafted(self, document: Document, random: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
         """Positions of a document that are drafted from: int64 (m), and the weights of their steps, float32 (J, m).
 
         Step j from position i learns what the target says behind the token at i + 1 + j.
         """
         first = 0 if self._prompt_weight else max(0, document.prompt - 1)
         rows = np.arange(first, document.length - 1)
-        read = rows + 1 + np.arange(self._steps)[:, None]
+        steps = np.arange(self._steps)[:, None]
+        read = rows + 1 + steps
         weights = np.where(read >= document.prompt - 1, np.float32(1.0), np.float32(self._prompt_weight))
-        return rows, np.where(read < document.length, weights, np.float32(0.0)).astype(np.float32)
+        counts = read < document.length
+        if random is not None and self._thin < 1.0:
+            counts &= random.random(len(rows)) < self._thin**steps
+        return rows, np.where(counts, weights, np.float32(0.0)).astype(np.float32)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .gguf_target import GgufTarget
 from .known_best import Labels, known_best_loss
-from .networks import unroll
+from .networks import Step, unroll
 from .objective import Loss
 from .sampled_softmax import draw_sample
 from .state_batches import StateBatch
@@ -37,10 +37,14 @@ class Embedding:
 
 def met_states(drafter: Any, embed: Callable[[Tensor], Tensor], batch: StateBatch) -> list[Tensor]:
     """What meets a frozen drafter's head at each step, in the rows that count: (n, d) float32."""
-    count = len(batch.weights)
     with torch.no_grad():
-        steps = unroll(drafter, embed, batch.tokens, batch.states, batch.states, count, batch.chosen)
-    return [step.to_head[rows] for step, rows in zip(steps, batch.weights > 0, strict=True)]
+        return [step.to_head for step in _unrolled(drafter, embed, batch)]
+
+
+def _unrolled(drafter: Any, embed: Callable[[Tensor], Tensor], batch: StateBatch) -> list[Step]:
+    """The draft steps, each of the rows that count there."""
+    count, states = len(batch.weights), batch.states
+    return unroll(drafter, embed, batch.tokens, states, states, count, batch.chosen, batch.weights > 0)
 
 
 class StateObjective:
@@ -116,9 +120,9 @@ class StateObjective:
         """The decayed sum of the steps' mean losses; these, (J), and the shares of agreement, (J), on the CPU."""
         count, device = len(batch.weights), batch.tokens.device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16):
-            steps = unroll(self.module, self._embed, batch.tokens, batch.states, batch.states, count, batch.chosen)
+            steps = _unrolled(self.module, self._embed, batch)
         wanted = batch.weights > 0
-        students = torch.cat([step.to_head[rows] for step, rows in zip(steps, wanted, strict=True)])
+        students = torch.cat([step.to_head for step in steps])
         places = torch.cat([batch.chosen[rows] + 1 + j for j, rows in enumerate(wanted)])
         sums = batch.weights.sum(1).clamp(min=1e-9)
         step_of = torch.arange(count, device=device).repeat_interleave(wanted.sum(1))

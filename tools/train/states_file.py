@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic import atomic_output
+from ..atomic import append, atomic_output
 from ..config import read_json
 
 _VERSION = 1
@@ -130,13 +130,11 @@ class StatesFile:
         for prompt, records in documents:
             if first and (first + len(records)) * self.format.record.itemsize > _SHARD_BYTES:
                 shard, first = shard + 1, 0
-            with self._shard(shard).open("ab" if first else "wb") as file:
-                records.tofile(file)
+            append(self._shard(shard), np.ascontiguousarray(records).view(np.uint8).data, anew=first == 0)
             placed.append(Document(shard, first, len(records), prompt))
             first += len(records)
         line = json.dumps({"key": key, "documents": [dataclasses.astuple(document) for document in placed]}) + "\n"
-        with (self.path / _INDEX).open("a", encoding="utf-8") as file:
-            file.write(line)
+        append(self.path / _INDEX, line.encode())
         self._end = placed[-1]
         self._maps.pop(shard, None)  # it has grown
         self._groups[key] = Group(tuple(placed))
@@ -150,12 +148,18 @@ class StatesFile:
         return records
 
     def records(self, tokens: Sequence[int], best: np.ndarray, log_probs: np.ndarray, states: np.ndarray) -> np.ndarray:
-        """The records of a document: `best` and `log_probs` (n, best), `states` float32 (n, width)."""
+        """The records of a document: `states` float32 (n, width), `best`, `log_probs` (m, best) of the last m tokens.
+
+        Of the others the distribution is not known: all probabilities are 0.
+        """
         if not np.isfinite(states).all():
             raise ValueError(f"layers {list(self.format.layers)}: found states that are not finite")
         result = np.empty(len(tokens), dtype=self.format.record)
-        result["token"], result["best"] = tokens, best
-        result["log_probs"] = np.maximum(log_probs, np.finfo(np.float16).min)
+        first = len(tokens) - len(best)
+        result["token"] = tokens
+        result["best"][:first], result["log_probs"][:first] = 0, -np.inf
+        result["best"][first:] = best
+        result["log_probs"][first:] = np.maximum(log_probs, np.finfo(np.float16).min)
         result["states"] = to_bfloat16(states)
         return result
 
