@@ -33,9 +33,17 @@ def atomic_output(path: Path) -> Iterator[Path]:
 
 
 def append(path: Path, data: bytes | memoryview, anew: bool = False) -> None:
-    """Appends `data` to a file, or begins it `anew`; raises OSError naming it, where the disk is full, too."""
+    """Appends `data` to a file, or begins it `anew`, wholly or not at all; raises OSError naming it (a full disk)."""
     try:
-        with path.open("wb" if anew else "ab") as file:
-            file.write(data)
+        with path.open("wb" if anew else "ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                left = memoryview(data)
+                while len(left) > 0:
+                    left = left[file.write(left) :]
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    file.truncate(end)
+                raise
     except OSError as error:  # of a write that fails Python does not say in which file
         raise OSError(error.errno, error.strerror, str(path)) from error

@@ -22,7 +22,7 @@ from .. import _core
 from .console import progress_bar, require, run
 from .gguf_output import Encoded, Entry, OutputTensor, f32, string, u32, write_gguf
 from .safetensors_file import read_safetensors
-from .target import drafter_file, open_gguf
+from .target import drafter_file, has_mtp, mtp_head, open_gguf
 from .text_files import check_input, read_texts
 
 PROGRAM = "frspec-sketch"
@@ -79,13 +79,10 @@ def read_head(target: Path, drafter: Path) -> Head:
 
 def _own_head(path: Path, tensors: Collection[str]) -> str | None:
     """The tensor of a drafter's own head; None: it uses the target's, of which an MTP block's file may have a copy."""
+    if has_mtp(tensors):
+        return mtp_head(tensors)
     architecture = str(_core.GgufFile(str(path)).metadata["general.architecture"])
-    names = ["output.weight"]
-    if any(name.endswith(".nextn.eh_proj.weight") for name in tensors):
-        trimmed = names if "d2t" in tensors else []
-        names = [name for name in tensors if name.endswith(".nextn.shared_head_head.weight")] or trimmed
-    elif not architecture.startswith("eagle"):
-        names.append("token_embd.weight")
+    names = ["output.weight"] if architecture.startswith("eagle") else ["output.weight", "token_embd.weight"]
     return next((name for name in names if name in tensors), None)
 
 

@@ -10,7 +10,7 @@ _SPACES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORD, _SYMBOLS = r"[^\r\n\p{L}\p{N}]?\p{L}+", r"| ?[^\s\p{L}\p{N}]+"
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-PUNCTUATION = r"[\p{P}!-/:-@\[-`{-~]"  # that of Hugging Face's step of this name
+PUNCTUATION = r"[\p{P}!-/:-@\[-`{-~]"  # as the step of this name; its table of Unicode is older
 _LLAMA3 = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}{{1,3}}{_SYMBOLS}[\r\n]*{_SPACES}"
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _QWEN35 = (

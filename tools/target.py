@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +168,28 @@ def dequantized(tensor: Any, data: np.ndarray) -> np.ndarray | None:
 
 
 def drafter_file(target: Path, drafter: Path) -> Path:
-    """The file of the drafter that an option `-d` names: "mtp" is the block in the target's own."""
-    return target if str(drafter) == "mtp" else drafter
+    """The file of the drafter that an option `-d` names: "mtp" is the block in the target's own.
+
+    Raises ValueError where the target has none.
+    """
+    if str(drafter) != "mtp":
+        return drafter
+    if not has_mtp(tensor.name for tensor in open_gguf(target).tensors):
+        raise ValueError(
+            f"{target}: found no tensor 'blk.N.nextn.eh_proj.weight', expected one: drafter 'mtp' is the block in it"
+        )
+    return target
+
+
+def has_mtp(tensors: Iterable[str]) -> bool:
+    """Whether a file with these tensors has an MTP block."""
+    return any(name.endswith(".nextn.eh_proj.weight") for name in tensors)
+
+
+def mtp_head(tensors: Collection[str]) -> str | None:
+    """The tensor of an MTP block's own head; None: the target's, of which its file may have a copy."""
+    named = next((name for name in tensors if name.endswith(".nextn.shared_head_head.weight")), None)
+    return named or ("output.weight" if "d2t" in tensors and "output.weight" in tensors else None)
 
 
 def _value(reader: Any, path: Path, key: str, kind: type) -> Any:

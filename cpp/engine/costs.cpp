@@ -9,15 +9,18 @@
 namespace frspec {
 namespace {
 
-constexpr double kUnusual = 1.5;     // times what was expected: more than that is not believed at once
-constexpr double kFast = 0.85;       // of what was expected: no pass is so fast by luck
-constexpr double kSpeedPace = 0.12;  // share of a deviation that is taken for a change of the machine's speed
-constexpr int kFirst = 3;            // passes of so many rows that are needed before they say anything of the speed
-constexpr int kTrusted = 8;          // passes after which a knot needs no neighbours
-constexpr int kMemory = 40;          // passes that a knot remembers
-constexpr int kConfirmed = 12;       // that one counts for which is as the first ones were
-constexpr int kFade = 64;            // passes of other sizes for which it forgets one
-constexpr double kDear = 1.2;        // times what trusted ones promise: more is to be seen again
+constexpr double kUnusual = 1.5;      // times what was expected: more than that is not believed at once
+constexpr double kFast = 0.75;        // of what was expected: hardly any pass is so fast by luck
+constexpr double kFastest = 1.0 / 3;  // of what was expected: all that one pass is believed
+constexpr double kAlike = 1.2;        // times what was expected, or less: it was as was thought
+constexpr double kMostSpeed = 4.0;    // beyond that, or its inverse, the usual speed is another one
+constexpr double kSpeedPace = 0.12;   // share of a deviation that is taken for a change of the machine's speed
+constexpr int kFirst = 3;             // passes of so many rows that are needed before they say anything of the speed
+constexpr int kTrusted = 8;           // passes after which a knot needs no neighbours
+constexpr int kMemory = 40;           // passes that a knot remembers
+constexpr int kConfirmed = 12;        // that one counts for which is as the first ones were
+constexpr int kFade = 64;             // passes of other sizes for which it forgets one
+constexpr double kDear = 1.2;         // times what trusted ones promise: more is to be seen again
 
 }  // namespace
 
@@ -95,6 +98,11 @@ void RowCosts::add(int rows, double seconds) {
     }
   }
   learn(nearest, seconds, promised);
+  if (speed_ > kMostSpeed || speed_ < 1.0 / kMostSpeed) {
+    for (Knot& knot : knots_) knot.seconds *= speed_;
+    before_ *= speed_;
+    speed_ = 1.0;
+  }
   draw();
 }
 
@@ -108,18 +116,24 @@ void RowCosts::learn(std::size_t nearest, double seconds, double promised) {
     ++known_;
     return;
   }
+  // A correction that its next pass does not bear out is taken back.
+  if (std::cmp_equal(corrected_, nearest)) {
+    if (now > kUnusual * knot.seconds) knot = {before_, kConfirmed};
+    corrected_ = -1;
+  }
   const double found = now / knot.seconds;
-  if (knot.count >= kFirst && doubt(nearest, found)) return;
+  if (doubts_ && knot.count >= kFirst && doubt(nearest, std::max(found, kFastest))) return;
   const double ratio = std::clamp(found, 1.0 / kUnusual, kUnusual);
-  if (knot.count >= kFirst) speed_ *= std::pow(ratio, kSpeedPace);
+  if (knot.count >= kTrusted) speed_ *= std::pow(ratio, kSpeedPace);
   // The first passes may have had bad luck, never good luck.
   if (ratio < 1.0 && knot.count < kFirst) {
     knot.seconds *= ratio;
-  } else if (ratio < kUnusual || knot.count < kFirst) {
-    knot.seconds *= std::pow(ratio, 1.0 / (knot.count + 1));
+  } else {
+    const bool is_usual = ratio < kUnusual || knot.count < kFirst;
+    knot.seconds *= std::pow(ratio, 1.0 / (is_usual ? knot.count + 1 : kMemory));
   }
   // Found twice, not by chance.
-  const bool is_confirmed = knot.count >= kFirst && knot.count < kTrusted && ratio < 1.0 / kFast;
+  const bool is_confirmed = knot.count >= kFirst && knot.count < kTrusted && ratio > 1.0 / kAlike && ratio < kAlike;
   knot.count = is_confirmed ? kConfirmed : std::min(knot.count + 1, kMemory);
 }
 
@@ -130,10 +144,11 @@ bool RowCosts::doubt(std::size_t knot, double ratio) {
   if (doubted_ >= 0 && static_cast<std::size_t>(doubted_) != knot) {
     if (is_fast) {
       speed_ *= std::sqrt(doubted_ratio_ * ratio);
-    } else if (ratio < 1.0 / kFast) {
+    } else if (ratio < kAlike) {
       Knot& dear = knots_[static_cast<std::size_t>(doubted_)];
-      dear.seconds *= doubted_ratio_;
-      dear.count = kFirst;
+      corrected_ = doubted_;
+      before_ = dear.seconds;
+      dear = {dear.seconds * doubted_ratio_, kFirst};
     }
     doubted_ = -1;
     return is_fast;
@@ -143,17 +158,24 @@ bool RowCosts::doubt(std::size_t knot, double ratio) {
     return false;
   }
   // Again and again the same size: what is known of the others is known of a slower machine.
-  if (doubted_ >= 0 && ++doubts_ >= kFirst) {
+  if (doubted_ >= 0 && ++doubted_times_ >= kFirst) {
     speed_ *= ratio;
     doubted_ = -1;
     return true;
   }
   if (doubted_ < 0) {
     doubted_ = static_cast<int>(knot);
-    doubts_ = 1;
+    doubted_times_ = 1;
   }
   doubted_ratio_ = ratio;
   return true;
+}
+
+bool RowCosts::is_known_up_to(int rows) const {
+  for (std::size_t i = 0; i < kRows.size() && kRows[i] <= rows; ++i) {
+    if (knots_[i].count > 0) return true;
+  }
+  return false;
 }
 
 int RowCosts::rows_within(double seconds, int least, int most) const {
@@ -181,9 +203,11 @@ std::array<double, 2 * RowCosts::kRows.size()> RowCosts::numbers() const {
 void RowCosts::restore(std::span<const double> numbers) {
   known_ = 0;
   speed_ = 1.0;
-  doubted_ = -1;
+  doubted_ = corrected_ = -1;
   for (std::size_t i = 0; i < knots_.size(); ++i) {
-    knots_[i] = {numbers[2 * i], static_cast<int>(std::min(numbers[2 * i + 1], static_cast<double>(kConfirmed)))};
+    const bool is_known = numbers[2 * i] > 0.0 && numbers[2 * i + 1] >= 1.0;
+    if (is_known) knots_[i] = {numbers[2 * i], static_cast<int>(std::min<double>(numbers[2 * i + 1], kConfirmed))};
+    if (!is_known) knots_[i] = {};
     known_ += knots_[i].count > 0 ? 1 : 0;
   }
   draw();

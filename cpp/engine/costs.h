@@ -12,13 +12,18 @@ namespace frspec {
 class RowCosts {
  public:
   // Nothing is known: a pass of one row takes that long, and each further row so much of it.
-  explicit RowCosts(double one_row = 0.0, double further_row = 0.1) : guess_(one_row), further_(further_row) {}
+  // `doubts`: what is added are whole passes of one kind, of which none is much faster than it can be; not differences
+  // of times, nor passes of several kinds.
+  explicit RowCosts(double one_row = 0.0, double further_row = 0.1, bool doubts = true)
+      : guess_(one_row), further_(further_row), doubts_(doubts) {}
 
   double operator()(int rows) const { return speed_ * shape(rows); }
   // A pass that took so long. One that took much longer than any before says little: somebody else wanted the
   // processor.
   void add(int rows, double seconds);
   bool is_known() const { return known_ > 0; }
+  // Whether there was a pass of so many rows, or fewer.
+  bool is_known_up_to(int rows) const;
   // The most rows, of `least` to `most`, whose pass is expected to take no longer than this; at least `least`.
   int rows_within(double seconds, int least, int most) const;
 
@@ -43,12 +48,15 @@ class RowCosts {
   std::array<Knot, kRows.size()> knots_ = {};
   std::array<double, kRows.size()> curve_ = {};  // what is thought of those that are known
   int known_ = 0;                                // knots that are
-  int passes_ = 0;
+  unsigned passes_ = 0;
   double speed_ = 1.0;
-  int doubted_ = -1;  // the knot whose latest pass was faster than can be; none: -1
-  int doubts_ = 0;    // such passes in a row
+  int doubted_ = -1;       // the knot whose latest pass was faster than can be; none: -1
+  int doubted_times_ = 0;  // such passes in a row
   double doubted_ratio_ = 1.0;
+  int corrected_ = -1;   // the knot that was corrected last, and not seen since
+  double before_ = 0.0;  // its seconds before
   double guess_, further_;
+  bool doubts_;
 };
 
 }  // namespace frspec

@@ -53,8 +53,9 @@ double host_spare(Backend& backend, const ModelConfig& config, const ModelLimits
 }
 
 // The same where a user says what keys and values may take. `plan`: of a device with memory of its own.
+// `weights`: bytes that are still to be read into the host's.
 double chosen_spare(std::size_t memory, Backend& backend, const ModelConfig& config, const ModelLimits& limits,
-                    const std::optional<MemoryPlan>& plan) {
+                    const std::optional<MemoryPlan>& plan, std::size_t weights) {
   constexpr double kMostPages = std::numeric_limits<int>::max() / kPageSlots;
   const double page = kv_bytes(backend, config, limits, kPageSlots);
   const double pages = std::floor(static_cast<double>(memory) / page);
@@ -66,7 +67,8 @@ double chosen_spare(std::size_t memory, Backend& backend, const ModelConfig& con
   }
   const double spare = (pages - least + 0.5) / pages_for(limits.context);  // half a page that is cut off again
   const double wanted = plan ? (1.0 + spare) * static_cast<double>(plan->caches()) : pages * page;
-  const std::size_t free = plan ? plan->room() : available_memory();
+  const std::size_t available = available_memory();
+  const std::size_t free = plan ? plan->room() : available > weights ? available - weights : available;
   if ((free > 0 && wanted > static_cast<double>(free)) || pages > kMostPages) {
     throw OutOfMemory(concat("kv_memory: found ", format_bytes(memory), ", for which the caches take ",
                              format_bytes(static_cast<std::size_t>(wanted)), ", expected at most ", format_bytes(free),
@@ -146,7 +148,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), file_(GgufFile
   const bool own_memory = backend_->capabilities().own_memory;
   if (own_memory) plan_memory(limits, taps);
   if (options.kv_memory) {
-    spare_ = chosen_spare(*options.kv_memory, *backend_, config, limits, memory_plan_);
+    spare_ = chosen_spare(*options.kv_memory, *backend_, config, limits, memory_plan_, total);
   } else if (!own_memory) {
     spare_ = host_spare(*backend_, config, limits);
   }

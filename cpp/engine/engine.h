@@ -181,6 +181,8 @@ class Engine {
   void take(Sequence& sequence, const Step& step, const Verdict& verdict);
   void learn(Sequence& sequence, const Step& step, const Verdict& verdict);
   void learn_costs(Sequence& sequence, const Step& step, const Verdict& verdict);
+  // Whether the planner learns what this step took.
+  static bool tells_planner(const Sequence& sequence, const Step& step);
   void note_times(Step& step);
   void close_times(Sequence& sequence, bool reads, double seconds) const;
   std::size_t most_tokens(const Sequence& sequence) const;
@@ -204,6 +206,7 @@ class Engine {
   void gather(std::span<Sequence* const> sequences, std::vector<Member>& members);
   int rows_beside(int writers) const;
   void give_chunks(std::vector<Member>& members);
+  static bool tells_planner(const Member& member);
   void draft(std::vector<Member>& members);
   void draft(Member& member, int room);
   void run(std::vector<Member>& members);
@@ -227,7 +230,8 @@ class Engine {
   std::shared_ptr<RankKeeper> ranks_;                   // null: ranks do not change
   std::unique_ptr<Drafting> drafting_;                  // null without a drafter
   std::unique_ptr<Planner> planner_;                    // likewise
-  RowCosts passes_;                                     // of several sequences
+  RowCosts passes_{0.0, 0.1, false};                    // of all kinds
+  int rows_written_ = 0;                                // of the latest pass, without those of prompts
   std::vector<std::int32_t> cut_tokens_, cut_parents_;  // of a tree that is cut
   bool calibrated_ = false;
   std::vector<Place> places_;

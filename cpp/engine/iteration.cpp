@@ -68,7 +68,10 @@ void Engine::draft(const Sequence& sequence, Step& step, const Step* unseen) {
   if (is_guided && draft_forced(sequence, step)) return;
   // Where there is no room for drafts none are made, unless they are a part of what a seed gives.
   const bool has_room = step.limits.most != 0 || sequence.options().verify != VerifyMode::Keyed;
-  if (place_->draft.works() && has_room) ask_drafter(sequence, step, unseen);
+  if (place_->draft.works()) {
+    planner_->write_among(step.company, sequence.options().sampling.temperature > 0.0f);
+    if (has_room) ask_drafter(sequence, step, unseen);
+  }
   step.drafted = step.tree != nullptr;
   if (!step.drafted) step.tree = &runner_->root_alone();
   if (is_guided) guide(sequence, step);
@@ -77,7 +80,6 @@ void Engine::draft(const Sequence& sequence, Step& step, const Step* unseen) {
 void Engine::ask_drafter(const Sequence& sequence, Step& step, const Step* unseen) {
   const GenerateOptions& options = sequence.options();
   const bool watches = options.draft == DraftMode::Watch;
-  planner_->write_among(step.company, options.sampling.temperature > 0.0f);
   const bool again = unseen != nullptr && unseen->plan.planned && unseen->drafted;
   step.plan = again ? planner_->tuner().again() : planner_->next(options, sequence.stats().steps);
   drafting_->time_head(options.trace);
@@ -173,6 +175,11 @@ void Engine::learn(Sequence& sequence, const Step& step, const Verdict& verdict)
   }
 }
 
+bool Engine::tells_planner(const Sequence& sequence, const Step& step) {
+  const DraftMode draft = sequence.options().draft;
+  return draft != DraftMode::Never && draft != DraftMode::Watch && (!step.forced || step.drafted);
+}
+
 void Engine::learn_costs(Sequence& sequence, const Step& step, const Verdict& verdict) {
   const GenerateOptions& options = sequence.options();
   Tuner::Step& tuned = tuned_;
@@ -196,8 +203,10 @@ void Engine::learn_costs(Sequence& sequence, const Step& step, const Verdict& ve
   if (step.forced) stats.forced_tokens += static_cast<std::int64_t>(verdict.nodes.size()) - 1;
   stats.step_tokens += static_cast<std::int64_t>(sequence.fresh().size()) + (sequence.ended_by_token() ? 1 : 0);
   if (options.trace) sequence.add(trace_of(sequence, step, verdict));
-  const bool tells = options.draft != DraftMode::Never && options.draft != DraftMode::Watch;
-  if (planner_ && tells && (!step.forced || step.drafted)) planner_->tuner().add(tuned);
+  if (planner_ && tells_planner(sequence, step)) planner_->tuner().add(tuned);
+  if (step.company.texts > 1 || step.company.rows > 0 || !(tuned.target_seconds > 0.0)) return;
+  passes_.add(tuned.rows, tuned.target_seconds);
+  rows_written_ = tuned.rows;
 }
 
 // Before the drafter is told of the verdict: its head may follow the text. The total comes when the step is over.

@@ -63,7 +63,7 @@ Lab::Forward Lab::forward(std::span<const TokenId> tokens, std::optional<int> wa
   const int best = wanted.value_or(0);
   const int most = std::min(kMaxBest, engine_.config().vocab);
   if (best < 0 || best > most) fail("forward: found best ", best, ", expected 0 to ", most);
-  if (from > tokens.size()) fail("forward: found from ", from, ", expected 0 to ", tokens.size(), ", the tokens");
+  if (from > tokens.size()) fail("forward: found first ", from, ", expected 0 to ", tokens.size(), ", the tokens");
   check_tokens(tokens, *engine_.tokenizer());
   const EngineParts parts = engine_.take_over();
   CausalModel& target = parts.runner.target();

@@ -145,10 +145,12 @@ void Engine::gather(std::span<Sequence* const> sequences, std::vector<Member>& m
 
 // How many rows of prompts come along with so many texts that are written.
 int Engine::rows_beside(int writers) const {
-  if (options_.step_ms == 0 || !passes_.is_known()) return std::min(kRowsBeside, batch_);
-  const double seconds = std::max(options_.step_ms / 1000.0, 2.0 * passes_(writers));
   const int least = std::min(kLeastRowsBeside, batch_);
-  return passes_.rows_within(seconds, writers + least, writers + batch_) - writers;
+  const int written = std::max(writers, rows_written_);  // drafts among them
+  if (options_.step_ms == 0 || !passes_.is_known()) return std::min(kRowsBeside, batch_);
+  double seconds = options_.step_ms / 1000.0;
+  if (passes_.is_known_up_to(written)) seconds = std::max(seconds, 2.0 * passes_(written));
+  return passes_.rows_within(seconds, written + least, written + batch_) - written;
 }
 
 // Which rows of what is still to be read come along: of the sequence that is served first, and of that which has least
@@ -190,6 +192,10 @@ void Engine::give_chunks(std::vector<Member>& members) {
 }
 
 // Trees of those that are written, one after the other.
+bool Engine::tells_planner(const Member& member) {
+  return !member.sequence->error() && tells_planner(*member.sequence, member.step);
+}
+
 void Engine::draft(std::vector<Member>& members) {
   int rows = 0, texts = 0, nodes = 0;
   for (const Member& member : members) {
@@ -212,10 +218,14 @@ void Engine::draft(std::vector<Member>& members) {
       nodes += member.tokens.size() > 1 ? static_cast<int>(member.tokens.size()) : 0;
     });
   }
-  // What the pass takes is learned once, of as many rows as it has.
-  bool told = false;
+  // What the pass takes is learned once, of as many rows as it has; of one that tells the planner, if there is one.
+  const Member* teller = nullptr;
+  for (const Member& member : members) {
+    if (member.reads || (teller != nullptr && tells_planner(*teller))) continue;
+    if (teller == nullptr || tells_planner(member)) teller = &member;
+  }
   for (Member& member : members) {
-    member.step.told_of_pass = std::exchange(told, told || !member.reads);
+    member.step.told_of_pass = &member != teller;
     member.step.company.rows = rows - static_cast<int>(member.tokens.size());
   }
 }
@@ -225,8 +235,10 @@ void Engine::draft(Member& member, int room) {
   const auto start = Clock::now();
   Step& step = member.step;
   DraftTree& tree = place_->tree;
-  step.limits = member.sequence->options().limits;
-  if (room < max_size_ - 1) step.limits = step.limits.within(std::max(0, room));
+  const GenerateOptions& options = member.sequence->options();
+  step.limits = options.limits;
+  // A tree that is only looked at needs no room.
+  if (room < max_size_ - 1 && options.draft != DraftMode::Watch) step.limits = step.limits.within(std::max(0, room));
   draft(*member.sequence, step, nullptr);
   member.asks = true;
   if (step.tree->size() > 1) {
@@ -241,7 +253,7 @@ void Engine::draft(Member& member, int room) {
   }
   step.tree = &tree;
   step.grown_seconds = seconds_since(start);
-  step.head_seconds = drafting_ ? drafting_->head_seconds() : 0.0;
+  step.head_seconds = drafting_ && (step.plan.planned || step.plan.drafts) ? drafting_->head_seconds() : 0.0;
 }
 
 // The pass, and what it says of each tree.
@@ -283,6 +295,8 @@ void Engine::run(std::vector<Member>& members) {
   Verifier& verifier = runner_->verifier();
   const std::vector<std::exception_ptr> errors = verifier.verify(asked);
   passes_.add(rows, seconds_since(start));
+  rows_written_ = rows;
+  for (const Member& member : members) rows_written_ -= member.chunk;
   for (std::size_t i = 0; i < asking.size(); ++i) {
     Member& member = *asking[i];
     member.asked = i;

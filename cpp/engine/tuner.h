@@ -168,7 +168,7 @@ class Tuner final : public Growth {
   int fixed_levels_;
   std::function<double()> clock_;
   Acceptance acceptance_;
-  RowCosts target_{0.0, 0.1}, layers_{0.0, 0.02};
+  RowCosts target_{0.0, 0.1}, layers_{0.0, 0.02, false};
   Mean overhead_;  // of a drafted step, seconds: beside layers and heads
   Mean rate_tokens_, rate_seconds_;
   bool noisy_ = false;

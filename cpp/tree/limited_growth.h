@@ -28,7 +28,6 @@ struct DraftLimits {
 
 // Trees that are not too large, and whose nodes are likely enough. Whether a tree is too small is known when all of it
 // is there: parts of it may come from several drafters.
-
 class LimitedGrowth final : public Growth {
  public:
   LimitedGrowth(Growth& inner, const DraftLimits& limits) : inner_(inner), limits_(limits) {}

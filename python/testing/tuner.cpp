@@ -67,9 +67,10 @@ void init_tuner(nb::module_& m) {
       [](int nodes, int most, int least, int room) { return DraftLimits{most, least}.within(room).of(nodes); },
       "nodes"_a, "most"_a, "least"_a, "room"_a, "How many of so many nodes are drafted (tree/limited_growth.h).");
   nb::class_<RowCosts>(m, "RowCosts", "What passes cost (engine/costs.h).")
-      .def(nb::init<>())
+      .def(nb::init<double, double, bool>(), "one_row"_a = 0.0, "further_row"_a = 0.1, "doubts"_a = true)
       .def(
           "__call__", [](const RowCosts& self, int rows) { return self(rows); }, "rows"_a)
+      .def("is_known_up_to", &RowCosts::is_known_up_to, "rows"_a)
       .def("add", &RowCosts::add, "rows"_a, "seconds"_a)
       .def("rows_within", &RowCosts::rows_within, "seconds"_a, "least"_a, "most"_a);
   nb::class_<Tuner>(m, "Tuner", "What to draft with, how far, and whether at all (engine/tuner.h).")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -384,8 +385,40 @@ def test_a_part_of_a_tree_may_be_small() -> None:
     assert tuner.size_within([0.9, 0.5, 0.4], -1, 0, 0.45) == 2
 
 
+NOISES: dict[str, Any] = {
+    "even": lambda r: r.gauss(1.0, 0.1),
+    "sometimes slower": lambda r: 1.6 if r.random() < 0.3 else 1.0,
+    "one-sided": lambda r: 1.0 + r.expovariate(5.0),
+    "rarely much slower": lambda r: 3.0 if r.random() < 0.05 else 1.0,
+    "a clock that jumps": lambda r: 0.001 if r.random() < 0.002 else r.uniform(0.95, 1.05),
+}
+
+
+@pytest.mark.parametrize("doubts", [True, False])
+@pytest.mark.parametrize("noise", NOISES)
+def test_costs_stay_what_they_are_however_noisy_passes_are(noise: str, doubts: bool) -> None:
+    """For hours of passes; of sizes that come often and such that come rarely."""
+    lucky = random.Random(3)
+    costs = _testing.RowCosts(0.0, 0.1, doubts)
+    sizes = [1, 4, 4, 8]
+    errors = []
+    for step in range(200_000):
+        rows = 16 if step % 100 == 0 else 12 if step % 37 == 0 else sizes[step % 4]
+        costs.add(rows, (0.010 + 0.001 * rows) * max(1e-6, NOISES[noise](lucky)))
+        if step > 200 and step % 50 == 0:
+            errors += [costs(rows) / (0.010 + 0.001 * rows) for rows in (1, 4, 8, 12, 16)]
+    usual = statistics.median(errors)
+    assert 0.85 < usual < 1.3
+    near = sum(0.7 < error / usual < 1.4 for error in errors)
+    assert near > 0.95 * len(errors)
+
+
 def test_rows_of_a_pass_that_may_take_so_long() -> None:
     costs = _testing.RowCosts()
+    assert not costs.is_known_up_to(1000)
+    costs.add(16, 0.026)
+    assert costs.is_known_up_to(16)
+    assert not costs.is_known_up_to(15)
     for _ in range(20):
         for rows in (1, 2, 8, 16, 64, 128):
             costs.add(rows, 0.010 + 0.001 * rows)

@@ -12,6 +12,7 @@ import pytest
 import tokenizers
 import transformers
 from checkpoints import make_checkpoint, make_tokenizer
+from frspec_cpp.tools.pretokenizers import pretokenizer_name
 from frspec_cpp.tools.vocabulary import Vocabulary
 from gguf_values import metadata
 from hf_tokenizers import edit, read
@@ -322,3 +323,22 @@ def test_sentencepiece_agrees_with_the_package(tmp_path: Path) -> None:
     assert [kind == 3 for kind in vocabulary.types] == [processor.is_control(i) for i in range(size)]
     sentence = "the people told the sea"
     assert spm_reference(vocabulary, "\u2581" + sentence.replace(" ", "\u2581")) == processor.encode(sentence)
+
+
+def test_steps_that_stand_for_expressions() -> None:
+    """Chameleon's own tokenizer.json names two of its rules."""
+    isolated = {"type": "Split", "behavior": "Isolated", "invert": False}
+    expressions = ["<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", r"([\t\n]|    |  )"]
+    for behavior in ("Isolated", "Contiguous"):
+        stages = [
+            *({**isolated, "pattern": {"Regex": expression}} for expression in expressions),
+            {"type": "Digits", "individual_digits": True},
+            {"type": "Punctuation", "behavior": behavior},
+            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+        ]
+        tokenizer = {"model": {}, "pre_tokenizer": {"type": "Sequence", "pretokenizers": stages}}
+        if behavior == "Isolated":
+            assert pretokenizer_name(Path("tokenizer.json"), tokenizer) == "chameleon"
+        else:
+            with pytest.raises(ValueError, match="no known pre-tokenizer splits like this"):
+                pretokenizer_name(Path("tokenizer.json"), tokenizer)

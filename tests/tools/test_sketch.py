@@ -8,10 +8,12 @@ import gguf
 import numpy as np
 import pytest
 from frspec_cpp.tools import sketch
+from frspec_cpp.tools.evaluate.drafters import look_at
+from frspec_cpp.tools.target import drafter_file
 from qwen35 import make_qwen35
 from safetensors.numpy import save_file
 
-from frspec_cpp import LLM
+from frspec_cpp import LLM, Tokenizer
 
 TEXT = "The quick brown fox jumps over the lazy dog, and then it goes home to sleep. def add(a, b): return a + b\n"
 
@@ -95,6 +97,21 @@ def test_a_sketch_of_an_mtp_block(tmp_path: Path) -> None:
     for drafter, expected in ((whole, copy), (beside, copy), (other, own)):
         head = sketch.read_head(whole, drafter)
         np.testing.assert_array_equal(head.rows(0, head.size), expected)
+    made.extra["d2t"] = np.zeros(len(own) // 2, dtype=np.int64)
+    made.nextn.pop("nextn.shared_head_head.weight")
+    made.shared["output.weight"] = half = copy[: len(own) // 2]
+    trimmed = made.write(tmp_path / "trimmed.gguf", "nextn")
+    head = sketch.read_head(whole, trimmed)
+    np.testing.assert_array_equal(head.rows(0, head.size), half)
+    found = [look_at(path, Tokenizer(whole)) for path in (whole, other, trimmed)]
+    assert [(one.kind, one.rows, one.reduced) for one in found] == [
+        ("mtp", len(own), False),
+        ("mtp", len(own), False),
+        ("mtp", len(half), True),
+    ]
+    plain = made.write(tmp_path / "plain.gguf", "trunk")
+    with pytest.raises(ValueError, match=r"plain\.gguf: found no tensor 'blk\.N\.nextn"):
+        drafter_file(plain, Path("mtp"))
     corpus = tmp_path / "texts.txt"
     corpus.write_text("\n".join(TEXT + str(i) for i in range(40)))
     path = tmp_path / "sketch.gguf"

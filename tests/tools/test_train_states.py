@@ -11,6 +11,7 @@ import pytest
 import torch
 from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import convert
+from frspec_cpp.tools.train.curves import read_log
 from frspec_cpp.tools.train.drafter_files import layer_sizes
 from frspec_cpp.tools.train.frozen_target import FrozenTarget
 from frspec_cpp.tools.train.gguf_target import GgufTarget
@@ -19,6 +20,7 @@ from frspec_cpp.tools.train.known_best import _CHUNK, Labels, known_best_loss
 from frspec_cpp.tools.train.networks import Eagle2, Eagle3, unroll
 from frspec_cpp.tools.train.state_batches import StateBatches
 from frspec_cpp.tools.train.states_file import Document, StateFormat, StatesFile, to_bfloat16
+from frspec_cpp.tools.train.together import Dialogue, write_together
 
 from frspec_cpp import _core
 
@@ -50,7 +52,7 @@ def test_states_are_those_of_a_pass_with_logits(model: tuple[Path, Path]) -> Non
         assert all(np.array_equal(a, b) for a, b in zip(again, taps, strict=True))
         assert np.array_equal(later, best[first:])
         assert np.array_equal(later_log_probs, log_probs[first:])
-    with pytest.raises(ValueError, match="found from 51, expected 0 to 50"):
+    with pytest.raises(ValueError, match="found first 51, expected 0 to 50"):
         engine.forward_states(tokens, 7, 51)
     for wrong in (0, 65, -1):
         with pytest.raises(ValueError, match=f"found best {wrong}"):
@@ -102,6 +104,28 @@ def test_chosen_rows_are_those_of_all(model: tuple[Path, Path], kind: str) -> No
         results.append([*picked, gradient])
     for mine, theirs in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["eagle2", "eagle3"])
+def test_gradients_of_a_frequent_token_are_whole_in_bfloat16(model: tuple[Path, Path], kind: str) -> None:
+    """A sum of thousands in bfloat16 would end at some hundred."""
+    target = GgufTarget(model[1], _CPU)
+    torch.manual_seed(2)
+    sizes = layer_sizes(target, kind)
+    network: Any = Eagle2(sizes) if kind == "eagle2" else Eagle3(sizes, (0, 1, 2))
+    tokens = torch.where(torch.rand(8, 256) < 0.9, 7, torch.randint(0, 400, (8, 256)))
+    states = torch.randn(8, 256, sizes.hidden * (1 if kind == "eagle2" else 3))
+    table = target.embedding_rows(np.arange(400))
+    gradients = []
+    for is_narrow in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_narrow):
+            steps = unroll(network, lambda ids: table[ids], tokens, states, states, 2)
+        loss = sum(step.to_head.float().sum() for step in steps)
+        parameters = [p for p in network.parameters() if p.requires_grad and p.ndim == 2]
+        gradients.append(torch.autograd.grad(loss, parameters, allow_unused=True))  # type: ignore[arg-type]
+    for exact, narrow in zip(*gradients, strict=True):
+        if exact is not None and narrow is not None:
+            assert float(narrow.norm() / exact.norm()) == pytest.approx(1.0, abs=0.02)
 
 
 def test_positions_that_later_steps_leave_out_change_nothing_for_others(model: tuple[Path, Path]) -> None:
@@ -244,6 +268,70 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path, name: str) -> None:
         file.add("a", [(1, some_records(file, 5, 0))])
     with StatesFile(tmp_path, _FORMAT) as file:
         assert file.find("a") is not None
+
+
+def test_what_could_not_be_appended_whole_is_cut_off(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with StatesFile(tmp_path, _FORMAT) as file:
+        first = some_records(file, 3, 1)
+        file.add("a", [(1, first)])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (first.nbytes + first.nbytes // 2, hard))
+        try:
+            with pytest.raises(OSError, match="states-00000.bin"):
+                file.add("b", [(1, some_records(file, 3, 2))])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert (tmp_path / "states-00000.bin").stat().st_size == first.nbytes
+        third = some_records(file, 2, 3)
+        group = file.add("c", [(1, third)])
+        assert np.array_equal(file.read(group.documents[0]), third)
+
+
+def test_a_log_with_torn_lines_is_read(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"ste{"step": 2}\n{"step": 3}\n{"st')
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 1}, {"step": 3}]
+
+
+class Answer:
+    """A text of one token."""
+
+    def __init__(self) -> None:
+        self.finish_reason: str | None = None
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Answers:
+    """An engine."""
+
+    def __init__(self) -> None:
+        self.begun: list[Answer] = []
+
+    def begin(self, prompt: list[int]) -> Answer:
+        self.begun.append(Answer())
+        return self.begun[-1]
+
+
+def test_a_dialogue_that_cannot_go_on_says_why_and_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(dialogue: Dialogue) -> list[int] | None:
+        if dialogue is asked[1] and dialogue.turns:
+            raise ValueError("no second turn")
+        return None if dialogue.turns else [1]
+
+    def step(texts: list[Answer]) -> list[list[tuple[int, bool, str]]]:
+        for text in texts:
+            text.finish_reason = "stop"
+        return [[(1, False, "")] for _ in texts]
+
+    monkeypatch.setattr(_core.Generation, "step_together", step)
+    asked = [Dialogue(ask, {}) for _ in range(3)]
+    engine = Answers()
+    with pytest.raises(ValueError, match="no second turn"):
+        list(write_together(engine, asked, 3, lambda tokens, seconds: None))
+    assert [answer.cancelled for answer in engine.begun] == [False, True, True]
 
 
 def test_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ... import _core
+from ..target import has_mtp, mtp_head
 
 _LONGEST_CHARACTER = 4  # bytes of a token that SLRS takes
 
@@ -67,13 +68,9 @@ def look_at(path: Path, target: _core.Tokenizer) -> DrafterFile:
         reduced = "d2t" in shapes
         rows = int(shapes["output.weight"][1]) if reduced and "output.weight" in shapes else target.size
         return DrafterFile(path, str(architecture), rows, reduced, shared=target.size, has_sketch=has_sketch)
-    if any(name.endswith(".nextn.eh_proj.weight") for name in shapes):
-        own = (
-            "output.weight"
-            if "d2t" in shapes
-            else next((n for n in shapes if n.endswith("shared_head_head.weight")), "")
-        )
-        rows = int(shapes[own][1]) if own in shapes else target.size
+    if has_mtp(shapes):
+        own = mtp_head(shapes)
+        rows = int(shapes[own][1]) if own is not None else target.size
         return DrafterFile(path, "mtp", rows, "d2t" in shapes, shared=target.size, has_sketch=has_sketch)
     if not isinstance(architecture, str) or architecture.startswith("frspec"):
         raise ValueError(

@@ -230,7 +230,7 @@ def _files(request: Request, plan: _Plan) -> list[Path]:
     paths: list[Path | None] = [request.model]
     for contender in plan.contenders:
         given = (contender.options.get(name) for name in ("drafter", "ranks", "sketch"))
-        paths += [Path(path) for path in given if path]
+        paths += [Path(path) for path in given if path and path != "mtp"]
     paths += [plan.drafter_of(peer) for peer in plan.peers]
     if any(method.kind.startswith("transformers") for method in plan.peers):
         paths += [request.hf_target, request.hf_drafter]

@@ -157,7 +157,7 @@ class Gathering:
                     train.append(group)
                     if made >= wanted:
                         break
-            if questions and made < wanted and not settings.quiet:
+            if questions and made < wanted and not self._is_full() and not settings.quiet:
                 note(
                     f"{made} tokens of the target's own, where {wanted} were wanted: more prompts or temperatures help"
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ _POINTS = 100  # of a training curve
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log.jsonl; a torn last line is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was cut off while it was written
-    return [json.loads(line) for line in lines]
+    """The records of a log.jsonl; lines that were cut off while they were written are left out."""
+    records: list[dict[str, Any]] = []
+    for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return records
 
 
 def draw_curves(path: Path, records: list[dict[str, Any]], title: str) -> None:

@@ -24,7 +24,7 @@ _GGUF_SAMPLES = 4096  # rows: half of a step's time is the head's where there ar
 _OF_GGUF = ("prompts", "data", "draft_with", "prompt_weight", "thin")
 _OF_FOLDER = ("generate", "feature_loss")
 # Lengths of rows, tokens of the target's own and of a batch, temperatures and epochs where the user names none. On
-# processors many small steps teach more in an hour than few large ones.
+# processors many small steps teach more in an hour than few large ones (docs/training.md); on GPUs it was not measured.
 _FOLDER_DEFAULTS = (512, 1_000_000, 4096, (0.0,), None)
 _GGUF_DEFAULTS = (1024, 300_000, 1024, (0.0, 0.8), 8.0)
 

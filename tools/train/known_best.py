@@ -57,7 +57,7 @@ class _KnownBest(torch.autograd.Function):
             is_certain, columns = columns < size, columns.clamp(max=size - 1)
             p = labels.probabilities[rows] * is_certain
             z = (student @ narrow.T).float()
-            agreed[rows] = (z.gather(1, columns[:, :1])[:, 0] >= z.amax(-1)) & is_certain[:, 0]
+            agreed[rows] = (z.argmax(-1) == columns[:, 0]) & is_certain[:, 0]
             q = torch.softmax(z.add_(log_weights), -1, out=z)
             known = q.gather(1, columns) * is_certain
             held = p.sum(-1, keepdim=True)

@@ -189,6 +189,7 @@ def unroll(
     # All steps read the same tokens, of which a text has many more than once.
     ids, places = torch.unique(torch.cat([tokens.flatten(), tokens.new_zeros(1)]), return_inverse=True)
     read, zero, places = network.read(embed(ids)), places[-1], places[:-1].view_as(tokens)
+    rows = read.float()  # gradients of all places of a token are added up in it: bfloat16 would stop at some hundred
     for shift in range(1, count + 1):
         ahead = zero.expand_as(tokens).clone()
         ahead[:, :-shift] = places[:, shift:]
@@ -197,6 +198,6 @@ def unroll(
                 kept = wanted[shift - 1][wanted[shift - 2]]
                 state, cache.chosen = state[kept], chosen[wanted[shift - 1]]
             ahead = ahead.flatten()[cache.chosen]
-        steps.append(network.step(F.embedding(ahead, read), state, cache))
+        steps.append(network.step(F.embedding(ahead, rows).to(read.dtype), state, cache))
         state = steps[-1].feedback
     return steps

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ... import _core
 
-PARALLEL = 16  # texts at once: per second of a processor, of SmolLM2 87 tokens with 4, 121 with 8, 142 with 16
+PARALLEL = 16  # texts at once (docs/training.md): more of them are hardly faster
 _AHEAD = 4  # dialogues that are begun or waiting to be given back, times as many
 
 
@@ -100,4 +100,5 @@ def write_together(
             running = [one for one in running if one.text is not None]
     finally:
         for one in running:
-            one.text.cancel()
+            if one.text is not None:
+                one.text.cancel()
