@@ -278,7 +278,7 @@ def test_what_could_not_be_appended_whole_is_cut_off(tmp_path: Path) -> None:
         file.add("a", [(1, first)])
         resource.setrlimit(resource.RLIMIT_FSIZE, (first.nbytes + first.nbytes // 2, hard))
         try:
-            with pytest.raises(OSError, match="states-00000.bin"):
+            with pytest.raises(OSError, match=r"states-00000\.bin"):
                 file.add("b", [(1, some_records(file, 3, 2))])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -301,6 +301,7 @@ class Answer:
         self.cancelled = False
 
     def cancel(self) -> None:
+        """As of a Generation."""
         self.cancelled = True
 
 
@@ -311,6 +312,7 @@ class Answers:
         self.begun: list[Answer] = []
 
     def begin(self, prompt: list[int]) -> Answer:
+        """A text."""
         self.begun.append(Answer())
         return self.begun[-1]
 
