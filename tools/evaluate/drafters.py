@@ -69,8 +69,8 @@ def look_at(path: Path, target: _core.Tokenizer) -> DrafterFile:
         rows = int(shapes["output.weight"][1]) if reduced and "output.weight" in shapes else target.size
         return DrafterFile(path, str(architecture), rows, reduced, shared=target.size, has_sketch=has_sketch)
     if has_mtp(shapes):
-        own = mtp_head(shapes)
-        rows = int(shapes[own][1]) if own is not None else target.size
+        head = mtp_head(shapes)
+        rows = int(shapes[head][1]) if head is not None else target.size
         return DrafterFile(path, "mtp", rows, "d2t" in shapes, shared=target.size, has_sketch=has_sketch)
     if not isinstance(architecture, str) or architecture.startswith("frspec"):
         raise ValueError(
