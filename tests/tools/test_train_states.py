@@ -86,15 +86,23 @@ def test_a_narrower_drafter_keeps_the_largest_neurons(model: tuple[Path, Path]) 
     assert torch.equal(network.midlayer.mlp.down_proj.weight, down[:, kept])
 
 
-@pytest.mark.parametrize("kind", ["eagle2", "eagle3"])
-def test_chosen_rows_are_those_of_all(model: tuple[Path, Path], kind: str) -> None:
+def some_texts(
+    model: tuple[Path, Path], kind: str, texts: int, length: int
+) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A network, random tokens (texts, length) and states for them, and the embedding of the tokens."""
     target = GgufTarget(model[1], _CPU)
     torch.manual_seed(2)
     sizes = layer_sizes(target, kind)
-    network: Any = Eagle2(sizes) if kind == "eagle2" else Eagle3(sizes, (0, 1, 2))
-    tokens = torch.randint(0, 400, (3, 40))
-    states = torch.randn(3, 40, sizes.hidden * (1 if kind == "eagle2" else 3), requires_grad=True)
-    table = target.embedding_rows(np.arange(400))
+    network = Eagle2(sizes) if kind == "eagle2" else Eagle3(sizes, (0, 1, 2))
+    tokens = torch.randint(0, 400, (texts, length))
+    width = sizes.hidden * (1 if kind == "eagle2" else 3)
+    states = torch.randn(texts, length, width, requires_grad=True)
+    return network, tokens, states, target.embedding_rows(np.arange(400))
+
+
+@pytest.mark.parametrize("kind", ["eagle2", "eagle3"])
+def test_chosen_rows_are_those_of_all(model: tuple[Path, Path], kind: str) -> None:
+    network, tokens, states, table = some_texts(model, kind, 3, 40)
     chosen = torch.tensor([0, 7, 39, 41, 80, 119])
     results = []
     for rows in (None, chosen):
@@ -109,13 +117,8 @@ def test_chosen_rows_are_those_of_all(model: tuple[Path, Path], kind: str) -> No
 @pytest.mark.parametrize("kind", ["eagle2", "eagle3"])
 def test_gradients_of_a_frequent_token_are_whole_in_bfloat16(model: tuple[Path, Path], kind: str) -> None:
     """A sum of thousands in bfloat16 would end at some hundred."""
-    target = GgufTarget(model[1], _CPU)
-    torch.manual_seed(2)
-    sizes = layer_sizes(target, kind)
-    network: Any = Eagle2(sizes) if kind == "eagle2" else Eagle3(sizes, (0, 1, 2))
-    tokens = torch.where(torch.rand(8, 256) < 0.9, 7, torch.randint(0, 400, (8, 256)))
-    states = torch.randn(8, 256, sizes.hidden * (1 if kind == "eagle2" else 3))
-    table = target.embedding_rows(np.arange(400))
+    network, tokens, states, table = some_texts(model, kind, 8, 256)
+    tokens = torch.where(torch.rand(8, 256) < 0.9, 7, tokens)
     gradients = []
     for is_narrow in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=is_narrow):
@@ -129,13 +132,7 @@ def test_gradients_of_a_frequent_token_are_whole_in_bfloat16(model: tuple[Path, 
 
 
 def test_positions_that_later_steps_leave_out_change_nothing_for_others(model: tuple[Path, Path]) -> None:
-    target = GgufTarget(model[1], _CPU)
-    torch.manual_seed(2)
-    sizes = layer_sizes(target, "eagle3")
-    network = Eagle3(sizes, (0, 1, 2))
-    tokens = torch.randint(0, 400, (3, 40))
-    states = torch.randn(3, 40, sizes.hidden * 3, requires_grad=True)
-    table = target.embedding_rows(np.arange(400))
+    network, tokens, states, table = some_texts(model, "eagle3", 3, 40)
     chosen = torch.tensor([0, 7, 39, 41, 80, 119])
     wanted = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 1, 0, 1, 1, 0], [0, 1, 0, 0, 1, 0]], dtype=torch.bool)
     results = []
