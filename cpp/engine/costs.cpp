@@ -206,8 +206,8 @@ void RowCosts::restore(std::span<const double> numbers) {
   doubted_ = corrected_ = -1;
   for (std::size_t i = 0; i < knots_.size(); ++i) {
     const bool is_known = numbers[2 * i] > 0.0 && numbers[2 * i + 1] >= 1.0;
-    if (is_known) knots_[i] = {numbers[2 * i], static_cast<int>(std::min<double>(numbers[2 * i + 1], kConfirmed))};
-    if (!is_known) knots_[i] = {};
+    const int count = static_cast<int>(std::min<double>(numbers[2 * i + 1], kConfirmed));
+    knots_[i] = is_known ? Knot{numbers[2 * i], count} : Knot{};
     known_ += knots_[i].count > 0 ? 1 : 0;
   }
   draw();

@@ -204,6 +204,7 @@ class Engine {
   void step_all(std::span<Sequence* const> sequences);
   void step_together(std::span<Sequence* const> sequences);
   void gather(std::span<Sequence* const> sequences, std::vector<Member>& members);
+  void note_pass(int rows, int written, double seconds);
   int rows_beside(int writers) const;
   void give_chunks(std::vector<Member>& members);
   static bool tells_planner(const Member& member);

@@ -205,8 +205,7 @@ void Engine::learn_costs(Sequence& sequence, const Step& step, const Verdict& ve
   if (options.trace) sequence.add(trace_of(sequence, step, verdict));
   if (planner_ && tells_planner(sequence, step)) planner_->tuner().add(tuned);
   if (step.company.texts > 1 || step.company.rows > 0 || !(tuned.target_seconds > 0.0)) return;
-  passes_.add(tuned.rows, tuned.target_seconds);
-  rows_written_ = tuned.rows;
+  note_pass(tuned.rows, tuned.rows, tuned.target_seconds);
 }
 
 // Before the drafter is told of the verdict: its head may follow the text. The total comes when the step is over.

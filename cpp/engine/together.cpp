@@ -143,6 +143,13 @@ void Engine::gather(std::span<Sequence* const> sequences, std::vector<Member>& m
   }
 }
 
+// What a pass took, where a user says how long texts may wait. `written`: its rows without those of prompts.
+void Engine::note_pass(int rows, int written, double seconds) {
+  if (options_.step_ms == 0) return;
+  passes_.add(rows, seconds);
+  rows_written_ = written;
+}
+
 // How many rows of prompts come along with so many texts that are written.
 int Engine::rows_beside(int writers) const {
   const int least = std::min(kLeastRowsBeside, batch_);
@@ -294,9 +301,9 @@ void Engine::run(std::vector<Member>& members) {
   }
   Verifier& verifier = runner_->verifier();
   const std::vector<std::exception_ptr> errors = verifier.verify(asked);
-  passes_.add(rows, seconds_since(start));
-  rows_written_ = rows;
-  for (const Member& member : members) rows_written_ -= member.chunk;
+  int written = rows;
+  for (const Member& member : members) written -= member.chunk;
+  note_pass(rows, written, seconds_since(start));
   for (std::size_t i = 0; i < asking.size(); ++i) {
     Member& member = *asking[i];
     member.asked = i;
