@@ -88,10 +88,12 @@ class Transformers:
             self._config.max_matching_ngram_size = LOOKUP_NGRAM
         elif method.kind == "transformers-assisted":
             drafter = _source(options.choice.hf_drafter, options.drafter)
-            self._extra = {
-                "assistant_model": self._load(transformers, drafter),
-                **_tokenizers(transformers, target, drafter),
-            }
+            assistant = self._load(transformers, drafter)
+            self._extra["assistant_model"] = assistant
+            # By these numbers it tells vocabularies apart, and takes tokenizers only where they differ.
+            if _vocabulary(assistant) != _vocabulary(self._model):
+                for name, source in (("tokenizer", target), ("assistant_tokenizer", drafter)):
+                    self._extra[name] = transformers.AutoTokenizer.from_pretrained(**source)
 
     def _load(self, transformers: Any, source: dict[str, str]) -> Any:
         # Blocks of a GGUF file become floats, whatever they were.
@@ -164,10 +166,9 @@ def _generation_config(transformers: Any, writing: dict[str, Any], tokenizer: _c
     )
 
 
-def _tokenizers(transformers: Any, target: dict[str, str], drafter: dict[str, str]) -> dict[str, Any]:
-    """What assisted generation needs where the assistant has another vocabulary."""
-    first, second = (transformers.AutoTokenizer.from_pretrained(**source) for source in (target, drafter))
-    return {} if first.get_vocab() == second.get_vocab() else {"tokenizer": first, "assistant_tokenizer": second}
+def _vocabulary(model: Any) -> int:
+    """Tokens, padding included."""
+    return int(model.config.get_text_config().vocab_size)
 
 
 def _source(folder: Path | None, file: Path | None) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from frspec_cpp.tools.convert import convert
 from frspec_cpp.tools.evaluate.drafters import DrafterFile
 from frspec_cpp.tools.evaluate.openvino import OpenVino
 from frspec_cpp.tools.evaluate.peer_rows import PeerChoice, PeerOptions
@@ -18,8 +20,8 @@ from frspec_cpp.tools.evaluate.peers import load_peer, peer_methods
 from tiny_pair import TinyPair, make_tiny_pair
 
 import frspec_cpp
+from frspec_cpp import _core
 
-REAL = find_spec("openvino_genai") is not None and find_spec("openvino") is not None
 PROMPT = list(range(5, 25))
 END = 1005  # of a text of the stand-in's
 
@@ -203,9 +205,35 @@ def test_a_file_that_it_does_not_read(
         load(kind, pair, FakeTokenizer())
 
 
-@pytest.mark.skipif(not REAL, reason="the 'openvino_genai' package is not installed")
+@pytest.fixture(scope="module")
+def real(pair: TinyPair) -> TinyPair:
+    """The target in a type that the real one reads."""
+    if find_spec("openvino_genai") is None:
+        pytest.skip("the 'openvino_genai' package is not installed")
+    file = pair.target.with_suffix(".q8_0.gguf")
+    convert(pair.target, file, "q8_0", quiet=True)
+    return replace(pair, target_gguf=file)
+
+
 @pytest.mark.parametrize("kind", ["openvino", "openvino-lookup", "openvino-draft"])
-def test_the_real_one(kind: str, pair: TinyPair) -> None:
-    llm = frspec_cpp.LLM(pair.target_gguf, n_ctx=128, n_threads=1)
-    text = load(kind, pair, llm.tokenizer).write(PROMPT, traced=False)
-    assert len(text.tokens) == 8
+def test_the_real_one_writes_the_same_as_we_do(kind: str, real: TinyPair) -> None:
+    llm = frspec_cpp.LLM(real.target_gguf, n_ctx=128, n_threads=1)
+    expected = llm.generate(PROMPT, max_tokens=8, ignore_eos=True)
+    text = load(kind, real, llm.tokenizer).write(PROMPT, traced=False)
+    assert (text.tokens, text.finish_reason) == (expected.tokens, "length")
+    assert text.prefill_seconds is not None
+    assert 0.0 < text.prefill_seconds < text.total_seconds
+    assert text.steps is not None
+    # Its own drafts are all accepted.
+    assert text.steps < 7 if kind == "openvino-draft" else text.steps == 7
+    ending = SimpleNamespace(size=400, is_eog=lambda token: token == expected.tokens[5])
+    text = load(kind, real, ending, ignore_eos=False).write(PROMPT, traced=False)
+    assert (text.tokens, text.finish_reason) == (expected.tokens[:5], "stop")
+
+
+def test_the_real_one_refuses_types(real: TinyPair, pair: TinyPair) -> None:
+    tokenizer = _core.Tokenizer(str(pair.target_gguf))
+    with pytest.raises(
+        RuntimeError, match=r"cannot read target\.gguf \(architecture 'llama', tensors of F32\): .*Unsupp"
+    ):
+        load("openvino", pair, tokenizer)
