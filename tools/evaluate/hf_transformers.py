@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -98,7 +100,9 @@ class Transformers:
     def _load(self, transformers: Any, source: dict[str, str]) -> Any:
         # Blocks of a GGUF file become floats, whatever they were.
         dtype = getattr(self._torch, GGUF_DTYPE) if "gguf_file" in source else "auto"
-        model = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=dtype).to(self._device).eval()
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar of such a file that nothing turns off
+            model = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=dtype)
+        model = model.to(self._device).eval()
         # What our configuration leaves open is filled from the model's: another end of the text, for instance.
         own = {name: getattr(model.generation_config, name, None) for name in _ASSISTANT}
         kept = {name: value for name, value in own.items() if value is not None}
