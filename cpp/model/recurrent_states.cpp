@@ -35,7 +35,7 @@ RecurrentStates::RecurrentStates(Backend& backend, const ModelConfig& config, in
 
 void RecurrentStates::make_room(int rows) {
   if (rows <= rows_) return;
-  rows_ = rows;
+  rows_ = 0;  // until there is room again: where memory is short, the next pass asks anew
   kept_.clear();
   const auto keep = [&](std::int64_t of) {
     kept_.push_back(floats(backend_, rows, of));
@@ -47,6 +47,7 @@ void RecurrentStates::make_room(int rows) {
     layer.deltas = keep(layer.shape.value_dim());
     layer.decays = keep(layer.shape.value_heads);
   }
+  rows_ = rows;
 }
 
 void RecurrentStates::clear(int place) {
