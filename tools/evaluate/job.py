@@ -14,7 +14,7 @@ import frspec_cpp
 
 from ... import _core
 from ..console import cores, note, require
-from ..target import drafter_file
+from ..target import OWN_DRAFTER, drafter_file
 from . import manifest as facts
 from . import peers
 from .drafters import look_at
@@ -225,7 +225,7 @@ def _files(request: Request, plan: _Plan) -> list[Path]:
     paths: list[Path | None] = [request.model]
     for contender in plan.contenders:
         given = (contender.options.get(name) for name in ("drafter", "ranks", "sketch"))
-        paths += [Path(path) for path in given if path and path != "mtp"]
+        paths += [Path(path) for path in given if path and path != OWN_DRAFTER]
     paths += [plan.drafter_of(peer) for peer in plan.peers]
     if any(method.kind.startswith("transformers") for method in plan.peers):
         paths += [request.hf_target, request.hf_drafter]
