@@ -30,21 +30,22 @@ double RowCosts::shape(int rows) const {
 }
 
 // On the line between the nearest knots that are known, but for `left_out`; beyond them as steep as between the last
-// two.
+// two, and as between the first and the last: a moment's luck makes no rows free.
 double RowCosts::at(const std::array<double, kRows.size()>& seconds, int rows, int left_out) const {
-  int low = -1, high = -1, before = -1;
+  int first = -1, low = -1, high = -1, before = -1;
   for (int i = 0; i < static_cast<int>(kRows.size()) && high < 0; ++i) {
     if (knots_[static_cast<std::size_t>(i)].count == 0 || i == left_out) continue;
     if (kRows[static_cast<std::size_t>(i)] > rows) {
       high = i;
     } else {
+      if (first < 0) first = i;
       before = std::exchange(low, i);
     }
   }
   if (low < 0) return high < 0 ? 0.0 : seconds[static_cast<std::size_t>(high)];
-  return seconds[static_cast<std::size_t>(low)] +
-         (rows - kRows[static_cast<std::size_t>(low)]) *
-             (high < 0 ? slope(seconds, before, low) : slope(seconds, low, high));
+  double further = high < 0 ? slope(seconds, before, low) : slope(seconds, low, high);
+  if (high < 0 && first < low) further = std::max(further, slope(seconds, first, low));
+  return seconds[static_cast<std::size_t>(low)] + (rows - kRows[static_cast<std::size_t>(low)]) * further;
 }
 
 // Seconds of a row more, between two knots; behind the only one as guessed.
