@@ -88,8 +88,8 @@ class Drafter {
   // Whether it drafts from what is on the device alone: accept() and propose() may be called before the host knows what
   // the sequence has more (Committed::last), and extend() comes behind them.
   virtual bool follows_device() const { return false; }
-  // Of a drafter that reads the text by itself: tokens that it has to read before it can propose. Those that it finds in
-  // its own cache are not among them.
+  // Of a drafter that reads the text by itself: tokens that it has to read before it can propose. Those that it finds
+  // in its own cache are not among them.
   virtual std::size_t unread() { return 0; }
   // It reads the first `most` of them now.
   virtual void read(std::size_t /*most*/) {}

@@ -40,7 +40,7 @@ class Tuner final : public Growth {
   // A text whose next step is planned.
   struct Outlook {
     std::uint64_t id = 0;
-    std::int64_t written = 0, left = 0;    // tokens: so far, and that may still come
+    std::int64_t written = 0, left = 0;     // tokens: so far, and that may still come
     int piece = 0;                          // rows that the drafter may read in this step, where there are many
     std::function<int()> unread = nullptr;  // rows that it has to read before it can draft
   };
@@ -167,8 +167,8 @@ class Tuner final : public Growth {
   double pass(int rows) const { return target_(rows + company_.rows); }
   double plain() const { return pass(1); }
   double more_rows(double rows) const;  // seconds of so many rows more
-  double plain_rate() const;     // tokens per second of all texts
-  double value_of_time() const;  // likewise: L
+  double plain_rate() const;            // tokens per second of all texts
+  double value_of_time() const;         // likewise: L
   double head_seconds(const Arm& arm, int rows) const { return arm.root_seconds + (rows - 1) * arm.row_seconds; }
   double level_seconds(int arm, int rows) const;
   double root_seconds(int arm, int told) const;
@@ -204,7 +204,7 @@ class Tuner final : public Growth {
   int until_probe_ = 0, since_probe_;
   std::uint64_t prober_ = 0;  // of several texts, the one that tries; 0: none does
   int unasked_ = 0;           // steps of others, since it might have
-  bool free_ = false;  // whether the planned step may be a plain one
+  bool free_ = false;         // whether the planned step may be a plain one
   // Of the tree that grows:
   Plan plan_;
   Growing growing_;

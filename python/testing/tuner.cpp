@@ -85,11 +85,9 @@ void init_tuner(nb::module_& m) {
           "next",
           [](Tuner& self, bool may_pause, int unread, std::int64_t left, std::int64_t written, int piece,
              std::uint64_t text) {
-            const Tuner::Plan plan = self.next(may_pause, {.id = text,
-                                                           .written = written,
-                                                           .left = left,
-                                                           .piece = piece,
-                                                           .unread = [unread] { return unread; }});
+            const Tuner::Plan plan = self.next(
+                may_pause,
+                {.id = text, .written = written, .left = left, .piece = piece, .unread = [unread] { return unread; }});
             return std::pair{Planned{plan.drafts, plan.arm, plan.forced}, plan.reads};
           },
           "may_pause"_a, "unread"_a = 1, "left"_a = 1 << 20, "written"_a = 0, "piece"_a = 1 << 20, "text"_a = 1,
