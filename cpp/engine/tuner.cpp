@@ -156,9 +156,10 @@ double Tuner::worth_among(int family) const {
 }
 
 double Tuner::hoped_worth(int family) const {
-  if (company_.texts > 1) return worth_among(family);
   const Family& known = families_[static_cast<std::size_t>(family)];
-  return known.worth.value + (grows_ ? kHope : kHopeOfLuck) / (1.0 + known.seen);
+  const double luck = kHopeOfLuck / (1.0 + known.seen);
+  if (company_.texts > 1) return worth_among(family) + (grows_ ? 0.0 : luck);
+  return known.worth.value + (grows_ ? kHope / (1.0 + known.seen) : luck);
 }
 
 // --- Which arm ---
@@ -244,11 +245,13 @@ bool Tuner::probes(double worth, const Outlook& text) {
     --until_probe_;
     return false;
   }
-  // Of several texts one, as long as there is something of it to come: the drafter has read that one.
+  const double reading = reading_worth(text);
+  // Of several texts one is read for it, as long as there is something of it to come.
   const bool is_prober = text.id == prober_;
-  if (!is_prober && prober_ != 0 && company_.texts > 1 && ++unasked_ <= 2 * company_.texts) return false;
   if (is_prober) unasked_ = 0;
-  const bool may = worth > 0.0 ? earns(worth, text) : reading_worth(text) <= kProbeShare * since_probe_;
+  const bool is_first = is_prober || prober_ == 0 || company_.texts == 1;
+  if (reading > 0.0 && !is_first && ++unasked_ <= 2 * company_.texts) return false;
+  const bool may = worth > 0.0 ? earns(worth, text) : reading <= kProbeShare * since_probe_;
   if (!may) return false;
   prober_ = text.id;
   unasked_ = 0;
