@@ -94,8 +94,9 @@ class Drafter {
   // made with.
   virtual const DraftTree& propose(Growth* growth) = 0;
 
-  // The ways of drafting that there are, the one that misses least first, and the one that is used from now on.
-  virtual std::vector<DraftArm> arms() const { return {}; }
+  // The ways of drafting that there are, the one that misses least first; none where it only looks at the text
+  // (repeats): it is asked wherever trees grow. And the one that is used from now on.
+  virtual std::vector<DraftArm> arms() const { return {DraftArm{}}; }
   virtual void use(int /*arm*/) {}
   // Arms whose heads hold a token of the target now, or cannot say: a bit for each.
   virtual std::uint32_t holders(TokenId) const { return ~0u; }
