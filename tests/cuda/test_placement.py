@@ -106,14 +106,14 @@ def test_memory_that_ends_in_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     engine.forward(text[:2])
     held = CAPACITY - plan_of(LLM(path, device=DEVICE, n_ctx=100))["free"]
     fails = 0
-    for more in range(0, 1 << 18, 1 << 15):  # scratch memory that a failed pass has got stays
+    for more in (0, 1 << 15, 1 << 16):  # scratch memory that a failed pass has got stays
         monkeypatch.setenv(MEMORY, str(held + more))
         for run in (lambda: engine.forward_tree(text[:9], *tree), lambda: engine.forward(text)):
             try:
                 run()
             except MemoryError:
                 fails += 1
-    assert fails > 3
+    assert fails > 1
     monkeypatch.delenv(MEMORY)
     assert np.array_equal(engine.forward_tree(text[:9], *tree), expected[0])
     assert np.array_equal(engine.forward(text), expected[1])
