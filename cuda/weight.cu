@@ -143,7 +143,7 @@ const std::byte* CudaBackend::device_rows(const WeightSource& source, const std:
           source.data + static_cast<std::size_t>(rows != nullptr ? rows[i] : first + i) * from_bytes;
       std::byte* to = room.data() + static_cast<std::size_t>(i) * to_bytes;
       if (is_coded) {
-        code_row(source.type, from, reinterpret_cast<BlockCoded*>(to), source.cols);
+        code_row(source.type, from, to, source.cols);
       } else {
         std::memcpy(to, from, to_bytes);
       }

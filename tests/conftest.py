@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fast_gguf
+import narrow_types
 import pytest
 from covering import covering
 
@@ -21,6 +22,7 @@ PROCESSORS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else se
 os.environ["FRSPEC_TUNING_CACHE"] = "off"
 
 fast_gguf.install()
+narrow_types.install()
 
 
 def shared_folder() -> Path:

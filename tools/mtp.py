@@ -92,8 +92,9 @@ def head_tokens(vocabulary: Vocabulary, ranks: Ranks, rows: int, source: Path) -
 
     Raises ValueError where there are fewer.
     """
-    control = np.flatnonzero(np.asarray(vocabulary.types) == TokenType.CONTROL)
-    others = ranks.tokens[~np.isin(ranks.tokens, control)]
+    types = np.asarray(vocabulary.types)
+    control = np.flatnonzero(types == TokenType.CONTROL)
+    others = ranks.tokens[~np.isin(types[ranks.tokens], (TokenType.CONTROL, TokenType.UNUSED))]  # no padding
     most = len(control) + len(others)
     if not len(control) < rows <= most:
         raise ValueError(

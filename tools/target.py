@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from .._core import GgufFile
 from .architectures import ARCHITECTURES
 from .checkpoint import Checkpoint
 from .console import require
 from .gguf_output import Entry
 from .hf_tokenizer import read_tokenizer
 from .source_tensor import SourceTensor, StackedTensor
+
+OWN_DRAFTER = "mtp"  # instead of a drafter's file: the MTP block in the target's own
 
 _TOKENS = "tokenizer.ggml.tokens"
 # Relative error that a copy of the embedding may have and still be the same: what storing it in 16 bits
@@ -168,13 +171,13 @@ def dequantized(tensor: Any, data: np.ndarray) -> np.ndarray | None:
 
 
 def drafter_file(target: Path, drafter: Path) -> Path:
-    """The file of the drafter that an option `-d` names: "mtp" is the block in the target's own.
+    """The file of the drafter that an option `-d` names, the target's own for OWN_DRAFTER.
 
-    Raises ValueError where the target has none.
+    Raises FileNotFoundError, or ValueError where the target is no GGUF file, or has no MTP block.
     """
-    if str(drafter) != "mtp":
+    if str(drafter) != OWN_DRAFTER:
         return drafter
-    if not has_mtp(tensor.name for tensor in open_gguf(target).tensors):
+    if not has_mtp(tensor.name for tensor in GgufFile(target).tensors):
         raise ValueError(
             f"{target}: found no tensor 'blk.N.nextn.eh_proj.weight', expected one: drafter 'mtp' is the block in it"
         )

@@ -12,7 +12,6 @@
 #include "backend/registry.h"
 #include "base/error.h"
 #include "cpu/packing.h"
-#include "tensor/coded.h"
 #include "tensor/dequantize.h"
 
 namespace frspec {
@@ -53,8 +52,8 @@ FRSPEC_WEIGHT_TYPES(CHECK)
 // A row of a file in the form in which its type is packed, perhaps in `room`.
 const std::byte* to_panel_type(DType type, const std::byte* row, std::int64_t cols, std::vector<std::byte>& room) {
   if (panel_type(type) == type) return row;
-  room.resize(row_bytes(DType::Coded, static_cast<std::size_t>(cols)));
-  code_row(type, row, reinterpret_cast<BlockCoded*>(room.data()), cols);
+  room.resize(row_bytes(panel_type(type), static_cast<std::size_t>(cols)));
+  code_row(type, row, room.data(), cols);
   return room.data();
 }
 

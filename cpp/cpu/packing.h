@@ -6,8 +6,21 @@
 #include <cstdint>
 
 #include "cpu/panel.h"
+#include "tensor/coded.h"
 
 namespace frspec::cpu {
+
+// The type as which a weight is packed.
+constexpr DType panel_type(DType type) {
+  switch (type) {
+#define FRSPEC_CASE(name) case DType::name:
+    FRSPEC_CODED_TYPES(FRSPEC_CASE)
+#undef FRSPEC_CASE
+    return coded_type(type);
+    default:
+      return type;
+  }
+}
 
 // Packs rows (null: zeros) of `cols` elements as the panel at `place` of the pair that begins at `pair`.
 void pack_panel(DType type, std::byte* pair, PanelPlace place, const std::array<const std::byte*, kPanel>& rows,

@@ -23,8 +23,8 @@
 // panels that are multiplied together are one stream of memory. Groups are 256 elements of unquantized formats, too. An
 // odd last panel has its groups one after the other.
 //
-// Rows beyond the matrix are zero. Nothing is lost: unpack_row (packing.h) gives back the bytes of the row. Codebook
-// types have no panels of their own: rows are brought to Coded before (panel_type).
+// Rows beyond the matrix are zero. Nothing is lost: unpack_row (packing.h) gives back the bytes of the row. The types
+// of FRSPEC_CODED_TYPES have no panels of their own: rows are brought to their form before (panel_type in packing.h).
 // Functions here are static: see kernels.h.
 #pragma once
 
@@ -91,18 +91,6 @@ static constexpr PanelFormat panel_format(DType type) {
 #define FRSPEC_CHECK(name) static_assert(panel_format(DType::name).bits > 0);
 FRSPEC_BLOCK_TYPES(FRSPEC_CHECK)
 #undef FRSPEC_CHECK
-
-// The type as which a weight is packed.
-static constexpr DType panel_type(DType type) {
-  switch (type) {
-#define FRSPEC_CASE(name) case DType::name:
-    FRSPEC_CODEBOOK_TYPES(FRSPEC_CASE)
-#undef FRSPEC_CASE
-    return DType::Coded;
-    default:
-      return type;
-  }
-}
 
 struct GroupLayout {
   std::int64_t quants;  // offset of the part

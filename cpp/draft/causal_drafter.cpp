@@ -82,9 +82,8 @@ void TreeModel::reserve(std::int64_t slots) {
   }
 }
 
-void TreeModel::follow(std::span<const TokenId> text, std::size_t kept) {
+std::size_t TreeModel::unread(std::span<const TokenId> text, std::size_t kept) {
   Reading& own = at();
-  own.used = ++clock_;
   const auto context = static_cast<std::size_t>(model_->limits().context);
   if (text.size() - own.begin > context || kept < own.begin) {
     own.begin = text.size() > context ? text.size() - (context + 1) / 2 : 0;
@@ -101,8 +100,14 @@ void TreeModel::follow(std::span<const TokenId> text, std::size_t kept) {
   } else {
     keep(std::min(std::max(kept, own.begin), text.size() - 1) - own.begin);
   }
-  reserve(static_cast<std::int64_t>(here.size()) + model_->limits().tree);
-  read(text.subspan(length()));
+  return text.size() - length();
+}
+
+void TreeModel::follow(std::span<const TokenId> text, std::size_t kept, std::size_t most) {
+  const std::size_t count = std::min(most, unread(text, kept));
+  at().used = ++clock_;
+  reserve(static_cast<std::int64_t>(at().length + count) + model_->limits().tree);
+  read(text.subspan(length(), count));
 }
 
 void TreeModel::read(std::span<const TokenId> tokens) {
@@ -161,10 +166,6 @@ void CausalDrafter::extend(const Extension& extension) {
   for (const TokenId token : extension.tokens) tokens.push_back(known(token));
   text().root = extension.tokens.back();
   model_->head().observe(extension.news());
-  // A long prompt is read at once; what a step adds is read with the next root.
-  const auto committed = std::span<const TokenId>(tokens).first(tokens.size() - 1);
-  if (committed.size() - model_->length() < static_cast<std::size_t>(model_->model().limits().rows)) return;
-  model_->follow(committed, model_->length());
 }
 
 // The target may have ids that the drafter has no row for: padding, which no text of sense holds.

@@ -1,6 +1,8 @@
 // A whole language model as drafter, with the target's vocabulary: it reads the text itself and keeps its own cache.
 #pragma once
 
+#include <cstddef>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -13,6 +15,8 @@ namespace frspec {
 // A causal model that follows a text and grows trees behind it, in its own token ids.
 class TreeModel {
  public:
+  static constexpr std::size_t kAll = std::numeric_limits<std::size_t>::max();
+
   // `head` chooses among rows of the model's head.
   TreeModel(Backend& backend, std::unique_ptr<CausalModel> model, std::unique_ptr<DraftHead> head,
             const TreeShape& shape);
@@ -26,9 +30,12 @@ class TreeModel {
   void turn_to(int place);
   // Another text begins. What was read of the last one is kept for those that begin like it.
   void begin(const Reuse& reuse);
-  // Reads a text (at least one token), of which the first `kept` tokens are what they were at the last call. Of a text
-  // that is longer than the context, only the end is read, anew whenever the context is full.
-  void follow(std::span<const TokenId> text, std::size_t kept);
+  // Reads a text (at least one token), of which the first `kept` tokens are what they were at the last call: at most
+  // `most` tokens of what is unread. Of a text that is longer than the context, only the end is read, anew whenever the
+  // context is full.
+  void follow(std::span<const TokenId> text, std::size_t kept, std::size_t most = kAll);
+  // How many tokens of it are to be read: all that its cache has not, and the last one in any case.
+  std::size_t unread(std::span<const TokenId> text, std::size_t kept);
   // How much of the text was read.
   std::size_t length() const { return at().begin + at().length; }
   // The state behind the text, (1, dim); and of further rows behind it, as Rows says (device memory).
@@ -86,6 +93,8 @@ class CausalDrafter final : public Drafter {
   void turn_to(int place) override;
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override;
+  std::size_t unread() override { return model_->unread(text().tokens, model_->length()); }
+  void read(std::size_t most) override { model_->follow(text().tokens, model_->length(), most); }
   const DraftTree& propose(Growth* growth) override;
   std::vector<const Weight*> matrices() const override { return model_->matrices(); }
   std::optional<bool> could_offer(TokenId token) const override { return model_->head().holds(token); }

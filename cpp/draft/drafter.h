@@ -1,6 +1,7 @@
 // A drafter proposes a tree of tokens that may follow the text. It may be wrong, never harmful: verification decides.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -87,6 +88,11 @@ class Drafter {
   // Whether it drafts from what is on the device alone: accept() and propose() may be called before the host knows what
   // the sequence has more (Committed::last), and extend() comes behind them.
   virtual bool follows_device() const { return false; }
+  // Of a drafter that reads the text by itself: tokens that it has to read before it can propose. Those that it finds
+  // in its own cache are not among them.
+  virtual std::size_t unread() { return 0; }
+  // It reads the first `most` of them now.
+  virtual void read(std::size_t /*most*/) {}
   // Whether proposing may cost nothing but a look at the text.
   virtual bool repeats() const { return false; }
   // A tree whose root is the sequence's last token, the one that the target has not processed yet. It is there until
@@ -94,8 +100,9 @@ class Drafter {
   // made with.
   virtual const DraftTree& propose(Growth* growth) = 0;
 
-  // The ways of drafting that there are, the one that misses least first, and the one that is used from now on.
-  virtual std::vector<DraftArm> arms() const { return {}; }
+  // The ways of drafting that there are, the one that misses least first; none where it only looks at the text
+  // (repeats): it is asked wherever trees grow. And the one that is used from now on.
+  virtual std::vector<DraftArm> arms() const { return {DraftArm{}}; }
   virtual void use(int /*arm*/) {}
   // Arms whose heads hold a token of the target now, or cannot say: a bit for each.
   virtual std::uint32_t holders(TokenId) const { return ~0u; }

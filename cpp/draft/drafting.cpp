@@ -45,7 +45,7 @@ void Drafting::turn_to(int place) {
   drafter_->turn_to(place);
 }
 
-Tensor Drafting::unread(int first, int rows) const {
+Tensor Drafting::kept_states(int first, int rows) const {
   const std::int64_t room = room_;
   return features_.matrix(places_ * room, target_.feature_dim()).row_range(place_ * room + first, rows);
 }
@@ -85,25 +85,39 @@ void Drafting::read(DraftState& state, Tensor features, const std::int32_t* next
 
 void Drafting::remember(DraftState& state, Tensor features, const VerdictView& verdict, int rows,
                         const std::int32_t* end) {
-  if (!state.works()) return;
+  if (!state.works() || !drafter_->reads_states()) return;
   if (state.rows + rows > room_) catch_up(state, end - rows);
-  if (drafter_->reads_states()) {
-    backend_.gather_rows(unread(state.rows, rows), features, verdict.nodes);
-  }
+  backend_.gather_rows(kept_states(state.rows, rows), features, verdict.nodes);
   state.rows += rows;
 }
 
 void Drafting::catch_up(DraftState& state, const std::int32_t* end) {
   if (state.rows == 0) return;
-  accept(state, unread(0, state.rows), end - state.rows);
+  accept(state, kept_states(0, state.rows), end - state.rows);
   state.rows = 0;
+}
+
+int Drafting::unread(DraftState& state) {
+  std::size_t rows = static_cast<std::size_t>(state.rows);
+  if (!drafter_->reads_states()) guard(state, [&] { rows = drafter_->unread(); });
+  return static_cast<int>(rows);
+}
+
+int Drafting::read_ahead(DraftState& state, int most, const std::int32_t* end) {
+  const int rows = unread(state);
+  if (drafter_->reads_states()) {
+    catch_up(state, end);
+    return rows;
+  }
+  guard(state, [&] { drafter_->read(static_cast<std::size_t>(most)); });
+  return std::min(most, rows);
 }
 
 void Drafting::follow(DraftState& state, const TreeView& tree, const PathView& path, std::int32_t* count) {
   if (!drafter_->reads_states()) return;
   guard(state, [&] {
     const int rows = tree.max_depth + 1;
-    const Tensor features = unread(0, rows);
+    const Tensor features = kept_states(0, rows);
     backend_.gather_rows(features, target_.features(tree.size), path.nodes);
     drafter_->accept({.rows = rows, .count = count, .features = features, .next = path.tokens, .last = path.last});
   });

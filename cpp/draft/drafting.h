@@ -23,7 +23,7 @@ namespace frspec {
 struct DraftState {
   bool wanted = false;     // whether the sequence is to be drafted at all
   std::string error = {};  // why the drafter gave up; empty: it did not
-  int rows = 0;            // committed tokens that it has not read, since nobody asked it for drafts
+  int rows = 0;            // committed tokens whose states it has not read, since nobody asked it for drafts
 
   bool works() const { return wanted && error.empty(); }
 };
@@ -55,6 +55,10 @@ class Drafting {
   // drafts (catch_up). `end`: behind the sequence's last token (device), the next root.
   void remember(DraftState& state, Tensor features, const VerdictView& verdict, int rows, const std::int32_t* end);
   void catch_up(DraftState& state, const std::int32_t* end);
+  // Rows that it has to read before it can propose: such ones, or of the text, where it reads that by itself.
+  int unread(DraftState& state);
+  // It reads them, or the first `most` of the text's; how many. `end` as above.
+  int read_ahead(DraftState& state, int most, const std::int32_t* end);
   // It reads what a verdict accepted that only the device knows: `path`, *count rows.
   void follow(DraftState& state, const TreeView& tree, const PathView& path, std::int32_t* count);
   // A tree behind the last token; null: the drafter has given up. `arm`: of arms(). `growth`: as Drafter's.
@@ -75,8 +79,8 @@ class Drafting {
   template <class Use>
   void guard(DraftState& state, Use&& use);
   void accept(DraftState& state, Tensor features, const std::int32_t* next);
-  // Rows of the states that the place's sequence has to read.
-  Tensor unread(int first, int rows) const;
+  // Rows of the states that are to be read of the place's sequence.
+  Tensor kept_states(int first, int rows) const;
 
   Backend& backend_;
   const CausalModel& target_;

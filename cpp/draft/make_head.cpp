@@ -78,7 +78,8 @@ std::unique_ptr<DraftHead> make_contextual(const HeadSpec& spec, const DraftOpti
   }
   const std::vector<std::int32_t> fixed_rows = rows.rows_of(fixed);
   if (!ranked) size -= static_cast<int>(fixed_rows.size());
-  return make_contextual_head(parts.backend, rows, fixed_rows, size, rows.rows_of(ranks.ids),
+  return make_contextual_head(parts.backend, rows, fixed_rows, size,
+                              rows.rows_of(ranked_order(ranks, parts.vocabulary)),
                               follow_ranks(parts, rows, fixed_rows));
 }
 

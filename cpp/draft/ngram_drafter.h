@@ -64,6 +64,10 @@ class NgramDrafter final : public Drafter {
   bool reads_states() const override { return inner_ && inner_->reads_states(); }
   void accept(const Committed& committed) override { inner_->accept(committed); }
   void resume(std::int32_t count) override { inner_->resume(count); }
+  std::size_t unread() override { return inner_ ? inner_->unread() : 0; }
+  void read(std::size_t most) override {
+    if (inner_) inner_->read(most);
+  }
   bool repeats() const override { return true; }
   const DraftTree& propose(Growth* growth) override;
   std::vector<DraftArm> arms() const override { return inner_ ? inner_->arms() : std::vector<DraftArm>{}; }

@@ -49,6 +49,8 @@ class SlrsDrafter final : public Drafter {
   void turn_to(int) override {}  // it follows one text: most_places()
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override { model_->extend(extension); }
+  std::size_t unread() override { return model_->unread(); }
+  void read(std::size_t most) override { model_->read(most); }
   const DraftTree& propose(Growth* growth) override;
   std::vector<const Weight*> matrices() const override { return model_->model().matrices(); }
 

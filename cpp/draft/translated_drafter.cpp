@@ -62,6 +62,18 @@ bool TranslatedModel::read() {
   return true;
 }
 
+std::size_t TranslatedModel::unread() {
+  push();
+  Text& own = at();
+  const std::vector<TokenId>& tokens = own.retokenizer.tokens();
+  if (tokens.empty()) return 0;
+  return model_->unread(tokens, std::exchange(own.kept, tokens.size()));
+}
+
+void TranslatedModel::read(std::size_t most) {
+  if (unread() > 0) model_->follow(at().retokenizer.tokens(), at().kept, most);
+}
+
 TliDrafter::TliDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model)
     : backend_(backend),
       model_(std::move(model)),

@@ -31,6 +31,9 @@ class TranslatedModel {
   std::span<const TokenId> fresh();
   // Reads the text up to the root. False where nothing can be drafted: the text ends inside a character.
   bool read();
+  // As Drafter's.
+  std::size_t unread();
+  void read(std::size_t most);
 
   TreeModel& model() { return *model_; }
   const TreeModel& model() const { return *model_; }
@@ -71,6 +74,8 @@ class TliDrafter final : public Drafter {
   void extend(const Extension& extension) override;
   // What a head that follows the text is told of it.
   void observe(const Extension& extension) { model_->model().head().observe(extension.news()); }
+  std::size_t unread() override { return model_->unread(); }
+  void read(std::size_t most) override { model_->read(most); }
   const DraftTree& propose(Growth* growth) override;
   int wanted_candidates() const override { return model_->model().head().wanted_candidates(); }
   std::vector<DraftArm> arms() const override { return arms_of(model_->model().head()); }
@@ -100,6 +105,8 @@ class SlemDrafter final : public Drafter {
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override;
   void observe(const Extension& extension);  // as TliDrafter's
+  std::size_t unread() override { return model_->unread(); }
+  void read(std::size_t most) override { model_->read(most); }
   const DraftTree& propose(Growth* growth) override;
   int wanted_candidates() const override { return head().wanted_candidates(); }
   std::vector<DraftArm> arms() const override { return arms_of(head()); }
@@ -143,6 +150,8 @@ class EitherTranslation final : public Drafter {
   void turn_to(int place) override;
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override;
+  std::size_t unread() override { return model_->unread(); }
+  void read(std::size_t most) override { model_->read(most); }
   const DraftTree& propose(Growth* growth) override { return used().propose(growth); }
   int wanted_candidates() const override { return std::max(tli_->wanted_candidates(), slem_->wanted_candidates()); }
   std::vector<DraftArm> arms() const override;

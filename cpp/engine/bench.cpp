@@ -41,11 +41,14 @@ class Bench {
     lab_.measure_arithmetic(macs_per_second_);
     std::copy_n(macs_per_second_, kArithmetics, report.macs_per_second);
     fill_context();
-    for (const int tokens : options_.prompts) report.rows.push_back(prompt(tokens));
+    for (const int tokens : options_.prompts) {
+      report.rows.push_back(prompt(tokens));
+      if (is_hybrid()) report.rows.push_back(delta_rule_of_prompt(report.rows.back()));
+    }
     for (const int tokens : options_.texts) report.rows.push_back(text(tokens));
     for (const int nodes : options_.trees) {
       report.rows.push_back(verify(nodes));
-      if (engine_.config().recurrent_layers() > 0) report.rows.push_back(delta_rule(report.rows.back()));
+      if (is_hybrid()) report.rows.push_back(delta_rule_of_tree(report.rows.back()));
     }
     if (engine_.tuner() != nullptr) {
       for (const std::string& head : options_.heads) {
@@ -62,8 +65,8 @@ class Bench {
   int count_repetitions() const {
     const BenchOptions& o = options_;
     const std::size_t heads = o.engine.drafter ? o.heads.size() * (o.synthetic_acceptance ? 2 : 1) : 0;
-    const std::size_t trees = o.trees.size() * (engine_.config().recurrent_layers() > 0 ? 2 : 1);
-    return static_cast<int>(o.prompts.size() + o.texts.size() + trees + heads) * (o.repetitions + 1);
+    const std::size_t passes = (o.prompts.size() + o.trees.size()) * (is_hybrid() ? 2 : 1);
+    return static_cast<int>(passes + o.texts.size() + heads) * (o.repetitions + 1);
   }
 
  private:
@@ -80,6 +83,8 @@ class Bench {
     result.batch = std::max(result.batch, largest(o.trees));
     return result;
   }
+
+  bool is_hybrid() const { return engine_.config().recurrent_layers() > 0; }
 
   void announce(const std::string& test) {
     if (options_.on_progress) options_.on_progress(test, done_++, count_repetitions());
@@ -214,15 +219,25 @@ class Bench {
     return row;
   }
 
-  // What the recurrent layers of that pass do beside their products: the states are read once, and each row has three
-  // multiply-adds and a multiplication with every number of them.
-  BenchRow delta_rule(const BenchRow& pass) {
-    const auto tokens = some_tokens(pass.rows, engine_.config().vocab);
-    const auto parents = binary_tree(pass.rows);
-    BenchRow row =
-        timed(concat("delta rule ", pass.rows), pass.rows, 1, [&] { lab_.time_states(prefix_, tokens, parents); });
+  BenchRow delta_rule_of_prompt(const BenchRow& prompt) {
+    const int batch = engine_options(options_).batch;
+    return delta_rule(concat("delta rule ", prompt.test), prompt, (prompt.rows + batch - 1) / batch,
+                      [&] { lab_.time_states(prefix_, prompt.rows); });
+  }
+
+  BenchRow delta_rule_of_tree(const BenchRow& tree) {
+    const auto tokens = some_tokens(tree.rows, engine_.config().vocab);
+    const auto parents = binary_tree(tree.rows);
+    return delta_rule(concat("delta rule ", tree.rows), tree, 1, [&] { lab_.time_states(prefix_, tokens, parents); });
+  }
+
+  // What the recurrent layers of such passes do beside their products: the states are read once in each, and each row
+  // has three multiply-adds and a multiplication with every number of them.
+  template <class Work>
+  BenchRow delta_rule(const std::string& test, const BenchRow& pass, int passes, Work&& work) {
+    BenchRow row = timed(test, pass.rows, 1, work);
     const ModelConfig& config = engine_.config();
-    row.bytes = static_cast<double>(config.state_bytes());
+    row.bytes = static_cast<double>(config.state_bytes()) * passes;
     row.macs = 4.0 * static_cast<double>(config.delta.matrix_floats()) * config.recurrent_layers() * pass.rows;
     row.arithmetic_seconds = row.macs / macs_per_second_[static_cast<int>(Arithmetic::F32)];
     row.share = row.milliseconds / pass.milliseconds;

@@ -27,7 +27,8 @@ struct BenchOptions {
 };
 
 struct BenchRow {
-  std::string test;           // "pp512", "tg128", "verify 16", "delta rule 16", "draft level, full", "loop, full"
+  // "pp512", "tg128", "verify 16", "delta rule pp512", "delta rule 16", "draft level, full", "loop, full"
+  std::string test;
   int rows = 0;               // of a pass
   double milliseconds = 0.0;  // of a pass, a level or a step: median over repetitions
   double deviation = 0.0;     // their standard deviation

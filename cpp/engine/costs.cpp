@@ -30,21 +30,22 @@ double RowCosts::shape(int rows) const {
 }
 
 // On the line between the nearest knots that are known, but for `left_out`; beyond them as steep as between the last
-// two.
+// two, and as between the first and the last: a moment's luck makes no rows free.
 double RowCosts::at(const std::array<double, kRows.size()>& seconds, int rows, int left_out) const {
-  int low = -1, high = -1, before = -1;
+  int first = -1, low = -1, high = -1, before = -1;
   for (int i = 0; i < static_cast<int>(kRows.size()) && high < 0; ++i) {
     if (knots_[static_cast<std::size_t>(i)].count == 0 || i == left_out) continue;
     if (kRows[static_cast<std::size_t>(i)] > rows) {
       high = i;
     } else {
+      if (first < 0) first = i;
       before = std::exchange(low, i);
     }
   }
   if (low < 0) return high < 0 ? 0.0 : seconds[static_cast<std::size_t>(high)];
-  return seconds[static_cast<std::size_t>(low)] +
-         (rows - kRows[static_cast<std::size_t>(low)]) *
-             (high < 0 ? slope(seconds, before, low) : slope(seconds, low, high));
+  double further = high < 0 ? slope(seconds, before, low) : slope(seconds, low, high);
+  if (high < 0 && first < low) further = std::max(further, slope(seconds, first, low));
+  return seconds[static_cast<std::size_t>(low)] + (rows - kRows[static_cast<std::size_t>(low)]) * further;
 }
 
 // Seconds of a row more, between two knots; behind the only one as guessed.
@@ -55,23 +56,28 @@ double RowCosts::slope(const std::array<double, kRows.size()>& seconds, int low,
   return std::max(0.0, (seconds[end] - seconds[begin]) / (kRows[end] - kRows[begin]));
 }
 
-// What is thought of all knots. One of few passes is not believed to be much dearer than the line through those below
-// it that are trusted, or, where none is, leans on its neighbours. Else one bad start would be believed for ever, since
-// passes that look dear are not made again.
+// What is thought of all knots. One of few passes is not believed to be dearer than the line between two that are
+// trusted, nor much dearer than the line through those below it, or, where none is trusted, leans on its neighbours.
+// Else one bad start would be believed for ever, since passes that look dear are not made again.
 void RowCosts::draw() {
   std::array<double, kRows.size()> raw = {};
   for (std::size_t i = 0; i < kRows.size(); ++i) raw[i] = knots_[i].seconds;
+  const auto is_trusted = [](const Knot& knot) { return knot.count >= kTrusted; };
   int low = -1, before = -1;  // trusted
   for (std::size_t i = 0; i < kRows.size(); ++i) {
     const Knot& knot = knots_[i];
     curve_[i] = knot.seconds;
     const auto here = static_cast<int>(i);
-    if (knot.count >= kTrusted) {
+    if (is_trusted(knot)) {
       before = std::exchange(low, here);
     } else if (knot.count > 0 && low >= 0) {
       const auto trusted = static_cast<std::size_t>(low);
-      const double promised = raw[trusted] + slope(raw, before, low) * (kRows[i] - kRows[trusted]);
-      curve_[i] = std::min(knot.seconds, kDear * promised);
+      const auto above = std::find_if(knots_.begin() + here, knots_.end(), is_trusted);
+      const bool is_between = above != knots_.end();
+      const double further =
+          is_between ? slope(raw, low, static_cast<int>(above - knots_.begin())) : slope(raw, before, low);
+      const double promised = raw[trusted] + further * (kRows[i] - kRows[trusted]);
+      curve_[i] = std::min(knot.seconds, (is_between ? 1.0 : kDear) * promised);
     } else if (knot.count > 0 && known_ > 1) {
       const double share = static_cast<double>(knot.count) / kTrusted;
       curve_[i] = share * knot.seconds + (1.0 - share) * std::min(knot.seconds, at(raw, kRows[i], here));

@@ -97,7 +97,8 @@ class Engine {
     Tuner::Company company;
     const Tuner::Growing* growing = nullptr;  // of its tree, where that grew as far as pays
     bool told_of_pass = false;                // whether another text's step tells what the pass took
-    int told = 0;                             // rows that the drafter was told of before
+    int piece = 0;                            // rows that the drafter may read before, beside those of a step
+    int told = 0;                             // rows that it did
     const DraftTree* tree = nullptr;
     const VerdictView* verdict = nullptr;
     bool drafted = false;        // by the drafter
@@ -175,6 +176,7 @@ class Engine {
   Step begin_step(Sequence& sequence, int slot, const Step* unseen);
   void draft(const Sequence& sequence, Step& step, const Step* unseen);
   void ask_drafter(const Sequence& sequence, Step& step, const Step* unseen);
+  Tuner::Outlook outlook(const Sequence& sequence, const Step& step);
   const DraftTree* propose(Step& step, Growth* growth);
   const DraftTree* cut(const DraftTree& tree, const DraftLimits& limits);
   const VerdictView& verify(const Sequence& sequence, const Step& step);
@@ -207,9 +209,10 @@ class Engine {
   void note_pass(int rows, int written, double seconds);
   int rows_beside(int writers) const;
   void give_chunks(std::vector<Member>& members);
+  int drafter_piece() const;
   static bool tells_planner(const Member& member);
   void draft(std::vector<Member>& members);
-  void draft(Member& member, int room);
+  void draft(Member& member, int room, int piece);
   void run(std::vector<Member>& members);
   void keep_border(const Member& member);
   void take(Member& member);

@@ -49,6 +49,7 @@ Engine::Step Engine::begin_step(Sequence& sequence, int slot, const Step* unseen
   Step step;
   step.slot = slot;
   step.limits = sequence.options().limits;
+  step.piece = batch_;
   note_time(kStart);
   draft(sequence, step, unseen);
   note_time(kDrafted);
@@ -81,7 +82,9 @@ void Engine::ask_drafter(const Sequence& sequence, Step& step, const Step* unsee
   const GenerateOptions& options = sequence.options();
   const bool watches = options.draft == DraftMode::Watch;
   const bool again = unseen != nullptr && unseen->plan.planned && unseen->drafted;
-  step.plan = again ? planner_->tuner().again() : planner_->next(options, sequence.stats().steps);
+  const std::int32_t* end = runner_->token(place_->text.size());
+  step.plan =
+      again ? planner_->tuner().again() : planner_->next(options, sequence.stats().steps, outlook(sequence, step));
   drafting_->time_head(options.trace);
   WideGrowth wide;
   Growth* growth = watches ? &wide : planner_->growth(options);
@@ -90,12 +93,23 @@ void Engine::ask_drafter(const Sequence& sequence, Step& step, const Step* unsee
   if (step.plan.drafts && unseen != nullptr) {
     drafting_->follow(place_->draft, unseen->tree->view(), runner_->path(), unseen->verdict->count);
   } else if (step.plan.drafts) {
-    step.told = place_->draft.rows;
-    drafting_->catch_up(place_->draft, runner_->token(place_->text.size()));
+    step.told = drafting_->unread(place_->draft);
+    drafting_->catch_up(place_->draft, end);
+  } else if (step.plan.reads > 0) {
+    step.told = drafting_->read_ahead(place_->draft, step.plan.reads, end);
   }
   backend_->instruments().note_time(time_point(step.slot, kTold));
   if (step.plan.drafts || repeats) step.tree = propose(step, growth);
   if (watches && step.tree != nullptr) place_->watched = watched_nodes(*backend_, *std::exchange(step.tree, nullptr));
+}
+
+// What decides whether it is worth a draft.
+Tuner::Outlook Engine::outlook(const Sequence& sequence, const Step& step) {
+  return {.id = sequence.id(),
+          .written = sequence.stats().generated_tokens,
+          .left = std::min(sequence.tokens_left(), sequence.room_left()),
+          .piece = step.piece,
+          .unread = [this] { return drafting_->unread(place_->draft); }};
 }
 
 const DraftTree* Engine::propose(Step& step, Growth* growth) {
@@ -155,7 +169,7 @@ void Engine::note_times(Step& step) {
   const auto seconds = [&](StepTime first, StepTime second) {
     return backend_->instruments().seconds_between(time_point(step.slot, first), time_point(step.slot, second));
   };
-  if (step.drafted) {
+  if (step.drafted || step.told > 0) {
     step.told_seconds = seconds(kStart, kTold);
     step.grown_seconds = seconds(kTold, kDrafted);
   }

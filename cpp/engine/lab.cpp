@@ -141,6 +141,8 @@ void Lab::time_tree(std::int32_t prefix, std::span<const TokenId> tokens, std::s
   engine_.take_over().runner.try_tree(prefix, tokens, parents);
 }
 
+void Lab::time_states(std::int32_t prefix, int tokens) { engine_.take_over().runner.try_states(prefix, tokens); }
+
 void Lab::time_states(std::int32_t prefix, std::span<const TokenId> tokens, std::span<const std::int32_t> parents) {
   engine_.take_over().runner.try_states(prefix, tokens, parents);
 }

@@ -39,7 +39,8 @@ class Lab {
   // its verdict. And one tree of the drafter, after a sequence's first step.
   void time_prompt(std::int32_t prefix, std::span<const TokenId> tokens);
   void time_tree(std::int32_t prefix, std::span<const TokenId> tokens, std::span<const std::int32_t> parents);
-  // Of the last such tree, what the recurrent layers do beside their products.
+  // Of the last such prompt or tree, what the recurrent layers do beside their products.
+  void time_states(std::int32_t prefix, int tokens);
   void time_states(std::int32_t prefix, std::span<const TokenId> tokens, std::span<const std::int32_t> parents);
   void time_draft();
   // From now on verdicts are made up (Verifier::pretend).

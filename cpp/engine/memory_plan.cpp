@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "draft/make_drafter.h"
+#include "engine/guided_trees.h"
 
 namespace frspec {
 namespace {
@@ -35,6 +36,11 @@ MemoryPlan count(const MemoryPlanRequest& request, int context) {
                                        .batch = std::min(request.options.batch, context)});
     plan.head_rows = device.row_bytes_chosen() - picked;
     plan.drafter_weights = device.weight_bytes() - plan.target_weights - plan.head_rows;
+  }
+  // What texts with grammars take, each of them.
+  const TreeBounds bounds = tree_bounds(request.options);
+  for (int place = 0; place < limits.places; ++place) {
+    const GuidedTrees guided(device, target.config().vocab, bounds.size, bounds.depth);
   }
   plan.working = device.buffer_bytes() + static_cast<std::size_t>(kHeadRows * target.config().vocab) * sizeof(float);
   return plan;

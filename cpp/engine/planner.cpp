@@ -34,7 +34,10 @@ Planner::~Planner() {
 
 void Planner::write_among(const Tuner::Company& company, bool noisy) {
   among_others_ = company.texts > 1;
-  if (among_others_ && !among_) among_ = tuner_;
+  if (among_others_ && !among_) {
+    among_ = tuner_;
+    among_->join(company);
+  }
   tuner().set_company(company);
   if (among_others_) among_->set_noisy(noisy);
 }
@@ -44,13 +47,13 @@ void Planner::begin_text(bool noisy) {
   if (among_) among_->begin_text(noisy);
 }
 
-Tuner::Plan Planner::next(const GenerateOptions& options, std::int64_t steps) {
+Tuner::Plan Planner::next(const GenerateOptions& options, std::int64_t steps, const Tuner::Outlook& text) {
   // Rejection sampling draws other numbers with drafts than without, and with others: what a seed gives may not depend
   // on the clock.
   if (options.verify != VerifyMode::Keyed) return {.drafts = true, .forced = true};
   if (options.draft == DraftMode::Watch) return {.drafts = true};
   if (options.draft == DraftMode::Sparse && (steps & (steps + 1)) != 0) return {};
-  return tuner().next(options.draft == DraftMode::Auto);
+  return tuner().next(options.draft == DraftMode::Auto, text);
 }
 
 void Planner::look_at(Tuner::Step& step, const DraftTree& tree, const Verdict& verdict, const Drafter& drafter,

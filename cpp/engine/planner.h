@@ -33,7 +33,7 @@ class Planner {
   void begin_text(bool noisy);
 
   // The next step of a sequence that may be drafted, behind `steps` others.
-  Tuner::Plan next(const GenerateOptions& options, std::int64_t steps);
+  Tuner::Plan next(const GenerateOptions& options, std::int64_t steps, const Tuner::Outlook& text);
   // Whether it may be planned as the last one was, before it is known what that one has shown.
   bool is_steady(const GenerateOptions& options, const Tuner::Plan& last) const {
     return last.planned && options.draft != DraftMode::Sparse && tuner_.is_steady();

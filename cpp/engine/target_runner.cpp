@@ -135,6 +135,12 @@ void TargetRunner::try_tree(std::int32_t prefix, std::span<const TokenId> tokens
   (void)verifier_.read(0);
 }
 
+void TargetRunner::try_states(std::int32_t prefix, int tokens) {
+  reset(prefix);
+  for (int left = tokens; left > 0; left -= batch_) target_.run_states(target_.cache().chain(std::min(left, batch_)));
+  backend_.wait();
+}
+
 void TargetRunner::try_states(std::int32_t prefix, std::span<const TokenId> tokens,
                               std::span<const std::int32_t> parents) {
   reset(prefix);

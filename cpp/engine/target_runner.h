@@ -87,7 +87,8 @@ class TargetRunner {
 
   // One pass over a tree behind `prefix` tokens of the cache, whatever they are, with its verdict: for timing.
   void try_tree(std::int32_t prefix, std::span<const TokenId> tokens, std::span<const std::int32_t> parents);
-  // Of the last such pass, what the recurrent layers do beside their products.
+  // What the recurrent layers do beside the products of such a pass; and of so many tokens of a prompt.
+  void try_states(std::int32_t prefix, int tokens);
   void try_states(std::int32_t prefix, std::span<const TokenId> tokens, std::span<const std::int32_t> parents);
 
   // The log-probabilities of the `count` tokens (device) that follow the given states, with the `best` best ones beside

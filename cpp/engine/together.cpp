@@ -12,7 +12,7 @@ namespace frspec {
 namespace {
 
 // Rows of a pass for prompts where texts are being written beside, which wait for it: so many that a row costs little
-// more than in a large pass; and at least, where a user says how long they may wait.
+// more than in a large pass; and at least, where a user says how long they may wait. The same of a drafter's passes.
 constexpr int kRowsBeside = 64, kLeastRowsBeside = 16;
 
 }  // namespace
@@ -160,6 +160,9 @@ int Engine::rows_beside(int writers) const {
   return passes_.rows_within(seconds, written + least, written + batch_) - written;
 }
 
+// How many rows of prompts a drafter reads beside a pass, of all texts.
+int Engine::drafter_piece() const { return std::min(options_.step_ms == 0 ? kRowsBeside : kLeastRowsBeside, batch_); }
+
 // Which rows of what is still to be read come along: of the sequence that is served first, and of that which has least
 // to read.
 void Engine::give_chunks(std::vector<Member>& members) {
@@ -204,11 +207,10 @@ bool Engine::tells_planner(const Member& member) {
 }
 
 void Engine::draft(std::vector<Member>& members) {
-  int rows = 0, texts = 0, nodes = 0;
-  for (const Member& member : members) {
-    rows += member.reads ? static_cast<int>(member.tokens.size()) : 1;
-    texts += !member.reads || member.asks ? 1 : 0;
-  }
+  const int texts = static_cast<int>(members.size());
+  int rows = 0, nodes = 0, piece = drafter_piece();
+  if (chaos_) piece = chaos_->below(piece + 1);
+  for (const Member& member : members) rows += member.reads ? static_cast<int>(member.tokens.size()) : 1;
   const int most = target_->limits().rows, most_nodes = runner_->tree_rows();
   for (Member& member : members) {
     const GenerateOptions& options = member.sequence->options();
@@ -220,7 +222,8 @@ void Engine::draft(std::vector<Member>& members) {
     guard(*member.sequence, [&] {
       use(*member.place);
       member.step.company = {.texts = texts, .rows = rows - 1};
-      draft(member, std::min(most - rows, most_nodes - nodes - 1));
+      draft(member, std::min(most - rows, most_nodes - nodes - 1), piece);
+      if (member.step.told > Tuner::kUsualRows) piece = std::max(0, piece - member.step.told);
       rows += static_cast<int>(member.tokens.size()) - 1;
       nodes += member.tokens.size() > 1 ? static_cast<int>(member.tokens.size()) : 0;
     });
@@ -237,13 +240,14 @@ void Engine::draft(std::vector<Member>& members) {
   }
 }
 
-// One of them, of which the pass has room for `room` rows beside the root.
-void Engine::draft(Member& member, int room) {
+// One of them, of which the pass has room for `room` rows beside the root, and the drafter for a piece to read.
+void Engine::draft(Member& member, int room, int piece) {
   const auto start = Clock::now();
   Step& step = member.step;
   DraftTree& tree = place_->tree;
   const GenerateOptions& options = member.sequence->options();
   step.limits = options.limits;
+  step.piece = piece;
   // A tree that is only looked at needs no room.
   if (room < max_size_ - 1 && options.draft != DraftMode::Watch) step.limits = step.limits.within(std::max(0, room));
   draft(*member.sequence, step, nullptr);

@@ -17,8 +17,12 @@ constexpr double kBadMood = 0.6, kChangedMemory = 8.0;
 // Tokens by which drafting may be better than its few first steps showed: their number divides it. Where no notes say
 // what a tree promises, luck decides what a step shows. A new text may be of another kind.
 constexpr double kHope = 1.0, kHopeOfLuck = 2.5, kSeenBefore = 12.0;
+// Among others: the same of one that was never tried; and its steps there that tell whether all are to follow.
+constexpr double kHopeAmong = 0.25, kSureAmong = 4.0;
 // Share of all time that probes of a drafter that does not pay may cost.
 constexpr double kProbeShare = 0.01;
+// A text is expected to go on for as long as it has lasted, and at least for so many tokens.
+constexpr std::int64_t kUsualTokens = 128;
 constexpr int kLeastProbe = 3, kMostProbe = 400;  // plain steps between two probes
 // Drafted steps between two plain ones, which tell how fast plain decoding is now: few at first, when little is known.
 constexpr int kLeastPlainInterval = 24, kMostPlainInterval = 192;
@@ -68,7 +72,8 @@ Tuner::Tuner(std::vector<Arm> arms, bool grows, int levels, std::function<double
       grows_(grows),
       fixed_levels_(levels),
       clock_(clock ? std::move(clock) : seconds_now),
-      plain_interval_(kLeastPlainInterval) {
+      plain_interval_(kLeastPlainInterval),
+      since_probe_(kMostProbe) {
   for (const Arm& arm : arms_) {
     int family = 0;
     for (std::size_t before = 0; before < families_of_.size(); ++before) {
@@ -93,15 +98,32 @@ void Tuner::begin_text(bool noisy) {
     family.worth.count = std::min(family.worth.count, kWorthMemory / 2);
     family.seen = std::min(family.seen, kSeenBefore);
   }
-  // Among others a probe costs all of them, and there is always one who begins.
-  const bool costs_others = company_.texts > 1 && !arms_.empty();
-  until_probe_ = std::min(until_probe_, costs_others ? std::max(1, probe_interval() / 8) : 1);
+  // Among others there is always one who begins.
+  if (company_.texts == 1) until_probe_ = std::min(until_probe_, 1);
+}
+
+void Tuner::join(const Company& company) {
+  company_ = company;
+  rate_tokens_ = rate_seconds_ = {};
+  prober_ = 0;
+  for (Family& family : families_) family.seen = 0.0;
+  if (!arms_.empty()) until_probe_ = hoped_worth(family_of(current_)) > 0.0 ? 0 : probe_interval();
+}
+
+// Those whose prompts are read by the pass will be written, too.
+double Tuner::plain_rate() const {
+  const double seconds = target_(company_.texts);
+  return seconds > 0.0 ? company_.texts / seconds : 0.0;
 }
 
 double Tuner::value_of_time() const {
-  const double plain_rate = plain() > 0.0 ? company_.texts / plain() : 0.0;
   const double found = rate_seconds_.value > 0.0 ? rate_tokens_.value / rate_seconds_.value : 0.0;
-  return std::max(found, plain_rate);
+  return std::max(found, plain_rate());
+}
+
+double Tuner::more_rows(double rows) const {
+  const int whole = std::max(1, static_cast<int>(std::ceil(rows)));
+  return rows * (pass(1 + whole) - plain()) / whole;
 }
 
 double Tuner::level_seconds(int arm, int rows) const {
@@ -112,8 +134,32 @@ double Tuner::root_seconds(int arm, int told) const {
   return layers_(std::max(1, told)) + arms_[static_cast<std::size_t>(arm)].root_seconds + overhead_.value;
 }
 
-double Tuner::hoped_worth(const Family& family) const {
-  return family.worth.value + (grows_ ? kHope : kHopeOfLuck) / (1.0 + family.seen);
+// Of a step whose drafter is told of what the one before has given.
+double Tuner::drafting_seconds(int arm, double levels, double width, double gain) const {
+  if (!grows_) return overhead_.value;
+  return root_seconds(arm, 1 + static_cast<int>(std::lround(gain))) +
+         std::max(0.0, levels - 1.0) * level_seconds(arm, std::max(1, static_cast<int>(std::lround(width))));
+}
+
+// What trees like those so far would be worth in the company that there is now, or such of one node.
+double Tuner::worth_among(int family) const {
+  const Family& known = families_[static_cast<std::size_t>(family)];
+  if (known.gain.count == 0) return kHopeAmong;
+  const int arm = family_of(current_) == family ? current_ : best_head(family);
+  const double time = value_of_time();
+  const double as_before =
+      known.own.value - time * (more_rows(known.nodes.value - 1.0) +
+                                drafting_seconds(arm, known.levels.value, known.width.value, known.gain.value));
+  if (known.likeliest.count == 0) return as_before;
+  const double one = known.likeliest.value;
+  return std::max(as_before, one - time * (more_rows(1.0) + drafting_seconds(arm, 1.0, 1.0, one)));
+}
+
+double Tuner::hoped_worth(int family) const {
+  const Family& known = families_[static_cast<std::size_t>(family)];
+  const double luck = kHopeOfLuck / (1.0 + known.seen);
+  if (company_.texts > 1) return worth_among(family) + (grows_ ? 0.0 : luck);
+  return known.worth.value + (grows_ ? kHope / (1.0 + known.seen) : luck);
 }
 
 // --- Which arm ---
@@ -152,11 +198,11 @@ int Tuner::choose_arm() {
   if (families > 1) {
     const auto tried = [&](int f) { return families_[static_cast<std::size_t>(f)].gain.count; };
     const int least = tried(0) <= tried(1) ? 0 : 1;
-    if (tried(least) < kTried) {
+    if (tried(least) < kTried && company_.texts == 1) {
       family = drafted_ / kTurn % families;
       if (tried(family) >= kTried) family = least;
     } else {
-      family = hoped_worth(families_[1]) > hoped_worth(families_[0]) ? 1 : 0;
+      family = hoped_worth(1) > hoped_worth(0) ? 1 : 0;
       if (drafted_ % kAgain < kTurn) family = 1 - family;
     }
   }
@@ -166,18 +212,53 @@ int Tuner::choose_arm() {
 // --- Whether ---
 
 // Plain steps until the next probe: so many that what it costs is a small share of them. The drafter has to be told of
-// all of them, too.
+// all of them, too; among others, of those of the text that tries.
 int Tuner::probe_interval() const {
-  const Family& known = families_[static_cast<std::size_t>(family_of(current_))];
+  const int family = family_of(current_);
+  const double worth =
+      company_.texts > 1 ? worth_among(family) : families_[static_cast<std::size_t>(family)].worth.value;
   const double time = value_of_time();
   for (int steps = kLeastProbe; steps < kMostProbe; steps += 1 + steps / 8) {
-    const double lost = -known.worth.value + time * (layers_(steps) - layers_(1));
+    const double lost = -worth + time * (layers_(std::max(1, steps / company_.texts)) - layers_(1));
     if (lost < kProbeShare * steps) return steps;
   }
   return kMostProbe;
 }
 
-Tuner::Plan Tuner::next(bool may_pause) {
+// Tokens that all might write while the drafter reads what it has not of this text.
+double Tuner::reading_worth(const Outlook& text) const {
+  const int rows = text.unread ? text.unread() : 0;
+  return rows <= kUsualRows ? 0.0 : value_of_time() * (layers_(rows) - layers_(kUsualRows));
+}
+
+// Whether the text is expected to be long enough for that.
+bool Tuner::earns(double worth, const Outlook& text) const {
+  const Family& known = families_[static_cast<std::size_t>(family_of(plan_.arm))];
+  const auto tokens = static_cast<double>(std::min(text.left, std::max(kUsualTokens, text.written)));
+  return worth * tokens / (1.0 + known.gain.value) >= reading_worth(text);
+}
+
+// Whether the text tries what nobody is sure of, or what does not pay.
+bool Tuner::probes(double worth, const Outlook& text) {
+  ++since_probe_;
+  if (until_probe_ > 0) {
+    --until_probe_;
+    return false;
+  }
+  const double reading = reading_worth(text);
+  // Of several texts one is read for it, as long as there is something of it to come.
+  const bool is_prober = text.id == prober_;
+  if (is_prober) unasked_ = 0;
+  const bool is_first = is_prober || prober_ == 0 || company_.texts == 1;
+  if (reading > 0.0 && !is_first && ++unasked_ <= 2 * company_.texts) return false;
+  const bool may = worth > 0.0 ? earns(worth, text) : reading <= kProbeShare * since_probe_;
+  if (!may) return false;
+  prober_ = text.id;
+  unasked_ = 0;
+  return true;
+}
+
+Tuner::Plan Tuner::next(bool may_pause, const Outlook& text) {
   free_ = may_pause;
   plan_ = {.planned = true, .forced = !may_pause};
   if (arms_.empty()) return plan_;
@@ -186,15 +267,23 @@ Tuner::Plan Tuner::next(bool may_pause) {
     plan_.drafts = true;
     return plan_;
   }
-  if (hoped_worth(family()) > 0.0) {
+  const double worth = hoped_worth(family_of(plan_.arm));
+  const bool is_sure = worth > 0.0 && (company_.texts == 1 || family().seen >= kSureAmong);
+  if (is_sure ? !earns(worth, text) : !probes(worth, text)) return plan_;
+  if (const int rows = text.unread ? text.unread() : 0; rows > std::max(text.piece, kUsualRows)) {
+    plan_.reads = text.piece;
+    return plan_;
+  }
+  if (is_sure) {
     // A plain step now and then tells what plain decoding would give.
     plan_.drafts = ++since_plain_ <= plain_interval_;
     if (!plan_.drafts) plain_interval_ = std::min(2 * plain_interval_, kMostPlainInterval);
   } else {
-    // A probe verifies a draft, however unlikely: else it would not be known whether that is still true.
-    plan_.drafts = plan_.forced = until_probe_-- <= 0;
-    // Other texts of the same pass need not tell the same.
-    if (plan_.drafts) until_probe_ = probe_interval();
+    // A probe verifies a draft, however unlikely: else it would not be known whether that is still true. Other texts of
+    // the same pass need not tell the same.
+    plan_.drafts = plan_.forced = true;
+    until_probe_ = probe_interval();
+    since_probe_ = 0;
   }
   return plan_;
 }
@@ -216,7 +305,7 @@ void Tuner::begin_growth(const Plan& plan) {
   const std::string& translation =
       arms_.empty() ? std::string() : arms_[static_cast<std::size_t>(plan.arm)].translation;
   acceptance_.use(translation.empty() ? 0 : family_of(plan.arm) % Acceptance::kTranslations, noisy_);
-  growing_.worth_of_repeated = 0.0;
+  growing_.worth_of_repeated = growing_.likeliest = 0.0;
   growing_.levels.clear();
   if (plan.drafts) growing_.levels.push_back({1, 0.0});
   level_begin_ = clock_();
@@ -275,6 +364,7 @@ int Tuner::width(std::span<const NodeNote> frontier, std::span<const float> chan
   std::vector<Level>& levels = growing_.levels;
   if (!levels.empty()) levels.back().seconds = clock_() - level_begin_;
   const auto level = levels.size();
+  if (level == 1 && !frontier.empty()) growing_.likeliest = static_cast<double>(frontier.front().chance);
   int best = 0;
   if (!rehearsal_.empty()) {
     best = level < rehearsal_.size() ? std::min(rehearsal_[level], static_cast<int>(frontier.size())) : 0;
@@ -303,8 +393,16 @@ int Tuner::width(std::span<const NodeNote> frontier, std::span<const float> chan
 
 void Tuner::learn_costs(const Step& step) {
   target_.add(step.rows + company_.rows, step.target_seconds);
-  if (!step.drafted || arms_.empty()) return;
-  if (!grows_) return overhead_.add(step.told_seconds + step.grown_seconds, kWorthMemory);
+  if (arms_.empty()) return;
+  const double spent = step.told_seconds + step.grown_seconds;
+  if (!step.drafted) {
+    if (step.plan.reads > 0) layers_.add(step.told, spent);
+    return;
+  }
+  if (!grows_) {
+    if (step.told > kUsualRows) return layers_.add(step.told, spent - overhead_.value);
+    return overhead_.add(spent, kWorthMemory);
+  }
   const std::vector<Level>& levels = step.growing.levels;
   if (levels.empty()) return;
   // The drafter's layers: for what it was told, and for each level.
@@ -348,12 +446,15 @@ void Tuner::add(const Step& step) {
       drafting = overhead_.value;
     }
     const double gain = step.has_notes ? step.expected : step.accepted;
-    const double worth = gain - time * (seconds - plain() + drafting) - step.growing.worth_of_repeated;
-    const bool paused = hoped_worth(known) <= 0.0;
+    const double own = gain - step.growing.worth_of_repeated;
+    const double worth = own - time * (seconds - plain() + drafting);
+    const bool paused = hoped_worth(family_of(step.plan.arm)) <= 0.0;
     known.seen += 1.0;
     const bool has_changed = acceptance_.mood() < kBadMood;
     known.worth.add(worth, paused ? kProbeMemory : has_changed ? kChangedMemory : kWorthMemory);
     known.gain.add(gain, kWorthMemory);
+    known.own.add(own, kWorthMemory);
+    if (step.growing.likeliest > 0.0) known.likeliest.add(step.growing.likeliest, kWorthMemory);
     known.levels.add(levels, kSideMemory);
     known.width.add(width, kSideMemory);
     known.nodes.add(step.rows, kSideMemory);
@@ -375,7 +476,7 @@ void Tuner::add(const Step& step) {
 
 Tuner::Choice Tuner::choice() const {
   Choice found;
-  if (plain() > 0.0) found.plain_tokens_per_second = company_.texts / plain();
+  found.plain_tokens_per_second = plain_rate();
   found.arm = current_;
   if (rate_seconds_.value > 0.0) found.tokens_per_second = rate_tokens_.value / rate_seconds_.value;
   if (arms_.empty()) {
@@ -383,7 +484,7 @@ Tuner::Choice Tuner::choice() const {
     return found;
   }
   const Family& known = families_[static_cast<std::size_t>(family_of(current_))];
-  found.drafts = known.worth.count > 0 && hoped_worth(known) > 0.0;
+  found.drafts = known.worth.count > 0 && hoped_worth(family_of(current_)) > 0.0;
   found.nodes = known.nodes.value;
   found.levels = known.levels.value;
   found.gain = known.gain.value;
@@ -403,7 +504,7 @@ std::vector<double> Tuner::numbers() const {
   put_mean(overhead_);
   for (const Family& f : families_) {
     all.push_back(f.seen);
-    for (const Mean* mean : {&f.worth, &f.gain, &f.levels, &f.width, &f.nodes}) put_mean(*mean);
+    for (const Mean* mean : {&f.worth, &f.gain, &f.own, &f.likeliest, &f.levels, &f.width, &f.nodes}) put_mean(*mean);
   }
   for (const Mean& held : held_) put_mean(held);
   all.push_back(current_);
@@ -431,7 +532,7 @@ bool Tuner::restore(std::span<const double> numbers) {
   take_mean(overhead_);
   for (Family& f : families_) {
     f.seen = take(1)[0];
-    for (Mean* mean : {&f.worth, &f.gain, &f.levels, &f.width, &f.nodes}) take_mean(*mean);
+    for (Mean* mean : {&f.worth, &f.gain, &f.own, &f.likeliest, &f.levels, &f.width, &f.nodes}) take_mean(*mean);
   }
   for (Mean& held : held_) take_mean(held);
   current_ = std::clamp(static_cast<int>(numbers[at]), 0, std::max(0, static_cast<int>(arms_.size()) - 1));

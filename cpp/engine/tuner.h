@@ -6,6 +6,9 @@
 // all if its tree is expected to be worth more than what drafting it costs. So trees grow deep where the drafter is
 // sure and not at all where it is not. Probabilities are Acceptance's, seconds are RowCosts', L is what the latest
 // steps gave, and no less than plain decoding gives. The text does not depend on any of it.
+//
+// Of several texts, all wait for the drafts of each. So none drafts there for hope: one of them tries, and the others
+// follow when it pays. What a drafter must read before it drafts a text at all is to be earned by what is left of it.
 #pragma once
 
 #include <cstdint>
@@ -23,12 +26,23 @@ namespace frspec {
 
 class Tuner final : public Growth {
  public:
+  // Rows that a drafter reads of any step, more or less.
+  static constexpr int kUsualRows = 16;
+
   using Arm = TimedArm;
   struct Plan {
     bool drafts = false;  // with the drafter; what the text repeats is proposed in any case
     int arm = 0;
     bool planned = false;  // by next(): other steps are told of, but were nobody's choice
     bool forced = false;   // there must be a draft
+    int reads = 0;         // rows that the drafter reads meanwhile, of more that it needs before it can draft
+  };
+  // A text whose next step is planned.
+  struct Outlook {
+    std::uint64_t id = 0;
+    std::int64_t written = 0, left = 0;     // tokens: so far, and that may still come
+    int piece = 0;                          // rows that the drafter may read in this step, where there are many
+    std::function<int()> unread = nullptr;  // rows that it has to read before it can draft
   };
   // A node of the tree that the target reached, and a child of it.
   struct Trial {
@@ -43,10 +57,11 @@ class Tuner final : public Growth {
   struct Growing {
     std::vector<Level> levels = {};
     double worth_of_repeated = 0.0;  // tokens, without the drafter
+    double likeliest = 0.0;          // chance of the best node
   };
   // Who else has a part in the pass.
   struct Company {
-    int texts = 1;  // that are written by it, this one among them
+    int texts = 1;  // that wait for it, this one among them
     int rows = 0;   // of the pass, beside this text's root and drafts
   };
   struct Step {
@@ -82,8 +97,10 @@ class Tuner final : public Growth {
 
   // Another text begins; it may be of another kind. `noisy`: at a temperature above 0.
   void begin_text(bool noisy);
+  // What was learned of texts that were alone is all that is known of those of this company.
+  void join(const Company& company);
   // The next step. `may_pause`: whether it may be a plain one.
-  Plan next(bool may_pause);
+  Plan next(bool may_pause, const Outlook& text);
   // Whether the next step may be made as the last one was planned: nothing else is to be learned, and it may begin
   // before it is known what the last one has shown. again() plans it.
   bool is_steady() const;
@@ -139,6 +156,8 @@ class Tuner final : public Growth {
     double seen = 0.0;  // drafted steps
     Mean worth;         // of a drafted step, in tokens: what it gave less what it cost
     Mean gain;          // what it gave
+    Mean own;           // that, less what the text repeats would have given
+    Mean likeliest;     // chance of the best node of its trees
     Mean levels;        // that it grew
     Mean width;         // nodes of a level behind the first
     Mean nodes;         // of its trees
@@ -147,13 +166,20 @@ class Tuner final : public Growth {
   // Seconds of a pass in which this text has so many rows, beside its company's.
   double pass(int rows) const { return target_(rows + company_.rows); }
   double plain() const { return pass(1); }
-  double value_of_time() const;  // tokens per second: L
+  double more_rows(double rows) const;  // seconds of so many rows more
+  double plain_rate() const;            // tokens per second of all texts
+  double value_of_time() const;         // likewise: L
   double head_seconds(const Arm& arm, int rows) const { return arm.root_seconds + (rows - 1) * arm.row_seconds; }
   double level_seconds(int arm, int rows) const;
   double root_seconds(int arm, int told) const;
   int family_of(int arm) const { return families_of_[static_cast<std::size_t>(arm)]; }
   Family& family() { return families_[static_cast<std::size_t>(family_of(plan_.arm))]; }
-  double hoped_worth(const Family& family) const;
+  double drafting_seconds(int arm, double levels, double width, double gain) const;
+  double worth_among(int family) const;
+  double hoped_worth(int family) const;
+  double reading_worth(const Outlook& text) const;
+  bool earns(double worth, const Outlook& text) const;
+  bool probes(double worth, const Outlook& text);
   void learn_costs(const Step& step);
   double held(int arm) const;
   int choose_arm();
@@ -175,8 +201,10 @@ class Tuner final : public Growth {
   int current_ = 0;  // arm
   int drafted_ = 0;  // steps
   int since_plain_ = 0, plain_interval_;
-  int until_probe_ = 0;
-  bool free_ = false;  // whether the planned step may be a plain one
+  int until_probe_ = 0, since_probe_;
+  std::uint64_t prober_ = 0;  // of several texts, the one that tries; 0: none does
+  int unasked_ = 0;           // steps of others, since it might have
+  bool free_ = false;         // whether the planned step may be a plain one
   // Of the tree that grows:
   Plan plan_;
   Growing growing_;

@@ -25,6 +25,20 @@ ModelConfig read_config(const GgufFile& file, const RopeOptions& rope) {
   return config;
 }
 
+// Nextn blocks are their drafter's, and so are the tokens of a trimmed head that one has.
+void leave_nextn(WeightLoader& loader, const ModelConfig& config) {
+  bool has_head = false;
+  for (int i = config.layers; i < config.layers + config.nextn; ++i) {
+    loader.leave(concat("blk.", i, "."));
+    has_head = has_head || loader.has(concat("blk.", i, ".nextn.shared_head_head.weight"));
+  }
+  if (has_head) loader.leave("d2t");
+  if (has_head || !loader.has("d2t")) return;
+  fail(loader.file().path().string(),
+       ": found tensor 'd2t', the tokens of a drafter's trimmed head, in a model's file; ",
+       "expected it in the drafter's own, or beside the head of a nextn block, 'blk.N.nextn.shared_head_head.weight'");
+}
+
 // Of the trees of several sequences in one pass: what is kept of a row is large where layers are recurrent.
 int tree_rows(const ModelLimits& limits) {
   constexpr int kMost = 128;
@@ -50,7 +64,7 @@ CausalModel::CausalModel(std::shared_ptr<const GgufFile> file, Backend& backend,
   whole_head.on_host = limits_.head_on_host;
   (tied ? embedding_ : head_) = loader.load(whole_head);
   for (int i = 0; i < config_.layers; ++i) blocks_.push_back(load_block(loader, config_, i));
-  for (int i = 0; i < config_.nextn; ++i) loader.leave_block(config_.layers + i);
+  leave_nextn(loader, config_);
   const auto factors = loader.rope_factors(config_.rope, limits_.context);
   loader.expect_all_read(kIgnoredByTarget);
 

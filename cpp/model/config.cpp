@@ -240,6 +240,12 @@ void read_experts(const GgufFile& file, const Reader& reader, ModelConfig& confi
   }
 }
 
+// What stands in a file that is none of ours, for messages.
+std::string found_architecture(const GgufFile& file) {
+  const std::string_view name = file.get_string("general.architecture");
+  return concat("found '", name, "'", name == "clip" ? ", what reads images or sound for a model (mmproj)" : "");
+}
+
 ModelConfig read_config(const GgufFile& file, const Architecture& style) {
   const Reader reader(file, std::string(style.name));
   ModelConfig config;
@@ -284,10 +290,10 @@ ModelConfig read_config(const GgufFile& file, const Architecture& style) {
 bool is_causal(const GgufFile& file) { return find_architecture(file.get_string("general.architecture")) != nullptr; }
 
 ModelConfig read_causal_config(const GgufFile& file) {
-  const std::string_view name = file.get_string("general.architecture");
-  if (const Architecture* style = find_architecture(name)) return read_config(file, *style);
-  fail(file.path().string(), ": key 'general.architecture': found '", name, "', expected a target model of ",
-       architecture_names());
+  const Architecture* style = find_architecture(file.get_string("general.architecture"));
+  if (style != nullptr) return read_config(file, *style);
+  fail(file.path().string(), ": key 'general.architecture': ", found_architecture(file),
+       ", expected a target model of ", architecture_names());
 }
 
 ModelConfig read_mtp_config(const GgufFile& file) {
@@ -312,10 +318,9 @@ ModelConfig read_mtp_config(const GgufFile& file) {
 }
 
 ModelConfig read_eagle2_config(const GgufFile& file) {
-  const std::string_view architecture = file.get_string("general.architecture");
-  if (architecture != "eagle2") {
-    fail(file.path().string(), ": key 'general.architecture': found '", architecture,
-         "', expected a drafter: 'eagle2' or 'eagle3', or a language model: ", architecture_names());
+  if (file.get_string("general.architecture") != "eagle2") {
+    fail(file.path().string(), ": key 'general.architecture': ", found_architecture(file),
+         ", expected a drafter: 'eagle2' or 'eagle3', or a language model: ", architecture_names());
   }
   ModelConfig config = read_config(file, kEagle2);
   const Reader reader(file, "eagle2");

@@ -33,13 +33,15 @@ RecurrentStates::RecurrentStates(Backend& backend, const ModelConfig& config, in
   make_room(rows);
 }
 
+// All of it or none: where memory is short, the next pass of trees asks for as much as there was again.
 void RecurrentStates::make_room(int rows) {
-  if (rows <= rows_) return;
-  rows_ = rows;
+  if (rows == 0 || (rows <= rows_ && !kept_.empty())) return;
+  const int wanted = std::max(rows, rows_);
   kept_.clear();
+  std::vector<Buffer> kept;
   const auto keep = [&](std::int64_t of) {
-    kept_.push_back(floats(backend_, rows, of));
-    return kept_.back().as<float>();
+    kept.push_back(floats(backend_, wanted, of));
+    return kept.back().as<float>();
   };
   for (DeltaLayer& layer : layers_) {
     layer.inputs = keep(layer.shape.channels());
@@ -47,6 +49,8 @@ void RecurrentStates::make_room(int rows) {
     layer.deltas = keep(layer.shape.value_dim());
     layer.decays = keep(layer.shape.value_heads);
   }
+  kept_ = std::move(kept);
+  rows_ = wanted;
 }
 
 void RecurrentStates::clear(int place) {

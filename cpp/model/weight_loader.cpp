@@ -171,8 +171,7 @@ std::vector<float> WeightLoader::factors(const std::string& name, std::int64_t s
   return values;
 }
 
-void WeightLoader::leave_block(int index) {
-  const std::string prefix = concat("blk.", index, ".");
+void WeightLoader::leave(std::string_view prefix) {
   for (const GgufTensor& tensor : file_->tensors()) {
     if (tensor.name.starts_with(prefix)) read_.emplace(tensor.name);
   }

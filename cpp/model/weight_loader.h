@@ -58,8 +58,8 @@ class WeightLoader {
   // longrope's, of which there are two: for contexts up to the original one, and for longer ones.
   std::vector<float> rope_factors(const RopeConfig& rope, int context);
 
-  // Whatever block `index` has ("blk.INDEX.*") is read by others.
-  void leave_block(int index);
+  // Whatever has a name that begins so is read by others.
+  void leave(std::string_view prefix);
 
   bool has(std::string_view name) const { return file_->find_tensor(name) != nullptr; }
   const GgufFile& file() const { return *file_; }

@@ -1,5 +1,5 @@
-// What the bits of codebook types say. A code is a number's place in the codebook entry, with the sign in the bit above
-// (IQ2: 8, 25, 43; IQ3: eight magnitudes), or one of a few numbers (IQ1, TQ).
+// What the bits of types say that are brought to another form. In Coded, a code is a number's place in the codebook
+// entry, with the sign in the bit above (IQ2: 8, 25, 43; IQ3: eight magnitudes), or one of a few numbers (IQ1, TQ).
 #include "tensor/coded.h"
 
 #include <algorithm>
@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "tensor/codebooks.h"
 #include "tensor/dequantize.h"
-#include "tensor/weight_types.h"
 
 namespace frspec {
 namespace {
@@ -179,19 +178,47 @@ void code(const BlockIQ4_XS& block, BlockCoded& to) {
   }
 }
 
+// A narrow block as several of Q4_0 from `to` on, all with its scale: code q stands for step * q - 1.
+template <class Block>
+void widen(const Block& block, int bits, int step, BlockQ4_0* to) {
+  const auto nibble = [&](int i) {
+    const int code = block.quants[i * bits / 8] >> (i * bits % 8) & ((1 << bits) - 1);
+    return static_cast<unsigned>(step * code - 1 + 8);
+  };
+  for (int at = 0; at < Block::kElements; at += kQuantBlock, ++to) {
+    to->scale = block.scale;
+    for (int i = 0; i < kQuantBlock / 2; ++i) {
+      to->quants[i] = static_cast<std::uint8_t>(nibble(at + i) | nibble(at + i + kQuantBlock / 2) << 4);
+    }
+  }
+}
+void code(const BlockQ2_0& block, BlockQ4_0& first) { widen(block, 2, 1, &first); }
+void code(const BlockQ1_0& block, BlockQ4_0& first) { widen(block, 1, 2, &first); }
+
+template <class Block, class Form>
+void code_blocks(const std::byte* row, std::byte* to, std::int64_t cols) {
+  const auto* blocks = reinterpret_cast<const Block*>(row);
+  auto* forms = reinterpret_cast<Form*>(to);
+  for (std::int64_t b = 0; b < cols / Block::kElements; ++b) {
+    code(blocks[b], forms[b * (Block::kElements / Form::kElements)]);
+  }
+}
+
 }  // namespace
 
-void code_row(DType type, const std::byte* row, BlockCoded* to, std::int64_t cols) {
-  const auto run = [&](auto* blocks) {
-    for (std::int64_t b = 0; b < cols / kSuperBlock; ++b) code(blocks[b], to[b]);
-  };
+void code_row(DType type, const std::byte* row, std::byte* to, std::int64_t cols) {
   switch (type) {
 #define CASE(name)  \
   case DType::name: \
-    return run(reinterpret_cast<const Block##name*>(row));
+    return code_blocks<Block##name, BlockCoded>(row, to, cols);
     FRSPEC_CODEBOOK_TYPES(CASE)
     CASE(Q3_K)
     CASE(IQ4_XS)
+#undef CASE
+#define CASE(name)  \
+  case DType::name: \
+    return code_blocks<Block##name, BlockQ4_0>(row, to, cols);
+    FRSPEC_NARROW_TYPES(CASE)
 #undef CASE
     default:
       fail("found a row of type ", dtype_name(type), ", which has no coded form");

@@ -1,5 +1,5 @@
-// The form to which codebook types are brought at load, and other types where a device has no kernels of their own for
-// them: nothing is rounded, all products of a scale and a code are exact.
+// The forms to which types are brought that have no kernels of their own, on a device or at all: nothing is rounded,
+// all products of a scale and a code are exact.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +7,7 @@
 
 #include "tensor/dtype.h"
 #include "tensor/quant.h"
+#include "tensor/weight_types.h"
 
 namespace frspec {
 
@@ -20,8 +21,20 @@ struct BlockCoded {
 };
 static_assert(sizeof(BlockCoded) == 164);
 
-// Brings a row of `cols` elements to the form: of the codebook types, and of Q3_K and IQ4_XS.
-void code_row(DType type, const std::byte* row, BlockCoded* to, std::int64_t cols);
+// The type of the form of such a type: Q4_0 of the narrow ones, Coded of the others.
+constexpr DType coded_type(DType type) {
+  switch (type) {
+#define FRSPEC_CASE(name) case DType::name:
+    FRSPEC_NARROW_TYPES(FRSPEC_CASE)
+#undef FRSPEC_CASE
+    return DType::Q4_0;
+    default:
+      return DType::Coded;
+  }
+}
+
+// Brings a row of `cols` elements to its form, blocks of coded_type(type): of FRSPEC_CODED_TYPES, Q3_K and IQ4_XS.
+void code_row(DType type, const std::byte* row, std::byte* to, std::int64_t cols);
 
 // The f16 scale of IQ1_M.
 constexpr std::uint16_t iq1_m_scale(const BlockIQ1_M& block) {

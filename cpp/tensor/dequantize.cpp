@@ -52,6 +52,17 @@ void values_of(const BlockQ5_1& b, float* y) {
   }
 }
 
+void values_of(const BlockQ2_0& b, float* y) {
+  for (int i = 0; i < b.kElements; ++i) {
+    y[i] = half_to_float(b.scale) * static_cast<float>((b.quants[i / 4] >> (2 * (i % 4)) & 3) - 1);
+  }
+}
+
+void values_of(const BlockQ1_0& b, float* y) {
+  const float scale = half_to_float(b.scale);
+  for (int i = 0; i < b.kElements; ++i) y[i] = (b.quants[i / 8] >> (i % 8) & 1) != 0 ? scale : -scale;
+}
+
 // Q4_K and Q5_K; `high_bits` is null for the former.
 template <class Block>
 void k_values(const Block& block, const std::uint8_t* high_bits, float* y) {
@@ -104,11 +115,11 @@ void values_of(const BlockCoded& block, float* y) {
   }
 }
 
-// The types that have a coded form: it loses nothing.
+// The types that are read by way of their coded form: it loses nothing.
 template <DType kType, class Block>
 void coded_values(const Block& block, float* y) {
   BlockCoded coded;
-  code_row(kType, reinterpret_cast<const std::byte*>(&block), &coded, kSuperBlock);
+  code_row(kType, reinterpret_cast<const std::byte*>(&block), reinterpret_cast<std::byte*>(&coded), kSuperBlock);
   values_of(coded, y);
 }
 #define CASE(name) \

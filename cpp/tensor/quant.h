@@ -6,7 +6,7 @@
 namespace frspec {
 
 constexpr int kQuantBlock = 32;   // elements per block of Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, MXFP4
-constexpr int kSuperBlock = 256;  // elements per block of all others
+constexpr int kSuperBlock = 256;  // elements per block of K-quants, IQ4_XS and all that are brought to Coded
 
 // w[i] = scale * quants[i]
 struct BlockQ8_0 {
@@ -23,6 +23,22 @@ struct BlockQ4_0 {
   std::uint8_t quants[kQuantBlock / 2];
 };
 static_assert(sizeof(BlockQ4_0) == 18);
+
+// w[i] = scale * (q[i] - 1); two bits each, the lowest first: byte i holds elements 4 i to 4 i + 3
+struct BlockQ2_0 {
+  static constexpr int kElements = 2 * kQuantBlock;
+  std::uint16_t scale;
+  std::uint8_t quants[kElements / 4];
+};
+static_assert(sizeof(BlockQ2_0) == 18);
+
+// w[i] = scale where bit i is set, -scale where it is not; the lowest bit of a byte first
+struct BlockQ1_0 {
+  static constexpr int kElements = 4 * kQuantBlock;
+  std::uint16_t scale;
+  std::uint8_t quants[kElements / 8];
+};
+static_assert(sizeof(BlockQ1_0) == 18);
 
 // w[i] = scale * q[i] + minimum
 struct BlockQ4_1 {

@@ -22,7 +22,7 @@
   X(IQ4_XS)                   \
   X(MXFP4)
 
-// Those that are brought to DType::Coded at load, exactly (coded.h): codebooks and digits of three.
+// Those that are brought to another form at load, exactly (coded.h). To DType::Coded: codebooks and digits of three.
 #define FRSPEC_CODEBOOK_TYPES(X) \
   X(IQ3_S)                       \
   X(IQ3_XXS)                     \
@@ -34,5 +34,11 @@
   X(TQ2_0)                       \
   X(TQ1_0)
 
-#define FRSPEC_QUANTIZED_TYPES(X) FRSPEC_BLOCK_TYPES(X) FRSPEC_CODEBOOK_TYPES(X)
+// To Q4_0: codes of one bit or two, a scale for several of its blocks.
+#define FRSPEC_NARROW_TYPES(X) \
+  X(Q2_0)                      \
+  X(Q1_0)
+
+#define FRSPEC_CODED_TYPES(X) FRSPEC_CODEBOOK_TYPES(X) FRSPEC_NARROW_TYPES(X)
+#define FRSPEC_QUANTIZED_TYPES(X) FRSPEC_BLOCK_TYPES(X) FRSPEC_CODED_TYPES(X)
 #define FRSPEC_WEIGHT_TYPES(X) FRSPEC_FLOAT_TYPES(X) FRSPEC_QUANTIZED_TYPES(X)

@@ -114,7 +114,8 @@ std::vector<TokenId> ranked_order(const TokenRanks& ranks, const Tokenizer& targ
     if (target.token_type(id) == TokenType::Control) (is_always_kept(target, id) ? order : spare).push_back(id);
   }
   for (const TokenId id : ranks.ids) {
-    if (target.token_type(id) != TokenType::Control) order.push_back(id);
+    const TokenType type = target.token_type(id);
+    if (type != TokenType::Control) (type != TokenType::Unused ? order : spare).push_back(id);
   }
   order.insert(order.end(), spare.begin(), spare.end());
   return order;

@@ -23,7 +23,7 @@ struct FormatF32 {
 using FormatQ3_K = FormatCoded;
 using FormatIQ4_XS = FormatCoded;
 
-// The type as which the device has a weight: its own, or the coded form.
+// The type as which the device has a weight: its own, or that of its coded form.
 constexpr DType device_type(DType type) {
   switch (type) {
 #define FRSPEC_CASE(name) \
@@ -33,7 +33,7 @@ constexpr DType device_type(DType type) {
     FRSPEC_BLOCK_TYPES(FRSPEC_CASE)
 #undef FRSPEC_CASE
     default:
-      return DType::Coded;
+      return coded_type(type);
   }
 }
 

@@ -51,9 +51,9 @@ def bench(
         ``parameters``, ``context``, ``ceilings`` (bytes and multiply-adds per second), and ``rows``, each with
         ``test``, ``rows`` (of a pass), ``ms``, ``ms_stddev``, ``tokens_per_second``, ``bytes`` and ``macs`` (of a
         pass), ``gb_per_second``, ``share_of_bandwidth``, ``floor_ms``, ``over_floor`` and ``bound_by``; of Qwen3.5 also
-        ``delta rule N``, the part of ``verify N`` that its recurrent layers take beside their products, with
-        ``share_of_pass``; for whole
-        texts ``accepted_length`` and ``speedup`` over plain decoding instead of the last eight.
+        ``delta rule ppN`` and ``delta rule N``, the part of ``ppN`` and of ``verify N`` that its recurrent layers take
+        beside their products, with ``share_of_pass``; for whole texts ``accepted_length`` and ``speedup`` over plain
+        decoding instead of the last eight.
 
     Raises:
         FileNotFoundError, ValueError, MemoryError: As :class:`LLM`; ValueError also for tests that make no sense.

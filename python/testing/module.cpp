@@ -10,6 +10,7 @@ void init_ops(nb::module_& m);
 void init_head_ops(nb::module_& m);
 void init_tree_ops(nb::module_& m);
 void init_cache_ops(nb::module_& m);
+void init_delta_ops(nb::module_& m);
 void init_page_ops(nb::module_& m);
 void init_matmul_ops(nb::module_& m);
 void init_cuda_self_test(nb::module_& m);
@@ -26,6 +27,7 @@ NB_MODULE(_testing, m) {
   frspec::init_head_ops(m);
   frspec::init_tree_ops(m);
   frspec::init_cache_ops(m);
+  frspec::init_delta_ops(m);
   frspec::init_page_ops(m);
   frspec::init_matmul_ops(m);
   frspec::init_cuda_self_test(m);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -41,7 +42,9 @@ void add_step(Tuner& self, const Planned& plan, bool drafted, int rows, int told
               double grown_seconds, double target_seconds, int accepted, double expected, bool has_notes,
               const std::vector<std::tuple<int, bool>>& nodes, const std::vector<std::tuple<int, bool>>& parents,
               const std::vector<std::uint32_t>& held) {
-  Tuner::Step step{.plan = to_plan(plan),
+  Tuner::Plan planned = to_plan(plan);
+  if (!drafted) planned.reads = told;
+  Tuner::Step step{.plan = planned,
                    .company = self.company(),
                    .growing = drafted ? self.end_growth() : Tuner::Growing{},
                    .drafted = drafted,
@@ -80,11 +83,19 @@ void init_tuner(nb::module_& m) {
       .def("begin_text", &Tuner::begin_text, "noisy"_a)
       .def(
           "next",
-          [](Tuner& self, bool may_pause) {
-            const Tuner::Plan plan = self.next(may_pause);
-            return Planned{plan.drafts, plan.arm, plan.forced};
+          [](Tuner& self, bool may_pause, int unread, std::int64_t left, std::int64_t written, int piece,
+             std::uint64_t text) {
+            const Tuner::Plan plan = self.next(
+                may_pause,
+                {.id = text, .written = written, .left = left, .piece = piece, .unread = [unread] { return unread; }});
+            return std::pair{Planned{plan.drafts, plan.arm, plan.forced}, plan.reads};
           },
-          "may_pause"_a, "The next step: whether it drafts, the arm, and whether there must be a draft.")
+          "may_pause"_a, "unread"_a = 1, "left"_a = 1 << 20, "written"_a = 0, "piece"_a = 1 << 20, "text"_a = 1,
+          "The next step: whether it drafts, the arm, and whether there must be a draft; and rows that are read "
+          "instead.\nSo many rows of this text are unread by the drafter, of which it may read a piece.")
+      .def(
+          "join", [](Tuner& self, int texts, int rows) { self.join({texts, rows}); }, "texts"_a, "rows"_a,
+          "What was learned before is of texts that were alone.")
       .def(
           "begin_growth", [](Tuner& self, const Planned& plan) { self.begin_growth(to_plan(plan)); }, "plan"_a)
       .def("end_growth", [](Tuner& self) { (void)self.end_growth(); })

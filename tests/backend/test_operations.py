@@ -10,6 +10,7 @@ import pytest
 from matrices import (
     FLOATS,
     MULTIPLIED,
+    NARROW,
     QUANTIZED,
     block_width,
     random_matrix,
@@ -28,10 +29,16 @@ TYPES = [*FLOATS, *QUANTIZED]
 BLOCK = 32  # activations that share a scale where they meet quantized weights
 SPIKE = np.float32(6)  # blocks that stand out so far from the row's usual ones have a second term
 
-# Widths: whole groups of 256, a shorter last group (not for K-quants, whose blocks are 256 long), an odd number.
-WIDTHS = {"": 512, ".short": 352, ".odd": 37}
+# Widths: whole groups of 256, a shorter last group (not for K-quants, whose blocks are 256 long; longer where they have
+# 64 or 128), an odd number.
+WIDTHS = {"": 512, ".short": 352, ".long": 384, ".odd": 37}
 # Names of all tensors of the file.
-ALL = [name + suffix for name in TYPES for suffix, width in WIDTHS.items() if width % block_width(name) == 0]
+ALL = [
+    name + suffix
+    for name in TYPES
+    for suffix, width in WIDTHS.items()
+    if width % block_width(name) == 0 and (suffix != ".long" or name in NARROW)
+]
 PRODUCTS = [name for name in ALL if name.split(".")[0] in FLOATS + MULTIPLIED]
 
 
@@ -142,7 +149,7 @@ def test_matmul_rows_are_independent(weights: Path, name: str) -> None:
 
 
 @pytest.mark.every_device
-@pytest.mark.parametrize("kind", ["IQ4_NL", "MXFP4", "Q3_K"])
+@pytest.mark.parametrize("kind", ["IQ4_NL", "MXFP4", "Q3_K", *NARROW])
 def test_types_that_say_the_same_give_the_same_bits(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(3)
     data = random_matrix(kind, 37, 512, rng)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
-from mtp_reference import MtpReference
+from mtp_reference import LayerReference, MtpReference, NextnReference
+from nextn_models import make_nextn
 from qwen35 import Qwen35, make_qwen35
-from reference_steps import write_vocabulary_ranks
+from reference_steps import write_random_sketch, write_vocabulary_ranks
 
 from frspec_cpp import LLM, Generation, _core
 
@@ -20,6 +23,7 @@ CHAIN = {"tree": (LEVELS - 1, 1, LEVELS + 1)}
 TREE = {"tree": (3, 4, 14)}
 TOKENS = 40
 PROMPT = [17, 5, 230, 99, 17, 5, 231, 7, 300, 12]
+OWN_HEAD = "nextn.shared_head_head.weight"
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +43,9 @@ def files(made: Qwen35, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     }
     found["ranks"] = folder / "ranks.gguf"
     write_vocabulary_ranks(found["ranks"], found["trunk"], np.random.default_rng(1).permutation(400))
-    shared, made.shared = made.shared, {}
-    found["bare"] = made.write(folder / "bare.gguf", "nextn")
-    made.shared = shared
+    found["bare"] = replace(made, shared={}).write(folder / "bare.gguf", "nextn")
+    found["sketch"] = folder / "sketch.gguf"
+    write_random_sketch(found["sketch"], found["whole"], found["whole"])
     return found
 
 
@@ -49,12 +53,12 @@ def write(llm: LLM, prompt: list[int] = PROMPT, **options: Any) -> Generation:
     return llm.generate(prompt, **{"max_tokens": TOKENS, "ignore_eos": True, "draft": True, "trace": True, **options})
 
 
-@pytest.mark.usefixtures("one_torch_thread")
-@pytest.mark.parametrize("disturbance", [1.0, pytest.param(0.2, marks=pytest.mark.every_isa)])
-def test_states_equal_the_reference(tmp_path: Path, disturbance: float) -> None:
-    """Every state that the head met: behind the text, and in four levels of drafts, each of the one before."""
-    made = make_qwen35(tmp_path, layers=4, disturbance=disturbance)
-    path = made.write(tmp_path / "whole.gguf", "trunk", "nextn")
+def steps_of(text: Generation) -> list[Any]:
+    return [(step.accepted, step.nodes, step.offered) for step in text.trace or []]
+
+
+def check_states(path: Path, reference: NextnReference) -> int:
+    """Every state that the head met: behind the text, and in the levels of drafts. Gives how many were accepted."""
     engine = _core.Engine(
         str(path), "mtp", cache_type="f32", n_batch=4, tree=f"{LEVELS - 1},1,{LEVELS + 1}", states=1000
     )
@@ -63,7 +67,6 @@ def test_states_equal_the_reference(tmp_path: Path, disturbance: float) -> None:
     while generation.finish_reason is None:
         steps.append([token for token, _, _ in generation.step()])
     states = engine.take_states().reshape(-1, LEVELS, 64)
-    reference = MtpReference(made)
     text = [*PROMPT, *steps[0]]
     accepted = 0
     for step, found in zip(steps[1:], states, strict=True):
@@ -72,7 +75,29 @@ def test_states_equal_the_reference(tmp_path: Path, disturbance: float) -> None:
         assert drafted[: len(step) - 1] == step[:-1]
         accepted += len(step) - 1
         text += step
-    assert accepted > 0 or disturbance == 1.0
+    return accepted
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+@pytest.mark.parametrize("disturbance", [1.0, pytest.param(0.2, marks=pytest.mark.every_isa)])
+def test_states_equal_the_reference(tmp_path: Path, disturbance: float) -> None:
+    """In four levels of drafts, each of the one before."""
+    made = make_qwen35(tmp_path, layers=4, disturbance=disturbance)
+    path = made.write(tmp_path / "whole.gguf", "trunk", "nextn")
+    assert check_states(path, MtpReference(made)) > 0 or disturbance == 1.0
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3moe"])
+def test_blocks_of_other_families(tmp_path: Path, architecture: str) -> None:
+    """A layer as the family has it between the same tensors: pairs of its rope, biases, experts."""
+    made = make_nextn(tmp_path, architecture, seed=1)
+    check_states(made.whole, LayerReference(made.checkpoint, made.nextn))
+    plain = write(LLM(made.whole))
+    texts = [write(LLM(made.whole, drafter=drafter, **TREE)) for drafter in ("mtp", made.sidecar)]
+    assert all(text.tokens == plain.tokens for text in texts)
+    assert all(text.stats.drafted_steps == text.stats.steps for text in texts)
+    assert steps_of(texts[0]) == steps_of(texts[1])
 
 
 @pytest.mark.every_isa
@@ -99,6 +124,7 @@ def test_drafting_changes_nothing(files: dict[str, Path], source: str) -> None:
         {"head": "ranked:200"},
         {"head": "contextual:100"},
         {"head": "ranked:100+contextual:50"},
+        {"head": "speculated:60"},
         {"tree": (6, 1, 8), "n_batch": 3},
         {"tree": (2, 8, 40), "n_threads": 1},
         {"ngram": 3},
@@ -107,8 +133,9 @@ def test_drafting_changes_nothing(files: dict[str, Path], source: str) -> None:
     ids=str,
 )
 def test_no_head_and_no_tree_changes_anything(files: dict[str, Path], options: dict[str, Any]) -> None:
-    if "head" in options:
-        options = {**options, "ranks": files["ranks"]}
+    head = options.get("head", "")
+    files_of = {"auto": ("ranks", "sketch"), "speculated:60": ("sketch",)}.get(head, ("ranks",) if head else ())
+    options = {**options, **{name: files[name] for name in files_of}}
     cache = {"cache_type": options.get("cache_type", "f16")}
     plain, llm = LLM(files["trunk"], **cache), LLM(files["whole"], drafter="mtp", **{**TREE, **options})
     for prompt in (PROMPT, PROMPT * 15):
@@ -120,56 +147,103 @@ def test_no_head_and_no_tree_changes_anything(files: dict[str, Path], options: d
 def test_all_files_draft_the_same(files: dict[str, Path]) -> None:
     texts = [write(LLM(files["whole"], drafter="mtp", **TREE))]
     texts += [write(LLM(files["trunk"], drafter=files[name], **TREE)) for name in ("sidecar", "bare", "whole")]
-    steps = [[(s.accepted, s.nodes, s.offered) for s in text.trace or []] for text in texts]
-    assert all(found == steps[0] for found in steps)
+    assert all(steps_of(text) == steps_of(texts[0]) for text in texts)
 
 
-def test_a_trimmed_head(made: Qwen35, files: dict[str, Path], tmp_path: Path) -> None:
-    """Rows of a sidecar's head that stand for the tokens of d2t: a policy of its own, `learned`."""
-    kept = sorted({*range(0, 400, 2), *PROMPT})
-    shared = dict(made.shared)
-    whole_head = made.shared["output.weight"]
-    try:
-        made.shared["output.weight"] = whole_head[kept[::-1]]
-        made.write(tmp_path / "short.gguf", "nextn")
-        made.editor.set_ints("d2t", kept[::-1], kind=_I64)
-        trimmed = made.editor.write(tmp_path / "trimmed.gguf")
-    finally:
-        made.shared = shared
-    llm = LLM(files["trunk"], drafter=trimmed, head="learned", **TREE)
+def write_trimmed(made: Qwen35, path: Path, head: str, tokens: list[int], *parts: str, d2t: bool = True) -> Path:
+    """A file of these parts where the tensor `head` has a row for each of these tokens, and says so (`d2t`)."""
+    rows = {head: made.shared["output.weight"][tokens]}
+    nextn = head.startswith("nextn.")
+    changed = replace(made, nextn=made.nextn | rows) if nextn else replace(made, shared=made.shared | rows)
+    changed.write(path, *parts)
+    if d2t:
+        changed.editor.set_ints("d2t", tokens, kind=_I64)
+    return changed.editor.write(path)
+
+
+@pytest.mark.every_device
+@pytest.mark.parametrize(("head", "beside"), [("output.weight", True), (OWN_HEAD, True), (OWN_HEAD, False)])
+def test_a_trimmed_head(made: Qwen35, files: dict[str, Path], tmp_path: Path, head: str, beside: bool) -> None:
+    """Rows that stand for the tokens of d2t are a policy of their own, `learned`: that of the same rows, ranked.
+
+    They are in a file beside the target's, or in the target's own.
+    """
+    kept = sorted({0, 1, *range(0, 400, 2), *PROMPT})  # 0 and 1 are control tokens, which ranked heads always have
+    parts = ["nextn"] if beside else ["nextn", "trunk"]
+    trimmed = write_trimmed(made, tmp_path / "trimmed.gguf", head, kept[::-1], *parts)
+    llm = LLM(files["trunk"] if beside else trimmed, drafter=trimmed if beside else "mtp", head="learned", **TREE)
     found, plain = write(llm), write(LLM(files["trunk"]))
     assert found.tokens == plain.tokens
-    offered = {token for step in found.trace or [] for token in step.offered or ()}
-    assert offered
-    assert offered <= set(kept)
-    with pytest.raises(ValueError, match=r"'d2t' is missing: found .* rows in tensor 'output\.weight'"):
-        LLM(files["trunk"], drafter=tmp_path / "short.gguf")
+    assert found.stats.accepted_length > 1.2
+    write_vocabulary_ranks(tmp_path / "ranks.gguf", files["trunk"], np.array(kept))
+    ranked = LLM(files["whole"], drafter="mtp", head=f"ranked:{len(kept)}", ranks=tmp_path / "ranks.gguf", **TREE)
+    assert steps_of(found) == steps_of(write(ranked))
 
 
-@pytest.mark.parametrize("name", ["nextn.shared_head_head.weight", "nextn.embed_tokens.weight"])
+@pytest.mark.parametrize("head", ["output.weight", OWN_HEAD])
+def test_a_short_head_without_its_tokens(made: Qwen35, files: dict[str, Path], tmp_path: Path, head: str) -> None:
+    short = write_trimmed(made, tmp_path / "short.gguf", head, [5, 6, 7], "nextn", d2t=False)
+    name = head if head == "output.weight" else f"blk.{made.layers}.{head}"
+    with pytest.raises(ValueError, match=rf"short\.gguf.*'d2t' is missing: found 3 rows in tensor '{name}'"):
+        LLM(files["trunk"], drafter=short)
+
+
+def test_tokens_of_a_head_that_is_not_there(made: Qwen35, tmp_path: Path) -> None:
+    """In a model's file d2t can only be about a head of its nextn block."""
+    file = made.write(tmp_path / "model.gguf", "trunk", "nextn")
+    made.editor.set_ints("d2t", [5, 6, 7], kind=_I64)
+    made.editor.write(file)
+    for drafter in (None, "mtp"):
+        with pytest.raises(ValueError, match=r"model\.gguf: found tensor 'd2t'.*'blk\.N\.nextn\.shared_head_head"):
+            LLM(file, drafter=drafter)
+
+
+def test_padding_is_never_drafted(made: Qwen35, tmp_path: Path) -> None:
+    """Rows that nobody has trained may say anything: here they win wherever a head has them, and are ranked first."""
+    padding = list(range(400, 412))
+    rng = np.random.default_rng(3)
+
+    def with_rows(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([matrix, rows.astype(np.float32)])
+
+    shared, editor = made.shared, copy.deepcopy(made.editor)
+    empty = {name: with_rows(shared[name], np.zeros((12, 64))) for name in ("token_embd.weight", "output.weight")}
+    half = 30 * rng.standard_normal((6, 64))
+    own = with_rows(shared["output.weight"], np.concatenate([half, -half]))
+    padded = replace(made, editor=editor, shared=shared | empty, nextn=made.nextn | {OWN_HEAD: own})
+    editor.entries["tokenizer.ggml.tokens"].value += [f"[PAD{token}]" for token in padding]
+    editor.entries["tokenizer.ggml.token_type"].value += [5] * len(padding)
+    path, ranks = padded.write(tmp_path / "padded.gguf", "trunk", "nextn"), tmp_path / "ranks.gguf"
+    write_vocabulary_ranks(ranks, path, np.array([*padding, *rng.permutation(400)]))
+
+    def offered(head: str) -> set[int]:
+        options = {} if head == "full" else {"ranks": ranks}
+        found = write(LLM(path, drafter="mtp", head=head, **TREE, **options))
+        return {token for step in found.trace or [] for token in step.offered or ()}
+
+    assert offered("full") & set(padding)
+    for head in ("ranked:100", "ranked:400", "contextual:100", "ranked:100+contextual:50"):
+        assert offered(head), head
+        assert not offered(head) & set(padding), head
+
+
+@pytest.mark.parametrize("name", [OWN_HEAD, "nextn.embed_tokens.weight"])
 def test_what_the_block_has_of_its_own(made: Qwen35, files: dict[str, Path], tmp_path: Path, name: str) -> None:
     """An embedding or a head that differs from the target's changes the drafts, and no text."""
     own = made.shared["output.weight" if "head" in name else "token_embd.weight"][::-1]
-    made.nextn[name] = np.ascontiguousarray(own)
-    try:
-        path = made.write(tmp_path / "own.gguf", "trunk", "nextn")
-    finally:
-        del made.nextn[name]
+    other = replace(made, nextn={**made.nextn, name: np.ascontiguousarray(own)})
+    path = other.write(tmp_path / "own.gguf", "trunk", "nextn")
     found, usual = write(LLM(path, drafter="mtp", **TREE)), write(LLM(files["whole"], drafter="mtp", **TREE))
     assert found.tokens == usual.tokens
-    assert [s.offered for s in found.trace or []] != [s.offered for s in usual.trace or []]
+    assert steps_of(found) != steps_of(usual)
 
 
-def test_without_a_norm_of_its_own_the_final_norm_stands_in(
-    made: Qwen35, files: dict[str, Path], tmp_path: Path
-) -> None:
-    norm = made.nextn["nextn.shared_head_norm.weight"]
-    try:
-        made.nextn["nextn.shared_head_norm.weight"] = made.shared["output_norm.weight"]
-        same = made.write(tmp_path / "same.gguf", "trunk", "nextn")
-        del made.nextn["nextn.shared_head_norm.weight"]
-        absent = made.write(tmp_path / "absent.gguf", "trunk", "nextn")
-    finally:
-        made.nextn["nextn.shared_head_norm.weight"] = norm
-    texts = [write(LLM(path, drafter="mtp", **TREE)) for path in (same, absent)]
-    assert [s.offered for s in texts[0].trace or []] == [s.offered for s in texts[1].trace or []]
+def test_without_a_norm_of_its_own_the_final_norm_stands_in(made: Qwen35, tmp_path: Path) -> None:
+    norm = "nextn.shared_head_norm.weight"
+    same = replace(made, nextn={**made.nextn, norm: made.shared["output_norm.weight"]})
+    absent = replace(made, nextn={name: value for name, value in made.nextn.items() if name != norm})
+    texts = [
+        write(LLM(one.write(tmp_path / f"{number}.gguf", "trunk", "nextn"), drafter="mtp", **TREE))
+        for number, one in enumerate((same, absent))
+    ]
+    assert steps_of(texts[0]) == steps_of(texts[1])

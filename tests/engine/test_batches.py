@@ -305,8 +305,9 @@ def test_trees_of_hybrids_that_find_little_room(make: Callable[..., LLM]) -> Non
     assert sorted(first, reverse=True) == [40, 40, 40, 8, 1, 1]
 
 
-def test_what_fails_ends_one_text(make: Callable[..., LLM]) -> None:
-    llm = make("eagle2", n_parallel=4)
+@pytest.mark.parametrize("kind", ["eagle2", "mtp"])
+def test_what_fails_ends_one_text(make: Callable[..., LLM], kind: str) -> None:
+    llm = make(kind, n_parallel=4)
 
     def fails(ids: Any, logits: Any) -> None:
         if len(ids) == 12:

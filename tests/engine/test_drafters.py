@@ -92,6 +92,27 @@ def test_real_models(
     assert lengths[3] >= sampled, lengths
 
 
+@pytest.mark.parametrize(
+    ("drafter", "options"),
+    [
+        ("llama2xs-279K", {}),
+        ("TinyStories-656K", {"translate": "tli"}),
+        ("TinyStories-656K", {"translate": "slem"}),
+        ("babyllama105-936K", {"translate": "slrs"}),
+        (None, {"ngram": 2}),
+    ],
+    ids=str,
+)
+def test_trees_that_grow_hold_drafts(small: dict[str, Path], drafter: str | None, options: dict[str, Any]) -> None:
+    """With the default tree, too, each kind of drafter is asked: equal text alone proves nothing."""
+    options = {"head": "full", "ngram": 0, "n_ctx": 256, **options}
+    llm = LLM(small["stories260K"], drafter=None if drafter is None else small[drafter], **options)
+    asked: dict[str, Any] = {"max_tokens": 12, "ignore_eos": True}
+    found = llm.generate("The dog. The dog. The dog", draft=True, **asked)
+    assert found.tokens == llm.generate("The dog. The dog. The dog", draft=False, **asked).tokens
+    assert found.stats.drafted_tokens > 0
+
+
 def test_the_demo_pair_keyed(demo_target: Path, demo_drafter: Path) -> None:
     """Looking at the noise keeps the accepted length at temperature 1 near that at 0; blind it is 1.6."""
     llm = LLM(demo_target, drafter=demo_drafter, head="full", tree="5,10,60")

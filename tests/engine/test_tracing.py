@@ -12,7 +12,7 @@ import pytest
 from checkpoints import make_checkpoint
 from eagle3_checkpoints import make_tiny_eagle3
 from frspec_cpp.tools.convert import convert
-from reference_steps import write_vocabulary_ranks
+from reference_steps import write_random_sketch, write_vocabulary_ranks
 from tiny_pair import TinyPair, make_tiny_pair
 
 from frspec_cpp import LLM, Generation, Step, _core
@@ -191,7 +191,7 @@ def test_rows_that_follow_the_text(eagle2: TinyPair) -> None:
 def test_a_head_that_cannot_say(eagle2: TinyPair, ranks: Path, tmp_path: Path) -> None:
     """The rows of a speculated head are nobody's subset; in a union the other's rows are known to be there."""
     sketch = tmp_path / "sketch.gguf"
-    make_sketch(sketch, eagle2)
+    write_random_sketch(sketch, eagle2.target_gguf, eagle2.drafter_gguf)
     alone = LLM(eagle2.target_gguf, eagle2.drafter_gguf, head="speculated:40", sketch=sketch, **SHAPE)
     assert {in_subset for _, in_subset in answers(trace(alone))} == {None}
     union = LLM(
@@ -200,18 +200,6 @@ def test_a_head_that_cannot_say(eagle2: TinyPair, ranks: Path, tmp_path: Path) -
     found = answers(trace(union))
     assert all(in_subset is (True if token in ranked(120) else None) for token, in_subset in found)
     assert {in_subset for _, in_subset in found} == {True, None}
-
-
-def make_sketch(path: Path, pair: TinyPair) -> None:
-    from frspec_cpp.tools.fingerprint import vocabulary_fingerprint
-    from frspec_cpp.tools.sketch import factorise, read_head, write_sketch
-    from gguf_edit import GgufEditor
-
-    fingerprint = vocabulary_fingerprint(GgufEditor(pair.target_gguf).entries["tokenizer.ggml.tokens"].value)
-    head = read_head(pair.target_gguf, pair.drafter_gguf)
-    states = np.random.default_rng(2).standard_normal((300, head.width)).astype(np.float32)
-    down, up = factorise(head, states, 32, quiet=True)
-    write_sketch(path, down, up, "f32", fingerprint, "states", [])
 
 
 @pytest.mark.parametrize("head", ["auto", "ranked:120"])

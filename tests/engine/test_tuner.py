@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from draft_worlds import Node, World, best_fixed, best_together, load_traces, run_together, run_tuned
+from draft_worlds import (
+    BESIDE,
+    Node,
+    Pass,
+    World,
+    best_fixed,
+    best_together,
+    load_traces,
+    run_served,
+    run_together,
+    run_tuned,
+)
 
 from frspec_cpp import _testing
 
@@ -232,11 +243,11 @@ def test_the_better_translation_is_found() -> None:
         at = 0
         tuner.begin_text(False)
         while at < len(text):
-            plan = tuner.next(True)
+            plan, _ = tuner.next(True)
             # One step of a text that is right or wrong for this arm.
             source = text if plan[1] == 1 else wrong
             forced = Both()
-            forced.next = lambda _, plan=plan: plan  # type: ignore[attr-defined]
+            forced.next = lambda *_, plan=plan: (plan, 0)  # type: ignore[attr-defined]
             forced.begin_text = lambda _: None  # type: ignore[attr-defined]
             given, _, drafted = next(iter(run_tuned(world, forced, source[at:], most=1)))
             at += given
@@ -256,12 +267,12 @@ def test_a_head_that_misses_little_and_costs_less_is_taken() -> None:
     step: dict[str, Any] = {"told": 1, "told_seconds": 0.06, "grown_seconds": 0.1}
     lucky = random.Random(1)
     for _ in range(300):
-        plan = tuner.next(True)
+        plan, _ = tuner.next(True)
         tuner.begin_growth(plan)
         tuner.end_growth()
         held = [0b011 | (0b100 if lucky.random() < 0.5 else 0) for _ in range(2)]
         tuner.add(plan, plan[0], 2, step["told"], 0.06, 0.1, 1.0, 1, 0.8, True, [(17, True)], [], held)
-    assert tuner.next(True)[1] == 1
+    assert tuner.next(True)[0][1] == 1
 
 
 def test_every_step_drafts_where_it_must() -> None:
@@ -269,7 +280,7 @@ def test_every_step_drafts_where_it_must() -> None:
     world = make_world(name)
     tuner = make_tuner(world)
     for _ in range(50):
-        plan = tuner.next(False)
+        plan, _ = tuner.next(False)
         assert plan[0]
         tuner.begin_growth(plan)
         assert tuner.size([0.01]) == 1, "one node at least, however unlikely"
@@ -331,7 +342,7 @@ def test_texts_in_company_against_the_best_fixed_arm(name: str, target: str) -> 
         found = sum(tokens for tokens, _, _ in passes) / sum(seconds for _, seconds, _ in passes)
         assert found > 0.93 * best, (count, shape, found / best)
         shares.append(sum(drafted for _, _, drafted in passes) / (count * len(passes)))
-    assert shares[0] > 0.9
+    assert shares[0] > 0.85
     assert shares[-1] < 0.02
     assert shares == sorted(shares, reverse=True) or max(shares[2:]) < 0.02
 
@@ -347,6 +358,82 @@ def test_a_probe_is_made_by_one_text_of_a_pass() -> None:
     drafted = [count for _, _, count in passes if count]
     assert drafted
     assert max(drafted) == 1
+
+
+# Two cores without VNNI: arithmetic is the limit, so of eight texts no row is cheap, and a drafter's prompt is dear.
+DEAR = {
+    "target": between({1: 1.0, 4: 1.9, 8: 3.2, 16: 4.6, 64: 13.0, 128: 25.0}),
+    "layers": line(0.11, 0.12),
+    "head": line(0.03, 0.02),
+}
+
+
+def served(tuner: _testing.Tuner | None, world: World, prompt: int, length: int, clients: int = 8) -> list[Pass]:
+    """Three texts of each client."""
+    known = traces("slem, memory-bound")
+    texts = [known[i % len(known)] for i in range(3 * clients)]
+    return list(run_served(world, tuner, texts, clients, prompt, length))
+
+
+def speed(passes: list[Pass]) -> float:
+    return sum(one.tokens for one in passes) / sum(one.seconds for one in passes)
+
+
+@pytest.mark.parametrize("prompt", [45, 500])
+@pytest.mark.parametrize("known", ["nothing", "texts that were alone", "another process"])
+def test_short_texts_of_many_clients_are_hardly_slower_for_a_drafter(known: str, prompt: int) -> None:
+    """What its prompts take is not to be earned by short texts; it pays for one text at a time, and has to, for all."""
+    plain = speed(served(None, World(**DEAR), prompt, 32))
+    for seed in range(3):
+        world = World(**DEAR, random=random.Random(seed))
+        tuner = make_tuner(world)
+        if known != "nothing":
+            alone, _, drafted = rate(world, tuner, traces("slem, memory-bound"), seed)
+            assert alone > 1.2 / world.target(1)
+            assert drafted > 0.5
+        if known == "another process":
+            after = _testing.Tuner([("full", "", 0.0, 0.0)], True, 16, world.clock)
+            assert after.restore(tuner.numbers())
+            tuner = after
+        tuner.join(8, 7)
+        passes = served(tuner, world, prompt, 32)
+        assert speed(passes) > 0.97 * plain
+        assert sum(one.drafted for one in passes) < 0.05 * sum(one.tokens for one in passes)
+        assert max(one.read for one in passes) <= BESIDE
+
+
+def test_long_texts_of_two_clients_are_drafted_for_all_their_prompts() -> None:
+    """In pieces, none of which keeps the other text waiting."""
+    costs = {**DEAR, "target": TARGETS["q8_0"]}
+    plain = speed(served(None, World(**costs), 300, 160, 2))
+    for seed in range(3):
+        world = World(**costs, random=random.Random(seed))
+        tuner = make_tuner(world)
+        tuner.join(2, 1)
+        passes = served(tuner, world, 300, 160, 2)
+        assert speed(passes) > 1.15 * plain
+        assert max(one.drafted for one in passes) == 2
+        assert 0 < max(one.read for one in passes) <= BESIDE
+
+
+def test_what_is_read_for_a_draft_is_to_be_earned() -> None:
+    """By the tokens that are left; where there are many, it is read in pieces first."""
+    world = make_world("slem, memory-bound")
+    tuner = make_tuner(world)
+    rate(world, tuner, traces("slem, memory-bound"))
+    assert tuner.choice()["drafts"]
+
+    def planned(unread: int, left: int, piece: int = 1 << 20, written: int = 0) -> tuple[bool, int]:
+        plan, reads = tuner.next(True, unread, left=left, written=written, piece=piece)
+        return plan[0], reads
+
+    assert planned(3, 1) == (True, 0)
+    assert planned(2000, 8) == (False, 0)
+    assert planned(2000, 1 << 20, written=4000) == (True, 0)
+    assert planned(2000, 1 << 20, written=4000, piece=64) == (False, 64)
+    assert planned(64, 1 << 20, piece=64) == (True, 0)
+    # A text that may go on for ever is not expected to.
+    assert planned(20_000, 1 << 20) == (False, 0)
 
 
 def test_trees_are_smaller_among_others() -> None:

@@ -19,6 +19,7 @@ import pytest
 from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import convert
 from frspec_cpp.tools.sketch import write_sketch
+from qwen35 import write_hybrid
 from reference_steps import write_vocabulary_ranks
 
 import frspec_cpp
@@ -190,6 +191,23 @@ def test_depth(demo_target: Path) -> None:
         for kind in ("f16", "q8_0")
     )
     assert 0.5 * f16 < q8_0 < 0.56 * f16
+
+
+def test_recurrent_layers(tmp_path: Path) -> None:
+    """Their part of prompts and trees: a prompt of three passes reads the states thrice, and rows cost the same."""
+    done: list[tuple[int, int]] = []
+    found = frspec_cpp.bench(
+        write_hybrid(tmp_path), n_prompt=[40], n_gen=[], n_verify=[4], n_batch=16, repetitions=1,
+        progress=lambda *step: done.append(step[1:]),
+    )  # fmt: skip
+    rows = {row["test"]: row for row in found["rows"]}
+    assert list(rows) == ["pp40", "delta rule pp40", "verify 4", "delta rule 4"]
+    assert done[-1] == (7, 8)
+    prompt, tree = rows["delta rule pp40"], rows["delta rule 4"]
+    layers, window, matrices = 2, 3 * (2 + 2 + 6) * 32, 6 * 32 * 32
+    assert tree["bytes"] == layers * 4 * (window + matrices)
+    assert (prompt["bytes"], prompt["macs"]) == (3 * tree["bytes"], 10 * tree["macs"])
+    assert prompt["share_of_pass"] == pytest.approx(prompt["ms"] / rows["pp40"]["ms"])
 
 
 @pytest.mark.parametrize(

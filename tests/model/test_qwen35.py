@@ -52,6 +52,21 @@ def test_logits(tmp_path: Path, options: dict[str, Any]) -> None:
     assert np.abs(found - expected).max() < 3e-4 * max(1.0, float(expected.std()))
 
 
+def test_logits_of_llama_cpp(made: Qwen35, gguf: Path) -> None:
+    """Another engine reads the same file, with its nextn block, to the same logits."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    engine = _core.Engine(str(gguf), cache_type="f32")
+    tokens = random_ids(70, engine.vocab_size)
+    exact = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
+    other = llama_cpp.Llama(str(gguf), n_ctx=128, n_threads=1, logits_all=True, verbose=False, **exact)
+    try:
+        other.eval(tokens)
+        expected = np.array(other.scores[: len(tokens)])
+    finally:
+        other.close()
+    assert np.abs(engine.forward(tokens) - expected).max() < 3e-4 * max(1.0, float(expected.std()))
+
+
 @pytest.mark.parametrize(
     "flags", [[True, False, True, True, False], [False, True, True, True, True]], ids=["mixed", "attention first"]
 )

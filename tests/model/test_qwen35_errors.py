@@ -50,6 +50,13 @@ def extra(name: str) -> Edit:
     return lambda file: file.set_floats(name, np.ones(64))
 
 
+def of_family(file: GgufEditor, name: str) -> GgufEditor:
+    """The file with another architecture's name, in its keys, too."""
+    file.entries = {key.replace("qwen35.", f"{name}.", 1): entry for key, entry in file.entries.items()}
+    file.set("general.architecture", name)
+    return file
+
+
 @pytest.mark.parametrize(
     ("edit", "parts"),
     [
@@ -101,6 +108,9 @@ NEXTN = f"blk.{LAYERS}.nextn"
         (without(f"blk.{LAYERS}.attn_q.weight"), (f"blk.{LAYERS}.attn_q.weight",)),
         (changed(f"{NEXTN}.eh_proj.weight", lambda w: w[:, :64]), (f"{NEXTN}.eh_proj.weight", "64, 64", "128, 64")),
         (extra(f"blk.{LAYERS}.ffn_norm.weight"), (f"blk.{LAYERS}.ffn_norm.weight",)),
+        # DeepSeek's blocks have latent attention, GLM's experts.
+        (extra(f"blk.{LAYERS}.attn_kv_a_mqa.weight"), (f"blk.{LAYERS}.attn_kv_a_mqa.weight", "qwen35")),
+        (extra(f"blk.{LAYERS}.ffn_gate_exps.weight"), (f"blk.{LAYERS}.ffn_gate_exps.weight", "qwen35")),
         (extra("blk.1.attn_norm.weight"), ("blk.1.attn_norm.weight",)),
         (key("qwen35.embedding_length", 32), ("qwen35.embedding_length", "32", "64")),
         (
@@ -119,6 +129,29 @@ def test_drafters(files: dict[str, Path], tmp_path: Path, edit: Edit, parts: tup
     edit(file)
     path = file.write(tmp_path / "sidecar.gguf")
     expect_parts(engine_error(files["trunk"], drafter=str(path)), (path.name, *parts))
+
+
+@pytest.mark.parametrize("family", ["deepseek2", "glm4moe", "mimo2", "qwen35moe"])
+def test_blocks_of_families_that_differ(files: dict[str, Path], tmp_path: Path, family: str) -> None:
+    """In the model's file and beside a target: the family is named, and what would do."""
+    for name, known in (("whole", ("qwen35", "qwen3")), ("sidecar", ("eagle3", "qwen35"))):
+        path = of_family(GgufEditor(files[name]), family).write(tmp_path / f"{name}.gguf")
+        message = engine_error(path) if name == "whole" else engine_error(files["trunk"], drafter=str(path))
+        expect_parts(message, (path.name, "general.architecture", family, "expected", *known))
+
+
+def test_a_projector_is_neither_a_model_nor_a_drafter(files: dict[str, Path], tmp_path: Path) -> None:
+    """Files with images' or sounds' encoders lie beside models of the same name."""
+    file = GgufEditor(files["trunk"])
+    file.entries.clear()
+    file.tensors.clear()
+    file.set("general.architecture", "clip")
+    file.set("general.type", "mmproj")
+    file.set("clip.has_vision_encoder", True)
+    file.set_floats("v.blk.0.attn_q.weight", np.ones((64, 64)))
+    path = file.write(tmp_path / "mmproj-model.gguf")
+    for message in (engine_error(path), engine_error(files["trunk"], drafter=str(path))):
+        expect_parts(message, ("mmproj-model.gguf", "general.architecture", "clip", "mmproj", "expected", "qwen35"))
 
 
 def test_a_promise_that_is_not_kept(files: dict[str, Path], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import convert
 from gguf_edit import GgufEditor, TensorData, Type
-from matrices import CODEBOOKS, random_matrix, rewritten
+from matrices import CODEBOOKS, NARROW, random_matrix, rewritten
 
 from frspec_cpp import LLM, _core
 
@@ -51,7 +51,7 @@ def test_a_mix_of_everything(tmp_path: Path) -> None:
     convert(folder, tmp_path / "f32.gguf", "f32", quiet=True)
     file = GgufEditor(tmp_path / "f32.gguf")
     rng = np.random.default_rng(1)
-    kinds = ["Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS", "MXFP4", *CODEBOOKS]
+    kinds = ["Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS", "MXFP4", *CODEBOOKS, *NARROW]
     matrices = [name for name, tensor in file.tensors.items() if tensor.data.ndim == 2]
     assert len(matrices) >= len(kinds)
     for i, name in enumerate(matrices):

@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ import pytest
 from frspec_cpp.tools.ranks_file import read_ranks
 
 from frspec_cpp import LLM, Generation, Tokenizer
-from frspec_cpp.texts import Cancelled, Piece
+from frspec_cpp.texts import Cancelled, Piece, TextRequest
 
 # Ray is imported where it is used: it takes seconds, which a run without these tests does not have.
 pytestmark = [
@@ -283,6 +284,43 @@ def test_the_order_of_replicas() -> None:
         assert names[::-1][routing.in_order(key, names[::-1], [3] * 5, 4)[0]] == names[best]
         busy = [4 if number == best else 0 for number in range(5)]
         assert routing.in_order(key, names, busy, 4) == [*order[1:], best]
+
+
+def test_a_replica_that_writes_for_long_is_not_idle() -> None:
+    """Ray forgets after ten seconds what a replica was asked for; the router does not, until it was answered."""
+    routing = pytest.importorskip("frspec_cpp.ray.routing")
+    common = pytest.importorskip("ray.serve._private.common")
+    deployment = common.DeploymentID("replica", "app")
+    now = [0.0]
+    router = routing.ByBeginning(
+        deployment,
+        common.DeploymentHandleSource.REPLICA,
+        use_replica_queue_len_cache=True,
+        get_curr_time_s=lambda: now[0],
+    )
+    router.initialize_state(places=2)
+    replicas = [SimpleNamespace(replica_id=common.ReplicaID(f"r{number}", deployment)) for number in range(3)]
+    text = TextRequest(prompt=[1, 2, 3], max_tokens=5, options={})
+
+    def pending(number: int) -> Any:
+        return SimpleNamespace(
+            args=[text], routing_context=SimpleNamespace(), metadata=SimpleNamespace(internal_request_id=str(number))
+        )
+
+    def best() -> Any:
+        return asyncio.run(router.choose_replicas(list(replicas), pending(9)))[0][0].replica_id
+
+    home = best()
+    for number in range(2):
+        router.on_send_request(home)
+        router.on_request_routed(pending(number), home, None)
+    assert best() != home
+    now[0] = 60.0
+    assert router.replica_queue_len_cache.get(home) is None
+    assert best() != home
+    router.on_request_completed(home, "0")
+    assert best() == home
+    router.on_request_completed(home, "never taken")
 
 
 def test_errors_and_information(port: int) -> None:

@@ -130,7 +130,7 @@ class Drafted:
         plan: The tuner's.
         kept: Its nodes.
         chance: Of each node what is thought of it, and its cell.
-        told: States that the drafter was told of.
+        told: States that the drafter was told of, or has read meanwhile.
         seconds: That it took, in truth.
         looked: That the clock showed.
     """
@@ -143,13 +143,10 @@ class Drafted:
     looked: float
 
 
-def draft(world: World, tuner: Any, nodes: list[Node], untold: int) -> Drafted:
+def draft(world: World, tuner: Any, nodes: list[Node], untold: int, **outlook: int) -> Drafted:
     """A tree as far as the tuner says; `untold`: states that the drafter has still to read."""
-    plan = tuner.next(True)
+    plan, reads = tuner.next(True, untold, **outlook)
     chance: dict[int, tuple[float, int]] = {0: (1.0, 0)}
-    if not plan[0]:
-        return Drafted(plan, [], chance, 0, 0.0, 0.0)
-    tuner.begin_growth(plan)
     begin = world.now
     truth = 0.0
 
@@ -157,6 +154,10 @@ def draft(world: World, tuner: Any, nodes: list[Node], untold: int) -> Drafted:
         world.now += seconds * world.noise()
         return seconds
 
+    if not plan[0]:
+        truth = spend(world.layers(reads)) if reads else 0.0
+        return Drafted(plan, [], chance, reads, truth, world.now - begin)
+    tuner.begin_growth(plan)
     below = children(nodes)
     truth += spend(world.layers(untold) + world.head(1))
     level = [0]
@@ -236,7 +237,7 @@ def run_together(
         rows, truth, trees = len(texts) + beside, 0.0, []
         for number, text in enumerate(texts):
             tuner.set_company(len(texts), rows - 1)
-            trees.append(draft(world, tuner, text[at[number]], untold[number]))
+            trees.append(draft(world, tuner, text[at[number]], untold[number], text=number + 1))
             rows += len(trees[-1].kept)
             truth += trees[-1].seconds
         seconds = world.target(rows) * world.noise()
@@ -276,3 +277,85 @@ def best_together(world: World, texts: list[list[list[Node]]], steps: int, besid
             seconds += world.target(rows)
         found.append((tokens / seconds, shape))
     return max(found, key=lambda pair: pair[0])
+
+
+@dataclass
+class Served:
+    """One of several texts that are written at once.
+
+    Attributes:
+        number: No other text has it.
+        nodes: The tree at each position.
+        prompt: Tokens of its prompt that the target has not read.
+        untold: Of prompt and text, what the drafter has not.
+        left: Tokens that may still come.
+    """
+
+    number: int
+    nodes: list[list[Node]]
+    prompt: int
+    untold: int
+    left: int
+    at: int = 0
+
+
+@dataclass
+class Pass:
+    """What a pass for several texts gave: tokens, seconds in truth, rows that the drafter read, texts that drafted."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    read: int = 0
+    drafted: int = 0
+
+
+BESIDE = 64  # rows of prompts in a pass, and of what a drafter reads beside one
+
+
+def run_served(
+    world: World, tuner: Any, texts: list[list[list[Node]]], clients: int, prompt: int, length: int
+) -> Iterator[Pass]:
+    """Short texts, as a server writes them for so many clients, each of which asks for another one when one has ended.
+
+    `tuner`: None: without drafts. `prompt`, `length`: tokens of each prompt and text.
+    """
+    waiting = [Served(number, text, prompt, prompt, length) for number, text in enumerate(texts, 1)]
+    running: list[Served] = []
+    while running or waiting:
+        while waiting and len(running) < clients:
+            running.append(waiting.pop(0))
+            if tuner is not None:
+                tuner.begin_text(False)
+        world.steps += 1
+        found, room, piece = Pass(), BESIDE, BESIDE
+        writers = [text for text in running if text.prompt == 0]
+        for text in running:
+            chunk = min(room, text.prompt)
+            text.prompt, room = text.prompt - chunk, room - chunk
+        rows = BESIDE - room + len(writers)
+        trees: list[Drafted] = []
+        for text in writers if tuner is not None else []:
+            tuner.set_company(len(running), rows - 1)
+            nodes = text.nodes[text.at % len(text.nodes)]
+            outlook = {"left": text.left, "written": text.at, "piece": piece, "text": text.number}
+            trees.append(draft(world, tuner, nodes, text.untold, **outlook))
+            text.untold -= trees[-1].told
+            piece -= trees[-1].told if trees[-1].told > 16 else 0
+            found.read += trees[-1].told if trees[-1].told > 16 else 0
+            found.seconds += trees[-1].seconds
+            found.drafted += bool(trees[-1].plan[0])
+            rows += len(trees[-1].kept)
+        seconds = world.target(rows) * world.noise()
+        world.now += seconds
+        found.seconds += world.target(rows)
+        for number, text in enumerate(writers):
+            given = 1
+            if tuner is not None:
+                tuner.set_company(len(running), rows - 1 - len(trees[number].kept))
+                nodes = text.nodes[text.at % len(text.nodes)]
+                given += learn(tuner, nodes, trees[number], 0.0 if number else seconds)
+            given = min(given, text.left)
+            text.at, text.left, text.untold = text.at + given, text.left - given, text.untold + given
+            found.tokens += given
+        running = [text for text in running if text.left > 0]
+        yield found

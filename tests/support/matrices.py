@@ -9,10 +9,11 @@ import gguf
 import numpy as np
 
 FLOATS = ["F32", "F16", "BF16"]
-# Those that kernels read as they are, and those that are brought to one form before.
+# Those that kernels read as they are, and those that are brought to another form before: Coded, or Q4_0.
 BLOCKS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"]
 CODEBOOKS = ["IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "TQ2_0", "TQ1_0"]
-QUANTIZED = BLOCKS + CODEBOOKS
+NARROW = ["Q2_0", "Q1_0"]
+QUANTIZED = BLOCKS + CODEBOOKS + NARROW
 # Of each kind of arithmetic at least one.
 MULTIPLIED = [*BLOCKS, "IQ3_S", "IQ1_M"]
 
@@ -74,7 +75,7 @@ def random_matrix(kind: str, rows: int, cols: int, rng: np.random.Generator) -> 
 
 
 def rewritten(kind: str, data: np.ndarray) -> tuple[str, np.ndarray]:
-    """A matrix of IQ4_NL, MXFP4 or Q3_K in another type that says the same: the name of the type, and its rows.
+    """A matrix of IQ4_NL, MXFP4, Q3_K, Q2_0 or Q1_0 in another type that says the same: its name, and its rows.
 
     The exponents of MXFP4 must be those of normal f16 numbers.
     """
@@ -94,6 +95,12 @@ def rewritten(kind: str, data: np.ndarray) -> tuple[str, np.ndarray]:
         highs = sum((q[:, :, t] >> 4) << (2 * t) for t in range(4))
         parts = [lows, np.asarray(highs), scales.astype(np.int8).view(np.uint8), half.astype(np.float16).view(np.uint8)]
         return "Q6_K", np.concatenate([part.reshape(len(q), -1) for part in parts], axis=1).reshape(len(data), -1)
+    if kind in NARROW:
+        ones = blocks.copy()
+        ones[:, :2] = np.frombuffer(np.float16(1).tobytes(), np.uint8)  # scales of 1 leave the whole numbers
+        codes = gguf.quants.dequantize(ones, number).astype(np.int8).reshape(-1, 32)
+        scales = np.repeat(blocks[:, :2], len(codes) // len(blocks), axis=0)
+        return "Q8_0", np.concatenate([scales, codes.view(np.uint8)], axis=1).reshape(len(data), -1)
     values = {"IQ4_NL": gguf.quants.IQ4_NL, "MXFP4": gguf.quants.MXFP4}[kind].kvalues
     quants = blocks[:, -16:]
     codes = np.array(values, dtype=np.int8)[np.concatenate([quants & 15, quants >> 4], axis=1)].view(np.uint8)

@@ -12,6 +12,7 @@ import pytest
 from eagle2_reference import Drafter, Shape, Text, steps_along
 from frspec_cpp.tools.fingerprint import vocabulary_fingerprint
 from frspec_cpp.tools.ranks_file import Ranks, write_ranks
+from frspec_cpp.tools.sketch import factorise, read_head, write_sketch
 
 from frspec_cpp import _core
 
@@ -76,3 +77,12 @@ def write_vocabulary_ranks(path: Path, target: Path, order: np.ndarray) -> None:
     """Writes a ranks file for the vocabulary of a GGUF file."""
     tokens = gguf.GGUFReader(target).fields["tokenizer.ggml.tokens"].contents()
     write_ranks(path, Ranks(order, len(tokens), vocabulary_fingerprint(tokens)))
+
+
+def write_random_sketch(path: Path, target: Path, drafter: Path, rank: int = 32) -> None:
+    """Writes a sketch of the drafter's head, made of random states."""
+    head = read_head(target, drafter)
+    states = np.random.default_rng(2).standard_normal((300, head.width)).astype(np.float32)
+    down, up = factorise(head, states, rank, quiet=True)
+    tokens = gguf.GGUFReader(target).fields["tokenizer.ggml.tokens"].contents()
+    write_sketch(path, down, up, "f32", vocabulary_fingerprint(tokens), "states", [])

@@ -6,16 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
 from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import convert, main
 from frspec_cpp.tools.fingerprint import vocabulary_fingerprint
-from frspec_cpp.tools.mtp import Parts
+from frspec_cpp.tools.mtp import Parts, head_tokens
 from frspec_cpp.tools.ranks_file import Ranks, write_ranks
 from gguf_values import metadata, source_weights, tensors, types
 from hf_tokenizers import read
+from llama_cpp_converter import convert_there
 from safetensors.torch import load_file, save_file
 
 LAYERS, KEY_HEADS, EACH, SIZE = 8, 2, 3, 32  # of the tiny checkpoint; value heads of each key head; size of a head
@@ -138,6 +140,48 @@ def test_tensors_and_keys(folder: Path, tmp_path: Path, form: str) -> None:
     assert {key: found.get(f"qwen35.{key}") for key in wanted} == wanted
 
 
+# What llama.cpp's converter calls them. It has no word for one without a head.
+THEIR_FORMS: dict[str, tuple[Parts | None, list[str]]] = {
+    "whole": (None, []),
+    "without MTP": (Parts(block=False), ["--no-mtp"]),
+    "sidecar": (SIDECAR, ["--mtp"]),
+    "headless": (Parts(layers=False, head=False), ["--mtp"]),
+}
+
+
+def test_files_are_those_of_llama_cpp(tmp_path: Path) -> None:
+    """The same keys of the model, and tensors of the same types and bytes, with a head and without one."""
+    folders = [make_checkpoint(tmp_path / f"{t}", "qwen35", mtp=True, tie_word_embeddings=t) for t in (False, True)]
+    cases = {(folder, form): tmp_path / f"{folder.name} {form}.gguf" for folder in folders for form in THEIR_FORMS}
+    convert_there(
+        *([str(folder), "--outfile", str(path), "--outtype", "f16", *THEIR_FORMS[form][1]]
+          for (folder, form), path in cases.items())
+    )  # fmt: skip
+    for (folder, form), path in cases.items():
+        convert(folder, tmp_path / "ours.gguf", "f16", quiet=True, parts=THEIR_FORMS[form][0])
+        check_beside(tmp_path / "ours.gguf", path, COMMON - {"output_norm.weight"} if form == "headless" else set())
+
+
+def check_beside(ours: Path, theirs: Path, left_out: set[str]) -> None:
+    """Compares two files, of which the second has some tensors more, where there is a head."""
+    found, expected = (
+        {t.name: (t.tensor_type.name, t.shape.tolist(), t.data) for t in gguf.GGUFReader(path).tensors}
+        for path in (ours, theirs)
+    )
+    assert found.keys() == expected.keys() - left_out
+    for name, (kind, shape, data) in found.items():
+        assert (kind, shape) == expected[name][:2], name
+        if name.endswith("ssm_a"):  # the exponential of two libraries may differ in the last bit
+            np.testing.assert_array_max_ulp(data, expected[name][2], 1)
+        else:
+            assert data.tobytes() == expected[name][2].tobytes(), name
+    keys, others = (
+        {key: value for key, value in metadata(path).items() if key.startswith("qwen35.")} for path in (ours, theirs)
+    )
+    assert keys.pop("qwen35.vocab_size") == 400  # llama.cpp goes by the tokenizer
+    assert keys == others
+
+
 def test_types(folder: Path, tmp_path: Path) -> None:
     convert(folder, tmp_path / "out.gguf", "q8_0", quiet=True)
     found = types(tmp_path / "out.gguf")
@@ -222,6 +266,15 @@ def test_sidecars_without_a_head_and_with_a_short_one(folder: Path, tmp_path: Pa
     found = run("--ranks", str(ranks))
     assert found.pop("token_ranks").tolist() == [300, 7, 1, 40, 200, 8]
     check(found, sidecar)
+
+
+def test_a_short_head_has_no_padding(folder: Path, tmp_path: Path) -> None:
+    """Tokens that fill a vocabulary up are not among the most frequent ones, however they are ranked."""
+    vocabulary = read(folder, vocab_size=410)
+    ranks = Ranks(np.array([409, 7, 400, 5, 6], dtype=np.int32), 410, "", source="test")
+    assert head_tokens(vocabulary, ranks, 5, tmp_path).tolist() == [0, 1, 5, 6, 7]
+    with pytest.raises(ValueError, match="--draft-vocab: found 6, expected 3 to 5"):
+        head_tokens(vocabulary, ranks, 6, tmp_path)
 
 
 def test_a_short_head_of_a_tied_model_is_cut_from_the_embedding(tmp_path: Path) -> None:

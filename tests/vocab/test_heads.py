@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from eagle3_checkpoints import make_tiny_eagle3
 from frspec_cpp.tools.fingerprint import vocabulary_fingerprint
-from frspec_cpp.tools.sketch import factorise, read_head, write_sketch
+from frspec_cpp.tools.sketch import write_sketch
 from gguf_edit import GgufEditor
-from reference_steps import write_vocabulary_ranks
+from reference_steps import write_random_sketch, write_vocabulary_ranks
 from tiny_pair import TinyPair, make_tiny_pair
 
 from frspec_cpp import LLM, _core
@@ -49,13 +49,9 @@ def fingerprint_of(target: Path) -> str:
 
 def make_files(folder: Path, pair: TinyPair, rank: int = 32) -> dict[str, str]:
     """Ranks and a sketch for a pair; options of an engine."""
-    fingerprint = fingerprint_of(pair.target_gguf)
     order = np.random.default_rng(1).permutation(VOCAB).astype(np.int32)
     write_vocabulary_ranks(folder / "ranks.gguf", pair.target_gguf, order)
-    head = read_head(pair.target_gguf, pair.drafter_gguf)
-    states = np.random.default_rng(2).standard_normal((300, head.width)).astype(np.float32)
-    down, up = factorise(head, states, rank, quiet=True)
-    write_sketch(folder / "sketch.gguf", down, up, "f32", fingerprint, "states", [])
+    write_random_sketch(folder / "sketch.gguf", pair.target_gguf, pair.drafter_gguf, rank)
     return {"ranks": str(folder / "ranks.gguf"), "sketch": str(folder / "sketch.gguf")}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import frspec_cpp
 
 from ..console import count, note, require, run, whole
-from . import llama_server, peers
+from . import peers
 from .job import PROGRAM, Request, evaluate
 from .methods import KINDS
 from .prompts import TEMPLATES
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _kinds() -> dict[str, str]:
-    return {**KINDS, **{name: text for name, (_, _, text) in peers.KINDS.items()}, **llama_server.KINDS}
+    return {**KINDS, **peers.KINDS}
 
 
 def _add_methods(group: argparse._ArgumentGroup) -> None:
@@ -83,10 +83,14 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=[],
         metavar="N",
-        help="tokens that llama-server drafts at once (3)",
+        help="tokens that llama-server (3) and OpenVINO (5) draft at once",
     )
-    group.add_argument("--hf-target", type=Path, metavar="DIR", help="the target's checkpoint, for transformers")
-    group.add_argument("--hf-drafter", type=Path, metavar="DIR", help="the assistant's checkpoint, for transformers")
+    group.add_argument(
+        "--hf-target", type=Path, metavar="DIR", help="the target's checkpoint, for transformers; default: -m"
+    )
+    group.add_argument(
+        "--hf-drafter", type=Path, metavar="DIR", help="the assistant's checkpoint, for transformers; default: -d"
+    )
 
 
 def _add_prompts(group: argparse._ArgumentGroup) -> None:

@@ -14,12 +14,13 @@ import frspec_cpp
 
 from ... import _core
 from ..console import cores, note, require
-from ..target import drafter_file
-from . import llama_server, peers
+from ..target import OWN_DRAFTER, drafter_file
 from . import manifest as facts
-from .drafters import DrafterFile, look_at
+from . import peers
+from .drafters import look_at
 from .engines import Engine, Loader
 from .methods import KINDS, Choice, Contender, check_names, custom, make_contenders
+from .peer_rows import PeerChoice, PeerOptions
 from .prompts import PromptBuilder, Question, choose, read_questions, turn_name
 from .records import Manifest, Method, Prompt
 from .runner import Runner, clear_failure, missing, unfit
@@ -70,7 +71,7 @@ class Request:
 class _Plan:
     """What is run: our methods, peers, and those that are skipped, with the reason."""
 
-    drafters: list[DrafterFile]
+    peer_choice: PeerChoice
     contenders: list[Contender]
     peers: list[Method]
     skipped: dict[str, str]
@@ -81,9 +82,7 @@ class _Plan:
 
     def drafter_of(self, peer: Method) -> Path | None:
         """The file of a peer that drafts with one of the given drafters."""
-        if peer.kind not in llama_server.KINDS:
-            return None
-        return next((drafter.path for drafter in self.drafters if drafter.path.name == peer.drafter), None)
+        return next((drafter.path for drafter in self.peer_choice.drafters if drafter.path.name == peer.drafter), None)
 
 
 def evaluate(request: Request, command: Sequence[str]) -> None:
@@ -129,12 +128,16 @@ def evaluate(request: Request, command: Sequence[str]) -> None:
         for contender in plan.contenders[1:]:
             engines[contender.method.name] = loader.load(contender)
         for peer in plan.peers:
-            options = _peer_options(request, plain.llm.n_ctx, device)
-            if peer.kind in llama_server.KINDS:
-                drafter = plan.drafter_of(peer)
-                engines[peer.name] = llama_server.LlamaServer(peer, request.server, drafter, options, tokenizer)
-            else:
-                engines[peer.name] = peers.load_peer(peer.kind, options, tokenizer)
+            options = PeerOptions(
+                target=request.model,
+                choice=plan.peer_choice,
+                threads=int(request.engine.get("n_threads") or cores()),
+                context=plain.llm.n_ctx,
+                writing=_writing(request),
+                gpu=device.startswith("cuda") and device != "cuda-emulated",
+                drafter=plan.drafter_of(peer),
+            )
+            engines[peer.name] = peers.load_peer(peer, options, tokenizer)
         if found is None:
             found = Manifest(
                 version=frspec_cpp.__version__,
@@ -174,36 +177,28 @@ def _plan(request: Request, tokenizer: _core.Tokenizer) -> _Plan:
         tree=request.tree,
     )
     asked = request.methods
-    others = {**peers.KINDS, **llama_server.KINDS}
     for name in asked or ():
-        if name not in KINDS and name not in others:
-            raise ValueError(f"--methods: found '{name}', expected some of {', '.join([*KINDS, *others])}")
+        if name not in KINDS and name not in peers.KINDS:
+            raise ValueError(f"--methods: found '{name}', expected some of {', '.join([*KINDS, *peers.KINDS])}")
     for name in request.peers:
-        if name not in others:
-            raise ValueError(f"--peers: found '{name}', expected some of {', '.join(others)}")
+        if name not in peers.KINDS:
+            raise ValueError(f"--peers: found '{name}', expected some of {', '.join(peers.KINDS)}")
     # Given customs alone are all that is asked for.
     own = [] if asked is None and request.custom else None if asked is None else [n for n in asked if n in KINDS]
     contenders = make_contenders(own, choice) + [custom(text, choice) for text in request.custom]
     check_names(contenders)
     found: list[Method] = []
     skipped: dict[str, str] = {}
-    for name in dict.fromkeys(name for name in [*(asked or ()), *request.peers] if name in others):
-        methods = _peer_methods(name, request, choice.drafters)
+    peer_choice = PeerChoice(choice.drafters, request.draft_max, request.server, request.hf_target, request.hf_drafter)
+    for name in dict.fromkeys(name for name in [*(asked or ()), *request.peers] if name in peers.KINDS):
+        methods = peers.peer_methods(name, peer_choice)
         if isinstance(methods, str):
             skipped[name] = methods
         elif (reason := peers.unsupported_sampling(request.writing)) is not None:
             skipped[name] = reason
         else:
             found += methods
-    return _Plan(list(choice.drafters), contenders, found, skipped)
-
-
-def _peer_methods(name: str, request: Request, drafters: Sequence[DrafterFile]) -> list[Method] | str:
-    """The rows of a peer, or why it must be skipped."""
-    if name in llama_server.KINDS:
-        return llama_server.server_methods(name, request.server, drafters, request.draft_max)
-    method = peers.peer_method(name, request.hf_target, request.hf_drafter)
-    return method if isinstance(method, str) else [method]
+    return _Plan(peer_choice, contenders, found, skipped)
 
 
 def _settings(request: Request) -> dict[str, Any]:
@@ -230,7 +225,7 @@ def _files(request: Request, plan: _Plan) -> list[Path]:
     paths: list[Path | None] = [request.model]
     for contender in plan.contenders:
         given = (contender.options.get(name) for name in ("drafter", "ranks", "sketch"))
-        paths += [Path(path) for path in given if path and path != "mtp"]
+        paths += [Path(path) for path in given if path and path != OWN_DRAFTER]
     paths += [plan.drafter_of(peer) for peer in plan.peers]
     if any(method.kind.startswith("transformers") for method in plan.peers):
         paths += [request.hf_target, request.hf_drafter]
@@ -265,15 +260,3 @@ def _fit(questions: Sequence[Question], builder: PromptBuilder, limit: int) -> t
     for name, reason in left_out.items():
         note(f"{PROGRAM}: prompt {name} is left out: {reason}")
     return prompts, left_out
-
-
-def _peer_options(request: Request, context: int, device: str) -> peers.PeerOptions:
-    return peers.PeerOptions(
-        target=request.model,
-        hf_target=request.hf_target,
-        hf_drafter=request.hf_drafter,
-        threads=int(request.engine.get("n_threads") or cores()),
-        context=context,
-        writing=_writing(request),
-        gpu=device.startswith("cuda") and device != "cuda-emulated",
-    )

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from ... import _core
-from .drafters import DrafterFile
 from .engines import Text
+from .peer_rows import PeerChoice, PeerOptions, drafted_rows
 from .peer_texts import SAMPLING, collect, named, text_of
-from .peers import PeerOptions
 from .records import Method
 
 PROGRAM = "llama-server"
@@ -44,40 +43,22 @@ _TEXT_SECONDS = 3600.0  # that a text may take
 _STOP_SECONDS = 10.0  # that the server has to end by itself
 
 
-def server_methods(
-    kind: str, binary: Path | None, drafters: Sequence[DrafterFile], draft_max: Sequence[int]
-) -> list[Method] | str:
+def server_methods(kind: str, choice: PeerChoice) -> list[Method] | str:
     """The rows of a kind, one for each drafter that fits and each number of tokens; or why it must be skipped.
-
-    Args:
-        kind: Of `KINDS`.
-        binary: The program; None: the one in PATH.
-        drafters: The given ones.
-        draft_max: Tokens that are drafted at once.
 
     Raises:
         FileNotFoundError: There is no such program.
         ValueError: None of the drafters fits.
     """
-    program = find_server(binary)
+    program = find_server(choice.server)
     if program is None:
         return f"found no program '{PROGRAM}' in PATH; --llama-server names one"
-    engine = f"llama.cpp {_version(program)}"
-    if kind not in _DRAFTED:
-        spec = kind.removeprefix(f"{PROGRAM}-") if kind != PROGRAM else "none"
-        return [Method(kind, kind, engine=engine, settings={"spec_type": spec}, exact=False)]
-    spec, wanted = _DRAFTED[kind]
-    fit = [drafter for drafter in drafters if drafter.kind == wanted]
-    if not fit:
-        found = "; ".join(drafter.describe() for drafter in drafters) or "no drafter"
-        raise ValueError(f"--methods {kind}: found {found}; expected {KINDS[kind]}")
-    methods = []
-    for drafter in fit:
-        for most in draft_max or [DRAFT_MAX]:
-            name = kind + (f" {drafter.path.stem}" if len(fit) > 1 else "") + (f" n-max {most}" if draft_max else "")
-            settings = {"spec_type": spec, "n_max": most}
-            methods.append(Method(name, kind, engine=engine, drafter=drafter.path.name, settings=settings, exact=False))
-    return methods
+    spec, wanted = _DRAFTED.get(kind, (kind.removeprefix(f"{PROGRAM}-") if kind != PROGRAM else "none", None))
+    row = Method(kind, kind, engine=f"llama.cpp {_version(program)}", settings={"spec_type": spec}, exact=False)
+    if wanted is None:
+        return [row]
+    fit = [drafter for drafter in choice.drafters if drafter.kind == wanted]
+    return drafted_rows(row, fit, choice, KINDS[kind], "n_max", DRAFT_MAX)
 
 
 def find_server(binary: Path | None) -> Path | None:
@@ -109,8 +90,6 @@ class LlamaServer:
 
     Args:
         method: A row of `server_methods`.
-        binary: As there.
-        drafter: The drafter's file, where the method has one.
         options: What peers are started with.
         tokenizer: The target's.
 
@@ -118,37 +97,29 @@ class LlamaServer:
         RuntimeError: It does not start; the message holds the last line that it wrote.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        binary: Path | None,
-        drafter: Path | None,
-        options: PeerOptions,
-        tokenizer: _core.Tokenizer,
-    ) -> None:
+    def __init__(self, method: Method, options: PeerOptions, tokenizer: _core.Tokenizer) -> None:
         self._name = method.name
         self._writing = options.writing
         self._tokenizer = tokenizer
         self._drafts = method.settings["spec_type"] != "none"
-        with named(f"method '{method.name}': cannot be loaded"):
-            program = find_server(binary)
-            if program is None:
-                raise RuntimeError(f"found no program '{PROGRAM}' in PATH")
-            self._port = _free_port()
-            self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the server)
-            self._process = subprocess.Popen(
-                [str(program), *_arguments(method, drafter, options, self._port)],
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-            )
-            #: Ends the server; also at the end of the program, or when nobody refers to this any more.
-            self.close = weakref.finalize(self, _stop, self._process, self._log)
-            try:
-                self._wait()
-            except BaseException:
-                self.close()
-                raise
+        program = find_server(options.choice.server)
+        if program is None:
+            raise RuntimeError(f"found no program '{PROGRAM}' in PATH")
+        self._port = _free_port()
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the server)
+        self._process = subprocess.Popen(
+            [str(program), *_arguments(method, options, self._port)],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+        #: Ends the server; also at the end of the program, or when nobody refers to this any more.
+        self.close = weakref.finalize(self, _stop, self._process, self._log)
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, prompt: Sequence[int], traced: bool) -> Text:
         """Continues `prompt`; there is no trace. Errors are RuntimeErrors behind the method's name."""
@@ -219,15 +190,15 @@ class LlamaServer:
         return lines[-1].strip() if lines else "it wrote nothing"
 
 
-def _arguments(method: Method, drafter: Path | None, options: PeerOptions, port: int) -> list[str]:
+def _arguments(method: Method, options: PeerOptions, port: int) -> list[str]:
     layers = "999" if options.gpu else "0"
     arguments = ["--model", str(options.target), "--host", "127.0.0.1", "--port", str(port), "--parallel", "1"]
     arguments += ["--ctx-size", str(options.context), "--n-gpu-layers", layers, "--cache-ram", "0"]
     arguments += ["--threads", str(options.threads), "--threads-batch", str(options.threads)]
     if method.settings["spec_type"] != "none":
         arguments += ["--spec-type", method.settings["spec_type"]]
-    if drafter is not None:
-        arguments += ["--spec-draft-model", str(drafter), "--spec-draft-n-max", str(method.settings["n_max"])]
+    if options.drafter is not None:
+        arguments += ["--spec-draft-model", str(options.drafter), "--spec-draft-n-max", str(method.settings["n_max"])]
         arguments += ["--spec-draft-ngl", layers]
     return arguments
 

@@ -36,6 +36,27 @@ def collect(
     raise RuntimeError(f"found a text of {len(tokens)} tokens{without}, expected {writing['max_tokens']} tokens")
 
 
+class Passes:
+    """What a streamer notes: how many passes gave tokens, when the first did, and how many it gave."""
+
+    def __init__(self) -> None:
+        super().__init__()  # another base, if there is one
+        self.passes = 0
+        self.of_prompt = 1
+        self._at: float | None = None
+
+    def note(self, tokens: int) -> None:
+        """A pass gave so many tokens."""
+        if self.passes == 0:
+            self._at = time.perf_counter()
+            self.of_prompt = tokens
+        self.passes += 1
+
+    def since(self, start: float) -> float | None:
+        """Seconds from `start` to the first pass's tokens; None: there was none."""
+        return None if self._at is None else self._at - start
+
+
 def text_of(
     tokens: list[int], reason: str, first: float | None, total: float, passes: int, of_prompt: int, drafts: bool
 ) -> Text:
@@ -52,6 +73,11 @@ def text_of(
         verify_seconds=None,
         total_seconds=total,
     )
+
+
+def ends_of(tokenizer: _core.Tokenizer) -> list[int]:
+    """All tokens that end a text."""
+    return [token for token in range(tokenizer.size) if tokenizer.is_eog(token)]
 
 
 @contextmanager

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Sequence
 
-from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
 
 from frspec_cpp.texts import TextRequest
 
@@ -42,12 +43,22 @@ def in_order(key: bytes, names: Sequence[str], asked: Sequence[int], places: int
 class ByBeginning(RequestRouter):
     """Sends texts that begin alike to the same replica, which has that beginning in its cache.
 
-    All it knows is what Ray does: how much each replica was asked for.
+    What each replica was asked for Ray knows, but for no longer than ten seconds. So what was sent from here and is not
+    answered yet is known here, too.
     """
 
     def initialize_state(self, places: int) -> None:
         """Takes what the deployment's configuration says of a replica."""
         self._places = places
+        self._sent: dict[str, ReplicaID] = {}  # by request: who answers it
+
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
+        """A replica has taken a request."""
+        self._sent[pending_request.metadata.internal_request_id] = replica_id
+
+    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
+        """A request has been answered, has failed, or was not taken."""
+        self._sent.pop(internal_request_id, None)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -60,5 +71,7 @@ class ByBeginning(RequestRouter):
         if not isinstance(request, TextRequest):
             return [replicas]
         names = [replica.replica_id.unique_id for replica in replicas]
-        asked = [self.replica_queue_len_cache.get(replica.replica_id) or 0 for replica in replicas]
+        sent = Counter(self._sent.values())
+        known = self.replica_queue_len_cache
+        asked = [max(known.get(replica.replica_id) or 0, sent[replica.replica_id]) for replica in replicas]
         return [[replicas[number]] for number in in_order(key_of(request), names, asked, self._places)]

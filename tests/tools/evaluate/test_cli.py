@@ -230,7 +230,7 @@ def test_absent_peers_are_skipped_by_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     reason = "the 'llama_cpp' package is not installed"
-    monkeypatch.setattr(job.peers, "peer_method", lambda kind, *folders: reason)
+    monkeypatch.setattr(job.peers, "peer_methods", lambda kind, choice: reason)
     assert call(pair, prompts, tmp_path / "r", methods="plain,heads,llama.cpp") == 0
     assert read_manifest(tmp_path / "r").skipped == {"llama.cpp": reason}
     assert f"llama.cpp is skipped: {reason}" in capsys.readouterr().err
@@ -244,7 +244,10 @@ def test_absent_peers_are_skipped_by_name(
         (["--prompts", "spec-bench"], "nothing is downloaded"),
         (["--ranks", "no.gguf"], "--ranks no.gguf: found no such file"),
         (["-d", "no.gguf"], "no.gguf"),
-        (["--template", "never", "--methods", "transformers", "heads"], "found no --hf-target"),
+        (
+            ["--template", "never", "--methods", "transformers", "heads", "--hf-target", "no"],
+            "--hf-target no: found no",
+        ),
         (["--head", "ranked:0", "--methods", "heads"], "method 'ranked:0': head: found 'ranked:0'"),
         (["--temp", "nan"], "temperature: found nan, expected a finite number"),
         (["--temp", "inf"], "temperature: found inf"),

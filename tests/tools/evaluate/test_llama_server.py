@@ -15,7 +15,8 @@ from frspec_cpp.tools.evaluate import llama_server
 from frspec_cpp.tools.evaluate.cli import main
 from frspec_cpp.tools.evaluate.drafters import DrafterFile
 from frspec_cpp.tools.evaluate.llama_server import KINDS, LlamaServer, server_methods
-from frspec_cpp.tools.evaluate.peers import PeerOptions
+from frspec_cpp.tools.evaluate.peer_rows import PeerChoice, PeerOptions
+from frspec_cpp.tools.evaluate.peers import load_peer
 from frspec_cpp.tools.evaluate.records import Method
 from frspec_cpp.tools.evaluate.storage import read_manifest, read_runs
 
@@ -34,18 +35,22 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def options_of(**writing: Any) -> PeerOptions:
+def options_of(binary: Path, drafter: Path | None = None, **writing: Any) -> PeerOptions:
     return PeerOptions(
-        target=Path("/models/t.gguf"), hf_target=None, hf_drafter=None, threads=3, context=256,
+        target=Path("/models/t.gguf"), choice=PeerChoice([MODEL, EAGLE], server=binary), threads=3, context=256,
         writing={"max_tokens": 7, "ignore_eos": False, "temperature": 0.0, "seed": 5, **writing}, gpu=False,
+        drafter=drafter,
     )  # fmt: skip
 
 
 def load(binary: Path, kind: str = "llama-server", **writing: Any) -> LlamaServer:
-    methods = server_methods(kind, binary, [MODEL, EAGLE], [])
-    assert not isinstance(methods, str)
     drafter = {"llama-server-draft": MODEL.path, "llama-server-eagle3": EAGLE.path}.get(kind)
-    return LlamaServer(methods[0], binary, drafter, options_of(**writing), TOKENIZER)
+    options = options_of(binary, drafter, **writing)
+    methods = server_methods(kind, options.choice)
+    assert not isinstance(methods, str)
+    peer = load_peer(methods[0], options, TOKENIZER)
+    assert isinstance(peer, LlamaServer)
+    return peer
 
 
 def is_alive(pid: int) -> bool:
@@ -102,11 +107,11 @@ def test_speculation(kind: str, binary: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_rows(binary: Path) -> None:
-    plain = server_methods("llama-server", binary, [], [])
+    plain = server_methods("llama-server", PeerChoice(server=binary))
     assert isinstance(plain, list)
     assert (plain[0].name, plain[0].engine, plain[0].exact) == ("llama-server", "llama.cpp 9.9 (build 7)", False)
     other = DrafterFile(Path("/models/other.gguf"), "model", 500, same_vocabulary=False)
-    rows = server_methods("llama-server-draft", binary, [MODEL, EAGLE, other], [2, 5])
+    rows = server_methods("llama-server-draft", PeerChoice([MODEL, EAGLE, other], [2, 5], binary))
     assert isinstance(rows, list)
     assert {row.name: (row.drafter, row.settings["n_max"]) for row in rows} == {
         f"llama-server-draft {name} n-max {most}": (f"{name}.gguf", most)
@@ -114,20 +119,20 @@ def test_rows(binary: Path) -> None:
         for most in (2, 5)
     }
     with pytest.raises(ValueError, match=r"llama-server-eagle3: found small\.gguf is a language model .*; expected"):
-        server_methods("llama-server-eagle3", binary, [MODEL], [])
+        server_methods("llama-server-eagle3", PeerChoice([MODEL], server=binary))
     with pytest.raises(ValueError, match="llama-server-draft: found no drafter"):
-        server_methods("llama-server-draft", binary, [], [])
+        server_methods("llama-server-draft", PeerChoice(server=binary))
 
 
 def test_no_program(tmp_path: Path, binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert server_methods("llama-server", None, [], []) == (
+    assert server_methods("llama-server", PeerChoice()) == (
         "found no program 'llama-server' in PATH; --llama-server names one"
     )
     with pytest.raises(FileNotFoundError, match=r"--llama-server .*absent: found no such program"):
-        server_methods("llama-server", tmp_path / "absent", [], [])
+        server_methods("llama-server", PeerChoice(server=tmp_path / "absent"))
     monkeypatch.setenv("PATH", f"{binary.parent}:/bin:/usr/bin")
-    assert isinstance(server_methods("llama-server", None, [], []), list)
+    assert isinstance(server_methods("llama-server", PeerChoice()), list)
 
 
 def test_a_server_that_does_not_start(binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,13 +146,7 @@ def test_a_server_that_does_not_start(binary: Path, tmp_path: Path, monkeypatch:
     broken.write_text("no program")
     broken.chmod(0o755)
     with pytest.raises(RuntimeError, match=where.replace("-ngram-mod", "")):
-        LlamaServer(
-            Method("llama-server", "llama-server", settings={"spec_type": "none"}),
-            broken,
-            None,
-            options_of(),
-            TOKENIZER,
-        )
+        load_peer(Method("llama-server", "llama-server", settings={"spec_type": "none"}), options_of(broken), TOKENIZER)
 
 
 def test_a_server_that_never_gets_ready(binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,21 +7,21 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import convert
-from frspec_cpp.tools.evaluate.peers import (
-    KINDS,
-    LlamaCpp,
-    PeerOptions,
-    Transformers,
-    load_peer,
-    peer_method,
-    unsupported_sampling,
-)
+from frspec_cpp.tools.evaluate.drafters import DrafterFile
+from frspec_cpp.tools.evaluate.engines import Engine
+from frspec_cpp.tools.evaluate.hf_transformers import KINDS as TRANSFORMERS
+from frspec_cpp.tools.evaluate.hf_transformers import Transformers
+from frspec_cpp.tools.evaluate.llama_cpp import LlamaCpp
+from frspec_cpp.tools.evaluate.peer_rows import PeerChoice, PeerOptions
+from frspec_cpp.tools.evaluate.peers import load_peer, peer_methods, unsupported_sampling
 from frspec_cpp.tools.evaluate.records import Method
 from tiny_pair import TinyPair, make_tiny_pair
 
@@ -77,34 +77,69 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> TinyPair:
 
 def options_of(pair: TinyPair, **writing: Any) -> PeerOptions:
     return PeerOptions(
-        target=pair.target_gguf, hf_target=pair.target, hf_drafter=pair.target, threads=1, context=128,
+        target=pair.target_gguf, choice=PeerChoice(hf_target=pair.target, hf_drafter=pair.target),
+        threads=1, context=128,
         writing={"max_tokens": 8, "ignore_eos": False, "temperature": 0.0, "seed": 0, **writing}, gpu=False,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "package"), [("llama.cpp", "llama_cpp"), ("transformers", "transformers")])
-def test_absent_packages_are_named(kind: str, package: str, pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
+def load(kind: str, options: PeerOptions, tokenizer: _core.Tokenizer) -> Engine:
+    """The first row's."""
+    methods = peer_methods(kind, options.choice)
+    assert not isinstance(methods, str), methods
+    return load_peer(methods[0], options, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("kind", "package"),
+    [
+        ("llama.cpp", "llama_cpp"),
+        ("transformers", "transformers"),
+        ("transformers", "accelerate"),  # only GGUF files are read with it
+        ("openvino", "openvino_genai"),
+        ("openvino-draft", "openvino_genai"),
+    ],
+)
+def test_absent_packages_are_named(kind: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else real(name))
-    assert peer_method(kind, pair.target, None) == f"the '{package}' package is not installed"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else real("json"))
+    assert peer_methods(kind, PeerChoice()) == f"the '{package}' package is not installed"
 
 
-def test_folders_that_are_needed(pair: TinyPair, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--methods transformers: found no --hf-target, expected the folder"):
-        peer_method("transformers", None, None)
-    with pytest.raises(ValueError, match=r"--methods transformers-assisted: found no --hf-drafter"):
-        peer_method("transformers-assisted", pair.target, None)
+def test_folders_that_are_none(pair: TinyPair, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--hf-target .*found no config\.json"):
-        peer_method("transformers", tmp_path, None)
+        peer_methods("transformers", PeerChoice(hf_target=tmp_path))
+    with pytest.raises(ValueError, match=r"--hf-drafter .*found no config\.json"):
+        peer_methods("transformers-assisted", PeerChoice(hf_target=pair.target, hf_drafter=tmp_path))
 
 
 def test_rows_of_peers(llama_cpp: None) -> None:
-    method = peer_method("llama.cpp-lookup", None, None)
-    assert isinstance(method, Method)
+    (method,) = peer_methods("llama.cpp-lookup", PeerChoice())
     assert method.name == "llama.cpp-lookup"
     assert method.engine.startswith("llama-cpp-python ")
     assert not method.exact
     assert method.settings == {"lookup_tokens": 10, "lookup_ngram": 2}
+
+
+def test_assistants(pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint, or each drafter that is a language model, whatever its vocabulary."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    drafters = [
+        DrafterFile(Path("/m/small.gguf"), "model", 1000),
+        DrafterFile(Path("/m/eagle.gguf"), "eagle3", 1000),
+        DrafterFile(Path("/m/other.gguf"), "model", 500, same_vocabulary=False),
+    ]
+    rows = peer_methods("transformers-assisted", PeerChoice(drafters, draft_max=[3]))
+    assert [(row.name, row.drafter, row.settings) for row in rows] == [
+        ("transformers-assisted small", "small.gguf", {"weights": "float32"}),
+        ("transformers-assisted other", "other.gguf", {"weights": "float32"}),
+    ]
+    rows = peer_methods("transformers-assisted", PeerChoice(drafters, hf_target=pair.target, hf_drafter=pair.target))
+    assert [(row.name, row.drafter, row.settings) for row in rows] == [("transformers-assisted", "target", {})]
+    with pytest.raises(ValueError, match=r"transformers-assisted: found eagle\.gguf is an EAGLE-3 drafter.*; expected"):
+        peer_methods("transformers-assisted", PeerChoice(drafters[1:2]))
+    with pytest.raises(ValueError, match="transformers-assisted: found no drafter; expected"):
+        peer_methods("transformers-assisted", PeerChoice())
 
 
 def test_sampling_that_others_mean_otherwise() -> None:
@@ -114,7 +149,7 @@ def test_sampling_that_others_mean_otherwise() -> None:
 
 def test_llama_cpp_plain(llama_cpp: None, pair: TinyPair) -> None:
     tokenizer = _core.Tokenizer(str(pair.target_gguf))
-    peer = load_peer("llama.cpp", options_of(pair, ignore_eos=True, top_k=3), tokenizer)
+    peer = load("llama.cpp", options_of(pair, ignore_eos=True, top_k=3), tokenizer)
     assert isinstance(peer, LlamaCpp)
     for _ in range(2):
         text = peer.write([7, 8, 20], traced=True)
@@ -133,7 +168,7 @@ def test_llama_cpp_plain(llama_cpp: None, pair: TinyPair) -> None:
 
 def test_llama_cpp_lookup_counts_passes(llama_cpp: None, pair: TinyPair) -> None:
     tokenizer = _core.Tokenizer(str(pair.target_gguf))
-    peer = load_peer("llama.cpp-lookup", options_of(pair, ignore_eos=True), tokenizer)
+    peer = load("llama.cpp-lookup", options_of(pair, ignore_eos=True), tokenizer)
     text = peer.write([7, 8, 20], traced=False)
     assert (text.steps, text.step_tokens, text.drafted_steps) == (3, 7, None)
     assert isinstance(peer, LlamaCpp)
@@ -143,11 +178,11 @@ def test_llama_cpp_lookup_counts_passes(llama_cpp: None, pair: TinyPair) -> None
 
 def test_a_text_ends_at_the_models_end(llama_cpp: None, pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = SimpleNamespace(is_eog=lambda token: token == 23)
-    peer = LlamaCpp("llama.cpp", options_of(pair), tokenizer)  # type: ignore[arg-type]
+    peer = load("llama.cpp", options_of(pair), tokenizer)  # type: ignore[arg-type]
     text = peer.write([20], traced=False)
     assert (text.tokens, text.finish_reason) == ([20, 21, 22], "stop")
     assert (text.steps, text.step_tokens) == (3, 3)  # the token that ended it was given, too
-    peer = LlamaCpp("llama.cpp", options_of(pair, ignore_eos=True), tokenizer)  # type: ignore[arg-type]
+    peer = load("llama.cpp", options_of(pair, ignore_eos=True), tokenizer)  # type: ignore[arg-type]
     text = peer.write([20], traced=False)
     assert (text.tokens, text.finish_reason) == (list(range(20, 28)), "length")
 
@@ -160,7 +195,7 @@ def test_a_text_that_ends_too_early(
     ignore_eos: bool, found: str, llama_cpp: None, pair: TinyPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FakeLlama, "generate", lambda self, tokens, **options: (token for token in (20, 21, 22)))
-    peer = load_peer("llama.cpp", options_of(pair, ignore_eos=ignore_eos), _core.Tokenizer(str(pair.target_gguf)))
+    peer = load("llama.cpp", options_of(pair, ignore_eos=ignore_eos), _core.Tokenizer(str(pair.target_gguf)))
     with pytest.raises(RuntimeError, match=f"^llama.cpp: found a text of {found} 8 tokens$"):
         peer.write([20], traced=False)
 
@@ -182,16 +217,16 @@ def test_errors_name_the_method(
         raise error
 
     tokenizer = _core.Tokenizer(str(pair.target_gguf))
-    peer = load_peer("llama.cpp", options_of(pair), tokenizer)
+    peer = load("llama.cpp", options_of(pair), tokenizer)
     monkeypatch.setattr(FakeLlama, "generate", fails)
     with pytest.raises(RuntimeError, match=f"^llama.cpp: {what}$"):
         peer.write([7, 8], traced=False)
     monkeypatch.setattr(FakeLlama, "__init__", fails)
     with pytest.raises(RuntimeError, match=f"^method 'llama.cpp-lookup': cannot be loaded: {what}$"):
-        load_peer("llama.cpp-lookup", options_of(pair), tokenizer)
+        load("llama.cpp-lookup", options_of(pair), tokenizer)
     monkeypatch.setattr(importlib, "import_module", fails)  # installed, but broken
     with pytest.raises(RuntimeError, match=f"^method 'transformers': cannot be loaded: {what}$"):
-        load_peer("transformers", options_of(pair), tokenizer)
+        load_peer(Method("transformers", "transformers"), options_of(pair), tokenizer)
 
 
 def test_memory_that_is_not_there(llama_cpp: None, pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,27 +235,46 @@ def test_memory_that_is_not_there(llama_cpp: None, pair: TinyPair, monkeypatch: 
 
     monkeypatch.setattr(FakeLlama, "__init__", fails)
     with pytest.raises(MemoryError, match=r"^method 'llama\.cpp': cannot be loaded: of the cache$"):
-        load_peer("llama.cpp", options_of(pair), _core.Tokenizer(str(pair.target_gguf)))
+        load("llama.cpp", options_of(pair), _core.Tokenizer(str(pair.target_gguf)))
 
 
-TRANSFORMERS = [kind for kind in KINDS if kind.startswith("transformers")]
 PROMPT = list(range(5, 25))
 
 
+def from_gguf(options: PeerOptions, drafter: Path) -> PeerOptions:
+    """The same without checkpoints."""
+    return replace(options, choice=PeerChoice([DrafterFile(drafter, "model", 400)]), drafter=drafter)
+
+
+@pytest.mark.parametrize("source", ["checkpoint", "gguf"])
 @pytest.mark.parametrize("kind", TRANSFORMERS)
-def test_transformers_write_the_same_as_we_do(kind: str, pair: TinyPair) -> None:
+def test_transformers_write_the_same_as_we_do(kind: str, source: str, pair: TinyPair) -> None:
     pytest.importorskip("transformers")
+    options = options_of(pair, ignore_eos=True)
+    if source == "gguf":
+        pytest.importorskip("accelerate")
+        options = from_gguf(options, pair.target_gguf)
     llm = frspec_cpp.LLM(pair.target_gguf, n_ctx=128, n_threads=1)
     expected = llm.generate(PROMPT, max_tokens=8, ignore_eos=True)
-    assert isinstance(peer_method(kind, pair.target, pair.target), Method)
-    peer = load_peer(kind, options_of(pair, ignore_eos=True), llm.tokenizer)
-    text = peer.write(PROMPT, traced=False)
+    text = load(kind, options, llm.tokenizer).write(PROMPT, traced=False)
     assert text.tokens == expected.tokens
     assert text.finish_reason == "length"
     assert text.prefill_seconds is not None
     assert 0.0 < text.prefill_seconds < text.total_seconds
     if kind == "transformers":
         assert (text.steps, text.step_tokens, text.drafted_steps) == (7, 7, 0)
+
+
+def test_an_assistant_of_another_vocabulary(pair: TinyPair, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    folder = make_checkpoint(tmp_path / "other", "mistral", vocab_size=416)
+    convert(folder, folder.with_suffix(".gguf"), "f32", quiet=True)
+    llm = frspec_cpp.LLM(pair.target_gguf, n_ctx=128, n_threads=1)
+    options = from_gguf(options_of(pair, ignore_eos=True), folder.with_suffix(".gguf"))
+    peer = load("transformers-assisted", options, llm.tokenizer)
+    assert isinstance(peer, Transformers)
+    assert set(peer._extra) == {"assistant_model", "tokenizer", "assistant_tokenizer"}
+    assert peer.write(PROMPT, traced=False).tokens == llm.generate(PROMPT, max_tokens=8, ignore_eos=True).tokens
 
 
 @pytest.fixture(scope="module")
@@ -243,14 +297,14 @@ def test_the_checkpoints_own_end(kind: str, ignore_eos: bool, ending: TinyPair) 
     llm = frspec_cpp.LLM(ending.target_gguf, n_ctx=128, n_threads=1)
     expected = llm.generate(PROMPT, max_tokens=8, ignore_eos=ignore_eos)
     assert expected.finish_reason == ("length" if ignore_eos else "stop")
-    text = load_peer(kind, options_of(ending, ignore_eos=ignore_eos), llm.tokenizer).write(PROMPT, traced=False)
+    text = load(kind, options_of(ending, ignore_eos=ignore_eos), llm.tokenizer).write(PROMPT, traced=False)
     assert (text.tokens, text.finish_reason) == (expected.tokens, expected.finish_reason)
 
 
 def test_an_end_that_the_target_does_not_know(ending: TinyPair, pair: TinyPair) -> None:
     pytest.importorskip("transformers")
     llm = frspec_cpp.LLM(pair.target_gguf, n_ctx=128, n_threads=1)
-    text = load_peer("transformers", options_of(ending), llm.tokenizer).write(PROMPT, traced=False)
+    text = load("transformers", options_of(ending), llm.tokenizer).write(PROMPT, traced=False)
     expected = llm.generate(PROMPT, max_tokens=8)
     assert (text.tokens, text.finish_reason) == (expected.tokens, expected.finish_reason)
 
@@ -262,7 +316,7 @@ def test_drafts_before_the_first_pass(kind: str, pair: TinyPair) -> None:
     llm = frspec_cpp.LLM(pair.target_gguf, n_ctx=128, n_threads=1)
     text = llm.generate(PROMPT, max_tokens=40, ignore_eos=True).tokens
     prompt = text + text[:2]  # its third token is to be expected behind it
-    peer = load_peer(kind, options_of(pair, ignore_eos=True, max_tokens=20), llm.tokenizer)
+    peer = load(kind, options_of(pair, ignore_eos=True, max_tokens=20), llm.tokenizer)
     assert isinstance(peer, Transformers)
     handed = Handed()
     peer._model.generate(torch.tensor([prompt]), generation_config=peer._config, streamer=handed, **peer._extra)
@@ -271,7 +325,7 @@ def test_drafts_before_the_first_pass(kind: str, pair: TinyPair) -> None:
     found = peer.write(prompt, traced=False)
     assert (found.steps, found.step_tokens) == (len(rest), sum(rest))
     assert found.step_tokens == len(found.tokens) - first
-    short = load_peer(kind, options_of(pair, ignore_eos=True, max_tokens=2), llm.tokenizer).write(prompt, traced=False)
+    short = load(kind, options_of(pair, ignore_eos=True, max_tokens=2), llm.tokenizer).write(prompt, traced=False)
     assert (len(short.tokens), short.steps, short.step_tokens) == (2, 0, 0)
 
 

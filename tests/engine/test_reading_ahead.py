@@ -1,0 +1,86 @@
+"""A model that drafts reads a prompt when its text is to be drafted, and in pieces: nobody waits for all of it."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import make_checkpoint
+from frspec_cpp.tools.convert import convert
+from tiny_pair import TinyPair, make_tiny_pair
+
+from frspec_cpp import _core
+
+PIECE = 64
+OPTIONS: dict[str, Any] = {"head": "full", "n_ctx": 512, "n_batch": PIECE, "n_threads": 1}
+# What is written of a tuning file's numbers from the end on: seen, then value and count of worth, gain, own, likeliest,
+# levels, width and nodes; what the one head holds; the arm in use.
+SEEN, WORTH, OWN, HELD, ARM = 1, 2, 2, 2, 1
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> TinyPair:
+    return make_tiny_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of another vocabulary."""
+    folder = tmp_path_factory.mktemp("other")
+    convert(make_checkpoint(folder / "other", "qwen2", seed=5), folder / "other.gguf", "f32", quiet=True)
+    return folder / "other.gguf"
+
+
+def believe(file: Path) -> None:
+    """Lets a tuning file say that a drafted step gives a thousand tokens."""
+    header, about, count, *numbers = file.read_text().splitlines()
+    of_family = SEEN + 7 * 2
+    first = len(numbers) - ARM - HELD - of_family
+    numbers[first] = "12"
+    for mean in (0, 2):  # worth, own
+        numbers[first + SEEN + 2 * mean : first + SEEN + 2 * mean + 2] = ["1000", "32"]
+    numbers[first + SEEN + 2 : first + SEEN + 4] = ["1", "32"]
+    file.write_text("\n".join([header, about, count, *numbers]) + "\n")
+
+
+@pytest.mark.parametrize("kind", ["the target itself", "tli"])
+def test_in_company(pair: TinyPair, other: Path, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "FRSPEC_TUNING_CACHE", str(tmp_path))
+    own: dict[str, Any] = {"drafter": str(pair.target_gguf), "ngram": 0}
+    if kind == "tli":
+        own |= {"drafter": str(other), "translate": "tli"}
+    target = str(pair.target_gguf)
+    engine = _core.Engine(target, **own, **OPTIONS)
+    engine.begin([5], max_tokens=4, ignore_eos=True).run()
+    del engine
+    (file,) = tmp_path.iterdir()
+    believe(file)
+    lucky = random.Random(1)
+    prompts = [[lucky.randrange(5, 400) for _ in range(300)] for _ in range(3)]
+    asked: dict[str, Any] = {"max_tokens": 60, "ignore_eos": True, "reuse": False}
+    plain = _core.Engine(target, **OPTIONS)
+    expected = [[token for token, _, _ in plain.begin(prompt, **asked).run()] for prompt in prompts]
+
+    engine = _core.Engine(target, **own, **OPTIONS, n_parallel=3)
+    texts = [engine.begin(prompt, trace=True, **asked) for prompt in prompts]
+    found: list[list[int]] = [[] for _ in prompts]
+    drafted: list[list[bool]] = []  # in each pass, of each text
+    while any(text.finish_reason is None for text in texts):
+        before = [text.stats.drafted_steps for text in texts]
+        for tokens, fresh in zip(found, _core.Generation.step_together(texts), strict=True):
+            tokens += [token for token, _, _ in fresh or []]
+        drafted.append([text.stats.drafted_steps > n for text, n in zip(texts, before, strict=True)])
+    assert found == expected
+    firsts = [next(i for i, step in enumerate(text.trace) if step["nodes"] > 1) for text in texts]
+    # Whose turn it is reads whole pieces first; the others follow when it has shown what drafts give.
+    assert sorted(firsts)[1] > min(firsts) >= 300 // PIECE
+    alone = [count for count in map(sum, drafted) if count][:4]
+    assert alone == [1] * 4
+    if kind == "the target itself":  # whose word is the target's, if it has read the same
+        assert min(firsts) == 300 // PIECE
+        for text in texts:
+            assert text.stats.drafted_steps > 4
+            assert all(step["accepted"] >= 1 for step in text.trace if step["nodes"] > 1)
