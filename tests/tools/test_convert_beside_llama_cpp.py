@@ -6,9 +6,6 @@ FRSPEC_LLAMA_CPP names a checkout of llama.cpp; without one the tests are skippe
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import pytest
 from checkpoints import UNLIKE_LLAMA, make_checkpoint
 from frspec_cpp.tools.convert import convert
 from gguf_values import metadata
+from llama_cpp_converter import convert_there
 from packed_experts import packed_gpt_oss
 from sentencepiece_files import ADDS_SPACE, BYTE_FALLBACK, KEEPS_SPACES, sentencepiece_model
 
@@ -24,21 +22,6 @@ PACKED = "gpt-oss as published"
 NAMES = ("llama", "mistral", "qwen2", "qwen3", "qwen35", *UNLIKE_LLAMA, PACKED)
 
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
-
-# It knows a splitting rule by what it does to one text, which a vocabulary of 400 tokens cuts otherwise; and a model's
-# own class of tokenizers would add tokens that these do not have.
-CONVERT_ALL = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import transformers
-transformers.AutoTokenizer = transformers.PreTrainedTokenizerFast
-import convert_hf_to_gguf as converter
-from conversion.base import TextModel
-TextModel.get_vocab_base_pre = lambda self, tokenizer: "unknown"
-for source, target in json.loads(sys.argv[2]):
-    sys.argv[1:] = [source, "--outfile", target, "--outtype", "f16"]
-    converter.main()
-"""
 
 
 def use_sentencepiece(folder: Path, name: str) -> None:
@@ -59,9 +42,6 @@ def use_sentencepiece(folder: Path, name: str) -> None:
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
     """What is made of each checkpoint, here and there."""
-    checkout = os.environ.get("FRSPEC_LLAMA_CPP")
-    if not checkout:
-        pytest.skip("FRSPEC_LLAMA_CPP names no checkout of llama.cpp")
     root = tmp_path_factory.mktemp("beside")
     folders = {}
     for name in NAMES:
@@ -70,11 +50,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pat
             packed_gpt_oss(folder) if name == PACKED else make_checkpoint(folder, name, mtp=name == "qwen35")
         )
         use_sentencepiece(folder, name)
-    jobs = [(str(folder), f"{folder}.theirs.gguf") for folder in folders.values()]
-    done = subprocess.run(
-        [sys.executable, "-c", CONVERT_ALL, checkout, json.dumps(jobs)], capture_output=True, text=True, timeout=600
+    convert_there(
+        *([str(folder), "--outfile", f"{folder}.theirs.gguf", "--outtype", "f16"] for folder in folders.values())
     )
-    assert done.returncode == 0, done.stderr[-3000:]
     for folder in folders.values():
         convert(folder, Path(f"{folder}.ours.gguf"), "f16", quiet=True)
     return {name: (Path(f"{f}.ours.gguf"), Path(f"{f}.theirs.gguf")) for name, f in folders.items()}
@@ -111,7 +89,7 @@ def with_defaults(path: Path) -> dict[str, Any]:
 
 
 # What may differ.
-NAMED_OTHERWISE = {"general.name", "tokenizer.ggml.pre"}  # with capitals there; see CONVERT_ALL
+NAMED_OTHERWISE = {"general.name", "tokenizer.ggml.pre"}  # with capitals there; see llama_cpp_converter
 # Its converter writes a key that its olmo2 does not read; ours is read by both.
 OF_OLMO_3 = {"olmo2.rope.scaling.attn_factor", "olmo2.rope.scaling.yarn_attn_factor"}
 
