@@ -2,10 +2,12 @@
 
 Usage:
     python bench/accuracy.py MODEL.gguf... [--types q8_0,q4_k] [--text FILE] [--tokens 512] [--folder FOLDER]
+    python bench/accuracy.py MODEL.gguf... --beside [--text FILE] [--tokens 512]
 
 Exact is a model with the same weights as F32 and keys and values as f32. Each model is measured as it is, and
 quantized anew to each of the types (by llama.cpp, all matrices to that type). Prints a Markdown table: mean KL
-divergence from the exact logits in nats, its ratio, how often the best token is the exact one's, and perplexity.
+divergence from the exact logits in nats, its ratio, how often the best token is the exact one's, and perplexity. With
+--beside, nothing is made: how far the two engines are from one another, and how long their greedy texts are the same.
 
 Needs llama-cpp-python, and room in the folder for the largest model as F32.
 """
@@ -92,6 +94,12 @@ def theirs(path: Path, ids: list[int]) -> np.ndarray:
         llm.close()
 
 
+def read_ids(model: Path, text: Path, count: int) -> list[int]:
+    """The first tokens of a text."""
+    with frspec_cpp.LLM(model, n_ctx=64) as llm:
+        return llm.tokenize(text.read_text(encoding="utf-8"))[:count]
+
+
 class Distance:
     """How far some logits are from exact ones."""
 
@@ -99,6 +107,33 @@ class Distance:
         self.divergence = float((np.exp(exact) * (exact - found)).sum(1).mean())
         self.same = float((found.argmax(1) == exact.argmax(1)).mean())
         self.perplexity = float(np.exp(-found[np.arange(len(ids) - 1), ids[1:]].mean()))
+
+
+def greedy_texts(path: Path, ids: list[int], count: int = 8, length: int = 64) -> tuple[int, float]:
+    """Writes `length` tokens behind each of `count` parts of the ids, here.
+
+    Returns how many of them llama.cpp would write as well, each behind the same tokens; and by how much at most it
+    thinks another one more likely, in nats.
+    """
+    same, most = 0, 0.0
+    part = len(ids) // count
+    with frspec_cpp.LLM(path, n_ctx=part + length) as llm:
+        prompts = [ids[first : first + part] for first in range(0, count * part, part)]
+        texts = [llm.generate(prompt, length, temperature=0.0, ignore_eos=True).tokens for prompt in prompts]
+    for prompt, text in zip(prompts, texts, strict=True):
+        scores = log_probabilities(theirs(path, [*prompt, *text])[len(prompt) - 1 : -1])
+        lost = scores.max(1) - scores[np.arange(length), text]
+        same += int((lost == 0).sum())
+        most = max(most, float(lost.max()))
+    return same, most
+
+
+def print_beside(model: Path, ids: list[int]) -> None:
+    """One row of the table of --beside."""
+    here, there = log_probabilities(ours(model, ids)), log_probabilities(theirs(model, ids))
+    same, most = greedy_texts(model, ids)
+    between = Distance(there, here, ids)
+    print(f"| {model.stem} | {between.divergence:.5f} | {between.same:.3f} | {same} of 512 | {most:.3f} |", flush=True)
 
 
 def versions(model: Path, kinds: list[str], folder: Path) -> Iterator[tuple[str, Path, Path]]:
@@ -119,6 +154,7 @@ def main() -> int:
     parser.add_argument("--types", default="", help=f"formats to quantize to as well: {', '.join(TYPES)}, or 'all'")
     parser.add_argument("--text", type=Path, default=Path(__file__).parent.parent / "README.md")
     parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--beside", action="store_true", help="compare the two engines with one another")
     parser.add_argument("--folder", type=Path, help="where files of a run lie (default: the temporary folder)")
     arguments = parser.parse_args()
     kinds = list(TYPES) if arguments.types == "all" else [kind for kind in arguments.types.split(",") if kind]
@@ -126,13 +162,18 @@ def main() -> int:
         if kind not in TYPES:
             parser.error(f"--types: found {kind!r}, expected some of {', '.join(TYPES)}")
     silence()
+    if arguments.beside:
+        print("| model | KL | same best token | greedy tokens that are the same | most that another is preferred by |")
+        print("|---|---|---|---|---|")
+        for model in arguments.models:
+            print_beside(model, read_ids(model, arguments.text, arguments.tokens))
+        return 0
     print("| model | weights | KL here | KL llama.cpp | ratio | same best token | perplexity, exact |")
     print("|---|---|---|---|---|---|---|")
     for model in arguments.models:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             for name, path, exact_path in versions(model, kinds, Path(folder)):
-                with frspec_cpp.LLM(path, n_ctx=64) as llm:
-                    ids = llm.tokenize(arguments.text.read_text(encoding="utf-8"))[: arguments.tokens]
+                ids = read_ids(path, arguments.text, arguments.tokens)
                 exact = log_probabilities(ours(exact_path, ids, "f32"))
                 here = Distance(exact, log_probabilities(ours(path, ids)), ids)
                 there = Distance(exact, log_probabilities(theirs(path, ids)), ids)

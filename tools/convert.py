@@ -14,7 +14,7 @@ from .checkpoint import Checkpoint
 from .config import Config
 from .console import note, progress_bar, require, run
 from .fingerprint import vocabulary_fingerprint
-from .gguf_output import FILE_TYPES, Entry, OutputTensor, string, u32, write_gguf
+from .gguf_output import FILE_TYPES, MXFP4_EXPERTS, Entry, OutputTensor, string, u32, write_gguf
 from .hf_tokenizer import read_tokenizer
 from .mtp import Parts
 from .ranks_file import RANKS, Ranks, read_ranks
@@ -159,14 +159,27 @@ def _add_ranks(entries: list[Entry], tensors: list[OutputTensor], ranks: Ranks) 
 
 def _general(name: str, tensors: list[OutputTensor], type_name: str) -> list[Entry]:
     gguf = require("gguf", PROGRAM)
-    parameters = sum(math.prod(tensor.shape) for tensor in tensors if tensor.weights is not None)
+    is_packed = any(tensor.encoded is not None and tensor.encoded.kind == "MXFP4" for tensor in tensors)
     return [
         string("general.type", "model"),
         string("general.name", name),
-        string("general.size_label", gguf.size_label(parameters, parameters, 0, 0)),
-        u32("general.file_type", FILE_TYPES[type_name][1]),
+        string("general.size_label", _size_label(tensors)),
+        u32("general.file_type", MXFP4_EXPERTS if is_packed else FILE_TYPES[type_name][1]),
         u32("general.quantization_version", gguf.GGML_QUANT_VERSION),
     ]
+
+
+def _size_label(tensors: list[OutputTensor]) -> str:
+    """As llama.cpp writes it: "7B", or "8x7B" with experts, of which one counts."""
+    shared = of_one = experts = 0
+    for tensor in tensors:
+        size = math.prod(tensor.shape)
+        if "_exps." in tensor.name and len(tensor.shape) > 2:
+            experts = tensor.shape[0]
+            of_one += size // experts
+        elif tensor.values is None:
+            shared += size
+    return str(require("gguf", PROGRAM).size_label(shared + of_one * experts, shared, of_one, experts))
 
 
 def _require_packages() -> None:

@@ -23,6 +23,7 @@ FILE_TYPES = {
     "q8_0": ("Q8_0", 7),
     "q4_0": ("Q4_0", 2),
 }
+MXFP4_EXPERTS = 38  # general.file_type where these are, whatever the others
 _BLOCK = 32  # elements per block of Q8_0 and Q4_0, along a row
 # Beyond these a value, or the 16-bit scale of its block, becomes infinite.
 _LARGEST = {"F32": math.inf, "BF16": 3.38e38, "F16": 65504.0, "Q8_0": 65504.0 * 127, "Q4_0": 65504.0 * 8}

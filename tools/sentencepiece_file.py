@@ -78,7 +78,7 @@ def _piece(message: bytes) -> tuple[str, float, int]:
 
 
 def _number(message: bytes, wanted: int, default: int) -> int:
-    return next((value for number, value, _ in _fields(message) if number == wanted), default)
+    return [default, *(value for number, value, _ in _fields(message) if number == wanted)][-1]  # the last one counts
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

@@ -43,6 +43,12 @@ Memory map_memory(std::size_t bytes) {
   return {address, whole};
 }
 
+// Whatever a weight may be has a panel: its own, or that of the form to which it is brought.
+#define CHECK(name) \
+  static_assert(elements_per_line(panel_type(DType::name)) > 0 || panel_format(panel_type(DType::name)).bits > 0);
+FRSPEC_WEIGHT_TYPES(CHECK)
+#undef CHECK
+
 // A row of a file in the form in which its type is packed, perhaps in `room`.
 const std::byte* to_panel_type(DType type, const std::byte* row, std::int64_t cols, std::vector<std::byte>& room) {
   if (panel_type(type) == type) return row;

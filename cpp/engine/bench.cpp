@@ -31,15 +31,6 @@ double median(std::vector<double> v) {
 // What is timed has a shape, whatever would pay.
 TreeShape bench_tree(const BenchOptions& o) { return o.engine.tree.value_or(TreeShape{}); }
 
-// Tokens without meaning: the time of a pass does not depend on them.
-std::vector<TokenId> some_tokens(int count, int vocab) {
-  std::vector<TokenId> tokens(static_cast<std::size_t>(count));
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    tokens[i] = static_cast<TokenId>((i * 7919 + 104729) % static_cast<std::size_t>(vocab));
-  }
-  return tokens;
-}
-
 class Bench {
  public:
   explicit Bench(const BenchOptions& options) : options_(options), engine_(engine_options(options)), lab_(engine_) {}
@@ -108,11 +99,15 @@ class Bench {
     report.context = options_.context;
     report.synthetic_acceptance = options_.synthetic_acceptance;
     std::map<std::string_view, std::size_t> bytes;
-    for (const Weight* w : lab_.target_matrices()) {
-      bytes[dtype_name(w->type())] += w->bytes();
-      report.model_bytes += static_cast<std::int64_t>(w->bytes());
-      report.parameters += w->rows() * w->cols();
-    }
+    const auto count = [&](const std::vector<const Weight*>& weights) {
+      for (const Weight* w : weights) {
+        bytes[dtype_name(w->type())] += w->bytes();
+        report.model_bytes += static_cast<std::int64_t>(w->bytes());
+        report.parameters += w->rows() * w->cols();
+      }
+    };
+    count(lab_.target_matrices());
+    count(lab_.expert_matrices());
     for (const auto& [type, size] : bytes) {
       const auto share =
           static_cast<int>(std::lround(100.0 * static_cast<double>(size) / static_cast<double>(report.model_bytes)));
@@ -150,15 +145,30 @@ class Bench {
     return row;
   }
 
+  // So much of a weight is read, and its rows are multiplied so many times each.
+  void add_weight(BenchRow& row, const Weight& weight, double read, double times) {
+    const double macs = static_cast<double>(weight.rows()) * static_cast<double>(weight.cols()) * times;
+    row.bytes += read * static_cast<double>(weight.bytes());
+    row.macs += macs;
+    row.arithmetic_seconds += macs / macs_per_second_[static_cast<int>(lab_.arithmetic(weight.type()))];
+  }
+
   // The cost of a pass of `rows` rows through `weights`; `head_rows` of them reach the last one, the head.
   void add_cost(BenchRow& row, const std::vector<const Weight*>& weights, int rows, int head_rows) {
-    for (const Weight* w : weights) {
-      const int count = w == weights.back() ? head_rows : rows;
-      const double macs = static_cast<double>(w->rows()) * static_cast<double>(w->cols()) * count;
-      row.bytes += static_cast<double>(w->bytes());
-      row.macs += macs;
-      row.arithmetic_seconds += macs / macs_per_second_[static_cast<int>(lab_.arithmetic(w->type()))];
+    for (const Weight* w : weights) add_weight(row, *w, 1.0, w == weights.back() ? head_rows : rows);
+  }
+
+  // The same of a pass of the target. Experts that some row has chosen are read: of rows that choose one independently
+  // of another, as many as are expected.
+  void add_target(BenchRow& row, int rows, int head_rows) {
+    add_cost(row, lab_.target_matrices(), rows, head_rows);
+    const ModelConfig& config = engine_.config();
+    if (config.experts > 0) {
+      const double chosen = static_cast<double>(config.experts_used) / config.experts;
+      const double read = 1.0 - std::pow(1.0 - chosen, rows);
+      for (const Weight* w : lab_.expert_matrices()) add_weight(row, *w, read, chosen * rows);
     }
+    add_attention(row, rows);
   }
 
   // What attention adds: keys and values of the context, once per pass, and their products with every row in f32.
@@ -180,8 +190,7 @@ class Bench {
   BenchRow prompt(int tokens) {
     const auto ids = some_tokens(tokens, engine_.config().vocab);
     BenchRow row = timed(concat("pp", tokens), tokens, 1, [&] { lab_.time_prompt(prefix_, ids); });
-    add_cost(row, lab_.target_matrices(), tokens, 1);
-    add_attention(row, tokens);
+    add_target(row, tokens, 1);
     set_floor(row);
     return row;
   }
@@ -190,8 +199,7 @@ class Bench {
     BenchRow row = timed(concat("tg", tokens), 1, tokens, [&] {
       for (int i = 0; i < tokens; ++i) lab_.time_tree(prefix_ + i, some_tokens(1, 2), std::array<std::int32_t, 1>{-1});
     });
-    add_cost(row, lab_.target_matrices(), 1, 1);
-    add_attention(row, 1);
+    add_target(row, 1, 1);
     set_floor(row);
     return row;
   }
@@ -206,8 +214,7 @@ class Bench {
     const auto tokens = some_tokens(nodes, engine_.config().vocab);
     const auto parents = binary_tree(nodes);
     BenchRow row = timed(concat("verify ", nodes), nodes, 1, [&] { lab_.time_tree(prefix_, tokens, parents); });
-    add_cost(row, lab_.target_matrices(), nodes, nodes);
-    add_attention(row, nodes);
+    add_target(row, nodes, nodes);
     set_floor(row);
     return row;
   }

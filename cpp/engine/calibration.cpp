@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/lab.h"
 #include "engine/step_times.h"
 
 namespace frspec {
@@ -23,7 +24,7 @@ void time_trees(TargetRunner& runner, Tuner& tuner, const EngineOptions& options
     for (const int nodes : sizes) {
       if (nodes > most || (round > 0 && nodes > 2 && seconds_since(beginning) > kSeconds)) continue;
       if (nodes > 8 && seconds_since(beginning) > kSeconds / 2) continue;
-      const std::vector<TokenId> tokens(static_cast<std::size_t>(nodes), 0);
+      const std::vector<TokenId> tokens = some_tokens(nodes, runner.target().config().vocab);
       std::vector<std::int32_t> parents(static_cast<std::size_t>(nodes), 0);  // all below the root
       parents[0] = -1;
       const auto start = Clock::now();

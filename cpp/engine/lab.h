@@ -11,6 +11,9 @@
 
 namespace frspec {
 
+// Tokens without meaning, for passes that are timed. They differ, since rows that are alike choose the same experts.
+std::vector<TokenId> some_tokens(int count, int vocab);
+
 // Each call has the engine for itself. What writes into the caches ends a sequence that is running.
 class Lab {
  public:
@@ -43,8 +46,10 @@ class Lab {
   // From now on verdicts are made up (Verifier::pretend).
   void pretend(float probability);
 
-  // Every matrix that a pass of the target, or a level of the drafter's trees multiplies with, the head's last.
+  // Every matrix that all rows of a pass of the target, or of a level of the drafter's trees, are multiplied with, the
+  // head's last.
   std::vector<const Weight*> target_matrices();
+  std::vector<const Weight*> expert_matrices();  // of the target: a row is multiplied with some of each one's rows
   std::vector<const Weight*> draft_matrices();
   // Bytes that keys and values of a sequence of so many tokens take in all layers of the target.
   double cache_bytes(int tokens);

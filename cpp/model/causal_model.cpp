@@ -152,6 +152,15 @@ std::vector<const Weight*> CausalModel::matrices() const {
   return result;
 }
 
+std::vector<const Weight*> CausalModel::expert_matrices() const {
+  std::vector<const Weight*> result;
+  for (const BlockWeights& block : blocks_) {
+    if (block.router.weight == nullptr) continue;
+    for (const Linear* linear : {&block.gate, &block.up, &block.down}) result.push_back(linear->weight.get());
+  }
+  return result;
+}
+
 Tensor CausalModel::logits(Tensor hidden) {
   const Tensor out = logits_.matrix(hidden.rows, config_.vocab);
   backend_.matmul({hidden}, std::array{Projection{out, &head()}});

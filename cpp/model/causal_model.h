@@ -81,8 +81,9 @@ class CausalModel {
   // Those of the last call of logits(), as whatever has changed them left them.
   Tensor last_logits(int rows) const { return logits_.matrix(rows, config_.vocab); }
 
-  // Every matrix that a pass multiplies with, the head included.
+  // Every matrix that all rows of a pass are multiplied with, the head last; and those of the experts.
   std::vector<const Weight*> matrices() const;
+  std::vector<const Weight*> expert_matrices() const;
 
   // For drafters, which share the embedding and take rows of the head.
   const Weight& embedding() const { return *embedding_; }

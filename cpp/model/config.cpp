@@ -124,7 +124,15 @@ void read_windows(const GgufFile& file, const Reader& reader, ModelConfig& confi
   const Architecture& style = config.style;
   constexpr const char* kWindow = "attention.sliding_window";
   constexpr const char* kPattern = "attention.sliding_window_pattern";
-  if (style.window_period == kNoWindows) return;
+  if (style.window_period == kNoWindows) {
+    // As in llama.cpp; but a text that is longer than the window is not what the model was trained for.
+    if (const std::int64_t stated = file.find_int(reader.key(kWindow)).value_or(0);
+        stated > 0 && stated < config.context) {
+      file.warn(concat("key '", reader.key(kWindow), "': found ", stated, ", for which architecture '", style.name,
+                       "' has no place: every token sees all before it"));
+    }
+    return;
+  }
   const std::int64_t window = style.needs_window ? file.get_int(reader.key(kWindow))
                                                  : file.find_int(reader.key(kWindow)).value_or(style.window);
   if (window < 0) reader.bad(kWindow, window, "a number of tokens, or 0: no window");

@@ -16,6 +16,8 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from checkpoints import make_checkpoint
+from frspec_cpp.tools.convert import convert
 from frspec_cpp.tools.sketch import write_sketch
 from qwen35 import write_hybrid
 from reference_steps import write_vocabulary_ranks
@@ -72,6 +74,26 @@ def test_bytes_and_operations(report: dict[str, object], demo_target: Path) -> N
         products = of_layers * passed + int(head.n_elements) * behind
         assert size <= rows[name]["bytes"] < 1.05 * size
         assert products <= rows[name]["macs"] < 1.05 * products
+
+
+def test_more_rows_read_more_experts(tmp_path: Path) -> None:
+    """Of eight experts a row chooses three; several choose the same ones now and then."""
+    path = tmp_path / "mixture.gguf"
+    convert(make_checkpoint(tmp_path / "checkpoint", "qwen3moe"), path, "f16", quiet=True)
+    layers = [t for t in gguf.GGUFReader(path).tensors if len(t.shape) > 1 and t.name != "token_embd.weight"]
+    experts = [t for t in layers if "_exps" in t.name]
+    found = frspec_cpp.bench(path, n_prompt=[], n_gen=[], n_verify=[1, 5, 60], repetitions=1, progress=False)
+    assert found["parameters"] == sum(int(t.n_elements) for t in layers)
+    assert found["model_bytes"] == sum(int(t.n_bytes) for t in layers)
+    one, *more = found["rows"]
+    size, products = sum(int(t.n_bytes) for t in experts), sum(int(t.n_elements) for t in experts)
+    rest = found["parameters"] - products
+    for row in more:
+        n = row["rows"]
+        assert row["bytes"] - one["bytes"] == pytest.approx(size * (5 / 8 - (5 / 8) ** n))
+        # Beside products, what attention does with a text of one token and half the nodes.
+        attention = 2 * 2 * n * (1 + (n + 1) / 2) * 4 * 16
+        assert row["macs"] == pytest.approx(n * (rest + 3 / 8 * products) + attention)
 
 
 def test_machine_and_instruction_set(run: Runner, report: dict[str, object]) -> None:

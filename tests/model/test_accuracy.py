@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from gguf_edit import GgufEditor
 
 from frspec_cpp import LLM, _core
@@ -38,3 +39,22 @@ def test_quantized_products_are_close_to_exact_ones(real_model: Callable[[str], 
     exact = log_probabilities(_core.Engine(str(exact_file), n_ctx=256, cache_type="f32").forward(ids))
     divergence = float((np.exp(exact) * (exact - found)).sum(1).mean())
     assert 1e-5 < divergence < 0.0022
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-coder-0.5b-instruct.q4_k_m.gguf", "gemma-3-270m.q4_k_m.gguf"])
+def test_beside_llama_cpp(real_model: Callable[[str], Path], name: str) -> None:
+    """The logits of llama-cpp-python, but for what it loses; its greedy text, but where two tokens are as likely."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    model = real_model(name)
+    with LLM(model, n_ctx=256) as llm:
+        ids = llm.tokenize(TEXT)
+        text = llm.generate(ids, 24, temperature=0.0, ignore_eos=True).tokens
+        found = log_probabilities(llm.forward(ids))
+    other = llama_cpp.Llama(str(model), n_ctx=len(ids) + 32, n_batch=256, logits_all=True, verbose=False)
+    assert other.tokenize(TEXT.encode()) == ids
+    other.eval([*ids, *text])
+    scores = log_probabilities(other.scores[: len(ids) + len(text)])
+    other.close()
+    assert float((np.exp(scores[: len(ids)]) * (scores[: len(ids)] - found)).sum(1).mean()) < 0.01
+    behind = scores[len(ids) - 1 : -1]
+    assert (behind.max(1) - behind[np.arange(len(text)), text] < 0.3).all()

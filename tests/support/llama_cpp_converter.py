@@ -9,11 +9,14 @@ import sys
 
 import pytest
 
-# It knows a splitting rule by what it does to one text, which a vocabulary of 400 tokens cuts otherwise. What options
-# have set in a class of models stays there.
+# It knows a splitting rule by what it does to one text, which a vocabulary of 400 tokens cuts otherwise; and a model's
+# own class of tokenizers would add tokens that these do not have. What options have set in a class of models stays
+# there.
 _CONVERT_ALL = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
+import transformers
+transformers.AutoTokenizer = transformers.PreTrainedTokenizerFast
 import convert_hf_to_gguf as converter
 from conversion.base import TextModel
 TextModel.get_vocab_base_pre = lambda self, tokenizer: "unknown"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sentencepiece import SentencePieceProcessor
+from sentencepiece_files import BYTE_FALLBACK, sentencepiece_model
 
 from frspec_cpp import Tokenizer
 
@@ -55,6 +58,25 @@ def test_llama_2(vocabularies: Path, random_texts: list[str]) -> None:
         assert tokenizer.encode(text) == [1, *ids]
         if SPACE not in text:
             assert tokenizer.decode(ids) == tokenizer.decode([1, *ids]) == text
+
+
+def test_gemma_3(real_model: Callable[[str], Path], random_texts: list[str]) -> None:
+    """Beside SentencePiece itself: 262,144 tokens, runs of spaces and of newlines and HTML among them."""
+    path = real_model("gemma-3-270m.q4_k_m.gguf")
+    metadata = read_metadata(path)
+    tokens, scores, types = (metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type"))
+    # GGUF writes the spaces of those that its users defined as they are.
+    pieces = zip((token.replace(" ", SPACE) for token in tokens), scores, types, strict=True)
+    reference = SentencePieceProcessor(model_proto=sentencepiece_model(pieces, trainer=BYTE_FALLBACK))
+    tokenizer = Tokenizer(path)
+    assert tokenizer.size == reference.vocab_size() == 262144
+    marked = ["<b>bold</b>", "a\n\n\nb", "  x" + 40 * " ", "\t\t", "[multimodal]", "\u2581a"]
+    for text in [*marked, *random_texts[:2500]]:
+        ids = tokenizer.encode(text, add_special=False)
+        assert ids == reference.encode(text), repr(text)
+        assert tokenizer.encode(text) == [2, *ids]
+        if SPACE not in text:
+            assert tokenizer.decode(ids) == text
 
 
 def random_vocabulary(source: random.Random, write: VocabularyWriter) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from frspec_cpp.tools.pretokenizers import pretokenizer_name
 from frspec_cpp.tools.vocabulary import Vocabulary
 from gguf_values import metadata
 from hf_tokenizers import edit, read
+from sentencepiece_files import sentencepiece_model
 
 
 @pytest.mark.parametrize("kind", ["llama-bpe", "smaug-bpe", "qwen2", "qwen35", "gpt-2", "smollm"])
@@ -225,24 +225,6 @@ def test_chat_templates(tmp_path: Path) -> None:
     (folder / "additional_chat_templates" / "rag.jinja").write_bytes(b"ab\xff")
     with pytest.raises(ValueError, match=r"rag\.jinja: byte 2"):
         convert(folder, tmp_path / "out.gguf")
-
-
-def sentencepiece_model(
-    pieces: list[tuple[str, float, int]], model_type: int = 2, trainer: bytes = b"", normalizer: bytes = b"\x20\x00"
-) -> bytes:
-    """A tokenizer.model, written field by field; no extra spaces are removed, if `normalizer` does not say so."""
-
-    def message(number: int, data: bytes) -> bytes:
-        size, prefix = len(data), b""
-        while size >= 0x80:
-            prefix, size = prefix + bytes([size & 0x7F | 0x80]), size >> 7
-        return bytes([number << 3 | 2]) + prefix + bytes([size]) + data
-
-    result = b""
-    for text, score, kind in pieces:
-        piece = message(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind])
-        result += message(1, piece)
-    return result + message(2, bytes([0x18, model_type]) + trainer) + message(3, bytes([0x18, 0]) + normalizer)
 
 
 def test_sentencepiece_model(tmp_path: Path) -> None:
