@@ -13,7 +13,7 @@ from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import convert
 from gguf_values import metadata, source_weights, tensors, types
 from packed_experts import packed_gpt_oss
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 # Keys that say what differs, as llama.cpp's converter writes them for these checkpoints.
@@ -118,6 +118,22 @@ def test_phi3_stays_fused(tmp_path: Path) -> None:
     assert found["rope_factors_long.weight"].tolist() == [1.0, 1.5, 2.5, 4.0, 7.0, 9.0]
 
 
+@pytest.mark.parametrize("architecture", ["gemma3", "mistral3"])
+def test_wrappers_of_models_that_see(tmp_path: Path, architecture: str) -> None:
+    """The text part of a *ForConditionalGeneration, whatever else it has, is what the text model alone is."""
+    folder = make_checkpoint(tmp_path / "model", architecture)
+    convert(folder, tmp_path / "text.gguf", "f32", quiet=True)
+    config = json.loads((folder / "config.json").read_text())
+    wrapper = {"gemma3": "Gemma3", "mistral3": "Mistral3"}[architecture] + "ForConditionalGeneration"
+    (folder / "config.json").write_text(json.dumps({"architectures": [wrapper], "text_config": config}))
+    weights = {f"language_model.{name}": value for name, value in load_file(folder / "model.safetensors").items()}
+    for name in ("vision_tower.patch_embed.weight", "multi_modal_projector.linear_1.weight"):
+        weights[name] = torch.ones(4, 4)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    convert(folder, tmp_path / "whole.gguf", "f32", quiet=True)
+    assert (tmp_path / "whole.gguf").read_bytes() == (tmp_path / "text.gguf").read_bytes()
+
+
 def test_experts_are_stacked(tmp_path: Path) -> None:
     source, found = converted(tmp_path, "qwen3moe")
     for matrix in ("gate", "up", "down"):
@@ -188,6 +204,8 @@ REFUSED = {
     "another scale of scores": ("gemma3", {"query_pre_attn_scalar": 64}, "query_pre_attn_scalar"),
     "weights of experts that are not normed": ("qwen3moe", {"norm_topk_prob": False}, "norm_topk_prob"),
     "dense layers among experts": ("qwen3moe", {"mlp_only_layers": [1]}, "mlp_only_layers"),
+    "experts in every second layer": ("qwen3moe", {"decoder_sparse_step": 2}, "decoder_sparse_step"),
+    "attention that looks ahead": ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
     "more experts used than there are": ("mixtral", {"num_experts_per_tok": 5}, "num_experts_per_tok"),
     "another pattern without rope": ("smollm3", {"no_rope_layers": [1, 1, 0, 1, 1]}, "no_rope_layers"),
     "factors of the wrong length": (
