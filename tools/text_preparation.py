@@ -100,16 +100,16 @@ def prepend_scheme(step: dict[str, Any]) -> str:
 def added_token_remarks(added: Iterable[dict[str, Any]]) -> list[str]:
     """Remarks on added tokens that look at what stands beside them."""
     remarks = []
-    for flags, meaning in (
-        (("lstrip", "rstrip"), "takes the spaces beside {} along ({})"),
-        (("single_word",), "finds {} between other characters than letters only ({})"),
+    for flag, meaning, but in (
+        ("lstrip", "takes the spaces before {} along", ""),
+        ("rstrip", "takes the spaces behind {} along", " but for models named phi-3 or phi3"),
+        ("single_word", "finds {} between other characters than letters only", ""),
     ):
-        found = [token for token in added if any(token.get(flag) for flag in flags)]
+        found = [token for token in added if token.get(flag)]
         if found:
-            names = ", ".join(flag for flag in flags if any(token.get(flag) for token in found))
             remarks.append(
-                f"Hugging Face {meaning.format(_named(found), names)}; GGUF cannot say so, and texts that hold it "
-                "become other tokens, as in llama.cpp"
+                f"Hugging Face {meaning.format(_named(found))} ({flag}); GGUF cannot say so, and{but} texts that hold "
+                "it become other tokens, as in llama.cpp"
             )
     return remarks
 

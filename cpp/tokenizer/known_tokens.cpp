@@ -151,4 +151,19 @@ void find_end_of_generation(const GgufFile& file, Vocabulary& vocabulary) {
   }
 }
 
+// GGUF has no key for it. llama.cpp goes by the name of the model: Phi-3's tokenizer says so of all special tokens but
+// these.
+void find_space_eaters(const GgufFile& file, Vocabulary& vocabulary) {
+  constexpr std::array<std::string_view, 3> kOthers = {"<unk>", "<s>", "<|endoftext|>"};
+  std::string name(file.find_string("general.name").value_or(""));
+  std::ranges::transform(name, name.begin(),
+                         [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  if (name.find("phi-3") == std::string::npos && name.find("phi3") == std::string::npos) return;
+  vocabulary.eats_space.assign(vocabulary.texts.size(), true);
+  for (const std::string_view text : kOthers) {
+    const TokenId id = vocabulary.by_text.find(text);
+    if (id != StringIndex::kNone) vocabulary.eats_space[static_cast<std::size_t>(id)] = false;
+  }
+}
+
 }  // namespace frspec

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "tokenizer/characters.h"
 #include "tokenizer/models.h"
 #include "tokenizer/unicode.h"
 #include "tokenizer/vocabulary.h"
@@ -27,6 +28,13 @@ void check_text(std::string_view text) {
   // Positions in a text are kept in 32 bits.
   constexpr std::size_t kMaxBytes = std::numeric_limits<std::int32_t>::max();
   if (text.size() >= kMaxBytes) fail("text: found ", text.size(), " bytes, expected fewer than 2^31 - 1");
+}
+
+std::size_t end_of_whitespace(std::string_view text, std::size_t at) {
+  const char* const end = text.data() + text.size();
+  const auto here = [&] { return char_at(text.data() + at, end); };
+  while (here().is(kWhitespace)) at += here().bytes;
+  return at;
 }
 
 }  // namespace
@@ -63,6 +71,7 @@ std::vector<TokenId> Tokenizer::encode(std::string_view text, bool add_special, 
     const bool again = adds_bos && match.begin == 0 && match.id == *vocabulary.bos;
     if (!again) ids.push_back(match.id);
     at = match.end;
+    if (vocabulary.eats_space_behind(match.id)) at = end_of_whitespace(text, at);
   }
   if (at < text.size()) encode_fragment(text.substr(at), ids);
   if (add_special && vocabulary.adds_eos) ids.push_back(*vocabulary.eos);

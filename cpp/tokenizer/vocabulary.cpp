@@ -238,6 +238,7 @@ Vocabulary load_vocabulary(const GgufFile& file, const VocabularyDefaults& defau
   spell_tokens(file, defaults.text_to_bytes, vocabulary);
   make_matchers(vocabulary);
   find_end_of_generation(file, vocabulary);
+  find_space_eaters(file, vocabulary);
   vocabulary.adds_space_prefix =
       defaults.adds_space_prefix && file.find_bool("tokenizer.ggml.add_space_prefix").value_or(true);
   read_chat_templates(file, vocabulary);

@@ -35,6 +35,7 @@ struct Vocabulary {
   bool adds_eos = false;
   bool adds_space_prefix = false;
   std::vector<bool> ends_generation;  // (V)
+  std::vector<bool> eats_space;       // (V) of special tokens: whitespace behind them belongs to them; or empty
   TextMatcher user_defined;           // user-defined tokens, which are recognised in every text
   TextMatcher special;                // these and control tokens
   std::map<std::string, std::string, std::less<>> chat_templates;  // by name; "" is the default one
@@ -46,6 +47,7 @@ struct Vocabulary {
     const TokenType type = types[static_cast<std::size_t>(id)];
     return type == TokenType::Normal || type == TokenType::Undefined || type == TokenType::UserDefined;
   }
+  bool eats_space_behind(TokenId id) const { return !eats_space.empty() && eats_space[static_cast<std::size_t>(id)]; }
   // Tokens that decode() leaves out unless asked for special ones.
   bool is_silent(TokenId id) const {
     const TokenType type = types[static_cast<std::size_t>(id)];
@@ -81,6 +83,9 @@ std::optional<char> parse_byte_token(std::string_view text);
 void correct_types(const GgufFile& file, IsSpelled is_spelled, Vocabulary& vocabulary);
 // Marks the tokens after which generation ends.
 void find_end_of_generation(const GgufFile& file, Vocabulary& vocabulary);
+
+// Marks the tokens that take the whitespace behind them along.
+void find_space_eaters(const GgufFile& file, Vocabulary& vocabulary);
 
 // The token id under `key`, if any. One that is none of `size` tokens is left out with a warning.
 std::optional<TokenId> find_token_id(const GgufFile& file, std::string_view key, std::int32_t size);

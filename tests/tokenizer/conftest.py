@@ -149,7 +149,7 @@ class VocabularyWriter:
         self.number = 0
 
     def __call__(self, model: str, tokens: list[str | bytes] | None, **metadata: Any) -> Path:
-        """Each keyword is a key below `tokenizer.ggml.`; None leaves it out."""
+        """Each keyword but chat_template and model_name is a key below `tokenizer.ggml.`; None leaves it out."""
         self.number += 1
         path = self.folder / f"vocabulary-{self.number}.gguf"
         writer = gguf.GGUFWriter(path, "llama")
@@ -162,6 +162,8 @@ class VocabularyWriter:
                 continue
             if name == "chat_template":
                 writer.add_string("tokenizer.chat_template", value)
+            elif name == "model_name":
+                writer.add_string("general.name", value)
             elif isinstance(value, (list, tuple)):
                 writer.add_array(key, value)
             elif isinstance(value, bool):

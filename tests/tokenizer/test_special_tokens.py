@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
-from frspec_cpp._core import TokenType
+from frspec_cpp._core import TokenType, pretokenizers
+from tokenizers import AddedToken
 
 from frspec_cpp import Tokenizer
 
-from .conftest import CONTROL, NORMAL, UNUSED, USER_DEFINED, VocabularyWriter, byte_level
+from .conftest import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, VocabularyWriter, byte_level, hf_from_gguf
 
 
 def test_control_tokens_only_on_request(write: VocabularyWriter) -> None:
@@ -63,6 +64,29 @@ def test_leftmost_longest_special_tokens(write: VocabularyWriter) -> None:
             assert tokenizer.encode(text, parse_special=True) == expected, (text, special)
 
 
+@pytest.mark.parametrize("name", ["Phi-3 mini 4k", "microsoft_PHI3", "Phi 3.5 mini", None])
+def test_tokens_of_phi3_take_whitespace_along(write: VocabularyWriter, name: str | None) -> None:
+    """As its tokenizer.json says (rstrip). GGUF has no key: llama.cpp goes by the model's name, and so do we."""
+    strips = {"<|user|>": CONTROL, "<|tag|>": USER_DEFINED, "</s>": CONTROL}
+    others = {"<s>": CONTROL, "<unk>": UNKNOWN, "<|endoftext|>": CONTROL}
+    path, _ = write.bpe(["hello"], {**strips, **others}, model_name=name)
+    ours, theirs = Tokenizer(path), hf_from_gguf(path)
+    is_phi3 = name is not None and "3.5" not in name
+    theirs.add_special_tokens(
+        [AddedToken(text, rstrip=is_phi3 and text in strips, normalized=False) for text in [*strips, *others]]
+    )
+    source = random.Random(5)
+    pieces = [" ", "\n", "\t", "\u3000", "a", "hello", *strips, *others]
+    for _ in range(300):
+        text = "".join(source.choice(pieces) for _ in range(source.randrange(1, 12)))
+        assert ours.encode(text, parse_special=True) == theirs.encode(text).ids, repr(text)
+    # A text of no control tokens: those that are always found strip, too.
+    tag = ours.find("<|tag|>")
+    assert tag is not None
+    assert (ours.encode("<|tag|> \nhello") == [tag, *ours.encode("hello")]) is is_phi3
+    assert ours.decode(ours.encode("<|user|> \nhello")) == "<|user|> \nhello"  # ordinary text here
+
+
 def test_special_tokens_take_linear_time(write: VocabularyWriter) -> None:
     path, tokens = write.bpe([], {"Q" * 50_000 + "!": CONTROL, "Q" * 40_000 + "?": CONTROL})
     ids = Tokenizer(path).encode("Q" * 400_000, parse_special=True)
@@ -92,13 +116,18 @@ def test_bos_and_eos(write: VocabularyWriter) -> None:
     assert tokenizer.adds_bos is True
 
 
-def test_whole_words_skip_merging(write: VocabularyWriter) -> None:
+def test_names_that_skip_merging_and_add_bos(write: VocabularyWriter) -> None:
+    """What a pre-tokenizer's name means beside its pattern, for all of llama.cpp's table."""
     # "abc" is a token that merges cannot reach: "b c" comes first and "a bc" does not exist.
-    tokens = ["a", "b", "c", "bc", "ab", "abc"]
+    tokens = ["a", "b", "c", "bc", "ab", "abc", "<s>"]
     merges = ["b c", "a b", "ab c"]
-    for pre, expected in {"llama-bpe": [5], "smaug-bpe": [0, 3], "glm4": [5], "dbrx": [0, 3]}.items():
-        path = write("gpt2", tokens, merges=merges, token_type=[NORMAL] * 6, pre=pre)
-        assert Tokenizer(path).encode("abc") == expected
+    llama3 = {"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"}
+    skips = {*llama3, "tekken", "glm4", "glm5", "minicpm5", "youtu", "granite-embed-multi-97m"}
+    for pre in pretokenizers():
+        path = write("gpt2", tokens, merges=merges, token_type=[NORMAL] * 6 + [CONTROL], pre=pre, bos_token_id=6)
+        expected = [5] if pre in skips else [0, 3]
+        bos = [6] if pre in {*llama3, "tekken", "chameleon"} else []
+        assert Tokenizer(path).encode("abc") == [*bos, *expected], pre
 
 
 def test_merges_go_by_rank_and_from_the_left(write: VocabularyWriter) -> None:
