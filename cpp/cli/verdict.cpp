@@ -1,4 +1,4 @@
-// A model is made on a backend that only counts, and its tokenizer is read.
+// A model or a drafter is made on a backend that only counts, and its tokenizer is read.
 #include "cli/verdict.h"
 
 #include <algorithm>
@@ -7,6 +7,9 @@
 #include "backend/planning_backend.h"
 #include "backend/registry.h"
 #include "base/error.h"
+#include "base/text.h"
+#include "draft/eagle2.h"
+#include "draft/eagle3.h"
 #include "draft/mtp.h"
 #include "engine/options.h"
 #include "model/causal_model.h"
@@ -35,24 +38,31 @@ int check_model(const std::shared_ptr<const GgufFile>& file) {
   return model.config().vocab;
 }
 
-// Its shapes are those of the target, which is not here.
-void check_drafter(const GgufFile& file) {
-  if (is_mtp(file)) {
-    (void)read_mtp_config(file);
-  } else if (file.get_string("general.architecture") == "eagle3") {
-    (void)read_eagle3_config(file);
-    (void)read_eagle3_options(file);
+// A head of the drafter's own may have any number of rows.
+void check_head(WeightLoader& loader, const std::string& name, int dim) {
+  if (loader.has(name)) check_weight_type(loader.source(name, loader.file().tensor(name).shape[1], dim));
+}
+
+// Its target is not here: the sizes that are the target's, too, are those that the file states.
+void check_drafter(const std::shared_ptr<const GgufFile>& file) {
+  const auto device = make_backend({"cpu", 1});
+  PlanningBackend plan(*device);
+  WeightLoader loader(file, plan);
+  const auto context = [](const ModelConfig& config) { return std::min(config.context, kDefaultContext); };
+  if (is_mtp(*file)) {
+    ModelConfig config = read_mtp_config(*file);
+    const GgufTensor* embedding = file->find_tensor(mtp_tensor(config, "nextn.embed_tokens.weight"));
+    if (embedding != nullptr) config.vocab = static_cast<int>(embedding->shape[1]);
+    (void)read_mtp_weights(loader, config, context(config));
+    check_head(loader, mtp_tensor(config, "nextn.shared_head_head.weight"), config.dim);
+    if (is_mtp_alone(*file)) check_head(loader, "output.weight", config.dim);
+  } else if (file->get_string("general.architecture") == "eagle3") {
+    const ModelConfig config = read_eagle3_config(*file);
+    (void)read_eagle3_weights(loader, config, read_eagle3_options(*file), context(config));
+    check_head(loader, "output.weight", config.dim);
   } else {
-    (void)read_eagle2_config(file);
-  }
-  for (const GgufTensor& tensor : file.tensors()) {
-    // Matrices of weights: what else there is has types of its own.
-    if (tensor.dims != 2 || !tensor.name.ends_with(".weight")) continue;
-    WeightSource source;
-    source.file = file.path().string();
-    source.name = tensor.name;
-    source.type = tensor.type;
-    check_weight_type(source);
+    const ModelConfig config = read_eagle2_config(*file);
+    (void)read_eagle2_weights(loader, config, context(config));
   }
 }
 
@@ -67,11 +77,16 @@ FileVerdict judge(const std::shared_ptr<const GgufFile>& file) {
     if (file->tensors().empty()) fail(file->path().string(), ": found no tensors, expected those of a model");
     goes_alone = is_causal(*file) && !is_mtp_alone(*file);
     if (goes_alone) {
-      if (is_mtp(*file)) verdict.use = concat("a model that brings a drafter along (-d ", kOwnDrafter, ")");
       rows = check_model(file);
+      if (!is_mtp(*file)) return;
+      std::vector<std::string> faults;  // of the drafter alone: the model runs without it
+      collect(faults, [&] { check_drafter(file); });
+      verdict.use = faults.empty()
+                        ? concat("a model that brings a drafter along (-d ", kOwnDrafter, ")")
+                        : concat("a model, without the drafter that it brings along: ", printable(faults[0]));
     } else {
       verdict.use = "a drafter beside its target";
-      check_drafter(*file);
+      check_drafter(file);
     }
   });
   if (!goes_alone && !has_vocabulary) return verdict;  // it goes by its target's

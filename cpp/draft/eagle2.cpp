@@ -12,6 +12,19 @@ constexpr std::array<std::string_view, 4> kIgnoredByEagle2 = {"token_ranks", "to
 
 }  // namespace
 
+EagleWeights read_eagle2_weights(WeightLoader& loader, const ModelConfig& config, int context) {
+  EagleWeights weights;
+  const std::int64_t dim = config.dim;
+  weights.embedding = find_embedding(loader, config, "token_embd.weight");
+  weights.fc = {loader.matrix("fc.weight", dim, 2 * dim), loader.find_vector("fc.bias", dim)};
+  for (int i = 0; i < config.layers; ++i) {
+    weights.blocks.push_back(load_block(loader, config, i, i > 0 ? AttentionInput::Normed : AttentionInput::Plain));
+  }
+  weights.rope_factors = loader.rope_factors(config.rope, context);
+  loader.expect_all_read(kIgnoredByEagle2);
+  return weights;
+}
+
 Eagle2Drafter::Eagle2Drafter(const std::shared_ptr<const GgufFile>& file, Backend& backend, const CausalModel& target,
                              std::unique_ptr<DraftHead> head, const TreeShape& shape, const EagleLimits& limits,
                              std::function<void(std::size_t)> on_bytes)
@@ -20,20 +33,12 @@ Eagle2Drafter::Eagle2Drafter(const std::shared_ptr<const GgufFile>& file, Backen
   expect_of_target(*file, "embedding_length", config_.dim, target.config().dim, "hidden size");
   expect_of_target(*file, "vocab_size", config_.vocab, target.config().vocab, "vocabulary size");
   WeightLoader loader(file, backend_, std::move(on_bytes));
-  load_embedding(loader);
-  fc_ = {loader.matrix("fc.weight", config_.dim, 2 * std::int64_t{config_.dim}),
-         loader.find_vector("fc.bias", config_.dim)};
-  for (int i = 0; i < config_.layers; ++i) {
-    blocks_.push_back(load_block(loader, config_, i, i > 0 ? AttentionInput::Normed : AttentionInput::Plain));
-  }
-  const auto factors = loader.rope_factors(config_.rope, limits_.context);
-  loader.expect_all_read(kIgnoredByEagle2);
-  allocate(factors);
+  allocate(read_eagle2_weights(loader, config_, limits_.context));
 }
 
 std::vector<const Weight*> Eagle2Drafter::matrices() const {
   std::vector<const Weight*> result = EagleDrafter::matrices();
-  result.insert(result.begin(), fc_.weight.get());
+  result.insert(result.begin(), weights_.fc.weight.get());
   return result;
 }
 
@@ -52,9 +57,9 @@ Tensor Eagle2Drafter::run_drafted(const std::int32_t* tokens, Tensor states, con
 
 Tensor Eagle2Drafter::run(const Rows& rows) {
   const Tensor x = stream(rows.count);
-  backend_.matmul({input(rows.count)}, std::array{fc_.onto(x)});
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    run_block(backend_, config_, blocks_[i], *scratch_, rope_->view(), cache_layer(i), rows, x);
+  backend_.matmul({input(rows.count)}, std::array{weights_.fc.onto(x)});
+  for (std::size_t i = 0; i < weights_.blocks.size(); ++i) {
+    run_block(backend_, config_, weights_.blocks[i], *scratch_, rope_->view(), cache_layer(i), rows, x);
   }
   return x;
 }

@@ -13,6 +13,9 @@
 
 namespace frspec {
 
+// Reads the tensors, and checks them; `context`: tokens of a text, at most.
+EagleWeights read_eagle2_weights(WeightLoader& loader, const ModelConfig& config, int context);
+
 class Eagle2Drafter final : public EagleDrafter {
  public:
   // Reads the drafter and checks that it fits the target: hidden size, vocabulary, every tensor.
@@ -26,8 +29,6 @@ class Eagle2Drafter final : public EagleDrafter {
   Tensor run_text(const std::int32_t* tokens, Tensor features, const Rows& rows) override;
   Tensor run_drafted(const std::int32_t* tokens, Tensor states, const std::int32_t* parents, const Rows& rows) override;
   Tensor run(const Rows& rows);  // fc and the blocks, over the first rows of input()
-
-  Linear fc_;  // 2 dim -> dim
 };
 
 }  // namespace frspec

@@ -13,31 +13,37 @@ constexpr std::array<std::string_view, 6> kIgnoredByEagle3 = {
 
 }  // namespace
 
+EagleWeights read_eagle3_weights(WeightLoader& loader, const ModelConfig& config, const Eagle3Options& options,
+                                 int context) {
+  EagleWeights weights;
+  const std::int64_t dim = config.dim;
+  const std::int64_t tapped = static_cast<std::int64_t>(options.target_layers.size()) * config.target_dim;
+  weights.embedding = find_embedding(loader, config, "token_embd.weight");
+  weights.fc = {loader.matrix("fc.weight", dim, tapped), {}};
+  if (options.fc_norm != Eagle3Options::FcNorm::None) weights.fc_norm = loader.vector("enc.output_norm.weight", tapped);
+  weights.token_norm = loader.vector("blk.0.attn_norm.weight", dim);
+  weights.state_norm = loader.vector("blk.0.attn_norm_2.weight", dim);
+  weights.blocks.push_back(load_block(loader, config, 0, AttentionInput::Joined));
+  weights.output_norm = loader.vector("output_norm.weight", dim);
+  weights.rope_factors = loader.rope_factors(config.rope, context);
+  loader.expect_all_read(kIgnoredByEagle3);
+  return weights;
+}
+
 Eagle3Drafter::Eagle3Drafter(const std::shared_ptr<const GgufFile>& file, Backend& backend, const CausalModel& target,
                              std::unique_ptr<DraftHead> head, const TreeShape& shape, const EagleLimits& limits,
                              std::function<void(std::size_t)> on_bytes)
     : EagleDrafter(backend, read_eagle3_config(*file), target, std::move(head), shape, limits),
       options_(read_eagle3_options(*file)) {
   WeightLoader loader(file, backend_, std::move(on_bytes));
-  load_embedding(loader);
-  const std::int64_t tapped = target.feature_dim();
-  fc_ = {loader.matrix("fc.weight", config_.dim, tapped), {}};
-  if (options_.fc_norm != Eagle3Options::FcNorm::None) fc_norm_ = loader.vector("enc.output_norm.weight", tapped);
-  token_norm_ = loader.vector("blk.0.attn_norm.weight", config_.dim);
-  state_norm_ = loader.vector("blk.0.attn_norm_2.weight", config_.dim);
-  blocks_.push_back(load_block(loader, config_, 0, AttentionInput::Joined));
-  output_norm_ = loader.vector("output_norm.weight", config_.dim);
-  const auto factors = loader.rope_factors(config_.rope, limits_.context);
-  loader.expect_all_read(kIgnoredByEagle3);
-
-  allocate(factors);
-  if (options_.fc_norm == Eagle3Options::FcNorm::PerTap) normed_taps_ = floats(limits_.rows, tapped);
+  allocate(read_eagle3_weights(loader, config_, options_, limits_.context));
+  if (options_.fc_norm == Eagle3Options::FcNorm::PerTap) normed_taps_ = floats(limits_.rows, target.feature_dim());
   head_input_ = floats(grower_.pool().branch, config_.dim);
 }
 
 Tensor Eagle3Drafter::run_text(const std::int32_t* tokens, Tensor features, const Rows& rows) {
   const Tensor x = stream(rows.count);
-  const float* norm = weights(fc_norm_);
+  const float* norm = values(weights_.fc_norm);
   if (normed_taps_) {
     const Tensor normed = normed_taps_.matrix(rows.count, features.cols);
     const std::int64_t dim = config_.target_dim;
@@ -47,8 +53,8 @@ Tensor Eagle3Drafter::run_text(const std::int32_t* tokens, Tensor features, cons
     features = normed;
     norm = nullptr;
   }
-  backend_.matmul({features, norm, config_.epsilon}, std::array{fc_.onto(x)});
-  backend_.rms_norm(input_states(rows.count), x, weights(state_norm_), config_.epsilon);
+  backend_.matmul({features, norm, config_.epsilon}, std::array{weights_.fc.onto(x)});
+  backend_.rms_norm(input_states(rows.count), x, values(weights_.state_norm), config_.epsilon);
   if (options_.norm_before_residual) backend_.copy(x, input_states(rows.count));
   return run(tokens, rows);
 }
@@ -57,9 +63,9 @@ Tensor Eagle3Drafter::run_drafted(const std::int32_t* tokens, Tensor states, con
                                   const Rows& rows) {
   const Tensor x = stream(rows.count), g = input_states(rows.count);
   backend_.gather_rows(g, states, parents);  // `states` may be the stream itself
-  if (options_.norm_output) backend_.rms_norm(g, g, weights(output_norm_), config_.epsilon);
+  if (options_.norm_output) backend_.rms_norm(g, g, values(weights_.output_norm), config_.epsilon);
   if (!options_.norm_before_residual) backend_.copy(x, g);
-  backend_.rms_norm(g, g, weights(state_norm_), config_.epsilon);
+  backend_.rms_norm(g, g, values(weights_.state_norm), config_.epsilon);
   if (options_.norm_before_residual) backend_.copy(x, g);
   return run(tokens, rows);
 }
@@ -67,14 +73,15 @@ Tensor Eagle3Drafter::run_drafted(const std::int32_t* tokens, Tensor states, con
 Tensor Eagle3Drafter::run(const std::int32_t* tokens, const Rows& rows) {
   const Tensor x = stream(rows.count), embedded = input_tokens(rows.count);
   backend_.embed(embedded, *embedding_, tokens, 1.0f);
-  backend_.rms_norm(embedded, embedded, weights(token_norm_), config_.epsilon);
-  run_block(backend_, config_, blocks_[0], *scratch_, rope_->view(), cache_layer(0), rows, x, {input(rows.count)});
+  backend_.rms_norm(embedded, embedded, values(weights_.token_norm), config_.epsilon);
+  run_block(backend_, config_, weights_.blocks[0], *scratch_, rope_->view(), cache_layer(0), rows, x,
+            {input(rows.count)});
   return x;
 }
 
 Tensor Eagle3Drafter::head_input(Tensor states) {
   const Tensor normed = head_input_.matrix(states.rows, config_.dim);
-  backend_.rms_norm(normed, states, weights(output_norm_), config_.epsilon);
+  backend_.rms_norm(normed, states, values(weights_.output_norm), config_.epsilon);
   return normed;
 }
 

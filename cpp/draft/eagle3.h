@@ -14,6 +14,10 @@
 
 namespace frspec {
 
+// Reads the tensors but those of the head, and checks them; `context`: tokens of a text, at most.
+EagleWeights read_eagle3_weights(WeightLoader& loader, const ModelConfig& config, const Eagle3Options& options,
+                                 int context);
+
 class Eagle3Drafter final : public EagleDrafter {
  public:
   // Reads the drafter and checks that it fits the target, whose features() are the taps that the file names. The head
@@ -28,14 +32,9 @@ class Eagle3Drafter final : public EagleDrafter {
   Tensor head_input(Tensor states) override;
   // The block over the first rows of stream(), which hold g. The right half of input() holds its norm.
   Tensor run(const std::int32_t* tokens, const Rows& rows);
-  const float* weights(const Buffer& norm) const { return norm ? norm.as<float>() : nullptr; }
+  const float* values(const Buffer& norm) const { return norm ? norm.as<float>() : nullptr; }
 
   Eagle3Options options_;
-  Linear fc_;           // taps * target dim -> dim
-  Buffer fc_norm_;      // (taps * target dim) or empty
-  Buffer token_norm_;   // (dim)
-  Buffer state_norm_;   // (dim)
-  Buffer output_norm_;  // (dim)
   Buffer normed_taps_;  // (rows, taps * target dim); empty unless each tap has a norm of its own
   Buffer head_input_;   // (branch, dim)
 };

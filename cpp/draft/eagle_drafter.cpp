@@ -2,10 +2,15 @@
 #include "draft/eagle_drafter.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 
 namespace frspec {
+
+std::unique_ptr<Weight> find_embedding(WeightLoader& loader, const ModelConfig& config, const std::string& name) {
+  return loader.has(name) ? loader.table(name, config.vocab, config.dim) : nullptr;
+}
 
 EagleDrafter::EagleDrafter(Backend& backend, const ModelConfig& config, const CausalModel& target,
                            std::unique_ptr<DraftHead> head, const TreeShape& shape, const EagleLimits& limits)
@@ -21,15 +26,11 @@ EagleDrafter::EagleDrafter(Backend& backend, const ModelConfig& config, const Ca
   apply(limits.rope, config_);
 }
 
-void EagleDrafter::load_embedding(WeightLoader& loader, const std::string& name, int rows) {
-  if (!loader.has(name)) return;
-  own_embedding_ = loader.table(name, rows, config_.dim);
-  embedding_ = own_embedding_.get();
-}
-
-void EagleDrafter::allocate(const std::vector<float>& rope_factors) {
+void EagleDrafter::allocate(EagleWeights weights) {
+  weights_ = std::move(weights);
+  if (weights_.embedding) embedding_ = weights_.embedding.get();
   const CandidatePool& pool = grower_.pool();
-  rope_ = std::make_unique<RopeTable>(backend_, config_.rope, rope_factors, limits_.context + pool.levels + 1);
+  rope_ = std::make_unique<RopeTable>(backend_, config_.rope, weights_.rope_factors, limits_.context + pool.levels + 1);
   const KvShape shape{limits_.kv, config_.kv_heads, config_.head_dim, pages_->slots()};
   cache_ = std::make_unique<KvCache>(backend_, config_.layers, shape, pages_);
   scratch_ = std::make_unique<BlockScratch>(backend_, config_, limits_.rows);
@@ -44,7 +45,8 @@ Buffer EagleDrafter::floats(std::int64_t rows, std::int64_t cols) const {
 
 std::vector<const Weight*> EagleDrafter::matrices() const {
   std::vector<const Weight*> result;
-  for (const BlockWeights& block : blocks_) for_each_matrix(block, [&](const Weight& w) { result.push_back(&w); });
+  for (const BlockWeights& block : weights_.blocks)
+    for_each_matrix(block, [&](const Weight& w) { result.push_back(&w); });
   for (const Weight* weight : head_->matrices()) result.push_back(weight);
   return result;
 }

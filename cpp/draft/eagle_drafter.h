@@ -23,6 +23,19 @@ struct EagleLimits {
   RopeOptions rope = {};
 };
 
+// What a drafter's file holds. What its kind does not have is empty.
+struct EagleWeights {
+  std::unique_ptr<Weight> embedding;           // null: the target's, which must have the drafter's width then
+  Linear fc;                                   // what the network reads -> dim
+  Buffer fc_norm;                              // of what fc reads
+  Buffer token_norm, state_norm, output_norm;  // (dim)
+  std::vector<BlockWeights> blocks;
+  std::vector<float> rope_factors;
+};
+
+// A drafter's own embedding, where its file has one.
+std::unique_ptr<Weight> find_embedding(WeightLoader& loader, const ModelConfig& config, const std::string& name);
+
 class EagleDrafter : public Drafter {
  public:
   // Slots that a tree of that shape takes behind the sequence.
@@ -51,11 +64,9 @@ class EagleDrafter : public Drafter {
  protected:
   EagleDrafter(Backend& backend, const ModelConfig& config, const CausalModel& target, std::unique_ptr<DraftHead> head,
                const TreeShape& shape, const EagleLimits& limits);
-  // The drafter's own embedding, where the file has one; else the target's. It must have that one's width then.
-  void load_embedding(WeightLoader& loader) { load_embedding(loader, "token_embd.weight", config_.vocab); }
-  void load_embedding(WeightLoader& loader, const std::string& name, int rows);
-  // Only once the shapes of the tensors have vouched for the sizes that the metadata states.
-  void allocate(const std::vector<float>& rope_factors);
+  // Takes the weights, and room for what is made with them. Only once the shapes of the tensors have vouched for the
+  // sizes that the metadata states.
+  void allocate(EagleWeights weights);
 
   // Runs the pairs of the text: `features` are the target's. Returns the states, (rows.count, dim).
   virtual Tensor run_text(const std::int32_t* tokens, Tensor features, const Rows& rows) = 0;
@@ -78,7 +89,7 @@ class EagleDrafter : public Drafter {
   EagleLimits limits_;
   TreeGrower grower_;
   const Weight* embedding_;
-  std::vector<BlockWeights> blocks_;
+  EagleWeights weights_;
   std::unique_ptr<RopeTable> rope_;
   std::unique_ptr<BlockScratch> scratch_;
 
@@ -99,8 +110,7 @@ class EagleDrafter : public Drafter {
   std::vector<Text> texts_;  // (places)
   std::size_t place_ = 0;
   std::unique_ptr<DraftHead> head_;
-  std::unique_ptr<Weight> own_embedding_;  // null: the target's
-  std::shared_ptr<SequencePages> pages_;   // the target's: slot i holds what was made of its slot i, too
+  std::shared_ptr<SequencePages> pages_;  // the target's: slot i holds what was made of its slot i, too
   std::unique_ptr<KvCache> cache_;
   Buffer input_;        // (rows, 2 dim)
   Buffer stream_;       // (rows, dim)

@@ -21,6 +21,9 @@ bool is_mtp_alone(const GgufFile& file);
 // The name of a tensor of the block.
 std::string mtp_tensor(const ModelConfig& config, std::string_view name);
 
+// Reads the block and what is around it but the head, and checks it; `context`: tokens of a text, at most.
+EagleWeights read_mtp_weights(WeightLoader& loader, const ModelConfig& config, int context);
+
 class MtpDrafter final : public EagleDrafter {
  public:
   // Reads the block and checks that it fits the target. The file may be the target's own, or have the block alone. The
@@ -36,11 +39,6 @@ class MtpDrafter final : public EagleDrafter {
   Tensor run_drafted(const std::int32_t* tokens, Tensor states, const std::int32_t* parents, const Rows& rows) override;
   // The network over the first rows of input(), whose right half holds states.
   Tensor run(const std::int32_t* tokens, const Rows& rows);
-
-  Linear fc_;           // 2 dim -> dim
-  Buffer token_norm_;   // (dim)
-  Buffer state_norm_;   // (dim)
-  Buffer output_norm_;  // (dim)
 };
 
 }  // namespace frspec

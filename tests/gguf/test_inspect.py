@@ -12,7 +12,11 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from checkpoints import make_checkpoint, make_eagle2
+from eagle3_checkpoints import make_eagle3
+from frspec_cpp.tools.convert import convert
 from gguf_edit import GgufEditor, Type
+from nextn_models import make_nextn
 
 LONG = 'a "quoted" back\\slash, line\nbreak, größe, \x1b[2J ' + "x" * 100
 
@@ -108,6 +112,20 @@ def test_bad_file(tmp_path: Path) -> None:
 # ---- whether it would run
 
 
+@pytest.fixture(scope="module")
+def drafters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny ones of each kind, and a model that has one in its file."""
+    folder = tmp_path_factory.mktemp("drafters")
+    target = make_checkpoint(folder / "target", "llama")
+    convert(target, folder / "target.gguf", "f16", quiet=True)
+    paths = {}
+    for kind, make in (("eagle2", make_eagle2), ("eagle3", make_eagle3)):
+        paths[kind] = folder / f"{kind}.gguf"
+        convert(make(folder / kind, target), paths[kind], "f16", target=folder / "target.gguf", quiet=True)
+    model = make_nextn(folder / "nextn", "qwen3")
+    return {**paths, "whole": model.whole, "sidecar": model.sidecar}
+
+
 def expect_refused(path: Path, *parts: str) -> None:
     found = json.loads(inspect(path, "--json"))
     assert found["runs"] is False
@@ -142,6 +160,39 @@ def test_what_does_not_run(demo_target: Path, tmp_path: Path) -> None:
     expect_refused(edited(lambda file: file.set_zeros(name, rows, cols, Type.NVFP4)), name, "NVFP4", "IQ4_XS")
     expect_refused(edited(lambda file: file.set("tokenizer.ggml.pre", "tomorrow")), "'tokenizer.ggml.pre'", "tomorrow")
     expect_refused(edited(lambda file: file.set("llama.block_count", 2**20)), "block_count")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("eagle2", "blk.0.ffn_down.weight"),
+        ("eagle3", "fc.weight"),
+        ("eagle3", "blk.0.attn_norm_2.weight"),
+        ("sidecar", "blk.2.nextn.enorm.weight"),
+        ("sidecar", "blk.2.attn_q.weight"),
+    ],
+)
+def test_drafters_that_do_not_run(drafters: dict[str, Path], tmp_path: Path, kind: str, name: str) -> None:
+    """A tensor is missing, has another shape, or is one too many; without the target all of that is seen."""
+    assert inspect(drafters[kind]).endswith("\nruns: yes, as a drafter beside its target\n")
+    file = GgufEditor(drafters[kind])
+    values = file.floats(name)
+    del file.tensors[name]
+    expect_refused(file.write(tmp_path / "missing.gguf"), f'tensor "{name}" is missing')
+    file.set_floats(name, np.concatenate([values, values], axis=-1))
+    expect_refused(file.write(tmp_path / "wide.gguf"), f"'{name}'", "found shape", "expected")
+    file.set_floats(name, values)
+    file.set_floats("blk.0.odd.weight", np.ones((1, 8)))
+    expect_refused(file.write(tmp_path / "odd.gguf"), "'blk.0.odd.weight'")
+
+
+def test_a_model_whose_own_drafter_does_not_run(drafters: dict[str, Path], tmp_path: Path) -> None:
+    file = GgufEditor(drafters["whole"])
+    assert "runs: yes, as a model that brings a drafter along (-d mtp)\n" in inspect(drafters["whole"])
+    del file.tensors["blk.2.nextn.enorm.weight"]
+    found = inspect(file.write(tmp_path / "edited.gguf"))
+    assert "runs: yes, as a model, without the drafter that it brings along: " in found
+    assert 'tensor "blk.2.nextn.enorm.weight" is missing' in found
 
 
 def test_all_reasons_are_told(demo_target: Path, tmp_path: Path) -> None:
