@@ -69,9 +69,9 @@ void check_ids(const std::optional<Ints>& ids, std::int64_t rows) {
 
 OutputMatrix<std::int32_t> candidates(const std::filesystem::path& path, const std::string& tensor,
                                       const InputMatrix& hidden, int count, const std::optional<Ints>& ids,
-                                      float temperature, std::uint64_t seed, int position, int top_k, int n_threads,
-                                      const std::string& device) {
-  const Head head(path, tensor, hidden, n_threads, device);
+                                      float temperature, std::uint64_t seed, int position, int top_k, float scale,
+                                      float cap, int n_threads, const std::string& device) {
+  const Head head(path, tensor, hidden, n_threads, device, {scale, cap});
   if (count < 1 || count > head.weight->rows()) fail("count: found ", count, ", expected 1 to ", head.weight->rows());
   check_ids(ids, head.weight->rows());
   Backend& backend = *head.backend;
@@ -86,9 +86,10 @@ OutputMatrix<std::int32_t> candidates(const std::filesystem::path& path, const s
 
 BestWithSums top_k(const std::filesystem::path& path, const std::string& tensor, const InputMatrix& hidden, int k,
                    const std::optional<Ints>& listed, const std::optional<Ints>& ids, int first, float temperature,
-                   std::uint64_t seed, int position, int top_k, int n_threads, const std::string& device) {
+                   std::uint64_t seed, int position, int top_k, float scale, float cap, int n_threads,
+                   const std::string& device) {
   const auto backend = make_backend({device, n_threads});
-  const WeightSource source = open_source(path, tensor);
+  const WeightSource source = open_source(path, tensor, {scale, cap});
   if (hidden.shape(1) != static_cast<std::size_t>(source.cols)) {
     fail("hidden: found ", hidden.shape(1), " columns, expected ", source.cols);
   }
@@ -120,9 +121,9 @@ BestWithSums top_k(const std::filesystem::path& path, const std::string& tensor,
 // Both heads are the rows of one tensor, each some of them.
 BestWithSums merged_top_k(const std::filesystem::path& path, const std::string& tensor, const InputMatrix& hidden,
                           int k, const Ints& one, const Ints& other, float temperature, std::uint64_t seed,
-                          int position) {
+                          int position, float scale, float cap) {
   const auto backend = make_backend({default_device(), 1});
-  const WeightSource source = open_source(path, tensor);
+  const WeightSource source = open_source(path, tensor, {scale, cap});
   const DeviceMatrix states(*backend, hidden);
   const Noise noise(*backend, temperature, seed, position, 0);
   const auto width = static_cast<std::size_t>(k);
@@ -139,8 +140,8 @@ BestWithSums merged_top_k(const std::filesystem::path& path, const std::string& 
 
 std::pair<OutputVector<std::int32_t>, OutputMatrix<std::int32_t>> sample_with_best(
     const std::filesystem::path& path, const std::string& tensor, const InputMatrix& hidden, int k, float temperature,
-    std::uint64_t seed, int position, int n_threads, const std::string& device) {
-  const Head head(path, tensor, hidden, n_threads, device);
+    std::uint64_t seed, int position, float scale, float cap, int n_threads, const std::string& device) {
+  const Head head(path, tensor, hidden, n_threads, device, {scale, cap});
   Backend& backend = *head.backend;
   const std::size_t rows = head.hidden->rows;
   if (k < 1 || k > 64) fail("k: found ", k, ", expected 1 to 64");
@@ -177,24 +178,26 @@ OutputMatrix<float> replaced_matmul(const std::filesystem::path& path, const std
 }  // namespace
 
 void init_head_ops(nb::module_& m) {
-  nb::class_<HeadOps>(m, "head_ops", "What draft heads are made of, for tests of the kernels.")
+  nb::class_<HeadOps>(m, "head_ops",
+                      "What draft heads are made of, for tests of the kernels. Logits are ``scale`` times the "
+                      "products, soft-capped by ``cap``.")
       .def_static("candidates", &candidates, "path"_a, "tensor"_a, "hidden"_a, "count"_a, "ids"_a = nb::none(),
-                  "temperature"_a = 0.0F, "seed"_a = 0, "position"_a = 0, "top_k"_a = 0, "n_threads"_a = 0,
-                  "device"_a = default_device(),
+                  "temperature"_a = 0.0F, "seed"_a = 0, "position"_a = 0, "top_k"_a = 0, "scale"_a = 1.0F,
+                  "cap"_a = 0.0F, "n_threads"_a = 0, "device"_a = default_device(),
                   "The ``count`` best columns of each row of x W^T, ascending; under noise where there is a "
                   "temperature: (m, count) int32.")
       .def_static(
           "top_k", &top_k, "path"_a, "tensor"_a, "hidden"_a, "k"_a, "listed"_a = nb::none(), "ids"_a = nb::none(),
-          "first"_a = 0, "temperature"_a = 0.0F, "seed"_a = 0, "position"_a = 0, "top_k"_a = 0, "n_threads"_a = 0,
-          "device"_a = default_device(),
+          "first"_a = 0, "temperature"_a = 0.0F, "seed"_a = 0, "position"_a = 0, "top_k"_a = 0, "scale"_a = 1.0F,
+          "cap"_a = 0.0F, "n_threads"_a = 0, "device"_a = default_device(),
           "Tokens, scores (m, k) and their log-sums (m,): of all rows of W, of the first ones, or of those that "
           "``listed`` picks, as many for each state.")
       .def_static("merged_top_k", &merged_top_k, "path"_a, "tensor"_a, "hidden"_a, "k"_a, "one"_a, "other"_a,
-                  "temperature"_a = 0.0F, "seed"_a = 0, "position"_a = 0,
+                  "temperature"_a = 0.0F, "seed"_a = 0, "position"_a = 0, "scale"_a = 1.0F, "cap"_a = 0.0F,
                   "What two heads of the given rows of W say together.")
       .def_static("sample_with_best", &sample_with_best, "path"_a, "tensor"_a, "hidden"_a, "k"_a,
-                  "temperature"_a = 0.0F, "seed"_a = 0, "position"_a = 0, "n_threads"_a = 0,
-                  "device"_a = default_device(),
+                  "temperature"_a = 0.0F, "seed"_a = 0, "position"_a = 0, "scale"_a = 1.0F, "cap"_a = 0.0F,
+                  "n_threads"_a = 0, "device"_a = default_device(),
                   "The token that each row chooses for ``position``, and the k largest logits' without noise; -1 "
                   "where there are not so many numbers: (m,), (m, k) int32.")
       .def_static("replaced_matmul", &replaced_matmul, "path"_a, "tensor"_a, "x"_a, "rows"_a, "places"_a, "new_rows"_a,

@@ -22,10 +22,13 @@ namespace frspec {
 using Ints = std::vector<std::int32_t>;
 using Best = std::pair<OutputMatrix<std::int32_t>, OutputMatrix<float>>;  // ids and log-probabilities
 
-inline WeightSource open_source(const std::filesystem::path& path, const std::string& name) {
+inline WeightSource open_source(const std::filesystem::path& path, const std::string& name,
+                                const LogitRule& rule = {}) {
   auto file = GgufFile::open(path);
   const GgufTensor& tensor = file->tensor(name);
-  return {file->path().string(), name, tensor.type, tensor.rows(), tensor.cols(), tensor.data, file};
+  WeightSource source{file->path().string(), name, tensor.type, tensor.rows(), tensor.cols(), tensor.data, file};
+  source.logit_rule = rule;
+  return source;
 }
 
 inline std::size_t positive(std::size_t value, const char* name) {
@@ -88,9 +91,9 @@ struct DevicePages {
 // A weight of a file and rows to multiply it with.
 struct Head {
   Head(const std::filesystem::path& path, const std::string& tensor, const InputMatrix& x, int n_threads,
-       const std::string& device)
+       const std::string& device, const LogitRule& rule = {})
       : backend(make_backend({device, n_threads})) {
-    const WeightSource source = open_source(path, tensor);
+    const WeightSource source = open_source(path, tensor, rule);
     if (x.shape(1) != static_cast<std::size_t>(source.cols)) {
       fail("hidden: found ", x.shape(1), " columns, expected ", source.cols, ", those of tensor '", tensor, "'");
     }

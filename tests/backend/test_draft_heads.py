@@ -153,6 +153,39 @@ def test_candidates_under_noise(file: str, with_ids: bool) -> None:
     assert np.array_equal(few, _testing.head_ops.candidates(file, "sketch", x, 100))
 
 
+@pytest.mark.parametrize("kind", ["BF16", "Q8_0"])
+def test_scaled_and_capped_logits(file: str, kind: str) -> None:
+    """A model's scale and soft cap are in all that its head is asked for: numbers, sums, and what noise chooses."""
+    x, count = states(5), 200
+    products = _testing.ops.matmul(file, kind, x)
+    rule = {"scale": 2.0 / float(products.std()), "cap": 1.5}
+    logits = 1.5 * np.tanh(products * np.float32(rule["scale"]) / np.float32(1.5))
+    assert np.abs(logits).max() > 1.49  # the cap bites
+    normed = log_softmax(logits)
+    sums = (logits - normed)[:, 0]
+    ids, scores, found = _testing.head_ops.top_k(file, kind, x, 10, **rule)
+    np.testing.assert_allclose(found, sums, atol=1e-4)
+    np.testing.assert_allclose(scores, np.take_along_axis(normed, ids, 1), atol=1e-4)
+    every = list(range(ROWS))
+    _, merged, _ = _testing.head_ops.merged_top_k(file, kind, x, 10, every[::2], every[1::2], **rule)
+    np.testing.assert_allclose(merged, -np.sort(-normed, axis=1)[:, :10], atol=1e-4)
+    listed = lists(5, count)
+    _, _, found = _testing.head_ops.top_k(file, kind, x, 1, listed=listed.ravel().tolist(), **rule)
+    some = np.take_along_axis(logits, listed, 1)
+    np.testing.assert_allclose(found, (some - log_softmax(some))[:, 0], atol=1e-3)  # no activations are rounded there
+    draw = {"temperature": 0.7, "seed": 3, "position": 11}
+    noisy = logits / np.float32(0.7) + _testing.ops.gumbel(3, 11, every)
+    order = np.argsort(-noisy, axis=1)
+    ids, _, _ = _testing.head_ops.top_k(file, kind, x, 1, **rule, **draw)
+    tokens, best = _testing.head_ops.sample_with_best(file, kind, x, 3, **rule, **draw)
+    columns = _testing.head_ops.candidates(file, kind, x, 8, **rule, **draw)
+    assert ids[:, 0].tolist() == tokens.tolist() == order[:, 0].tolist()
+    assert np.array_equal(columns, np.sort(order[:, :8], axis=1))
+    np.testing.assert_allclose(np.take_along_axis(logits, best, 1), -np.sort(-logits, axis=1)[:, :3], atol=1e-5)
+    plain = _testing.head_ops.candidates(file, kind, x, 8, **draw)
+    assert not np.array_equal(columns, plain)
+
+
 def test_the_first_rows_alone(file: str) -> None:
     """A prefix of a packed weight is the head of its rows."""
     x = states(11)
