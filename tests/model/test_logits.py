@@ -43,6 +43,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     # Seeds with which no row's experts are a near tie, which rounding would decide.
     "qwen3moe": ("qwen3moe", {"seed": 1}),
     "gpt-oss": ("gpt-oss", {"seed": 1}),
+    "qwen35": ("qwen35", {}),
     "gemma3 windows as flags": (
         "gemma3",
         {"layer_types": ["full_attention", "sliding_attention"] * 3, "num_hidden_layers": 6},
@@ -80,6 +81,28 @@ def test_logits_and_taps(tmp_path: Path, case: str) -> None:
     for layer in range(layers):
         state = reference.hidden_states[layer][0].numpy()
         assert np.abs(taps[layer] - state).max() < tolerance * max(1.0, float(state.std())), layer
+
+
+@pytest.mark.parametrize("length", [40, 12])
+def test_both_sets_of_longrope_factors(tmp_path: Path, length: int) -> None:
+    """Short ones as far as the session's context is no longer than what the model was made with, 16 tokens here."""
+    config = {"original_max_position_embeddings": 16, "sliding_window": None}
+    folder = make_checkpoint(tmp_path / "hf", "phi3", **config)
+    convert([str(folder), "-o", str(tmp_path / "model.gguf"), "--type", "f32"])
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    tokens = np.random.default_rng(5).integers(3, model.config.vocab_size, length).tolist()
+    with torch.no_grad():
+        expected = model(torch.tensor([tokens])).logits[0].numpy()
+    differences = {}
+    for context in (16, 64):
+        if length <= context:
+            logits = _core.Engine(str(tmp_path / "model.gguf"), n_ctx=context).forward(tokens)
+            differences[context] = float(np.abs(logits - expected).max()) / max(1.0, float(expected.std()))
+    right = 16 if length <= 16 else 64
+    assert differences.pop(right) < 6e-3
+    assert all(difference > 2e-2 for difference in differences.values())
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("f16", 1e-2), ("bf16", 8e-2), ("q8_0", 8e-2), ("q4_0", 1.0)])
