@@ -40,6 +40,7 @@ TYPES = {
     "q5_k": llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_K_S,
     "q6_k": llama_cpp.LLAMA_FTYPE_MOSTLY_Q6_K,
 }
+PARTS, WRITTEN = 8, 64  # greedy texts of --beside, and tokens of each
 
 
 def dequantize(source: Path, target: Path) -> None:
@@ -95,9 +96,16 @@ def theirs(path: Path, ids: list[int]) -> np.ndarray:
 
 
 def read_ids(model: Path, text: Path, count: int) -> list[int]:
-    """The first tokens of a text."""
+    """The first tokens of a text.
+
+    Raises:
+        ValueError: There are too few to compare.
+    """
     with frspec_cpp.LLM(model, n_ctx=64) as llm:
-        return llm.tokenize(text.read_text(encoding="utf-8"))[:count]
+        ids = llm.tokenize(text.read_text(encoding="utf-8"))[:count]
+    if len(ids) < PARTS:
+        raise ValueError(f"{text}: found {len(ids)} tokens with --tokens {count}, expected at least {PARTS}")
+    return ids
 
 
 class Distance:
@@ -109,20 +117,20 @@ class Distance:
         self.perplexity = float(np.exp(-found[np.arange(len(ids) - 1), ids[1:]].mean()))
 
 
-def greedy_texts(path: Path, ids: list[int], count: int = 8, length: int = 64) -> tuple[int, float]:
-    """Writes `length` tokens behind each of `count` parts of the ids, here.
+def greedy_texts(path: Path, ids: list[int]) -> tuple[int, float]:
+    """Writes `WRITTEN` tokens behind each of `PARTS` parts of the ids, here.
 
     Returns how many of them llama.cpp would write as well, each behind the same tokens; and by how much at most it
     thinks another one more likely, in nats.
     """
     same, most = 0, 0.0
-    part = len(ids) // count
-    with frspec_cpp.LLM(path, n_ctx=part + length) as llm:
-        prompts = [ids[first : first + part] for first in range(0, count * part, part)]
-        texts = [llm.generate(prompt, length, temperature=0.0, ignore_eos=True).tokens for prompt in prompts]
+    part = len(ids) // PARTS
+    with frspec_cpp.LLM(path, n_ctx=part + WRITTEN) as llm:
+        prompts = [ids[first : first + part] for first in range(0, PARTS * part, part)]
+        texts = [llm.generate(prompt, WRITTEN, temperature=0.0, ignore_eos=True).tokens for prompt in prompts]
     for prompt, text in zip(prompts, texts, strict=True):
         scores = log_probabilities(theirs(path, [*prompt, *text])[len(prompt) - 1 : -1])
-        lost = scores.max(1) - scores[np.arange(length), text]
+        lost = scores.max(1) - scores[np.arange(WRITTEN), text]
         same += int((lost == 0).sum())
         most = max(most, float(lost.max()))
     return same, most
@@ -133,7 +141,10 @@ def print_beside(model: Path, ids: list[int]) -> None:
     here, there = log_probabilities(ours(model, ids)), log_probabilities(theirs(model, ids))
     same, most = greedy_texts(model, ids)
     between = Distance(there, here, ids)
-    print(f"| {model.stem} | {between.divergence:.5f} | {between.same:.3f} | {same} of 512 | {most:.3f} |", flush=True)
+    print(
+        f"| {model.stem} | {between.divergence:.5f} | {between.same:.3f} | {same} of {PARTS * WRITTEN} | {most:.3f} |",
+        flush=True,
+    )
 
 
 def versions(model: Path, kinds: list[str], folder: Path) -> Iterator[tuple[str, Path, Path]]:
@@ -161,6 +172,8 @@ def main() -> int:
     for kind in kinds:
         if kind not in TYPES:
             parser.error(f"--types: found {kind!r}, expected some of {', '.join(TYPES)}")
+    if arguments.beside and kinds:
+        parser.error("--types: --beside makes no files, expected one of the two")
     silence()
     if arguments.beside:
         print("| model | KL | same best token | greedy tokens that are the same | most that another is preferred by |")

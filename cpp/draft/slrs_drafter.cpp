@@ -257,7 +257,7 @@ const DraftTree& SlrsDrafter::propose(Growth* growth) {
   spelled_.clear();
   const Spelled* from = nullptr;
   Spelled kept{};
-  const bool can_draft = model_->read();
+  const bool can_draft = model_->read_all();
   for (int level = 0; can_draft && level < levels_; ++level) {
     find_psi(from);
     if (candidate_ids_.empty()) break;

@@ -52,14 +52,9 @@ std::span<const TokenId> TranslatedModel::fresh() {
   return std::span(tokens).subspan(told);
 }
 
-bool TranslatedModel::read() {
-  push();
-  Text& own = at();
-  const std::vector<TokenId>& tokens = own.retokenizer.tokens();
-  if (tokens.empty() || !own.retokenizer.held().empty()) return false;
-  model_->follow(tokens, own.kept);
-  own.kept = tokens.size();
-  return true;
+bool TranslatedModel::read_all() {
+  read(TreeModel::kAll);
+  return !at().retokenizer.tokens().empty() && at().retokenizer.held().empty();
 }
 
 std::size_t TranslatedModel::unread() {
@@ -102,7 +97,7 @@ void TliDrafter::extend(const Extension& extension) {
 }
 
 const DraftTree& TliDrafter::propose(Growth* growth) {
-  if (!model_->read()) {
+  if (!model_->read_all()) {
     root_only_.assign(backend_, std::array{model_->text().back()}, std::array<std::int32_t, 1>{-1});
     return root_only_;
   }
@@ -156,7 +151,7 @@ void SlemDrafter::observe(const Extension& extension) {
 
 const DraftTree& SlemDrafter::propose(Growth* growth) {
   trie_.begin(model_->text().back());
-  if (model_->read()) {
+  if (model_->read_all()) {
     // Blind: which tokens of the target the noise would favour is not known before they are spelled.
     const TreeGrower& grower = model_->model().grow(head(), TextRules{}, growth);
     if (growth != nullptr) {

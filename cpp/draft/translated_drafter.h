@@ -30,7 +30,7 @@ class TranslatedModel {
   // The text in the drafter's tokens, from where on it is not what the last call has told.
   std::span<const TokenId> fresh();
   // Reads the text up to the root. False where nothing can be drafted: the text ends inside a character.
-  bool read();
+  bool read_all();
   // As Drafter's.
   std::size_t unread();
   void read(std::size_t most);

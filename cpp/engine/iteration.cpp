@@ -49,7 +49,7 @@ Engine::Step Engine::begin_step(Sequence& sequence, int slot, const Step* unseen
   Step step;
   step.slot = slot;
   step.limits = sequence.options().limits;
-  step.piece = batch_;
+  step.piece = std::max(batch_, drafter_piece());
   note_time(kStart);
   draft(sequence, step, unseen);
   note_time(kDrafted);

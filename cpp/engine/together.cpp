@@ -12,7 +12,8 @@ namespace frspec {
 namespace {
 
 // Rows of a pass for prompts where texts are being written beside, which wait for it: so many that a row costs little
-// more than in a large pass; and at least, where a user says how long they may wait. The same of a drafter's passes.
+// more than in a large pass; and at least, where a user says how long they may wait. So many a drafter reads beside
+// them.
 constexpr int kRowsBeside = 64, kLeastRowsBeside = 16;
 
 }  // namespace
@@ -161,7 +162,7 @@ int Engine::rows_beside(int writers) const {
 }
 
 // How many rows of prompts a drafter reads beside a pass, of all texts.
-int Engine::drafter_piece() const { return std::min(options_.step_ms == 0 ? kRowsBeside : kLeastRowsBeside, batch_); }
+int Engine::drafter_piece() const { return options_.step_ms == 0 ? kRowsBeside : kLeastRowsBeside; }
 
 // Which rows of what is still to be read come along: of the sequence that is served first, and of that which has least
 // to read.

@@ -8,29 +8,23 @@
 namespace frspec {
 namespace {
 
-// Steps that the tokens per second are taken from: as fast as texts change their kind.
-constexpr double kRateMemory = 48.0;
-// Drafted steps that the worth of drafting is taken from: while it runs, and where probes are all there is.
-constexpr double kWorthMemory = 32.0, kProbeMemory = 4.0;
-// A mood this bad means that the text has changed its kind: what was before says little.
-constexpr double kBadMood = 0.6, kChangedMemory = 8.0;
 // Tokens by which drafting may be better than its few first steps showed: their number divides it. Where no notes say
-// what a tree promises, luck decides what a step shows. A new text may be of another kind.
-constexpr double kHope = 1.0, kHopeOfLuck = 2.5, kSeenBefore = 12.0;
-// Among others: the same of one that was never tried; and its steps there that tell whether all are to follow.
+// what a tree promises, luck decides what a step shows.
+constexpr double kHope = 1.0, kHopeOfLuck = 2.5;
+// Among other texts: the gain that is expected of a drafter that was never tried; and its drafted steps there before
+// the others follow.
 constexpr double kHopeAmong = 0.25, kSureAmong = 4.0;
 // Share of all time that probes of a drafter that does not pay may cost.
 constexpr double kProbeShare = 0.01;
 // A text is expected to go on for as long as it has lasted, and at least for so many tokens.
 constexpr std::int64_t kUsualTokens = 128;
-constexpr int kLeastProbe = 3, kMostProbe = 400;  // plain steps between two probes
+// Plain steps between two probes, where the drafter has not much to read for them.
+constexpr int kLeastProbe = 3, kMostProbe = 400;
 // Drafted steps between two plain ones, which tell how fast plain decoding is now: few at first, when little is known.
 constexpr int kLeastPlainInterval = 24, kMostPlainInterval = 192;
-constexpr int kFirstPlainInterval = 6;  // where all that is known is another process's
 // Translations are compared by turns of so many steps, until each was tried so often; then again now and then.
 constexpr int kTurn = 8, kTried = 24, kAgain = 512;
-constexpr double kSideMemory = 64.0;  // steps: levels, widths, nodes
-constexpr double kHeldMemory = 512.0, kHeldPrior = 16.0, kHeldGuess = 0.97;
+constexpr double kHeldPrior = 16.0, kHeldGuess = 0.97;  // share of tokens that a head is expected to hold
 // Accepted tokens are ordinary ones: a head that lacks some of all tokens lacks so much fewer of them.
 constexpr double kOrdinary = 0.6;
 // Another head must be better by so many tokens of a step.
@@ -61,11 +55,6 @@ void Tuner::Step::reserve(std::size_t count) {
   held.reserve(count);
 }
 
-void Tuner::Mean::add(double x, double memory) {
-  count = std::min(count + 1.0, memory);
-  value += (x - value) / count;
-}
-
 Tuner::Tuner(std::vector<Arm> arms, bool grows, int levels, std::function<double()> clock)
     : arms_(std::move(arms)),
       held_(arms_.size()),
@@ -85,29 +74,6 @@ Tuner::Tuner(std::vector<Arm> arms, bool grows, int levels, std::function<double
     families_.resize(std::max(families_.size(), static_cast<std::size_t>(family) + 1));
   }
   for (Mean& held : held_) held = {kHeldGuess, kHeldPrior};
-}
-
-void Tuner::begin_text(bool noisy) {
-  if (noisy != noisy_) {
-    for (Family& family : families_) family.worth.count = std::min(family.worth.count, kProbeMemory);
-  }
-  noisy_ = noisy;
-  rate_tokens_.count = std::min(rate_tokens_.count, kRateMemory / 4);
-  rate_seconds_.count = rate_tokens_.count;
-  for (Family& family : families_) {
-    family.worth.count = std::min(family.worth.count, kWorthMemory / 2);
-    family.seen = std::min(family.seen, kSeenBefore);
-  }
-  // Among others there is always one who begins.
-  if (company_.texts == 1) until_probe_ = std::min(until_probe_, 1);
-}
-
-void Tuner::join(const Company& company) {
-  company_ = company;
-  rate_tokens_ = rate_seconds_ = {};
-  prober_ = 0;
-  for (Family& family : families_) family.seen = 0.0;
-  if (!arms_.empty()) until_probe_ = hoped_worth(family_of(current_)) > 0.0 ? 0 : probe_interval();
 }
 
 // Those whose prompts are read by the pass will be written, too.
@@ -198,12 +164,12 @@ int Tuner::choose_arm() {
   if (families > 1) {
     const auto tried = [&](int f) { return families_[static_cast<std::size_t>(f)].gain.count; };
     const int least = tried(0) <= tried(1) ? 0 : 1;
-    if (tried(least) < kTried && company_.texts == 1) {
-      family = drafted_ / kTurn % families;
+    if (tried(least) < kTried && hoped_worth(least) > 0.0 && company_.texts == 1) {
+      family = planned_ / kTurn % families;
       if (tried(family) >= kTried) family = least;
     } else {
       family = hoped_worth(1) > hoped_worth(0) ? 1 : 0;
-      if (drafted_ % kAgain < kTurn) family = 1 - family;
+      if (planned_ >= kAgain && planned_ % kAgain < kTurn) family = 1 - family;
     }
   }
   return current_ = best_head(family);
@@ -226,7 +192,7 @@ int Tuner::probe_interval() const {
 }
 
 // Tokens that all might write while the drafter reads what it has not of this text.
-double Tuner::reading_worth(const Outlook& text) const {
+double Tuner::reading_cost(const Outlook& text) const {
   const int rows = text.unread ? text.unread() : 0;
   return rows <= kUsualRows ? 0.0 : value_of_time() * (layers_(rows) - layers_(kUsualRows));
 }
@@ -235,23 +201,25 @@ double Tuner::reading_worth(const Outlook& text) const {
 bool Tuner::earns(double worth, const Outlook& text) const {
   const Family& known = families_[static_cast<std::size_t>(family_of(plan_.arm))];
   const auto tokens = static_cast<double>(std::min(text.left, std::max(kUsualTokens, text.written)));
-  return worth * tokens / (1.0 + known.gain.value) >= reading_worth(text);
+  return worth * tokens / (1.0 + known.gain.value) >= reading_cost(text);
 }
 
-// Whether the text tries what nobody is sure of, or what does not pay.
-bool Tuner::probes(double worth, const Outlook& text) {
+// Whether this step of the text tries what nobody is sure of, or what does not pay.
+bool Tuner::claims_probe(double worth, const Outlook& text) {
   ++since_probe_;
   if (until_probe_ > 0) {
     --until_probe_;
     return false;
   }
-  const double reading = reading_worth(text);
+  const double reading = reading_cost(text);
   // Of several texts one is read for it, as long as there is something of it to come.
   const bool is_prober = text.id == prober_;
   if (is_prober) unasked_ = 0;
   const bool is_first = is_prober || prober_ == 0 || company_.texts == 1;
   if (reading > 0.0 && !is_first && ++unasked_ <= 2 * company_.texts) return false;
-  const bool may = worth > 0.0 ? earns(worth, text) : reading <= kProbeShare * since_probe_;
+  // Where a text grows faster than reading it is earned, it is read now and then all the same: it may have changed.
+  const bool is_cheap = reading <= kProbeShare * since_probe_ || since_probe_ >= 2 * kMostProbe;
+  const bool may = worth > 0.0 ? earns(worth, text) : is_cheap;
   if (!may) return false;
   prober_ = text.id;
   unasked_ = 0;
@@ -263,13 +231,14 @@ Tuner::Plan Tuner::next(bool may_pause, const Outlook& text) {
   plan_ = {.planned = true, .forced = !may_pause};
   if (arms_.empty()) return plan_;
   plan_.arm = choose_arm();
+  ++planned_;
   if (!may_pause) {
     plan_.drafts = true;
     return plan_;
   }
   const double worth = hoped_worth(family_of(plan_.arm));
   const bool is_sure = worth > 0.0 && (company_.texts == 1 || family().seen >= kSureAmong);
-  if (is_sure ? !earns(worth, text) : !probes(worth, text)) return plan_;
+  if (is_sure ? !earns(worth, text) : !claims_probe(worth, text)) return plan_;
   if (const int rows = text.unread ? text.unread() : 0; rows > std::max(text.piece, kUsualRows)) {
     plan_.reads = text.piece;
     return plan_;
@@ -389,90 +358,7 @@ int Tuner::width(std::span<const NodeNote> frontier, std::span<const float> chan
   return best;
 }
 
-// --- What is learned ---
-
-void Tuner::learn_costs(const Step& step) {
-  target_.add(step.rows + company_.rows, step.target_seconds);
-  if (arms_.empty()) return;
-  const double spent = step.told_seconds + step.grown_seconds;
-  if (!step.drafted) {
-    if (step.plan.reads > 0) layers_.add(step.told, spent);
-    return;
-  }
-  if (!grows_) {
-    if (step.told > kUsualRows) return layers_.add(step.told, spent - overhead_.value);
-    return overhead_.add(spent, kWorthMemory);
-  }
-  const std::vector<Level>& levels = step.growing.levels;
-  if (levels.empty()) return;
-  // The drafter's layers: for what it was told, and for each level.
-  const Arm& arm = arms_[static_cast<std::size_t>(step.plan.arm)];
-  double rest = step.grown_seconds;
-  for (const Level& level : levels) rest -= level.seconds;
-  layers_.add(std::max(1, step.told), step.told_seconds + levels[0].seconds - arm.root_seconds);
-  for (const Level& level : std::span(levels).subspan(1)) {
-    layers_.add(level.rows, level.seconds - head_seconds(arm, level.rows));
-  }
-  overhead_.add(std::max(0.0, rest), kSideMemory);
-}
-
-void Tuner::add(const Step& step) {
-  company_ = step.company;
-  learn_costs(step);
-  if (!rehearsal_.empty()) return;
-  for (const Trial& node : step.nodes) acceptance_.learn(node.cell, node.accepted);
-  for (const Trial& parent : step.parents) acceptance_.learn_continuation(parent.cell, parent.accepted);
-  if (!step.nodes.empty()) acceptance_.end_step();
-  const double time = value_of_time();
-  const double seconds = pass(step.rows);
-  double drafting = 0.0;
-  const bool drafted = step.drafted && !arms_.empty();
-  if (drafted) {
-    ++drafted_;
-    Family& known = families_[static_cast<std::size_t>(family_of(step.plan.arm))];
-    double levels = fixed_levels_, width = 1.0;
-    if (grows_) {
-      const std::span<const Level> grown = step.growing.levels;
-      levels = static_cast<double>(grown.size());
-      double nodes = 0.0;
-      for (const Level& level : grown.subspan(grown.empty() ? 0 : 1)) {
-        drafting += level_seconds(step.plan.arm, level.rows);
-        nodes += level.rows;
-      }
-      if (levels > 1.0) width = nodes / (levels - 1.0);
-      // What it was told of after a pause is no cost of this step's drafts.
-      drafting += root_seconds(step.plan.arm, std::min(step.told, 1 + static_cast<int>(std::lround(known.gain.value))));
-    } else {
-      drafting = overhead_.value;
-    }
-    const double gain = step.has_notes ? step.expected : step.accepted;
-    const double own = gain - step.growing.worth_of_repeated;
-    const double worth = own - time * (seconds - plain() + drafting);
-    const bool paused = hoped_worth(family_of(step.plan.arm)) <= 0.0;
-    known.seen += 1.0;
-    const bool has_changed = acceptance_.mood() < kBadMood;
-    known.worth.add(worth, paused ? kProbeMemory : has_changed ? kChangedMemory : kWorthMemory);
-    known.gain.add(gain, kWorthMemory);
-    known.own.add(own, kWorthMemory);
-    if (step.growing.likeliest > 0.0) known.likeliest.add(step.growing.likeliest, kWorthMemory);
-    known.levels.add(levels, kSideMemory);
-    known.width.add(width, kSideMemory);
-    known.nodes.add(step.rows, kSideMemory);
-    // One probe that pays is followed by another: where a drafter is sure, it often stays so.
-    // So is one that gave more than anything had promised: the text may have changed its kind.
-    const bool is_surprise = step.has_notes && step.accepted > 2.0 * step.expected;
-    until_probe_ = worth > 0.0 || is_surprise ? 0 : probe_interval();
-  }
-  if (step.rows == 1 && !drafted) since_plain_ = 0;
-  for (const std::uint32_t arms : step.held) {
-    for (std::size_t arm = 0; arm < held_.size(); ++arm)
-      held_[arm].add((arms >> arm & 1u) != 0 ? 1.0 : 0.0, kHeldMemory);
-  }
-  const double tokens = 1.0 + (step.has_notes || step.rows == 1 ? step.expected : step.accepted);
-  rate_tokens_.add(tokens, kRateMemory);
-  // Of a pass that several share, this text has its part; what it has drafted is its own.
-  rate_seconds_.add(seconds / company_.texts + drafting, kRateMemory);
-}
+// --- For people ---
 
 Tuner::Choice Tuner::choice() const {
   Choice found;
@@ -490,55 +376,6 @@ Tuner::Choice Tuner::choice() const {
   found.gain = known.gain.value;
   found.cost = known.gain.value - known.worth.value;
   return found;
-}
-
-// --- From process to process ---
-
-std::vector<double> Tuner::numbers() const {
-  std::vector<double> all;
-  const auto put = [&](const auto& some) { all.insert(all.end(), some.begin(), some.end()); };
-  const auto put_mean = [&](const Mean& mean) { all.insert(all.end(), {mean.value, mean.count}); };
-  put(acceptance_.numbers());
-  put(target_.numbers());
-  put(layers_.numbers());
-  put_mean(overhead_);
-  for (const Family& f : families_) {
-    all.push_back(f.seen);
-    for (const Mean* mean : {&f.worth, &f.gain, &f.own, &f.likeliest, &f.levels, &f.width, &f.nodes}) put_mean(*mean);
-  }
-  for (const Mean& held : held_) put_mean(held);
-  all.push_back(current_);
-  return all;
-}
-
-bool Tuner::restore(std::span<const double> numbers) {
-  if (numbers.size() != this->numbers().size()) return false;
-  for (const double x : numbers) {
-    if (!std::isfinite(x) || x < -1e6 || x > 1e9) return false;
-  }
-  std::size_t at = 0;
-  const auto take = [&](std::size_t count) {
-    at += count;
-    return numbers.subspan(at - count, count);
-  };
-  const auto take_mean = [&](Mean& mean) {
-    const auto pair = take(2);
-    mean = {pair[0], std::max(0.0, pair[1])};
-  };
-  const auto cells = take(acceptance_.numbers().size());
-  acceptance_.restore(std::vector<float>(cells.begin(), cells.end()));
-  target_.restore(take(target_.numbers().size()));
-  layers_.restore(take(layers_.numbers().size()));
-  take_mean(overhead_);
-  for (Family& f : families_) {
-    f.seen = take(1)[0];
-    for (Mean* mean : {&f.worth, &f.gain, &f.own, &f.likeliest, &f.levels, &f.width, &f.nodes}) take_mean(*mean);
-  }
-  for (Mean& held : held_) take_mean(held);
-  current_ = std::clamp(static_cast<int>(numbers[at]), 0, std::max(0, static_cast<int>(arms_.size()) - 1));
-  drafted_ = families_.size() > 1 ? kTurn : 0;
-  plain_interval_ = kFirstPlainInterval;
-  return true;
 }
 
 }  // namespace frspec

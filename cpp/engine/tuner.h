@@ -26,7 +26,7 @@ namespace frspec {
 
 class Tuner final : public Growth {
  public:
-  // Rows that a drafter reads of any step, more or less.
+  // So many rows a drafter reads for any step: they are not split, and count as free.
   static constexpr int kUsualRows = 16;
 
   using Arm = TimedArm;
@@ -177,9 +177,9 @@ class Tuner final : public Growth {
   double drafting_seconds(int arm, double levels, double width, double gain) const;
   double worth_among(int family) const;
   double hoped_worth(int family) const;
-  double reading_worth(const Outlook& text) const;
+  double reading_cost(const Outlook& text) const;
   bool earns(double worth, const Outlook& text) const;
-  bool probes(double worth, const Outlook& text);
+  bool claims_probe(double worth, const Outlook& text);
   void learn_costs(const Step& step);
   double held(int arm) const;
   int choose_arm();
@@ -199,7 +199,7 @@ class Tuner final : public Growth {
   Mean rate_tokens_, rate_seconds_;
   bool noisy_ = false;
   int current_ = 0;  // arm
-  int drafted_ = 0;  // steps
+  int planned_ = 0;  // steps
   int since_plain_ = 0, plain_interval_;
   int until_probe_ = 0, since_probe_;
   std::uint64_t prober_ = 0;  // of several texts, the one that tries; 0: none does

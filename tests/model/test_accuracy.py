@@ -50,7 +50,9 @@ def test_beside_llama_cpp(real_model: Callable[[str], Path], name: str) -> None:
         ids = llm.tokenize(TEXT)
         text = llm.generate(ids, 24, temperature=0.0, ignore_eos=True).tokens
         found = log_probabilities(llm.forward(ids))
-    other = llama_cpp.Llama(str(model), n_ctx=len(ids) + 32, n_batch=256, logits_all=True, verbose=False)
+    other = llama_cpp.Llama(
+        str(model), n_ctx=len(ids) + 32, n_batch=256, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False
+    )
     assert other.tokenize(TEXT.encode()) == ids
     other.eval([*ids, *text])
     scores = log_probabilities(other.scores[: len(ids) + len(text)])

@@ -12,8 +12,9 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -307,20 +308,60 @@ def test_a_replica_that_writes_for_long_is_not_idle() -> None:
             args=[text], routing_context=SimpleNamespace(), metadata=SimpleNamespace(internal_request_id=str(number))
         )
 
-    def best() -> Any:
-        return asyncio.run(router.choose_replicas(list(replicas), pending(9)))[0][0].replica_id
+    async def best() -> Any:
+        await asyncio.sleep(0)  # what has ended is told
+        return (await router.choose_replicas(list(replicas), pending(9)))[0][0].replica_id
 
-    home = best()
-    for number in range(2):
-        router.on_send_request(home)
-        router.on_request_routed(pending(number), home, None)
-    assert best() != home
-    now[0] = 60.0
-    assert router.replica_queue_len_cache.get(home) is None
-    assert best() != home
-    router.on_request_completed(home, "0")
-    assert best() == home
-    router.on_request_completed(home, "never taken")
+    async def run() -> None:
+        home = await best()
+        results = [Result(), Result()]
+        for number, result in enumerate(results):
+            router.on_send_request(home)
+            router.on_request_routed(pending(number), home, result)
+        assert await best() != home
+        now[0] = 60.0
+        assert router.replica_queue_len_cache.get(home) is None
+        other = await best()
+        assert other != home
+        # What another replica did not take is still written by the one that did.
+        router.on_request_completed(other, "0")
+        assert await best() != home
+        results[0].end()
+        assert await best() == home
+        # One that has ended before it is told of counts for nothing.
+        for number in (2, 3):
+            result = Result()
+            result.end()
+            router.on_request_completed(home, str(number))
+            router.on_request_routed(pending(number), home, result)
+        assert await best() == home
+        results[1].end()
+        router.on_request_routed(pending(4), home, Result())
+        assert await best() == home
+
+    asyncio.run(run())
+
+
+class Result:
+    """What Ray hands over with a request that was taken: it tells from a thread of its own when that has ended."""
+
+    def __init__(self) -> None:
+        self._ended = False
+        self._told: list[Callable[[Any], None]] = []
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Calls it at the end, or now if that has been."""
+        self._told.append(callback)
+        if self._ended:
+            self.end()
+
+    def end(self) -> None:
+        """The text has been written, or has failed."""
+        self._ended = True
+        while self._told:
+            thread = threading.Thread(target=self._told.pop(), args=[None])
+            thread.start()
+            thread.join()
 
 
 def test_errors_and_information(port: int) -> None:

@@ -89,7 +89,10 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
         "--hf-target", type=Path, metavar="DIR", help="the target's checkpoint, for transformers; default: -m"
     )
     group.add_argument(
-        "--hf-drafter", type=Path, metavar="DIR", help="the assistant's checkpoint, for transformers; default: -d"
+        "--hf-drafter",
+        type=Path,
+        metavar="DIR",
+        help="the assistant's checkpoint, for transformers, instead of the models of -d",
     )
 
 

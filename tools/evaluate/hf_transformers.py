@@ -19,6 +19,7 @@ from .peer_rows import (
     LOOKUP_TOKENS,
     PeerChoice,
     PeerOptions,
+    PeerRow,
     absent,
     drafted_rows,
     engine_name,
@@ -26,11 +27,12 @@ from .peer_rows import (
 from .peer_texts import Passes, collect, ends_of, named, text_of
 from .records import Method
 
+ASSISTED = "transformers-assisted"
 #: What each kind is.
 KINDS = {
     "transformers": "transformers, plain; it dequantizes the file, or reads --hf-target",
     "transformers-lookup": "its prompt lookup",
-    "transformers-assisted": "assisted by a language model of -d, of any vocabulary, or by --hf-drafter",
+    ASSISTED: "assisted by a language model of -d, of any vocabulary, or by --hf-drafter instead",
 }
 GGUF_DTYPE = "float32"  # what transformers makes of a GGUF file: its own default
 # What a checkpoint says of how it drafts as an assistant; all else that it says is a default of texts.
@@ -43,7 +45,7 @@ _ASSISTANT = (
 )
 
 
-def transformers_methods(kind: str, choice: PeerChoice) -> list[Method] | str:
+def transformers_rows(kind: str, choice: PeerChoice) -> list[PeerRow] | str:
     """The rows of a kind, one for each assistant; or why it must be skipped.
 
     Raises:
@@ -51,7 +53,7 @@ def transformers_methods(kind: str, choice: PeerChoice) -> list[Method] | str:
     """
     _check_folder("--hf-target", choice.hf_target)
     _check_folder("--hf-drafter", choice.hf_drafter)
-    assisted = kind == "transformers-assisted"
+    assisted = kind == ASSISTED
     reads_gguf = choice.hf_target is None or (assisted and choice.hf_drafter is None)
     needed = ("transformers", "torch", *(("gguf", "accelerate") if reads_gguf else ()))
     if (reason := absent(*needed)) is not None:
@@ -61,9 +63,9 @@ def transformers_methods(kind: str, choice: PeerChoice) -> list[Method] | str:
         settings["weights"] = GGUF_DTYPE
     row = Method(kind, kind, engine=engine_name("transformers"), settings=settings, exact=False)
     if not assisted:
-        return [row]
+        return [PeerRow(row)]
     if choice.hf_drafter is not None:
-        return [replace(row, drafter=choice.hf_drafter.resolve().name)]
+        return [PeerRow(replace(row, drafter=choice.hf_drafter.resolve().name))]
     return drafted_rows(row, [one for one in choice.drafters if one.kind == "model"], choice, KINDS[kind])
 
 
@@ -88,12 +90,20 @@ class Transformers:
         if method.kind == "transformers-lookup":
             self._config.prompt_lookup_num_tokens = LOOKUP_TOKENS
             self._config.max_matching_ngram_size = LOOKUP_NGRAM
-        elif method.kind == "transformers-assisted":
+        elif method.kind == ASSISTED:
             drafter = _source(options.choice.hf_drafter, options.drafter)
             assistant = self._load(transformers, drafter)
             self._extra["assistant_model"] = assistant
             # By these numbers it tells vocabularies apart, and takes tokenizers only where they differ.
-            if _vocabulary(assistant) != _vocabulary(self._model):
+            size = _vocabulary(self._model)
+            if _vocabulary(assistant) == size:
+                if not _same_vocabulary(transformers, options):
+                    name = method.drafter
+                    raise ValueError(
+                        f"{name}: found another vocabulary than the target's; both have {size} tokens, by which "
+                        "transformers tells vocabularies apart; expected the same one, or one of another size"
+                    )
+            else:
                 for name, source in (("tokenizer", target), ("assistant_tokenizer", drafter)):
                     self._extra[name] = transformers.AutoTokenizer.from_pretrained(**source)
 
@@ -173,6 +183,18 @@ def _generation_config(transformers: Any, writing: dict[str, Any], tokenizer: _c
 def _vocabulary(model: Any) -> int:
     """Tokens, padding included."""
     return int(model.config.get_text_config().vocab_size)
+
+
+def _same_vocabulary(transformers: Any, options: PeerOptions) -> bool:
+    """Whether the assistant's tokens are the target's. Of a checkpoint, those that were added to it do not count."""
+    folder = options.choice.hf_drafter
+    if folder is None:
+        return all(one.same_vocabulary for one in options.choice.drafters if one.path == options.drafter)
+    tokens: Any = _core.GgufFile(str(options.target)).metadata["tokenizer.ggml.tokens"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    added = tokenizer.get_added_vocab()
+    own = {number: text for text, number in tokenizer.get_vocab().items() if text not in added}
+    return all(own.get(number, text) == text for number, text in enumerate(tokens))
 
 
 def _source(folder: Path | None, file: Path | None) -> dict[str, str]:

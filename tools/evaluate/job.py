@@ -20,7 +20,7 @@ from . import peers
 from .drafters import look_at
 from .engines import Engine, Loader
 from .methods import KINDS, Choice, Contender, check_names, custom, make_contenders
-from .peer_rows import PeerChoice, PeerOptions
+from .peer_rows import PeerChoice, PeerOptions, PeerRow
 from .prompts import PromptBuilder, Question, choose, read_questions, turn_name
 from .records import Manifest, Method, Prompt
 from .runner import Runner, clear_failure, missing, unfit
@@ -73,16 +73,12 @@ class _Plan:
 
     peer_choice: PeerChoice
     contenders: list[Contender]
-    peers: list[Method]
+    peers: list[PeerRow]
     skipped: dict[str, str]
 
     @property
     def methods(self) -> list[Method]:
-        return [contender.method for contender in self.contenders] + self.peers
-
-    def drafter_of(self, peer: Method) -> Path | None:
-        """The file of a peer that drafts with one of the given drafters."""
-        return next((drafter.path for drafter in self.peer_choice.drafters if drafter.path.name == peer.drafter), None)
+        return [contender.method for contender in self.contenders] + [row.method for row in self.peers]
 
 
 def evaluate(request: Request, command: Sequence[str]) -> None:
@@ -127,7 +123,7 @@ def evaluate(request: Request, command: Sequence[str]) -> None:
         engines: dict[str, Engine] = {plan.contenders[0].method.name: plain}
         for contender in plan.contenders[1:]:
             engines[contender.method.name] = loader.load(contender)
-        for peer in plan.peers:
+        for row in plan.peers:
             options = PeerOptions(
                 target=request.model,
                 choice=plan.peer_choice,
@@ -135,9 +131,9 @@ def evaluate(request: Request, command: Sequence[str]) -> None:
                 context=plain.llm.n_ctx,
                 writing=_writing(request),
                 gpu=device.startswith("cuda") and device != "cuda-emulated",
-                drafter=plan.drafter_of(peer),
+                drafter=row.drafter,
             )
-            engines[peer.name] = peers.load_peer(peer, options, tokenizer)
+            engines[row.method.name] = peers.load_peer(row.method, options, tokenizer)
         if found is None:
             found = Manifest(
                 version=frspec_cpp.__version__,
@@ -186,19 +182,34 @@ def _plan(request: Request, tokenizer: _core.Tokenizer) -> _Plan:
     # Given customs alone are all that is asked for.
     own = [] if asked is None and request.custom else None if asked is None else [n for n in asked if n in KINDS]
     contenders = make_contenders(own, choice) + [custom(text, choice) for text in request.custom]
-    check_names(contenders)
-    found: list[Method] = []
+    found: list[PeerRow] = []
     skipped: dict[str, str] = {}
     peer_choice = PeerChoice(choice.drafters, request.draft_max, request.server, request.hf_target, request.hf_drafter)
-    for name in dict.fromkeys(name for name in [*(asked or ()), *request.peers] if name in peers.KINDS):
-        methods = peers.peer_methods(name, peer_choice)
-        if isinstance(methods, str):
-            skipped[name] = methods
+    kinds = list(dict.fromkeys(name for name in [*(asked or ()), *request.peers] if name in peers.KINDS))
+    _check_read(request, kinds)
+    for name in kinds:
+        rows = peers.peer_rows(name, peer_choice)
+        if isinstance(rows, str):
+            skipped[name] = rows
         elif (reason := peers.unsupported_sampling(request.writing)) is not None:
             skipped[name] = reason
         else:
-            found += methods
-    return _Plan(peer_choice, contenders, found, skipped)
+            found += rows
+    plan = _Plan(peer_choice, contenders, found, skipped)
+    check_names(plan.methods)
+    return plan
+
+
+def _check_read(request: Request, kinds: Sequence[str]) -> None:
+    given = {
+        "--draft-max": request.draft_max,
+        "--llama-server": request.server,
+        "--hf-target": request.hf_target,
+        "--hf-drafter": request.hf_drafter,
+    }
+    for option, readers in peers.READERS.items():
+        if given[option] and not set(readers) & set(kinds):
+            raise ValueError(f"{option}: none of the methods uses it, expected some of {', '.join(readers)}")
 
 
 def _settings(request: Request) -> dict[str, Any]:
@@ -226,8 +237,8 @@ def _files(request: Request, plan: _Plan) -> list[Path]:
     for contender in plan.contenders:
         given = (contender.options.get(name) for name in ("drafter", "ranks", "sketch"))
         paths += [Path(path) for path in given if path and path != OWN_DRAFTER]
-    paths += [plan.drafter_of(peer) for peer in plan.peers]
-    if any(method.kind.startswith("transformers") for method in plan.peers):
+    paths += [row.drafter for row in plan.peers]
+    if any(row.method.kind.startswith("transformers") for row in plan.peers):
         paths += [request.hf_target, request.hf_drafter]
     return list(dict.fromkeys(path for path in paths if path is not None))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ... import _core
 from .engines import Text
-from .peer_rows import LOOKUP_NGRAM, LOOKUP_SETTINGS, LOOKUP_TOKENS, PeerOptions, absent, engine_name
+from .peer_rows import LOOKUP_NGRAM, LOOKUP_SETTINGS, LOOKUP_TOKENS, PeerOptions, PeerRow, absent, engine_name
 from .peer_texts import collect, named, text_of
 from .records import Method
 
@@ -17,12 +17,12 @@ from .records import Method
 KINDS = {"llama.cpp": "llama-cpp-python, plain", "llama.cpp-lookup": "its prompt lookup"}
 
 
-def llama_cpp_methods(kind: str) -> list[Method] | str:
+def llama_cpp_rows(kind: str) -> list[PeerRow] | str:
     """The row of a kind, or why it must be skipped."""
     if (reason := absent("llama_cpp")) is not None:
         return reason
     settings: dict[str, Any] = dict(LOOKUP_SETTINGS) if kind == "llama.cpp-lookup" else {}
-    return [Method(kind, kind, engine=engine_name("llama-cpp-python"), settings=settings, exact=False)]
+    return [PeerRow(Method(kind, kind, engine=engine_name("llama-cpp-python"), settings=settings, exact=False))]
 
 
 class LlamaCpp:

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from ... import _core
 from .engines import Text
-from .peer_rows import PeerChoice, PeerOptions, drafted_rows
+from .peer_rows import PeerChoice, PeerOptions, PeerRow, drafted_rows
 from .peer_texts import SAMPLING, collect, named, text_of
 from .records import Method
 
@@ -35,7 +35,8 @@ KINDS = {
     "llama-server-ngram-mod": "likewise",
     "llama-server-ngram-cache": "likewise",
 }
-_DRAFTED = {"llama-server-draft": ("draft-simple", "model"), "llama-server-eagle3": ("draft-eagle3", "eagle3")}
+#: Those with a drafter: what the server calls it, and which kind of drafter it is.
+DRAFTED = {"llama-server-draft": ("draft-simple", "model"), "llama-server-eagle3": ("draft-eagle3", "eagle3")}
 DRAFT_MAX = 3  # tokens drafted at once: the server's own default
 
 _START_SECONDS = 900.0  # that loading a model may take
@@ -43,7 +44,7 @@ _TEXT_SECONDS = 3600.0  # that a text may take
 _STOP_SECONDS = 10.0  # that the server has to end by itself
 
 
-def server_methods(kind: str, choice: PeerChoice) -> list[Method] | str:
+def server_rows(kind: str, choice: PeerChoice) -> list[PeerRow] | str:
     """The rows of a kind, one for each drafter that fits and each number of tokens; or why it must be skipped.
 
     Raises:
@@ -53,10 +54,10 @@ def server_methods(kind: str, choice: PeerChoice) -> list[Method] | str:
     program = find_server(choice.server)
     if program is None:
         return f"found no program '{PROGRAM}' in PATH; --llama-server names one"
-    spec, wanted = _DRAFTED.get(kind, (kind.removeprefix(f"{PROGRAM}-") if kind != PROGRAM else "none", None))
+    spec, wanted = DRAFTED.get(kind, (kind.removeprefix(f"{PROGRAM}-") if kind != PROGRAM else "none", None))
     row = Method(kind, kind, engine=f"llama.cpp {_version(program)}", settings={"spec_type": spec}, exact=False)
     if wanted is None:
-        return [row]
+        return [PeerRow(row)]
     fit = [drafter for drafter in choice.drafters if drafter.kind == wanted]
     return drafted_rows(row, fit, choice, KINDS[kind], "n_max", DRAFT_MAX)
 
@@ -89,7 +90,7 @@ class LlamaServer:
     """A running server.
 
     Args:
-        method: A row of `server_methods`.
+        method: A row of `server_rows`.
         options: What peers are started with.
         tokenizer: The target's.
 

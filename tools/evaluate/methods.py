@@ -239,9 +239,9 @@ def custom(text: str, choice: Choice) -> Contender:
     return Contender(method, options, drafts[draft])
 
 
-def check_names(contenders: Sequence[Contender]) -> None:
-    """Raises ValueError where two contenders have one name."""
-    names = [contender.method.name for contender in contenders]
+def check_names(methods: Sequence[Method]) -> None:
+    """Raises ValueError where two methods have one name."""
+    names = [method.name for method in methods]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"found two methods of the name '{name}', expected different names")
@@ -256,5 +256,5 @@ def _with_unique_names(contenders: list[Contender]) -> list[Contender]:
         if names.count(method.name) > 1 and method.drafter is not None:
             method = replace(method, name=f"{method.name} {Path(method.drafter).stem}")
         unique.append(replace(contender, method=method))
-    check_names(unique)
+    check_names([contender.method for contender in unique])
     return unique

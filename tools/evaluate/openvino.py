@@ -13,15 +13,16 @@ import numpy as np
 
 from ... import _core
 from .engines import Text
-from .peer_rows import PeerChoice, PeerOptions, absent, drafted_rows, engine_name
+from .peer_rows import PeerChoice, PeerOptions, PeerRow, absent, drafted_rows, engine_name
 from .peer_texts import Passes, collect, ends_of, named, text_of
 from .records import Method
 
+DRAFTED = "openvino-draft"
 #: What each kind is.
 KINDS = {
     "openvino": "OpenVINO GenAI, plain",
     "openvino-lookup": "its prompt lookup",
-    "openvino-draft": "it with a language model of -d that has the target's vocabulary and drafts --draft-max tokens",
+    DRAFTED: "it with a language model of -d that has the target's vocabulary and drafts --draft-max tokens",
 }
 # Its own samples' values: there is no default.
 ASSISTANT_TOKENS = 5
@@ -30,7 +31,7 @@ LOOKUP_NGRAM = 3
 _DEVICE = "CPU"
 
 
-def openvino_methods(kind: str, choice: PeerChoice) -> list[Method] | str:
+def openvino_rows(kind: str, choice: PeerChoice) -> list[PeerRow] | str:
     """The rows of a kind, one for each drafter that fits and each number of tokens; or why it must be skipped.
 
     Raises:
@@ -39,14 +40,13 @@ def openvino_methods(kind: str, choice: PeerChoice) -> list[Method] | str:
     """
     if (reason := absent("openvino_genai", "openvino")) is not None:
         return reason
-    with named(f"--methods {kind}"):
+    with named(kind):
         settings = _types()
-    row = Method(kind, kind, engine=engine_name("openvino-genai"), settings=settings, exact=False)
-    if kind == "openvino":
-        return [row]
     if kind == "openvino-lookup":
         settings |= {"num_assistant_tokens": ASSISTANT_TOKENS, "max_ngram_size": LOOKUP_NGRAM}
-        return [row]
+    row = Method(kind, kind, engine=engine_name("openvino-genai"), settings=settings, exact=False)
+    if kind != DRAFTED:
+        return [PeerRow(row)]
     # It refuses a draft model of another vocabulary.
     fit = [drafter for drafter in choice.drafters if drafter.kind == "model" and drafter.same_vocabulary]
     return drafted_rows(row, fit, choice, KINDS[kind], "num_assistant_tokens", ASSISTANT_TOKENS)
@@ -56,12 +56,12 @@ class OpenVino:
     """A pipeline of OpenVINO GenAI, on the processor.
 
     Args:
-        method: A row of `openvino_methods`.
+        method: A row of `openvino_rows`.
         options: What peers are started with.
         tokenizer: The target's.
 
     Raises:
-        RuntimeError: It cannot read a file; the message names the architecture and the types of tensors in it.
+        RuntimeError: It cannot read or convert a file; the message names the architecture and the types of its tensors.
     """
 
     def __init__(self, method: Method, options: PeerOptions, tokenizer: _core.Tokenizer) -> None:
@@ -77,14 +77,14 @@ class OpenVino:
         more: dict[str, Any] = {"scheduler_config": scheduler, "INFERENCE_NUM_THREADS": options.threads}
         if method.kind == "openvino-lookup":
             more["prompt_lookup"] = True
-        elif method.kind == "openvino-draft" and options.drafter is not None:
+        elif method.kind == DRAFTED and options.drafter is not None:
             more["draft_model"] = self._draft_model(options.drafter, options.threads)
         with named(f"cannot read {_told(options.target)}"):
             self._pipeline = self._genai.LLMPipeline(str(options.target), _DEVICE, **more)
 
     def _draft_model(self, path: Path, threads: int) -> Any:
         """A draft model cannot be a GGUF file: it is converted, into a folder that is gone once it is loaded."""
-        with tempfile.TemporaryDirectory() as folder, named(f"cannot read {_told(path)}"):
+        with tempfile.TemporaryDirectory() as folder, named(f"cannot convert or load {_told(path)}"):
             link = Path(folder) / path.name
             link.symlink_to(path.resolve())
             self._genai.LLMPipeline(str(link), _DEVICE, enable_save_ov_model=True)

@@ -36,6 +36,19 @@ class PeerChoice:
 
 
 @dataclass(frozen=True)
+class PeerRow:
+    """A row of the tables that a peer fills.
+
+    Attributes:
+        method: The row.
+        drafter: GGUF file that it drafts with, one of the given ones; None: it drafts with none of them.
+    """
+
+    method: Method
+    drafter: Path | None = None
+
+
+@dataclass(frozen=True)
 class PeerOptions:
     """What peers are started with.
 
@@ -46,7 +59,7 @@ class PeerOptions:
         context: Tokens that prompt and text may have together.
         writing: Keyword arguments of `LLM.generate` for all methods.
         gpu: Whether they may use one.
-        drafter: GGUF file of the method's drafter, where it drafts with one of the given ones.
+        drafter: As the row has it.
     """
 
     target: Path
@@ -65,7 +78,7 @@ def drafted_rows(
     expected: str,
     number: str | None = None,
     default: int = 0,
-) -> list[Method]:
+) -> list[PeerRow]:
     """A row like `row` for each drafter that fits and each number of tokens.
 
     Args:
@@ -81,15 +94,16 @@ def drafted_rows(
     """
     if not fit:
         found = "; ".join(drafter.describe() for drafter in choice.drafters) or "no drafter"
-        raise ValueError(f"--methods {row.kind}: found {found}; expected {expected}")
+        raise ValueError(f"{row.kind}: found {found}; expected {expected}")
     asked = choice.draft_max if number else ()
-    methods = []
+    rows = []
     for drafter in fit:
         for most in asked or [default]:
             name = row.name + (f" {drafter.path.stem}" if len(fit) > 1 else "") + (f" n-max {most}" if asked else "")
             settings = {**row.settings, **({number: most} if number else {})}
-            methods.append(replace(row, name=name, drafter=drafter.path.name, settings=settings))
-    return methods
+            method = replace(row, name=name, drafter=drafter.path.name, settings=settings)
+            rows.append(PeerRow(method, drafter.path))
+    return rows
 
 
 def absent(*packages: str) -> str | None:

@@ -11,15 +11,22 @@ from typing import Any
 from ... import _core
 from . import hf_transformers, llama_cpp, llama_server, openvino
 from .engines import Engine
-from .peer_rows import PeerChoice, PeerOptions
+from .peer_rows import PeerChoice, PeerOptions, PeerRow
 from .peer_texts import SAMPLING, named
 from .records import Method
 
 #: What each kind is.
 KINDS = {**llama_cpp.KINDS, **llama_server.KINDS, **openvino.KINDS, **hf_transformers.KINDS}
+#: Which kinds read an option that is for peers alone.
+READERS = {
+    "--draft-max": (*llama_server.DRAFTED, openvino.DRAFTED),
+    "--llama-server": tuple(llama_server.KINDS),
+    "--hf-target": tuple(hf_transformers.KINDS),
+    "--hf-drafter": (hf_transformers.ASSISTED,),
+}
 
 
-def peer_methods(kind: str, choice: PeerChoice) -> list[Method] | str:
+def peer_rows(kind: str, choice: PeerChoice) -> list[PeerRow] | str:
     """The rows of a kind of peer, or why it must be skipped.
 
     Raises:
@@ -28,12 +35,12 @@ def peer_methods(kind: str, choice: PeerChoice) -> list[Method] | str:
         RuntimeError: It is installed, and does not answer.
     """
     if kind in llama_cpp.KINDS:
-        return llama_cpp.llama_cpp_methods(kind)
+        return llama_cpp.llama_cpp_rows(kind)
     if kind in llama_server.KINDS:
-        return llama_server.server_methods(kind, choice)
+        return llama_server.server_rows(kind, choice)
     if kind in openvino.KINDS:
-        return openvino.openvino_methods(kind, choice)
-    return hf_transformers.transformers_methods(kind, choice)
+        return openvino.openvino_rows(kind, choice)
+    return hf_transformers.transformers_rows(kind, choice)
 
 
 def unsupported_sampling(writing: dict[str, Any]) -> str | None:
@@ -46,7 +53,7 @@ def unsupported_sampling(writing: dict[str, Any]) -> str | None:
 
 
 def load_peer(method: Method, options: PeerOptions, tokenizer: _core.Tokenizer) -> Engine:
-    """The engine of a row of `peer_methods`.
+    """The engine of a row of `peer_rows`.
 
     Raises:
         RuntimeError: The package or the model cannot be loaded; the message names the method.

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from frspec_cpp.texts import TextRequest
+
+if TYPE_CHECKING:
+    from ray.serve.request_router import ReplicaResult  # no part of Ray's public interface
 
 _BEGINNING = 128  # tokens of a prompt that say what it begins with, where no key does: two pages
 
@@ -53,12 +58,15 @@ class ByBeginning(RequestRouter):
         self._sent: dict[str, ReplicaID] = {}  # by request: who answers it
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
-        """A replica has taken a request."""
-        self._sent[pending_request.metadata.internal_request_id] = replica_id
+        """A replica has taken a request.
 
-    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        """A request has been answered, has failed, or was not taken."""
-        self._sent.pop(internal_request_id, None)
+        The result that is handed over tells when the text ends, however it does. Ray's `on_request_completed` would
+        not do: it comes before this where a text ends at once, and for each replica that did not take the request.
+        """
+        request = pending_request.metadata.internal_request_id
+        self._sent[request] = replica_id
+        loop = asyncio.get_running_loop()  # results tell it from threads of their own
+        result.add_done_callback(lambda _: loop.call_soon_threadsafe(self._sent.pop, request, None))
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None

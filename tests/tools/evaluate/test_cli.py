@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 import pytest
 from evaluations import lines
 from frspec_cpp.tools.evaluate import cli, engines, job
+from frspec_cpp.tools.evaluate.peer_rows import PeerChoice, PeerOptions, PeerRow, drafted_rows
 from frspec_cpp.tools.evaluate.prompts import Question
+from frspec_cpp.tools.evaluate.records import Method
 from frspec_cpp.tools.evaluate.storage import read_manifest, read_runs
 from tiny_pair import TinyPair, make_tiny_pair
 
@@ -225,12 +229,65 @@ def test_long_prompts_keep_their_end() -> None:
     assert [prompt.text for prompt in prompts] == [texts[0], "\u2026" + "-" * 1997 + "end"]
 
 
+def rows_of_models(kind: str, choice: PeerChoice) -> list[PeerRow]:
+    """As a peer has them that drafts with language models and is always there."""
+    models = [drafter for drafter in choice.drafters if drafter.kind == "model"]
+    return drafted_rows(Method(kind, kind), models, choice, "a language model", "n_max")
+
+
+def call_peer(pair: TinyPair, prompts: Path, output: Path, drafters: Sequence[Path], *more: str) -> int:
+    """Plain decoding, and a peer."""
+    return cli.main(
+        ["-m", str(pair.target_gguf), "-d", *map(str, drafters), "--prompts", str(prompts), "-o", str(output), "-q",
+         "--methods", "plain", "--peers", "llama-server-draft", *more]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        (["--draft-max", "3", "3"], "llama-server-draft n-max 3"),
+        (["-d", "{0}", "{1}"], "llama-server-draft same"),
+        (["--custom", "llama-server-draft="], "llama-server-draft"),
+    ],
+)
+def test_peers_of_one_name(
+    more: list[str], name: str, pair: TinyPair, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    files = [tmp_path / folder / "same.gguf" for folder in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        shutil.copy(pair.target_gguf, file)
+    monkeypatch.setattr(job.peers, "peer_rows", rows_of_models)
+    assert call_peer(pair, prompts, tmp_path / "r", files[:1], *(text.format(*files) for text in more)) == 1
+    assert f"found two methods of the name '{name}', expected different names" in capsys.readouterr().err
+
+
+def test_a_peer_drafts_with_its_own_file(
+    pair: TinyPair, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not with another one of the same name."""
+
+    def loads(method: Method, options: PeerOptions, tokenizer: Any) -> None:
+        raise RuntimeError(f"drafts with {options.drafter}")
+
+    files = [tmp_path / folder / "same.gguf" for folder in ("a", "b")]
+    for file, source in zip(files, (pair.drafter_gguf, pair.target_gguf), strict=True):
+        file.parent.mkdir()
+        shutil.copy(source, file)
+    monkeypatch.setattr(job.peers, "peer_rows", rows_of_models)
+    monkeypatch.setattr(job.peers, "load_peer", loads)
+    assert call_peer(pair, prompts, tmp_path / "r", files) == 1
+    assert f"drafts with {files[1]}" in capsys.readouterr().err
+
+
 def test_absent_peers_are_skipped_by_name(
     pair: TinyPair, prompts: Path, tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     reason = "the 'llama_cpp' package is not installed"
-    monkeypatch.setattr(job.peers, "peer_methods", lambda kind, choice: reason)
+    monkeypatch.setattr(job.peers, "peer_rows", lambda kind, choice: reason)
     assert call(pair, prompts, tmp_path / "r", methods="plain,heads,llama.cpp") == 0
     assert read_manifest(tmp_path / "r").skipped == {"llama.cpp": reason}
     assert f"llama.cpp is skipped: {reason}" in capsys.readouterr().err
@@ -248,6 +305,12 @@ def test_absent_peers_are_skipped_by_name(
             ["--template", "never", "--methods", "transformers", "heads", "--hf-target", "no"],
             "--hf-target no: found no",
         ),
+        (
+            ["--draft-max", "3", "--methods", "heads"],
+            "--draft-max: none of the methods uses it, expected some of llama-s",
+        ),
+        (["--peers", "transformers", "--hf-drafter", "no"], "--hf-drafter: none of the methods uses it, expected s"),
+        (["--llama-server", "no"], "--llama-server: none of the methods uses it"),
         (["--head", "ranked:0", "--methods", "heads"], "method 'ranked:0': head: found 'ranked:0'"),
         (["--temp", "nan"], "temperature: found nan, expected a finite number"),
         (["--temp", "inf"], "temperature: found inf"),

@@ -14,7 +14,7 @@ import pytest
 from frspec_cpp.tools.evaluate import llama_server
 from frspec_cpp.tools.evaluate.cli import main
 from frspec_cpp.tools.evaluate.drafters import DrafterFile
-from frspec_cpp.tools.evaluate.llama_server import KINDS, LlamaServer, server_methods
+from frspec_cpp.tools.evaluate.llama_server import KINDS, LlamaServer, server_rows
 from frspec_cpp.tools.evaluate.peer_rows import PeerChoice, PeerOptions
 from frspec_cpp.tools.evaluate.peers import load_peer
 from frspec_cpp.tools.evaluate.records import Method
@@ -46,9 +46,9 @@ def options_of(binary: Path, drafter: Path | None = None, **writing: Any) -> Pee
 def load(binary: Path, kind: str = "llama-server", **writing: Any) -> LlamaServer:
     drafter = {"llama-server-draft": MODEL.path, "llama-server-eagle3": EAGLE.path}.get(kind)
     options = options_of(binary, drafter, **writing)
-    methods = server_methods(kind, options.choice)
-    assert not isinstance(methods, str)
-    peer = load_peer(methods[0], options, TOKENIZER)
+    rows = server_rows(kind, options.choice)
+    assert not isinstance(rows, str)
+    peer = load_peer(rows[0].method, options, TOKENIZER)
     assert isinstance(peer, LlamaServer)
     return peer
 
@@ -107,32 +107,33 @@ def test_speculation(kind: str, binary: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_rows(binary: Path) -> None:
-    plain = server_methods("llama-server", PeerChoice(server=binary))
-    assert isinstance(plain, list)
-    assert (plain[0].name, plain[0].engine, plain[0].exact) == ("llama-server", "llama.cpp 9.9 (build 7)", False)
-    other = DrafterFile(Path("/models/other.gguf"), "model", 500, same_vocabulary=False)
-    rows = server_methods("llama-server-draft", PeerChoice([MODEL, EAGLE, other], [2, 5], binary))
+    rows = server_rows("llama-server", PeerChoice(server=binary))
     assert isinstance(rows, list)
-    assert {row.name: (row.drafter, row.settings["n_max"]) for row in rows} == {
-        f"llama-server-draft {name} n-max {most}": (f"{name}.gguf", most)
+    plain = rows[0].method
+    assert (plain.name, plain.engine, plain.exact) == ("llama-server", "llama.cpp 9.9 (build 7)", False)
+    other = DrafterFile(Path("/models/other.gguf"), "model", 500, same_vocabulary=False)
+    rows = server_rows("llama-server-draft", PeerChoice([MODEL, EAGLE, other], [2, 5], binary))
+    assert isinstance(rows, list)
+    assert {row.method.name: (row.method.drafter, row.drafter, row.method.settings["n_max"]) for row in rows} == {
+        f"llama-server-draft {name} n-max {most}": (f"{name}.gguf", Path(f"/models/{name}.gguf"), most)
         for name in ("small", "other")
         for most in (2, 5)
     }
     with pytest.raises(ValueError, match=r"llama-server-eagle3: found small\.gguf is a language model .*; expected"):
-        server_methods("llama-server-eagle3", PeerChoice([MODEL], server=binary))
+        server_rows("llama-server-eagle3", PeerChoice([MODEL], server=binary))
     with pytest.raises(ValueError, match="llama-server-draft: found no drafter"):
-        server_methods("llama-server-draft", PeerChoice(server=binary))
+        server_rows("llama-server-draft", PeerChoice(server=binary))
 
 
 def test_no_program(tmp_path: Path, binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert server_methods("llama-server", PeerChoice()) == (
+    assert server_rows("llama-server", PeerChoice()) == (
         "found no program 'llama-server' in PATH; --llama-server names one"
     )
     with pytest.raises(FileNotFoundError, match=r"--llama-server .*absent: found no such program"):
-        server_methods("llama-server", PeerChoice(server=tmp_path / "absent"))
+        server_rows("llama-server", PeerChoice(server=tmp_path / "absent"))
     monkeypatch.setenv("PATH", f"{binary.parent}:/bin:/usr/bin")
-    assert isinstance(server_methods("llama-server", PeerChoice()), list)
+    assert isinstance(server_rows("llama-server", PeerChoice()), list)
 
 
 def test_a_server_that_does_not_start(binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

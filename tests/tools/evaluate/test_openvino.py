@@ -16,7 +16,8 @@ from frspec_cpp.tools.convert import convert
 from frspec_cpp.tools.evaluate.drafters import DrafterFile
 from frspec_cpp.tools.evaluate.openvino import OpenVino
 from frspec_cpp.tools.evaluate.peer_rows import PeerChoice, PeerOptions
-from frspec_cpp.tools.evaluate.peers import load_peer, peer_methods
+from frspec_cpp.tools.evaluate.peers import load_peer, peer_rows
+from frspec_cpp.tools.evaluate.records import Method
 from tiny_pair import TinyPair, make_tiny_pair
 
 import frspec_cpp
@@ -102,31 +103,37 @@ def load(kind: str, pair: TinyPair, tokenizer: Any, draft_max: Sequence[int] = (
         threads=2, context=128, gpu=False, drafter=pair.target_gguf if kind == "openvino-draft" else None,
         writing={"max_tokens": 8, "ignore_eos": True, "temperature": 0.0, "seed": 5, **writing},
     )  # fmt: skip
-    methods = peer_methods(kind, options.choice)
-    assert not isinstance(methods, str), methods
-    peer = load_peer(methods[0], options, tokenizer)
+    rows = peer_rows(kind, options.choice)
+    assert not isinstance(rows, str), rows
+    peer = load_peer(rows[0].method, options, tokenizer)
     assert isinstance(peer, OpenVino)
     return peer
 
 
+def methods_of(kind: str, choice: PeerChoice) -> list[Method]:
+    rows = peer_rows(kind, choice)
+    assert not isinstance(rows, str), rows
+    return [row.method for row in rows]
+
+
 def test_rows(openvino: Any) -> None:
     types = {"compute_type": "f32", "kv_cache_type": "u8"}
-    (plain,) = peer_methods("openvino", PeerChoice())
+    (plain,) = methods_of("openvino", PeerChoice())
     assert (plain.name, plain.settings, plain.drafter, plain.exact) == ("openvino", types, None, False)
     assert plain.engine.startswith("openvino-genai ")
-    (lookup,) = peer_methods("openvino-lookup", PeerChoice())
+    (lookup,) = methods_of("openvino-lookup", PeerChoice())
     assert lookup.settings == {**types, "num_assistant_tokens": 5, "max_ngram_size": 3}
     small = DrafterFile(Path("/m/small.gguf"), "model", 1000)
     other = DrafterFile(Path("/m/other.gguf"), "model", 500, same_vocabulary=False)
-    (row,) = peer_methods("openvino-draft", PeerChoice([small, other]))
+    (row,) = methods_of("openvino-draft", PeerChoice([small, other]))
     assert (row.name, row.drafter, row.settings["num_assistant_tokens"]) == ("openvino-draft", "small.gguf", 5)
-    rows = peer_methods("openvino-draft", PeerChoice([small], [2, 4]))
+    rows = methods_of("openvino-draft", PeerChoice([small], [2, 4]))
     assert [row.name for row in rows] == ["openvino-draft n-max 2", "openvino-draft n-max 4"]
     assert [row.settings["num_assistant_tokens"] for row in rows] == [2, 4]
     with pytest.raises(
         ValueError, match=r"openvino-draft: found other\.gguf is a language model with another voc.*; exp"
     ):
-        peer_methods("openvino-draft", PeerChoice([other]))
+        peer_rows("openvino-draft", PeerChoice([other]))
 
 
 def test_a_package_that_cannot_be_asked(openvino: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,8 +141,8 @@ def test_a_package_that_cannot_be_asked(openvino: Any, monkeypatch: pytest.Monke
         raise ImportError("libopenvino.so: no such file")
 
     monkeypatch.setattr(sys.modules["openvino"], "Core", fails)
-    with pytest.raises(RuntimeError, match=r"^--methods openvino: ImportError: libopenvino\.so: no such file$"):
-        peer_methods("openvino", PeerChoice())
+    with pytest.raises(RuntimeError, match=r"^openvino: ImportError: libopenvino\.so: no such file$"):
+        peer_rows("openvino", PeerChoice())
 
 
 def test_plain(openvino: Any, pair: TinyPair) -> None:
@@ -197,8 +204,9 @@ def test_a_file_that_it_does_not_read(
         raise RuntimeError("Exception from gguf.cpp:42:\n[load_gguf] gguf_tensor_to_f16 failed")
 
     monkeypatch.setattr(FakePipeline, "__init__", fails)
+    failed = "cannot convert or load" if kind == "openvino-draft" else "cannot read"
     expected = (
-        rf"^method '{kind}': cannot be loaded: cannot read {pair.target_gguf.name} \(architecture 'llama', "
+        rf"^method '{kind}': cannot be loaded: {failed} {pair.target_gguf.name} \(architecture 'llama', "
         r"tensors of F32\): .*gguf_tensor_to_f16 failed$"
     )
     with pytest.raises(RuntimeError, match=expected):
@@ -229,6 +237,10 @@ def test_the_real_one_writes_the_same_as_we_do(kind: str, real: TinyPair) -> Non
     ending = SimpleNamespace(size=400, is_eog=lambda token: token == expected.tokens[5])
     text = load(kind, real, ending, ignore_eos=False).write(PROMPT, traced=False)
     assert (text.tokens, text.finish_reason) == (expected.tokens[:5], "stop")
+    # A pass for each token behind the first, the end's included; drafts give several at once.
+    assert text.steps is not None
+    assert text.step_tokens == 5
+    assert text.steps < 5 if kind == "openvino-draft" else text.steps == 5
 
 
 def test_the_real_one_refuses_types(real: TinyPair, pair: TinyPair) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import convert
-from frspec_cpp.tools.evaluate.drafters import DrafterFile
+from frspec_cpp.tools.evaluate.drafters import DrafterFile, look_at
 from frspec_cpp.tools.evaluate.engines import Engine
 from frspec_cpp.tools.evaluate.hf_transformers import KINDS as TRANSFORMERS
 from frspec_cpp.tools.evaluate.hf_transformers import Transformers
 from frspec_cpp.tools.evaluate.llama_cpp import LlamaCpp
-from frspec_cpp.tools.evaluate.peer_rows import PeerChoice, PeerOptions
-from frspec_cpp.tools.evaluate.peers import load_peer, peer_methods, unsupported_sampling
+from frspec_cpp.tools.evaluate.peer_rows import PeerChoice, PeerOptions, PeerRow
+from frspec_cpp.tools.evaluate.peers import load_peer, peer_rows, unsupported_sampling
 from frspec_cpp.tools.evaluate.records import Method
 from tiny_pair import TinyPair, make_tiny_pair
 
@@ -85,9 +85,9 @@ def options_of(pair: TinyPair, **writing: Any) -> PeerOptions:
 
 def load(kind: str, options: PeerOptions, tokenizer: _core.Tokenizer) -> Engine:
     """The first row's."""
-    methods = peer_methods(kind, options.choice)
-    assert not isinstance(methods, str), methods
-    return load_peer(methods[0], options, tokenizer)
+    rows = peer_rows(kind, options.choice)
+    assert not isinstance(rows, str), rows
+    return load_peer(rows[0].method, options, tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -103,22 +103,30 @@ def load(kind: str, options: PeerOptions, tokenizer: _core.Tokenizer) -> Engine:
 def test_absent_packages_are_named(kind: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else real("json"))
-    assert peer_methods(kind, PeerChoice()) == f"the '{package}' package is not installed"
+    assert peer_rows(kind, PeerChoice()) == f"the '{package}' package is not installed"
 
 
 def test_folders_that_are_none(pair: TinyPair, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--hf-target .*found no config\.json"):
-        peer_methods("transformers", PeerChoice(hf_target=tmp_path))
+        peer_rows("transformers", PeerChoice(hf_target=tmp_path))
     with pytest.raises(ValueError, match=r"--hf-drafter .*found no config\.json"):
-        peer_methods("transformers-assisted", PeerChoice(hf_target=pair.target, hf_drafter=tmp_path))
+        peer_rows("transformers-assisted", PeerChoice(hf_target=pair.target, hf_drafter=tmp_path))
 
 
 def test_rows_of_peers(llama_cpp: None) -> None:
-    (method,) = peer_methods("llama.cpp-lookup", PeerChoice())
+    (row,) = peer_rows("llama.cpp-lookup", PeerChoice())
+    assert isinstance(row, PeerRow)
+    method = row.method
     assert method.name == "llama.cpp-lookup"
     assert method.engine.startswith("llama-cpp-python ")
     assert not method.exact
     assert method.settings == {"lookup_tokens": 10, "lookup_ngram": 2}
+
+
+def told(rows: list[PeerRow] | str) -> list[tuple[Any, ...]]:
+    """What tells rows from one another."""
+    assert not isinstance(rows, str), rows
+    return [(row.method.name, row.method.drafter, row.method.settings, row.drafter) for row in rows]
 
 
 def test_assistants(pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,17 +137,17 @@ def test_assistants(pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
         DrafterFile(Path("/m/eagle.gguf"), "eagle3", 1000),
         DrafterFile(Path("/m/other.gguf"), "model", 500, same_vocabulary=False),
     ]
-    rows = peer_methods("transformers-assisted", PeerChoice(drafters, draft_max=[3]))
-    assert [(row.name, row.drafter, row.settings) for row in rows] == [
-        ("transformers-assisted small", "small.gguf", {"weights": "float32"}),
-        ("transformers-assisted other", "other.gguf", {"weights": "float32"}),
+    rows = peer_rows("transformers-assisted", PeerChoice(drafters, draft_max=[3]))
+    assert told(rows) == [
+        ("transformers-assisted small", "small.gguf", {"weights": "float32"}, Path("/m/small.gguf")),
+        ("transformers-assisted other", "other.gguf", {"weights": "float32"}, Path("/m/other.gguf")),
     ]
-    rows = peer_methods("transformers-assisted", PeerChoice(drafters, hf_target=pair.target, hf_drafter=pair.target))
-    assert [(row.name, row.drafter, row.settings) for row in rows] == [("transformers-assisted", "target", {})]
+    rows = peer_rows("transformers-assisted", PeerChoice(drafters, hf_target=pair.target, hf_drafter=pair.target))
+    assert told(rows) == [("transformers-assisted", "target", {}, None)]
     with pytest.raises(ValueError, match=r"transformers-assisted: found eagle\.gguf is an EAGLE-3 drafter.*; expected"):
-        peer_methods("transformers-assisted", PeerChoice(drafters[1:2]))
+        peer_rows("transformers-assisted", PeerChoice(drafters[1:2]))
     with pytest.raises(ValueError, match="transformers-assisted: found no drafter; expected"):
-        peer_methods("transformers-assisted", PeerChoice())
+        peer_rows("transformers-assisted", PeerChoice())
 
 
 def test_sampling_that_others_mean_otherwise() -> None:
@@ -275,6 +283,34 @@ def test_an_assistant_of_another_vocabulary(pair: TinyPair, tmp_path: Path) -> N
     assert isinstance(peer, Transformers)
     assert set(peer._extra) == {"assistant_model", "tokenizer", "assistant_tokenizer"}
     assert peer.write(PROMPT, traced=False).tokens == llm.generate(PROMPT, max_tokens=8, ignore_eos=True).tokens
+
+
+def vocabulary_swapped(source: Path, folder: Path) -> Path:
+    """A copy of a checkpoint whose vocabulary has two tokens the other way round."""
+    shutil.copytree(source, folder)
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    first, second = (next(text for text, number in vocabulary.items() if number == wanted) for wanted in (50, 51))
+    vocabulary[first], vocabulary[second] = 51, 50
+    file.write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("source", ["checkpoint", "gguf"])
+def test_an_assistant_of_another_vocabulary_of_the_same_size(source: str, pair: TinyPair, tmp_path: Path) -> None:
+    """It would take its tokens for the target's."""
+    pytest.importorskip("accelerate")
+    folder = vocabulary_swapped(pair.target, tmp_path / "swapped")
+    options = options_of(pair)
+    options = replace(options, choice=replace(options.choice, hf_drafter=folder))
+    tokenizer = _core.Tokenizer(str(pair.target_gguf))
+    if source == "gguf":
+        convert(folder, tmp_path / "swapped.gguf", "f32", quiet=True)
+        choice = PeerChoice([look_at(tmp_path / "swapped.gguf", tokenizer)], hf_target=pair.target)
+        options = replace(options, choice=choice, drafter=tmp_path / "swapped.gguf")
+    with pytest.raises(RuntimeError, match=r": swapped.*: found another vocabulary than the target's; both have 400 t"):
+        load("transformers-assisted", options, tokenizer)
 
 
 @pytest.fixture(scope="module")
