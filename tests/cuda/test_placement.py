@@ -102,7 +102,8 @@ def test_every_node_of_a_tree_has_its_rows(tmp_path: Path) -> None:
     def room_of_64_nodes(delta_layers: int) -> int:
         kinds = ["linear_attention"] * delta_layers + ["full_attention"]
         made = make_qwen35(tmp_path / str(delta_layers), layers=len(kinds), kinds=kinds)
-        path = made.write(tmp_path / f"{delta_layers}.gguf", "trunk", "nextn")
+        flags = [True] * delta_layers + [False, False]  # of attention, and of the nextn block
+        path = made.write(tmp_path / f"{delta_layers}.gguf", "trunk", "nextn", attention__recurrent_layers=flags)
         options = {"drafter": "mtp", "head": "full", "device": DEVICE, "n_ctx": 200}
         small, large = (plan_of(LLM(path, tree=(3, 4, size), **options)) for size in (8, 72))
         return large["working"] - small["working"]
