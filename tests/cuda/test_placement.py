@@ -104,8 +104,8 @@ def test_every_node_of_a_tree_has_its_rows(tmp_path: Path) -> None:
         made = make_qwen35(tmp_path / str(delta_layers), layers=len(kinds), kinds=kinds)
         flags = [True] * delta_layers + [False, False]  # of attention, and of the nextn block
         path = made.write(tmp_path / f"{delta_layers}.gguf", "trunk", "nextn", attention__recurrent_layers=flags)
-        options = {"drafter": "mtp", "head": "full", "device": DEVICE, "n_ctx": 200}
-        small, large = (plan_of(LLM(path, tree=(3, 4, size), **options)) for size in (8, 72))
+        options = {"drafter": "mtp", "head": "full", "device": DEVICE, "n_ctx": 200, "n_parallel": 1}
+        small, large = (plan_of(LLM(path, tree=(3, 4, size), **options)) for size in (24, 88))
         return large["working"] - small["working"]
 
     layers, key_dim, value_dim, value_heads = 2, 2 * 32, 6 * 32, 6
