@@ -161,7 +161,7 @@ struct HeadColumns {
   const Weight* weight = nullptr;        // (columns, dim)
   const std::int32_t* ids = nullptr;     // (columns) the token of each; null: its number. Ties go to the lower column
   const std::int32_t* listed = nullptr;  // (hidden rows, count) rows of `weight`, which load_table made; ascending
-  // Columns in each list; without lists: only the first so many rows of `weight`, a multiple of 64 (0: all).
+  // Columns in each list; without lists: only the first so many rows of `weight` (0: all).
   int count = 0;
 };
 

@@ -44,7 +44,10 @@ void CpuBackend::for_each_chunk(const Columns& columns, const ReduceChunk& reduc
       const std::int64_t first = chunk * kChunk, width = std::min(kChunk, count - first);
       if (computed) {
         const auto& weight = static_cast<const CpuWeight&>(*columns.head.weight);
-        logits_of(x, weight, first, width, logits, kChunk, worker);
+        // Whole pairs of panels, also where only the first rows are asked for: a pair is packed as one.
+        constexpr std::int64_t kRows = std::int64_t{kPair} * kPanel;
+        const std::int64_t whole = std::min((width + kRows - 1) / kRows * kRows, weight.rows() - first);
+        logits_of(x, weight, first, whole, logits, kChunk, worker);
         if (const LogitRule& rule = weight.logit_rule(); rule.changes()) {
           for (std::int64_t r = 0; r < rows; ++r) {
             kernels_.to_logits(logits + r * kChunk, width, rule.scale, rule.cap);

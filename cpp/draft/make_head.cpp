@@ -57,7 +57,7 @@ std::unique_ptr<DraftHead> make_speculated(const HeadSpec& spec, int size, const
   }
   return make_speculated_head(parts.backend, rows,
                               read_sketch(file, parts.backend, parts.vocabulary, rows.source.rows, rows.source.cols),
-                              std::min<int>(size, static_cast<int>(rows.source.rows)), parts.rows);
+                              std::min(size, rows.count()), parts.rows);
 }
 
 // Ranked rows, and those that follow the text.
@@ -67,8 +67,8 @@ std::unique_ptr<DraftHead> make_contextual(const HeadSpec& spec, const DraftOpti
   const TokenRanks ranks = ranks_of(options, parts);
   // On its own, half of the rows are the most frequent ones.
   int size = spec.find(Kind::Contextual)->size;
-  if (!ranked && size > rows.source.rows) {
-    fail("head: found ", spec.text(), ", expected at most ", rows.source.rows, " rows, those of the drafter's head");
+  if (!ranked && size > rows.count()) {
+    fail("head: found ", spec.text(), ", expected at most ", rows.count(), " rows, those of the drafter's head");
   }
   std::vector<TokenId> fixed;
   if (ranked) {
@@ -96,7 +96,7 @@ std::unique_ptr<DraftHead> make_choice(const DraftOptions& options, const HeadPa
     policies.push_back({spec.text(), make_policy(spec, options, parts, rows)});
   };
   const bool sketched = !parts.is_foreign && (options.sketch || has_sketch(*parts.file));
-  if (sketched && kSpeculatedRows < rows.source.rows) add("speculated");
+  if (sketched && kSpeculatedRows < rows.count()) add("speculated");
   const auto worthwhile = [&](int size) {
     return 4 * std::int64_t{size} <= 3 * std::int64_t{policies[0].head->size()};
   };
@@ -150,7 +150,7 @@ std::unique_ptr<DraftHead> make_policy(const HeadSpec& spec, const DraftOptions&
 
 std::unique_ptr<DraftHead> make_head(const HeadSpec& spec, const DraftOptions& options, const HeadParts& parts,
                                      const HeadRows& rows) {
-  auto head = make_policy(spec, options, parts, rows);
+  auto head = make_policy(spec, options, parts, rows.padded(parts.vocabulary));
   return parts.states ? make_recording_head(parts.backend, std::move(head), parts.states) : std::move(head);
 }
 

@@ -33,7 +33,7 @@ class ContextualHead final : public DraftHead {
     if (rows.is_part()) {
       for (const std::int32_t row : rows.vocabulary.rows) take(row);
     } else {
-      for (std::int32_t row = 0; row < static_cast<std::int32_t>(place_of_.size()); ++row) take(row);
+      for (std::int32_t row = 0; row < rows.count(); ++row) take(row);
     }
     row_at_.insert(row_at_.end(), seed_.begin(), seed_.end());
     weight_ = backend.load_rows(rows.source, row_at_);

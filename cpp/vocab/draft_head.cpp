@@ -18,22 +18,23 @@ Buffer upload_ids(Backend& backend, std::span<const TokenId> ids) {
 
 class FullHead final : public DraftHead {
  public:
-  FullHead(Backend& backend, const HeadRows& rows) : backend_(backend), weight_(rows.weight) {
+  FullHead(Backend& backend, const HeadRows& rows) : backend_(backend), weight_(rows.weight), size_(rows.count()) {
     if (weight_ != nullptr) return;
     own_ = backend.load(rows.source);
     weight_ = own_.get();
   }
 
-  int size() const override { return static_cast<int>(weight_->rows()); }
+  int size() const override { return size_; }
   std::vector<const Weight*> matrices() const override { return {weight_}; }
   void top_k(Tensor hidden, const BestTokens& best, const std::optional<DraftNoise>& noise) override {
-    backend_.head_top_k(best, hidden, {.weight = weight_}, pointer_to(noise));
+    backend_.head_top_k(best, hidden, {.weight = weight_, .count = size_}, pointer_to(noise));
   }
   std::optional<bool> holds(TokenId token) const override { return token >= 0 && token < size(); }
 
  private:
   Backend& backend_;
-  const Weight* weight_;         // (size, dim)
+  const Weight* weight_;  // (size and padding, dim)
+  int size_;
   std::unique_ptr<Weight> own_;  // where nobody else has loaded them
 };
 
@@ -213,9 +214,18 @@ HeadRows HeadRows::shared(WeightSource source, const Weight* weight, DraftVocabu
   return {std::move(source), weight, std::move(vocabulary), {}};
 }
 
+HeadRows HeadRows::padded(const Tokenizer& tokenizer) const {
+  HeadRows rows = *this;
+  if (is_part()) return rows;  // its tokens are named
+  int used = std::min(static_cast<int>(source.rows), tokenizer.size());
+  while (used > 0 && tokenizer.token_type(used - 1) == TokenType::Unused) --used;
+  if (used > 0) rows.padding = static_cast<int>(source.rows) - used;
+  return rows;
+}
+
 std::optional<std::int32_t> HeadRows::row_of(TokenId token) const {
   // A whole model may have fewer rows than the target has ids: padding, which no text holds.
-  if (!is_part()) return token >= 0 && token < source.rows ? std::optional(token) : std::nullopt;
+  if (!is_part()) return token >= 0 && token < count() ? std::optional(token) : std::nullopt;
   const auto at = std::lower_bound(vocabulary.tokens.begin(), vocabulary.tokens.end(), token);
   if (at == vocabulary.tokens.end() || *at != token) return std::nullopt;
   return vocabulary.rows[static_cast<std::size_t>(at - vocabulary.tokens.begin())];

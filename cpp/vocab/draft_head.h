@@ -22,6 +22,7 @@ struct HeadRows {
   const Weight* weight = nullptr;  // all of them, loaded; null: nobody has
   DraftVocabulary vocabulary;      // the tokens there are rows for; empty: all, a row's number is its token
   std::vector<TokenId> ids;        // (rows) what a head calls the token of each row; empty: by its number
+  int padding = 0;                 // rows behind the last token, which nobody has trained: no policy chooses them
 
   static HeadRows whole(WeightSource source, const Weight* weight) { return {std::move(source), weight, {}, {}}; }
   // A head of few rows, made (learned) for these tokens.
@@ -30,6 +31,10 @@ struct HeadRows {
   // tokens as that vocabulary does.
   static HeadRows shared(WeightSource source, const Weight* weight, DraftVocabulary vocabulary);
 
+  // The same rows, of which those behind the last token of their vocabulary are padding.
+  HeadRows padded(const Tokenizer& tokenizer) const;
+
+  int count() const { return static_cast<int>(source.rows) - padding; }  // rows to choose from, the first ones
   bool is_part() const { return !vocabulary.rows.empty(); }
   bool is_learned() const { return !ids.empty(); }
   // The row of a token; nothing where it has none.
@@ -87,8 +92,8 @@ std::unique_ptr<DraftHead> make_full_head(Backend& backend, const HeadRows& rows
 std::unique_ptr<DraftHead> make_listed_head(Backend& backend, const HeadRows& rows,
                                             std::span<const std::int32_t> chosen,
                                             std::unique_ptr<AdaptiveRows> adaptive = nullptr);
-// Heads of the first `sizes` of the given rows, the most frequent first, which share one packed weight. Sizes are
-// multiples of 64. `adaptive`: likewise, made for these rows and sizes.
+// Heads of the first `sizes` of the given rows, the most frequent first, which share one packed weight.
+// `adaptive`: likewise, made for these rows and sizes.
 std::vector<std::unique_ptr<DraftHead>> make_ranked_heads(Backend& backend, const HeadRows& rows,
                                                           std::span<const std::int32_t> ranked,
                                                           std::span<const int> sizes,

@@ -14,6 +14,7 @@ class SpeculatedHead final : public DraftHead {
       : backend_(backend),
         table_(backend.load_table(rows.source)),
         sketch_(std::move(sketch)),
+        rows_(rows.count()),
         size_(size),
         max_rows_(max_rows),
         small_(backend.allocate(sizeof(float) * static_cast<std::size_t>(max_rows) *
@@ -37,7 +38,8 @@ class SpeculatedHead final : public DraftHead {
     auto* columns = columns_.as<std::int32_t>();
     const Tensor small = small_.matrix(hidden.rows, sketch_.down->rows());
     backend_.matmul({hidden}, std::array{Projection{small, sketch_.down.get()}});
-    backend_.head_candidates(columns, size_, small, {.weight = sketch_.vocab.get(), .ids = ids}, draw);
+    const HeadColumns sketched{.weight = sketch_.vocab.get(), .ids = ids, .count = rows_};
+    backend_.head_candidates(columns, size_, small, sketched, draw);
     backend_.head_top_k(best, hidden, {.weight = table_.get(), .ids = ids, .listed = columns, .count = size_}, draw);
   }
 
@@ -45,7 +47,7 @@ class SpeculatedHead final : public DraftHead {
   Backend& backend_;
   std::unique_ptr<Weight> table_;  // (V, d)
   Sketch sketch_;
-  int size_, max_rows_;
+  int rows_, size_, max_rows_;
   Buffer small_;    // (max_rows, d')
   Buffer columns_;  // (max_rows, size)
   Buffer ids_;      // (V) ascending; empty: the row numbers
@@ -55,8 +57,8 @@ class SpeculatedHead final : public DraftHead {
 
 std::unique_ptr<DraftHead> make_speculated_head(Backend& backend, const HeadRows& rows, Sketch sketch, int size,
                                                 int max_rows) {
-  if (size < 1 || size > rows.source.rows) {
-    fail("head: found speculated:", size, ", expected 1 to ", rows.source.rows, ", the rows of the head");
+  if (size < 1 || size > rows.count()) {
+    fail("head: found speculated:", size, ", expected 1 to ", rows.count(), ", the rows of the head");
   }
   return std::make_unique<SpeculatedHead>(backend, rows, std::move(sketch), size, max_rows);
 }

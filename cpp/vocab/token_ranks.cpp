@@ -115,7 +115,7 @@ std::vector<TokenId> ranked_order(const TokenRanks& ranks, const Tokenizer& targ
   }
   for (const TokenId id : ranks.ids) {
     const TokenType type = target.token_type(id);
-    if (type != TokenType::Control) (type != TokenType::Unused ? order : spare).push_back(id);
+    if (type != TokenType::Control && type != TokenType::Unused) order.push_back(id);
   }
   order.insert(order.end(), spare.begin(), spare.end());
   return order;

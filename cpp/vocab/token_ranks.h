@@ -40,8 +40,8 @@ TokenRanks find_ranks(const std::optional<std::filesystem::path>& given, const G
 // Gemma has 6,242.
 bool is_always_kept(const Tokenizer& target, TokenId id);
 
-// All that is ranked: tokens that are always kept, the others by rank; and last control tokens that are not kept, and
-// padding, whose rows nobody has trained.
+// All that is ranked: tokens that are always kept, the others by rank; and last control tokens that are not kept.
+// Without padding, whose rows nobody has trained.
 std::vector<TokenId> ranked_order(const TokenRanks& ranks, const Tokenizer& target);
 
 // The `size` rows of a ranked head, ascending: the first of ranked_order (FR-Spec, 2502.14856, section 3.2; that

@@ -7,6 +7,7 @@ afterwards.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,13 @@ KEYS, VALUES = KEY_HEADS * SIZE, VALUE_HEADS * SIZE
 CHANNELS = 2 * KEYS + VALUES
 EPSILON = 1e-6
 ROWS = 40
-KINDS = ["usual", "signed zeros", "decays to nothing", "denormal"]
+KINDS = ["usual", "small keys", "signed zeros", "decays to nothing", "denormal"]
+
+
+def length(x: np.ndarray) -> np.ndarray:
+    """What keys and queries (heads, SIZE) are divided by: (heads, 1)."""
+    return np.sqrt((x**2).sum(-1, keepdims=True) + EPSILON)
+
 
 Group = tuple[int, list[int], list[int], list[int]]  # state, rows, parents (none: a chain), accepted nodes
 
@@ -51,7 +58,7 @@ class Texts:
         )
         return out.reshape(LAYERS, -1, VALUES), states.reshape(LAYERS, -1, states.shape[-1])
 
-    def along(self, layer: int, rows: list[int]) -> np.ndarray:
+    def along(self, layer: int, rows: list[int], length: Callable[[np.ndarray], np.ndarray] = length) -> np.ndarray:
         """The outputs of rows that follow one another from the beginning of a text, in float64: (rows, VALUES)."""
         window, out = np.zeros((TAPS - 1, CHANNELS)), []
         matrix = np.zeros((VALUE_HEADS, SIZE, SIZE))  # keys, values
@@ -60,10 +67,7 @@ class Texts:
             seen = np.vstack([window, self.mixed[layer, r]])
             window, summed = seen[1:], (seen * self.taps).sum(0)
             heads = (summed / (1 + np.exp(-summed))).reshape(-1, SIZE)
-            query, key = (
-                part / np.sqrt((part**2).sum(-1, keepdims=True) + EPSILON)
-                for part in np.split(heads[: 2 * KEY_HEADS], 2)
-            )
+            query, key = (part / length(part) for part in np.split(heads[: 2 * KEY_HEADS], 2))
             query, key, value = query[of_key], key[of_key], heads[2 * KEY_HEADS :]
             kept = np.exp(self.rate * np.logaddexp(0, self.decay[layer, r] + self.bias))[:, None]
             taken = 1 / (1 + np.exp(-self.strength[layer, r]))[:, None]
@@ -92,6 +96,8 @@ def make_texts(kind: str, seed: int = 0) -> Texts:
         bias=normal(VALUE_HEADS) - 1,
         norm=1 + 0.2 * normal(SIZE),
     )
+    if kind == "small keys":  # and queries: their squares sum to about epsilon
+        texts.mixed[:, :, : 2 * KEYS] *= 2e-4
     if kind == "signed zeros":  # in rows, and in states: nothing is added, or nothing stays
         texts.mixed = rng.choice([-1.0, -0.0, 0.0, 1.0], texts.mixed.shape)
         texts.strength = rng.choice([-200.0, 200.0], texts.strength.shape)
@@ -150,6 +156,18 @@ def test_outputs(kind: str) -> None:
         assert (np.signbit(held) & (held == 0)).any()
     if kind == "denormal":
         assert ((held != 0) & (np.abs(held) < np.finfo(np.float32).tiny)).any()
+
+
+def test_small_keys_tell_where_epsilon_stands() -> None:
+    """Not below the norm, nor in the mean of the squares."""
+    texts, rows = make_texts("small keys"), list(range(ROWS))
+    out, _ = texts.run([chain(rows)])
+    others: list[Callable[[np.ndarray], np.ndarray]] = [
+        lambda x: np.maximum(np.sqrt((x**2).sum(-1, keepdims=True)), EPSILON),
+        lambda x: np.sqrt(SIZE * ((x**2).mean(-1, keepdims=True) + EPSILON)),
+    ]
+    for other in others:
+        assert np.abs(out[0] - texts.along(0, rows, other)).max() > 0.01
 
 
 @pytest.mark.parametrize("kind", KINDS)

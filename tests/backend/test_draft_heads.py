@@ -186,15 +186,15 @@ def test_scaled_and_capped_logits(file: str, kind: str) -> None:
     assert not np.array_equal(columns, plain)
 
 
-def test_the_first_rows_alone(file: str) -> None:
+@pytest.mark.parametrize("count", [1024, 1001])
+def test_the_first_rows_alone(file: str, count: int) -> None:
     """A prefix of a packed weight is the head of its rows."""
     x = states(11)
-    rows = list(range(1024))
-    first = _testing.head_ops.top_k(file, "Q6_K", x, 10, first=1024)
-    picked = _testing.ops.matmul(file, "Q6_K", x, rows=rows)
-    ids, scores = _testing.ops.top_k(picked, 10)
-    assert np.array_equal(first[0], ids)
-    assert np.array_equal(first[1], scores)
+    for kind in ("Q6_K", "F32"):
+        first = _testing.head_ops.top_k(file, kind, x, 10, first=count)
+        ids, scores = _testing.ops.top_k(_testing.ops.matmul(file, kind, x, rows=list(range(count))), 10)
+        assert np.array_equal(first[0], ids)
+        assert np.array_equal(first[1], scores)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qwen35 import write_hybrid
+from qwen35 import make_qwen35, write_hybrid
 from tiny_pair import TinyPair, make_tiny_pair
 
 from frspec_cpp import LLM
@@ -94,6 +94,23 @@ def test_every_text_has_its_recurrent_states(tmp_path: Path, monkeypatch: pytest
         MemoryError, match=rf"of it {states} recurrent states of 4 texts; .* fewer texts at once \(n_parallel\)"
     ):
         LLM(path, device=DEVICE, n_parallel=4)
+
+
+def test_every_node_of_a_tree_has_its_rows(tmp_path: Path) -> None:
+    """Each delta layer keeps a node's inputs, keys, deltas and decays until a path is committed."""
+
+    def room_of_64_nodes(delta_layers: int) -> int:
+        kinds = ["linear_attention"] * delta_layers + ["full_attention"]
+        made = make_qwen35(tmp_path / str(delta_layers), layers=len(kinds), kinds=kinds)
+        flags = [True] * delta_layers + [False, False]  # of attention, and of the nextn block
+        path = made.write(tmp_path / f"{delta_layers}.gguf", "trunk", "nextn", attention__recurrent_layers=flags)
+        options = {"drafter": "mtp", "head": "full", "device": DEVICE, "n_ctx": 200, "n_parallel": 1}
+        small, large = (plan_of(LLM(path, tree=(3, 4, size), **options)) for size in (24, 88))
+        return large["working"] - small["working"]
+
+    layers, key_dim, value_dim, value_heads = 2, 2 * 32, 6 * 32, 6
+    node = 4 * ((2 * key_dim + value_dim) + key_dim + value_dim + value_heads)
+    assert room_of_64_nodes(1 + layers) - room_of_64_nodes(1) == 64 * layers * node
 
 
 def test_memory_that_ends_in_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def test_states_equal_the_reference(tmp_path: Path, disturbance: float) -> None:
 def test_blocks_of_other_families(tmp_path: Path, architecture: str) -> None:
     """A layer as the family has it between the same tensors: pairs of its rope, biases, experts."""
     made = make_nextn(tmp_path, architecture, seed=1)
-    check_states(made.whole, LayerReference(made.checkpoint, made.nextn))
+    assert check_states(made.whole, LayerReference(made.checkpoint, made.nextn)) > 0
     plain = write(LLM(made.whole))
     texts = [write(LLM(made.whole, drafter=drafter, **TREE)) for drafter in ("mtp", made.sidecar)]
     assert all(text.tokens == plain.tokens for text in texts)
@@ -126,7 +126,7 @@ def test_drafting_changes_nothing(files: dict[str, Path], source: str) -> None:
         {"head": "ranked:100+contextual:50"},
         {"head": "speculated:60"},
         {"tree": (6, 1, 8), "n_batch": 3},
-        {"tree": (2, 8, 40), "n_threads": 1},
+        {"tree": (2, 8, 40)},
         {"ngram": 3},
         {"cache_type": "q8_0"},
     ],
@@ -142,6 +142,17 @@ def test_no_head_and_no_tree_changes_anything(files: dict[str, Path], options: d
         assert (
             write(llm, prompt, temperature=0.7, seed=5).tokens == write(plain, prompt, temperature=0.7, seed=5).tokens
         )
+
+
+@pytest.mark.threads
+def test_threads_change_no_draft(files: dict[str, Path]) -> None:
+    texts = [
+        write(LLM(files["whole"], drafter="mtp", tree=(2, 8, 40), n_threads=n_threads), PROMPT * 15)
+        for n_threads in (1, 2)
+    ]
+    assert texts[0].tokens == texts[1].tokens
+    assert steps_of(texts[0]) == steps_of(texts[1])
+    assert texts[0].stats.accepted_length > 1.2
 
 
 def test_all_files_draft_the_same(files: dict[str, Path]) -> None:
@@ -198,33 +209,50 @@ def test_tokens_of_a_head_that_is_not_there(made: Qwen35, tmp_path: Path) -> Non
             LLM(file, drafter=drafter)
 
 
-def test_padding_is_never_drafted(made: Qwen35, tmp_path: Path) -> None:
-    """Rows that nobody has trained may say anything: here they win wherever a head has them, and are ranked first."""
-    padding = list(range(400, 412))
-    rng = np.random.default_rng(3)
+@pytest.mark.every_device
+@pytest.mark.parametrize("source", ["own", "target's"])
+def test_padding_is_never_drafted(made: Qwen35, files: dict[str, Path], tmp_path: Path, source: str) -> None:
+    """Rows that nobody has trained may say anything.
 
-    def with_rows(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        return np.concatenate([matrix, rows.astype(np.float32)])
-
-    shared, editor = made.shared, copy.deepcopy(made.editor)
-    empty = {name: with_rows(shared[name], np.zeros((12, 64))) for name in ("token_embd.weight", "output.weight")}
+    Here the drafter's own win wherever a head has them, the target's win over tokens that they are like, so texts have
+    them, and ranks have them first. Where their tokens are of the normal type, heads draft them.
+    """
+    padding, rng = list(range(400, 412)), np.random.default_rng(3)
+    often = list(dict.fromkeys(write(LLM(files["trunk"])).tokens))[: len(padding)]
+    near = {
+        name: np.concatenate([made.shared[name], np.resize(1.5 * made.shared[name][often], (len(padding), 64))])
+        for name in ("token_embd.weight", "output.weight")
+    }
     half = 30 * rng.standard_normal((6, 64))
-    own = with_rows(shared["output.weight"], np.concatenate([half, -half]))
-    padded = replace(made, editor=editor, shared=shared | empty, nextn=made.nextn | {OWN_HEAD: own})
-    editor.entries["tokenizer.ggml.tokens"].value += [f"[PAD{token}]" for token in padding]
-    editor.entries["tokenizer.ggml.token_type"].value += [5] * len(padding)
-    path, ranks = padded.write(tmp_path / "padded.gguf", "trunk", "nextn"), tmp_path / "ranks.gguf"
-    write_vocabulary_ranks(ranks, path, np.array([*padding, *rng.permutation(400)]))
+    own = np.concatenate([made.shared["output.weight"], half, -half]).astype(np.float32)
+    order = [*padding, *rng.permutation(400)]
 
-    def offered(head: str) -> set[int]:
-        options = {} if head == "full" else {"ranks": ranks}
-        found = write(LLM(path, drafter="mtp", head=head, **TREE, **options))
-        return {token for step in found.trace or [] for token in step.offered or ()}
+    def offered(kind: int, *heads: str) -> list[set[int]]:
+        editor = copy.deepcopy(made.editor)
+        editor.entries["tokenizer.ggml.tokens"].value += [f"[PAD{token}]" for token in padding]
+        editor.entries["tokenizer.ggml.token_type"].value += [kind] * len(padding)
+        nextn = made.nextn | ({OWN_HEAD: own} if source == "own" else {})
+        padded = replace(made, editor=editor, shared=made.shared | near, nextn=nextn)
+        path = padded.write(tmp_path / "padded.gguf", "trunk", "nextn")
+        ranks, sketch = tmp_path / "ranks.gguf", tmp_path / "sketch.gguf"
+        write_vocabulary_ranks(ranks, path, np.array(order))
+        write_random_sketch(sketch, path, path)
+        found = []
+        for head in heads:
+            options = {name: file for name, file in (("ranks", ranks), ("sketch", sketch)) if needs(head, name)}
+            text = write(LLM(path, drafter="mtp", head=head, **TREE, **options))
+            found.append({token for step in text.trace or [] for token in step.offered or ()})
+        return found
 
-    assert offered("full") & set(padding)
-    for head in ("ranked:100", "ranked:400", "contextual:100", "ranked:100+contextual:50"):
-        assert offered(head), head
-        assert not offered(head) & set(padding), head
+    def needs(head: str, name: str) -> bool:
+        return head == "auto" or (name == "sketch" and "speculated" in head) or (name == "ranks" and head[0] in "rc")
+
+    heads = ["full", "auto", "speculated:60", "contextual:100", "ranked:100+contextual:50", "ranked:50+speculated:20"]
+    normal, unused = 1, 5
+    assert all(tokens & set(padding) for tokens in offered(normal, *heads))
+    for head, tokens in zip([*heads, "ranked:400"], offered(unused, *heads, "ranked:400"), strict=True):
+        assert tokens, head
+        assert not tokens & set(padding), head
 
 
 @pytest.mark.parametrize("name", [OWN_HEAD, "nextn.embed_tokens.weight"])
