@@ -270,7 +270,7 @@ def test_a_drafter_whose_reading_is_dear_is_tried_again() -> None:
     before = [step for step, end in zip(steps, ends, strict=True) if end <= len(bad)]
     after = [step for step, end in zip(steps, ends, strict=True) if end > len(bad)]
     assert len(before) / sum(seconds for _, seconds, _ in before) > 0.97 / world.target(1)
-    assert statistics.mean(drafts for _, _, drafts in after[len(after) // 2 :]) > 0.5
+    assert statistics.mean(drafts for _, _, drafts in after[len(after) // 2 :]) > 0.3
 
 
 def test_a_head_that_misses_little_and_costs_less_is_taken() -> None:

@@ -301,7 +301,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     # What was done before counts, the making of the states, too.
     made = sum(record["cpu_seconds"] for record in log(output, "phase") if record["phase"] == "states")
     used = [record["cpu_seconds"] for record in log(output, "acceptance")]
-    assert 0 < made < used[0]
+    assert 0 < made <= used[0]  # tenths of a second
     assert used == sorted(used)
     capsys.readouterr()
 
