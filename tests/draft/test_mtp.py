@@ -172,7 +172,6 @@ def write_trimmed(made: Qwen35, path: Path, head: str, tokens: list[int], *parts
     return changed.editor.write(path)
 
 
-@pytest.mark.every_device
 @pytest.mark.parametrize(("head", "beside"), [("output.weight", True), (OWN_HEAD, True), (OWN_HEAD, False)])
 def test_a_trimmed_head(made: Qwen35, files: dict[str, Path], tmp_path: Path, head: str, beside: bool) -> None:
     """Rows that stand for the tokens of d2t are a policy of their own, `learned`: that of the same rows, ranked.
@@ -209,7 +208,6 @@ def test_tokens_of_a_head_that_is_not_there(made: Qwen35, tmp_path: Path) -> Non
             LLM(file, drafter=drafter)
 
 
-@pytest.mark.every_device
 @pytest.mark.parametrize("source", ["own", "target's"])
 def test_padding_is_never_drafted(made: Qwen35, files: dict[str, Path], tmp_path: Path, source: str) -> None:
     """Rows that nobody has trained may say anything.

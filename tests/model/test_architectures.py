@@ -85,7 +85,6 @@ LOGIT_RULES: dict[str, tuple[float, float, dict[str, float]]] = {
 }
 
 
-@pytest.mark.every_device
 @pytest.mark.parametrize("architecture", LOGIT_RULES)
 def test_caps_and_scales_of_logits_reach_every_draw(models: dict[str, Path], tmp_path: Path, architecture: str) -> None:
     """Greedy text is the same without them. Tokens drawn and their log-probabilities, plain and drafted, are not."""
