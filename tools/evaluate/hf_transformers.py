@@ -24,7 +24,7 @@ from .peer_rows import (
     drafted_rows,
     engine_name,
 )
-from .peer_texts import Passes, collect, ends_of, named, text_of
+from .peer_texts import Passes, Peer, collect, ends_of, text_of
 from .records import Method
 
 ASSISTED = "transformers-assisted"
@@ -69,19 +69,17 @@ def transformers_rows(kind: str, choice: PeerChoice) -> list[PeerRow] | str:
     return drafted_rows(row, [one for one in choice.drafters if one.kind == "model"], choice, KINDS[kind])
 
 
-class Transformers:
+class Transformers(Peer):
     """Hugging Face transformers: plain, with prompt lookup, or with an assistant."""
 
     def __init__(self, method: Method, options: PeerOptions, tokenizer: _core.Tokenizer) -> None:
+        super().__init__(method, options, tokenizer)
         torch: Any = importlib.import_module("torch")
         transformers: Any = importlib.import_module("transformers")
         transformers.utils.logging.set_verbosity_error()  # its remarks would tear the progress bar
         transformers.utils.logging.disable_progress_bar()
         self._torch = torch
         self._threads = options.threads
-        self._writing = options.writing
-        self._tokenizer = tokenizer
-        self._method = method
         self._device = "cuda" if options.gpu and torch.cuda.is_available() else "cpu"
         target = _source(options.choice.hf_target, options.target)
         self._model = self._load(transformers, target)
@@ -118,12 +116,6 @@ class Transformers:
         kept = {name: value for name, value in own.items() if value is not None}
         model.generation_config = transformers.GenerationConfig(**kept)
         return model
-
-    def write(self, prompt: Sequence[int], traced: bool) -> Text:
-        """Continues `prompt`; there is no trace. Errors are RuntimeErrors behind the method's name."""
-        del traced
-        with named(self._method.name):
-            return self._write(prompt)
 
     def _write(self, prompt: Sequence[int]) -> Text:
         torch = self._torch

@@ -10,7 +10,7 @@ from typing import Any
 from ... import _core
 from .engines import Text
 from .peer_rows import LOOKUP_NGRAM, LOOKUP_SETTINGS, LOOKUP_TOKENS, PeerOptions, PeerRow, absent, engine_name
-from .peer_texts import collect, named, text_of
+from .peer_texts import Peer, collect, text_of
 from .records import Method
 
 #: What each kind is.
@@ -25,10 +25,11 @@ def llama_cpp_rows(kind: str) -> list[PeerRow] | str:
     return [PeerRow(Method(kind, kind, engine=engine_name("llama-cpp-python"), settings=settings, exact=False))]
 
 
-class LlamaCpp:
+class LlamaCpp(Peer):
     """llama-cpp-python, plain or with its prompt lookup."""
 
     def __init__(self, method: Method, options: PeerOptions, tokenizer: _core.Tokenizer) -> None:
+        super().__init__(method, options, tokenizer)
         llama_cpp: Any = importlib.import_module("llama_cpp")
         extra: dict[str, Any] = {}
         if method.kind == "llama.cpp-lookup":
@@ -48,17 +49,8 @@ class LlamaCpp:
             verbose=False,
             **extra,
         )
-        self._method = method
-        self._writing = options.writing
-        self._tokenizer = tokenizer
         self._passes = 0
         self._llm.eval = self._counted(self._llm.eval)
-
-    def write(self, prompt: Sequence[int], traced: bool) -> Text:
-        """Continues `prompt`; there is no trace. Errors are RuntimeErrors behind the method's name."""
-        del traced
-        with named(self._method.name):
-            return self._write(prompt)
 
     def _write(self, prompt: Sequence[int]) -> Text:
         self._llm.reset()  # nothing of an earlier text: the whole prompt is read

@@ -20,7 +20,7 @@ from typing import IO, Any
 from ... import _core
 from .engines import Text
 from .peer_rows import PeerChoice, PeerOptions, PeerRow, drafted_rows
-from .peer_texts import SAMPLING, collect, named, text_of
+from .peer_texts import SAMPLING, Peer, collect, text_of
 from .records import Method
 
 PROGRAM = "llama-server"
@@ -86,7 +86,7 @@ def _version(program: Path) -> str:
     return "(unknown version)"
 
 
-class LlamaServer:
+class LlamaServer(Peer):
     """A running server.
 
     Args:
@@ -99,9 +99,7 @@ class LlamaServer:
     """
 
     def __init__(self, method: Method, options: PeerOptions, tokenizer: _core.Tokenizer) -> None:
-        self._name = method.name
-        self._writing = options.writing
-        self._tokenizer = tokenizer
+        super().__init__(method, options, tokenizer)
         self._drafts = method.settings["spec_type"] != "none"
         program = find_server(options.choice.server)
         if program is None:
@@ -121,12 +119,6 @@ class LlamaServer:
         except BaseException:
             self.close()
             raise
-
-    def write(self, prompt: Sequence[int], traced: bool) -> Text:
-        """Continues `prompt`; there is no trace. Errors are RuntimeErrors behind the method's name."""
-        del traced
-        with named(self._name):
-            return self._write(prompt)
 
     def _write(self, prompt: Sequence[int]) -> Text:
         writing = self._writing

@@ -14,7 +14,7 @@ import numpy as np
 from ... import _core
 from .engines import Text
 from .peer_rows import PeerChoice, PeerOptions, PeerRow, absent, drafted_rows, engine_name
-from .peer_texts import Passes, collect, ends_of, named, text_of
+from .peer_texts import Passes, Peer, collect, ends_of, named, text_of
 from .records import Method
 
 DRAFTED = "openvino-draft"
@@ -52,7 +52,7 @@ def openvino_rows(kind: str, choice: PeerChoice) -> list[PeerRow] | str:
     return drafted_rows(row, fit, choice, KINDS[kind], "num_assistant_tokens", ASSISTANT_TOKENS)
 
 
-class OpenVino:
+class OpenVino(Peer):
     """A pipeline of OpenVINO GenAI, on the processor.
 
     Args:
@@ -65,11 +65,9 @@ class OpenVino:
     """
 
     def __init__(self, method: Method, options: PeerOptions, tokenizer: _core.Tokenizer) -> None:
+        super().__init__(method, options, tokenizer)
         self._genai: Any = importlib.import_module("openvino_genai")
         self._tensor: Any = importlib.import_module("openvino").Tensor
-        self._method = method
-        self._writing = options.writing
-        self._tokenizer = tokenizer
         self._config = self._generation_config()
         scheduler = self._genai.SchedulerConfig()
         scheduler.enable_prefix_caching = False  # nothing of an earlier text: the whole prompt is read
@@ -114,12 +112,6 @@ class OpenVino:
         if "max_ngram_size" in settings:
             config.max_ngram_size = settings["max_ngram_size"]
         return config
-
-    def write(self, prompt: Sequence[int], traced: bool) -> Text:
-        """Continues `prompt`; there is no trace. Errors are RuntimeErrors behind the method's name."""
-        del traced
-        with named(self._method.name):
-            return self._write(prompt)
 
     def _write(self, prompt: Sequence[int]) -> Text:
         ids = np.array([list(prompt)], dtype=np.int64)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from ... import _core
 from ..console import describe
 from .engines import Text
+from .peer_rows import PeerOptions
+from .records import Method
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p")  # what all of them know, and mean alike
 
@@ -92,3 +95,27 @@ def named(where: str) -> Iterator[None]:
         if not isinstance(error, (RuntimeError, OSError)):
             what = type(error).__name__ + (f": {what}" if str(error) else "")
         raise RuntimeError(f"{where}: {what}") from error
+
+
+class Peer(ABC):
+    """An engine that is not ours.
+
+    Args:
+        method: The row that it fills.
+        options: What peers are started with.
+        tokenizer: The target's.
+    """
+
+    def __init__(self, method: Method, options: PeerOptions, tokenizer: _core.Tokenizer) -> None:
+        self._method = method
+        self._writing = options.writing
+        self._tokenizer = tokenizer
+
+    def write(self, prompt: Sequence[int], traced: bool) -> Text:
+        """Continues `prompt`; there is no trace. Errors are RuntimeErrors behind the method's name."""
+        del traced
+        with named(self._method.name):
+            return self._write(prompt)
+
+    @abstractmethod
+    def _write(self, prompt: Sequence[int]) -> Text: ...
