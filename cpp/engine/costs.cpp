@@ -9,20 +9,27 @@
 namespace frspec {
 namespace {
 
-constexpr double kUnusual = 1.5;      // times what was expected: more than that is not believed at once
-constexpr double kFast = 0.75;        // of what was expected: hardly any pass is so fast by luck
-constexpr double kFastest = 1.0 / 3;  // of what was expected: all that one pass is believed
-constexpr double kAlike = 1.2;        // times what was expected, or less: it was as was thought
-constexpr double kMostSpeed = 4.0;    // beyond that, or its inverse, the usual speed is another one
-constexpr double kSpeedPace = 0.12;   // share of a deviation that is taken for a change of the machine's speed
-constexpr int kFirst = 3;             // passes of so many rows that are needed before they say anything of the speed
-constexpr int kTrusted = 8;           // passes after which a knot needs no neighbours
-constexpr int kMemory = 40;           // passes that a knot remembers
-constexpr int kConfirmed = 12;        // that one counts for which is as the first ones were
-constexpr int kFade = 64;             // passes of other sizes for which it forgets one
-constexpr double kDear = 1.2;         // times what trusted ones promise: more is to be seen again
+// Standard deviations, of logarithms:
+constexpr double kNoise = 0.08;        // of a usual pass
+constexpr double kFirstNoise = 0.3;    // of the first pass of a knot, beside that; of later ones less
+constexpr double kRestored = 0.15;     // of what another process found
+constexpr double kDrift = 0.015;        // of the machine's speed, from pass to pass
+constexpr double kShapeDrift = 0.002;  // of a knot's seconds, likewise
+constexpr double kSurprise = 2.5;      // of these: what is more was not to be expected
+constexpr double kFollowed = 0.15;     // of a surprise: by so much the machine may have become slower
+constexpr double kFastest = 1.1;       // less than was expected by more than that is no time of a pass
+constexpr double kSure = 0.12;         // of what is known of a knot that needs no neighbours
+constexpr int kYoung = 3;              // passes of so many rows before that: they may all have been disturbed
+constexpr int kTrusted = 8;            // passes after which a knot needs no neighbours
+constexpr int kMemory = 40;            // passes that are counted
+constexpr int kKept = 12;              // of another process's
+constexpr double kDear = 1.2;          // times what trusted ones promise: more is to be seen again
+
+double square(double x) { return x * x; }
 
 }  // namespace
+
+double RowCosts::operator()(int rows) const { return std::exp(means_[kSlowness]) * shape(rows); }
 
 double RowCosts::shape(int rows) const {
   if (known_ == 0) return guess_ * (1.0 + further_ * (rows - 1));
@@ -62,7 +69,9 @@ double RowCosts::slope(const std::array<double, kRows.size()>& seconds, int low,
 void RowCosts::draw() {
   std::array<double, kRows.size()> raw = {};
   for (std::size_t i = 0; i < kRows.size(); ++i) raw[i] = knots_[i].seconds;
-  const auto is_trusted = [](const Knot& knot) { return knot.count >= kTrusted; };
+  const auto is_trusted = [this](const Knot& knot) {
+    return knot.count >= kYoung && variance(static_cast<std::size_t>(&knot - knots_.data())) < square(kSure);
+  };
   int low = -1, before = -1;  // trusted
   for (std::size_t i = 0; i < kRows.size(); ++i) {
     const Knot& knot = knots_[i];
@@ -96,85 +105,61 @@ void RowCosts::add(int rows, double seconds) {
   const auto above = std::lower_bound(kRows.begin(), kRows.end(), rows);
   auto nearest = static_cast<std::size_t>(above - kRows.begin());
   if (nearest == kRows.size() || (nearest > 0 && kRows[nearest] - rows > rows - kRows[nearest - 1])) --nearest;
-  const double promised = shape(kRows[nearest]);
-  seconds *= promised > 0.0 && known_ > 0 ? promised / shape(rows) : 1.0;
-  if (++passes_ % kFade == 0) {
-    for (std::size_t i = 0; i < knots_.size(); ++i) {
-      if (i != nearest && knots_[i].count > kFirst) --knots_[i].count;
-    }
+  if (known_ > 0) seconds *= shape(kRows[nearest]) / shape(rows);
+  covariance(kSlowness, kSlowness) += square(kDrift);
+  for (std::size_t i = 0; i < knots_.size(); ++i) {
+    if (knots_[i].count > 0) covariance(1 + i, 1 + i) += square(kShapeDrift);
   }
-  learn(nearest, seconds, promised);
-  if (speed_ > kMostSpeed || speed_ < 1.0 / kMostSpeed) {
-    for (Knot& knot : knots_) knot.seconds *= speed_;
-    before_ *= speed_;
-    speed_ = 1.0;
+  if (knots_[nearest].count == 0) {
+    meet(nearest, std::log(seconds));
+    ++known_;
+  } else {
+    learn(nearest, std::log(seconds));
   }
+  knots_[nearest].count = std::min(knots_[nearest].count + 1, kMemory);
+  for (std::size_t i = 0; i < knots_.size(); ++i) knots_[i].seconds = std::exp(means_[1 + i]);
   draw();
 }
 
-void RowCosts::learn(std::size_t nearest, double seconds, double promised) {
-  Knot& knot = knots_[nearest];
-  const double now = seconds / speed_;
-  if (knot.count == 0) {
-    // What others promise may be wrong, but this pass may have been disturbed.
-    knot.seconds = known_ > 0 ? std::clamp(now, promised / kUnusual, promised * kUnusual) : now;
-    knot.count = 1;
-    ++known_;
-    return;
-  }
-  // A correction that its next pass does not bear out is taken back.
-  if (std::cmp_equal(corrected_, nearest)) {
-    if (now > kUnusual * knot.seconds) knot = {before_, kConfirmed};
-    corrected_ = -1;
-  }
-  const double found = now / knot.seconds;
-  if (doubts_ && knot.count >= kFirst && doubt(nearest, std::max(found, kFastest))) return;
-  const double ratio = std::clamp(found, 1.0 / kUnusual, kUnusual);
-  if (knot.count >= kTrusted) speed_ *= std::pow(ratio, kSpeedPace);
-  // The first passes may have had bad luck, never good luck.
-  if (ratio < 1.0 && knot.count < kFirst) {
-    knot.seconds *= ratio;
-  } else {
-    const bool is_usual = ratio < kUnusual || knot.count < kFirst;
-    knot.seconds *= std::pow(ratio, 1.0 / (is_usual ? knot.count + 1 : kMemory));
-  }
-  // Found twice, not by chance.
-  const bool is_confirmed = knot.count >= kFirst && knot.count < kTrusted && ratio > 1.0 / kAlike && ratio < kAlike;
-  knot.count = is_confirmed ? kConfirmed : std::min(knot.count + 1, kMemory);
+// The first pass of so many rows: all that is known of them.
+void RowCosts::meet(std::size_t knot, double log_seconds) {
+  const std::size_t own = 1 + knot;
+  means_[own] = log_seconds - means_[kSlowness];
+  for (std::size_t i = 0; i < kStates; ++i) covariance(i, own) = covariance(own, i) = -covariance(kSlowness, i);
+  covariance(own, own) = covariance(kSlowness, kSlowness) + square(kNoise) + square(kFirstNoise);
 }
 
-// No pass is faster than it can be. One that seems so was thought too dear, in a bad moment, or the machine is not as
-// slow any more: the next pass of another size tells which. True: nothing is to be learned of this pass yet.
-bool RowCosts::doubt(std::size_t knot, double ratio) {
-  const bool is_fast = ratio < kFast;
-  if (doubted_ >= 0 && static_cast<std::size_t>(doubted_) != knot) {
-    if (is_fast) {
-      speed_ *= std::sqrt(doubted_ratio_ * ratio);
-    } else if (ratio < kAlike) {
-      Knot& dear = knots_[static_cast<std::size_t>(doubted_)];
-      corrected_ = doubted_;
-      before_ = dear.seconds;
-      dear = {dear.seconds * doubted_ratio_, kFirst};
+// Of what is expected of the next pass of so many rows, but for its own noise.
+double RowCosts::variance(std::size_t knot) const {
+  const std::size_t own = 1 + knot;
+  return covariances_[kSlowness] + 2.0 * covariances_[own] + covariances_[own * kStates + own];
+}
+
+void RowCosts::learn(std::size_t knot, double log_seconds) {
+  const std::size_t own = 1 + knot;
+  const int count = knots_[knot].count;
+  double error = log_seconds - means_[kSlowness] - means_[own];
+  double noise = square(kNoise) + square(kFirstNoise / (1 + count));
+  if (square(error) > square(kSurprise) * (variance(knot) + noise)) {
+    if (error < 0.0 && (whole_ || count < kYoung)) {
+      // No pass is faster than it can be. Either these rows were thought too dear, since all their passes were
+      // disturbed, or the machine is not as slow any more: the next passes of other sizes will tell.
+      error = std::max(error, count < kYoung ? error : -kFastest);
+      const double young = static_cast<double>(kTrusted) / (kTrusted + count);
+      covariance(own, own) += young * square(error);
+      covariance(kSlowness, kSlowness) += (1.0 - young) * square(error);
+    } else {
+      noise = square(error / kSurprise);
+      covariance(kSlowness, kSlowness) += square(kFollowed * error);
     }
-    doubted_ = -1;
-    return is_fast;
   }
-  if (!is_fast) {
-    doubted_ = -1;
-    return false;
+  std::array<double, kStates> told = {};
+  for (std::size_t i = 0; i < kStates; ++i) told[i] = covariance(i, kSlowness) + covariance(i, own);
+  const double variance = told[kSlowness] + told[own] + noise;
+  for (std::size_t i = 0; i < kStates; ++i) {
+    means_[i] += told[i] / variance * error;
+    for (std::size_t j = 0; j < kStates; ++j) covariance(i, j) -= told[i] * told[j] / variance;
   }
-  // Again and again the same size: what is known of the others is known of a slower machine.
-  if (doubted_ >= 0 && ++doubted_times_ >= kFirst) {
-    speed_ *= ratio;
-    doubted_ = -1;
-    return true;
-  }
-  if (doubted_ < 0) {
-    doubted_ = static_cast<int>(knot);
-    doubted_times_ = 1;
-  }
-  doubted_ratio_ = ratio;
-  return true;
 }
 
 bool RowCosts::is_known_up_to(int rows) const {
@@ -200,21 +185,23 @@ int RowCosts::rows_within(double seconds, int least, int most) const {
 std::array<double, 2 * RowCosts::kRows.size()> RowCosts::numbers() const {
   std::array<double, 2 * kRows.size()> all = {};
   for (std::size_t i = 0; i < knots_.size(); ++i) {
-    all[2 * i] = speed_ * knots_[i].seconds;
+    if (knots_[i].count == 0) continue;
+    all[2 * i] = std::exp(means_[kSlowness] + means_[1 + i]);
     all[2 * i + 1] = knots_[i].count;
   }
   return all;
 }
 
 void RowCosts::restore(std::span<const double> numbers) {
-  known_ = 0;
-  speed_ = 1.0;
-  doubted_ = corrected_ = -1;
+  *this = RowCosts(guess_, further_, whole_);
+  covariance(kSlowness, kSlowness) = square(kFirstNoise);
   for (std::size_t i = 0; i < knots_.size(); ++i) {
-    const bool is_known = numbers[2 * i] > 0.0 && numbers[2 * i + 1] >= 1.0;
-    const int count = static_cast<int>(std::min<double>(numbers[2 * i + 1], kConfirmed));
-    knots_[i] = is_known ? Knot{numbers[2 * i], count} : Knot{};
-    known_ += knots_[i].count > 0 ? 1 : 0;
+    const double seconds = numbers[2 * i], count = numbers[2 * i + 1];
+    if (!(seconds > 0.0) || !(count >= 1.0)) continue;
+    knots_[i] = {static_cast<int>(std::min<double>(count, kKept)), seconds};
+    means_[1 + i] = std::log(seconds);
+    covariance(1 + i, 1 + i) = square(kRestored) + square(kFirstNoise) / knots_[i].count;
+    ++known_;
   }
   draw();
 }

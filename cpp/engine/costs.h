@@ -8,17 +8,19 @@
 namespace frspec {
 
 // Seconds of a pass by its rows. Two things change at two paces: how long a pass of so many rows is beside one of
-// another size, slowly; and how fast the machine is now, quickly (memory is shared, and so may the processor be).
+// another size, slowly; and how fast the machine is now, quickly (memory is shared, and so may the processor be). So
+// the logarithm of a pass's seconds is taken for the sum of both and some noise, and a Kalman filter says of each pass
+// which of them it has told about: what a few passes have said of a size is doubted before what many have.
 class RowCosts {
  public:
   // Nothing is known: a pass of one row takes that long, and each further row so much of it.
-  // `doubts`: what is added are whole passes of one kind, of which none is much faster than it can be; not differences
+  // `whole`: what is added are whole passes of one kind, of which none is much faster than it can be; not differences
   // of times, nor passes of several kinds.
-  explicit RowCosts(double one_row = 0.0, double further_row = 0.1, bool doubts = true)
-      : guess_(one_row), further_(further_row), doubts_(doubts) {}
+  explicit RowCosts(double one_row = 0.0, double further_row = 0.1, bool whole = true)
+      : guess_(one_row), further_(further_row), whole_(whole) {}
 
-  double operator()(int rows) const { return speed_ * shape(rows); }
-  // A pass that took so long. One that took much longer than any before says little: somebody else wanted the
+  double operator()(int rows) const;
+  // A pass that took so long. One that took much longer than was expected says little: somebody else wanted the
   // processor.
   void add(int rows, double seconds);
   bool is_known() const { return known_ > 0; }
@@ -34,29 +36,28 @@ class RowCosts {
   void restore(std::span<const double> numbers);
 
  private:
+  // What the filter tracks: the logarithms of the machine's slowness, and of the seconds of each knot.
+  static constexpr std::size_t kSlowness = 0, kStates = 1 + kRows.size();
   struct Knot {
-    double seconds = 0.0;
-    int count = 0;
+    int count = 0;         // passes
+    double seconds = 0.0;  // at the usual speed
   };
   double shape(int rows) const;  // seconds at the usual speed
   double at(const std::array<double, kRows.size()>& seconds, int rows, int left_out) const;
   double slope(const std::array<double, kRows.size()>& seconds, int low, int high) const;
-  void learn(std::size_t nearest, double seconds, double promised);
-  bool doubt(std::size_t knot, double ratio);
+  double variance(std::size_t knot) const;
+  void meet(std::size_t knot, double log_seconds);
+  void learn(std::size_t knot, double log_seconds);
+  double& covariance(std::size_t i, std::size_t j) { return covariances_[i * kStates + j]; }
   void draw();
 
   std::array<Knot, kRows.size()> knots_ = {};
   std::array<double, kRows.size()> curve_ = {};  // what is thought of those that are known
-  int known_ = 0;                                // knots that are
-  unsigned passes_ = 0;
-  double speed_ = 1.0;
-  int doubted_ = -1;       // the knot whose latest pass was faster than can be; none: -1
-  int doubted_times_ = 0;  // such passes in a row
-  double doubted_ratio_ = 1.0;
-  int corrected_ = -1;   // the knot that was corrected last, and not seen since
-  double before_ = 0.0;  // its seconds before
+  std::array<double, kStates> means_ = {};
+  std::array<double, kStates * kStates> covariances_ = {};
+  int known_ = 0;  // knots that are
   double guess_, further_;
-  bool doubts_;
+  bool whole_;
 };
 
 }  // namespace frspec

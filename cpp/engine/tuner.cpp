@@ -24,6 +24,8 @@ constexpr int kLeastProbe = 3, kMostProbe = 400;
 constexpr int kLeastPlainInterval = 24, kMostPlainInterval = 192;
 // Translations are compared by turns of so many steps, until each was tried so often; then again now and then.
 constexpr int kTurn = 8, kTried = 24, kAgain = 512;
+// Of a tree that shows what drafting costs: what its pass costs is known without it.
+constexpr int kRehearsedNodes = 4;
 constexpr double kHeldPrior = 16.0, kHeldGuess = 0.97;  // share of tokens that a head is expected to hold
 // Accepted tokens are ordinary ones: a head that lacks some of all tokens lacks so much fewer of them.
 constexpr double kOrdinary = 0.6;
@@ -312,7 +314,7 @@ bool Tuner::drafts_beside(std::span<const float> repeated) {
 }
 
 int Tuner::size(std::span<const float> chances) const {
-  if (!rehearsal_.empty()) return static_cast<int>(chances.size());
+  if (!rehearsal_.empty()) return std::min(kRehearsedNodes, static_cast<int>(chances.size()));
   const double time = value_of_time();
   double gain = 0.0, most = 0.0;
   int best = plan_.forced && !chances.empty() ? 1 : 0;

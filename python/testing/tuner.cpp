@@ -70,7 +70,7 @@ void init_tuner(nb::module_& m) {
       [](int nodes, int most, int least, int room) { return DraftLimits{most, least}.within(room).of(nodes); },
       "nodes"_a, "most"_a, "least"_a, "room"_a, "How many of so many nodes are drafted (tree/limited_growth.h).");
   nb::class_<RowCosts>(m, "RowCosts", "What passes cost (engine/costs.h).")
-      .def(nb::init<double, double, bool>(), "one_row"_a = 0.0, "further_row"_a = 0.1, "doubts"_a = true)
+      .def(nb::init<double, double, bool>(), "one_row"_a = 0.0, "further_row"_a = 0.1, "whole"_a = true)
       .def(
           "__call__", [](const RowCosts& self, int rows) { return self(rows); }, "rows"_a)
       .def("is_known_up_to", &RowCosts::is_known_up_to, "rows"_a)

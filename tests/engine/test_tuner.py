@@ -499,12 +499,12 @@ NOISES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("doubts", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("noise", NOISES)
-def test_costs_stay_what_they_are_however_noisy_passes_are(noise: str, doubts: bool) -> None:
+def test_costs_stay_what_they_are_however_noisy_passes_are(noise: str, whole: bool) -> None:
     """For hours of passes; of sizes that come often and such that come rarely."""
     lucky = random.Random(3)
-    costs = _testing.RowCosts(0.0, 0.1, doubts)
+    costs = _testing.RowCosts(0.0, 0.1, whole)
     sizes = [1, 4, 4, 8]
     errors = []
     for step in range(200_000):
