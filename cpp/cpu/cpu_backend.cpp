@@ -31,14 +31,15 @@ struct Memory {
   std::size_t bytes;  // as mapped
 };
 
-// Zeroed memory whose pages exist only once they are touched. Large pieces ask for large pages: a pass reads all of
-// a model, and page tables are part of that traffic.
-Memory map_memory(std::size_t bytes) {
+// Zeroed memory whose pages exist only once they are touched. Large pieces ask for `large` pages: a pass reads all of
+// a model, and page tables are part of that traffic. K/V caches do not: a short text touches a little of each layer's,
+// and would wait until the system has zeroed 2 MiB for it.
+Memory map_memory(std::size_t bytes, bool large) {
   const std::size_t whole = (bytes + kAlignment + kHugePage - 1) / kHugePage * kHugePage;
   void* address = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (address == MAP_FAILED) return {nullptr, 0};
 #ifdef MADV_HUGEPAGE
-  madvise(address, whole, MADV_HUGEPAGE);  // a wish: without it all works, a little slower
+  madvise(address, whole, large ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);  // a wish: without it all works, a little slower
 #endif
   return {address, whole};
 }
@@ -110,7 +111,11 @@ std::byte* CpuBackend::Scratch::bytes(std::size_t count) {
   return memory_.data() + ((kAlignment - address % kAlignment) % kAlignment);
 }
 
-Buffer CpuBackend::allocate(std::size_t bytes) {
+Buffer CpuBackend::allocate(std::size_t bytes) { return allocate(bytes, true); }
+
+Buffer CpuBackend::allocate_kv(const KvShape& shape) { return allocate(kv_bytes(shape), false); }
+
+Buffer CpuBackend::allocate(std::size_t bytes, bool large_pages) {
   // Fresh pages cost nothing until they are touched, so an absurd size must fail here, by what the machine has.
   const auto physical =
       static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
@@ -121,7 +126,7 @@ Buffer CpuBackend::allocate(std::size_t bytes) {
   };
   if (bytes > physical || before > physical - bytes) throw out_of_memory();
   if (bytes >= kHugePage) {
-    const Memory memory = map_memory(bytes);
+    const Memory memory = map_memory(bytes, large_pages);
     if (memory.address == nullptr) throw out_of_memory();
     allocated_->fetch_add(bytes);
     return Buffer(memory.address, bytes, [memory, bytes, allocated = allocated_](void*) {

@@ -64,6 +64,7 @@ class CpuBackend final : public Backend, private Instruments {
   std::string description() const override;
   Instruments& instruments() override { return *this; }
   Buffer allocate(std::size_t bytes) override;
+  Buffer allocate_kv(const KvShape& shape) override;
   void upload(void* to, const void* from_host, std::size_t bytes) override;
   void download(void* to_host, const void* from, std::size_t bytes) override;
   void post(int slot, const void* from, std::size_t bytes) override;
@@ -137,6 +138,7 @@ class CpuBackend final : public Backend, private Instruments {
                      const SamplerChain& chain, const Sampling& draw) override;
 
  private:
+  Buffer allocate(std::size_t bytes, bool large_pages);
   // Instruments
   void note_time(int point) override { times_[static_cast<std::size_t>(point)] = std::chrono::steady_clock::now(); }
   double seconds_between(int first_point, int second_point) override {

@@ -9,11 +9,10 @@ KvCache::KvCache(Backend& backend, int layers, const KvShape& shape, std::shared
     : backend_(backend),
       pages_(std::move(pages)),
       lengths_(backend.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(pages_->places()))) {
-  const std::size_t bytes = backend.kv_bytes(shape);
   for (int i = 0; i < layers; ++i) {
-    memory_.push_back(backend.allocate(bytes));
+    memory_.push_back(backend.allocate_kv(shape));
     void* keys = memory_.back().as<void>();
-    memory_.push_back(backend.allocate(bytes));
+    memory_.push_back(backend.allocate_kv(shape));
     layers_.push_back(KvLayer{keys, memory_.back().as<void>(), shape});
   }
   pages_->add(layers_);
