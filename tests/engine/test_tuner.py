@@ -210,6 +210,32 @@ def test_costs_that_were_measured_in_a_bad_moment_are_not_believed_for_long(name
     assert sum(found) / len(found) > 0.97
 
 
+@pytest.mark.parametrize("name", COSTS)
+def test_first_passes_that_load_pages_are_not_believed(name: str) -> None:
+    """A file's pages are read by the first pass, of the target and of the drafter: it takes many times as long."""
+    texts = traces(name)
+    best, arm = best_fixed(make_world(name), texts)
+    found = []
+    for seed in range(4):
+        world = make_world(name, seed)
+        tuner = _testing.Tuner([("full", "", 0.0, 0.0)], True, 16, world.clock)
+        slow = iter([18.0])
+        for _ in range(3):
+            for rows in (1, 2, 3, 4, 6, 8):
+                tuner.know_target(rows, world.target(rows) * next(slow, 1.0) * world.noise())
+        tuner.rehearse([1, 1, 2, 4])
+        for step in range(4):
+            begin, calm = world.steps, world.drift
+            world.drift = lambda at, begin=begin, step=step: 30.0 if step == 0 and at <= begin + 1 else 1.0
+            list(run_tuned(world, tuner, [REHEARSAL]))
+            world.drift = calm
+        tuner.rehearse([])
+        found.append(rate(world, tuner, texts, seed))
+    assert sum(all_of for all_of, _, _ in found) / len(found) > 0.95 * best
+    if arm is not None:
+        assert min(drafted for _, _, drafted in found) > 0.5
+
+
 @pytest.mark.parametrize("name", ["slem, memory-bound", "slem, arithmetic-bound", "eagle, rows are dear"])
 def test_neither_are_they_with_a_drafter_of_no_use(name: str) -> None:
     texts = useless(traces(name))
