@@ -39,7 +39,7 @@ class Device {
   virtual std::size_t weight_bytes(const WeightSource& source, std::int64_t rows, bool is_table) const = 0;
   // Bytes that the keys (or the values) of a layer take.
   virtual std::size_t kv_bytes(const KvShape& shape) const = 0;
-  // Memory for them, of which a short text will touch a little.
+  // Memory for them, of which a short text will touch a little. A backend in front of another one passes it on.
   virtual Buffer allocate_kv(const KvShape& shape) { return allocate(kv_bytes(shape)); }
   // Row `row` of a source of any loadable type as f32, into host memory.
   virtual void dequantize(float* to_host, const WeightSource& source, std::int64_t row) = 0;

@@ -19,7 +19,7 @@ class RowCosts {
   explicit RowCosts(double one_row = 0.0, double further_row = 0.1, bool whole = true)
       : guess_(one_row), further_(further_row), whole_(whole) {}
 
-  double operator()(int rows) const;
+  double operator()(int rows) const { return slowness_ * shape(rows); }
   // A pass that took so long. One that took much longer than was expected says little: somebody else wanted the
   // processor.
   void add(int rows, double seconds);
@@ -37,24 +37,23 @@ class RowCosts {
 
  private:
   // What the filter tracks: the logarithms of the machine's slowness, and of the seconds of each knot.
-  static constexpr std::size_t kSlowness = 0, kStates = 1 + kRows.size();
-  struct Knot {
-    int count = 0;         // passes
-    double seconds = 0.0;  // at the usual speed
-  };
+  static constexpr std::size_t kKnots = kRows.size(), kSlowness = 0, kStates = 1 + kKnots;
   double shape(int rows) const;  // seconds at the usual speed
-  double at(const std::array<double, kRows.size()>& seconds, int rows, int left_out) const;
-  double slope(const std::array<double, kRows.size()>& seconds, int low, int high) const;
-  double variance(std::size_t knot) const;
+  double at(const std::array<double, kKnots>& seconds, int rows, int left_out) const;
+  double slope(const std::array<double, kKnots>& seconds, int low, int high) const;
   void meet(std::size_t knot, double log_seconds);
   void learn(std::size_t knot, double log_seconds);
   double& covariance(std::size_t i, std::size_t j) { return covariances_[i * kStates + j]; }
+  double variance(std::size_t i, std::size_t j, double sign) const;
   void draw();
 
-  std::array<Knot, kRows.size()> knots_ = {};
-  std::array<double, kRows.size()> curve_ = {};  // what is thought of those that are known
+  std::array<int, kKnots> counts_ = {};      // passes of each knot; 0: it is not known
+  std::array<int, kKnots> surprises_ = {};   // of them in a row: above 0 slower than was expected, below it faster
+  std::array<double, kKnots> seconds_ = {};  // at the usual speed
+  std::array<double, kKnots> curve_ = {};    // what is thought of them
   std::array<double, kStates> means_ = {};
   std::array<double, kStates * kStates> covariances_ = {};
+  double slowness_ = 1.0;
   int known_ = 0;  // knots that are
   double guess_, further_;
   bool whole_;

@@ -24,7 +24,7 @@ constexpr int kLeastProbe = 3, kMostProbe = 400;
 constexpr int kLeastPlainInterval = 24, kMostPlainInterval = 192;
 // Translations are compared by turns of so many steps, until each was tried so often; then again now and then.
 constexpr int kTurn = 8, kTried = 24, kAgain = 512;
-// Of a tree that shows what drafting costs: what its pass costs is known without it.
+// Nodes of a rehearsed tree that are verified: what their pass costs is known without it.
 constexpr int kRehearsedNodes = 4;
 constexpr double kHeldPrior = 16.0, kHeldGuess = 0.97;  // share of tokens that a head is expected to hold
 // Accepted tokens are ordinary ones: a head that lacks some of all tokens lacks so much fewer of them.

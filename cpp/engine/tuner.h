@@ -113,8 +113,8 @@ class Tuner final : public Growth {
   const Company& company() const { return company_; }
   void set_noisy(bool noisy) { noisy_ = noisy; }  // for texts that take turns
   void add(const Step& step);
-  // Trees of each of these many nodes per level are grown, whatever they promise: to learn what they cost. Empty: no
-  // more.
+  // Trees of each of these many nodes per level are grown, whatever they promise, and a few nodes of them verified: to
+  // learn what growing costs. Empty: no more.
   void rehearse(std::vector<int> widths) { rehearsal_ = std::move(widths); }
 
   NodeNote judge(const NodeNote& parent, float score, int depth) const override {

@@ -16,7 +16,7 @@
 namespace frspec {
 namespace {
 
-constexpr std::string_view kHeader = "frspec tuning 3";  // the number changes with the meaning of the numbers
+constexpr std::string_view kHeader = "frspec tuning 4";  // the number changes with the meaning of the numbers
 constexpr std::size_t kMostNumbers = 1 << 16;
 
 std::uint64_t hash(std::string_view bytes, std::uint64_t value = 0xcbf29ce484222325u) {

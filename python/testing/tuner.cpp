@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -75,6 +76,9 @@ void init_tuner(nb::module_& m) {
           "__call__", [](const RowCosts& self, int rows) { return self(rows); }, "rows"_a)
       .def("is_known_up_to", &RowCosts::is_known_up_to, "rows"_a)
       .def("add", &RowCosts::add, "rows"_a, "seconds"_a)
+      .def("numbers", &RowCosts::numbers, "Seconds and passes of each of the sizes that are told apart.")
+      .def(
+          "restore", [](RowCosts& self, const std::vector<double>& numbers) { self.restore(numbers); }, "numbers"_a)
       .def("rows_within", &RowCosts::rows_within, "seconds"_a, "least"_a, "most"_a);
   nb::class_<Tuner>(m, "Tuner", "What to draft with, how far, and whether at all (engine/tuner.h).")
       .def("__init__", &make_tuner, "arms"_a, "grows"_a, "levels"_a, "clock"_a,

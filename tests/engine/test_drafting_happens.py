@@ -71,10 +71,10 @@ def test_what_was_learned_is_kept_from_process_to_process(
         expected = llm.generate("One, two, three, four, five, six,", 24).tokens
     (file,) = (tmp_path / "tuning").iterdir()
     kept = file.read_text()
-    assert kept.startswith("frspec tuning 3\n")
-    for content in (kept, kept[: len(kept) // 2], "", kept.replace("tuning 3", "tuning 2")):
+    assert kept.startswith("frspec tuning 4\n")
+    for content in (kept, kept[: len(kept) // 2], "", kept.replace("tuning 4", "tuning 3")):
         file.write_text(content)
         with LLM(demo_target, **options) as llm:
             assert llm.generate("One, two, three, four, five, six,", 24).tokens == expected
-        assert file.read_text().startswith("frspec tuning 3\n")
+        assert file.read_text().startswith("frspec tuning 4\n")
     assert len(list((tmp_path / "tuning").iterdir())) == 1, "no parts are left behind"

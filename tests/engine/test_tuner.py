@@ -544,6 +544,91 @@ def test_costs_stay_what_they_are_however_noisy_passes_are(noise: str, whole: bo
     assert near > 0.95 * len(errors)
 
 
+TRUE = {1: 1.0, 2: 1.2, 3: 1.4, 4: 1.6, 8: 2.6}
+
+
+def known_costs(*sizes: int, passes: int = 20, whole: bool = True) -> _testing.RowCosts:
+    """What passes of these sizes have shown, by turns."""
+    costs = _testing.RowCosts(0.0, 0.1, whole)
+    for _ in range(passes):
+        for rows in sizes:
+            costs.add(rows, TRUE[rows])
+    return costs
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("wrong", [1e-3, 0.2, 5.0, 60.0])
+@pytest.mark.parametrize("at", range(5))
+def test_one_wrong_pass_of_a_size_is_soon_forgotten(at: int, wrong: float, whole: bool) -> None:
+    """Among the first ones, too; and the sizes around it are what they were."""
+    costs = known_costs(1, 2, 8, whole=whole)
+    for visit in range(at + 10):
+        costs.add(4, wrong if visit == at else TRUE[4])
+        for rows in (1, 2, 1):
+            costs.add(rows, TRUE[rows])
+        if visit > at:
+            assert costs(1) == pytest.approx(TRUE[1], rel=0.1), visit
+            assert costs(2) == pytest.approx(TRUE[2], rel=0.15), visit
+    assert costs(4) == pytest.approx(TRUE[4], rel=0.2)
+    assert costs(8) == pytest.approx(TRUE[8], rel=0.1)
+
+
+@pytest.mark.parametrize("factor", [0.25, 0.5, 2.0, 4.0])
+def test_a_machine_that_changes_its_speed_when_a_size_comes_first(factor: float) -> None:
+    """The size is not blamed: what a row more costs beside the others stays."""
+    costs = known_costs(1, 2, 8)
+    costs.add(4, factor * TRUE[4])
+    for _ in range(30):
+        for rows in (1, 2):
+            costs.add(rows, factor * TRUE[rows])
+    for rows in (1, 2, 8):
+        assert costs(rows) == pytest.approx(factor * TRUE[rows], rel=0.1)
+    assert costs(2) <= costs(4) <= 1.1 * factor * TRUE[4]
+
+
+def test_one_disturbed_pass_leaves_the_others_as_they_were() -> None:
+    costs = known_costs(1, 2, 4, 8)
+    before = {rows: costs(rows) / costs(1) for rows in (2, 4, 8)}
+    costs.add(2, 3.0 * TRUE[2])
+    for rows, share in before.items():
+        assert costs(rows) / costs(1) == pytest.approx(share, rel=0.05)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_size_that_costs_something_else_is_learned(factor: float, whole: bool) -> None:
+    """Alone: the others stay."""
+    costs = known_costs(1, 2, 4, 8, passes=40, whole=whole)
+    for _ in range(40):
+        for rows in (1, 2, 1, 8):
+            costs.add(rows, TRUE[rows] * (factor if rows == 8 else 1.0))
+    assert costs(8) == pytest.approx(factor * TRUE[8], rel=0.2)
+    assert costs(1) == pytest.approx(TRUE[1], rel=0.1)
+
+
+def test_restored_costs_are_what_was_kept() -> None:
+    costs = known_costs(1, 2, 4, 8)
+    after = _testing.RowCosts()
+    after.restore(costs.numbers())
+    for rows in range(1, 17):
+        assert after(rows) == pytest.approx(costs(rows), rel=0.1)
+    numbers = costs.numbers()
+    for seconds in (0.0, -1.0, 1e-9, 1e9, float("nan"), float("inf")):
+        strange = [seconds, 5.0, *numbers[2:]]  # one row
+        after.restore(strange)
+        assert after(2) == pytest.approx(costs(2), rel=0.1)
+        assert 0.0 < after(1) <= after(2)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_no_time_at_all_tells_nothing(seconds: float) -> None:
+    costs = known_costs(1, 2)
+    before = costs(1), costs(2), costs.numbers()
+    costs.add(1, seconds)
+    costs.add(4, seconds)
+    assert (costs(1), costs(2), costs.numbers()) == before
+
+
 def test_rows_of_a_pass_that_may_take_so_long() -> None:
     costs = _testing.RowCosts()
     assert not costs.is_known_up_to(1000)
