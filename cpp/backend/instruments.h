@@ -1,4 +1,4 @@
-// What a device can measure and count, for those who time it; no text depends on any of it.
+// What a device can measure and count, for those who time it or plan its memory; no token depends on any of it.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,3 @@
-// Counting instead of computing.
 #include "backend/planning_backend.h"
 
 #include <cstring>

@@ -1,4 +1,3 @@
-// Disturbances for tests.
 #include "base/chaos.h"
 
 #include <cstdlib>

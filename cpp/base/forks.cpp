@@ -1,4 +1,3 @@
-// Counting forks, in the child.
 #include "base/forks.h"
 
 #include <pthread.h>

@@ -1,4 +1,3 @@
-// What machine this is.
 #include "base/machine.h"
 
 #include <algorithm>

@@ -1,4 +1,3 @@
-// UTF-8 validation and escaping.
 #include "base/text.h"
 
 #include <cstdio>

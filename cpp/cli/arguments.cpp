@@ -1,4 +1,3 @@
-// Parsing of command line arguments.
 #include "cli/arguments.h"
 
 #include <algorithm>

@@ -1,4 +1,3 @@
-// Finding the bundled demo pair.
 #include "cli/demo_pair.h"
 
 #include <cstdlib>

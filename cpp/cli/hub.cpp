@@ -1,4 +1,3 @@
-// Asking `frspec-download`.
 #include "cli/hub.h"
 
 #include <fcntl.h>

@@ -1,4 +1,3 @@
-// CPU backend: memory and weights.
 #include "cpu/cpu_backend.h"
 
 #include <array>

@@ -7,9 +7,13 @@
 //   look_up(table, index): bytes of 16 that bytes below 16 choose, in each part of 16 bytes
 //   lanes_from(v, least): a bit for each lane that is at least so large
 //   multiply_even(a, b): products of the even 32-bit words of a with those of b, 64 bits wide
-//   FRSPEC_PAIRS     1 where small unsigned codes are better multiplied by pair_products(w, x), add_pairs and
-//   widen_pairs FRSPEC_AMX       1 where there are tiles (amx_tiles.h) FRSPEC_BF16      1 where there is dot_bf16(sum,
-//   w, x), which adds two; low_half(v): f16 in the low half of lanes
+//   FRSPEC_PAIRS     1 where small unsigned codes are better multiplied by pair_products(w, x), add_pairs, widen_pairs
+//
+//   FRSPEC_AMX       1 where there are tiles (amx_tiles.h)
+//
+//   FRSPEC_BF16      1 where there is dot_bf16(sum, w, x), which adds two
+//
+//   low_half(v)      f16 in the low half of lanes
 // Everything else is static, so each instruction set has its own copy (see kernels.h).
 
 // Unrolled code must be one piece: closures that live in memory would be read again after every store.

@@ -1,4 +1,3 @@
-// Adapting: options, counting, saving.
 #include "draft/adapt.h"
 
 #include <chrono>

@@ -1,4 +1,3 @@
-// Timing draft heads.
 #include "draft/arms.h"
 
 #include <algorithm>

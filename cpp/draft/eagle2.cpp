@@ -1,4 +1,3 @@
-// The EAGLE-1/2 drafter.
 #include "draft/eagle2.h"
 
 #include <array>

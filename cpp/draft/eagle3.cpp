@@ -1,4 +1,3 @@
-// The EAGLE-3 drafter.
 #include "draft/eagle3.h"
 
 #include <array>

@@ -1,4 +1,3 @@
-// Draft trees on the host.
 #include "draft/host_tree.h"
 
 #include <algorithm>

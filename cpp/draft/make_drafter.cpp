@@ -1,4 +1,3 @@
-// Making drafters.
 #include "draft/make_drafter.h"
 
 #include <algorithm>

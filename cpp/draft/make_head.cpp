@@ -1,4 +1,3 @@
-// Making heads.
 #include "draft/make_head.h"
 
 #include <algorithm>

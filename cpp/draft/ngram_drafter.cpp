@@ -1,4 +1,3 @@
-// N-gram drafting.
 #include "draft/ngram_drafter.h"
 
 #include <algorithm>

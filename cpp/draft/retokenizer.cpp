@@ -1,4 +1,3 @@
-// Retokenizing.
 #include "draft/retokenizer.h"
 
 #include <algorithm>

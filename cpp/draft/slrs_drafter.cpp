@@ -1,4 +1,3 @@
-// SLRS.
 #include "draft/slrs_drafter.h"
 
 #include <algorithm>

@@ -1,4 +1,3 @@
-// Drafters of another vocabulary.
 #include "draft/translated_drafter.h"
 
 #include <algorithm>

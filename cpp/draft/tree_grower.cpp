@@ -1,4 +1,3 @@
-// Growing a dynamic tree.
 #include "draft/tree_grower.h"
 
 #include <algorithm>

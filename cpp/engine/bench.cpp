@@ -1,4 +1,3 @@
-// Timing.
 #include "engine/bench.h"
 
 #include <algorithm>

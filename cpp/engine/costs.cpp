@@ -1,4 +1,3 @@
-// What passes cost.
 #include "engine/costs.h"
 
 #include <algorithm>

@@ -1,4 +1,3 @@
-// Single passes.
 #include "engine/lab.h"
 
 #include <algorithm>

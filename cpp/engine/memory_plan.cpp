@@ -1,4 +1,3 @@
-// Planning a device's memory.
 #include "engine/memory_plan.h"
 
 #include <algorithm>

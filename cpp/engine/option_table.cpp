@@ -1,4 +1,3 @@
-// The table of options.
 #include "engine/option_table.h"
 
 #include <algorithm>

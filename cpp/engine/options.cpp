@@ -1,4 +1,3 @@
-// Options as users name them.
 #include "engine/options.h"
 
 #include <charconv>

@@ -1,4 +1,3 @@
-// Planning steps.
 #include "engine/planner.h"
 
 #include <algorithm>

@@ -1,4 +1,3 @@
-// Telling of steps.
 #include "engine/step_trace.h"
 
 #include <algorithm>

@@ -1,4 +1,3 @@
-// Stop strings.
 #include "engine/stop_text.h"
 
 #include <algorithm>

@@ -1,4 +1,3 @@
-// Running the target.
 #include "engine/target_runner.h"
 
 #include <algorithm>

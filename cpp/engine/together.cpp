@@ -202,11 +202,11 @@ void Engine::give_chunks(std::vector<Member>& members) {
   }
 }
 
-// Trees of those that are written, one after the other.
 bool Engine::tells_planner(const Member& member) {
   return !member.sequence->error() && tells_planner(*member.sequence, member.step);
 }
 
+// Trees of those that are written, one after the other.
 void Engine::draft(std::vector<Member>& members) {
   const int texts = static_cast<int>(members.size());
   int rows = 0, nodes = 0, piece = drafter_piece();

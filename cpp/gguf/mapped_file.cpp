@@ -1,4 +1,3 @@
-// POSIX open, fstat, mmap, pread.
 #include "gguf/mapped_file.h"
 
 #include <algorithm>

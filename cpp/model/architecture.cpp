@@ -1,4 +1,3 @@
-// The table of architectures.
 #include "model/architecture.h"
 
 #include <algorithm>

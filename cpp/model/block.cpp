@@ -1,4 +1,3 @@
-// One transformer block.
 #include "model/block.h"
 
 #include <array>

@@ -1,4 +1,3 @@
-// Reading a model's configuration.
 #include "model/config.h"
 
 #include <algorithm>

@@ -1,4 +1,3 @@
-// Key/value cache.
 #include "model/kv_cache.h"
 
 #include <utility>

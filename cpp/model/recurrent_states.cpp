@@ -1,4 +1,3 @@
-// Recurrent states.
 #include "model/recurrent_states.h"
 
 #include <algorithm>

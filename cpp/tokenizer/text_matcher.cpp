@@ -1,4 +1,3 @@
-// Building and running the automaton.
 #include "tokenizer/text_matcher.h"
 
 namespace frspec {

@@ -1,4 +1,3 @@
-// UTF-8 validation.
 #include "tokenizer/unicode.h"
 
 #include <cstring>

@@ -1,4 +1,3 @@
-// Reading and checking a vocabulary.
 #include "tokenizer/vocabulary.h"
 
 #include <algorithm>

@@ -1,4 +1,3 @@
-// Draft trees.
 #include "tree/draft_tree.h"
 
 #include <algorithm>

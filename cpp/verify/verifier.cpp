@@ -1,4 +1,3 @@
-// Verification.
 #include "verify/verifier.h"
 
 #include <algorithm>

@@ -1,4 +1,3 @@
-// Counting, and choosing rows.
 #include "vocab/adaptive_ranks.h"
 
 #include <algorithm>

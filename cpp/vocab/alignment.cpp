@@ -1,4 +1,3 @@
-// Aligning vocabularies.
 #include "vocab/alignment.h"
 
 #include <string>

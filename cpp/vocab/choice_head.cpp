@@ -1,4 +1,3 @@
-// Several policies, one in use.
 #include "vocab/choice_head.h"
 
 #include <algorithm>

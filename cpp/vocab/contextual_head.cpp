@@ -1,4 +1,3 @@
-// Rows that follow the text.
 #include "vocab/contextual_head.h"
 
 #include <algorithm>

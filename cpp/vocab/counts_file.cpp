@@ -1,4 +1,3 @@
-// Reading, locking, merging.
 #include "vocab/counts_file.h"
 
 #include <cerrno>

@@ -1,4 +1,3 @@
-// Reduced vocabularies of drafters.
 #include "vocab/draft_vocabulary.h"
 
 #include <algorithm>

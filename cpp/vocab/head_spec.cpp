@@ -1,4 +1,3 @@
-// Reading head policies.
 #include "vocab/head_spec.h"
 
 #include <algorithm>

@@ -1,4 +1,3 @@
-// Noting states.
 #include "vocab/recording_head.h"
 
 #include <algorithm>

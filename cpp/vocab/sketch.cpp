@@ -1,4 +1,3 @@
-// Reading sketches.
 #include "vocab/sketch.h"
 
 #include <string>

@@ -1,4 +1,3 @@
-// The speculated vocabulary.
 #include "vocab/speculated_head.h"
 
 #include <array>

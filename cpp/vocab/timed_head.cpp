@@ -1,4 +1,3 @@
-// Timing heads.
 #include "vocab/timed_head.h"
 
 #include <utility>

@@ -1,4 +1,3 @@
-// Counting with decay.
 #include "vocab/token_counts.h"
 
 #include <algorithm>

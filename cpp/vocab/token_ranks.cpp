@@ -1,4 +1,3 @@
-// Token ranks.
 #include "vocab/token_ranks.h"
 
 #include <algorithm>

@@ -67,21 +67,16 @@ def test_in_company(pair: TinyPair, other: Path, kind: str, tmp_path: Path, monk
     engine = _core.Engine(target, **own, **OPTIONS, n_parallel=3)
     texts = [engine.begin(prompt, trace=True, **asked) for prompt in prompts]
     found: list[list[int]] = [[] for _ in prompts]
-    drafted: list[list[bool]] = []  # in each pass, of each text
     while any(text.finish_reason is None for text in texts):
-        before = [text.stats.drafted_steps for text in texts]
         for tokens, fresh in zip(found, _core.Generation.step_together(texts), strict=True):
             tokens += [token for token, _, _ in fresh or []]
-        drafted.append([text.stats.drafted_steps > n for text, n in zip(texts, before, strict=True)])
     assert found == expected
     firsts = [next((i for i, step in enumerate(text.trace) if step["nodes"] > 1), 60) for text in texts]  # 60: never
-    # Whose turn it is reads whole pieces first; the others follow when it has shown what drafts give.
+    # One tries first, and reads whole pieces for it. The others follow once it has drafted a few times, if it pays: that
+    # is for the clock to say, and simulations show it (test_tuner.py).
     assert sorted(firsts)[1] > min(firsts) >= 300 // PIECE
-    alone = [count for count in map(sum, drafted) if count][:4]
-    assert set(alone) == {1}
+    assert min(firsts) < 60
     if kind == "the target itself":  # whose word is the target's, if it has read the same
-        assert len(alone) == 4
         assert min(firsts) == 300 // PIECE
         for text in texts:
-            assert text.stats.drafted_steps > 4
             assert all(step["accepted"] >= 1 for step in text.trace if step["nodes"] > 1)
