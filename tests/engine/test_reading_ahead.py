@@ -72,8 +72,8 @@ def test_in_company(pair: TinyPair, other: Path, kind: str, tmp_path: Path, monk
             tokens += [token for token, _, _ in fresh or []]
     assert found == expected
     firsts = [next((i for i, step in enumerate(text.trace) if step["nodes"] > 1), 60) for text in texts]  # 60: never
-    # One tries first, and reads whole pieces for it. The others follow once it has drafted a few times, if it pays: that
-    # is for the clock to say, and simulations show it (test_tuner.py).
+    # One tries first, and reads whole pieces for it. The others follow once it has drafted a few times, if that pays,
+    # which is for the clock to say, and simulations show it (test_tuner.py).
     assert sorted(firsts)[1] > min(firsts) >= 300 // PIECE
     assert min(firsts) < 60
     if kind == "the target itself":  # whose word is the target's, if it has read the same
