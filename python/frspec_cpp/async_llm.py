@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from frspec_cpp.generation import Generation
 from frspec_cpp.llm import LLM
 from frspec_cpp.option_table import Options
 from frspec_cpp.options import ChatOptions, takes_chat_options, takes_options
-from frspec_cpp.texts import Event, Piece, Reading, Started, Ticket
+from frspec_cpp.texts import Cancelled, Event, Piece, Reading, Started, TextRequest, Ticket
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -34,6 +35,10 @@ class QueueFull(RuntimeError):
         super().__init__(message)
         self.retry_after = retry_after
 
+    def __reduce__(self) -> tuple[type[QueueFull], tuple[str, int]]:
+        """Both arguments: an exception is pickled with its message alone."""
+        return type(self), (str(self), self.retry_after)
+
 
 class QueueTimeout(TimeoutError):
     """The text's turn did not come in time."""
@@ -41,6 +46,15 @@ class QueueTimeout(TimeoutError):
 
 class NotAccepting(RuntimeError):
     """No texts are taken any more."""
+
+
+#: Errors that tell nothing of the engine.
+_OF_A_TEXT = (ValueError, Cancelled, QueueTimeout, NotAccepting)
+
+
+def _writes() -> bool:
+    """Whether a thread of this process writes texts; it may be another LLM's."""
+    return any(thread.name == "frspec-texts" for thread in threading.enumerate())
 
 
 class AsyncText:
@@ -73,8 +87,8 @@ class AsyncText:
     def _take(self, event: Event) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._owner is not None and isinstance(event, Generation):
-            self._owner._learn(event)
+        if self._owner is not None and self._ticket is not None:
+            self._owner._see(self._ticket.request, event)
         self._events.put_nowait(event)
 
     def cancel(self) -> None:
@@ -125,6 +139,10 @@ class AsyncLLM:
         max_queue: Texts that may wait.
         max_queued_tokens: Tokens that their prompts may have together.
         options: The other arguments of :class:`LLM`.
+
+    Attributes:
+        on_event: Is called with all that is told of all texts, also of those that nobody follows any more, by the loop
+            that has asked for them.
     """
 
     def __init__(
@@ -143,6 +161,8 @@ class AsyncLLM:
         self._max_queued_tokens = max_queued_tokens
         self._closed = False
         self._seconds = 1.0  # of a text, of late
+        self._error: Exception | None = None  # of the last pass
+        self.on_event: Callable[[Event], object] | None = None
 
     async def __aenter__(self) -> Self:
         await self.load()
@@ -192,6 +212,16 @@ class AsyncLLM:
     def pages(self) -> tuple[int, int, int] | None:
         """As :attr:`LLM.pages`; None: there is no model yet, or it is elsewhere."""
         return None if self._llm is None else self._llm.pages
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why texts cannot be written: the error of the last pass, until one gives tokens again; None: they can.
+
+        Only texts that were asked for here are known.
+        """
+        if self._llm is not None and self._llm._texts.works and not _writes() and self._llm._texts.works:
+            return RuntimeError("the thread that writes texts has died")
+        return self._error
 
     @property
     def displaced(self) -> int:
@@ -345,6 +375,19 @@ class AsyncLLM:
             f"{self._max_queue} and {self._max_queued_tokens}",
             seconds,
         )
+
+    def _see(self, request: TextRequest, event: Event) -> None:
+        """Follows all texts."""
+        if isinstance(event, Generation):
+            self._learn(event)
+        # What a request has brought along may fail by its own fault.
+        is_own = any(request.options.get(name) is not None for name in ("grammar", "logits_processor"))
+        if isinstance(event, Piece) or (isinstance(event, Generation) and event.finish_reason != "cancelled"):
+            self._error = None
+        elif isinstance(event, Exception) and not isinstance(event, _OF_A_TEXT) and not is_own:
+            self._error = event
+        if self.on_event is not None:
+            self.on_event(event)
 
     def _learn(self, text: Generation) -> None:
         self._seconds += 0.2 * (text.stats.total_seconds - self._seconds)

@@ -16,24 +16,45 @@ pytest.importorskip("fastapi")
 openai = pytest.importorskip("openai")
 
 USER: list[Any] = [{"role": "user", "content": "Weather in Oslo?"}]
-TOOLS: list[Any] = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+WEATHER = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
+TOOLS: list[Any] = [{"type": "function", "function": {"name": "weather", "parameters": WEATHER}}]
 OSLO = '{"name": "weather", "arguments": {"city": "Oslo"}}'
+TAGGED = "<tool_call>\n<function=weather>\n<parameter=city>\nOslo\n</parameter>\n{}</function>\n</tool_call>"
+# Of a template of Qwen3-Coder, what makes it one.
+QWEN3_CODER = """
+{%- if tools %}
+    {{- '<|im_start|>system\\n<tools>' + tools | tojson + '</tools>\\n<tool_call>\\n<function=example>\\n' }}
+    {{- '<parameter=one>\\nvalue\\n</parameter>\\n</function>\\n</tool_call><|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' + (message.content or '') }}
+    {%- for call in message.tool_calls or [] %}
+        {{- '<tool_call>\\n<function=' + call.function.name + '>\\n' }}
+        {%- for name, value in call.function.arguments | items %}
+            {{- '<parameter=' + name + '>\\n' + value | string + '\\n</parameter>\\n' }}
+        {%- endfor %}
+        {{- '</function>\\n</tool_call>' }}
+    {%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
 
 
-@pytest.fixture(scope="module", params=["hermes", "llama3", "mistral"])
+@pytest.fixture(scope="module", params=["hermes", "qwen3_coder", "llama3", "mistral"])
 def form(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def tool_llm(form: str, demo_target: Path, tmp_path_factory: pytest.TempPathFactory) -> LLM:
-    template = {"hermes": HERMES, "llama3": LLAMA3_TOOLS, "mistral": MISTRAL_TOOLS}[form]
+    template = {"hermes": HERMES, "qwen3_coder": QWEN3_CODER, "llama3": LLAMA3_TOOLS, "mistral": MISTRAL_TOOLS}[form]
     return LLM(with_templates(demo_target, tmp_path_factory.mktemp("tools") / f"{form}.gguf", template), n_threads=1)
 
 
 def spelled(form: str) -> str:
     return {
         "hermes": f"<tool_call>\n{OSLO}\n</tool_call>",
+        "qwen3_coder": TAGGED.format(""),
         "llama3": OSLO.replace("arguments", "parameters"),
         "mistral": f"[TOOL_CALLS] [{OSLO}]",
     }[form]
@@ -82,6 +103,16 @@ def test_a_call(run_server: Any, tool_llm: LLM, form: str) -> None:
         assert whole.choices[0].finish_reason == "stop"
 
 
+def test_numbers_between_marks(run_server: Any, llm: LLM) -> None:
+    """The tool's schema tells them from texts."""
+    words = TAGGED.format("<parameter=days>\n3\n</parameter>\n<parameter=more>\n3\n</parameter>\n")
+    with run_server(ScriptedLLM(llm, words), template={"chat_template": QWEN3_CODER}) as served:
+        whole, chunks = ask(served, tools=TOOLS)
+        (call,) = whole.choices[0].message.tool_calls
+        expected = {"city": "Oslo", "days": 3, "more": "3"}
+        assert json.loads(call.function.arguments) == json.loads(streamed(chunks)[2][0][1]) == expected
+
+
 def test_words_are_no_call(run_server: Any, tool_llm: LLM, form: str) -> None:
     words = spelled(form)
     with run_server(ScriptedLLM(tool_llm, words)) as served:
@@ -93,7 +124,11 @@ def test_words_are_no_call(run_server: Any, tool_llm: LLM, form: str) -> None:
 
 
 def test_one_call_only(run_server: Any, tool_llm: LLM, form: str) -> None:
-    twice = {"hermes": "\n".join([spelled(form)] * 2), "llama3": f"{spelled(form)}; {spelled(form)}"}
+    twice = {
+        "hermes": "\n".join([spelled(form)] * 2),
+        "qwen3_coder": spelled(form) * 2,
+        "llama3": f"{spelled(form)}; {spelled(form)}",
+    }
     engine = ScriptedLLM(tool_llm, twice.get(form, f"[TOOL_CALLS] [{OSLO}, {OSLO}]"))
     with run_server(engine) as served:
         whole, chunks = ask(served, tools=TOOLS, parallel_tool_calls=False)
@@ -114,6 +149,31 @@ def test_thoughts(run_server: Any, llm: LLM) -> None:
     with run_server(ScriptedLLM(llm, "Hm.</think>Yes."), template={"chat_template": CHATML + "<think>\n"}) as served:
         whole, chunks = ask(served)
         assert (whole.choices[0].message.content, whole.choices[0].message.reasoning_content) == ("Yes.", "Hm.")
+
+
+def test_an_answer_that_goes_on_in_a_thought(run_server: Any, llm: LLM) -> None:
+    with run_server(ScriptedLLM(llm, " see.\n</think>\n\nYes.")) as served:
+        for content in ("<think>\nLet me", [{"type": "text", "text": "<think>\nLet me"}]):
+            begun = [*USER, {"role": "assistant", "content": content}]
+            whole, chunks = ask(served, messages=begun, extra_body={"continue_final_message": True})
+            assert streamed(chunks)[:2] == ("Yes.", "see.")
+            assert (whole.choices[0].message.content, whole.choices[0].message.reasoning_content) == ("Yes.", "see.")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_the_seed_is_told_first(server: Any, path: str, stream: bool) -> None:
+    """So that a text whose stream broke can be asked for again."""
+    asked: dict[str, Any] = {"messages": USER} if "chat" in path else {"prompt": ["a", "b"]}
+    asked |= {"max_tokens": 8, "n": 2}
+    seeds = set()
+    for more in ({}, {"seed": -1}, {"seed": 7}):
+        answer = server.post(path, **asked, **more, stream=stream)
+        seeds.add(int(answer.headers["x-seed"]))
+        told = json.loads(answer.text.split("data: ")[-2]) if stream else answer.json()
+        assert told["timings"]["seed"] == int(answer.headers["x-seed"])
+    assert len(seeds) == 3
+    assert 7 in seeds
 
 
 def test_every_token_has_its_log_probability(run_server: Any, llm: LLM) -> None:

@@ -20,6 +20,7 @@ def test_random_requests(chat_target: Path, tmp_path: Path, name: str) -> None:
     drafter = chaos.Models(tmp_path, chat_target).drafter(kind)
     course = chaos.run(chat_target, drafter, kind.options, 12, seed=3)
     assert course.wrong == []
+    assert course.missing(drafts=True) == []  # of drafts and of hits in the cache
     assert course.counts["displaced"] > 0
     assert course.counts["tokens"] > 50
 

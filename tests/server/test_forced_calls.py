@@ -109,6 +109,69 @@ def test_refused(served: Any, fields: dict[str, Any], said: str) -> None:
     assert said in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"response_format": {"type": "json_object"}},
+        {"json_schema": {"enum": [17]}},
+        {"response_format": {"type": "text"}, "grammar": 'root ::= "17"'},
+    ],
+)
+def test_a_grammar_knows_no_calls(served: Any, given: dict[str, Any]) -> None:
+    """Beside tools that may be called it would keep the model from it, and nobody would be told."""
+    asked: dict[str, Any] = {"messages": USER, "max_tokens": 8, "tools": TOOLS, **given}
+    name = list(given)[-1]
+    for more in ({}, {"tool_choice": "auto"}):
+        answer = served.post("/v1/chat/completions", **asked, **more)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+        assert answer.json()["error"]["message"].startswith(f"tools: found {name} beside it")
+    for more in ({"tool_choice": "none"}, {"tools": []}):
+        assert served.post("/v1/chat/completions", **{**asked, **more}).status_code == 200
+    text = {"response_format": {"type": "text"}, "grammar": ""}
+    assert served.post("/v1/chat/completions", **{**asked, "json_schema": None, **text}).status_code == 200
+
+
+def test_strict_arguments(served: Any) -> None:
+    """Only where a call is forced the grammar sees to them: else the field is named as one that is ignored."""
+    strict = [{"type": "function", "function": {**tool["function"], "strict": True}} for tool in TOOLS]
+    asked: dict[str, Any] = {"messages": USER, "max_tokens": 2}
+    for tools, more, ignored in (
+        (strict, {}, "tools.function.strict"),
+        (strict, {"stream": True}, "tools.function.strict"),
+        (strict, {"tool_choice": "required"}, None),
+        (TOOLS, {}, None),
+    ):
+        answer = served.post("/v1/chat/completions", **asked, tools=tools, **more)
+        assert answer.headers.get("x-ignored-fields") == ignored
+
+
+def test_forms_do_not_matter(demo_target: Path, tmp_path: Path, run_server: Any) -> None:
+    """A call that is forced is JSON, also where the template teaches another form."""
+    program = "{%- if tools %}<tool_call><function=x><parameter=y>{{- tools | tojson }}{%- endif %}" + CHATML
+    path = with_templates(demo_target, tmp_path / "coder.gguf", program)
+    with LLM(path, n_ctx=512, n_threads=1) as llm, run_server(AsyncLLM(llm)) as served:
+        assert served.client.get("/props").json()["tool_calls"] == "qwen3_coder"
+        for stream in (False, True):
+            answer = served.post(
+                "/v1/chat/completions",
+                messages=USER,
+                tools=TOOLS,
+                tool_choice={"type": "function", "function": {"name": "clock"}},
+                max_tokens=80,
+                stream=stream,
+            )
+            assert '"tool_calls":[{' in answer.text
+            assert '"finish_reason":"tool_calls"' in answer.text
+
+
+def test_long_schemas(served: Any) -> None:
+    parameters = {"type": "object", "properties": {f"property {number}": {} for number in range(4000)}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    answer = served.post("/v1/chat/completions", messages=USER, tools=tools, tool_choice="required", max_tokens=4)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tool_choice")
+    assert "expected at most 65536" in answer.json()["error"]["message"]
+
+
 def test_a_schema_that_is_none(served: Any) -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "banana"}}}]
     answer = served.post("/v1/chat/completions", messages=USER, tools=tools, tool_choice="required", max_tokens=4)

@@ -12,6 +12,10 @@ import pytest
 
 pytest.importorskip("llguidance")
 
+from chat_templates import CHATML
+
+from frspec_cpp import LLM, AsyncLLM
+
 MESSAGES: Any = [{"role": "user", "content": "Who are you?"}]
 SCHEMA = {
     "type": "object",
@@ -76,6 +80,40 @@ def test_grammars(server: Any, grammar: str) -> None:
 def test_a_schema_alone(server: Any) -> None:
     answer = server.post("/v1/completions", prompt="x", json_schema={"enum": [17]}, max_tokens=40, seed=3)
     assert json.loads(answer.json()["choices"][0]["text"]) == 17
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_follows_a_grammar_is_content(run_server: Any, llm: LLM, stream: bool) -> None:
+    """Where the template has opened a thought, too: nothing closes it."""
+    fields: list[dict[str, Any]] = [
+        {"response_format": {"type": "json_object", "schema": {"enum": [17]}}},
+        {"json_schema": {"enum": [17]}},
+        {"grammar": 'root ::= "17"'},
+    ]
+    with run_server(AsyncLLM(llm), template={"chat_template": CHATML + "<think>\n"}) as served:
+        for given in fields:
+            answer = served.post("/v1/chat/completions", messages=MESSAGES, max_tokens=20, stream=stream, **given)
+            bodies = [json.loads(part) for part in answer.text.split("data: ") if part.startswith("{")]
+            messages = [choice.get("message") or choice["delta"] for body in bodies for choice in body["choices"]]
+            assert "".join(message.get("content") or "" for message in messages) == "17"
+            assert not any("reasoning_content" in message for message in messages)
+        answer = served.post("/v1/chat/completions", messages=MESSAGES, max_tokens=4, response_format={"type": "text"})
+        assert "reasoning_content" in answer.json()["choices"][0]["message"]
+
+
+@pytest.mark.parametrize("name", ["response_format", "json_schema"])
+def test_schemas_of_any_length(server: Any, name: str) -> None:
+    """Are refused before they are compiled, which takes the longer the larger they are."""
+
+    def asked(count: int) -> Any:
+        schema = {"type": "object", "properties": {f"property {number}": {} for number in range(count)}}
+        value = schema if name == "json_schema" else {"type": "json_schema", "json_schema": {"schema": schema}}
+        return server.post("/v1/completions", prompt="x", max_tokens=1, **{name: value})
+
+    assert asked(10).status_code == 200
+    answer = asked(4000)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+    assert "expected at most 65536" in answer.json()["error"]["message"]
 
 
 def test_without_the_package(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

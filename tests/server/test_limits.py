@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import pickle
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from scripted_llm import ScriptedLLM
 
-from frspec_cpp import LLM
+from frspec_cpp import LLM, AsyncLLM, Grammar, texts
+from frspec_cpp.async_llm import QueueFull
+from frspec_cpp.texts import TextRequest
 
 pytest.importorskip("fastapi")
 httpx = pytest.importorskip("httpx")
@@ -71,6 +76,79 @@ def test_half_a_body(serving: Any) -> None:
         assert b" 408 " in s.recv(4096)
 
 
+HALF = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90000\r\n\r\n{"
+
+
+@contextmanager
+def dripping(client: socket.socket) -> Iterator[None]:
+    """Sends a blank every now and then, until the connection is closed."""
+    stop = threading.Event()
+
+    def drip() -> None:
+        with suppress(OSError):
+            while not stop.wait(0.02):
+                client.sendall(b" ")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def all_of(client: socket.socket) -> bytes:
+    """What is sent until the connection is closed."""
+    client.settimeout(30)
+    found = b""
+    with suppress(ConnectionResetError):  # what has come in meanwhile nobody reads
+        while data := client.recv(4096):
+            found += data
+    return found
+
+
+@pytest.mark.parametrize(("keys", "status"), [((), b" 408 "), (("k",), b" 401 ")])
+def test_a_body_that_drips(serving: Any, keys: tuple[str, ...], status: bytes) -> None:
+    """There is one deadline for all of it, not one for each piece; for what is refused, too."""
+    with (
+        serving(body_timeout=0.3, keys=keys) as served,
+        socket.create_connection(("127.0.0.1", served.client.base_url.port)) as client,
+    ):
+        client.sendall(HALF)
+        with dripping(client):
+            assert status in all_of(client)
+
+
+def test_nobody_keeps_others_out_without_a_key(serving: Any) -> None:
+    """Requests that are refused take no place of those that are answered."""
+    with serving(keys=("k",), max_requests=1) as served:
+        port = served.client.base_url.port
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+        for client in clients:
+            client.sendall(HALF)
+        wait_until(lambda: len(served.server.server_state.tasks) == 5)  # all of them are being refused
+        headers = {"x-api-key": "k"}
+        answer = served.client.post(COMPLETIONS, json={"prompt": "x", "max_tokens": 1}, headers=headers)
+        assert answer.status_code == 200
+        assert served.client.get("/health").status_code == 200
+        for client in clients:
+            client.close()
+
+
+def test_refused_bodies_that_are_not_read(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where many are read already, the answer comes at once, and the connection ends."""
+    monkeypatch.setattr("frspec_cpp.server.guard._MOST_READ_OUT", 0)
+    with (
+        serving(keys=("k",), body_timeout=600.0) as served,
+        socket.create_connection(("127.0.0.1", served.client.base_url.port)) as client,
+    ):
+        client.sendall(HALF)
+        answer = all_of(client)
+    assert b" 401 " in answer
+    assert b"connection: close" in answer
+
+
 def test_other_content_types(server: Any) -> None:
     """What a page of another origin may send without asking first."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
@@ -84,6 +162,17 @@ def test_paths_and_methods(server: Any) -> None:
     assert server.client.get(COMPLETIONS).status_code == 405
     assert server.client.get("/nowhere").json()["error"]["type"] == "not_found_error"
     assert server.client.get("/v1/models/none").json()["error"]["code"] == "model_not_found"
+
+
+def test_heads(server: Any) -> None:
+    """What a balancer asks: the same without a body."""
+    for path in ("/health", "/v1/health", "/v1/models", "/metrics", "/props", "/"):
+        asked, told = server.client.get(path), server.client.head(path)
+        assert (told.status_code, told.content) == (asked.status_code, b"")
+        assert told.headers["content-type"] == asked.headers["content-type"]
+    server.service.state = "loading"
+    assert server.client.head("/health").status_code == 503
+    server.service.state = "ready"
 
 
 def test_keys(serving: Any) -> None:
@@ -179,6 +268,21 @@ def test_priorities(serving: Any, llm: LLM) -> None:
         assert [one.result().status_code for one in asked] == [200] * 3
 
 
+def test_what_may_wait(serving: Any, llm: LLM) -> None:
+    """OpenAI's flex, unless a priority says otherwise."""
+    ways: list[dict[str, Any]] = [{}, {"service_tier": "flex"}, {"service_tier": "flex", "priority": 2}]
+    ways += [{"service_tier": "auto"}, {"service_tier": "priority"}]
+    with serving() as served, ThreadPoolExecutor(5) as threads:
+        with llm._lock:
+            asked = []
+            for number, way in enumerate(ways):
+                asked.append(threads.submit(served.post, COMPLETIONS, prompt="x", max_tokens=1, **way))
+                wait_until(lambda: bool(served.service.engine.running()))
+                wait_until(lambda n=number: len(served.service.engine.waiting()) == n)
+            assert [ticket.request.priority for ticket in served.service.engine.waiting()] == [9, 2, 0, 0]
+        assert [one.result().status_code for one in asked] == [200] * 5
+
+
 def test_a_client_that_leaves_in_a_stream(run_server: Any, server: Any, llm: LLM) -> None:
     engine = ScriptedLLM(llm, "Hm", stalls=True)
     with run_server(engine) as served:
@@ -233,6 +337,92 @@ def test_idle_connections_keep_nobody_out(server: Any) -> None:
         connection.close()
 
 
+def test_a_header_that_does_not_come(run_server: Any, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sends none, or one that drips, is not waited for; texts take as long as they like."""
+    monkeypatch.setattr("frspec_cpp.server.serving._HEADER_SECONDS", 0.3)
+    with run_server(ScriptedLLM(llm, "Hm", stalls=True), ping=0.1) as served:
+        address = ("127.0.0.1", served.client.base_url.port)
+        with socket.create_connection(address) as silent:
+            assert all_of(silent) == b""
+        with socket.create_connection(address) as slow:
+            slow.sendall(b"GET /health HTTP/1.1\r\nX: ")
+            with dripping(slow):
+                assert all_of(slow) == b""
+        with socket.create_connection(address) as second:  # uvicorn waits for the first byte only
+            second.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += second.recv(4096)
+            second.sendall(b"GET")
+            assert all_of(second) == b""
+        begin = time.monotonic()
+        with served.client.stream("POST", COMPLETIONS, json={**LONG, "stream": True}) as answer:
+            for _ in answer.iter_lines():
+                if time.monotonic() > begin + 0.6:
+                    break
+            else:
+                raise AssertionError("a stream ended")
+
+
+def test_the_longest_idle_connection_makes_room(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("frspec_cpp.server.serving._MOST_WAITING", 3)
+    with serving() as served:
+        address = ("127.0.0.1", served.client.base_url.port)
+        clients = []
+        for number in range(5):
+            clients.append(socket.create_connection(address))
+            wait_until(lambda n=number: len(served.server.server_state.connections) == min(n + 1, 3))
+        assert [all_of(client) for client in clients[:2]] == [b"", b""]
+        assert served.client.get("/health").status_code == 200
+        clients[-1].sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in clients[-1].recv(4096)
+        for client in clients:
+            client.close()
+
+
+def test_a_pass_that_fails(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server says that it is failing, until a pass succeeds."""
+
+    def fail(_: Any) -> None:
+        raise RuntimeError("the device is lost")
+
+    with serving() as served:
+        assert served.client.get("/health").status_code == 200
+        with monkeypatch.context() as patch:
+            patch.setattr(texts, "_core", SimpleNamespace(Generation=SimpleNamespace(step_together=fail)))
+            assert served.post(COMPLETIONS, prompt="x", max_tokens=1).status_code == 500
+        answer = served.client.get("/health")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "failing")
+        assert "the device is lost" in answer.json()["error"]["message"]
+        assert served.post(COMPLETIONS, prompt="x", top_p=7).status_code == 400
+        assert served.client.get("/health").status_code == 503
+        assert served.post(COMPLETIONS, prompt="x", max_tokens=1).status_code == 200
+        assert served.client.get("/health").status_code == 200
+
+
+def test_a_thread_that_has_died(serving: Any, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as served:
+        with monkeypatch.context() as patch:
+            patch.setattr(llm._texts, "_works", True)
+            assert "has died" in served.client.get("/health").json()["error"]["message"]
+        assert served.client.get("/health").status_code == 200
+
+
+def test_what_tells_nothing_of_the_engine(llm: LLM) -> None:
+    engine = AsyncLLM(llm)
+    request = TextRequest(prompt=[1], max_tokens=1, options={})
+    engine._see(request, ValueError("top_p"))
+    engine._see(TextRequest(prompt=[1], max_tokens=1, options={"grammar": Grammar("gbnf", "x")}), RuntimeError("it"))
+    assert engine.failure is None
+    engine._see(request, RuntimeError("it"))
+    assert str(engine.failure) == "it"
+
+
+def test_a_full_queue_is_told_of_by_other_processes() -> None:
+    error = pickle.loads(pickle.dumps(QueueFull("found 3 texts", 7)))
+    assert (type(error), str(error), error.retry_after) == (QueueFull, "found 3 texts", 7)
+
+
 def test_too_many_requests_at_once(serving: Any, llm: LLM) -> None:
     with serving(max_requests=2) as served, ThreadPoolExecutor(2) as threads:
         with llm._lock:
@@ -241,7 +431,7 @@ def test_too_many_requests_at_once(serving: Any, llm: LLM) -> None:
             answer = served.client.get("/v1/models")
             assert answer.status_code == 503
             assert answer.json()["error"]["code"] == "too_many_requests"
-            assert served.client.get("/health").status_code == 503
+            assert served.client.get("/health").status_code == 200  # it tells whether texts can be written
         assert [one.result().status_code for one in asked] == [200, 200]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -65,10 +66,77 @@ def test_numbers(serving: Any) -> None:
     assert found["frspec_num_requests_running"][""] == found["frspec_num_requests_waiting"][""] == 0
 
 
+#: Those that docs/serving.md lists.
+GAUGES = {"num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "pages_cached"}
+COUNTERS = {
+    "prefix_cache_queries_total",
+    "prefix_cache_hits_total",
+    "num_preemptions_total",
+    "prompt_tokens_total",
+    "generation_tokens_total",
+    "request_success_total",
+    "requests_rejected_total",
+    "spec_decode_num_drafts_total",
+    "spec_decode_num_draft_tokens_total",
+    "spec_decode_num_accepted_tokens_total",
+    "spec_decode_num_accepted_tokens_per_pos_total",
+}
+HISTOGRAMS = {
+    "time_to_first_token_seconds",
+    "inter_token_latency_seconds",
+    "e2e_request_latency_seconds",
+    "request_queue_time_seconds",
+    "request_prefill_time_seconds",
+    "request_decode_time_seconds",
+    "request_prompt_tokens",
+    "request_generation_tokens",
+    "iteration_tokens_total",
+    "step_seconds",
+}
+
+
 def test_every_metric_is_described_once(server: Any) -> None:
-    names = re.findall(r"^# TYPE (\w+) (?:counter|gauge|histogram)$", server.client.get("/metrics").text, re.MULTILINE)
-    assert len(names) == len(set(names)) > 15
-    assert all(name.startswith("frspec_") for name in names)
+    told = server.client.get("/metrics").text
+    found = re.findall(r"^# TYPE frspec_(\w+) (counter|gauge|histogram)$", told, re.MULTILINE)
+    expected = {"gauge": GAUGES, "counter": COUNTERS, "histogram": HISTOGRAMS}
+    assert sorted(found) == sorted((name, kind) for kind, names in expected.items() for name in names)
+    docs = (Path(__file__).parents[2] / "docs/serving.md").read_text()
+    assert [name for name, _ in found if not re.search(rf"`{name}[`{{]", docs)] == []
+
+
+def test_texts_whose_client_left(serving: Any, llm: LLM) -> None:
+    """What they cost counts as that of others does, so that the sums agree."""
+    prompt = "x y z " * 20
+    with serving() as served:
+        body = {"prompt": prompt, "ignore_eos": True, "max_tokens": 400, "stream": True, "n": 4}
+        with served.client.stream("POST", COMPLETIONS, json=body) as answer:
+            for _ in zip(answer.iter_lines(), range(60), strict=False):  # drafts among them
+                pass
+        ends = time.monotonic() + 60
+        while served.service.engine.running() or served.service.engine.waiting():
+            assert time.monotonic() < ends
+        found = read(served.client.get("/metrics").text)
+    (accepted,) = found["frspec_spec_decode_num_accepted_tokens_total"].values()
+    assert found["frspec_request_success_total"]['finished_reason="abort"'] > 0
+    assert found["frspec_prompt_tokens_total"][""] >= len(llm.tokenize(prompt))
+    assert found["frspec_prefix_cache_queries_total"] == found["frspec_prompt_tokens_total"]
+    assert found["frspec_generation_tokens_total"][""] >= accepted > 0
+    assert sum(found["frspec_spec_decode_num_accepted_tokens_per_pos_total"].values()) == accepted
+    assert found["frspec_spec_decode_num_draft_tokens_total"][""] >= accepted
+    assert found["frspec_spec_decode_num_drafts_total"][""] > 0
+
+
+def test_large_numbers_keep_their_digits() -> None:
+    """Else a rate, which is a difference, would be 0."""
+    from frspec_cpp.server.metrics import Metrics
+
+    metrics = Metrics()
+    metrics.add("step_seconds", 1234567.25)
+    told = metrics.text("m", {"pages_cached": 12345678}, {"num_preemptions_total": 87654321})
+    found = read(told)
+    assert found["frspec_step_seconds_sum"][""] == 1234567.25
+    assert found["frspec_pages_cached"][""] == 12345678
+    assert found["frspec_num_preemptions_total"][""] == 87654321
 
 
 def test_places(serving: Any, llm: LLM) -> None:

@@ -185,6 +185,22 @@ def test_while_it_is_loading(serving: Any, llm: LLM) -> None:
         (["--adapt", "ranks.gguf", "--api-key", "a,b"], "several API keys"),
         (["--head", "contextual:64", "--api-key", "a,b"], "head contextual:64 and several API keys"),
         (["--max-queue", "0"], "--max-queue: found 0"),
+        (["--max-body", "0"], "--max-body: found 0"),
+        (["--queue-timeout", "-1"], "--queue-timeout: found -1.0"),
+        (["--queue-timeout", "nan"], "--queue-timeout: found nan"),
+        (["--grace", "-1"], "--grace: found -1.0"),
+        (["--grace", "nan"], "--grace: found nan"),
+        (["-n", "0"], "-n, --max-tokens, --n-predict, --predict: found 0, expected at least 1, or -1"),
+        (["--temp", "-1"], "--temp, --temperature: found -1.0, expected a number of at least 0"),
+        (["--temp", "nan"], "--temp, --temperature: found nan"),
+        (["--temp", "1e39"], "--temp, --temperature: found 1e+39"),
+        (["--top-p", "0"], "--top-p: found 0.0"),
+        (["--top-k", "-2"], "--top-k: found -2"),
+        (["--repeat-penalty", "0"], "--repeat-penalty: found 0.0"),
+        (["--presence-penalty", "inf"], "--presence-penalty: found inf"),
+        (["--draft-p-min", "2"], "--draft-p-min: found 2.0"),
+        (["--draft-max", "-2"], "--draft-max, --draft-n: found -2"),
+        (["-s", "-2"], "-s, --seed: found -2"),
         (["--host", "256.0.0.1"], "256.0.0.1:8080: cannot be listened at"),
     ],
 )
@@ -198,6 +214,28 @@ def test_errors_are_one_line(capfd: pytest.CaptureFixture[str], arguments: list[
     last = capfd.readouterr().err.splitlines()[-1]
     assert last.startswith("frspec-serve: error: ")
     assert said in last
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"ping": 0}, "ping: found 0, expected seconds, above 0"),
+        ({"grace": "30"}, "grace: found '30', expected seconds"),
+        ({"max_tokens": 2.5}, "max_tokens: found 2.5"),
+        ({"max_requests": True}, "max_requests: found True"),
+        ({"cache_scope": "keys"}, "cache_scope: found 'keys', expected key or shared"),
+        ({"reasoning_format": "x"}, "reasoning_format: found 'x'"),
+        ({"sampling": {"temperature": -1}}, "temperature: found -1"),
+        ({"sampling": {"seed": 2**64}}, "seed: found 18446744073709551616"),
+        ({"sampling": {"tmp": 1}}, "sampling: found an unknown option 'tmp'"),
+    ],
+)
+def test_settings_that_are_not_possible(given: dict[str, Any], said: str) -> None:
+    """As Ray's configuration files may have them: each request would be refused for it."""
+    from frspec_cpp.server.settings import Settings
+
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Settings(**given)
 
 
 def test_a_port_that_is_taken(capfd: pytest.CaptureFixture[str]) -> None:

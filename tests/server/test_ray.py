@@ -24,7 +24,8 @@ import pytest
 from frspec_cpp.tools.ranks_file import read_ranks
 
 from frspec_cpp import LLM, Generation, Tokenizer
-from frspec_cpp.texts import Cancelled, Piece, TextRequest
+from frspec_cpp.async_llm import QueueFull, QueueTimeout
+from frspec_cpp.texts import Cancelled, Piece, Started, TextRequest, Token
 
 # Ray is imported where it is used: it takes seconds, which a run without these tests does not have.
 pytestmark = [
@@ -250,7 +251,7 @@ def test_cancelling(port: int, demo_target: Path) -> None:
     async def run() -> None:
         engine = await engine_of(demo_target, max_queue=1)
         text = engine.submit(PROMPT, TOKENS, ignore_eos=True)
-        with pytest.raises(RuntimeError, match="found 1 texts, expected at most 1"):
+        with pytest.raises(RuntimeError, match="found 1 texts that wait, expected at most 1"):
             engine.submit(PROMPT)
         found = None
         async for event in text.events():
@@ -362,6 +363,159 @@ class Result:
             thread = threading.Thread(target=self._told.pop(), args=[None])
             thread.start()
             thread.join()
+
+
+class Scripted:
+    """Replicas without Ray: each time that a text is asked for, the next of them tells what it has to.
+
+    Args:
+        lives: What each one tells; an exception is raised, and behind all of it nothing happens any more.
+    """
+
+    def __init__(self, *lives: list[Any]) -> None:
+        self._lives = list(lives)
+        self.timeouts: list[float | None] = []
+        self.cancelled = 0
+        self.write = SimpleNamespace(remote=self._write)
+
+    def options(self, stream: bool) -> Any:
+        """As of a handle."""
+        assert stream
+        return self
+
+    def _write(self, request: TextRequest, timeout: float | None) -> Any:
+        self.timeouts.append(timeout)
+        return Told(self, self._lives.pop(0) if self._lives else [])
+
+
+class Told:
+    """A stream of a replica."""
+
+    def __init__(self, owner: Scripted, events: list[Any]) -> None:
+        self._owner = owner
+        self._events = list(events)
+
+    def __aiter__(self) -> Any:
+        return self
+
+    async def __anext__(self) -> Any:
+        if not self._events:
+            await asyncio.Event().wait()
+        event = self._events.pop(0)
+        if isinstance(event, Exception):
+            raise event
+        return event
+
+    def cancel(self) -> None:
+        """As of Ray's."""
+        self._owner.cancelled += 1
+
+
+def scripted(model: Path, handle: Scripted, replicas: int = 1, max_queue: int = 8) -> Any:
+    """An engine whose replicas are no processes."""
+    engine = pytest.importorskip("frspec_cpp.ray.engine")
+    from frspec_cpp.ray.replica import Description
+
+    told = Description(
+        n_ctx=64, vocab_size=100, architecture="llama", device="cpu", has_drafter=False, ngram=0, n_parallel=2
+    )
+    return engine.Replicas(handle, engine.RemoteModel(str(model), told, replicas), max_queue)
+
+
+async def begun(engine: Any) -> Any:
+    """A text that is being written."""
+    text = engine.submit(PROMPT)
+    events = text.events()
+    assert isinstance(await anext(events), Started)
+    return text, events
+
+
+def test_only_what_waits_is_in_the_queue(demo_target: Path) -> None:
+    """However many are written, and so many for each replica."""
+
+    async def run() -> None:
+        engine = scripted(demo_target, Scripted(*([Started(0.0)] for _ in range(10))), replicas=3, max_queue=2)
+        texts = [await begun(engine) for _ in range(10)]
+        assert (engine.max_queue, len(engine.running())) == (6, 10)
+        waiting = [engine.submit(PROMPT) for _ in range(6)]
+        with pytest.raises(QueueFull, match="found 6 texts that wait, expected at most 6"):
+            engine.submit(PROMPT)
+        assert [text.has_begun for text in waiting] == [False] * 6
+        for _, events in texts:
+            await events.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_text_that_no_replica_begins(demo_target: Path) -> None:
+    """Where none lives, nobody but the server in front can tell; nor does one that has begun wait for ever."""
+    from ray.exceptions import RayActorError
+
+    async def run() -> None:
+        handle = Scripted()
+        engine = scripted(demo_target, handle)
+        with pytest.raises(QueueTimeout, match=r"no replica began with the text for 0\.05 s"):
+            await engine.submit(PROMPT, timeout=0.05).result()
+        assert handle.cancelled == 1
+        assert engine.waiting() == []
+        handle = Scripted([Started(0.0), Piece([Token(5, False, "x")], "x", None), RayActorError()])
+        text = scripted(demo_target, handle).submit(PROMPT, timeout=0.4)
+        with pytest.raises(QueueTimeout):
+            await text.result()
+        assert [token.id for piece in text.pieces for token in piece.tokens] == [5]
+        first, second = handle.timeouts
+        assert first is not None
+        assert second is not None
+        assert 0 <= second < first <= 0.4  # the pause before the second one counts
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("losses", [8, 9])
+def test_how_many_replicas_a_text_may_lose(demo_target: Path, losses: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import RayActorError
+
+    from frspec_cpp.ray import engine as module
+
+    monkeypatch.setattr(module, "_PAUSE", 0.0)
+    whole = module.Generation("", [], module._no_costs(0), "stop", 1, [], None, None)
+
+    async def run() -> None:
+        dead: list[list[Any]] = [[RayActorError()] for _ in range(losses)]
+        text = scripted(demo_target, Scripted(*dead, [Started(0.0), whole])).submit(PROMPT)
+        if losses > 8:
+            with pytest.raises(RayActorError):
+                await text.result()
+        else:
+            assert (await text.result()).finish_reason == "stop"
+
+    asyncio.run(run())
+
+
+def test_what_was_written_for_a_client_that_left_counts(demo_target: Path) -> None:
+    async def run() -> None:
+        engine = scripted(demo_target, Scripted([Started(0.0), Piece([Token(5, True, "x")], "x", None)]))
+        seen: list[Any] = []
+        engine.on_event = seen.append
+        text, events = await begun(engine)
+        await anext(events)
+        await events.aclose()
+        assert [type(event) for event in seen] == [Started, Piece, Generation]
+        assert seen[-1].stats.prompt_tokens == len(text.request.prompt)
+        assert seen[-1].stats.generated_tokens == 1
+
+    asyncio.run(run())
+
+
+def test_a_replica_that_cannot_write_says_so(demo_target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = pytest.importorskip("frspec_cpp.ray.replica").Replica(
+        str(demo_target), None, 8, {"n_threads": 1, "n_ctx": 64}
+    )
+    asyncio.run(replica.check_health())
+    monkeypatch.setattr(replica._engine.llm._texts, "_works", True)  # but there is no thread that does
+    with pytest.raises(RuntimeError, match="cannot write") as error:
+        asyncio.run(replica.check_health())
+    assert "has died" in str(error.value.__cause__)
 
 
 def test_errors_and_information(port: int) -> None:

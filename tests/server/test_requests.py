@@ -70,6 +70,10 @@ def error_of(answer: Any) -> dict[str, Any]:
         (CHAT, {"messages": USER, "chat_template_kwargs": {"messages": []}}, 400, "chat_template_kwargs", "messages"),
         (CHAT, {"messages": [{"role": "user", "content": "\ud800"}]}, 400, "messages", "messages: found a lone"),
         (CHAT, {"messages": USER, "cache_salt": "\udfff"}, 400, "cache_salt", "unicode"),
+        (CHAT, {"messages": USER, "cache_salt": "gr\u00fcn"}, 400, "cache_salt", "pattern"),
+        (CHAT, {"messages": USER, "cache_salt": "a\n"}, 400, "cache_salt", "pattern"),
+        (CHAT, {"messages": USER, "cache_salt": "a" * 129}, 400, "cache_salt", "128"),
+        (CHAT, {"messages": USER, "service_tier": 5}, 400, "service_tier", "5"),
         (CHAT, {"messages": USER, "prompt_cache_key": 7}, 400, "prompt_cache_key", "7"),
         (CHAT, {"messages": USER, "min_tokens": 9, "max_tokens": 3}, 400, "min_tokens", "9"),
         (COMPLETIONS, {"prompt": []}, 400, "prompt", "none"),
@@ -102,7 +106,13 @@ def test_refused(server: Any, path: str, fields: dict[str, Any], status: int, pa
 
 def test_neutral_values_are_no_fields(server: Any) -> None:
     neutral = {"grammar": "", "mirostat": 0, "repetition_penalty": 1.0, "suffix": "", "top_n_sigma": -1}
-    harmless = {"functions": None, "response_format": {"type": "text"}, "user": "me", "metadata": {"a": "b"}}
+    harmless = {
+        "functions": None,
+        "response_format": {"type": "text"},
+        "service_tier": "auto",
+        "user": "me",
+        "metadata": {"a": "b"},
+    }
     answer = server.post(COMPLETIONS, prompt="x", max_tokens=1, **neutral, **harmless)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-ignored-fields"] == "mirostat, repetition_penalty, suffix, top_n_sigma"

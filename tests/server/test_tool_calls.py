@@ -10,20 +10,32 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+from frspec_cpp.server.argument_types import read_argument
 from frspec_cpp.server.reasoning import ThoughtParser, begins_in_thought
 from frspec_cpp.server.tool_calls import Format, ToolCall, ToolParser, format_of
 
 NAMES = {"weather", "time.now"}
 OSLO = ("weather", {"city": 'Oslo </x> "é"'})
-NOW = ("time.now", {})
+NOW: tuple[str, dict[str, str]] = ("time.now", {})
 
 
 def spelled(name: str, arguments: dict[str, str], key: str = "arguments") -> str:
     return json.dumps({"name": name, key: arguments})
 
 
+MARK = "<tool_call>\n"
+HARD = "a </parameter> b\n</tool_call> <tool_call> c"
+
+
+def tagged(name: str, arguments: dict[str, str]) -> str:
+    inner = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in arguments.items())
+    return f"{MARK}<function={name}>\n{inner}</function>\n</tool_call>"
+
+
+UNCLOSED = f"{MARK}<function=weather>\n<parameter=city>\nOslo\n</function>\n</tool_call>"
+
 # Form, text, content, calls.
-CASES: list[tuple[Format, str, str, list[tuple[str, dict[str, str]]]]] = [
+CASES: list[tuple[Format, str, str | None, list[tuple[str, dict[str, str]]]]] = [
     ("hermes", f"<tool_call>\n{spelled(*OSLO)}\n</tool_call>", "", [OSLO]),
     (
         "hermes",
@@ -47,7 +59,7 @@ CASES: list[tuple[Format, str, str, list[tuple[str, dict[str, str]]]]] = [
         [],
     ),
     ("hermes", "  spaces stay  \n", "  spaces stay  \n", []),
-    ("hermes", '<tool_call>{"name": "weather", "arguments": NaN}</tool_call>', None, []),  # type: ignore[list-item]
+    ("hermes", '<tool_call>{"name": "weather", "arguments": NaN}</tool_call>', None, []),
     ("llama3", spelled(*OSLO, key="parameters"), "", [OSLO]),
     ("llama3", f"<|python_tag|>{spelled(*OSLO)}; {spelled(*NOW)}", "", [OSLO, NOW]),
     ("llama3", '{"name": "weather"', '{"name": "weather"', []),
@@ -59,7 +71,22 @@ CASES: list[tuple[Format, str, str, list[tuple[str, dict[str, str]]]]] = [
     ("mistral", "a [list] and [TOOL", "a [list] and [TOOL", []),
     ("mistral", "[TOOL_CALLS] nothing", "[TOOL_CALLS] nothing", []),
     ("mistral", "[TOOL_CALLS] []", "[TOOL_CALLS] []", []),
-]
+    ("qwen3_coder", tagged(*OSLO), "", [OSLO]),
+    ("qwen3_coder", f"Let me see.\n\n{tagged(*OSLO)}\n{tagged(*NOW)}\n", "Let me see.", [OSLO, NOW]),
+    ("qwen3_coder", tagged(*OSLO).removesuffix("</tool_call>"), "", [OSLO]),
+    ("qwen3_coder", tagged(*OSLO).removesuffix("\n</function>\n</tool_call>"), None, []),  # cut short
+    ("qwen3_coder", f"See:\n{tagged(*OSLO).removeprefix(MARK)}\n{tagged(*NOW)} x", "See: x", [OSLO, NOW]),
+    ("qwen3_coder", f"{tagged(*OSLO)[len(MARK) : -len('</tool_call>')]}then", "\nthen", [OSLO]),  # without any mark
+    ("qwen3_coder", tagged("weather", {"city": HARD}), "", [("weather", {"city": HARD})]),
+    ("qwen3_coder", tagged("weather", {"city": ""}), "", [("weather", {"city": ""})]),
+    ("qwen3_coder", tagged("weather", {"city": "\n 12 \n\n"}), "", [("weather", {"city": "\n 12 \n\n"})]),
+    ("qwen3_coder", f"<tool_call>\n{spelled(*OSLO)}\n</tool_call>", "", [OSLO]),  # as their older kin
+    ("qwen3_coder", tagged("unknown", {}), None, []),
+    ("qwen3_coder", f"{UNCLOSED} {tagged(*NOW)}", UNCLOSED, [NOW]),
+    ("qwen3_coder", f"{tagged(*NOW)[:-12]} x </tool_call> y", None, []),
+    ("qwen3_coder", "1 < 2, <function> and <function", None, []),
+    ("qwen3_coder", "<function=x> is how", None, []),
+]  # fmt: skip
 
 
 def pieces(text: str, cuts: random.Random) -> list[str]:
@@ -91,7 +118,84 @@ def test_deep_arguments_are_no_call() -> None:
     assert "".join(str(thing) for thing in parser.feed(text) + parser.finish()) == text
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string"},
+        "count": {"type": "integer"},
+        "flag": {"type": "boolean"},
+        "list": {"type": "array", "items": {"type": "integer"}},
+        "place": {"$ref": "#/$defs/place"},
+        "perhaps": {"type": ["string", "null"]},
+        "optional": {"anyOf": [{"type": "number"}, {"type": "null"}]},
+        "either": {"oneOf": [{"type": "number"}, {"type": "string"}]},
+        "both": {"allOf": [{"description": "x"}, {"type": "integer"}]},
+        "one of": {"enum": [1, 2]},
+        "word": {"enum": ["1", "2"]},
+        "same": {"const": 5},
+        "round": {"$ref": "#/properties/round"},
+        "rounds": {"anyOf": [{"$ref": "#/properties/rounds"}, {"type": "integer"}]},
+        "nowhere": {"$ref": "#/$defs/none"},
+        "any": {},
+        "wrong": {"type": "integer", "enum": 5},
+    },
+    "$defs": {"place": {"properties": {"x": {"type": "number"}}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "spelled", "value"),
+    [
+        ("text", "12", "12"),
+        ("text", "null", "null"),
+        ("count", "12", 12),
+        ("count", " 12 ", 12),
+        ("count", "a dozen", "a dozen"),
+        ("count", "9" * 5000, "9" * 5000),
+        ("flag", "true", True),
+        ("flag", "True", True),
+        ("list", "[1, 2]", [1, 2]),
+        ("list", "[NaN]", "[NaN]"),
+        ("list", "[" * 100_000, "[" * 100_000),
+        ("place", '{"x": 1.5}', {"x": 1.5}),
+        ("perhaps", "null", None),
+        ("perhaps", "12", "12"),
+        ("optional", "None", None),
+        ("optional", "1.5", 1.5),
+        ("either", "12", "12"),
+        ("both", "12", 12),
+        ("one of", "2", 2),
+        ("word", "2", "2"),
+        ("same", "5", 5),
+        ("round", "5", "5"),
+        ("rounds", "5", 5),
+        ("nowhere", "5", "5"),
+        ("any", "5", "5"),
+        ("wrong", "5", 5),
+        ("not there", "5", "5"),
+    ],
+)
+def test_the_schema_tells_texts_from_other_json(name: str, spelled: str, value: object) -> None:
+    assert read_argument(f"\n{spelled}\n", SCHEMA, name) == value
+    assert read_argument(spelled, {"type": "object"}, name) == read_argument(spelled, None, name) == spelled
+
+
+def test_schemas_that_go_round_end() -> None:
+    """Soon, however many ways there are."""
+    ways = [{"$ref": f"#/$defs/{number}"} for number in range(50)]
+    schema = {"properties": {"a": ways[0]}, "$defs": {str(number): {"anyOf": ways} for number in range(50)}}
+    assert read_argument("5", schema, "a") == "5"
+
+
+def test_a_long_argument_is_looked_through_once() -> None:
+    text = tagged("weather", {"city": "</tool_call> " * 20_000})
+    parser = ToolParser("qwen3_coder", NAMES)
+    found = [thing for at in range(0, len(text), 50) for thing in parser.feed(text[at : at + 50])]
+    assert [type(thing) for thing in found] == [ToolCall]
+
+
 def test_forms() -> None:
+    assert format_of("{{ '<tool_call>' }}<function={{ name }}><parameter=") == "qwen3_coder"
     assert format_of("{{ '<tool_call>' }}") == "hermes"
     assert format_of("[AVAILABLE_TOOLS] [TOOL_CALLS]") == "mistral"
     assert format_of("Environment: ipython") == "llama3"
@@ -122,3 +226,22 @@ def test_thoughts(inside: bool, text: str, thought: str, content: str) -> None:
 def test_prompts_that_open_a_thought() -> None:
     assert begins_in_thought("<|im_start|>assistant\n<think>\n")
     assert not begins_in_thought("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert not begins_in_thought("<|im_start|>user\nWhat is <think>?<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    ("before", "continued", "inside"),
+    [
+        ("", "<think>\nLet me", True),
+        ("", "<think>", True),
+        ("<think>\n", "Let me", True),
+        ("<think>\n", "Let me\n</think>\n\nYes, ", False),
+        ("", "<think>\nLet me\n</think>\n\nYes", False),
+        ("", "The mark is <think>, which", False),  # it was content when it was said
+        ("", "Yes", False),
+    ],
+)
+def test_answers_that_go_on_in_a_thought(before: str, continued: str, inside: bool) -> None:
+    for end in ("", " "):
+        prompt = f"<|im_start|>user\n<think><|im_end|>\n<|im_start|>assistant\n{before}{continued}"
+        assert begins_in_thought(prompt, continued + end) is inside

@@ -38,6 +38,7 @@ FAULTS = ("page", "slot", "seed", "row")
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 CONTEXT = 1024
 WORDS = ("river", "the", "snow", "def f(x):", "\n", " carries", "a b a b a b", "42", "Größe", "of", "sea.", "return")
+ENOUGH = 30  # requests, of which some find a cache and some are drafted
 BESIDE = 10  # requests at once
 DEMO_EAGLE2 = Path(__file__).resolve().parent.parent / "data" / "demo-eagle2.gguf"
 
@@ -335,6 +336,11 @@ class Course:
     wrong: list[str]
     counts: Counter[str]
 
+    def missing(self, drafts: bool) -> list[str]:
+        """What should have happened and has not, so that nothing was tried of it."""
+        wanted = ["cached", "drafted"] if drafts else ["cached"]
+        return [f"found nothing {name}" for name in wanted if self.counts[name] == 0]
+
 
 def run(
     target: Path, drafter: Path | str | None, options: dict[str, Any], requests: int, seed: int, fault: str = ""
@@ -394,6 +400,11 @@ def main() -> int:
             for difference in course.wrong[:3]:
                 print(f"  {difference}", flush=True)
             wrong += len(course.wrong)
+            # Of a fault, and of a handful of requests, nothing of the kind is expected.
+            if not options.fault and count >= ENOUGH:
+                missing = course.missing(bool(drafter) or "ngram" in kind.options)
+                print("".join(f"  {name}: {what}\n" for what in missing), end="", flush=True)
+                wrong += len(missing)
     return int(wrong > 0)
 
 

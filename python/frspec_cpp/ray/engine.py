@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ray.exceptions import RayError, RayTaskError
 
 from frspec_cpp import _core
-from frspec_cpp.async_llm import AsyncLLM, AsyncText, NotAccepting, QueueFull
+from frspec_cpp.async_llm import AsyncLLM, AsyncText, NotAccepting, QueueFull, QueueTimeout
 from frspec_cpp.generation import Generation, Stats, TokenLogprobs
 from frspec_cpp.llm import LLM
 from frspec_cpp.option_table import Options
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
     from typing_extensions import Unpack
 
-_ATTEMPTS = 8  # replicas that a text may lose
+_LOSSES = 8  # replicas that a text may lose
 _PAUSE = 0.25  # seconds; each one is as much longer
 
 
@@ -38,7 +38,7 @@ class RemoteModel(LLM):
     """
 
     def __init__(self, path: str, told: Description, replicas: int = 1) -> None:
-        self._replicas = replicas
+        self.replicas = replicas
         self._path = path
         self._closed = False
         self._told = told
@@ -82,7 +82,7 @@ class RemoteModel(LLM):
     @property
     def n_parallel(self) -> int:
         """Of all replicas."""
-        return self._replicas * self._told.n_parallel
+        return self.replicas * self._told.n_parallel
 
 
 class RemoteText(AsyncText):
@@ -96,7 +96,11 @@ class RemoteText(AsyncText):
         self.pieces: list[Piece] = []
         self.has_begun = False
         self._replicas = owner
-        self._wait = timeout
+        self._timeout = timeout
+        self._starts_by: float | None = (
+            None  # when a replica must have begun with it; None: one has, or may at any time
+        )
+        self._await_start()
         self._stream: Any = None
         self._stop = asyncio.Event()
         self._ends: float | None = None
@@ -119,35 +123,51 @@ class RemoteText(AsyncText):
 
     async def events(self) -> AsyncIterator[Started | Reading | Piece | Generation]:
         """All that is told of it, as of :class:`AsyncText`; a second replica goes on where the first ended."""
-        attempt = 0
+        losses = 0
+        has_ended = False
         try:
             while not self._stop.is_set():
                 try:
                     async for event in self._of_one_replica():
+                        has_ended = isinstance(event, Generation)
+                        self._replicas._see(self.request, event)
                         yield event
-                        if isinstance(event, Generation):
+                        if has_ended:
                             return
                     if not self._stop.is_set():
                         raise RuntimeError("a replica ended a text without telling its end")
                 except RayTaskError as error:  # the replica lives, and has raised it
                     raise error.cause from error
                 except RayError:
-                    attempt += 1
-                    if attempt == _ATTEMPTS:
+                    losses += 1
+                    if losses > _LOSSES:
                         raise
-                    await asyncio.sleep(_PAUSE * attempt)
+                    if self._starts_by is None:
+                        self._await_start()
+                    await asyncio.sleep(_PAUSE * losses)
             if not self.has_begun:
                 raise Cancelled("the text was cancelled before its turn came")
             yield self._whole(None, "cancelled")
         finally:
+            if self.has_begun and not has_ended:  # what was written for who has left counts, too
+                self._replicas._see(self.request, self._whole(None, "cancelled"))
             self._replicas.forget(self)
+
+    def _await_start(self) -> None:
+        self._starts_by = None if self._timeout is None else time.monotonic() + self._timeout
+
+    def _left_to_start(self) -> float | None:
+        """Seconds that a replica has to begin with it, not less than 0; None: any time."""
+        return None if self._starts_by is None else max(self._starts_by - time.monotonic(), 0.0)
 
     async def _of_one_replica(self) -> AsyncIterator[Started | Reading | Piece | Generation]:
         left = None if self._ends is None else max(self._ends - time.monotonic(), 0.001)
         committed = [token.id for token in self._tokens()]
         request = replace(self.request, committed=committed, max_seconds=left or self.request.max_seconds)
-        self._stream = self._replicas.handle.options(stream=True).write.remote(request, self._wait)
+        self._stream = self._replicas.handle.options(stream=True).write.remote(request, self._left_to_start())
         async for event in self._told():
+            if isinstance(event, Started):
+                self._starts_by = None
             if isinstance(event, Piece):
                 if self._ends is None and self.request.max_seconds is not None:
                     self._ends = time.monotonic() + self.request.max_seconds
@@ -166,16 +186,23 @@ class RemoteText(AsyncText):
                 yield event
 
     async def _told(self) -> AsyncIterator[Event]:
-        """What the replica tells, until the text is cancelled: a replica that hangs is not waited for."""
+        """What the replica tells, until the text is cancelled: a replica that hangs is not waited for.
+
+        Nor is one that does not begin in time: where none lives, nobody else would tell.
+        """
         stop = asyncio.ensure_future(self._stop.wait())
         step: asyncio.Future[Event] | None = None
         try:
             while True:
                 step = asyncio.ensure_future(anext(self._stream))
                 step.add_done_callback(_look_at)
-                await asyncio.wait((step, stop), return_when=asyncio.FIRST_COMPLETED)
+                left = self._left_to_start()
+                await asyncio.wait((step, stop), return_when=asyncio.FIRST_COMPLETED, timeout=left)
                 if self._stop.is_set():
                     return
+                if not step.done():
+                    self._stream.cancel()
+                    raise QueueTimeout(f"no replica began with the text for {self._timeout:g} s")
                 try:
                     event = step.result()
                 except StopAsyncIteration:
@@ -201,7 +228,7 @@ class RemoteText(AsyncText):
         return Generation(
             text="".join(piece.text for piece in self.pieces),
             tokens=[token.id for token in tokens],
-            stats=replace(stats, prompt_tokens=prompt, generated_tokens=len(tokens)),
+            stats=replace(stats, prompt_tokens=prompt, cached_tokens=self.cached, generated_tokens=len(tokens)),
             finish_reason=reason,
             prompt_tokens=prompt,
             drafted=[token.drafted for token in tokens],
@@ -226,11 +253,11 @@ class Replicas(AsyncLLM):
     Args:
         handle: Of their deployment.
         model: What they have loaded.
-        max_queue: Texts that may be asked for at once.
+        max_queue: Texts that may wait for each of them.
     """
 
     def __init__(self, handle: DeploymentHandle[Any], model: RemoteModel, max_queue: int) -> None:
-        super().__init__(model, max_queue=max_queue)
+        super().__init__(model, max_queue=max_queue * model.replicas)
         self.handle = handle
         self._texts: list[RemoteText] = []
 
@@ -251,6 +278,11 @@ class Replicas(AsyncLLM):
     def displaced(self) -> int:
         """Nor is this."""
         return 0
+
+    @property
+    def failure(self) -> None:
+        """A replica that fails is Ray's business: it starts another one."""
+        return None
 
     def forget(self, text: RemoteText) -> None:
         """It has ended."""
@@ -284,8 +316,10 @@ class Replicas(AsyncLLM):
         seeded = cast(Options, {**options, "seed": native_options(self.llm.vocab_size, **options).get("seed", 0)})
         request = self.llm._request(prompt, max_tokens, parse_special, priority, seeded, max_seconds, committed)
         request = replace(request, owner=owner, progress=progress, prompt_cache_key=prompt_cache_key)
-        if len(self._texts) >= self._max_queue:
-            raise QueueFull(f"found {len(self._texts)} texts, expected at most {self._max_queue}", 1)
+        # What is written takes nobody's place in the queue, however many replicas write.
+        waiting = len(self.waiting())
+        if waiting >= self._max_queue:
+            raise QueueFull(f"found {waiting} texts that wait, expected at most {self._max_queue}", 1)
         text = RemoteText(self, request, timeout)
         self._texts.append(text)
         return text

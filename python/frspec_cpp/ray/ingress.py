@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ray import serve
@@ -20,7 +21,7 @@ from frspec_cpp.server.app import build_app
 from frspec_cpp.server.service import Service
 from frspec_cpp.server.settings import Settings, keep_apart
 
-_REQUESTS = 1024  # that are answered at once
+_REQUESTS = 1024  # that are answered at once, for each replica; the server's own limit is lower, and it says so
 _ASKED = 256  # texts that a replica is given at once: its queue decides which are written first
 
 
@@ -40,7 +41,8 @@ class Ingress:
     ) -> None:
         told = await replicas.describe.remote()
         engine = Replicas(replicas, RemoteModel(model, told, count), settings.max_queue)
-        self._service = Service(engine, model, settings)
+        all_of_them = replace(settings, max_requests=count * settings.max_requests)
+        self._service = Service(engine, model, all_of_them)
         self._service.meta = info.read_meta(self._service)
         self._service.state = "ready"
 
@@ -79,5 +81,5 @@ def app(arguments: Mapping[str, Any]) -> serve.Application:
             request_router_class=ByBeginning, request_router_kwargs={"places": places}
         ),
     )
-    front = serve.deployment(Ingress).options(max_ongoing_requests=_REQUESTS, ray_actor_options={"num_cpus": 0})
+    front = serve.deployment(Ingress).options(max_ongoing_requests=count * _REQUESTS, ray_actor_options={"num_cpus": 0})
     return front.bind(model, settings, writers.bind(model, drafter, settings.max_queue, options), count)

@@ -55,6 +55,12 @@ class Replica:
         """Its number, and that of the texts which it is writing."""
         return os.getpid(), len(self._engine.running())
 
+    async def check_health(self) -> None:
+        """Raises where it cannot write. Ray asks now and then, and starts another one."""
+        error = self._engine.failure
+        if error is not None:
+            raise RuntimeError("the replica cannot write texts") from error
+
     async def write(self, request: TextRequest, timeout: float | None) -> AsyncIterator[Event]:
         """All that is told of a text, from its committed tokens on; raises as :meth:`AsyncText.events`."""
         text = self._engine.submit(

@@ -29,6 +29,7 @@ class Form:
         timings_per_token: Every chunk has timings.
         prediction: Tokens that the text was predicted to be; None: nothing was predicted.
         n: Choices of each prompt.
+        seed: The first text's.
     """
 
     head: dict[str, Any]
@@ -38,6 +39,7 @@ class Form:
     timings_per_token: bool
     prediction: Sequence[int] | None = None
     n: int = 1
+    seed: int = 0
 
 
 def timings(texts: Sequence[Generation]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def build_app(service: Service, load: Callable[[], Any] | None = None) -> FastAP
             allow_origins=service.settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["x-ignored-fields", "x-request-id", "retry-after"],
+            expose_headers=["x-ignored-fields", "x-request-id", "x-seed", "retry-after"],
         )
     return app
 
@@ -140,5 +140,7 @@ def _information(service: Service) -> APIRouter:
         "/slots": slots,
     }.items():
         router.add_api_route(path, function, methods=["GET"], response_model=None)
-    router.add_api_route("/", page_of_its_own, methods=["GET"], response_model=None, include_in_schema=False)
+        # Balancers ask so. The server leaves the body out.
+        router.add_api_route(path, function, methods=["HEAD"], response_model=None, include_in_schema=False)
+    router.add_api_route("/", page_of_its_own, methods=["GET", "HEAD"], response_model=None, include_in_schema=False)
     return router

@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,13 +17,15 @@ from frspec_cpp.option_table import Options
 from frspec_cpp.server.answer import Answer, Form
 from frspec_cpp.server.choices import Choice
 from frspec_cpp.server.errors import ApiError, api_error
-from frspec_cpp.server.fields import TextFields
+from frspec_cpp.server.fields import MOST_GRAMMAR, TextFields
 from frspec_cpp.server.refusals import header, ignored_fields
 from frspec_cpp.server.replies import EventStream, Gone, reply, unless_gone
 from frspec_cpp.server.sampling import text_options, with_seed
 from frspec_cpp.server.service import Service
+from frspec_cpp.texts import LOWEST_PRIORITY
 
 T = TypeVar("T")
+_NO_CALL = "which holds from the first token on: no tool could be called; expected one of them, or tool_choice 'none'"
 _CLIENT_LEFT = 499  # nobody reads it; logs do
 
 
@@ -85,7 +87,9 @@ def predicted(service: Service, fields: TextFields, ignored: list[str]) -> list[
     return service.llm.tokenize(content, add_special=False, parse_special=False)
 
 
-async def guided(service: Service, fields: TextFields, options: Options, call: Grammar | None = None) -> Options:
+async def guided(
+    service: Service, fields: TextFields, options: Options, call: Grammar | None = None, may_call: bool = False
+) -> Options:
     """The options, and the grammar that the answer is to follow; ApiError where there is none such.
 
     A grammar is compiled for the first time here, in a thread: it may take its time.
@@ -95,6 +99,7 @@ async def guided(service: Service, fields: TextFields, options: Options, call: G
         fields: Of the request.
         options: Of its texts.
         call: The grammar of a call that the answer must be; None: it need not be one.
+        may_call: The answer may be a call, of which another grammar knows nothing.
     """
     names = ("response_format", "json_schema", "grammar")
     given = {name: getattr(fields, name) for name in names if getattr(fields, name) is not None}
@@ -106,6 +111,12 @@ async def guided(service: Service, fields: TextFields, options: Options, call: G
             grammar, given = call, {"tool_choice": call}
         if grammar is None:
             return options
+        if call is None and may_call:
+            name = next(name for name, value in given.items() if grammar_of({name: value}) is not None)
+            raise ApiError(400, f"tools: found {name} beside it, {_NO_CALL}", name, "unsupported_value")
+        if len(grammar.source) > MOST_GRAMMAR:
+            found = f"{next(iter(given))}: found a grammar of {len(grammar.source)} characters"
+            raise ValueError(f"{found}, expected at most {MOST_GRAMMAR}")
         await service.in_thread(service.llm.check_grammar, grammar)
     except ImportError as error:
         raise ApiError(501, str(error), next(iter(given)), "unsupported_value") from error
@@ -126,6 +137,9 @@ def submitted(
     for prompt in prompts:
         service.check_length(prompt)
     key = request.scope.get("frspec.key")
+    # OpenAI's name for what may wait.
+    usual = LOWEST_PRIORITY if fields.service_tier == "flex" else 0
+    priority = usual if fields.priority is None else fields.priority
     milliseconds = fields.t_max_predict_ms or 0
     texts: list[AsyncText] = []
     try:
@@ -135,7 +149,7 @@ def submitted(
                 text = service.engine.submit(
                     prompt,
                     limit,
-                    priority=fields.priority or 0,
+                    priority=priority,
                     timeout=fields.timeout or service.settings.queue_timeout,
                     max_seconds=milliseconds / 1000 if milliseconds > 0 else None,
                     owner="" if key is None else str(key),
@@ -157,9 +171,9 @@ def form_of(
     kind: str,
     chunk: str,
     prompts: Sequence[list[int]],
-    prediction: Sequence[int] | None,
+    options: Options,
 ) -> Form:
-    """How the answer is told: `kind` begins its id."""
+    """How the answer is told: `kind` begins its id; `options` are the first text's."""
     usage = fields.stream_options is not None and bool(fields.stream_options.include_usage)
     head: dict[str, Any] = {
         "id": f"{kind}-{secrets.token_hex(12)}",
@@ -168,7 +182,18 @@ def form_of(
         "model": service.name,
         "system_fingerprint": service.fingerprint(),
     }
-    return Form(head, chunk, sum(map(len, prompts)), usage, bool(fields.timings_per_token), prediction, fields.n or 1)
+    seed = options["seed"]
+    assert seed is not None
+    return Form(
+        head=head,
+        chunk_object=chunk,
+        prompt_tokens=sum(map(len, prompts)),
+        include_usage=usage,
+        timings_per_token=bool(fields.timings_per_token),
+        prediction=cast("Sequence[int] | None", options["prediction"]),
+        n=fields.n or 1,
+        seed=seed,
+    )
 
 
 async def answered(
@@ -182,7 +207,8 @@ async def answered(
 ) -> Response:
     """The answer, in one piece or as a stream, which begins when the first text's turn has come."""
     answer = Answer(texts, choices, form, service.metrics)
-    headers = {**header(ignored), "x-request-id": form.head["id"]}
+    # The seed comes first: who has seen half of a stream can ask for the same text again.
+    headers = {**header(ignored), "x-request-id": form.head["id"], "x-seed": str(form.seed)}
     try:
         if not fields.stream:
             return reply(await unless_gone(request, answer.whole()), headers)

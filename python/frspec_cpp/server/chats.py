@@ -39,27 +39,31 @@ async def chat(service: Service, request: Request, fields: ChatFields) -> Respon
     prompt, tokens, program = await prepared(service, read, "messages")
     prediction = await prepared(service, lambda: predicted(service, fields, ignored), "prediction")
     call = call_grammar(fields.tools or [], callable_names) if callable_names else None
-    options = {**await guided(service, fields, options, call), "prediction": prediction}
     calls = bool(names) and fields.tool_choice != "none"
+    options = {**await guided(service, fields, options, call, calls), "prediction": prediction}
+    if call is None and any(tool["function"].get("strict") for tool in fields.tools or []):
+        ignored.append("tools.function.strict")  # only the grammar of a forced call sees to it
     # Where a call is forced, it is all that there is.
     kind: Format | None = "llama3" if call is not None else format_of(program) if calls else None
     texts = submitted(request, service, fields, [tokens], options)
     tokenizer = service.llm.tokenizer
     markers = control_markers(tokenizer)
-    thinks = call is None and (fields.reasoning_format or service.settings.reasoning_format) != "none"
+    # What follows a grammar holds no thought, even where the template has opened one.
+    thinks = options["grammar"] is None and (fields.reasoning_format or service.settings.reasoning_format) != "none"
+    schemas = {tool["function"]["name"]: tool["function"].get("parameters") for tool in fields.tools or []}
     choices: list[Choice] = [
         ChatChoice(
             number,
             bool(fields.return_tokens),
             tokenizer,
-            ThoughtParser(begins_in_thought(prompt)) if thinks else None,
-            None if kind is None else ToolParser(kind, names),
+            ThoughtParser(begins_in_thought(prompt, continued_text(fields))) if thinks else None,
+            None if kind is None else ToolParser(kind, names, schemas),
             markers,
             fields.parallel_tool_calls is False,
         )
         for number in range(len(texts))
     ]
-    form = form_of(service, fields, "chatcmpl", "chat.completion.chunk", [tokens], prediction)
+    form = form_of(service, fields, "chatcmpl", "chat.completion.chunk", [tokens], options)
     return await answered(request, service, fields, texts, choices, form, ignored)
 
 
@@ -89,6 +93,16 @@ def rendered(service: Service, fields: ChatFields | TemplateFields) -> str:
         values["reasoning_effort"] = fields.reasoning_effort
     values["continue_final_message"] = bool(fields.continue_final_message)
     return service.llm.chat_prompts.text(fields.messages, **values)
+
+
+def continued_text(fields: ChatFields) -> str:
+    """What the request has of the answer already; nothing where it is to begin."""
+    if not fields.continue_final_message:
+        return ""
+    content = fields.messages[-1].get("content")
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
 
 
 def tool_names(tools: list[dict[str, Any]] | None) -> set[str]:

@@ -223,6 +223,34 @@ def _template(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def _settings(options: argparse.Namespace) -> Settings:
+    """The settings; ValueError with the flag's name where one is not possible."""
+    sampling = {row["name"]: getattr(options, row["name"]) for row in _SAMPLING if row["name"] != "max_tokens"}
+    values: dict[str, Any] = {
+        "alias": options.alias,
+        "any_model": options.any_model,
+        "keys": _keys(options),
+        "cache_scope": options.cache_scope,
+        "cors_origins": tuple(origin.strip() for origin in options.cors_origins.split(",") if origin.strip()),
+        "sampling": cast(Options, sampling),
+        "max_tokens": options.max_tokens,
+        "max_queue": options.max_queue,
+        "max_body": options.max_body,
+        "queue_timeout": options.queue_timeout,
+        "grace": options.grace,
+        "slots": options.slots,
+        "page": options.page,
+        "reasoning_format": options.reasoning_format,
+        "template": _template(options),
+    }
+    try:
+        return Settings(**values)
+    except ValueError as error:
+        name, _, found = str(error).partition(": ")
+        flags = {row["name"]: row["flags"] for row in _SAMPLING}
+        raise ValueError(f"{flags.get(name, '--' + name.replace('_', '-'))}: {found}") from None
+
+
 def serve(arguments: Sequence[str]) -> None:
     """Reads the command line and serves until a signal ends it.
 
@@ -238,31 +266,10 @@ def serve(arguments: Sequence[str]) -> None:
     from frspec_cpp.server.service import Service
     from frspec_cpp.server.serving import Server
 
-    for name in ("max_queue", "max_body"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')}: found {getattr(options, name)}, expected at least 1")
-    keys = _keys(options)
-    sampling = {row["name"]: getattr(options, row["name"]) for row in _SAMPLING if row["name"] != "max_tokens"}
-    settings = Settings(
-        alias=options.alias,
-        any_model=options.any_model,
-        keys=keys,
-        cache_scope=options.cache_scope,
-        cors_origins=tuple(origin.strip() for origin in options.cors_origins.split(",") if origin.strip()),
-        sampling=cast(Options, sampling),
-        max_tokens=options.max_tokens,
-        max_queue=options.max_queue,
-        max_body=options.max_body,
-        queue_timeout=options.queue_timeout,
-        grace=options.grace,
-        slots=options.slots,
-        page=options.page,
-        reasoning_format=options.reasoning_format,
-        template=_template(options),
-    )
+    settings = _settings(options)
     target, drafter = _models(options)
     given = {row["name"]: getattr(options, row["name"]) for row in ENGINE_OPTIONS}
-    loading = keep_apart(keys, {name: value for name, value in given.items() if value is not None})
+    loading = keep_apart(settings.keys, {name: value for name, value in given.items() if value is not None})
     engine = AsyncLLM(target, drafter, max_queue=settings.max_queue, **loading)
     server = Server(Service(engine, target, settings), options.host, options.port)
     server.run()

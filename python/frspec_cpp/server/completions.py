@@ -32,7 +32,7 @@ async def complete(service: Service, request: Request, fields: CompletionFields)
         CompletionChoice(number, bool(fields.return_tokens), tokenizer, echoes[number // n])
         for number in range(len(texts))
     ]
-    form = form_of(service, fields, "cmpl", "text_completion", prompts, prediction)
+    form = form_of(service, fields, "cmpl", "text_completion", prompts, options)
     return await answered(request, service, fields, texts, choices, form, ignored)
 
 

@@ -14,6 +14,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Limit = Annotated[int, Field(ge=-1)]
 TokenId = Annotated[int, Field(ge=0)]
+# Characters of a grammar, or of a schema as JSON: compiling one of this size takes a tenth of a second, and a larger
+# one more than so many times as long.
+MOST_GRAMMAR = 2**16
 StopText = Annotated[str, Field(min_length=1)]
 
 
@@ -70,7 +73,8 @@ class TextFields(Fields):
     priority: Annotated[int, Field(ge=0, le=9)] | None = Field(None, description="0, first, to 9, last")
     timeout: Positive | None = Field(None, description="Seconds in the queue")
     cache_prompt: bool | None = Field(None, description="false: read the prompt anew, and leave nothing in the cache")
-    cache_salt: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+    service_tier: str | None = Field(None, description="flex: priority 9, where none is given; others: no effect")
+    cache_salt: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[ -~]+$")] | None = Field(
         None, description="Requests of different salts share nothing in the cache"
     )
     prompt_cache_key: Annotated[str, Field(max_length=1024)] | None = Field(
@@ -80,7 +84,7 @@ class TextFields(Fields):
     return_tokens: bool | None = Field(None, description="Token ids in each choice")
     response_format: dict[str, Any] | None = Field(None, description="text, json_object or json_schema")
     json_schema: dict[str, Any] | bool | None = Field(None, description="The same by the schema alone")
-    grammar: Annotated[str, Field(max_length=65536)] | None = Field(
+    grammar: Annotated[str, Field(max_length=MOST_GRAMMAR)] | None = Field(
         None, description="GBNF, or llguidance's syntax behind %llguidance"
     )
     speculative_n_max: Annotated[int, Field(ge=0)] | None = Field(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 
@@ -16,6 +15,7 @@ from frspec_cpp.server.service import Service
 
 _PUBLIC = {"/", "/health", "/v1/health"}  # they tell nothing of the model, and nothing of anybody
 _MOST_UNREAD = 2**25  # bytes of a refused body
+_MOST_READ_OUT = 32  # refused bodies that are read at once: anybody may send such, and each has a connection
 _ALWAYS = {*_PUBLIC, "/metrics"}  # even while the model is being loaded
 
 
@@ -35,26 +35,34 @@ class Guard:
         self._app = app
         self._service = service
         self._keys = [_digest(key) for key in service.settings.keys]
-        self._active = 0
+        self._active = 0  # requests that were taken: neither refused ones nor those of public paths
+        self._reading_out = 0  # refused bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or hands it on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        self._active += 1
         headers = Headers(scope=scope)
         counting = _Counting(send, self._service.metrics)
         try:
             self._check(scope, headers)
         except ApiError as error:
-            if "expect" not in headers:  # who waits for leave to send a body is told before
-                await self._drained(receive)
-            await error.response()(scope, receive, counting)
-        else:
+            await self._refuse(error, scope, receive, counting)
+            return
+        counts = int(scope["path"] not in _PUBLIC)
+        self._active += counts
+        try:
             await self._handed_on(scope, receive, counting)
         finally:
-            self._active -= 1
+            self._active -= counts
+
+    async def _refuse(self, error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+        response = error.response()
+        # Who waits for leave to send a body is told before.
+        if "expect" in Headers(scope=scope) or not await self._drained(receive, self._body_ends()):
+            response.headers["connection"] = "close"
+        await response(scope, receive, send)
 
     async def _handed_on(self, scope: Scope, receive: Receive, send: _Counting) -> None:
         try:
@@ -69,8 +77,8 @@ class Guard:
         settings = self._service.settings
         if path not in _PUBLIC:
             scope["frspec.key"] = self._checked_key(headers)
-        if self._active > settings.max_requests:
-            raise ApiError(503, f"{settings.max_requests} requests are being answered", None, "too_many_requests")
+            if self._active >= settings.max_requests:
+                raise ApiError(503, f"{settings.max_requests} requests are being answered", None, "too_many_requests")
         if path not in _ALWAYS:
             self._service.check_open()
         if method != "POST":
@@ -104,9 +112,14 @@ class Guard:
             {"connection": "close"},
         )  # fmt: skip
 
+    def _body_ends(self) -> float:
+        """When a body that begins now must have come, by the loop's clock."""
+        return asyncio.get_running_loop().time() + self._service.settings.body_timeout
+
     def _limited(self, receive: Receive) -> Receive:
-        """`receive`, which counts the body while it comes, and does not wait for ever."""
+        """`receive`, which counts the body while it comes. All of it has one deadline, however it drips."""
         settings = self._service.settings
+        ends = self._body_ends()
         length = 0
         more = True
 
@@ -115,29 +128,43 @@ class Guard:
             if not more:
                 return await receive()  # that the client has left
             try:
-                message = await asyncio.wait_for(receive(), settings.body_timeout)
+                message = await _before(ends, receive)
             except asyncio.TimeoutError:
                 raise ApiError(
-                    408, f"body: found nothing more for {settings.body_timeout:g} s", None, "body_timeout"
-                ) from None
+                    408, f"body: found no end of it after {settings.body_timeout:g} s", None, "body_timeout",
+                    {"connection": "close"},
+                ) from None  # fmt: skip
             length += len(message.get("body", b""))
             if length > settings.max_body:
-                await self._drained(receive)
+                await self._drained(receive, ends)
                 raise self._too_long()
             more = message["type"] == "http.request" and message.get("more_body", False)
             return message
 
         return limited
 
-    async def _drained(self, receive: Receive) -> None:
-        """Reads what is left of a body: who is still sending would not see the answer. Of a very long one not all."""
+    async def _drained(self, receive: Receive, ends: float) -> bool:
+        """Reads what is left of a body: who is still sending would not see the answer. Says whether that was all."""
+        if self._reading_out == _MOST_READ_OUT:
+            return False
+        self._reading_out += 1
         left = _MOST_UNREAD
-        with contextlib.suppress(asyncio.TimeoutError):
+        try:
             while left > 0:
-                message = await asyncio.wait_for(receive(), self._service.settings.body_timeout)
+                message = await _before(ends, receive)
                 if not message.get("more_body", False):
-                    return
+                    return True
                 left -= len(message.get("body", b""))
+        except asyncio.TimeoutError:
+            pass
+        finally:
+            self._reading_out -= 1
+        return False
+
+
+async def _before(ends: float, receive: Receive) -> Message:
+    """The next message, if it comes until then; else TimeoutError."""
+    return await asyncio.wait_for(receive(), max(ends - asyncio.get_running_loop().time(), 0.0))
 
 
 class _Counting:

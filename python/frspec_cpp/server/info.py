@@ -58,8 +58,8 @@ def read_meta(service: Service) -> dict[str, int]:
 
 
 def health(service: Service) -> dict[str, Any]:
-    """GET /health: 200 where texts are taken, else 503."""
-    service.check_open()
+    """GET /health: 200 where texts are taken and can be written, else 503."""
+    service.check_health()
     return {"status": "ok"}
 
 

@@ -38,15 +38,16 @@ _COUNTERS = (
 )
 _HISTOGRAMS = (
     Description("time_to_first_token_seconds", "From the request to the first token.", _SECONDS),
-    Description("inter_token_latency_seconds", "Of a pass, over the tokens that it gave.", _SECONDS),
+    Description("inter_token_latency_seconds", "The same as step_seconds, over the tokens.", _SECONDS),
     Description("e2e_request_latency_seconds", "From the request to the end of the text.", _SECONDS),
     Description("request_queue_time_seconds", "In the queue.", _SECONDS),
     Description("request_prefill_time_seconds", "For the prompt and the first token.", _SECONDS),
     Description("request_decode_time_seconds", "For the tokens behind the first.", _SECONDS),
     Description("request_prompt_tokens", "Tokens of a prompt.", _TOKENS),
     Description("request_generation_tokens", "Tokens of a text.", _TOKENS),
-    Description("iteration_tokens_total", "Tokens that a pass gave.", _FEW),
-    Description("step_seconds", "Of a pass.", _SECONDS),
+    # Texts are followed one by one: a pass of several counts once for each.
+    Description("iteration_tokens_total", "Tokens that a pass gave to a text, for each of its texts.", _FEW),
+    Description("step_seconds", "From a text's tokens to its next ones, for each text of a pass.", _SECONDS),
 )
 
 
@@ -76,6 +77,22 @@ class Metrics:
         """Adds a value, so many times, to a histogram."""
         self._histograms[name].add(value, times)
 
+    def see(self, event: Event) -> None:
+        """Takes what is told of any text. Those whose clients have left are told of, too: what they cost adds up."""
+        if isinstance(event, Piece):
+            accepted = sum(token.drafted for token in event.tokens)
+            self.count("generation_tokens_total", len(event.tokens))
+            self.count("spec_decode_num_accepted_tokens_total", accepted)
+            for place in range(accepted):
+                self.count("spec_decode_num_accepted_tokens_per_pos_total", label=("position", str(place)))
+        elif isinstance(event, Generation):
+            stats = event.stats
+            self.count("prompt_tokens_total", stats.prompt_tokens)
+            self.count("prefix_cache_queries_total", stats.prompt_tokens)
+            self.count("prefix_cache_hits_total", stats.cached_tokens)
+            self.count("spec_decode_num_drafts_total", stats.drafted_steps)
+            self.count("spec_decode_num_draft_tokens_total", stats.drafted_tokens)
+
     def text(self, model: str, gauges: Mapping[str, float], totals: Mapping[str, float]) -> str:
         """All of them; `gauges`, and `totals`, which are counters, are those that are known when they are asked for."""
         name = model.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
@@ -83,7 +100,7 @@ class Metrics:
         lines: list[str] = []
         for kind, values in (("gauge", gauges), ("counter", totals)):
             for told, value in values.items():
-                lines += [f"# TYPE frspec_{told} {kind}", f"frspec_{told}{{{own}}} {value:g}"]
+                lines += [f"# TYPE frspec_{told} {kind}", f"frspec_{told}{{{own}}} {value!r}"]
         for counter in _COUNTERS:
             lines += [f"# HELP frspec_{counter.name} {counter.help}", f"# TYPE frspec_{counter.name} counter"]
             counts = self._counters[counter.name] or {("", ""): 0}
@@ -101,12 +118,12 @@ class Metrics:
         for bound, count in zip([*map("{:g}".format, histogram.buckets), "+Inf"], histogram.counts, strict=True):
             total += count
             yield f'frspec_{name}_bucket{{{own},le="{bound}"}} {total}'
-        yield f"frspec_{name}_sum{{{own}}} {histogram.sum:g}"
+        yield f"frspec_{name}_sum{{{own}}} {histogram.sum!r}"
         yield f"frspec_{name}_count{{{own}}} {total}"
 
 
 class Watch:
-    """Follows one text for the metrics."""
+    """Follows one text for the metrics of what its client sees."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -164,9 +181,6 @@ class Watch:
             metrics.add("inter_token_latency_seconds", (now - self._last) / count, count)
             metrics.add("step_seconds", now - self._last)
             metrics.add("iteration_tokens_total", count)
-        for place in range(sum(token.drafted for token in piece.tokens)):
-            metrics.count("spec_decode_num_accepted_tokens_per_pos_total", label=("position", str(place)))
-        metrics.count("generation_tokens_total", count)
         self.tokens += count
         self._last = now
 
@@ -174,12 +188,6 @@ class Watch:
         self._ended = True
         metrics, stats = self._metrics, text.stats
         metrics.count("request_success_total", label=("finished_reason", text.finish_reason))
-        metrics.count("prompt_tokens_total", stats.prompt_tokens)
-        metrics.count("prefix_cache_queries_total", stats.prompt_tokens)
-        metrics.count("prefix_cache_hits_total", stats.cached_tokens)
-        metrics.count("spec_decode_num_drafts_total", stats.drafted_steps)
-        metrics.count("spec_decode_num_draft_tokens_total", stats.drafted_tokens)
-        metrics.count("spec_decode_num_accepted_tokens_total", sum(text.drafted))
         metrics.add("e2e_request_latency_seconds", now - self._asked)
         metrics.add("request_prefill_time_seconds", stats.prefill_seconds)
         metrics.add("request_decode_time_seconds", max(stats.total_seconds - stats.prefill_seconds, 0.0))

@@ -16,9 +16,16 @@ class Part(NamedTuple):
     is_thought: bool
 
 
-def begins_in_thought(prompt: str) -> bool:
-    """Whether a rendered prompt has opened the thought already, as templates of some models do."""
-    return prompt.rstrip().endswith(_BEGIN)
+def begins_in_thought(prompt: str, continued: str = "") -> bool:
+    """Whether a rendered prompt has opened the thought already, as templates of some models do.
+
+    Args:
+        prompt: Where other people's words may stand, which open nothing.
+        continued: The beginning of the answer, with which the prompt ends. A thought may have begun in it.
+    """
+    before = prompt.rstrip().removesuffix(continued.strip()).rstrip()
+    begun = (_BEGIN if before.endswith(_BEGIN) else "") + continued.lstrip()
+    return begun.startswith(_BEGIN) and _END not in begun
 
 
 class ThoughtParser:

@@ -56,7 +56,6 @@ _HARMLESS = {
     "safety_identifier",
     "metadata",
     "store",
-    "service_tier",
     "verbosity",
     "prompt_cache_retention",
     "prompt_cache_options",

@@ -34,6 +34,7 @@ class Service:
         self.engine = engine
         self.settings = settings
         self.metrics = Metrics()
+        engine.on_event = self.metrics.see
         self.state: State = "loading"
         self.created = int(time.time())
         self.names = [name.strip() for name in settings.alias.split(",") if name.strip()] or [Path(model).stem]
@@ -73,6 +74,15 @@ class Service:
             raise ApiError(503, "the model is being loaded", None, "loading", {"retry-after": "1"})
         if self.state == "draining":
             raise ApiError(503, "the server is shutting down", None, "shutting_down", {"retry-after": "5"})
+
+    def check_health(self) -> None:
+        """ApiError where no texts are taken, or none can be written: requests are tried all the same."""
+        self.check_open()
+        error = self.engine.failure
+        if error is not None:
+            # Where the model lies is nobody's business.
+            message = f"{type(error).__name__}: {error}".replace(str(self.path), self.file_name)
+            raise ApiError(503, f"texts cannot be written: {message}", None, "failing")
 
     def check_model(self, name: str | None) -> None:
         """ApiError where another model is asked for."""

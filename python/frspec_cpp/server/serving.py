@@ -10,14 +10,18 @@ import sys
 import threading
 import time
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from frspec_cpp.server import info
 from frspec_cpp.server.app import build_app
 from frspec_cpp.server.service import Service
 
 _HEADER_BYTES = 16 * 2**10
+_HEADER_SECONDS = 10  # that a request's header may take, from the connection or its first byte on
+_MOST_WAITING = 512  # connections without a request; files that a process may open are few
 _KEEP_ALIVE = 5  # seconds
 _BACKLOG = 512
 _LAST_WORDS = 5  # seconds for answers whose texts have ended
@@ -42,6 +46,66 @@ def listening(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise OSError(f"{host}:{port}: cannot be listened at: {error.strerror or error}") from error
     return found
+
+
+class _Protocol(H11Protocol):
+    """uvicorn's, which waits for a request's header, and for connections without a request, for ever."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._timer: asyncio.TimerHandle | None = None
+        self._waits_since: float | None = None  # for a request, by the loop's clock
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Somebody has come. Where there are too many who ask for nothing, who has done so for longest must leave."""
+        super().connection_made(transport)
+        self._wait()
+        self._start_timer()
+        others = [other for other in self.connections if isinstance(other, _Protocol)]
+        waiting = [(other._waits_since, other) for other in others if other._waits_since is not None]
+        if len(waiting) > _MOST_WAITING:
+            min(waiting, key=lambda pair: pair[0])[1]._leave()
+
+    def data_received(self, data: bytes) -> None:
+        """A piece of a request. A header that drips does not begin anew with each drop."""
+        super().data_received(data)
+        if self._waits_since is not None:
+            self._start_timer()
+
+    def handle_events(self) -> None:
+        """Looks at what has come, also when an answer has ended."""
+        super().handle_events()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._waits_since = None
+            self._stop_timer()
+
+    def on_response_complete(self) -> None:
+        """An answer has been sent; uvicorn's own timer waits for the first byte of the next request."""
+        self._wait()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is over."""
+        self._waits_since = None
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._waits_since = self.loop.time()
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(_HEADER_SECONDS, self._leave)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _leave(self) -> None:
+        self._waits_since = None  # it is counted no more
+        self._stop_timer()
+        self.transport.abort()  # who reads nothing would keep it open
 
 
 class Server(uvicorn.Server):
@@ -70,7 +134,7 @@ class Server(uvicorn.Server):
             host=host,
             port=port,
             loop="asyncio",
-            http="h11",
+            http=_Protocol,
             ws="none",
             lifespan="on",
             log_level="critical",  # what goes wrong here, errors.py tells
