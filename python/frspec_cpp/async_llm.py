@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -48,6 +49,8 @@ class NotAccepting(RuntimeError):
     """No texts are taken any more."""
 
 
+#: So many texts in a row must fail before it is said that none can be written, and so long it is.
+_FAILING_TEXTS, _FAILING_SECONDS = 3, 15.0
 #: Errors that tell nothing of the engine.
 _OF_A_TEXT = (ValueError, Cancelled, QueueTimeout, NotAccepting)
 
@@ -87,9 +90,9 @@ class AsyncText:
     def _take(self, event: Event) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._events.put_nowait(event)
         if self._owner is not None and self._ticket is not None:
             self._owner._see(self._ticket.request, event)
-        self._events.put_nowait(event)
 
     def cancel(self) -> None:
         """Ends it: :meth:`result` has what there is, or raises Cancelled where its turn has not come."""
@@ -161,7 +164,9 @@ class AsyncLLM:
         self._max_queued_tokens = max_queued_tokens
         self._closed = False
         self._seconds = 1.0  # of a text, of late
-        self._error: Exception | None = None  # of the last pass
+        self._error: Exception | None = None  # of the last text that failed
+        self._failed = 0  # texts in a row
+        self._failed_at = 0.0
         self.on_event: Callable[[Event], object] | None = None
 
     async def __aenter__(self) -> Self:
@@ -215,13 +220,14 @@ class AsyncLLM:
 
     @property
     def failure(self) -> Exception | None:
-        """Why texts cannot be written: the error of the last pass, until one gives tokens again; None: they can.
+        """Why texts cannot be written; None: they can, as far as is known.
 
-        Only texts that were asked for here are known.
+        One text may fail by its own fault, so it takes a few in a row. What nobody has tried for a while may be over.
         """
         if self._llm is not None and self._llm._texts.works and not _writes() and self._llm._texts.works:
             return RuntimeError("the thread that writes texts has died")
-        return self._error
+        is_fresh = time.monotonic() - self._failed_at < _FAILING_SECONDS
+        return self._error if self._failed >= _FAILING_TEXTS and is_fresh else None
 
     @property
     def displaced(self) -> int:
@@ -383,9 +389,11 @@ class AsyncLLM:
         # What a request has brought along may fail by its own fault.
         is_own = any(request.options.get(name) is not None for name in ("grammar", "logits_processor"))
         if isinstance(event, Piece) or (isinstance(event, Generation) and event.finish_reason != "cancelled"):
-            self._error = None
+            self._failed = 0
         elif isinstance(event, Exception) and not isinstance(event, _OF_A_TEXT) and not is_own:
             self._error = event
+            self._failed += 1
+            self._failed_at = time.monotonic()
         if self.on_event is not None:
             self.on_event(event)
 

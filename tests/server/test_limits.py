@@ -339,7 +339,7 @@ def test_idle_connections_keep_nobody_out(server: Any) -> None:
 
 def test_a_header_that_does_not_come(run_server: Any, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who sends none, or one that drips, is not waited for; texts take as long as they like."""
-    monkeypatch.setattr("frspec_cpp.server.serving._HEADER_SECONDS", 0.3)
+    monkeypatch.setattr("frspec_cpp.server.serving._HEADER_SECONDS", 1.0)
     with run_server(ScriptedLLM(llm, "Hm", stalls=True), ping=0.1) as served:
         address = ("127.0.0.1", served.client.base_url.port)
         with socket.create_connection(address) as silent:
@@ -351,14 +351,16 @@ def test_a_header_that_does_not_come(run_server: Any, llm: LLM, monkeypatch: pyt
         with socket.create_connection(address) as second:  # uvicorn waits for the first byte only
             second.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
             answer = b""
-            while not answer.endswith(b"}"):
-                answer += second.recv(4096)
+            second.settimeout(30)
+            while not answer.endswith(b"}") and (data := second.recv(4096)):
+                answer += data
+            assert answer.endswith(b"}")
             second.sendall(b"GET")
             assert all_of(second) == b""
         begin = time.monotonic()
         with served.client.stream("POST", COMPLETIONS, json={**LONG, "stream": True}) as answer:
             for _ in answer.iter_lines():
-                if time.monotonic() > begin + 0.6:
+                if time.monotonic() > begin + 2.0:
                     break
             else:
                 raise AssertionError("a stream ended")
@@ -381,7 +383,7 @@ def test_the_longest_idle_connection_makes_room(serving: Any, monkeypatch: pytes
 
 
 def test_a_pass_that_fails(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server says that it is failing, until a pass succeeds."""
+    """The server says that it is failing, until a pass succeeds, or nobody has tried for a while."""
 
     def fail(_: Any) -> None:
         raise RuntimeError("the device is lost")
@@ -390,12 +392,18 @@ def test_a_pass_that_fails(serving: Any, monkeypatch: pytest.MonkeyPatch) -> Non
         assert served.client.get("/health").status_code == 200
         with monkeypatch.context() as patch:
             patch.setattr(texts, "_core", SimpleNamespace(Generation=SimpleNamespace(step_together=fail)))
-            assert served.post(COMPLETIONS, prompt="x", max_tokens=1).status_code == 500
+            for number in range(3):
+                assert served.client.get("/health").status_code == 200, number  # one may fail by its own fault
+                assert served.post(COMPLETIONS, prompt="x", max_tokens=1).status_code == 500
         answer = served.client.get("/health")
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "failing")
-        assert "the device is lost" in answer.json()["error"]["message"]
+        assert "RuntimeError" in answer.json()["error"]["message"]
+        assert "lost" not in answer.json()["error"]["message"]
         assert served.post(COMPLETIONS, prompt="x", top_p=7).status_code == 400
         assert served.client.get("/health").status_code == 503
+        with monkeypatch.context() as patch:
+            patch.setattr("frspec_cpp.async_llm._FAILING_SECONDS", 0.0)
+            assert served.client.get("/health").status_code == 200
         assert served.post(COMPLETIONS, prompt="x", max_tokens=1).status_code == 200
         assert served.client.get("/health").status_code == 200
 
@@ -404,7 +412,8 @@ def test_a_thread_that_has_died(serving: Any, llm: LLM, monkeypatch: pytest.Monk
     with serving() as served:
         with monkeypatch.context() as patch:
             patch.setattr(llm._texts, "_works", True)
-            assert "has died" in served.client.get("/health").json()["error"]["message"]
+            patch.setattr("frspec_cpp.async_llm._writes", lambda: False)
+            assert served.client.get("/health").json()["error"]["code"] == "failing"
         assert served.client.get("/health").status_code == 200
 
 
@@ -414,7 +423,9 @@ def test_what_tells_nothing_of_the_engine(llm: LLM) -> None:
     engine._see(request, ValueError("top_p"))
     engine._see(TextRequest(prompt=[1], max_tokens=1, options={"grammar": Grammar("gbnf", "x")}), RuntimeError("it"))
     assert engine.failure is None
-    engine._see(request, RuntimeError("it"))
+    for _ in range(3):
+        assert engine.failure is None
+        engine._see(request, RuntimeError("it"))
     assert str(engine.failure) == "it"
 
 

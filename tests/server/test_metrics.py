@@ -115,6 +115,7 @@ def test_texts_whose_client_left(serving: Any, llm: LLM) -> None:
         ends = time.monotonic() + 60
         while served.service.engine.running() or served.service.engine.waiting():
             assert time.monotonic() < ends
+            time.sleep(0.01)
         found = read(served.client.get("/metrics").text)
     (accepted,) = found["frspec_spec_decode_num_accepted_tokens_total"].values()
     assert found["frspec_request_success_total"]['finished_reason="abort"'] > 0

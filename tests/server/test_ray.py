@@ -441,6 +441,9 @@ def test_only_what_waits_is_in_the_queue(demo_target: Path) -> None:
         with pytest.raises(QueueFull, match="found 6 texts that wait, expected at most 6"):
             engine.submit(PROMPT)
         assert [text.has_begun for text in waiting] == [False] * 6
+        waiting.pop().cancel()  # nobody has asked for its events
+        assert len(engine.waiting()) == 5
+        engine.submit(PROMPT)
         for _, events in texts:
             await events.aclose()
 

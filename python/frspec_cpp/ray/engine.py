@@ -118,7 +118,9 @@ class RemoteText(AsyncText):
     def cancel(self) -> None:
         """Ends it: :meth:`result` has what there is, or raises Cancelled where its turn has not come."""
         self._stop.set()
-        if self._stream is not None:
+        if self._stream is None:  # perhaps nobody has asked for its events, nor will
+            self._replicas.forget(self)
+        else:
             self._stream.cancel()
 
     async def events(self) -> AsyncIterator[Started | Reading | Piece | Generation]:

@@ -16,6 +16,7 @@ from frspec_cpp.server.service import Service
 _PUBLIC = {"/", "/health", "/v1/health"}  # they tell nothing of the model, and nothing of anybody
 _MOST_UNREAD = 2**25  # bytes of a refused body
 _MOST_READ_OUT = 32  # refused bodies that are read at once: anybody may send such, and each has a connection
+_LEAST_RATE = 2**15  # bytes of a body in a second: who is as fast gets the time it takes
 _ALWAYS = {*_PUBLIC, "/metrics"}  # even while the model is being loaded
 
 
@@ -113,7 +114,7 @@ class Guard:
         )  # fmt: skip
 
     def _body_ends(self) -> float:
-        """When a body that begins now must have come, by the loop's clock."""
+        """When a body that begins now must have come, by the loop's clock; what has come of it gives it more time."""
         return asyncio.get_running_loop().time() + self._service.settings.body_timeout
 
     def _limited(self, receive: Receive) -> Receive:
@@ -128,10 +129,10 @@ class Guard:
             if not more:
                 return await receive()  # that the client has left
             try:
-                message = await _before(ends, receive)
+                message = await _before(ends + length / _LEAST_RATE, receive)
             except asyncio.TimeoutError:
                 raise ApiError(
-                    408, f"body: found no end of it after {settings.body_timeout:g} s", None, "body_timeout",
+                    408, f"body: found no end of it in time ({settings.body_timeout:g} s)", None, "body_timeout",
                     {"connection": "close"},
                 ) from None  # fmt: skip
             length += len(message.get("body", b""))
@@ -164,7 +165,7 @@ class Guard:
 
 async def _before(ends: float, receive: Receive) -> Message:
     """The next message, if it comes until then; else TimeoutError."""
-    return await asyncio.wait_for(receive(), max(ends - asyncio.get_running_loop().time(), 0.0))
+    return await asyncio.wait_for(receive(), max(ends - asyncio.get_running_loop().time(), 0.001))
 
 
 class _Counting:

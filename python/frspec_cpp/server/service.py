@@ -80,9 +80,8 @@ class Service:
         self.check_open()
         error = self.engine.failure
         if error is not None:
-            # Where the model lies is nobody's business.
-            message = f"{type(error).__name__}: {error}".replace(str(self.path), self.file_name)
-            raise ApiError(503, f"texts cannot be written: {message}", None, "failing")
+            # What it says, paths perhaps, is for the log and for who asked for a text.
+            raise ApiError(503, f"texts cannot be written: {type(error).__name__}", None, "failing")
 
     def check_model(self, name: str | None) -> None:
         """ApiError where another model is asked for."""

@@ -12,6 +12,7 @@ import time
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -62,14 +63,17 @@ class _Protocol(H11Protocol):
         self._wait()
         self._start_timer()
         others = [other for other in self.connections if isinstance(other, _Protocol)]
-        waiting = [(other._waits_since, other) for other in others if other._waits_since is not None]
+        # Not those whose answer is still on its way.
+        quiet = [other for other in others if other.transport.get_write_buffer_size() == 0]
+        waiting = [(other._waits_since, other) for other in quiet if other._waits_since is not None]
         if len(waiting) > _MOST_WAITING:
             min(waiting, key=lambda pair: pair[0])[1]._leave()
 
     def data_received(self, data: bytes) -> None:
         """A piece of a request. A header that drips does not begin anew with each drop."""
         super().data_received(data)
-        if self._waits_since is not None:
+        # What follows an answer may be the rest of a body that nobody wanted: that is no header.
+        if self._waits_since is not None and self.conn.their_state is h11.IDLE:
             self._start_timer()
 
     def handle_events(self) -> None:

@@ -32,7 +32,12 @@ class _Range:
     def check(self, name: str, value: Any) -> None:
         """ValueError where a value is outside, or no number."""
         kinds = (int,) if self._whole else (int, float)
-        if not isinstance(value, kinds) or isinstance(value, bool) or math.isnan(value) or not self._holds(value):
+        if (
+            not isinstance(value, kinds)
+            or isinstance(value, bool)
+            or (isinstance(value, float) and math.isnan(value))
+            or not self._holds(value)
+        ):
             raise ValueError(f"{name}: found {value!r}, expected {self._words}")
 
 

@@ -22,7 +22,9 @@ _END = "</tool_call>"
 _FUNCTION, _FUNCTION_END, _PARAMETER_END = "<function=", "</function>", "</parameter>"
 _FUNCTION_HEAD = re.compile(r"\s*<function=([^>\n]+)>\s*")
 # A value ends where another thing follows: it may hold the mark of its end.
-_PARAMETER = re.compile(r"<parameter=([^>\n]+)>(.*?)</parameter>\s*(?=<parameter=|</function>)", re.DOTALL)
+_PARAMETER = re.compile(
+    r"<parameter=([^>\n]+)>((?:(?!\n<parameter=).)*?)</parameter>\s*(?=<parameter=|</function>)", re.DOTALL
+)
 _MARKS: dict[Format, tuple[str, ...]] = {
     "hermes": ("<tool_call>",),
     "qwen3_coder": ("<tool_call>", _FUNCTION),  # the first of which the models forget now and then
@@ -227,4 +229,7 @@ class ToolParser:
                 return None
         if name not in self._names or not isinstance(arguments, dict):
             return None
-        return ToolCall(name, json.dumps(arguments, ensure_ascii=False))
+        try:
+            return ToolCall(name, json.dumps(arguments, ensure_ascii=False, allow_nan=False))
+        except ValueError:  # numbers beyond those that JSON can say
+            return None
