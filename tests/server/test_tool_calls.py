@@ -86,6 +86,12 @@ CASES: list[tuple[Format, str, str | None, list[tuple[str, dict[str, str]]]]] = 
     ("qwen3_coder", f"{tagged(*NOW)[:-12]} x </tool_call> y", None, []),
     ("qwen3_coder", "1 < 2, <function> and <function", None, []),
     ("qwen3_coder", "<function=x> is how", None, []),
+    (
+        "qwen3_coder",
+        "<tool_call>\n<function=weather>\n<parameter=a>\nb\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>",
+        None,
+        [],
+    ),
 ]  # fmt: skip
 
 
