@@ -139,7 +139,7 @@ def random_prompt(rng: random.Random, shared: list[str]) -> str:
     words = " ".join(rng.choice(WORDS) for _ in range(rng.choice([1, 3, 12, 40])))
     if rng.random() < 0.5:
         words = rng.choice(shared)[: rng.choice([40, 150, 400])] + words
-    return words * 3 if rng.random() < 0.2 else words
+    return (words * 3)[:1200] if rng.random() < 0.2 else words  # with what is before it, it fits into the context
 
 
 def random_request(rng: random.Random, shared: list[str], grammars: bool) -> Asked:
