@@ -20,10 +20,10 @@ constexpr double kBelieved = 2.0;      // logarithm of all that one pass is beli
 constexpr double kSure = 0.12;         // of a knot beside the one of most passes: it needs no neighbours
 constexpr int kYoung = 3;              // passes of so many rows before that: they may all have been disturbed
 constexpr int kSettled = 5;            // surprises in a row that are none any more
-constexpr int kFew = 8;        // passes: so many make a knot as likely to be wrong as the machine to have changed
-constexpr int kMemory = 40;    // passes that are counted
-constexpr int kKept = 12;      // of another process's
-constexpr double kDear = 1.2;  // times what sure ones promise: more is to be seen again
+constexpr int kFew = 8;                // passes: the knot is as likely to be wrong as the machine to have changed
+constexpr int kMemory = 40;            // passes that are counted
+constexpr int kKept = 12;              // of another process's
+constexpr double kDear = 1.2;          // times what sure ones promise: more is to be seen again
 constexpr double kLeastSeconds = 1e-7, kMostSeconds = 1e4;  // of a pass that another process may have seen
 
 double square(double x) { return x * x; }
@@ -169,7 +169,7 @@ void RowCosts::learn(std::size_t knot, double log_seconds) {
 }
 
 bool RowCosts::is_known_up_to(int rows) const {
-  for (std::size_t i = 0; i < kRows.size() && kRows[i] <= rows; ++i) {
+  for (std::size_t i = 0; i < kKnots && kRows[i] <= rows; ++i) {
     if (counts_[i] > 0) return true;
   }
   return false;
@@ -188,8 +188,8 @@ int RowCosts::rows_within(double seconds, int least, int most) const {
   return found;
 }
 
-std::array<double, 2 * RowCosts::kRows.size()> RowCosts::numbers() const {
-  std::array<double, 2 * kRows.size()> all = {};
+std::array<double, 2 * RowCosts::kKnots> RowCosts::numbers() const {
+  std::array<double, 2 * kKnots> all = {};
   for (std::size_t i = 0; i < kKnots; ++i) {
     all[2 * i] = slowness_ * seconds_[i];
     all[2 * i + 1] = counts_[i];

@@ -32,12 +32,13 @@ class RowCosts {
   // What is kept from process to process: seconds and passes of each knot.
   static constexpr std::array<int, 24> kRows = {1,  2,  3,  4,  5,  6,  7,  8,  10,  12,  14,  16,
                                                 20, 24, 28, 32, 40, 48, 64, 96, 128, 192, 256, 512};
-  std::array<double, 2 * kRows.size()> numbers() const;
+  static constexpr std::size_t kKnots = kRows.size();
+  std::array<double, 2 * kKnots> numbers() const;
   void restore(std::span<const double> numbers);
 
  private:
   // What the filter tracks: the logarithms of the machine's slowness, and of the seconds of each knot.
-  static constexpr std::size_t kKnots = kRows.size(), kSlowness = 0, kStates = 1 + kKnots;
+  static constexpr std::size_t kSlowness = 0, kStates = 1 + kKnots;
   double shape(int rows) const;  // seconds at the usual speed
   double at(const std::array<double, kKnots>& seconds, int rows, int left_out) const;
   double slope(const std::array<double, kKnots>& seconds, int low, int high) const;

@@ -64,9 +64,14 @@ def make_world(name: str, seed: int = 0, disturbed: float = 0.0) -> World:
     return World(**COSTS[name], disturbed=disturbed, random=random.Random(seed))
 
 
+def fresh_tuner(world: World) -> _testing.Tuner:
+    """One that knows nothing."""
+    return _testing.Tuner([("full", "", 0.0, 0.0)], True, 16, world.clock)
+
+
 def make_tuner(world: World) -> _testing.Tuner:
     """A tuner that knows what an engine measures before the first text."""
-    tuner = _testing.Tuner([("full", "", 0.0, 0.0)], True, 16, world.clock)
+    tuner = fresh_tuner(world)
     for rows in (1, 2, 4, 8):
         for _ in range(2):
             tuner.know_target(rows, world.target(rows) * world.noise())
@@ -132,7 +137,7 @@ def test_what_was_learned_is_kept() -> None:
     cold, warm = [], []
     for seed in range(4):
         world = make_world(name, seed)
-        after = _testing.Tuner([("full", "", 0.0, 0.0)], True, 16, world.clock)
+        after = fresh_tuner(world)
         assert after.restore(before.numbers())
         warm.append(rate(world, after, texts, seed)[1])
         world = make_world(name, seed)
@@ -201,7 +206,7 @@ def test_costs_that_were_measured_in_a_bad_moment_are_not_believed_for_long(name
     found = []
     for seed in range(6):
         world = make_world(name, seed)
-        after = _testing.Tuner([("full", "", 0.0, 0.0)], True, 16, world.clock)
+        after = fresh_tuner(world)
         assert after.restore(crowded(world, seed).numbers())
         for tuner in (crowded(world, seed), after):
             rate(world, tuner, texts, seed)
@@ -218,7 +223,7 @@ def test_first_passes_that_load_pages_are_not_believed(name: str) -> None:
     found = []
     for seed in range(4):
         world = make_world(name, seed)
-        tuner = _testing.Tuner([("full", "", 0.0, 0.0)], True, 16, world.clock)
+        tuner = fresh_tuner(world)
         slow = iter([18.0])
         for _ in range(3):
             for rows in (1, 2, 3, 4, 6, 8):
@@ -436,7 +441,7 @@ def test_short_texts_of_many_clients_are_hardly_slower_for_a_drafter(known: str,
             assert alone > 1.2 / world.target(1)
             assert drafted > 0.5
         if known == "another process":
-            after = _testing.Tuner([("full", "", 0.0, 0.0)], True, 16, world.clock)
+            after = fresh_tuner(world)
             assert after.restore(tuner.numbers())
             tuner = after
         tuner.join(8, 7)

@@ -97,9 +97,8 @@ class RemoteText(AsyncText):
         self.has_begun = False
         self._replicas = owner
         self._timeout = timeout
-        self._starts_by: float | None = (
-            None  # when a replica must have begun with it; None: one has, or may at any time
-        )
+        # When a replica must have begun with it; None: one has, or may at any time.
+        self._starts_by: float | None = None
         self._await_start()
         self._stream: Any = None
         self._stop = asyncio.Event()
