@@ -53,6 +53,7 @@ HIDDEN = {"cpu", "cuda"}
 SOURCE_FOLDERS = ("cpp", "cuda", "python/bindings", "python/testing")
 SUFFIXES = {".h", ".hpp", ".inl", ".inc", ".cpp", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"')
+INCLUDE_LINES = re.compile(INCLUDE.pattern, re.MULTILINE)
 
 
 def sources(root: Path) -> Iterator[tuple[Path, str]]:
@@ -89,9 +90,36 @@ def complaint(folder: str, target: str, name: str) -> str | None:
     return None
 
 
+def reached(root: Path, name: str, folders: set[str], seen: set[str]) -> list[str]:
+    """The includes by which the header `name` reaches one of `folders`; none if it does not."""
+    for include in INCLUDE_LINES.findall((root / "cpp" / name).read_text(encoding="utf-8")):
+        if include in seen or not (root / "cpp" / include).is_file():
+            continue
+        seen.add(include)
+        if include.split("/")[0] in folders:
+            return [name, include]
+        if rest := reached(root, include, folders, seen):
+            return [name, *rest]
+    return []
+
+
+def check_reach(root: Path) -> list[str]:
+    """One message for each file that reaches, through others, a folder that it must not include."""
+    problems = []
+    for path, folder in sources(root):
+        folders = {target for source, target in FORBIDDEN if source == folder}
+        if not folders:
+            continue
+        way = reached(root, path.relative_to(root / "cpp").as_posix(), folders, set())
+        if len(way) > 2:  # what a file includes itself check() names
+            shown = path.relative_to(root).as_posix()
+            problems.append(f"{shown}:1: {folder} reaches {way[-1]}: {' -> '.join(way[1:])}")
+    return problems
+
+
 def check(root: Path) -> list[str]:
     """Returns one `file:line: message` for every violation in the tree at `root`."""
-    problems = []
+    problems = check_reach(root)
     for path, folder in sources(root):
         shown = path.relative_to(root).as_posix()
         if folder not in FLOORS:

@@ -79,3 +79,21 @@ def test_violation_is_reported_with_its_line(tmp_path: Path, file: str, include:
 
 def test_empty_tree_is_an_error(tmp_path: Path) -> None:
     assert run(tmp_path).returncode == 1
+
+
+def test_a_forbidden_folder_is_not_reached_either(tmp_path: Path) -> None:
+    """A drafter may know heads; who stands above it may not learn of them by its header."""
+    write(
+        tmp_path,
+        {
+            "cpp/engine/a.cpp": '#include "draft/d.h"\n',
+            "cpp/draft/d.h": '#include "draft/e.h"\n',
+            "cpp/draft/e.h": '#include "draft/d.h"\n#include "vocab/v.h"\n',
+            "cpp/vocab/v.h": "",
+        },
+    )
+    done = run(tmp_path)
+    assert done.returncode == 1
+    assert "cpp/engine/a.cpp:1: engine reaches vocab/v.h: draft/d.h -> draft/e.h -> vocab/v.h" in done.stdout
+    (tmp_path / "cpp/draft/e.h").write_text("class DraftHead;\n")
+    assert run(tmp_path).returncode == 0

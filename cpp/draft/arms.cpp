@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <random>
 
+#include "vocab/draft_head.h"
+
 namespace frspec {
 namespace {
 

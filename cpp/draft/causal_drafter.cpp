@@ -36,7 +36,7 @@ std::vector<const Weight*> TreeModel::matrices() const {
   return result;
 }
 
-void TreeModel::turn_to(int place) {
+void TreeModel::use_place(int place) {
   place_ = static_cast<std::size_t>(place);
   model_->pages()->use(place);
 }
@@ -76,9 +76,9 @@ void TreeModel::reserve(std::int64_t slots) {
       if (least < 0 || other.used < readings_[static_cast<std::size_t>(least)].used) least = place;
     }
     if (least < 0) throw Error("the drafter's cache: found all pages taken, expected room for one text");
-    turn_to(least);
+    use_place(least);
     leave();
-    turn_to(here);
+    use_place(here);
   }
 }
 
@@ -148,9 +148,9 @@ TreeGrower& TreeModel::grow(DraftHead& head, const TextRules& rules, Growth* gro
   return grower_;
 }
 
-void CausalDrafter::turn_to(int place) {
+void CausalDrafter::use_place(int place) {
   place_ = static_cast<std::size_t>(place);
-  model_->turn_to(place);
+  model_->use_place(place);
 }
 
 void CausalDrafter::begin(const TextRules& rules) {

@@ -27,7 +27,7 @@ class TreeModel {
   std::vector<const Weight*> matrices() const;
 
   // The place whose text all calls are about from now on.
-  void turn_to(int place);
+  void use_place(int place);
   // Another text begins. What was read of the last one is kept for those that begin like it.
   void begin(const Reuse& reuse);
   // Reads a text (at least one token), of which the first `kept` tokens are what they were at the last call: at most
@@ -90,7 +90,7 @@ class CausalDrafter final : public Drafter {
   explicit CausalDrafter(std::unique_ptr<TreeModel> model)
       : model_(std::move(model)), texts_(static_cast<std::size_t>(model_->model().limits().places)) {}
 
-  void turn_to(int place) override;
+  void use_place(int place) override;
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override;
   std::size_t unread() override { return model_->unread(text().tokens, model_->length()); }
@@ -100,7 +100,7 @@ class CausalDrafter final : public Drafter {
   std::optional<bool> could_offer(TokenId token) const override { return model_->head().holds(token); }
   int wanted_candidates() const override { return model_->head().wanted_candidates(); }
   std::vector<DraftArm> arms() const override { return arms_of(model_->head()); }
-  void use(int arm) override { model_->head().use(arm); }
+  void use_arm(int arm) override { model_->head().use(arm); }
   std::uint32_t holders(TokenId token) const override { return model_->head().holders(token); }
 
  private:

@@ -12,9 +12,11 @@
 #include "model/sequence_pages.h"
 #include "tokenizer/tokenizer.h"
 #include "tree/draft_tree.h"
-#include "vocab/draft_head.h"
 
 namespace frspec {
+
+class DraftHead;
+struct TextNews;
 
 // What a sequence has more, on the host.
 struct Extension {
@@ -23,7 +25,7 @@ struct Extension {
   // Tokens that the target found probable after these, where the drafter wants to know: the likeliest last.
   std::span<const TokenId> candidates = {};
 
-  TextNews news() const { return {committed, candidates}; }
+  TextNews news() const;
 };
 
 // Tokens that the target has processed for good since the last call, and what it made of them, on the device.
@@ -60,12 +62,7 @@ struct DraftArm {
 };
 
 // Those of a drafter whose head alone can be chosen.
-inline std::vector<DraftArm> arms_of(DraftHead& head) {
-  std::vector<DraftArm> arms;
-  for (const HeadChoice& choice : head.choices()) arms.push_back({choice.name, {}, choice.head});
-  if (arms.empty()) arms.push_back({{}, {}, &head});
-  return arms;
-}
+std::vector<DraftArm> arms_of(DraftHead& head);
 
 class Drafter {
  public:
@@ -73,7 +70,7 @@ class Drafter {
 
   // From now on all calls are about the sequence of another place, 0 or one below DrafterParts::places: what a drafter
   // was told is kept apart for each.
-  virtual void turn_to(int place) = 0;
+  virtual void use_place(int place) = 0;
   // A sequence begins. What the rules point to outlives it.
   virtual void begin(const TextRules& rules) = 0;
   // The sequence grew. Called behind the prompt and behind every step, as soon as the host knows it.
@@ -103,7 +100,7 @@ class Drafter {
   // The ways of drafting that there are, the one that misses least first; none where it only looks at the text
   // (repeats): it is asked wherever trees grow. And the one that is used from now on.
   virtual std::vector<DraftArm> arms() const { return {DraftArm{}}; }
-  virtual void use(int /*arm*/) {}
+  virtual void use_arm(int /*arm*/) {}
   // Arms whose heads hold a token of the target now, or cannot say: a bit for each.
   virtual std::uint32_t holders(TokenId) const { return ~0u; }
   // Whether its head could have offered a token of the target in the last tree, before extend() is called again.

@@ -40,9 +40,9 @@ Drafting::Drafting(const DraftOptions& options, const std::string& head, const D
 
 Drafting::~Drafting() = default;
 
-void Drafting::turn_to(int place) {
+void Drafting::use_place(int place) {
   place_ = place;
-  drafter_->turn_to(place);
+  drafter_->use_place(place);
 }
 
 Tensor Drafting::kept_states(int first, int rows) const {
@@ -126,7 +126,7 @@ void Drafting::follow(DraftState& state, const TreeView& tree, const PathView& p
 const DraftTree* Drafting::propose(DraftState& state, int arm, Growth* growth) {
   const DraftTree* tree = nullptr;
   guard(state, [&] {
-    drafter_->use(arm);
+    drafter_->use_arm(arm);
     tree = &drafter_->propose(growth);
   });
   return tree;

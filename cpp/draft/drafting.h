@@ -1,6 +1,6 @@
 // A drafter in an engine: it is made here, told of what the target has committed, and asked for trees. It may be slow
 // or wrong, but it may not end a sequence: where it fails, the sequence goes on without it. Calls are about the
-// sequence of one place (turn_to).
+// sequence of one place (use_place).
 #pragma once
 
 #include <cstdint>
@@ -41,7 +41,7 @@ class Drafting {
   ~Drafting();
 
   // The place that all calls are about from now on.
-  void turn_to(int place);
+  void use_place(int place);
   // A sequence begins. What the rules point to outlives it.
   void begin(DraftState& state, const TextRules& rules);
   // It has grown; told at once.

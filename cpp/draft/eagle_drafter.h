@@ -41,7 +41,7 @@ class EagleDrafter : public Drafter {
   // Slots that a tree of that shape takes behind the sequence.
   static int slots_behind(const TreeShape& shape) { return shape.levels() * shape.branch; }
 
-  void turn_to(int place) final { place_ = static_cast<std::size_t>(place); }
+  void use_place(int place) final { place_ = static_cast<std::size_t>(place); }
   void begin(const TextRules& rules) final;
   void extend(const Extension& extension) final {
     text().root = extension.tokens.back();
@@ -58,7 +58,7 @@ class EagleDrafter : public Drafter {
   // A head that follows the text is told of candidates.
   bool follows_device() const final { return head_->follows_device(); }
   std::vector<DraftArm> arms() const final { return arms_of(*head_); }
-  void use(int arm) final { head_->use(arm); }
+  void use_arm(int arm) final { head_->use(arm); }
   std::uint32_t holders(TokenId token) const final { return head_->holders(token); }
 
  protected:

@@ -87,9 +87,9 @@ NgramDrafter::NgramDrafter(Backend& backend, std::unique_ptr<Drafter> inner, int
   for (auto* scratch : {&tokens_, &parents_, &places_}) scratch->reserve(room_);
 }
 
-void NgramDrafter::turn_to(int place) {
+void NgramDrafter::use_place(int place) {
   text_ = &texts_[static_cast<std::size_t>(place)];
-  if (inner_) inner_->turn_to(place);
+  if (inner_) inner_->use_place(place);
 }
 
 void NgramDrafter::begin(const TextRules& rules) {

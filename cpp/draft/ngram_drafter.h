@@ -58,7 +58,7 @@ class NgramDrafter final : public Drafter {
   NgramDrafter(Backend& backend, std::unique_ptr<Drafter> inner, int longest, int nodes, int depth, int inner_size,
                int inner_depth, int places);
 
-  void turn_to(int place) override;
+  void use_place(int place) override;
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override;
   bool reads_states() const override { return inner_ && inner_->reads_states(); }
@@ -71,8 +71,8 @@ class NgramDrafter final : public Drafter {
   bool repeats() const override { return true; }
   const DraftTree& propose(Growth* growth) override;
   std::vector<DraftArm> arms() const override { return inner_ ? inner_->arms() : std::vector<DraftArm>{}; }
-  void use(int arm) override {
-    if (inner_) inner_->use(arm);
+  void use_arm(int arm) override {
+    if (inner_) inner_->use_arm(arm);
   }
   std::uint32_t holders(TokenId token) const override { return inner_ ? inner_->holders(token) : ~0u; }
   std::vector<const Weight*> matrices() const override {

@@ -46,7 +46,7 @@ class SlrsDrafter final : public Drafter {
   // What the drafter's model must have room for beside `limits`.
   static ModelLimits limits(ModelLimits limits, int levels);
 
-  void turn_to(int) override {}  // it follows one text: most_places()
+  void use_place(int) override {}  // it follows one text: most_places()
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override { model_->extend(extension); }
   std::size_t unread() override { return model_->unread(); }

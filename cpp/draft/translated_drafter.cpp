@@ -21,9 +21,9 @@ TranslatedModel::TranslatedModel(std::unique_ptr<TreeModel> model, std::shared_p
       texts_(static_cast<std::size_t>(model_->model().limits().places),
              Text{Retokenizer(*target_, *drafter_, alignment_)}) {}
 
-void TranslatedModel::turn_to(int place) {
+void TranslatedModel::use_place(int place) {
   place_ = static_cast<std::size_t>(place);
-  model_->turn_to(place);
+  model_->use_place(place);
 }
 
 void TranslatedModel::begin(const Reuse& reuse, bool alone) {
@@ -80,9 +80,9 @@ TliDrafter::TliDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model)
   backend.upload(to_target_.as<void>(), map.data(), map.size() * sizeof(TokenId));
 }
 
-void TliDrafter::turn_to(int place) {
+void TliDrafter::use_place(int place) {
   place_ = static_cast<std::size_t>(place);
-  model_->turn_to(place);
+  model_->use_place(place);
 }
 
 void TliDrafter::begin(const TextRules& rules) {
@@ -122,9 +122,9 @@ SlemDrafter::SlemDrafter(Backend& backend, std::shared_ptr<TranslatedModel> mode
       max_depth_(max_depth),
       tree_(DraftTree::with_room(backend, size, max_depth)) {}
 
-void SlemDrafter::turn_to(int place) {
+void SlemDrafter::use_place(int place) {
   place_ = static_cast<std::size_t>(place);
-  model_->turn_to(place);
+  model_->use_place(place);
 }
 
 void SlemDrafter::begin(const TextRules& rules) {
@@ -267,9 +267,9 @@ EitherTranslation::EitherTranslation(std::shared_ptr<TranslatedModel> model, std
       slem_(std::move(slem)),
       tli_arms_(static_cast<int>(tli_->arms().size())) {}
 
-void EitherTranslation::turn_to(int place) {
-  tli_->turn_to(place);
-  slem_->turn_to(place);
+void EitherTranslation::use_place(int place) {
+  tli_->use_place(place);
+  slem_->use_place(place);
 }
 
 void EitherTranslation::begin(const TextRules& rules) {
@@ -293,9 +293,9 @@ std::vector<DraftArm> EitherTranslation::arms() const {
   return arms;
 }
 
-void EitherTranslation::use(int arm) {
+void EitherTranslation::use_arm(int arm) {
   uses_slem_ = arm >= tli_arms_;
-  used().use(uses_slem_ ? arm - tli_arms_ : arm);
+  used().use_arm(uses_slem_ ? arm - tli_arms_ : arm);
 }
 
 std::uint32_t EitherTranslation::holders(TokenId token) const {

@@ -21,7 +21,7 @@ class TranslatedModel {
   TranslatedModel(std::unique_ptr<TreeModel> model, std::shared_ptr<const Tokenizer> target,
                   std::shared_ptr<const Tokenizer> drafter);
 
-  void turn_to(int place);
+  void use_place(int place);
   // `alone` as in TextRules.
   void begin(const Reuse& reuse, bool alone);
   void extend(const Extension& extension) {
@@ -69,7 +69,7 @@ class TliDrafter final : public Drafter {
  public:
   TliDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model);
 
-  void turn_to(int place) override;
+  void use_place(int place) override;
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override;
   // What a head that follows the text is told of it.
@@ -79,7 +79,7 @@ class TliDrafter final : public Drafter {
   const DraftTree& propose(Growth* growth) override;
   int wanted_candidates() const override { return model_->model().head().wanted_candidates(); }
   std::vector<DraftArm> arms() const override { return arms_of(model_->model().head()); }
-  void use(int arm) override { model_->model().head().use(arm); }
+  void use_arm(int arm) override { model_->model().head().use(arm); }
   std::uint32_t holders(TokenId token) const override { return model_->model().head().holders(token); }
   std::optional<bool> could_offer(TokenId token) const override;
   std::vector<const Weight*> matrices() const override { return model_->model().matrices(); }
@@ -101,7 +101,7 @@ class SlemDrafter final : public Drafter {
   SlemDrafter(Backend& backend, std::shared_ptr<TranslatedModel> model, int size, int max_depth,
               std::unique_ptr<DraftHead> head = nullptr);
 
-  void turn_to(int place) override;
+  void use_place(int place) override;
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override;
   void observe(const Extension& extension);  // as TliDrafter's
@@ -110,7 +110,7 @@ class SlemDrafter final : public Drafter {
   const DraftTree& propose(Growth* growth) override;
   int wanted_candidates() const override { return head().wanted_candidates(); }
   std::vector<DraftArm> arms() const override { return arms_of(head()); }
-  void use(int arm) override { head().use(arm); }
+  void use_arm(int arm) override { head().use(arm); }
   std::uint32_t holders(TokenId token) const override { return head().holders(token); }
   std::vector<const Weight*> matrices() const override { return model_->model().matrices(); }
 
@@ -147,7 +147,7 @@ class EitherTranslation final : public Drafter {
   EitherTranslation(std::shared_ptr<TranslatedModel> model, std::unique_ptr<TliDrafter> tli,
                     std::unique_ptr<SlemDrafter> slem);
 
-  void turn_to(int place) override;
+  void use_place(int place) override;
   void begin(const TextRules& rules) override;
   void extend(const Extension& extension) override;
   std::size_t unread() override { return model_->unread(); }
@@ -155,7 +155,7 @@ class EitherTranslation final : public Drafter {
   const DraftTree& propose(Growth* growth) override { return used().propose(growth); }
   int wanted_candidates() const override { return std::max(tli_->wanted_candidates(), slem_->wanted_candidates()); }
   std::vector<DraftArm> arms() const override;
-  void use(int arm) override;
+  void use_arm(int arm) override;
   std::uint32_t holders(TokenId token) const override;
   std::optional<bool> could_offer(TokenId token) const override { return used().could_offer(token); }
   std::vector<const Weight*> matrices() const override { return tli_->matrices(); }

@@ -1,9 +1,8 @@
-// What the tuner should know before it costs a sequence anything.
-#include <array>
+#include "engine/calibration.h"
+
 #include <exception>
 #include <vector>
 
-#include "engine/engine.h"
 #include "engine/lab.h"
 #include "engine/step_times.h"
 
@@ -40,31 +39,21 @@ void time_trees(TargetRunner& runner, Tuner& tuner, const EngineOptions& options
 
 }  // namespace
 
-// Passes of the target, and a few drafted steps. The caller holds the lock.
-void Engine::calibrate() {
-  calibrated_ = true;
-  Tuner& tuner = planner_->tuner();
+void calibrate(EngineParts& parts, Places& places, const std::function<void(Sequence&)>& advance) {
+  Tuner& tuner = parts.planner->tuner();
   if (tuner.knows_costs()) return;
   try {
-    leave_all();
-    runner_->take_over();
-    taken_over_ = true;
-    time_trees(*runner_, tuner, options_);
-    Sequence sequence(tokenizer_, file_->path().string(), context_, {0},
+    places.take_over();
+    time_trees(*parts.runner, tuner, parts.options);
+    Sequence sequence(parts.tokenizer, parts.file->path().string(), parts.context, {0},
                       {.max_tokens = kTokens, .ignore_eos = true, .draft = DraftMode::Always, .reuse = false});
-    order_.assign(1, sequence.id());
-    counts_ = false;
     tuner.rehearse({1, 1, 2, 4});
-    for (int step = 0; step < kRehearsed && sequence.finish_reason() == FinishReason::None; ++step) {
-      sequence.begin_step();
-      advance(sequence);
-    }
+    for (int step = 0; step < kRehearsed && sequence.finish_reason() == FinishReason::None; ++step) advance(sequence);
   } catch (const std::exception&) {  // a model that overflows says so when it is asked for a text
   }
-  for (Place& place : places_) drop(place);
-  counts_ = true;
+  places.drop_all();
   tuner.rehearse({});
-  drafting_->forget_states();
+  parts.drafting->forget_states();
 }
 
 }  // namespace frspec

@@ -25,11 +25,11 @@ void read_all(TargetRunner& runner, std::int32_t prefix, std::span<const TokenId
 
 // The logits of the first `rows` rows of the last pass, to `to` (rows, V).
 void download_logits(const EngineParts& parts, int rows, float* to) {
-  CausalModel& target = parts.runner.target();
+  CausalModel& target = parts.runner->target();
   for (int row = 0; row < rows; row += kLogitRows) {
     const Tensor logits = target.logits(target.hidden(rows).row_range(row, std::min(kLogitRows, rows - row)));
     const auto count = static_cast<std::size_t>(logits.rows * logits.cols);
-    parts.backend.download(to, logits.data, count * sizeof(float));
+    parts.backend->download(to, logits.data, count * sizeof(float));
     to += count;
   }
 }
@@ -37,17 +37,17 @@ void download_logits(const EngineParts& parts, int rows, float* to) {
 // The `best` most probable tokens after each of these rows from `from` on, and their log-probabilities, to
 // (rows - from, best) each.
 void download_best(const EngineParts& parts, int from, int rows, int best, TokenId* tokens, float* log_probs) {
-  CausalModel& target = parts.runner.target();
+  CausalModel& target = parts.runner->target();
   const auto width = static_cast<std::size_t>(best);
-  const Buffer ids = parts.backend.allocate(kLogitRows * width * sizeof(TokenId));
-  const Buffer scores = parts.backend.allocate(kLogitRows * width * sizeof(float));
+  const Buffer ids = parts.backend->allocate(kLogitRows * width * sizeof(TokenId));
+  const Buffer scores = parts.backend->allocate(kLogitRows * width * sizeof(float));
   for (int row = from; row < rows; row += kLogitRows) {
     const Tensor some = target.hidden(rows).row_range(row, std::min(kLogitRows, rows - row));
     const BestTokens found{.ids = ids.as<std::int32_t>(), .scores = scores.as<float>(), .k = best};
-    parts.backend.head_top_k(found, some, {.weight = &target.head()}, nullptr);
+    parts.backend->head_top_k(found, some, {.weight = &target.head()}, nullptr);
     const std::size_t count = static_cast<std::size_t>(some.rows) * width;
-    parts.backend.download(tokens, found.ids, count * sizeof(TokenId));
-    parts.backend.download(log_probs, found.scores, count * sizeof(float));
+    parts.backend->download(tokens, found.ids, count * sizeof(TokenId));
+    parts.backend->download(log_probs, found.scores, count * sizeof(float));
     tokens += count;
     log_probs += count;
   }
@@ -72,8 +72,9 @@ Lab::Forward Lab::forward(std::span<const TokenId> tokens, std::optional<int> wa
   if (best < 0 || best > most) fail("forward: found best ", best, ", expected 0 to ", most);
   if (from > tokens.size()) fail("forward: found first ", from, ", expected 0 to ", tokens.size(), ", the tokens");
   check_tokens(tokens, *engine_.tokenizer());
-  const EngineParts parts = engine_.take_over();
-  CausalModel& target = parts.runner.target();
+  const EngineAccess access = engine_.take_over();
+  EngineParts& parts = access.parts;
+  CausalModel& target = parts.runner->target();
   const auto vocab = static_cast<std::size_t>(target.config().vocab);
   const auto dim = static_cast<std::size_t>(target.config().dim);
   const std::size_t taps = parts.options.taps.size();
@@ -83,7 +84,7 @@ Lab::Forward Lab::forward(std::span<const TokenId> tokens, std::optional<int> wa
   if (!wanted) result.logits.resize(tokens.size() * vocab);
   result.best.resize((tokens.size() - from) * width);
   result.log_probs.resize(result.best.size());
-  read_all(parts.runner, 0, tokens, [&](std::size_t first, int rows) {
+  read_all(*parts.runner, 0, tokens, [&](std::size_t first, int rows) {
     if (best > 0) {
       const std::size_t skipped = std::clamp(from, first, first + static_cast<std::size_t>(rows)) - first;
       const std::size_t to = (std::max(from, first) - from) * width;
@@ -93,8 +94,8 @@ Lab::Forward Lab::forward(std::span<const TokenId> tokens, std::optional<int> wa
       download_logits(parts, rows, result.logits.data() + first * vocab);
     }
     for (std::size_t t = 0; t < taps; ++t) {
-      parts.backend.download(result.taps[t].data() + first * dim, target.tap(static_cast<int>(t), rows).data,
-                             static_cast<std::size_t>(rows) * dim * sizeof(float));
+      parts.backend->download(result.taps[t].data() + first * dim, target.tap(static_cast<int>(t), rows).data,
+                              static_cast<std::size_t>(rows) * dim * sizeof(float));
     }
   });
   return result;
@@ -104,82 +105,88 @@ std::vector<float> Lab::forward_tree(std::span<const TokenId> prefix, std::span<
                                      std::span<const std::int32_t> parents) {
   check_tokens(prefix, *engine_.tokenizer());
   check_tokens(tokens, *engine_.tokenizer());
-  const EngineParts parts = engine_.take_over();
+  const EngineAccess access = engine_.take_over();
+  EngineParts& parts = access.parts;
   const auto context = static_cast<std::size_t>(engine_.context());
-  const auto batch = static_cast<std::size_t>(parts.runner.batch());
+  const auto batch = static_cast<std::size_t>(parts.runner->batch());
   if (prefix.size() + tokens.size() > context || tokens.size() > batch) {
     fail("forward_tree: found ", prefix.size(), " + ", tokens.size(), " tokens, expected at most ", context,
          ", the context, and at most ", batch, " in the tree, the batch");
   }
-  read_all(parts.runner, 0, prefix, [](std::size_t, int) {});
-  const DraftTree tree(parts.backend, tokens, parents);
-  parts.runner.forward(tree);
+  read_all(*parts.runner, 0, prefix, [](std::size_t, int) {});
+  const DraftTree tree(*parts.backend, tokens, parents);
+  parts.runner->forward(tree);
   std::vector<float> result(tokens.size() * static_cast<std::size_t>(engine_.config().vocab));
   download_logits(parts, tree.size(), result.data());
   return result;
 }
 
 std::pair<std::vector<float>, std::size_t> Lab::take_states() {
-  const EngineParts parts = engine_.parts();
+  const EngineAccess access = engine_.access();
+  EngineParts& parts = access.parts;
   if (parts.options.states == 0) fail("take_states: found an engine that notes none, expected states > 0");
-  if (parts.drafting == nullptr) return {};
+  if (!parts.drafting) return {};
   return parts.drafting->take_states();
 }
 
 void Lab::time_prompt(std::int32_t prefix, std::span<const TokenId> tokens) {
-  const EngineParts parts = engine_.take_over();
+  const EngineAccess access = engine_.take_over();
+  EngineParts& parts = access.parts;
   const std::size_t length = static_cast<std::size_t>(prefix) + tokens.size();
-  read_all(parts.runner, prefix, tokens, [&](std::size_t first, int rows) {
+  read_all(*parts.runner, prefix, tokens, [&](std::size_t first, int rows) {
     const bool is_last = first + static_cast<std::size_t>(rows) == tokens.size();
-    if (is_last) (void)parts.runner.sample_first(rows, length, Sampler{}, {}, {}, {});
+    if (is_last) (void)parts.runner->sample_first(rows, length, Sampler{}, {}, {}, {});
   });
-  parts.backend.wait();
+  parts.backend->wait();
 }
 
 void Lab::time_tree(std::int32_t prefix, std::span<const TokenId> tokens, std::span<const std::int32_t> parents) {
-  engine_.take_over().runner.try_tree(prefix, tokens, parents);
+  engine_.take_over().parts.runner->try_tree(prefix, tokens, parents);
 }
 
-void Lab::time_states(std::int32_t prefix, int tokens) { engine_.take_over().runner.try_states(prefix, tokens); }
+void Lab::time_states(std::int32_t prefix, int tokens) { engine_.take_over().parts.runner->try_states(prefix, tokens); }
 
 void Lab::time_states(std::int32_t prefix, std::span<const TokenId> tokens, std::span<const std::int32_t> parents) {
-  engine_.take_over().runner.try_states(prefix, tokens, parents);
+  engine_.take_over().parts.runner->try_states(prefix, tokens, parents);
 }
 
 void Lab::time_draft() {
-  const EngineParts parts = engine_.take_over();
+  const EngineAccess access = engine_.take_over();
+  EngineParts& parts = access.parts;
   DraftState state{.wanted = true};
   if (parts.drafting->propose(state, 0, nullptr) == nullptr) throw Error(state.error);
-  parts.backend.wait();
+  parts.backend->wait();
 }
 
-void Lab::pretend(float probability) { engine_.parts().runner.verifier().pretend(probability); }
+void Lab::pretend(float probability) { engine_.access().parts.runner->verifier().pretend(probability); }
 
-std::vector<const Weight*> Lab::target_matrices() { return engine_.parts().runner.target().matrices(); }
+std::vector<const Weight*> Lab::target_matrices() { return engine_.access().parts.runner->target().matrices(); }
 
-std::vector<const Weight*> Lab::expert_matrices() { return engine_.parts().runner.target().expert_matrices(); }
+std::vector<const Weight*> Lab::expert_matrices() { return engine_.access().parts.runner->target().expert_matrices(); }
 
-std::vector<const Weight*> Lab::draft_matrices() { return engine_.parts().drafting->drafter().matrices(); }
+std::vector<const Weight*> Lab::draft_matrices() { return engine_.access().parts.drafting->drafter().matrices(); }
 
 double Lab::cache_bytes(int tokens) {
-  const EngineParts parts = engine_.parts();
+  const EngineAccess access = engine_.access();
+  EngineParts& parts = access.parts;
   const ModelConfig& config = engine_.config();
   const KvShape shape{parts.options.kv_type, config.kv_heads, config.head_dim, pages_for(tokens) * kPageSlots};
-  return 2.0 * static_cast<double>(parts.backend.kv_bytes(shape)) * config.attention_layers() +
+  return 2.0 * static_cast<double>(parts.backend->kv_bytes(shape)) * config.attention_layers() +
          static_cast<double>(config.state_bytes());
 }
 
 double Lab::measure_reading() {
-  const EngineParts parts = engine_.parts();
-  return parts.backend.instruments().measure_reading(parts.runner.target().matrices());
+  const EngineAccess access = engine_.access();
+  EngineParts& parts = access.parts;
+  return parts.backend->instruments().measure_reading(parts.runner->target().matrices());
 }
 
 void Lab::measure_arithmetic(double* macs_per_second) {
-  engine_.parts().backend.instruments().measure_arithmetic(macs_per_second);
+  engine_.access().parts.backend->instruments().measure_arithmetic(macs_per_second);
 }
 
-Arithmetic Lab::arithmetic(DType type) { return engine_.parts().backend.instruments().arithmetic(type); }
+Arithmetic Lab::arithmetic(DType type) { return engine_.access().parts.backend->instruments().arithmetic(type); }
 
-LaunchCounts Lab::launch_counts() { return engine_.parts().backend.instruments().launch_counts(); }
+LaunchCounts Lab::launch_counts() { return engine_.access().parts.backend->instruments().launch_counts(); }
 
 }  // namespace frspec

@@ -1,28 +1,49 @@
-// The places of an engine: which sequence has which, and whose caches make room for whom. A sequence without a place is
-// not lost: its tokens are read again when it has one (contract 8).
+#include "engine/places.h"
+
 #include <algorithm>
 #include <utility>
 
 #include "base/error.h"
-#include "engine/engine.h"
 
 namespace frspec {
 
-// The place that all is about from now on.
-void Engine::use(Place& place) {
-  place_ = &place;
-  runner_->use(place.number);
-  if (drafting_) drafting_->turn_to(place.number);
+std::int32_t Place::unwanted() const {
+  if (!text) return committed;
+  return committed - std::clamp(static_cast<std::int32_t>(text->own) - 1, 0, committed);
 }
 
-Engine::Place* Engine::place_of(const Sequence& sequence) {
+Places::Places(EngineParts& parts)
+    : parts_(parts), runner_(*parts.runner), all_pages_(parts.target->pages()->pool().size()) {
+  for (int number = 0; number < parts.target->limits().places; ++number) {
+    places_.emplace_back(number, DraftTree::with_room(*parts.backend, parts.max_size, parts.max_depth));
+  }
+  place_ = places_.data();
+}
+
+void Places::use(Place& place) {
+  place_ = &place;
+  runner_.use(place.number);
+  if (parts_.drafting) parts_.drafting->use_place(place.number);
+}
+
+Place* Places::of(const Sequence& sequence) {
   const auto own = std::ranges::find(places_, sequence.id(), &Place::owner);
   return own != places_.end() ? &*own : nullptr;
 }
 
-// Turns to the sequence's place, which it is given where it has none. False: others have all of them.
-bool Engine::enter(Sequence& sequence) {
-  if (Place* own = place_of(sequence); own != nullptr) {
+void Places::begin_step(std::span<Sequence* const> sequences) {
+  order_.clear();
+  for (const Sequence* sequence : sequences) order_.push_back(sequence->id());
+  leave_ahead();
+}
+
+void Places::keep_those_before(const Sequence* sequence) {
+  const auto own = sequence != nullptr ? std::find(order_.begin(), order_.end(), sequence->id()) : order_.begin();
+  for (Place& place : places_) place.kept = std::find(order_.begin(), own, place.owner) != own;
+}
+
+bool Places::enter(Sequence& sequence) {
+  if (Place* own = of(sequence); own != nullptr) {
     use(*own);
     place_->used = ++clock_;
     return true;
@@ -34,17 +55,7 @@ bool Engine::enter(Sequence& sequence) {
         "drafted");
   }
   if (std::exchange(taken_over_, false)) drop(*place_);
-  // What others have read may be this one's beginning, too.
-  for (Place& place : places_) {
-    if (place.owner == 0) continue;
-    if (place.is_idle()) {
-      leave(place, sequence.tokens());
-    } else if (place.begun) {
-      use(place);
-      const std::int32_t slots = place.draft.works() ? place.committed - place.draft.rows : place.committed;
-      runner_->share(place.text, slots, place.draft.works() ? slots : 0, place.reuse);
-    }
-  }
+  share_all(sequence.tokens());
   auto free = std::find_if(places_.begin(), places_.end(), [](const Place& place) { return place.owner == 0; });
   if (free == places_.end()) {
     Place* other = displaceable(nullptr);
@@ -56,31 +67,43 @@ bool Engine::enter(Sequence& sequence) {
   place_->owner = sequence.id();
   place_->life = sequence.life();
   place_->used = ++clock_;
-  place_->sampler = sampler_of(sequence, runner_->token(0));
+  place_->sampler = sampler_of(sequence, runner_.token(0));
   if (sequence.options().grammar && !place_->guided) {
-    place_->guided = std::make_unique<GuidedTrees>(*backend_, target_->config().vocab, max_size_, max_depth_);
+    place_->guided = std::make_unique<GuidedTrees>(*parts_.backend, parts_.target->config().vocab, parts_.max_size,
+                                                   parts_.max_depth);
   }
-  place_->draft.wanted = drafting_ && sequence.options().draft != DraftMode::Never;
+  place_->draft.wanted = parts_.drafting && sequence.options().draft != DraftMode::Never;
   return true;
 }
 
-// Its place may be others' as soon as somebody comes who wants one: until then it is not known what of it is of use.
-void Engine::end(const Sequence& sequence) {
-  if (Place* own = place_of(sequence); own != nullptr) {
-    own->ended = true;
-    use(*own);
-    if (own->begun && !own->ahead) runner_->settle_state(own->unwanted());
+// What others have read may be the beginning of one that comes, too.
+void Places::share_all(std::span<const TokenId> next_prompt) {
+  for (Place& place : places_) {
+    if (place.owner == 0) continue;
+    if (place.is_idle()) {
+      leave(place, next_prompt);
+    } else if (place.begun) {
+      use(place);
+      const std::int32_t slots = place.draft.works() ? place.committed - place.draft.rows : place.committed;
+      runner_.share(place.tokens(), slots, place.draft.works() ? slots : 0, place.reuse);
+    }
   }
-  ++given_up_;
-  refused_.erase(sequence.id());
 }
 
-// From now on the sequence in use has room for so many tokens, and the trees behind them. False: it would have to take
-// it from those that are served before it.
-bool Engine::hold(std::int64_t tokens) {
+void Places::end(const Sequence& sequence) {
+  if (Place* own = of(sequence); own != nullptr) {
+    own->ended = true;
+    use(*own);
+    if (own->begun && !own->ahead) runner_.settle_state(own->unwanted());
+  }
+  ++given_up_;
+  waiting_.erase(sequence.id());
+}
+
+bool Places::hold(std::int64_t tokens) {
   Place& own = *place_;
-  const std::int64_t most = std::min<std::int64_t>(tokens, context_);
-  while (!runner_->reserve(most)) {
+  const std::int64_t most = std::min<std::int64_t>(tokens, parts_.context);
+  while (!runner_.reserve(most)) {
     Place* other = displaceable(&own);
     if (other == nullptr) return false;
     displace(*other);
@@ -89,9 +112,24 @@ bool Engine::hold(std::int64_t tokens) {
   return true;
 }
 
+void Places::wait(const Sequence& sequence) {
+  // One that has read nothing gives nothing back that others had waited for.
+  const bool gives = place_->read;
+  const std::uint64_t before = given_up_;
+  if (gives) ++displaced_;
+  leave(*place_, {});
+  if (!gives) given_up_ = before;
+  waiting_[sequence.id()] = given_up_;
+}
+
+bool Places::waits(const Sequence& sequence) const {
+  const auto found = waiting_.find(sequence.id());
+  return found != waiting_.end() && found->second == given_up_;
+}
+
 // Who makes room first: those that have ended; those that nobody asks about now, the least lately used first; then
 // those of this step, the last first. Null: nobody but `own` and those that this step serves already.
-Engine::Place* Engine::displaceable(const Place* own) {
+Place* Places::displaceable(const Place* own) {
   const auto rank = [&](const Place& place) -> std::pair<std::size_t, std::uint64_t> {
     if (place.is_idle()) return {0, place.used};
     const auto at = std::find(order_.begin(), order_.end(), place.owner);
@@ -106,14 +144,14 @@ Engine::Place* Engine::displaceable(const Place* own) {
   return found;
 }
 
-void Engine::displace(Place& place) {
+void Places::displace(Place& place) {
   if (!place.is_idle()) ++displaced_;
   leave(place, {});
 }
 
 // What a step that was begun ahead has on the device is gone once another text's passes use it. So its text gives its
 // place up, if it takes no part in what comes; the pages are kept.
-void Engine::leave_ahead() {
+void Places::leave_ahead() {
   for (Place& place : places_) {
     if (place.ahead && std::find(order_.begin(), order_.end(), place.owner) == order_.end()) displace(place);
   }
@@ -121,52 +159,111 @@ void Engine::leave_ahead() {
 
 // What the sequence of a place has left in the caches is for others now, and the place is nobody's. `next_prompt`: of
 // the sequence that comes.
-void Engine::leave(Place& place, std::span<const TokenId> next_prompt) {
+void Places::leave(Place& place, std::span<const TokenId> next_prompt) {
   use(place);
   DraftState& draft = place.draft;
+  const std::span<const TokenId> text = place.tokens();
   std::int32_t kept = place.committed, drafted = kept;
-  if (drafting_ && drafting_->drafter().reads_states()) {
+  if (parts_.drafting && parts_.drafting->drafter().reads_states()) {
     // The drafter has not read the last tokens: it does so now, if the next sequence goes on there.
-    const auto parts = std::mismatch(place.text.begin(), place.text.end(), next_prompt.begin(), next_prompt.end());
-    const bool goes_on = parts.first - place.text.begin() > kept - draft.rows;
-    if (draft.works() && (goes_on || runner_->keeps_states())) {
-      drafting_->catch_up(draft, runner_->token(place.text.size()));
+    const auto apart = std::mismatch(text.begin(), text.end(), next_prompt.begin(), next_prompt.end());
+    const bool goes_on = apart.first - text.begin() > kept - draft.rows;
+    if (draft.works() && (goes_on || runner_.keeps_states())) {
+      parts_.drafting->catch_up(draft, runner_.token(text.size()));
     }
     if (draft.works()) kept -= draft.rows;
     drafted = draft.works() ? kept : 0;
   }
   // What a step that failed, or one that goes ahead, has left is not the state behind these tokens.
   if (place.owner != 0 && place.begun && !place.ahead && kept == place.committed) {
-    runner_->keep_state(std::span(place.text).first(static_cast<std::size_t>(kept)), place.reuse, place.unwanted());
+    runner_.keep_state(text.first(static_cast<std::size_t>(kept)), place.reuse, place.unwanted());
   }
-  if (place.begun) runner_->leave(place.text, kept, drafted, place.reuse);
+  if (place.begun) runner_.leave(text, kept, drafted, place.reuse);
   drop(place);
 }
 
-// Nobody has the place any more, and what is in its caches is of no use.
-void Engine::drop(Place& place) {
+void Places::drop(Place& place) {
   use(place);
-  runner_->leave({}, 0, 0, {.on = false});
+  runner_.leave({}, 0, 0, {.on = false});
   ++given_up_;
   std::unique_ptr<GuidedTrees> guided = std::move(place.guided);
   place = Place(place.number, std::move(place.tree));
   place.guided = std::move(guided);
 }
 
-// The sequence can go on no more, and what it has left in the caches may be half a step's.
-void Engine::give_up(Sequence& sequence, std::exception_ptr error) {
-  sequence.fail(std::move(error));
-  if (Place* own = place_of(sequence); own != nullptr) drop(*own);
-  refused_.erase(sequence.id());
+void Places::drop_all() {
+  for (Place& place : places_) drop(place);
 }
 
-void Engine::leave_all() {
+void Places::give_up(Sequence& sequence, std::exception_ptr error) {
+  sequence.fail(std::move(error));
+  if (Place* own = of(sequence); own != nullptr) drop(*own);
+  waiting_.erase(sequence.id());
+}
+
+void Places::take_over() {
   if (std::exchange(taken_over_, false)) drop(*place_);
   Place& last = *place_;
   for (Place& place : places_) {
     if (place.owner != 0) displace(place);
   }
   use(last);
+  runner_.take_over();
+  taken_over_ = true;
+}
+
+bool Places::others_are_plain() const {
+  return std::none_of(places_.begin(), places_.end(), [this](const Place& place) {
+    return &place != place_ && place.owner != 0 && !place.is_idle() && place.draft.works();
+  });
+}
+
+Sampler Places::sampler_of(const Sequence& sequence, const std::int32_t* history) const {
+  const GenerateOptions& options = sequence.options();
+  const std::int64_t prompt = sequence.stats().prompt_tokens;
+  SamplingOptions sampling = options.sampling;
+  if (parts_.chaos && parts_.chaos->plants("seed")) sampling.seed += static_cast<std::uint64_t>(are_several());
+  return {*parts_.backend,
+          sampling,
+          parts_.target->config().vocab,
+          history,
+          parts_.context,
+          held_tokens(options),
+          options.min_tokens > 0 ? prompt + options.min_tokens : 0};
+}
+
+// Tokens that would end the text, and are held back for its first min_tokens.
+std::vector<TokenId> Places::held_tokens(const GenerateOptions& options) const {
+  if (options.min_tokens == 0) return {};
+  const Tokenizer& tokenizer = *parts_.tokenizer;
+  std::vector<TokenId> held = options.stop_tokens;
+  for (TokenId id = 0; id < tokenizer.size() && !options.ignore_eos; ++id) {
+    if (tokenizer.is_end_of_generation(id)) held.push_back(id);
+  }
+  std::sort(held.begin(), held.end());
+  held.erase(std::unique(held.begin(), held.end()), held.end());
+  return held;
+}
+
+void Places::note_pages() {
+  const SequencePages& pages = *parts_.target->pages();
+  held_pages_ = pages.held();
+  kept_pages_ = pages.kept();
+}
+
+void Places::disturb() {
+  if (!parts_.chaos) return;
+  Chaos& chaos = *parts_.chaos;
+  SequencePages& pages = *parts_.target->pages();
+  if (chaos.one_in(6)) {
+    std::vector<Place*> taken;
+    for (Place& place : places_) {
+      if (place.owner != 0 && !place.ahead) taken.push_back(&place);
+    }
+    if (!taken.empty()) displace(*taken[static_cast<std::size_t>(chaos.below(static_cast<int>(taken.size())))]);
+  }
+  if (chaos.one_in(4)) pages.forget(1 + chaos.below(3));
+  pages.shuffle(chaos);
 }
 
 }  // namespace frspec

@@ -31,13 +31,13 @@ Planner::~Planner() {
   if (file_ && tuner_.knows_costs()) (void)file_->write(tuner_.numbers());
 }
 
-void Planner::write_among(const Tuner::Company& company, bool noisy) {
-  among_others_ = company.texts > 1;
+void Planner::write_among(const Tuner::Pass& pass, bool noisy) {
+  among_others_ = pass.texts > 1;
   if (among_others_ && !among_) {
     among_ = tuner_;
-    among_->join(company);
+    among_->join(pass);
   }
-  tuner().set_company(company);
+  tuner().set_pass(pass);
   if (among_others_) among_->set_noisy(noisy);
 }
 

@@ -29,7 +29,7 @@ class Planner {
   const Tuner& tuner() const { return tuner_; }
   // What comes is about a text, drawn at random or not, that is written with so many others. Whether drafts pay differs
   // then: a row more costs more beside others, and a second is worth the tokens of all.
-  void write_among(const Tuner::Company& company, bool noisy);
+  void write_among(const Tuner::Pass& pass, bool noisy);
   void begin_text(bool noisy);
 
   // The next step of a sequence that may be drafted, behind `steps` others.

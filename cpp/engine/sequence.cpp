@@ -9,7 +9,7 @@ namespace frspec {
 namespace {
 
 // Of a step, and of the text of a token.
-constexpr std::size_t kUsualTokens = 64, kUsualTokenBytes = 64;
+constexpr std::size_t kUsualFresh = 64, kUsualTokenBytes = 64;
 
 std::uint64_t next_id() {
   static std::atomic<std::uint64_t> last{0};
@@ -92,17 +92,17 @@ Sequence::Sequence(std::shared_ptr<const Tokenizer> tokenizer, std::string model
       tokenizer_(std::move(tokenizer)),
       model_(std::move(model)),
       context_(context),
-      tokens_(std::move(prompt)),
-      prompt_size_(tokens_.size()),
+      text_(std::make_shared<Text>(std::move(prompt))),
+      prompt_size_(text_->tokens.size()),
       options_(options),
       decoder_(*tokenizer_),
       stop_text_(options.stop) {
-  check_request(tokens_, options_, *tokenizer_, context_);
+  text_->own = prompt_size_;
+  check_request(tokens(), options_, *tokenizer_, context_);
   if (options_.limits.most == 0 && options_.verify == VerifyMode::Keyed) options_.draft = DraftMode::Never;
   if (options_.max_tokens < 0) options_.max_tokens = std::numeric_limits<int>::max();
   const auto most = static_cast<std::size_t>(std::min(tokens_left(), room_left()));
-  tokens_.reserve(prompt_size_ + most);
-  fresh_.resize(std::min(most, kUsualTokens));
+  fresh_.resize(std::min(most, kUsualFresh));
   for (GeneratedToken& fresh : fresh_) fresh.text.reserve(kUsualTokenBytes);
   stats_.prompt_tokens = static_cast<std::int64_t>(prompt_size_);
   stats_.seed = options_.sampling.seed;
@@ -111,7 +111,7 @@ Sequence::Sequence(std::shared_ptr<const Tokenizer> tokenizer, std::string model
 
 // Brings all that looks at the text to where it was behind the committed tokens.
 void Sequence::resume() {
-  const auto committed = std::span<const TokenId>(tokens_).last(static_cast<std::size_t>(options_.committed));
+  const auto committed = tokens().last(static_cast<std::size_t>(options_.committed));
   int count = 0;
   for (const TokenId token : committed) {
     if (stop_text_.stopped()) break;
@@ -123,9 +123,20 @@ void Sequence::resume() {
   finish_if_full();
 }
 
+std::size_t Sequence::reserve(int beyond) {
+  const std::int64_t left = std::min(tokens_left(), room_left());
+  const std::size_t most = text_->own + static_cast<std::size_t>(left + beyond);
+  text_->tokens.reserve(most);
+  return most;
+}
+
 void Sequence::append(std::span<const TokenId> tokens) {
-  for (std::size_t i = 0; i < tokens.size() && finish_ == FinishReason::None; ++i) {
-    append_one(tokens[i], i + 1 < tokens.size());
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    if (finish_ == FinishReason::None) {
+      append_one(tokens[i], i + 1 < tokens.size());
+    } else {
+      text_->tokens.push_back(tokens[i]);
+    }
   }
   if (options_.grammar && finish_ == FinishReason::None) options_.grammar->advance(tokens);
 }
@@ -140,16 +151,17 @@ bool Sequence::is_end(TokenId token) const {
 void Sequence::append_one(TokenId token, bool drafted) {
   if (token < 0) {
     throw Error(
-        concat(model_, ": the logits after token ", tokens_.size(),
+        concat(model_, ": the logits after token ", text_->own,
                " leave no token: they are not finite (the weights make the model overflow, or temperature, penalty or "
                "bias is extreme), or every token is forbidden"));
   }
+  text_->tokens.push_back(token);
   if (is_end(token)) {
     ended_by_token_ = true;
     finish(FinishReason::Stop);
     return;
   }
-  tokens_.push_back(token);
+  text_->own = text_->tokens.size();
   ++stats_.generated_tokens;
   if (fresh_count_ == fresh_.size()) fresh_.emplace_back();
   GeneratedToken& fresh = fresh_[fresh_count_++];

@@ -44,6 +44,12 @@ struct TokenLogprobs {
   std::vector<std::pair<TokenId, float>> best;  // of the most probable tokens, best first
 };
 
+// The tokens of a sequence, prompt and text. Who keeps its caches keeps them, too, beyond its life.
+struct Text {
+  std::vector<TokenId> tokens;
+  std::size_t own = 0;  // of the first ones it consists; what its last step gave beyond its end follows
+};
+
 class Sequence {
  public:
   // Room for `context` tokens; `model` is named in messages. Throws InvalidInput for a request that cannot be: a prompt
@@ -73,11 +79,14 @@ class Sequence {
   // --- For who writes it ---
   std::uint64_t id() const { return id_; }  // no other sequence of this process has it
   const GenerateOptions& options() const { return options_; }
-  std::span<const TokenId> tokens() const { return tokens_; }  // of prompt and text
-  std::span<const TokenId> prompt() const { return std::span(tokens_).first(prompt_size_); }
+  std::span<const TokenId> tokens() const { return std::span(text_->tokens).first(text_->own); }  // of prompt and text
+  std::span<const TokenId> prompt() const { return tokens().first(prompt_size_); }
+  std::shared_ptr<const Text> text() const { return text_; }
+  // Tokens that it may have on its way, where a pass gives at most so many beyond its end; from now on it has room.
+  std::size_t reserve(int beyond);
   // Tokens that may still come, and that the context has room for.
   std::int64_t tokens_left() const { return options_.max_tokens - stats_.generated_tokens; }
-  std::int64_t room_left() const { return context_ - static_cast<std::int64_t>(tokens_.size()); }
+  std::int64_t room_left() const { return context_ - static_cast<std::int64_t>(text_->own); }
   bool cancelled() const { return cancelled_.load(); }
   // What has ended it before its end: it can go on no more. Null: nothing.
   const std::exception_ptr& error() const { return error_; }
@@ -87,8 +96,8 @@ class Sequence {
   bool goes_on() const { return !cancelled() && (!keep_going_ || keep_going_()); }
   // A step begins; what the last one gave is forgotten.
   void begin_step() { fresh_count_ = 0; }
-  // The tokens that a pass of the target gave, all but the last of them drafted; up to the end of the sequence. Throws
-  // Error where one is none.
+  // The tokens that a pass of the target gave, all but the last of them drafted; what is behind its end it only keeps.
+  // Throws Error where one is none.
   void append(std::span<const TokenId> tokens);
   void finish(FinishReason reason);
   // What append() took in this step; and whether the pass gave one more, which ended the sequence without being part of
@@ -110,7 +119,7 @@ class Sequence {
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::string model_;
   int context_;
-  std::vector<TokenId> tokens_;
+  std::shared_ptr<Text> text_;
   std::size_t prompt_size_;
   GenerateOptions options_;
   StreamDecoder decoder_;

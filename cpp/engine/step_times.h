@@ -8,7 +8,7 @@
 
 namespace frspec {
 
-enum StepTime : int { kStart, kTold, kDrafted, kVerified };
+enum StepTime : int { kStart, kRead, kDrafted, kVerified };
 inline constexpr int kStepTimes = kVerified + 1, kEngineTimes = kPosts * kStepTimes;
 static_assert(kEngineTimes < kTimePoints);
 

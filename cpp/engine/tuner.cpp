@@ -80,8 +80,8 @@ Tuner::Tuner(std::vector<Arm> arms, bool grows, int levels, std::function<double
 
 // Those whose prompts are read by the pass will be written, too.
 double Tuner::plain_rate() const {
-  const double seconds = target_(company_.texts);
-  return seconds > 0.0 ? company_.texts / seconds : 0.0;
+  const double seconds = target_(pass_.texts);
+  return seconds > 0.0 ? pass_.texts / seconds : 0.0;
 }
 
 double Tuner::value_of_time() const {
@@ -98,8 +98,8 @@ double Tuner::level_seconds(int arm, int rows) const {
   return layers_(rows) + head_seconds(arms_[static_cast<std::size_t>(arm)], rows);
 }
 
-double Tuner::root_seconds(int arm, int told) const {
-  return layers_(std::max(1, told)) + arms_[static_cast<std::size_t>(arm)].root_seconds + overhead_.value;
+double Tuner::root_seconds(int arm, int read_rows) const {
+  return layers_(std::max(1, read_rows)) + arms_[static_cast<std::size_t>(arm)].root_seconds + overhead_.value;
 }
 
 // Of a step whose drafter is told of what the one before has given.
@@ -109,7 +109,7 @@ double Tuner::drafting_seconds(int arm, double levels, double width, double gain
          std::max(0.0, levels - 1.0) * level_seconds(arm, std::max(1, static_cast<int>(std::lround(width))));
 }
 
-// What trees like those so far would be worth in the company that there is now, or such of one node.
+// What trees like those so far would be worth in a pass as they are now, or such of one node.
 double Tuner::worth_among(int family) const {
   const Family& known = families_[static_cast<std::size_t>(family)];
   if (known.gain.count == 0) return kHopeAmong;
@@ -126,7 +126,7 @@ double Tuner::worth_among(int family) const {
 double Tuner::hoped_worth(int family) const {
   const Family& known = families_[static_cast<std::size_t>(family)];
   const double luck = kHopeOfLuck / (1.0 + known.seen);
-  if (company_.texts > 1) return worth_among(family) + (grows_ ? 0.0 : luck);
+  if (pass_.texts > 1) return worth_among(family) + (grows_ ? 0.0 : luck);
   return known.worth.value + (grows_ ? kHope / (1.0 + known.seen) : luck);
 }
 
@@ -166,7 +166,7 @@ int Tuner::choose_arm() {
   if (families > 1) {
     const auto tried = [&](int f) { return families_[static_cast<std::size_t>(f)].gain.count; };
     const int least = tried(0) <= tried(1) ? 0 : 1;
-    if (tried(least) < kTried && hoped_worth(least) > 0.0 && company_.texts == 1) {
+    if (tried(least) < kTried && hoped_worth(least) > 0.0 && pass_.texts == 1) {
       family = planned_ / kTurn % families;
       if (tried(family) >= kTried) family = least;
     } else {
@@ -183,11 +183,10 @@ int Tuner::choose_arm() {
 // all of them, too; among others, of those of the text that tries.
 int Tuner::probe_interval() const {
   const int family = family_of(current_);
-  const double worth =
-      company_.texts > 1 ? worth_among(family) : families_[static_cast<std::size_t>(family)].worth.value;
+  const double worth = pass_.texts > 1 ? worth_among(family) : families_[static_cast<std::size_t>(family)].worth.value;
   const double time = value_of_time();
   for (int steps = kLeastProbe; steps < kMostProbe; steps += 1 + steps / 8) {
-    const double lost = -worth + time * (layers_(std::max(1, steps / company_.texts)) - layers_(1));
+    const double lost = -worth + time * (layers_(std::max(1, steps / pass_.texts)) - layers_(1));
     if (lost < kProbeShare * steps) return steps;
   }
   return kMostProbe;
@@ -217,8 +216,8 @@ bool Tuner::claims_probe(double worth, const Outlook& text) {
   // Of several texts one is read for it, as long as there is something of it to come.
   const bool is_prober = text.id == prober_;
   if (is_prober) unasked_ = 0;
-  const bool is_first = is_prober || prober_ == 0 || company_.texts == 1;
-  if (reading > 0.0 && !is_first && ++unasked_ <= 2 * company_.texts) return false;
+  const bool is_first = is_prober || prober_ == 0 || pass_.texts == 1;
+  if (reading > 0.0 && !is_first && ++unasked_ <= 2 * pass_.texts) return false;
   // Where a text grows faster than reading it is earned, it is read now and then all the same: it may have changed.
   const bool is_cheap = reading <= kProbeShare * since_probe_ || since_probe_ >= 2 * kMostProbe;
   const bool may = worth > 0.0 ? earns(worth, text) : is_cheap;
@@ -239,7 +238,7 @@ Tuner::Plan Tuner::next(bool may_pause, const Outlook& text) {
     return plan_;
   }
   const double worth = hoped_worth(family_of(plan_.arm));
-  const bool is_sure = worth > 0.0 && (company_.texts == 1 || family().seen >= kSureAmong);
+  const bool is_sure = worth > 0.0 && (pass_.texts == 1 || family().seen >= kSureAmong);
   if (is_sure ? !earns(worth, text) : !claims_probe(worth, text)) return plan_;
   if (const int rows = text.unread ? text.unread() : 0; rows > std::max(text.piece, kUsualRows)) {
     plan_.reads = text.piece;

@@ -59,19 +59,19 @@ class Tuner final : public Growth {
     double worth_of_repeated = 0.0;  // tokens, without the drafter
     double likeliest = 0.0;          // chance of the best node
   };
-  // Who else has a part in the pass.
-  struct Company {
+  // The pass that a step is a part of.
+  struct Pass {
     int texts = 1;  // that wait for it, this one among them
     int rows = 0;   // of the pass, beside this text's root and drafts
   };
   struct Step {
     Plan plan;
-    Company company = {};
+    Pass pass = {};
     Growing growing = {};                  // of its tree
     bool drafted = false;                  // the drafter was asked
     int rows = 1;                          // of the text's tree
-    int told = 0;                          // rows that the drafter was told of, or had to read
-    double told_seconds = 0.0;             // that this took
+    int read_rows = 0;                     // rows that the drafter was told of, or had to read
+    double read_seconds = 0.0;             // that this took
     double grown_seconds = 0.0;            // of proposing
     double target_seconds = 0.0;           // of the pass and the verdict; 0: another text's step has told
     int accepted = 0;                      // drafts
@@ -97,8 +97,8 @@ class Tuner final : public Growth {
 
   // Another text begins; it may be of another kind. `noisy`: at a temperature above 0.
   void begin_text(bool noisy);
-  // What was learned of texts that were alone is all that is known of those of this company.
-  void join(const Company& company);
+  // What was learned of texts that were alone is all that is known of those that are written with others.
+  void join(const Pass& pass);
   // The next step. `may_pause`: whether it may be a plain one.
   Plan next(bool may_pause, const Outlook& text);
   // Whether the next step may be made as the last one was planned: nothing else is to be learned, and it may begin
@@ -109,8 +109,8 @@ class Tuner final : public Growth {
   void begin_growth(const Plan& plan);
   const Growing& end_growth();
   // Of the text that is planned next; the rate of all of them is what counts.
-  void set_company(const Company& company) { company_ = company; }
-  const Company& company() const { return company_; }
+  void set_pass(const Pass& pass) { pass_ = pass; }
+  const Pass& shared_pass() const { return pass_; }
   void set_noisy(bool noisy) { noisy_ = noisy; }  // for texts that take turns
   void add(const Step& step);
   // Trees of each of these many nodes per level are grown, whatever they promise, and a few nodes of them verified: to
@@ -163,15 +163,15 @@ class Tuner final : public Growth {
     Mean nodes;         // of its trees
   };
 
-  // Seconds of a pass in which this text has so many rows, beside its company's.
-  double pass(int rows) const { return target_(rows + company_.rows); }
+  // Seconds of a pass in which this text has so many rows, beside the others'.
+  double pass(int rows) const { return target_(rows + pass_.rows); }
   double plain() const { return pass(1); }
   double more_rows(double rows) const;  // seconds of so many rows more
   double plain_rate() const;            // tokens per second of all texts
   double value_of_time() const;         // likewise: L
   double head_seconds(const Arm& arm, int rows) const { return arm.root_seconds + (rows - 1) * arm.row_seconds; }
   double level_seconds(int arm, int rows) const;
-  double root_seconds(int arm, int told) const;
+  double root_seconds(int arm, int read_rows) const;
   int family_of(int arm) const { return families_of_[static_cast<std::size_t>(arm)]; }
   Family& family() { return families_[static_cast<std::size_t>(family_of(plan_.arm))]; }
   double drafting_seconds(int arm, double levels, double width, double gain) const;
@@ -209,7 +209,7 @@ class Tuner final : public Growth {
   Plan plan_;
   Growing growing_;
   double level_begin_ = 0.0;
-  Company company_;
+  Pass pass_;
   std::vector<int> rehearsal_;
 };
 

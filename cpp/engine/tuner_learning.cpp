@@ -38,11 +38,11 @@ void Tuner::begin_text(bool noisy) {
     family.seen = std::min(family.seen, kSeenBefore);
   }
   // Among others there is always one who begins.
-  if (company_.texts == 1) until_probe_ = std::min(until_probe_, 1);
+  if (pass_.texts == 1) until_probe_ = std::min(until_probe_, 1);
 }
 
-void Tuner::join(const Company& company) {
-  company_ = company;
+void Tuner::join(const Pass& pass) {
+  pass_ = pass;
   rate_tokens_ = rate_seconds_ = {};
   prober_ = 0;
   for (Family& family : families_) family.seen = 0.0;
@@ -50,15 +50,15 @@ void Tuner::join(const Company& company) {
 }
 
 void Tuner::learn_costs(const Step& step) {
-  target_.add(step.rows + company_.rows, step.target_seconds);
+  target_.add(step.rows + pass_.rows, step.target_seconds);
   if (arms_.empty()) return;
-  const double spent = step.told_seconds + step.grown_seconds;
+  const double spent = step.read_seconds + step.grown_seconds;
   if (!step.drafted) {
-    if (step.plan.reads > 0) layers_.add(step.told, spent);
+    if (step.plan.reads > 0) layers_.add(step.read_rows, spent);
     return;
   }
   if (!grows_) {
-    if (step.told > kUsualRows) return layers_.add(step.told, spent - overhead_.value);
+    if (step.read_rows > kUsualRows) return layers_.add(step.read_rows, spent - overhead_.value);
     return overhead_.add(spent, kWorthMemory);
   }
   const std::vector<Level>& levels = step.growing.levels;
@@ -67,7 +67,7 @@ void Tuner::learn_costs(const Step& step) {
   const Arm& arm = arms_[static_cast<std::size_t>(step.plan.arm)];
   double rest = step.grown_seconds;
   for (const Level& level : levels) rest -= level.seconds;
-  layers_.add(std::max(1, step.told), step.told_seconds + levels[0].seconds - arm.root_seconds);
+  layers_.add(std::max(1, step.read_rows), step.read_seconds + levels[0].seconds - arm.root_seconds);
   for (const Level& level : std::span(levels).subspan(1)) {
     layers_.add(level.rows, level.seconds - head_seconds(arm, level.rows));
   }
@@ -75,7 +75,7 @@ void Tuner::learn_costs(const Step& step) {
 }
 
 void Tuner::add(const Step& step) {
-  company_ = step.company;
+  pass_ = step.pass;
   learn_costs(step);
   if (!rehearsal_.empty()) return;
   for (const Trial& node : step.nodes) acceptance_.learn(node.cell, node.accepted);
@@ -99,7 +99,8 @@ void Tuner::add(const Step& step) {
       }
       if (levels > 1.0) width = nodes / (levels - 1.0);
       // What it was told of after a pause is no cost of this step's drafts.
-      drafting += root_seconds(step.plan.arm, std::min(step.told, 1 + static_cast<int>(std::lround(known.gain.value))));
+      drafting +=
+          root_seconds(step.plan.arm, std::min(step.read_rows, 1 + static_cast<int>(std::lround(known.gain.value))));
     } else {
       drafting = overhead_.value;
     }
@@ -129,7 +130,7 @@ void Tuner::add(const Step& step) {
   const double tokens = 1.0 + (step.has_notes || step.rows == 1 ? step.expected : step.accepted);
   rate_tokens_.add(tokens, kRateMemory);
   // Of a pass that several share, this text has its part; what it has drafted is its own.
-  rate_seconds_.add(seconds / company_.texts + drafting, kRateMemory);
+  rate_seconds_.add(seconds / pass_.texts + drafting, kRateMemory);
 }
 
 // --- From process to process ---

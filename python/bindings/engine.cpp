@@ -244,13 +244,13 @@ void init_engine(nb::module_& m) {
                    "Tokens that prompt and text may have together.")
       .def_prop_ro("vocab_size", of_engine([](const Engine& engine) { return engine.config().vocab; }),
                    "Tokens of the vocabulary.")
-      .def_prop_ro("n_parallel", of_engine([](const Engine& engine) { return engine.parallel(); }),
+      .def_prop_ro("n_parallel", of_engine([](const Engine& engine) { return engine.places().count(); }),
                    "Texts that can be written at once.")
-      .def_prop_ro("displaced", of_engine([](const Engine& engine) { return engine.displaced(); }),
+      .def_prop_ro("displaced", of_engine([](const Engine& engine) { return engine.places().displaced(); }),
                    "How often a text had to make room for others so far, and was read again later.")
       .def_prop_ro(
           "pages", of_engine([](const Engine& engine) {
-            const Engine::Pages pages = engine.pages();
+            const Places::Pages pages = engine.places().pages();
             return nb::make_tuple(pages.all, pages.held, pages.kept);
           }),
           nb::sig("def pages(self) -> tuple[int, int, int]"),

@@ -46,12 +46,12 @@ void add_step(Tuner& self, const Planned& plan, bool drafted, int rows, int told
   Tuner::Plan planned = to_plan(plan);
   if (!drafted) planned.reads = told;
   Tuner::Step step{.plan = planned,
-                   .company = self.company(),
+                   .pass = self.shared_pass(),
                    .growing = drafted ? self.end_growth() : Tuner::Growing{},
                    .drafted = drafted,
                    .rows = rows,
-                   .told = told,
-                   .told_seconds = told_seconds,
+                   .read_rows = told,
+                   .read_seconds = told_seconds,
                    .grown_seconds = grown_seconds,
                    .target_seconds = target_seconds,
                    .accepted = accepted,
@@ -104,7 +104,7 @@ void init_tuner(nb::module_& m) {
           "begin_growth", [](Tuner& self, const Planned& plan) { self.begin_growth(to_plan(plan)); }, "plan"_a)
       .def("end_growth", [](Tuner& self) { (void)self.end_growth(); })
       .def(
-          "set_company", [](Tuner& self, int texts, int rows) { self.set_company({texts, rows}); }, "texts"_a, "rows"_a,
+          "set_pass", [](Tuner& self, int texts, int rows) { self.set_pass({texts, rows}); }, "texts"_a, "rows"_a,
           "Texts that the pass writes, and its rows beside this one's.")
       .def(
           "judge",

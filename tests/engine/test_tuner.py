@@ -373,7 +373,7 @@ TARGETS = {
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", ["eagle, memory-bound", "slem, memory-bound"])
-def test_texts_in_company_against_the_best_fixed_arm(name: str, target: str) -> None:
+def test_texts_beside_others_against_the_best_fixed_arm(name: str, target: str) -> None:
     """Batches and trees want the same rows: the fewer texts, the more is drafted, and hardly slower than without."""
     costs = {**COSTS[name], "target": TARGETS[target]}
     known = traces(name)
@@ -496,11 +496,11 @@ def test_trees_are_smaller_among_others() -> None:
     alone = tuner.size(chances)
     sizes = []
     for texts in (2, 4, 8, 16):
-        tuner.set_company(texts, texts - 1)
+        tuner.set_pass(texts, texts - 1)
         sizes.append(tuner.size(chances))
     assert alone >= sizes[0] > sizes[1] > sizes[2] > sizes[3]
     # Beside a prompt that fills the pass anyhow, a second is worth the tokens of a few.
-    tuner.set_company(2, 65)
+    tuner.set_pass(2, 65)
     assert tuner.size(chances) > sizes[1]
 
 

@@ -157,7 +157,7 @@ def test_forms_do_not_matter(demo_target: Path, tmp_path: Path, run_server: Any)
                 messages=USER,
                 tools=TOOLS,
                 tool_choice={"type": "function", "function": {"name": "clock"}},
-                max_tokens=80,
+                max_tokens=400,
                 stream=stream,
             )
             assert '"tool_calls":[{' in answer.text

@@ -236,7 +236,7 @@ def run_together(
         world.steps += 1
         rows, truth, trees = len(texts) + beside, 0.0, []
         for number, text in enumerate(texts):
-            tuner.set_company(len(texts), rows - 1)
+            tuner.set_pass(len(texts), rows - 1)
             trees.append(draft(world, tuner, text[at[number]], untold[number], text=number + 1))
             rows += len(trees[-1].kept)
             truth += trees[-1].seconds
@@ -244,7 +244,7 @@ def run_together(
         world.now += seconds
         tokens = 0
         for number, (text, drafted) in enumerate(zip(texts, trees, strict=True)):
-            tuner.set_company(len(texts), rows - 1 - len(drafted.kept))
+            tuner.set_pass(len(texts), rows - 1 - len(drafted.kept))
             accepted = learn(tuner, text[at[number]], drafted, 0.0 if number else seconds)
             untold[number] = (0 if drafted.plan[0] else untold[number]) + accepted + 1
             at[number] = at[number] + accepted + 1
@@ -335,7 +335,7 @@ def run_served(
         rows = BESIDE - room + len(writers)
         trees: list[Drafted] = []
         for text in writers if tuner is not None else []:
-            tuner.set_company(len(running), rows - 1)
+            tuner.set_pass(len(running), rows - 1)
             nodes = text.nodes[text.at % len(text.nodes)]
             outlook = {"left": text.left, "written": text.at, "piece": piece, "text": text.number}
             trees.append(draft(world, tuner, nodes, text.untold, **outlook))
@@ -351,7 +351,7 @@ def run_served(
         for number, text in enumerate(writers):
             given = 1
             if tuner is not None:
-                tuner.set_company(len(running), rows - 1 - len(trees[number].kept))
+                tuner.set_pass(len(running), rows - 1 - len(trees[number].kept))
                 nodes = text.nodes[text.at % len(text.nodes)]
                 given += learn(tuner, nodes, trees[number], 0.0 if number else seconds)
             given = min(given, text.left)
