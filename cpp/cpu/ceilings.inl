@@ -2,6 +2,7 @@
 
 namespace {
 
+#ifndef FRSPEC_BASE
 std::int32_t read(const std::byte* memory, std::int64_t bytes) {
   Ints digest[4] = {};
   constexpr std::int64_t kAhead = 4096;
@@ -15,6 +16,7 @@ std::int32_t read(const std::byte* memory, std::int64_t bytes) {
   for (int lane = 0; lane < kLanes; ++lane) result |= all[lane];
   return result;
 }
+#endif
 
 constexpr int kBurnSums = 12;  // in flight, enough to hide the latency of any of the instructions
 

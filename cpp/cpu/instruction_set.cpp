@@ -25,7 +25,7 @@ namespace cpu {
 namespace {
 
 struct Choice {
-  const Kernels* kernels;
+  const Kernels& (*kernels)() noexcept;
   bool (*runs_here)();
 };
 
@@ -59,14 +59,14 @@ bool has_amx() {
 
 // The best first; what comes after the generic kernels is chosen by name only.
 const std::array kChoices = {
-    Choice{&kAmxKernels, has_amx},
-    Choice{&kAvx512Bf16Kernels, has_avx512bf16},
-    Choice{&kAvx512Kernels, has_avx512},
-    Choice{&kAvx2VnniKernels, has_avx2vnni},
-    Choice{&kAvx2Kernels, has_avx2},
-    Choice{&kGenericKernels, [] { return true; }},
+    Choice{amx_kernels, has_amx},
+    Choice{avx512bf16_kernels, has_avx512bf16},
+    Choice{avx512_kernels, has_avx512},
+    Choice{avx2vnni_kernels, has_avx2vnni},
+    Choice{avx2_kernels, has_avx2},
+    Choice{generic_kernels, [] { return true; }},
 #ifdef FRSPEC_TESTING
-    Choice{&kAmxEmulatedKernels, has_avx512bf16},
+    Choice{amx_emulated_kernels, has_avx512bf16},
 #endif
 };
 #elif defined(FRSPEC_ARM64)
@@ -77,9 +77,9 @@ bool has_neon() {
   return true;  // every 64-bit ARM of Apple's
 #endif
 }
-const std::array kChoices = {Choice{&kNeonKernels, has_neon}, Choice{&kGenericKernels, [] { return true; }}};
+const std::array kChoices = {Choice{neon_kernels, has_neon}, Choice{generic_kernels, [] { return true; }}};
 #else
-const std::array kChoices = {Choice{&kGenericKernels, [] { return true; }}};
+const std::array kChoices = {Choice{generic_kernels, [] { return true; }}};
 #endif
 
 }  // namespace
@@ -89,9 +89,9 @@ const Kernels& choose_kernels() {
   std::string names;
   for (const Choice& choice : kChoices) {
     if (!choice.runs_here()) continue;
-    if (wanted == nullptr || *wanted == '\0' || std::string_view(wanted) == choice.kernels->name)
-      return *choice.kernels;
-    names += concat(names.empty() ? "" : ", ", choice.kernels->name);
+    if (wanted == nullptr || *wanted == '\0' || std::string_view(wanted) == choice.kernels().name)
+      return choice.kernels();
+    names += concat(names.empty() ? "" : ", ", choice.kernels().name);
   }
   fail("environment variable FRSPEC_CPU: found '", wanted,
        "', expected one of the instruction sets of this machine: ", names);
@@ -102,7 +102,7 @@ const Kernels& choose_kernels() {
 std::vector<std::string> cpu_instruction_sets() {
   std::vector<std::string> names;
   for (const cpu::Choice& choice : cpu::kChoices) {
-    if (choice.runs_here()) names.emplace_back(choice.kernels->name);
+    if (choice.runs_here()) names.emplace_back(choice.kernels().name);
   }
   return names;
 }

@@ -1,8 +1,9 @@
 // The inner loops of the CPU backend, once per instruction set.
 //
 // kernels.inl and the *.inl files it includes hold the code; kernels_generic.cpp, kernels_avx2.cpp and so on compile it
-// with their own compiler flags. Those files must not use inline functions of shared headers: the linker would keep one
-// copy for all, perhaps the one that an older processor cannot run. Hence plain pointers and numbers here.
+// with their own compiler flags. A set that adds to another one takes what is alike from there. Those files must not
+// use inline functions of shared headers: the linker would keep one copy for all, perhaps the one that an older
+// processor cannot run. Hence plain pointers and numbers here.
 #pragma once
 
 #include <cstddef>
@@ -156,21 +157,21 @@ struct Kernels {
   double (*burn)(Form form, std::int64_t rounds);
 };
 
-extern const Kernels kGenericKernels;
+const Kernels& generic_kernels() noexcept;
 #ifdef FRSPEC_X86
-extern const Kernels kAvx2Kernels;
-extern const Kernels kAvx2VnniKernels;
-extern const Kernels kAvx512Kernels;
-extern const Kernels kAvx512Bf16Kernels;
-extern const Kernels kAmxKernels;
-extern const Kernels kAmxEmulatedKernels;
+const Kernels& avx2_kernels() noexcept;
+const Kernels& avx2vnni_kernels() noexcept;
+const Kernels& avx512_kernels() noexcept;
+const Kernels& avx512bf16_kernels() noexcept;
+const Kernels& amx_kernels() noexcept;
+const Kernels& amx_emulated_kernels() noexcept;
 #endif
 #ifdef FRSPEC_ARM64
-extern const Kernels kNeonKernels;
+const Kernels& neon_kernels() noexcept;
 #endif
 
 // The best kernels this machine can run, or those that the environment variable FRSPEC_CPU names; an unknown name, or
 // one the machine lacks, is an error.
-const Kernels& choose_kernels();
+const Kernels& choose_kernels() noexcept;
 
 }  // namespace frspec::cpu

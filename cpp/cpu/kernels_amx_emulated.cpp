@@ -18,7 +18,8 @@ namespace frspec::cpu {
 
 #include "cpu/avx512bf16.inl"
 
-#define FRSPEC_KERNELS kAmxEmulatedKernels
+#define FRSPEC_KERNELS amx_emulated_kernels
+#define FRSPEC_BASE avx512_kernels
 #define FRSPEC_ISA_NAME "amx-emulated"
 #define FRSPEC_BF16 1
 #define FRSPEC_PAIRS 0

@@ -44,7 +44,7 @@ inline Ints widen_pairs(Ints v) {
 
 }  // namespace
 
-#define FRSPEC_KERNELS kAvx2Kernels
+#define FRSPEC_KERNELS avx2_kernels
 #define FRSPEC_ISA_NAME "avx2"
 #define FRSPEC_BF16 0
 #define FRSPEC_PAIRS 1

@@ -23,7 +23,8 @@ inline Ints dot_bytes(Ints sum, Ints w, Ints x) {
 
 }  // namespace
 
-#define FRSPEC_KERNELS kAvx2VnniKernels
+#define FRSPEC_KERNELS avx2vnni_kernels
+#define FRSPEC_BASE avx2_kernels
 #define FRSPEC_ISA_NAME "avx2vnni"
 #define FRSPEC_BF16 0
 #define FRSPEC_PAIRS 0

@@ -14,7 +14,7 @@ namespace frspec::cpu {
 
 #include "cpu/avx512.inl"
 
-#define FRSPEC_KERNELS kAvx512Kernels
+#define FRSPEC_KERNELS avx512_kernels
 #define FRSPEC_ISA_NAME "avx512"
 #define FRSPEC_BF16 0
 #define FRSPEC_PAIRS 0

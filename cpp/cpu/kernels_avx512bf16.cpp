@@ -15,7 +15,8 @@ namespace frspec::cpu {
 
 #include "cpu/avx512bf16.inl"
 
-#define FRSPEC_KERNELS kAvx512Bf16Kernels
+#define FRSPEC_KERNELS avx512bf16_kernels
+#define FRSPEC_BASE avx512_kernels
 #define FRSPEC_ISA_NAME "avx512bf16"
 #define FRSPEC_BF16 1
 #define FRSPEC_PAIRS 0

@@ -110,7 +110,7 @@ inline Quads multiply_even(Quads a, Quads b) { return (a & 0xFFFFFFFFu) * (b & 0
 
 }  // namespace
 
-#define FRSPEC_KERNELS kGenericKernels
+#define FRSPEC_KERNELS generic_kernels
 #define FRSPEC_ISA_NAME "generic"
 #define FRSPEC_BF16 0
 #define FRSPEC_PAIRS 0

@@ -77,7 +77,7 @@ inline Quads multiply_even(Quads a, Quads b) {
 
 }  // namespace
 
-#define FRSPEC_KERNELS kNeonKernels
+#define FRSPEC_KERNELS neon_kernels
 #define FRSPEC_ISA_NAME "neon"
 #define FRSPEC_BF16 0
 #define FRSPEC_PAIRS 0

@@ -1,4 +1,4 @@
-// The matrix product over panels: `multiply`, and the forms of x it wants.
+// The matrix product over panels: `multiply`, and which form of x it wants.
 //
 // Integer products are exact, so their order does not matter; what is added in f32 is added per output in one order:
 // block after block of a group, then the second terms of its blocks, then the next group. Tiles differ in their number
@@ -6,155 +6,15 @@
 
 namespace {
 
-// --- Forms of x ---
-
-inline Ints round_to_int(Floats v) {
-  // Adding 1.5 * 2^23 leaves the nearest whole number, ties to even, in the low bits.
-  const Floats shifted = v + 12582912.0f;
-  Ints bits;
-  __builtin_memcpy(&bits, &shifted, sizeof bits);
-  return bits - 0x4B400000;
-}
-
-// The largest magnitude as bits: NaN is above infinity is above all numbers.
-inline std::uint32_t largest_bits(const float* x, std::int64_t n) {
-  using Unsigned = std::uint32_t __attribute__((vector_size(4 * kLanes)));
-  Unsigned best = {};
-  for (std::int64_t i = 0; i < n; i += kLanes) {
-    const Floats value = load_up_to(x + i, n - i);
-    Unsigned bits;
-    __builtin_memcpy(&bits, &value, sizeof bits);
-    bits &= 0x7FFFFFFFu;
-    best = bits > best ? bits : best;
-  }
-  return largest(best);
-}
-
-inline float from_bits(std::uint32_t bits) {
-  float value;
-  __builtin_memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// Neighbouring lanes of a, then of b, added.
-template <class V>
-inline V add_neighbours(V a, V b) {
-  if constexpr (sizeof(V) == 64) {
-    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
-           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-  } else if constexpr (sizeof(V) == 32) {
-    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
-           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
-  } else {
-    return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
-  }
-}
-
-// Codes of half a group, from element `at` on: sums of each 16 and 32 of them. They stay in registers: memory that was
-// just written in other pieces is slow to read.
-constexpr int kHalfGroup = kGroup / 2;
-inline void store_sums_of_codes(ActivationCodes& to, int at, const Ints* codes) {
-  constexpr int kCount = kHalfGroup / 16, kEach = 16 / kLanes;
-  Ints sums[kCount];
-  for (int i = 0; i < kCount; ++i) {
-    sums[i] = codes[kEach * i];
-    for (int j = 1; j < kEach; ++j) sums[i] += codes[kEach * i + j];
-  }
-  int count = kCount;  // vectors: each 16 codes have kLanes sums, then half as many, at last one
-  for (int lanes = kLanes; lanes > 1; lanes /= 2, count = count > 1 ? count / 2 : 1) {
-    for (int i = 0; i < (count + 1) / 2; ++i)
-      sums[i] = add_neighbours(sums[2 * i], sums[count > 1 ? 2 * i + 1 : 2 * i]);
-  }
-  for (int i = 0; i < count; ++i) sums[i] *= -128;
-  __builtin_memcpy(to.offset16 + at / 16, sums, kCount * sizeof(std::int32_t));
-  const Ints offset = add_neighbours(sums[0], sums[count - 1]);
-  __builtin_memcpy(to.offset32 + at / 32, &offset, kCount / 2 * sizeof(std::int32_t));
-}
-
-inline float inverse_of(float magnitude) {
-  return magnitude > 1e-36f && magnitude < __builtin_inff() ? 127.0f / magnitude : 0.0f;
-}
-
-// The n elements of x that a group holds, the rest are zero. Its scales are the blocks' largest magnitudes still.
-inline void to_codes(ActivationGroup& group, const float* x, std::int64_t n) {
-  float inverse[kGroup / 32];
-  for (int b = 0; b < kGroup / 32; ++b) inverse[b] = inverse_of(group.scales[b]);
-  for (int at = 0; at < kGroup; at += kHalfGroup) {
-    Ints rounded[kHalfGroup / kLanes];
-#pragma GCC unroll 32
-    for (int i = 0; i < kHalfGroup; i += kLanes) {
-      const Floats value = load_up_to(x + at + i, n - at - i);
-      rounded[i / kLanes] = round_to_int(value * inverse[(at + i) / 32]);
-      store_signed(group.main.codes + at + i, rounded[i / kLanes]);
-    }
-    store_sums_of_codes(group.main, at, rounded);
-  }
-  for (int b = 0; b < kGroup / 32; ++b) {
-    group.scales[b] /= 127.0f;
-    group.sums[b] = static_cast<float>(group.main.offset32[b]) * (-1.0f / 128.0f) * group.scales[b];
-  }
-}
-
-// What the codes of block b of a group leave of its n elements.
-inline void add_fine_codes(ActivationGroup& group, int b, const float* x, std::int64_t n) {
-  const float scale = group.scales[b], inverse = inverse_of(scale * (127.0f * kFineStep));
-  ActivationCodes& fine = group.fine;
-  std::int32_t sums[2] = {};
-  for (int i = 0; i < 32; i += kLanes) {
-    const Floats rest = multiply_add(-load_signed(group.main.codes + 32 * b + i), splat(scale),
-                                     load_up_to(x + 32 * b + i, n - 32 * b - i));
-    const Ints rounded = round_to_int(rest * inverse);
-    store_signed(fine.codes + 32 * b + i, rounded);
-    for (int lane = 0; lane < kLanes; ++lane) sums[i / 16] += rounded[lane];
-  }
-  for (int half = 0; half < 2; ++half) fine.offset16[2 * b + half] = -128 * sums[half];
-  fine.offset32[b] = -128 * (sums[0] + sums[1]);
-  group.sums[b] += static_cast<float>(sums[0] + sums[1]) * (scale * kFineStep);
-  group.spikes |= 1u << b;
-}
-
-// The mean of what is not far above the mean: a few huge blocks must not hide those that merely stand out.
-inline float usual(const float* values, std::int64_t count, float below) {
-  float total = 0.0f, chosen = 0.0f;
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (values[i] <= below) total += values[i], chosen += 1.0f;
-  }
-  return total / chosen;
-}
-
-void to_int8(std::byte* out, std::int64_t group_stride, const float* x, std::int64_t cols, float* magnitudes) {
-  const auto group_of = [&](std::int64_t g) -> ActivationGroup& {
-    return *reinterpret_cast<ActivationGroup*>(out + g * group_stride);
-  };
-  const std::int64_t groups = (cols + kGroup - 1) / kGroup, blocks = (cols + 31) / 32;
-  // All magnitudes first: each takes a while, but they do not wait for each other.
-  for (std::int64_t b = 0; b < blocks; ++b) {
-    const std::int64_t left = cols - 32 * b;
-    magnitudes[b] = from_bits(largest_bits(x + 32 * b, left < 32 ? left : 32));
-  }
-  const float all = usual(magnitudes, blocks, __builtin_inff());
-  const float limit = kSpike * usual(magnitudes, blocks, 2.0f * all);
-  for (std::int64_t g = 0; g < groups; ++g) {
-    ActivationGroup& group = group_of(g);
-    const std::int64_t first = g * (kGroup / 32), left = cols - g * kGroup;
-    for (int b = 0; b < kGroup / 32; ++b) group.scales[b] = first + b < blocks ? magnitudes[first + b] : 0.0f;
-    group.spikes = 0;
-    to_codes(group, x + g * kGroup, left);
-    for (int b = 0; b < kGroup / 32 && first + b < blocks; ++b) {
-      const float magnitude = magnitudes[first + b];
-      if (magnitude > limit && magnitude < __builtin_inff()) add_fine_codes(group, b, x + g * kGroup, left);
-    }
-  }
-}
-
-// Round to nearest, ties to even; NaN stays NaN.
-void to_bf16(std::uint16_t* out, const float* x, std::int64_t cols) {
-  for (std::int64_t i = 0; i < cols; ++i) {
-    std::uint32_t bits;
-    __builtin_memcpy(&bits, x + i, sizeof bits);
-    const std::uint32_t rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
-    out[i] = static_cast<std::uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC0u : rounded);
-  }
+// Whether products of this type are multiplied here, and not by the table of FRSPEC_BASE.
+template <DType kType>
+constexpr bool is_own() {
+#ifdef FRSPEC_BASE
+  const bool is_quantized = elements_per_line(kType) == 0;
+  return FRSPEC_BF16 ? kType == DType::BF16 || (FRSPEC_AMX && is_quantized) : is_quantized;
+#else
+  return true;
+#endif
 }
 
 // --- Tiles: M rows of x times V vectors of outputs ---
@@ -519,6 +379,9 @@ void int8_tiles(const Unpacked* panels, const Activations& x, std::int64_t block
 template <DType kType, int kPanels>
 void int8_group(const std::byte* const* now, const std::byte* next, std::int64_t blocks, const Activations& x,
                 const ProductScratch& scratch) {
+#if FRSPEC_AMX
+  matrix_int8_group<kType, kPanels>(now, next, blocks, x, scratch);
+#else
   constexpr std::int64_t kFull = kGroup / 32;
   const std::int64_t lines = kPanels * group_layout(kType, kFull).bytes / kLine;
   if (x.rows <= kDirectRows<kType>) {
@@ -526,10 +389,6 @@ void int8_group(const std::byte* const* now, const std::byte* next, std::int64_t
     call_tile<kDirectRows<kType>>(static_cast<int>(x.rows), 0, ahead, [&]<int M>(std::int64_t, const Ahead& all) {
       int8_rows<kType, kPanels, M>(now, x.data, x.row_stride, blocks, scratch.sums, all);
     });
-#if FRSPEC_AMX
-  } else if (x.rows >= kMatrixRows) {
-    matrix_int8_group<kType, kPanels>(now, next, blocks, x, scratch);
-#endif
   } else {
     Unpacked panels[kPanels];
     for (int i = 0; i < kPanels; ++i) {
@@ -538,6 +397,7 @@ void int8_group(const std::byte* const* now, const std::byte* next, std::int64_t
     }
     int8_tiles<tile_kind<kType>(), kPanels>(panels, x, blocks, scratch.sums, next, lines);
   }
+#endif
   int8_spikes<kType, kPanels>(now, blocks, x, scratch.sums);
 }
 
@@ -590,7 +450,9 @@ void multiply_groups(const PanelProduct& p, const Activations& x, const ProductS
   // Where a group takes long and memory is still what is waited for, fetching begins a group earlier: measured.
   const bool early = kPerLine == 0 && (x.rows == 1 ? Format<kType>::kSuper : x.rows <= kMatrixRows);
   const std::int64_t distance = early ? 2 : 1;
-  const auto place = [&](int panel, std::int64_t g) {
+  // Behind an odd last panel it comes once more, and is forgotten: rarely, and a code of its own would be compiled.
+  const auto place = [&](int at, std::int64_t g) {
+    const int panel = at < p.panel_count ? at : p.panel_count - 1;
     return p.pairs[panel / kPair] + group_offset(kType, p.cols, place_of(panel, p.panel_count), g);
   };
   for (std::int64_t g = 0; g < groups; ++g) {
@@ -623,18 +485,33 @@ void multiply_groups(const PanelProduct& p, const Activations& x, const ProductS
   }
 }
 
-template <int kPanels>
 void multiply_block(const PanelProduct& p, const Activations& x, const ProductScratch& scratch) {
   switch (p.type) {
-#define FRSPEC_CASE(name) \
-  case DType::name:       \
-    return multiply_groups<DType::name, kPanels>(p, x, scratch);
+#define FRSPEC_CASE(name)                                                                                 \
+  case DType::name:                                                                                       \
+    if constexpr (is_own<DType::name>()) return multiply_groups<DType::name, kTilePanels>(p, x, scratch); \
+    break;
     FRSPEC_FLOAT_TYPES(FRSPEC_CASE)
     FRSPEC_BLOCK_TYPES(FRSPEC_CASE)
     FRSPEC_CASE(Coded)
 #undef FRSPEC_CASE
     default:
-      __builtin_unreachable();  // nothing else is packed
+      break;
+  }
+  __builtin_unreachable();  // nothing else is packed, or comes here
+}
+
+[[maybe_unused]] bool is_own(DType type) {
+  switch (type) {
+#define FRSPEC_CASE(name) \
+  case DType::name:       \
+    return is_own<DType::name>();
+    FRSPEC_FLOAT_TYPES(FRSPEC_CASE)
+    FRSPEC_BLOCK_TYPES(FRSPEC_CASE)
+    FRSPEC_CASE(Coded)
+#undef FRSPEC_CASE
+    default:
+      return false;
   }
 }
 
@@ -658,23 +535,30 @@ void store_sums(const PanelProduct& p, std::int64_t first, std::int64_t rows, co
 }
 
 void multiply(const PanelProduct& p) {
+#ifdef FRSPEC_BASE
+  if (!is_own(p.type)) return FRSPEC_BASE().multiply(p);
+#endif
   const ProductScratch scratch(p.scratch);
-  const auto width = static_cast<std::size_t>(p.panel_count) * kPanel * sizeof(float);
+  const int panels = (p.panel_count + kTilePanels - 1) / kTilePanels * kTilePanels;
+  const auto width = static_cast<std::size_t>(panels) * kPanel * sizeof(float);
   for (std::int64_t first = 0; first < p.x.rows; first += kRowBlock) {
     Activations x = p.x;
     x.data += first * x.row_stride;
     x.rows = p.x.rows - first < kRowBlock ? p.x.rows - first : kRowBlock;
+#if FRSPEC_AMX
+    if (p.type != DType::BF16 && x.rows < kMatrixRows) {
+      PanelProduct rest = p;
+      rest.x = x;
+      rest.out += first * p.out_stride;
+      return FRSPEC_BASE().multiply(rest);
+    }
+#endif
     for (std::int64_t m = 0; m < x.rows; ++m) {
       __builtin_memset(scratch.sums + m * kSumStride, 0, width);
       const float* out = p.out + (first + m) * p.out_stride;
       for (int n = 0; n < p.n_count; n += kPanel) __builtin_prefetch(out + n, 1, 3);
     }
-    // Narrow vectors: one panel's sums fill the registers. And an odd panel stays alone.
-    if (kTilePanels == 2 && p.panel_count % 2 == 0) {
-      multiply_block<2>(p, x, scratch);
-    } else {
-      multiply_block<1>(p, x, scratch);
-    }
+    multiply_block(p, x, scratch);
     store_sums(p, first, x.rows, scratch.sums);
   }
 }
