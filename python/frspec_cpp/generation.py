@@ -92,6 +92,11 @@ class Stats:
     generated_tokens: int
 
     @classmethod
+    def nothing(cls, seed: int) -> Stats:
+        """Of a text that has cost nothing yet."""
+        return cls(0.0, 0.0, 0, 0, 0, 0, None, None, None, None, 0, 0.0, 0.0, 0.0, 0.0, 0.0, seed, 0, 0, 0)
+
+    @classmethod
     def from_native(cls, stats: _core.Stats) -> Stats:
         """A frozen copy of the engine's counters."""
         return cls(

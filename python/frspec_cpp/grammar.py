@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import threading
 from collections import OrderedDict
@@ -29,11 +30,12 @@ class Grammar:
     """What a text may be. It belongs to no model; the names of the constructors are those of llama-cpp-python.
 
     Attributes:
-        kind: ``"gbnf"`` (llama.cpp's form), ``"lark"`` (llguidance's own), ``"json_schema"`` or ``"regex"``.
+        kind: ``"gbnf"`` (llama.cpp's form), ``"lark"`` (llguidance's own), ``"json_schema"``, ``"regex"`` or
+            ``"tokens"``.
         source: It, as it is written.
     """
 
-    kind: Literal["gbnf", "lark", "json_schema", "regex"]
+    kind: Literal["gbnf", "lark", "json_schema", "regex", "tokens"]
     source: str
 
     @classmethod
@@ -72,6 +74,15 @@ class Grammar:
     def from_regex(cls, regex: str) -> Grammar:
         """Texts that a regular expression matches as a whole (those of Rust's crate ``regex``)."""
         return cls("regex", regex)
+
+    @classmethod
+    def from_tokens(cls, tokens: Sequence[int]) -> Grammar:
+        """Texts that begin with these tokens, whatever they spell; what follows them is free. Needs no package.
+
+        With ``logprobs`` it tells how probable a text is that is there already. ``ignore_eos`` may stand beside it:
+        then tokens that end texts may be among them.
+        """
+        return cls("tokens", json.dumps([operator.index(token) for token in tokens]))
 
 
 def grammar_of(options: Mapping[str, Any]) -> Grammar | None:
@@ -279,3 +290,49 @@ class TextGrammar:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise ValueError(f"grammar: after token {self._count} of the text: {_said(self._matcher)}")
+
+
+class GivenTokens:
+    """The tokens that a text must begin with, as the engine asks for them. See :class:`TextGrammar`.
+
+    Args:
+        tokens: They.
+        vocab_size: Of the vocabulary.
+
+    Raises:
+        ValueError: One is not in the vocabulary.
+    """
+
+    def __init__(self, tokens: Sequence[int], vocab_size: int) -> None:
+        for token in tokens:
+            if not 0 <= token < vocab_size:
+                raise ValueError(f"grammar: found token id {token}, expected 0 to {vocab_size - 1}")
+        self._tokens = list(tokens)
+        self._vocab_size = vocab_size
+        self._count = 0
+
+    def advance(self, tokens: list[int]) -> None:
+        """The text goes on with these tokens."""
+        expected = self._tokens[self._count : self._count + len(tokens)]
+        if tokens[: len(expected)] != expected:
+            raise RuntimeError(f"grammar: after token {self._count}: found {tokens}, expected {expected}")
+        self._count += len(tokens)
+
+    def forced(self, most: int) -> list[int]:
+        """The tokens that must follow."""
+        return self._tokens[self._count : self._count + most]
+
+    def fill(self, tokens: Sequence[int], parents: Sequence[int], sets: npt.NDArray[np.uint32]) -> None:
+        """Writes what may follow each node of a tree."""
+        places = [self._count] + [-1] * (len(tokens) - 1)  # of what follows; -1: the node may not be there
+        for node, place in enumerate(places):
+            above = places[parents[node]] if node > 0 else -1
+            if above >= 0 and self._tokens[above : above + 1] in ([], [tokens[node]]):
+                place = places[node] = above + 1
+            if 0 <= place < len(self._tokens):
+                token = self._tokens[place]
+                sets[node, token // 32] = 1 << token % 32
+            elif place >= 0:
+                sets[node, : self._vocab_size // 32] = 0xFFFFFFFF
+                if self._vocab_size % 32:
+                    sets[node, -1] = (1 << self._vocab_size % 32) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import operator
 import os
 import threading
@@ -19,7 +20,7 @@ from frspec_cpp import _core
 from frspec_cpp.chat import TEMPLATE_DEFAULTS, ChatPrompts, TemplateOptions
 from frspec_cpp.conversation import Conversation
 from frspec_cpp.generation import Generation
-from frspec_cpp.grammar import Grammar, GrammarCompiler
+from frspec_cpp.grammar import GivenTokens, Grammar, GrammarCompiler, TextGrammar
 from frspec_cpp.hub import find_model
 from frspec_cpp.option_table import EngineOptions, Options
 from frspec_cpp.options import (
@@ -347,7 +348,7 @@ class LLM:
             ValueError: It is malformed, or has something that is not supported; the message says what and where.
             ImportError: The package llguidance is not installed.
         """
-        self._grammars.text(grammar if isinstance(grammar, Grammar) else Grammar.from_string(grammar))
+        self._guide(grammar if isinstance(grammar, Grammar) else Grammar.from_string(grammar))
 
     def forward(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits after each of ``tokens``: (len(tokens), vocab_size) float32.
@@ -631,8 +632,14 @@ class LLM:
         if isinstance(values["prediction"], str):
             values["prediction"] = self.tokenize(values["prediction"], add_special=False, parse_special=False)
         if values["grammar"] is not None:
-            values["grammar"] = self._grammars.text(values["grammar"])
+            values["grammar"] = self._guide(values["grammar"])
         return values
+
+    def _guide(self, grammar: Grammar) -> TextGrammar | GivenTokens:
+        """A grammar for one text; raises as :meth:`check_grammar`."""
+        if grammar.kind == "tokens":
+            return GivenTokens(json.loads(grammar.source), self.vocab_size)
+        return self._grammars.text(grammar)
 
     def _begun(self, request: TextRequest) -> _core.Generation:
         return self._begin(request.prompt, request.max_tokens, True, request.options, request.committed)

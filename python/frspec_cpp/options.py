@@ -237,7 +237,7 @@ def native(vocab_size: int, **options: Unpack[Options]) -> dict[str, Any]:
     grammar = grammar_of(values)
     for name in ("json_schema", "response_format"):
         values.pop(name, None)
-    if grammar is not None and values.get("ignore_eos"):
+    if grammar is not None and grammar.kind != "tokens" and values.get("ignore_eos"):
         raise ValueError("ignore_eos: found a grammar beside it, which says itself where the text may end")
     values["grammar"] = grammar
     cancel = values.get("cancel")

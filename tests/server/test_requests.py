@@ -84,7 +84,6 @@ def error_of(answer: Any) -> dict[str, Any]:
         (COMPLETIONS, {"prompt": [1, "x"]}, 400, "prompt", ""),
         (COMPLETIONS, {"prompt": "x", "suffix": "y"}, 400, "suffix", "filled"),
         (COMPLETIONS, {"prompt": "x", "best_of": 3, "n": 2}, 400, "best_of", "2"),
-        (COMPLETIONS, {"prompt": "x", "echo": True, "logprobs": 1}, 400, "echo", "logprobs"),
         (COMPLETIONS, {"prompt": ["x"] * 33, "n": 2}, 400, "n", "64"),
         (COMPLETIONS, {"prompt": "x", "logprobs": 6}, 400, "logprobs", "5"),
         (COMPLETIONS, {"prompt": "x", "stop_token_ids": [10**9]}, 400, "stop_token_ids", "1000000000"),

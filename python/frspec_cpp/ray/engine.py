@@ -221,7 +221,7 @@ class RemoteText(AsyncText):
         """The text that all replicas together have written; the costs are those of the last one."""
         tokens = self._tokens()
         seed = self.request.options.get("seed") or 0
-        stats = last.stats if last is not None else _no_costs(seed)
+        stats = last.stats if last is not None else Stats.nothing(seed)
         logprobs: list[TokenLogprobs] | None = None
         if self.request.options.get("logprobs") is not None:
             logprobs = [each for piece in self.pieces for each in piece.logprobs or ()]
@@ -242,10 +242,6 @@ def _look_at(step: asyncio.Future[Event]) -> None:
     """What went wrong with a step that nobody waits for is nobody's business: asyncio would log it."""
     if not step.cancelled():
         step.exception()
-
-
-def _no_costs(seed: int) -> Stats:
-    return Stats(0.0, 0.0, 0, 0, 0, 0, None, None, None, None, 0, 0.0, 0.0, 0.0, 0.0, 0.0, seed, 0, 0, 0)
 
 
 class Replicas(AsyncLLM):

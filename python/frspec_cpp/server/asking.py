@@ -16,6 +16,7 @@ from frspec_cpp.grammar import Grammar, grammar_of
 from frspec_cpp.option_table import Options
 from frspec_cpp.server.answer import Answer, Form
 from frspec_cpp.server.choices import Choice
+from frspec_cpp.server.echoes import Echo, EchoedText
 from frspec_cpp.server.errors import ApiError, api_error
 from frspec_cpp.server.fields import MOST_GRAMMAR, TextFields
 from frspec_cpp.server.refusals import header, ignored_fields
@@ -126,9 +127,23 @@ async def guided(
 
 
 def submitted(
-    request: Request, service: Service, fields: TextFields, prompts: Sequence[list[int]], options: Options
+    request: Request,
+    service: Service,
+    fields: TextFields,
+    prompts: Sequence[list[int]],
+    options: Options,
+    echoes: Sequence[Echo] = (),
 ) -> list[AsyncText]:
-    """The texts: `n` of each prompt, one prompt after the other. All of them, or none and an ApiError."""
+    """The texts: `n` of each prompt, one prompt after the other. All of them, or none and an ApiError.
+
+    Args:
+        request: Who asks.
+        service: Has the engine.
+        fields: Of the request.
+        prompts: Their tokens.
+        options: Of the first text.
+        echoes: For each text, where prompts are told again.
+    """
     n = fields.n or 1
     most = service.engine.max_queue
     if len(prompts) * n > most:
@@ -141,23 +156,30 @@ def submitted(
     usual = LOWEST_PRIORITY if fields.service_tier == "flex" else 0
     priority = usual if fields.priority is None else fields.priority
     milliseconds = fields.t_max_predict_ms or 0
+
+    def submit(prompt: list[int], limit: int, options: Options) -> AsyncText:
+        return service.engine.submit(
+            prompt,
+            limit,
+            priority=priority,
+            timeout=fields.timeout or service.settings.queue_timeout,
+            max_seconds=milliseconds / 1000 if milliseconds > 0 else None,
+            owner="" if key is None else str(key),
+            progress=bool(fields.stream and fields.return_progress),
+            prompt_cache_key=fields.prompt_cache_key or "",
+            **options,
+        )
+
     texts: list[AsyncText] = []
     try:
         limit = fields.limit(service.settings.max_tokens)
         for prompt in prompts:
             for number in range(n):
-                text = service.engine.submit(
-                    prompt,
-                    limit,
-                    priority=priority,
-                    timeout=fields.timeout or service.settings.queue_timeout,
-                    max_seconds=milliseconds / 1000 if milliseconds > 0 else None,
-                    owner="" if key is None else str(key),
-                    progress=bool(fields.stream and fields.return_progress),
-                    prompt_cache_key=fields.prompt_cache_key or "",
-                    **with_seed(options, number),
-                )
-                texts.append(text)
+                own = with_seed(options, number)
+                if echoes:
+                    texts.append(EchoedText(submit, echoes[len(texts)], limit, own))
+                else:
+                    texts.append(submit(prompt, limit, own))
     except (ValueError, RuntimeError) as error:
         for text in texts:
             text.cancel()

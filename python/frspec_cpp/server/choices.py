@@ -9,7 +9,8 @@ from typing import Any
 
 from frspec_cpp import _core
 from frspec_cpp.generation import Generation
-from frspec_cpp.server.logprobs import chat_logprobs, old_logprobs
+from frspec_cpp.server.echoes import Echo
+from frspec_cpp.server.logprobs import OldLogprobs, chat_logprobs
 from frspec_cpp.server.reasoning import Part, ThoughtParser
 from frspec_cpp.server.tool_calls import ToolCall, ToolParser
 from frspec_cpp.texts import Piece
@@ -69,21 +70,27 @@ class CompletionChoice(Choice):
         index: Its number.
         return_tokens: Give the token ids, too.
         tokenizer: The model's.
-        echo: What stands before the text.
+        echo: What stands before the text; None: nothing.
     """
 
-    def __init__(self, index: int, return_tokens: bool, tokenizer: _core.Tokenizer, echo: str) -> None:
+    def __init__(self, index: int, return_tokens: bool, tokenizer: _core.Tokenizer, echo: Echo | None) -> None:
         super().__init__(index, return_tokens)
-        self._tokenizer = tokenizer
         self._echo = echo
-        self._text = echo
-        self._offset = len(echo)  # of the next token
+        self._text = "" if echo is None else echo.text
+        self._spelling = OldLogprobs(tokenizer, len(self._text))
         self._logprobs: dict[str, list[Any]] | None = None
         self._reason: str | None = None
 
     def opening(self) -> list[dict[str, Any]]:
-        """The prompt, where it was asked for."""
-        return [self._chunk(self._echo, None, None)] if self._echo else []
+        """The prompt, where it was asked for, with its log-probabilities, if so were they."""
+        echo = self._echo
+        if echo is None:
+            return []
+        if echo.logprobs is None:
+            return [self._chunk(echo.text, None, None)]
+        logprobs = self._spelling.of_prompt(echo.text, echo.tokens, echo.logprobs)
+        self._logprobs = {name: list(values) for name, values in logprobs.items()}
+        return [self._chunk(echo.text, logprobs, None)]
 
     def silence(self) -> dict[str, Any]:
         """A chunk that says nothing."""
@@ -94,7 +101,7 @@ class CompletionChoice(Choice):
         ids = self._ids(piece)
         logprobs = None
         if piece.logprobs is not None:
-            logprobs, self._offset = old_logprobs(self._tokenizer, piece.logprobs, self._offset)
+            logprobs = self._spelling.of_text(piece.logprobs)
             if self._logprobs is None:
                 self._logprobs = {name: [] for name in logprobs}
             for name, values in logprobs.items():

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from frspec_cpp.server.asking import answered, checked, form_of, guided, options_of, predicted, prepared, submitted
 from frspec_cpp.server.choices import Choice, CompletionChoice
+from frspec_cpp.server.echoes import Echo
 from frspec_cpp.server.errors import ApiError, refused
 from frspec_cpp.server.fields import CompletionFields
 from frspec_cpp.server.service import Service
@@ -18,18 +19,21 @@ async def complete(service: Service, request: Request, fields: CompletionFields)
     n = fields.n or 1
     if fields.best_of is not None and fields.best_of > n:
         raise refused("best_of", f"found {fields.best_of}, expected at most {n}, n: every text is given")
-    if fields.echo and fields.logprobs is not None:
-        raise refused("echo", "found logprobs beside it: this server gives no log-probabilities of prompts")
     options = await guided(service, fields, options_of(request, service, fields, fields.logprobs))
     given = prompts_of(fields)
     prompts = await prepared(service, lambda: [_tokens(service, prompt) for prompt in given], "prompt")
     prediction = await prepared(service, lambda: predicted(service, fields, ignored), "prediction")
     options = {**options, "prediction": prediction}
-    texts = submitted(request, service, fields, prompts, options)
+    echoes = [
+        Echo(_text(service, prompt), tokens)
+        for prompt, tokens in zip(given, prompts, strict=True)
+        for _ in range(n)
+        if fields.echo
+    ]
+    texts = submitted(request, service, fields, prompts, options, echoes)
     tokenizer = service.llm.tokenizer
-    echoes = [_text(service, prompt) if fields.echo else "" for prompt in given]
     choices: list[Choice] = [
-        CompletionChoice(number, bool(fields.return_tokens), tokenizer, echoes[number // n])
+        CompletionChoice(number, bool(fields.return_tokens), tokenizer, echoes[number] if echoes else None)
         for number in range(len(texts))
     ]
     form = form_of(service, fields, "cmpl", "text_completion", prompts, options)
