@@ -226,6 +226,33 @@ def test_the_schema_has_every_field(server: Any) -> None:
     assert {"messages", "temperature", "speculative.n_max", "logit_bias"} <= set(properties)
 
 
+def test_the_schema_has_every_answer(server: Any) -> None:
+    schema = server.client.get("/openapi.json").json()
+    for path, methods in schema["paths"].items():
+        for told in methods.values():
+            usual = "501" if server.post(path).status_code == 501 else "200"
+            assert set(told["responses"]) == {usual, "4XX", "5XX"}
+            error = told["responses"]["4XX"]["content"]["application/json"]["schema"]
+            assert error == {"$ref": "#/components/schemas/ErrorAnswer"}
+    assert set(schema["components"]["schemas"]["ErrorFields"]["properties"]) == {"message", "type", "param", "code"}
+    for path, method, kinds in (
+        (CHAT, "post", {"application/json", "text/event-stream"}),
+        (COMPLETIONS, "post", {"application/json", "text/event-stream"}),
+        ("/metrics", "get", {"text/plain"}),
+        ("/props", "get", {"application/json"}),
+    ):
+        assert set(schema["paths"][path][method]["responses"]["200"]["content"]) == kinds
+
+
+def test_methods_and_types(server: Any) -> None:
+    """What reads no body asks for no type of it."""
+    for path, status in (("/props", 405), ("/nothing", 404), ("/v1/embeddings", 501), (CHAT, 415)):
+        answer = server.client.post(path)
+        assert answer.status_code == status
+        error_of(answer)
+    assert server.client.get(CHAT).status_code == 405
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_faults_of_the_server(
     run_server: Any, llm: LLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stream: bool

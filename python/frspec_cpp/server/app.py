@@ -12,11 +12,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 import frspec_cpp
 from frspec_cpp.server import chats, completions, info
-from frspec_cpp.server.errors import ApiError, handle
+from frspec_cpp.server.errors import ApiError, ErrorAnswer, handle
 from frspec_cpp.server.fields import ChatFields, CompletionFields, DetokenizeFields, TemplateFields, TokenizeFields
 from frspec_cpp.server.guard import Guard
 from frspec_cpp.server.json_bodies import StrictRoute
@@ -29,6 +29,16 @@ _PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+# What /openapi.json tells of answers.
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": "An error"} for status in ("4XX", "5XX")
+}
+_STREAMS = ("/v1/chat/completions", "/v1/completions")
+_STREAMED = {
+    "description": "The answer; with `stream` its chunks, as server-sent events",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
+_TEXT = {"description": "Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}}
 _ABSENT = {
     "/v1/embeddings": "embeddings",
     "/v1/responses": "responses: expected /v1/chat/completions",
@@ -52,11 +62,13 @@ def build_app(service: Service, load: Callable[[], Any] | None = None) -> FastAP
         yield
 
     app = FastAPI(title="frspec_cpp", version=frspec_cpp.__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.include_router(_texts(service))
+    texts = _texts(service)
+    app.include_router(texts)
     app.include_router(_information(service))
     for error in (ApiError, HTTPException, RequestValidationError):  # what nobody foresaw is the guard's
         app.add_exception_handler(error, handle)
-    app.add_middleware(Guard, service=service)
+    bodies = {route.path for route in texts.routes if isinstance(route, StrictRoute)}.difference(_ABSENT)
+    app.add_middleware(Guard, service=service, bodies=bodies)
     if service.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -69,8 +81,8 @@ def build_app(service: Service, load: Callable[[], Any] | None = None) -> FastAP
 
 
 def _texts(service: Service) -> APIRouter:
-    """What reads a body."""
-    router = APIRouter(route_class=StrictRoute)
+    """What reads a body, or would."""
+    router = APIRouter(route_class=StrictRoute, responses=_ERRORS)
 
     async def chat(request: Request, fields: ChatFields) -> Response:
         return await chats.chat(service, request, fields)
@@ -97,14 +109,16 @@ def _texts(service: Service) -> APIRouter:
         "/tokenize": tokenize,
         "/detokenize": detokenize,
         "/apply-template": apply_template,
-        **dict.fromkeys(_ABSENT, absent),
     }.items():
-        router.add_api_route(path, function, methods=["POST"], response_model=None)
+        answers = {200: _STREAMED} if path in _STREAMS else None
+        router.add_api_route(path, function, methods=["POST"], response_model=None, responses=answers)
+    for path in _ABSENT:
+        router.add_api_route(path, absent, methods=["POST"], response_model=ErrorAnswer, status_code=501)
     return router
 
 
 def _information(service: Service) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(responses=_ERRORS)
     page = (files("frspec_cpp.server") / "page.html").read_text(encoding="utf-8")
 
     def page_of_its_own() -> Response:
@@ -135,11 +149,14 @@ def _information(service: Service) -> APIRouter:
         "/v1/health": health,
         "/v1/models": models,
         "/v1/models/{name:path}": model,
-        "/metrics": metrics,
         "/props": props,
         "/slots": slots,
+        "/metrics": metrics,
     }.items():
-        router.add_api_route(path, function, methods=["GET"], response_model=None)
+        kind, answers = (Response, {200: _TEXT}) if function is metrics else (JSONResponse, None)
+        router.add_api_route(
+            path, function, methods=["GET"], response_model=None, response_class=kind, responses=answers
+        )
         # Balancers ask so. The server leaves the body out.
         router.add_api_route(path, function, methods=["HEAD"], response_model=None, include_in_schema=False)
     router.add_api_route("/", page_of_its_own, methods=["GET", "HEAD"], response_model=None, include_in_schema=False)

@@ -24,7 +24,7 @@ _MARKERS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_t
 async def chat(service: Service, request: Request, fields: ChatFields) -> Response:
     """Answers the messages of a request."""
     ignored = checked(service, fields)
-    if fields.modalities is not None and fields.modalities != ["text"]:
+    if fields.modalities and fields.modalities != ["text"]:
         raise refused("modalities", f"found {fields.modalities}, expected ['text']")
     if fields.top_logprobs is not None and not fields.logprobs:
         raise ApiError(400, "top_logprobs: found no logprobs, expected both", "top_logprobs", "invalid_value")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -26,6 +27,21 @@ _TYPES = {
 }
 _LONGEST = 2000  # characters of a message: it may quote what was sent
 _logger = logging.getLogger("frspec.server")
+
+
+class ErrorFields(BaseModel):
+    """What an error says."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """An error, as it is sent."""
+
+    error: ErrorFields
 
 
 class ApiError(HTTPException):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from frspec_cpp.option_table import ROWS, described
 
@@ -17,6 +17,43 @@ TokenId = Annotated[int, Field(ge=0)]
 # Characters of a grammar, or of a schema as JSON: compiling one of this size takes a tenth of a second, and a larger
 # one more than so many times as long.
 MOST_GRAMMAR = 2**16
+_OBJECT = {"type": "object"}
+# What more they have reaches the template. What is wrong with them is told by those who read them, with better words.
+Message = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            **_OBJECT,
+            "properties": {
+                "role": {"type": "string"},
+                "content": {"anyOf": [{"type": "string"}, {"type": "array"}, {"type": "null"}]},
+            },
+            "required": ["role"],
+        }
+    ),
+]
+Tool = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            **_OBJECT,
+            "properties": {
+                "type": {"const": "function"},
+                "function": {
+                    **_OBJECT,
+                    "properties": {
+                        "name": {"type": "string"},
+                        "description": {"type": "string"},
+                        "parameters": _OBJECT,
+                        "strict": {"type": "boolean"},
+                    },
+                    "required": ["name"],
+                },
+            },
+            "required": ["function"],
+        }
+    ),
+]
 StopText = Annotated[str, Field(min_length=1)]
 
 
@@ -117,10 +154,10 @@ class TextFields(Fields):
 class ChatFields(TextFields):
     """A request of ``/v1/chat/completions``."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1000)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
     logprobs: bool | None = Field(None, description="Log-probabilities, before the sampler chain")
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="Best tokens beside each")
-    tools: list[dict[str, Any]] | None = Field(None, description="Functions that the model may call")
+    tools: list[Tool] | None = Field(None, description="Functions that the model may call")
     tool_choice: str | dict[str, Any] | None = Field(None, description="none, auto, required, or a function")
     parallel_tool_calls: bool | None = Field(None, description="false: the first call ends the answer")
     modalities: list[str] | None = Field(None, description='["text"]')
@@ -160,8 +197,8 @@ class DetokenizeFields(Fields):
 class TemplateFields(Fields):
     """A request of ``/apply-template``."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1000)]
-    tools: list[dict[str, Any]] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
+    tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None

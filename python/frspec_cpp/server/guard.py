@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+from collections.abc import Collection
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,10 +31,12 @@ class Guard:
     Args:
         app: Answers those that pass.
         service: Has the settings.
+        bodies: Paths of which a body is read.
     """
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Service, bodies: Collection[str]) -> None:
         self._app = app
+        self._bodies = bodies
         self._service = service
         self._keys = [_digest(key) for key in service.settings.keys]
         self._active = 0  # requests that were taken: neither refused ones nor those of public paths
@@ -85,7 +88,7 @@ class Guard:
         if method != "POST":
             return
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
-        if kind != "application/json":
+        if kind != "application/json" and path in self._bodies:
             raise ApiError(415, f"Content-Type: found {kind[:100]!r}, expected application/json")
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > settings.max_body:
