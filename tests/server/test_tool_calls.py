@@ -32,6 +32,12 @@ def tagged(name: str, arguments: dict[str, str]) -> str:
     return f"{MARK}<function={name}>\n{inner}</function>\n</tool_call>"
 
 
+FUNCTION_END, PARAMETER_END = "</function>", "</parameter>"
+ENDS = f"a {FUNCTION_END} b"
+UNKNOWN = tagged("unknown", {})
+HALF = '<tool_call>{"name": "wea'
+SPELLED = f"It is\n{tagged('weather', {'city': 'Bergen'})}\nor\n{tagged('unknown', {})}"
+CUT = f"{MARK}<function=weather>\n<parameter=city>\nOs"
 UNCLOSED = f"{MARK}<function=weather>\n<parameter=city>\nOslo\n</function>\n</tool_call>"
 
 # Form, text, content, calls.
@@ -82,16 +88,28 @@ CASES: list[tuple[Format, str, str | None, list[tuple[str, dict[str, str]]]]] = 
     ("qwen3_coder", tagged("weather", {"city": "\n 12 \n\n"}), "", [("weather", {"city": "\n 12 \n\n"})]),
     ("qwen3_coder", f"<tool_call>\n{spelled(*OSLO)}\n</tool_call>", "", [OSLO]),  # as their older kin
     ("qwen3_coder", tagged("unknown", {}), None, []),
-    ("qwen3_coder", f"{UNCLOSED} {tagged(*NOW)}", UNCLOSED, [NOW]),
+    ("qwen3_coder", f"{UNCLOSED} {tagged(*NOW)}", "", [("weather", {"city": "Oslo"}), NOW]),
+    ("qwen3_coder", f"{UNCLOSED.replace(FUNCTION_END, PARAMETER_END)} x", " x", [("weather", {"city": "Oslo"})]),
+    ("qwen3_coder", f"{CUT}\n{tagged(*OSLO)} x", f"{CUT} x", [OSLO]),  # what is broken takes nobody along
+    ("qwen3_coder", f"{CUT}\n{UNKNOWN}\n{tagged(*OSLO)}{tagged(*NOW)}", f"{CUT}\n{UNKNOWN}", [OSLO, NOW]),
+    ("qwen3_coder", f"{MARK}<function weather>\n{tagged(*NOW)}", f"{MARK}<function weather>", [NOW]),
+    ("qwen3_coder", tagged("weather", {"city": SPELLED}), "", [("weather", {"city": SPELLED})]),
+    ("qwen3_coder", tagged("weather", {"city": SPELLED})[len(MARK) :], "", [("weather", {"city": SPELLED})]),
+    ("qwen3_coder", tagged("weather", {"city": ENDS})[len(MARK) :], "", [("weather", {"city": ENDS})]),
+    ("qwen3_coder", tagged(*OSLO).removesuffix("</tool_call>") + tagged(*NOW)[len(MARK) :], "", [OSLO, NOW]),
     ("qwen3_coder", f"{tagged(*NOW)[:-12]} x </tool_call> y", None, []),
     ("qwen3_coder", "1 < 2, <function> and <function", None, []),
     ("qwen3_coder", "<function=x> is how", None, []),
     (
         "qwen3_coder",
         "<tool_call>\n<function=weather>\n<parameter=a>\nb\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>",
-        None,
-        [],
+        "",
+        [("weather", {"a": "b", "city": "Oslo"})],
     ),
+    ("hermes", f"<tool_call>{spelled('weather', {'city': HARD})}</tool_call> x", " x", [("weather", {"city": HARD})]),
+    ("hermes", f"{HALF}\n<tool_call>{spelled(*OSLO)}</tool_call>", HALF, [OSLO]),
+    ("hermes", f"{HALF}</tool_call>\n<tool_call>{spelled(*OSLO)}</tool_call>", f"{HALF}</tool_call>", [OSLO]),
+    ("hermes", f"{HALF}\"</tool_call>\n<tool_call>{spelled(*OSLO)}</tool_call>", f"{HALF}\"</tool_call>", [OSLO]),
 ]  # fmt: skip
 
 
@@ -110,6 +128,47 @@ def test_calls(kind: Format, text: str, content: str | None, calls: list[tuple[s
         assert "".join(thing for thing in found if isinstance(thing, str)) == (text if content is None else content)
         heard = [(call.name, json.loads(call.arguments)) for call in found if isinstance(call, ToolCall)]
         assert heard == calls
+
+
+PIECES = [
+    "<tool_call>", "</tool_call>", "\n", " x ", "<function=weather>", "<function=unknown>", "</function>",
+    "<parameter=city>", "</parameter>", "Oslo", "<", '{"name": "weather", "arguments": {}}', '"', "\\",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["hermes", "qwen3_coder"])
+def test_it_does_not_matter_where_a_text_is_cut(kind: Format) -> None:
+    """Whatever it is. What is no call is content, to the letter, but for spaces."""
+    chance = random.Random(5)
+    called = 0
+    for _ in range(800):
+        text = "".join(chance.choices(PIECES, k=chance.randrange(1, 14)))
+        results = []
+        for way in ([text], list(text), pieces(text, chance)):
+            parser = ToolParser(kind, NAMES)
+            found = [thing for piece in way for thing in parser.feed(piece)] + parser.finish()
+            content = "".join(thing for thing in found if isinstance(thing, str))
+            results.append((content, [thing.arguments for thing in found if isinstance(thing, ToolCall)]))
+        assert results[0] == results[1] == results[2], text
+        content, calls = results[0]
+        called += bool(calls)
+        assert calls or content == text
+    assert called > 4
+
+
+def test_what_looks_like_an_argument_may_be_a_value() -> None:
+    """A line is one of the tool's arguments, or a part of the value in which it stands."""
+    schema = {"weather": {"properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}}
+    for city, days in (("a\n<parameter=x>\nb", 3), ("a\n<parameter=city>", 3)):
+        parser = ToolParser("qwen3_coder", NAMES, schema)
+        (call,) = parser.feed(tagged("weather", {"city": city, "days": str(days)}))
+        assert isinstance(call, ToolCall)
+        assert json.loads(call.arguments) == {"city": city, "days": days}
+    # The same where its end was forgotten.
+    parser = ToolParser("qwen3_coder", NAMES, schema)
+    (call,) = parser.feed(tagged("weather", {"city": "a", "days": "3"}).replace("a\n</parameter>", "a"))
+    assert isinstance(call, ToolCall)
+    assert json.loads(call.arguments) == {"city": "a", "days": 3}
 
 
 def test_an_id_is_one_for_mistral() -> None:
@@ -193,11 +252,18 @@ def test_schemas_that_go_round_end() -> None:
     assert read_argument("5", schema, "a") == "5"
 
 
-def test_a_long_argument_is_looked_through_once() -> None:
-    text = tagged("weather", {"city": "</tool_call> " * 20_000})
-    parser = ToolParser("qwen3_coder", NAMES)
-    found = [thing for at in range(0, len(text), 50) for thing in parser.feed(text[at : at + 50])]
-    assert [type(thing) for thing in found] == [ToolCall]
+@pytest.mark.parametrize(
+    "word", ["</tool_call> ", "</function>\n</tool_call> ", "</parameter> ", "< ", "\n<parameter=", "x"]
+)
+def test_a_long_argument_is_looked_through_once(word: str) -> None:
+    city = word * (250_000 // len(word)) + "."
+    for kind, text in (
+        ("qwen3_coder", tagged("weather", {"city": city})),
+        ("hermes", f"<tool_call>{spelled('weather', {'city': city})}</tool_call>"),
+    ):
+        parser = ToolParser(kind, NAMES)  # type: ignore[arg-type]
+        found = [thing for at in range(0, len(text), 50) for thing in parser.feed(text[at : at + 50])]
+        assert [type(thing) for thing in found] == [ToolCall]
 
 
 def test_forms() -> None:

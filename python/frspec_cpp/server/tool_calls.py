@@ -13,21 +13,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
-from frspec_cpp.server.argument_types import read_argument
 from frspec_cpp.server.markers import certain
+from frspec_cpp.server.tagged_calls import CLOSE, FUNCTION, OPEN, Spelled, State, TaggedCalls, loose_call, next_call
 
 Format = Literal["hermes", "qwen3_coder", "llama3", "mistral"]
 
-_END = "</tool_call>"
-_FUNCTION, _FUNCTION_END, _PARAMETER_END = "<function=", "</function>", "</parameter>"
-_FUNCTION_HEAD = re.compile(r"\s*<function=([^>\n]+)>\s*")
-# A value ends where another thing follows: it may hold the mark of its end.
-_PARAMETER = re.compile(
-    r"<parameter=([^>\n]+)>((?:(?!\n<parameter=).)*?)</parameter>\s*(?=<parameter=|</function>)", re.DOTALL
-)
 _MARKS: dict[Format, tuple[str, ...]] = {
-    "hermes": ("<tool_call>",),
-    "qwen3_coder": ("<tool_call>", _FUNCTION),  # the first of which the models forget now and then
+    "hermes": (OPEN,),
+    "qwen3_coder": (OPEN, FUNCTION),  # the first of which the models forget now and then
     "mistral": ("[TOOL_CALLS]",),
     "llama3": ("<|python_tag|>",),
 }
@@ -62,15 +55,43 @@ class ToolCall:
 
 def format_of(program: str) -> Format | None:
     """How a chat template teaches a model to call tools; None: in no form that is known here."""
-    if "<tool_call>" in program and _FUNCTION in program and "<parameter=" in program:
+    if OPEN in program and FUNCTION in program and "<parameter=" in program:
         return "qwen3_coder"
-    if "<tool_call>" in program:
+    if OPEN in program:
         return "hermes"
     if "[TOOL_CALLS]" in program:
         return "mistral"
     if "<|python_tag|>" in program or "ipython" in program:
         return "llama3"
     return None
+
+
+class _JsonCalls:
+    """Follows a call that is JSON between marks, which may be words in its texts, too.
+
+    Attributes:
+        at: Where it ends.
+    """
+
+    _THINGS = re.compile(r'\\.|"|</tool_call>', re.DOTALL)
+
+    def __init__(self) -> None:
+        self.at = 0
+        self._in_text = False
+
+    def read(self, text: str, is_all: bool) -> State:
+        """Reads on; the text begins with what it was given before. With `is_all` there is nothing more to come."""
+        while (found := self._THINGS.search(text, self.at)) is not None:
+            self.at = found.end()
+            if found[0] == '"':
+                self._in_text = not self._in_text
+            elif found[0] == CLOSE and not self._in_text:
+                return "done"
+        if is_all:
+            self.at = len(text)
+            return "done"
+        self.at = max(self.at, len(text) - len(CLOSE) + 1)  # what may still become such a thing
+        return "more"
 
 
 class ToolParser:
@@ -93,7 +114,7 @@ class ToolParser:
         self._called = False
         self._marks = _MARKS[kind]
         self._marker = self._marks[0]
-        self._seen = 0  # of what is held: there the call does not end
+        self._reader: TaggedCalls | _JsonCalls | None = None  # of the call that it is inside
 
     def feed(self, text: str) -> list[str | ToolCall]:
         """What is known now: pieces of content, and calls."""
@@ -105,13 +126,17 @@ class ToolParser:
 
     def finish(self) -> list[str | ToolCall]:
         """What was held back until the end."""
+        found: list[str | ToolCall] = []
+        while self._held and self._kind in ("hermes", "qwen3_coder"):
+            if not (self._advance_call(found, True) if self._inside else self._advance(found)):
+                break
         held, self._held = self._held, ""
         if self._inside or not self._content_began:
             calls = self._calls(held.lstrip().removeprefix(self._marker))
             if calls:
-                return list(calls)
+                return [*found, *calls]
         held = self._gap + held
-        return [held] if held.strip() or (held and not self._called) else []
+        return [*found, held] if held.strip() or (held and not self._called) else found
 
     def _advance(self, found: list[str | ToolCall]) -> bool:
         """One thing more, if it is certain."""
@@ -134,36 +159,58 @@ class ToolParser:
             return at >= 0
         if self._kind == "mistral":
             return False  # calls go on to the end
-        end = self._end()
-        if end < 0:
+        return self._advance_call(found, False)
+
+    def _advance_call(self, found: list[str | ToolCall], is_all: bool) -> bool:
+        """The call that it is inside, if it has ended; where it is none, what is certain to be none. `is_all`: it must.
+
+        What is broken ends where another call begins, so that one is found.
+        """
+        held = self._held
+        if self._reader is None:
+            begin = held.removeprefix(OPEN).lstrip()
+            may_be_tagged = self._kind == "qwen3_coder" and FUNCTION.startswith(begin[: len(FUNCTION)])
+            if may_be_tagged and len(begin) < len(FUNCTION) and not is_all:
+                return False
+            self._reader = TaggedCalls(self._names, self._schemas) if may_be_tagged else _JsonCalls()
+        state = self._reader.read(held, is_all)
+        if state == "more":
             return False
-        whole, self._held = self._held[:end], self._held[end:]
-        calls = self._calls(whole.removeprefix(self._marker).removesuffix(_END))
-        self._inside, self._seen = False, 0
+        end, calls = self._reader.at, []
+        if state == "done" and isinstance(self._reader, TaggedCalls):
+            calls = self._known(self._reader.calls)
+        elif isinstance(self._reader, _JsonCalls):
+            calls = self._calls(held[:end].removeprefix(OPEN).removesuffix(CLOSE))
+        if not calls:
+            end = self._end_of_broken(is_all)
+            if end < 0:
+                return False
+            spelled = loose_call(held[:end], self._names, self._schemas) if self._kind == "qwen3_coder" else None
+            calls = self._known([] if spelled is None else [spelled])
+        if not calls:
+            end = len(held[:end].rstrip())  # the spaces may stand before a call
+        self._held = held[end:]
+        self._inside, self._reader = False, None
         self._called = self._called or bool(calls)
         self._content_began = True
-        found += calls or [self._gap + whole]
+        found += calls or [self._gap + held[:end]]
         self._gap = ""
         return True
 
-    def _end(self) -> int:
-        """Where the call ends that is held; -1: that is still to come."""
+    def _end_of_broken(self, is_all: bool) -> int:
+        """Where what is held is no call any more, or another one may begin; -1: that is still to come."""
         held = self._held
-        if not held.startswith(self._marker):  # it was forgotten, and its other half perhaps, too
-            at = held.find(_FUNCTION_END, self._seen)
-            self._seen = max(0, len(held) - len(_FUNCTION_END)) if at < 0 else at
-            rest = held[at + len(_FUNCTION_END) :].lstrip()
-            if at < 0 or (len(rest) < len(_END) and _END.startswith(rest)):
-                return -1
-            return len(held) - len(rest) + len(_END) if rest.startswith(_END) else at + len(_FUNCTION_END)
-        while (at := held.find(_END, self._seen)) >= 0:
-            before = held[:at].rstrip()
-            is_text = before.removeprefix(self._marker).lstrip().startswith(_FUNCTION)
-            if self._kind == "hermes" or not is_text or before.endswith((_FUNCTION_END, _PARAMETER_END)):
-                return at + len(_END)
-            self._seen = at + len(_END)  # a value has it
-        self._seen = max(self._seen, len(held) - len(_END))
-        return -1
+        if not held.startswith(OPEN) and not is_all:
+            return len(FUNCTION)
+        another, close = next_call(held), held.find(CLOSE)
+        ends = [end for end in (another, close + len(CLOSE) if close >= 0 else -1) if end >= 0]
+        return min(ends, default=len(held) if is_all else -1)
+
+    def _known(self, calls: list[Spelled]) -> list[ToolCall]:
+        """All of them; none where one cannot be told."""
+        found = [self._call({"name": call.name, "arguments": call.arguments}) for call in calls]
+        known = [call for call in found if call is not None]
+        return known if len(known) == len(found) else []
 
     def _advance_whole(self, found: list[str | ToolCall]) -> bool:
         """Llama 3: the whole answer is a call, or none of it."""
@@ -179,8 +226,6 @@ class ToolParser:
 
     def _calls(self, text: str) -> list[ToolCall]:
         """The calls that `text` consists of; none where it does not."""
-        if self._kind == "qwen3_coder" and text.lstrip().startswith(_FUNCTION):
-            return self._tagged_calls(text)
         found: list[ToolCall] = []
         at = 0
         while True:
@@ -198,23 +243,6 @@ class ToolParser:
             if len(known) < len(calls) or not calls:
                 return []
             found += known
-
-    def _tagged_calls(self, text: str) -> list[ToolCall]:
-        """The same in the form of Qwen3-Coder, where each argument stands between marks, as it is."""
-        found: list[ToolCall] = []
-        at = 0
-        while head := _FUNCTION_HEAD.match(text, at):
-            name, at = head[1].strip(), head.end()
-            arguments: dict[str, Any] = {}
-            while parameter := _PARAMETER.match(text, at):
-                key, at = parameter[1].strip(), parameter.end()
-                arguments[key] = read_argument(parameter[2], self._schemas.get(name), key)
-            call = self._call({"name": name, "arguments": arguments})
-            if call is None or not text.startswith(_FUNCTION_END, at):
-                return []
-            found.append(call)
-            at += len(_FUNCTION_END)
-        return [] if text[at:].strip() else found
 
     def _call(self, value: Any) -> ToolCall | None:
         if not isinstance(value, dict):
