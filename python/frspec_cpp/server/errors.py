@@ -63,7 +63,9 @@ class ApiError(HTTPException):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(status, detail=message, headers=dict(headers or {}))
+        # OpenAI's clients would ask again: what is not there will not come.
+        again = {"x-should-retry": "false"} if status == 501 else {}
+        super().__init__(status, detail=message, headers={**again, **(headers or {})})
         self.param = param
         self.code = code
 
