@@ -41,6 +41,10 @@ _STREAMED = {
 _TEXT = {"description": "Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}}
 _ABSENT = {
     "/v1/embeddings": "embeddings",
+    "/embeddings": "embeddings",
+    "/embedding": "embeddings",
+    "/v1/rerank": "reranking",
+    "/completion": "completion: expected /v1/completions",
     "/v1/responses": "responses: expected /v1/chat/completions",
     "/v1/messages": "messages: expected /v1/chat/completions",
     "/infill": "infill",
@@ -112,6 +116,10 @@ def _texts(service: Service) -> APIRouter:
     }.items():
         answers = {200: _STREAMED} if path in _STREAMS else None
         router.add_api_route(path, function, methods=["POST"], response_model=None, responses=answers)
+    for path in _STREAMS:  # as llama-server has them, too
+        function = chat if path == _STREAMS[0] else complete
+        short = path.removeprefix("/v1")
+        router.add_api_route(short, function, methods=["POST"], response_model=None, include_in_schema=False)
     for path in _ABSENT:
         router.add_api_route(path, absent, methods=["POST"], response_model=ErrorAnswer, status_code=501)
     return router
@@ -159,5 +167,6 @@ def _information(service: Service) -> APIRouter:
         )
         # Balancers ask so. The server leaves the body out.
         router.add_api_route(path, function, methods=["HEAD"], response_model=None, include_in_schema=False)
+    router.add_api_route("/models", models, methods=["GET"], response_model=None, include_in_schema=False)
     router.add_api_route("/", page_of_its_own, methods=["GET", "HEAD"], response_model=None, include_in_schema=False)
     return router

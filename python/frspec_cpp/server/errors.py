@@ -137,5 +137,8 @@ async def handle(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         return _invalid(error).response()
     if isinstance(error, HTTPException) and not isinstance(error, ApiError):
-        return ApiError(error.status_code, str(error.detail), headers=error.headers).response()
+        message = str(error.detail)
+        if error.status_code in (404, 405):
+            message = f"{message}: {request.method} {request.url.path[:200]}; /openapi.json tells what there is"
+        return ApiError(error.status_code, message, headers=error.headers).response()
     return unexpected(error).response()

@@ -34,7 +34,7 @@ _REFUSED = {
     "allowed_token_ids": "expected logit_bias",
     "include_stop_str_in_output": "a stop string is never part of the text",
     "truncate_prompt_tokens": "prompts are never cut",
-    "prompt_logprobs": "this server gives no log-probabilities of prompts",
+    "prompt_logprobs": "expected echo and logprobs, of /v1/completions",
     "audio_url": "the model reads text only",
     "guided_json": _GRAMMAR,
     "guided_regex": _GRAMMAR,
