@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ import numpy as np
 import pytest
 from frspec_cpp.tools.ranks_file import read_ranks
 
-from frspec_cpp import LLM, Generation, Tokenizer
+from frspec_cpp import LLM, Generation, Grammar, Tokenizer
 from frspec_cpp.async_llm import QueueFull, QueueTimeout
 from frspec_cpp.texts import Cancelled, Piece, Started, TextRequest, Token
 
@@ -245,6 +246,23 @@ def test_it_dies_again_and_again(port: int, demo_target: Path, deaths: Deaths, e
     assert found.text == expected.text
     assert found.logprobs == expected.logprobs
     assert (found.prompt_tokens, found.stats.generated_tokens) == (expected.prompt_tokens, TOKENS)
+
+
+def test_it_dies_while_a_prompt_is_scored(port: int, demo_target: Path, deaths: Deaths) -> None:
+    """The log-probabilities of a prompt are those of a text, which goes on elsewhere like any other."""
+    asked = {"model": "demo", "prompt": PROMPT * 4, "max_tokens": 4, "echo": True, "logprobs": 1, "seed": 1}
+    with LLM(demo_target, n_threads=1, n_ctx=2048) as llm:
+        ids = llm.tokenize(PROMPT * 4)
+        text = llm.generate(ids[:1], len(ids) - 1, grammar=Grammar.from_tokens(ids[1:]), logprobs=1)
+    assert text.logprobs is not None
+    deaths.order(20)
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(post, port, "/v1/completions", asked)
+        asyncio.run(deaths.kill(20))
+        (choice,) = json.load(answer.result())["choices"]
+    found = choice["logprobs"]["token_logprobs"]
+    assert found[: len(ids)] == [None, *(token.logprob for token in text.logprobs)]
+    assert len(found) == len(ids) + 4
 
 
 def test_cancelling(port: int, demo_target: Path) -> None:
