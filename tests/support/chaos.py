@@ -31,7 +31,7 @@ from served import running
 from text_options import ENDS, SAMPLERS
 
 import frspec_cpp
-from frspec_cpp import LLM, AsyncLLM, Generation, Options, _core
+from frspec_cpp import LLM, AsyncLLM, Generation, Grammar, Options, _core
 from frspec_cpp.options import native_engine
 
 FAULTS = ("page", "slot", "seed", "row")
@@ -182,6 +182,8 @@ def random_request(rng: random.Random, shared: list[str], grammars: bool) -> Ask
         body.pop("ignore_eos", None)
         schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
         body |= rng.choice([{"json_schema": schema}, {"grammar": 'root ::= ("ab" | "river" | [0-9])+'}])
+    if not chats and body["seed"] % 4 == 0:
+        body |= {"echo": True, **(logprobs if body["seed"] % 8 == 0 else {})}
     leaves = None
     if rng.random() < 0.6:
         body["stream"] = True
@@ -189,7 +191,7 @@ def random_request(rng: random.Random, shared: list[str], grammars: bool) -> Ask
     return Asked(CHAT if chats else COMPLETIONS, body, leaves)
 
 
-def logprobs_of(choice: Mapping[str, Any]) -> list[float]:
+def logprobs_of(choice: Mapping[str, Any]) -> list[float | None]:
     """Of the tokens, in either form."""
     told = choice.get("logprobs")
     if not told:
@@ -268,6 +270,15 @@ def alone(llm: LLM, asked: Asked) -> list[Generation]:
     ]
 
 
+def scores(llm: LLM, ids: list[int]) -> list[float | None]:
+    """The log-probabilities of a prompt; its first token has none."""
+    if len(ids) == 1:
+        return [None]
+    given = Grammar.from_tokens(ids[1:])
+    text = llm.generate(ids[:1], len(ids) - 1, grammar=given, ignore_eos=True, logprobs=0, reuse=False, draft="never")
+    return [None, *(each.logprob for each in text.logprobs or [])]
+
+
 def differences(llm: LLM, asked: Asked) -> Iterator[str]:
     """What is not as it is alone."""
     if asked.error:
@@ -285,6 +296,10 @@ def differences(llm: LLM, asked: Asked) -> Iterator[str]:
             "logprobs": [each.logprob for each in text.logprobs or []],
             "reason": text.finish_reason,
         }
+        if asked.body.get("echo"):
+            wanted["text"] = asked.body["prompt"] + text.text
+            if text.logprobs is not None:
+                wanted["logprobs"] = [*scores(llm, llm.tokenize(asked.body["prompt"])), *wanted["logprobs"]]
         ended = found["reason"] is not None
         for name, value in wanted.items():
             if ended or not has_left:
