@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -158,6 +159,19 @@ def every_processor(request: pytest.FixtureRequest) -> Iterator[None]:
     os.sched_setaffinity(0, PROCESSORS)
     yield
     os.sched_setaffinity(0, before)
+
+
+@pytest.fixture(autouse=True)
+def same_random_seeds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text whose seed is not given is the same in each run of a test, as far as this process chooses the seed.
+
+    Tests marked ``random_seeds`` have those that users get.
+    """
+    from frspec_cpp import options
+
+    if not request.node.get_closest_marker("random_seeds"):
+        source = random.Random(request.node.nodeid)
+        monkeypatch.setattr(options, "random_seed", lambda: source.getrandbits(32))
 
 
 @pytest.fixture(autouse=True)

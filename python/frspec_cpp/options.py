@@ -95,11 +95,21 @@ def _token(name: str, value: object, vocab_size: int) -> int:
     return number
 
 
-def _seed(value: object) -> int:
-    """``value`` as a seed; a random one for None and -1."""
+def random_seed() -> int:
+    """A seed where none was given. It has 32 bits, which any JSON reader keeps."""
+    return secrets.randbits(32)
+
+
+def seed_of(value: object) -> int:
+    """``value`` as a seed; a random one for None and -1.
+
+    Raises:
+        ValueError: It is out of range.
+        TypeError: It is no int.
+    """
     number = -1 if value is None else _index("seed", value)
     if number == -1:
-        return secrets.randbits(32)  # any JSON reader keeps so many bits
+        return random_seed()
     if not 0 <= number < 2**64:
         raise ValueError(f"seed: found {number}, expected 0 to {2**64 - 1}, or -1 or None for a random one")
     return number
@@ -212,7 +222,7 @@ def native(vocab_size: int, **options: Unpack[Options]) -> dict[str, Any]:
         if value is not None and name != "seed" and ROWS[name]["type"] in ("int", "int | None"):
             values[name] = _whole(name, value)
     if "seed" in values:
-        values["seed"] = _seed(values["seed"])
+        values["seed"] = seed_of(values["seed"])
     values["stop"] = _stop_strings(values.get("stop"))
     stop_tokens = values.get("stop_token_ids")
     if stop_tokens is not None and not isinstance(stop_tokens, Sequence):

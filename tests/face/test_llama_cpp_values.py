@@ -64,6 +64,7 @@ def test_a_context_of_0_is_the_models_own(run: Runner, demo_target: Path, small:
 # ---- seeds
 
 
+@pytest.mark.random_seeds
 def test_a_random_seed_is_told(run: Runner, small: LLM) -> None:
     seeds = set()
     for seed in (None, -1, None):

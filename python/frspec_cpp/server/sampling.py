@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import secrets
 import sys
 from typing import Any, cast
 
 from frspec_cpp import _core
 from frspec_cpp.option_table import Options
+from frspec_cpp.options import seed_of
 from frspec_cpp.server.fields import TextFields
 from frspec_cpp.server.settings import Settings
 
@@ -44,8 +44,8 @@ def text_options(fields: TextFields, settings: Settings, tokenizer: _core.Tokeni
         values["top_p"] = max(fields.top_p, _LEAST_SHARE)
     if fields.logit_bias is not None:
         values["logit_bias"] = _bias(fields.logit_bias, tokenizer)
-    seed = fields.seed if fields.seed is not None else values["seed"]
-    values["seed"] = secrets.randbits(32) if seed in (None, -1) else seed  # told, so that any answer can be repeated
+    # Known here, and told, so that any answer can be repeated.
+    values["seed"] = seed_of(values["seed"] if fields.seed is None else fields.seed)
     limits = {
         "draft_max": fields.speculative_n_max,
         "draft_min": fields.speculative_n_min,
