@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -33,6 +34,7 @@ def shared_folder() -> Path:
 
 def pytest_configure() -> None:
     """Workers side by side have a processor each: threads that wait for one another would take turns otherwise."""
+    gc.disable()  # until tests are collected
     worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
     if worker and hasattr(os, "sched_setaffinity"):
         all_of_them = sorted(PROCESSORS)
@@ -68,6 +70,12 @@ def thin_out(items: list[pytest.Item], strength: Callable[[pytest.Item], int]) -
         kept = covering([case_of(case) for case in cases], strength(cases[0]))
         dropped |= {case for number, case in enumerate(cases) if number not in kept}
     items[:] = [item for item in items if item not in dropped]
+
+
+def pytest_collection_finish() -> None:
+    """What tests import, and what they are, stays to the end: the collector need not look at it again and again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)  # of what -m has left

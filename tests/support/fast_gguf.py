@@ -1,4 +1,8 @@
-"""Makes the gguf package read arrays at once: element by element, as it does, a vocabulary takes seconds each time."""
+"""Makes the gguf package read arrays at once: element by element, as it does, a vocabulary takes seconds each time.
+
+And many rows of a matrix at once: 16 by 16, as it does, they take five times as long. A block is read and written by
+itself, so that changes no bit.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +40,17 @@ def _at_once(reader: Any, start: int, kind: int) -> Parts:
     return at - start, pieces, list(range(3, len(pieces), 2)), types
 
 
+_GROUP_BYTES = 1 << 18  # what is computed from them fits into a cache
+
+
+def _in_large_groups(func: Any, arr: Any, otype: Any, oshape: tuple[int, ...]) -> Any:
+    """What gguf.quants._apply_over_grouped_rows gives."""
+    rows = arr.reshape(-1, arr.shape[-1])
+    groups = np.array_split(rows, max(1, min(len(rows), rows.nbytes // _GROUP_BYTES)))
+    return np.concatenate([func(group).ravel() for group in groups]).astype(otype, copy=False).reshape(oshape)
+
+
 def install() -> None:
     """For this process."""
     gguf.GGUFReader._get_field_parts = _at_once
+    gguf.quants._apply_over_grouped_rows = _in_large_groups
