@@ -105,7 +105,7 @@ def test_rejection_accepts_what_the_target_would_say(pair: TinyPair, verify: str
     assert llm.generate(PROMPTS[0], 21, verify=verify, **options).tokens == found.tokens
 
 
-@pytest.mark.parametrize(("temperature", "tokens"), [(0.0, 30), (0.9, 60)])
+@pytest.mark.parametrize(("temperature", "tokens"), [(0.0, 20), (0.9, 60)])
 def test_a_step_is_one_graph(one_pair: TinyPair, temperature: float, tokens: int) -> None:
     llm = LLM(one_pair.target_gguf, drafter=one_pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
     counts = llm._engine.launch_counts
@@ -127,7 +127,7 @@ def test_steps_that_begin_before_the_last_verdict_is_seen(one_pair: TinyPair, dr
     """Where nothing on the host has a say, a step is begun ahead; asking for log-probabilities prevents it."""
     llm = LLM(one_pair.target_gguf, drafter=one_pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
     for sampling in SAMPLINGS:
-        for length in (1, 2, 20) if sampling is SAMPLINGS[-1] else (20,):
+        for length in (1, 2, 14) if sampling is SAMPLINGS[-1] else (14,):
             options: dict[str, Any] = {"seed": 4, "draft": draft, **sampling}
             ahead = llm.generate(PROMPTS[1], length, ignore_eos=True, **options)
             behind = llm.generate(PROMPTS[1], length, ignore_eos=True, logprobs=0, **options)
@@ -135,11 +135,11 @@ def test_steps_that_begin_before_the_last_verdict_is_seen(one_pair: TinyPair, dr
             assert ahead.stats.steps == behind.stats.steps
     # A text that ends while the next step is on its way, and one that is left: the next text does not mind.
     stop = ahead.tokens[12]
-    stopped = llm.generate(PROMPTS[1], 20, stop_token_ids=[stop], ignore_eos=True, **options)
+    stopped = llm.generate(PROMPTS[1], 14, stop_token_ids=[stop], ignore_eos=True, **options)
     assert stopped.tokens == ahead.tokens[: ahead.tokens.index(stop)]
-    stream = llm.stream(PROMPTS[1], 20, ignore_eos=True, **options)
+    stream = llm.stream(PROMPTS[1], 14, ignore_eos=True, **options)
     next(stream)
-    assert llm.generate(PROMPTS[1], 20, ignore_eos=True, **options).tokens == ahead.tokens
+    assert llm.generate(PROMPTS[1], 14, ignore_eos=True, **options).tokens == ahead.tokens
 
 
 def test_steps_change_nothing_but_what_the_device_knows(one_pair: TinyPair) -> None:
@@ -147,9 +147,9 @@ def test_steps_change_nothing_but_what_the_device_knows(one_pair: TinyPair) -> N
     llm = LLM(one_pair.target_gguf, drafter=one_pair.drafter_gguf, head="full", device=DEVICE, **SMALL)
     options: dict[str, Any] = {"ignore_eos": True, "draft": True}
     for _ in range(3):
-        llm.generate(PROMPTS[0], 45, **options)
+        llm.generate(PROMPTS[0], 25, **options)
     before = llm._engine.launch_counts
-    found = llm.generate(PROMPTS[0], 45, **options)
+    found = llm.generate(PROMPTS[0], 25, **options)
     after = llm._engine.launch_counts
     assert after["graphs_made"] == before["graphs_made"]
     assert after["values_changed"] - before["values_changed"] < 3 * found.stats.steps
@@ -158,12 +158,12 @@ def test_steps_change_nothing_but_what_the_device_knows(one_pair: TinyPair) -> N
 @pytest.mark.parametrize("draft", [True, False])
 def test_a_text_ends_while_a_step_goes_ahead(one_pair: TinyPair, draft: bool) -> None:
     """By a token, by a string, by the context, or because nobody wants more of it: the next text does not mind."""
-    llm = LLM(one_pair.target_gguf, drafter=one_pair.drafter_gguf, head="full", device=DEVICE, n_ctx=32, **SMALL)
+    llm = LLM(one_pair.target_gguf, drafter=one_pair.drafter_gguf, head="full", device=DEVICE, n_ctx=24, **SMALL)
     options: dict[str, Any] = {"ignore_eos": True, "draft": draft, "temperature": 1.0, "seed": 5}
     whole = llm.generate(PROMPTS[0], 500, logprobs=0, **options)
     assert whole.finish_reason == "length"
     assert llm.generate(PROMPTS[0], 500, **options).tokens == whole.tokens
-    for at in (5, 21):
+    for at in (5, 17):
         first = whole.tokens.index(whole.tokens[at])
         stopped = llm.generate(PROMPTS[0], 500, stop_token_ids=[whole.tokens[at]], **options)
         assert (stopped.tokens, stopped.finish_reason) == (whole.tokens[:first], "stop")

@@ -38,7 +38,7 @@ def plan_of(llm: LLM) -> dict[str, int]:
 
 
 def texts(llm: LLM, **options: Any) -> list[list[int]]:
-    return [llm.generate(prompt, 24, ignore_eos=True, **options).tokens for prompt in PROMPTS]
+    return [llm.generate(prompt, 10, ignore_eos=True, **options).tokens for prompt in PROMPTS]
 
 
 def test_the_plan_is_what_is_taken(pair: TinyPair) -> None:

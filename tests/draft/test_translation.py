@@ -78,7 +78,7 @@ def test_a_growing_text_reads_as_the_other_tokenizer_has_it(
 ) -> None:
     left, right = tokenizers[target], tokenizers[drafter]
     same = total = 0
-    for seed, text in enumerate(TEXTS * 3):
+    for seed, text in enumerate(TEXTS * 2):
         ids = list(left.encode(text))
         before = [right.bos_id] if right.adds_bos else []
         for kept, tokens in _testing.retokenize(left, right, in_pieces(ids, seed)):

@@ -123,7 +123,7 @@ def drafters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         paths[kind] = folder / f"{kind}.gguf"
         convert(make(folder / kind, target), paths[kind], "f16", target=folder / "target.gguf", quiet=True)
     model = make_nextn(folder / "nextn", "qwen3")
-    return {**paths, "whole": model.whole, "sidecar": model.sidecar}
+    return {"target": folder / "target.gguf", **paths, "whole": model.whole, "sidecar": model.sidecar}
 
 
 def expect_refused(path: Path, *parts: str) -> None:
@@ -144,9 +144,9 @@ def test_what_runs(demo_target: Path, demo_drafter: Path) -> None:
         assert inspect(path).endswith(f"\nruns: yes, as {use}\n")
 
 
-def test_what_does_not_run(demo_target: Path, tmp_path: Path) -> None:
+def test_what_does_not_run(drafters: dict[str, Path], tmp_path: Path) -> None:
     def edited(change: Callable[[GgufEditor], object]) -> Path:
-        file = GgufEditor(demo_target)
+        file = GgufEditor(drafters["target"])
         change(file)
         return file.write(tmp_path / "edited.gguf")
 
@@ -156,7 +156,7 @@ def test_what_does_not_run(demo_target: Path, tmp_path: Path) -> None:
     )
     expect_refused(edited(lambda file: file.tensors.pop(name)), f'tensor "{name}" is missing')
     expect_refused(edited(lambda file: file.set_floats("blk.0.odd.weight", np.ones((1, 8)))), "'blk.0.odd.weight'")
-    rows, cols = GgufEditor(demo_target).floats(name).shape
+    rows, cols = GgufEditor(drafters["target"]).floats(name).shape
     expect_refused(edited(lambda file: file.set_zeros(name, rows, cols, Type.NVFP4)), name, "NVFP4", "IQ4_XS")
     expect_refused(edited(lambda file: file.set("tokenizer.ggml.pre", "tomorrow")), "'tokenizer.ggml.pre'", "tomorrow")
     expect_refused(edited(lambda file: file.set("llama.block_count", 2**20)), "block_count")
@@ -195,8 +195,8 @@ def test_a_model_whose_own_drafter_does_not_run(drafters: dict[str, Path], tmp_p
     assert 'tensor "blk.2.nextn.enorm.weight" is missing' in found
 
 
-def test_all_reasons_are_told(demo_target: Path, tmp_path: Path) -> None:
-    file = GgufEditor(demo_target)
+def test_all_reasons_are_told(drafters: dict[str, Path], tmp_path: Path) -> None:
+    file = GgufEditor(drafters["target"])
     file.set("general.architecture", "mamba")
     file.set("tokenizer.ggml.pre", "tomorrow")
     reasons = json.loads(inspect(file.write(tmp_path / "both.gguf"), "--json"))["reasons"]
@@ -204,19 +204,19 @@ def test_all_reasons_are_told(demo_target: Path, tmp_path: Path) -> None:
     assert ["tomorrow" in reason for reason in reasons] == [False, True]
 
 
-def test_a_vocabulary_is_no_model(demo_target: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_is_no_model(drafters: dict[str, Path], tmp_path: Path) -> None:
     """Its tokens are read all the same, as are those beside weights of a type that nothing computes with."""
-    file = GgufEditor(demo_target)
+    file = GgufEditor(drafters["target"])
     file.tensors.clear()
     path = file.write(tmp_path / "vocabulary.gguf")
     expect_refused(path, "found no tensors")
-    file = GgufEditor(demo_target)
+    file = GgufEditor(drafters["target"])
     for tensor in ("token_embd.weight", "blk.0.ffn_up.weight"):
         rows, cols = file.floats(tensor).shape
         file.set_zeros(tensor, rows, cols, Type.NVFP4)
     frspec = Path(sysconfig.get_path("scripts"), "frspec")
     texts = [
         subprocess.run([frspec, "tokenize", "-m", model, "-p", "a word"], check=True, capture_output=True).stdout
-        for model in (demo_target, path, file.write(tmp_path / "types.gguf"))
+        for model in (drafters["target"], path, file.write(tmp_path / "types.gguf"))
     ]
     assert len(set(texts)) == 1

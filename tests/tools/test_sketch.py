@@ -70,7 +70,7 @@ def test_a_sketch_of_the_demo_pair(demo_target: Path, demo_drafter: Path, tmp_pa
     corpus = tmp_path / "texts.txt"
     corpus.write_text("\n".join(TEXT * (i % 7 + 1) + str(i) for i in range(40)))
     path = tmp_path / "sketch.gguf"
-    found = sketch.make_sketch(demo_target, demo_drafter, [corpus], path, states=1000, type="q4_0", quiet=True)
+    found = sketch.make_sketch(demo_target, demo_drafter, [corpus], path, states=600, type="q4_0", quiet=True)
     assert [one.rows for one in found] == [512, 2048]
     assert all(one.top_1 > 0.9 for one in found)
     reader = gguf.GGUFReader(path)
@@ -80,7 +80,7 @@ def test_a_sketch_of_the_demo_pair(demo_target: Path, demo_drafter: Path, tmp_pa
     }
     assert reader.fields["frspec.sketch.coverage_2048.top_1"].contents() == pytest.approx(found[1].top_1)
     assert reader.fields["frspec.sketch.rank"].contents() == 32
-    llm = LLM(demo_target, demo_drafter, head="speculated:600", sketch=path)
+    llm = LLM(demo_target, demo_drafter, head="speculated:600", sketch=path, tree=(3, 4, 12))
     text = llm.generate("def main():", 60, ignore_eos=True, draft=True)
     assert text.tokens == LLM(demo_target).generate("def main():", 60, ignore_eos=True).tokens
     assert text.stats.accepted_length > 1.5
@@ -134,13 +134,13 @@ def test_trained_factors(demo_target: Path, demo_drafter: Path, tmp_path: Path) 
     folder.mkdir()
     save_file(factors, folder / "model.safetensors")
     path = tmp_path / "sketch.gguf"
-    sketch.make_sketch(demo_target, demo_drafter, [corpus], path, type="f32", states=1000, factors=folder, quiet=True)
+    sketch.make_sketch(demo_target, demo_drafter, [corpus], path, type="f32", states=600, factors=folder, quiet=True)
     tensors = {t.name: t for t in gguf.GGUFReader(path).tensors}
     np.testing.assert_array_equal(tensors["sketch_vocab.weight"].data, factors["W_vocab"])
     np.testing.assert_array_equal(tensors["sketch_down.weight"].data, factors["W_down"].astype(np.float16))
     save_file({**factors, "W_vocab": factors["W_vocab"][:99]}, folder / "model.safetensors")
     with pytest.raises(ValueError, match=r"W_vocab.*\(99, 32\).*\(65536, rank\)"):
-        sketch.make_sketch(demo_target, demo_drafter, [corpus], path, states=1000, factors=folder, quiet=True)
+        sketch.make_sketch(demo_target, demo_drafter, [corpus], path, states=600, factors=folder, quiet=True)
 
 
 def test_bad_input(demo_target: Path, demo_drafter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from evaluations import lines
-from frspec_cpp.tools.evaluate import cli, engines, job
+from frspec_cpp.tools.evaluate import cli, engines, job, report
 from frspec_cpp.tools.evaluate.peer_rows import PeerChoice, PeerOptions, PeerRow, drafted_rows
 from frspec_cpp.tools.evaluate.prompts import Question
 from frspec_cpp.tools.evaluate.records import Method
@@ -53,7 +53,9 @@ def call(pair: TinyPair, prompts: Path, output: Path, *more: str, methods: str =
     )  # fmt: skip
 
 
-def test_a_whole_run(pair: TinyPair, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_whole_run(
+    pair: TinyPair, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "new" / "report"
     assert call(pair, prompts, folder) == 0
     manifest, runs = read_manifest(folder), read_runs(folder)
@@ -85,6 +87,7 @@ def test_a_whole_run(pair: TinyPair, prompts: Path, tmp_path: Path, capsys: pyte
 
     before = (folder / "results.jsonl").read_bytes()
     (folder / "report.md").unlink()
+    monkeypatch.setattr(report, "draw_charts", lambda _: [])
     assert cli.main(["--report-only", "-o", str(folder)]) == 0
     assert (folder / "report.md").is_file()
     assert (folder / "results.jsonl").read_bytes() == before
@@ -153,6 +156,7 @@ def test_a_difference_ends_the_run(
         return out
 
     monkeypatch.setattr(engines.frspec_cpp.LLM, "generate", wrong)
+    monkeypatch.setattr(report, "draw_charts", lambda _: [])
     assert call(pair, prompts, tmp_path / "r") == 1
     message = capsys.readouterr().err
     assert "error: method '" in message

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from frspec_cpp.tools.evaluate import llama_server
+from frspec_cpp.tools.evaluate import llama_server, report
 from frspec_cpp.tools.evaluate.cli import main
 from frspec_cpp.tools.evaluate.drafters import DrafterFile
 from frspec_cpp.tools.evaluate.llama_server import KINDS, LlamaServer, server_rows
@@ -176,11 +176,14 @@ def test_a_server_that_does_not_want_to_end(binary: Path, monkeypatch: pytest.Mo
     start = time.monotonic()
     peer.close()
     assert peer._process.poll() is not None
-    assert time.monotonic() - start < 5.0
+    assert time.monotonic() - start < 60.0  # it is not waited for until it ends by itself
 
 
-def test_an_evaluation(binary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_evaluation(
+    binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Beside our methods; its texts are others, which the report says, and is no failure."""
+    monkeypatch.setattr(report, "draw_charts", lambda _: [])  # which take seconds
     (tmp_path / "p.txt").write_text("The little dog")
     command = [
         "-o",
@@ -199,8 +202,8 @@ def test_an_evaluation(binary: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     runs = {run.method: run for run in read_runs(tmp_path / "out") if run.repeat == 0}
     assert runs["llama-server"].tokens != runs["plain"].tokens
     assert runs["ngram"].tokens == runs["plain"].tokens
-    report = (tmp_path / "out" / "report.md").read_text()
-    assert re.search(r"llama-server", report)
+    written = (tmp_path / "out" / "report.md").read_text()
+    assert re.search(r"llama-server", written)
     assert main([*command, "--llama-server", str(tmp_path / "absent")]) == 1
     assert "found no such program" in capsys.readouterr().err
     assert main([*command[:-1], "llama-cpp"]) == 1
