@@ -37,8 +37,9 @@ def test_steps_allocate_nothing(demo_target: Path, demo_drafter: Path, kind: str
     drafted, found = steps(demo_target, *options, *tree)
     assert (drafted > 3) == (kind != "plain")
     assert len(found) > WARM
-    # A tree that grows may be the largest so far, for which the drafter's scratch memory grows: never in many steps.
-    assert sum(map(bool, found[WARM:])) <= (5 if tree == GROWN else 0), found
+    # A tree that grows may be the largest so far, for which the drafter's scratch memory grows. How often is for the
+    # clock to say, which decides on its size; but never in most steps.
+    assert sum(map(bool, found[WARM:])) <= (len(found) // 2 if tree == GROWN else 0), found
 
 
 def test_the_count_counts(demo_target: Path) -> None:

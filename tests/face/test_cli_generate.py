@@ -89,7 +89,7 @@ def test_json_has_exactly_these_members(run: Runner, llm: LLM, fixed: LLM) -> No
 
 def test_drafts_do_not_change_the_tokens(run: Runner) -> None:
     arguments = ("-p", "Once upon a time", "-n", "40", "--ignore-eos")
-    drafted = generate_json(run, *arguments)
+    drafted = generate_json(run, *arguments, "--draft", "always")
     plain = generate_json(run, *arguments, "--no-draft")
     other = generate_json(run, *arguments, "--tree-depth=2", "--tree-branch", "3", "--tree-size", "9", "-t", "1")
     assert drafted["tokens"] == plain["tokens"] == other["tokens"]
@@ -153,7 +153,8 @@ def test_show_drafts_colours_drafted_tokens_only(run: Runner, llm: LLM, fixed: L
     expected = fixed.generate(PROMPT, 60, draft=True)
     assert expected.text.isascii()  # so that every token spells whole characters
     assert 0 < sum(expected.drafted) < len(expected.drafted)
-    result = run("generate", "-p", PROMPT, "-n", "60", "--show-drafts", "--head", "full", "--tree", "5,10,60")
+    always = ("--head", "full", "--tree", "5,10,60", "--draft", "always")
+    result = run("generate", "-p", PROMPT, "-n", "60", "--show-drafts", *always)
     assert result.returncode == 0
     shown = result.stdout.decode()
     assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == expected.text
@@ -175,10 +176,12 @@ def test_show_drafts_colours_drafted_tokens_only(run: Runner, llm: LLM, fixed: L
 
 def test_a_closed_pipe_ends_it_quietly(binary: str) -> None:
     process = subprocess.Popen(
-        [binary, "generate", "-p", PROMPT, "-n", "1500", "--ignore-eos"],
+        [binary, "generate", "-p", PROMPT, "-n", "2000", "--ignore-eos"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        bufsize=0,
+        pipesize=4096,  # less than the text: it cannot end before the pipe is closed
     )
     assert process.stdout is not None
     assert process.stderr is not None

@@ -48,14 +48,16 @@ def test_limits(served: Any) -> None:
 
 
 def test_probable_drafts_only(chat_target: Path) -> None:
-    options: dict[str, Any] = {"draft": "always", "temperature": 0.6, "seed": 3, "ignore_eos": True}
+    """In trees that grow as far as pays, which the clock says: their sizes cannot be compared."""
+    options: dict[str, Any] = {"draft": "always", "temperature": 0.6, "seed": 3, "ignore_eos": True, "trace": True}
     with LLM(chat_target, demo_paths()[1], head="full", n_ctx=512, n_threads=1) as llm:
-        found = {p: llm.generate(PROMPT, 60, draft_p_min=p, **options) for p in (0.0, 0.5, 1.0)}
+        found = {p: llm.generate(PROMPT, 60, draft_p_min=p, **options) for p in (0.0, 0.6, 1.0)}
     assert len({text.text for text in found.values()}) == 1
-    assert found[0.5].stats.drafted_tokens < found[0.0].stats.drafted_tokens
+    assert found[0.0].stats.drafted_tokens > 0
     assert found[1.0].stats.drafted_tokens == 0
-    rates = [sum(found[p].drafted) / found[p].stats.drafted_tokens for p in (0.0, 0.5)]
-    assert rates[1] > rates[0]
+    # No two drafts for one place can be that probable.
+    assert found[0.6].stats.drafted_tokens > 0
+    assert all(len(step.offered) <= 1 for step in found[0.6].trace or [])
 
 
 def test_a_prediction(run_server: Any, chat_target: Path) -> None:
