@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import TIMEOUT, wait_for_handler
 
 from frspec_cpp import LLM
 
@@ -20,23 +21,10 @@ LONG = ["generate", "-p", PROMPT, "-n", "2000", "--ignore-eos", "--no-draft", "-
 
 
 def start(command: list[str]) -> subprocess.Popen[bytes]:
+    """A pipe of one page holds less than a long text, which therefore cannot end before it is read."""
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, pipesize=4096
     )
-
-
-def wait_for_handler(process: subprocess.Popen[bytes]) -> None:
-    """Waits until the process catches SIGINT (Linux tells which signals a process catches)."""
-    status = Path(f"/proc/{process.pid}/status")
-    if not status.is_file():
-        pytest.skip("needs /proc")
-    for _ in range(3000):
-        line = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt:"))
-        if int(line.split()[1], 16) & 1 << (signal.SIGINT - 1):
-            return
-        assert process.poll() is None
-        time.sleep(0.01)
-    raise AssertionError("SIGINT is never caught")
 
 
 def test_binary_prints_what_there_is(binary: str, llm: LLM) -> None:
@@ -44,7 +32,7 @@ def test_binary_prints_what_there_is(binary: str, llm: LLM) -> None:
     assert process.stdout is not None
     begin = process.stdout.read(1)
     process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=60)
+    rest, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 130
     text = (begin + rest).decode()
     count = int(errors.split()[1])  # "frspec: 12 tokens (interrupted), ..."
@@ -58,9 +46,9 @@ def test_binary_prints_what_there_is(binary: str, llm: LLM) -> None:
 def test_binary_json_stays_valid(binary: str, llm: LLM, delay: float) -> None:
     process = start([binary, *LONG, "--json"])
     wait_for_handler(process)
-    time.sleep(delay)
+    time.sleep(delay)  # while it is loading, or while it writes: what is asserted holds for both
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 130, errors
     found = json.loads(output)
     assert found["finish_reason"] == "interrupted"
@@ -96,7 +84,7 @@ def test_python_raises_and_goes_on(llm: LLM, demo_target: Path, what: str) -> No
     assert process.stdout.readline() == b"ready\n"
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, errors
     assert output != b"finished\n", "it was done before the signal came"
     assert json.loads(output) == llm.generate("def fibonacci(n):", 12).tokens

@@ -9,12 +9,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from processes import TIMEOUT
 
 from frspec_cpp import GgufFile
 
 pytestmark = pytest.mark.threads
-
-TIMEOUT = 120  # seconds: a process that hangs is a failure
 
 
 def python(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -82,9 +81,14 @@ def test_a_daemon_thread_does_not_hold_up_what_is_saved_at_the_end(
         import sys, threading, time
         import frspec_cpp
         llm = frspec_cpp.LLM(sys.argv[1], drafter=sys.argv[2], head="ranked:256", adapt=sys.argv[3])
-        text = dict(max_tokens=4000, ignore_eos=True, logits_processor=lambda ids, logits: time.sleep(0.01))
+        written = threading.Semaphore(0)
+        def slowly(ids, logits):
+            written.release()
+            time.sleep(0.01)
+        text = dict(max_tokens=4000, ignore_eos=True, logits_processor=slowly)
         threading.Thread(target=llm.generate, args=("x",), kwargs=text, daemon=True).start()
-        time.sleep(0.5)
+        for _ in range(10):
+            written.acquire()
     """
     ranks = tmp_path / "ranks.gguf"
     ended = python(code, demo_target, demo_drafter, ranks)
@@ -176,7 +180,7 @@ FORK = """
         found = []
         thread = threading.Thread(target=lambda: found.append(function()))
         thread.start()
-        thread.join(30)
+        thread.join(300)
         return found[0]
     def in_fork(function):
         pid = os.fork()
@@ -191,7 +195,7 @@ FORK = """
     for does in json.loads(sys.argv[1]):
         pid = os.fork()
         if pid == 0:
-            signal.alarm(40)
+            signal.alarm(400)
             if not eval(does):
                 os._exit(1)
             sys.exit(0)
@@ -210,20 +214,20 @@ def test_forked_children() -> None:
 def test_a_fork_while_another_thread_writes() -> None:
     """The child cannot go on with a text that was half written elsewhere, and says so; loading another works."""
     code = """
-        import os, signal, sys, threading, time
+        import os, signal, sys, threading
         import frspec_cpp
         target = frspec_cpp.demo_paths()[0]
         llm = frspec_cpp.LLM(target, n_threads=4)
-        inside = threading.Event()
+        inside, forked = threading.Event(), threading.Event()
         def processor(ids, logits):
             inside.set()
-            time.sleep(0.2)
+            forked.wait()
         thread = threading.Thread(target=lambda: llm.generate("x", 8, ignore_eos=True, logits_processor=processor))
         thread.start()
         inside.wait()
         pid = os.fork()
         if pid == 0:
-            signal.alarm(30)
+            signal.alarm(300)
             try:
                 llm.generate("x", 3)
             except RuntimeError as error:
@@ -231,6 +235,7 @@ def test_a_fork_while_another_thread_writes() -> None:
             llm.close()
             print(len(frspec_cpp.LLM(target, n_threads=4).generate("x", 3, ignore_eos=True).tokens), flush=True)
             os._exit(0)
+        forked.set()
         assert os.waitpid(pid, 0)[1] == 0
         thread.join()
         assert len(llm.generate("x", 3, ignore_eos=True).tokens) == 3
@@ -311,10 +316,10 @@ def test_a_signal_that_comes_while_a_thread_writes() -> None:
         expected = llm.generate("x", 300, ignore_eos=True).tokens
         found = []
         thread = threading.Thread(target=lambda: found.append(llm.generate("x", 300, ignore_eos=True).tokens))
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
         thread.start()
         try:
-            time.sleep(30)
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+            time.sleep(300)
         except KeyboardInterrupt:
             thread.join()
         assert found == [expected]

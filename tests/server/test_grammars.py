@@ -97,7 +97,8 @@ def test_what_follows_a_grammar_is_content(run_server: Any, llm: LLM, stream: bo
             messages = [choice.get("message") or choice["delta"] for body in bodies for choice in body["choices"]]
             assert "".join(message.get("content") or "" for message in messages) == "17"
             assert not any("reasoning_content" in message for message in messages)
-        answer = served.post("/v1/chat/completions", messages=MESSAGES, max_tokens=4, response_format={"type": "text"})
+        asked: dict[str, Any] = {"max_tokens": 4, "ignore_eos": True, "response_format": {"type": "text"}}
+        answer = served.post("/v1/chat/completions", messages=MESSAGES, **asked)
         assert "reasoning_content" in answer.json()["choices"][0]["message"]
 
 

@@ -26,6 +26,15 @@ COMPLETIONS = "/v1/completions"
 LONG = {"prompt": "x", "ignore_eos": True, "max_tokens": 200, "seed": 3, "stream": True}
 
 
+def port_of_nobody() -> int:
+    """A port that the system gives to nobody who does not ask for it by its number."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("found no free port")
+
+
 def events(text: str) -> list[dict[str, Any]]:
     return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
 
@@ -79,7 +88,8 @@ def test_after_the_grace_texts_are_ended(serving: Any, llm: LLM, stream: bool) -
 
 
 def test_killed_and_begun_again_at_the_same_port(chat_target: Path) -> None:
-    with started("-m", chat_target) as server, server.client() as client:
+    port = str(port_of_nobody())
+    with started("-m", chat_target, "--port", port) as server, server.client() as client:
         server.wait_for("ready after")
         with client.stream("POST", COMPLETIONS, json=LONG) as answer:
             lines = answer.iter_lines()
@@ -88,7 +98,6 @@ def test_killed_and_begun_again_at_the_same_port(chat_target: Path) -> None:
             with suppress(httpx.HTTPError):  # all of it may have been sent
                 list(lines)
         assert server.end() == -signal.SIGKILL
-        port = str(server.port)
     with started("-m", chat_target, "--port", port, "-a", "again") as server, server.client() as client:
         assert server.port == int(port)
         assert client.get("/health").status_code in (200, 503)

@@ -22,6 +22,7 @@ class ScriptedLLM(AsyncLLM):
         super().__init__(llm)
         self.words = words
         self.stalls = stalls
+        self.begun = 0
         self.cancelled = 0
 
     def submit(self, prompt: Any, max_tokens: Any = None, **options: Any) -> Any:
@@ -40,6 +41,7 @@ class _Text:
 
     async def events(self) -> AsyncIterator[Started | Piece | Generation]:
         llm, words = self._owner.llm, self._owner.words
+        self._owner.begun += 1
         yield Started(0.0)
         if self._owner.stalls:
             yield Piece([Token(5, False, words)], words, None)

@@ -51,9 +51,9 @@ def running(engine: AsyncLLM, send_buffer: int = 0, **settings: Any) -> Iterator
     thread.start()
     try:
         url = f"http://127.0.0.1:{server.port}"
-        with httpx.Client(base_url=url, timeout=120) as client:
+        with httpx.Client(base_url=url, timeout=600) as client:
             yield Served(url, server, service, client)
     finally:
         server.stop()
-        thread.join(60)
+        thread.join(600)
     assert not thread.is_alive()

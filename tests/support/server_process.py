@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = 120  # seconds: a process that hangs is a failure
+from processes import TIMEOUT
 
 
 def program(name: str) -> str:

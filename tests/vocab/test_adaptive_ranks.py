@@ -18,6 +18,7 @@ from frspec_cpp.tools.fingerprint import vocabulary_fingerprint
 from frspec_cpp.tools.ranks_file import Ranks, read_ranks, write_ranks
 from gguf_edit import GgufEditor
 from gguf_values import metadata, tensors, types
+from processes import TIMEOUT
 from tiny_pair import TinyPair, make_tiny_pair
 
 from frspec_cpp import Tokenizer, _testing
@@ -185,7 +186,7 @@ ranks = _testing.AdaptiveRanks(path, Tokenizer(target))
 print("ready", flush=True)
 for _ in range(rounds):
     ranks.add([token] * each)
-    ranks.save(60)
+    ranks.save(600)
 """
 
 
@@ -214,7 +215,7 @@ def test_processes_that_save_at_once_lose_nothing(
     make_saved(path, tokenizer, prior, half_life=10**9)  # nearly none decays: the counts can be told
     before = _testing.AdaptiveRanks(path, tokenizer).weights
     savers = [start_saver(path, pair, 10 + i, 25, 10 * (i + 1)) for i in range(4)]
-    assert [process.wait(120) for process in savers] == [0] * 4
+    assert [process.wait(TIMEOUT) for process in savers] == [0] * 4
     after = _testing.AdaptiveRanks(path, tokenizer)
     assert after.counted == 1 + 25 * 10 * (1 + 2 + 3 + 4)
     gained = after.weights - before
@@ -229,10 +230,14 @@ def test_a_process_that_is_killed_leaves_the_file_whole(
     make_saved(path, tokenizer, prior)
     counted = 1
     for delay in (0.0, 0.01, 0.03, 0.05, 0.08):
+        before = path.stat().st_ino
         process = start_saver(path, pair, 5, 10**6, 1)
+        while path.stat().st_ino == before:  # another file takes its place whenever it is saved
+            assert process.poll() is None
+            time.sleep(0.001)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
-        process.wait(60)
+        process.wait(TIMEOUT)
         ranks = _testing.AdaptiveRanks(path, tokenizer)
         assert ranks.counted >= counted
         counted = ranks.counted
