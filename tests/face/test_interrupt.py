@@ -61,7 +61,7 @@ def test_binary_json_stays_valid(binary: str, llm: LLM, delay: float) -> None:
 SCRIPT = """
 import json, sys
 import frspec_cpp
-llm = frspec_cpp.LLM(sys.argv[1], n_batch=16, n_threads=1)
+llm = frspec_cpp.LLM(sys.argv[1], n_batch=1, n_threads=1)  # a prompt takes as long as a text
 prompt = llm.tokenize("Once upon a time")
 if sys.argv[2] == "prompt":
     prompt = (prompt * 500)[:2000]
