@@ -172,6 +172,6 @@ const Kernels& neon_kernels() noexcept;
 
 // The best kernels this machine can run, or those that the environment variable FRSPEC_CPU names; an unknown name, or
 // one the machine lacks, is an error.
-const Kernels& choose_kernels() noexcept;
+const Kernels& choose_kernels();
 
 }  // namespace frspec::cpu
