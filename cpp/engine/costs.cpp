@@ -15,7 +15,7 @@ constexpr double kRestored = 0.05;     // of what another process found, beside 
 constexpr double kDrift = 0.015;       // of the machine's speed, from pass to pass
 constexpr double kShapeDrift = 0.002;  // of a knot's seconds, likewise
 constexpr double kSurprise = 2.5;      // of these: what is more was not to be expected
-constexpr double kFollowed = 0.1;      // of a surprise: by so much the machine may have become slower
+constexpr double kLasting = 0.1;       // of a surprise: by so much the machine may have become slower
 constexpr double kBelieved = 2.0;      // logarithm of all that one pass is believed
 constexpr double kSure = 0.12;         // of a knot beside the one of most passes: it needs no neighbours
 constexpr int kYoung = 3;              // passes of so many rows before that: they may all have been disturbed
@@ -155,7 +155,7 @@ void RowCosts::learn(std::size_t knot, double log_seconds) {
       covariance(kSlowness, kSlowness) += (1.0 - young) * square(error);
     } else {
       noise = square(error / kSurprise);
-      covariance(kSlowness, kSlowness) += square(kFollowed * error);
+      covariance(kSlowness, kSlowness) += square(kLasting * error);
     }
   }
   std::array<double, kStates> told = {};

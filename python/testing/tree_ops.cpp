@@ -159,9 +159,9 @@ Ints pretend_acceptance(const Ints& tokens, const Ints& parents, const Ints& sam
 
 // A history of `room` places that hold -1, of which `length` are taken, and what is accepted behind them; the length
 // then; and the path, of `spare` entries more than the tree can have: nodes, tokens, and the last entry.
-std::tuple<Ints, std::int32_t, Ints, Ints, std::int32_t> commit(const Ints& tokens, const Ints& parents,
-                                                                const Ints& sampled, std::int32_t length, int room,
-                                                                int spare, const std::string& device) {
+std::tuple<Ints, std::int32_t, Ints, Ints, std::int32_t> commit_path(const Ints& tokens, const Ints& parents,
+                                                                     const Ints& sampled, std::int32_t length, int room,
+                                                                     int spare, const std::string& device) {
   const auto backend = make_backend({device, 1});
   const DraftTree tree(*backend, tokens, parents);
   same_size(sampled.size(), tokens.size(), "sampled");
@@ -262,7 +262,7 @@ void init_tree_ops(nb::module_& m) {
       .def_static("pretend_acceptance", &pretend_acceptance, "tokens"_a, "parents"_a, "sampled"_a, "prefix"_a,
                   "probability"_a, "seed"_a, "device"_a = default_device(),
                   "The target's tokens as they would be if it agreed with the given probability.")
-      .def_static("commit", &commit, "tokens"_a, "parents"_a, "sampled"_a, "length"_a, "room"_a, "spare"_a = 0,
+      .def_static("commit", &commit_path, "tokens"_a, "parents"_a, "sampled"_a, "length"_a, "room"_a, "spare"_a = 0,
                   "device"_a = default_device(),
                   "A history of ``room`` places that hold -1 once the accepted tokens have joined its first ``length`` "
                   "ones; the length; and the path with ``spare`` entries more: nodes, tokens, the last entry.")
