@@ -34,8 +34,9 @@ def shared_folder() -> Path:
 
 def pytest_configure() -> None:
     """Workers side by side have a processor each: threads that wait for one another would take turns otherwise."""
-    gc.disable()  # until tests are collected
     worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if worker:
+        gc.disable()  # until tests are collected
     if worker and hasattr(os, "sched_setaffinity"):
         all_of_them = sorted(PROCESSORS)
         os.sched_setaffinity(0, {all_of_them[int(worker) % len(all_of_them)]})

@@ -130,7 +130,7 @@ inline float dot(const float* a, const float* b, std::int64_t n) {
 
 #ifdef FRSPEC_BASE
 
-// A function, since the other table may be made later.
+// A function: the order in which files make their tables is not known.
 const Kernels& FRSPEC_KERNELS() noexcept {
   static const Kernels table = []() noexcept {
     Kernels changed = FRSPEC_BASE();

@@ -7,11 +7,10 @@
 namespace {
 
 // Whether products of this type are multiplied here, and not by the table of FRSPEC_BASE.
-template <DType kType>
-constexpr bool is_own() {
+constexpr bool is_own([[maybe_unused]] DType type) {
 #ifdef FRSPEC_BASE
-  const bool is_quantized = elements_per_line(kType) == 0;
-  return FRSPEC_BF16 ? kType == DType::BF16 || (FRSPEC_AMX && is_quantized) : is_quantized;
+  const bool is_quantized = elements_per_line(type) == 0;
+  return FRSPEC_BF16 ? type == DType::BF16 || (FRSPEC_AMX && is_quantized) : is_quantized;
 #else
   return true;
 #endif
@@ -450,7 +449,8 @@ void multiply_groups(const PanelProduct& p, const Activations& x, const ProductS
   // Where a group takes long and memory is still what is waited for, fetching begins a group earlier: measured.
   const bool early = kPerLine == 0 && (x.rows == 1 ? Format<kType>::kSuper : x.rows <= kMatrixRows);
   const std::int64_t distance = early ? 2 : 1;
-  // Behind an odd last panel it comes once more, and is forgotten: rarely, and a code of its own would be compiled.
+  // An odd last panel is multiplied twice and its second result dropped: that is rare, and saves compiling every
+  // product for single panels, too.
   const auto place = [&](int at, std::int64_t g) {
     const int panel = at < p.panel_count ? at : p.panel_count - 1;
     return p.pairs[panel / kPair] + group_offset(kType, p.cols, place_of(panel, p.panel_count), g);
@@ -487,9 +487,9 @@ void multiply_groups(const PanelProduct& p, const Activations& x, const ProductS
 
 void multiply_block(const PanelProduct& p, const Activations& x, const ProductScratch& scratch) {
   switch (p.type) {
-#define FRSPEC_CASE(name)                                                                                 \
-  case DType::name:                                                                                       \
-    if constexpr (is_own<DType::name>()) return multiply_groups<DType::name, kTilePanels>(p, x, scratch); \
+#define FRSPEC_CASE(name)                                                                               \
+  case DType::name:                                                                                     \
+    if constexpr (is_own(DType::name)) return multiply_groups<DType::name, kTilePanels>(p, x, scratch); \
     break;
     FRSPEC_FLOAT_TYPES(FRSPEC_CASE)
     FRSPEC_BLOCK_TYPES(FRSPEC_CASE)
@@ -499,20 +499,6 @@ void multiply_block(const PanelProduct& p, const Activations& x, const ProductSc
       break;
   }
   __builtin_unreachable();  // nothing else is packed, or comes here
-}
-
-[[maybe_unused]] bool is_own(DType type) {
-  switch (type) {
-#define FRSPEC_CASE(name) \
-  case DType::name:       \
-    return is_own<DType::name>();
-    FRSPEC_FLOAT_TYPES(FRSPEC_CASE)
-    FRSPEC_BLOCK_TYPES(FRSPEC_CASE)
-    FRSPEC_CASE(Coded)
-#undef FRSPEC_CASE
-    default:
-      return false;
-  }
 }
 
 void store_sums(const PanelProduct& p, std::int64_t first, std::int64_t rows, const float* sums) {

@@ -75,13 +75,14 @@ void matrix_int8_group(const std::byte* const* now, const std::byte* next, std::
   }
 }
 
-// `lines` lines of one or two panels; a product takes 16.
+// `lines` lines of two panels; a product takes 16.
 template <int kPanels>
 void matrix_bf16_group(const std::byte* const* now, const std::byte* next, std::int64_t lines, const Activations& x,
                        const ProductScratch& scratch) {
   constexpr std::int64_t kLines = 16, kStride = kSumStride * static_cast<std::int64_t>(sizeof(float));
+  static_assert(kPanels == 2);
   shape_tiles(TileShape::Bf16);
-  const std::byte* panels[kPair] = {};
+  const std::byte* panels[kPanels];
   for (int i = 0; i < kPanels; ++i) {
     panels[i] = now[i];
     if (lines % kLines != 0) {
@@ -98,10 +99,10 @@ void matrix_bf16_group(const std::byte* const* now, const std::byte* next, std::
     const std::byte* rows = x.data + first * x.row_stride;
     float* sums = scratch.sums + first * kSumStride;
     tile_load<0>(sums, kStride);
-    if constexpr (kPanels == 2) tile_load<1>(sums + kPanel, kStride);
+    tile_load<1>(sums + kPanel, kStride);
     if (two) {
       tile_load<2>(sums + kMatrixRows * kSumStride, kStride);
-      if constexpr (kPanels == 2) tile_load<3>(sums + kMatrixRows * kSumStride + kPanel, kStride);
+      tile_load<3>(sums + kMatrixRows * kSumStride + kPanel, kStride);
     }
     for (std::int64_t p = 0; p < products; ++p) {
       if (first == 0) {
@@ -110,21 +111,19 @@ void matrix_bf16_group(const std::byte* const* now, const std::byte* next, std::
       tile_load<4>(rows + p * kLine, x.row_stride);
       tile_load<6>(panels[0] + p * kLines * kLine, kLine);
       tile_dot_bf16<0, 4, 6>();
-      if constexpr (kPanels == 2) {
-        tile_load<7>(panels[1] + p * kLines * kLine, kLine);
-        tile_dot_bf16<1, 4, 7>();
-      }
+      tile_load<7>(panels[1] + p * kLines * kLine, kLine);
+      tile_dot_bf16<1, 4, 7>();
       if (two) {
         tile_load<5>(rows + kMatrixRows * x.row_stride + p * kLine, x.row_stride);
         tile_dot_bf16<2, 5, 6>();
-        if constexpr (kPanels == 2) tile_dot_bf16<3, 5, 7>();
+        tile_dot_bf16<3, 5, 7>();
       }
     }
     tile_store<0>(sums, kStride);
-    if constexpr (kPanels == 2) tile_store<1>(sums + kPanel, kStride);
+    tile_store<1>(sums + kPanel, kStride);
     if (two) {
       tile_store<2>(sums + kMatrixRows * kSumStride, kStride);
-      if constexpr (kPanels == 2) tile_store<3>(sums + kMatrixRows * kSumStride + kPanel, kStride);
+      tile_store<3>(sums + kMatrixRows * kSumStride + kPanel, kStride);
     }
   }
 }

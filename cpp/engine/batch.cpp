@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <exception>
 #include <utility>
 
 #include "base/error.h"
@@ -14,6 +15,7 @@ Batch::Batch(EngineParts& parts, Places& places, Prefill& prefill, Iteration& it
 
 void Batch::step(std::span<Sequence* const> sequences) {
   const auto start = Clock::now();
+  members_.clear();
   gather(sequences);
   give_chunks();
   draft();
@@ -42,7 +44,6 @@ void Batch::step(std::span<Sequence* const> sequences) {
 
 // Those that have a place and room for their step.
 void Batch::gather(std::span<Sequence* const> sequences) {
-  members_.clear();
   places_.keep_those_before(nullptr);
   for (Sequence* sequence : sequences) {
     if (std::cmp_equal(members_.size(), parts_.target->limits().rows)) break;

@@ -2,6 +2,8 @@
 // others are still to read. What each is given is what it would be given alone.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <span>
 #include <vector>
 

@@ -3,7 +3,6 @@
 #include <exception>
 #include <vector>
 
-#include "engine/lab.h"
 #include "engine/step_times.h"
 
 namespace frspec {

@@ -3,7 +3,6 @@
 // Threads: calls on one engine are taken one after the other (a lock); engines are independent of each other.
 #pragma once
 
-#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>

@@ -55,14 +55,6 @@ void download_best(const EngineParts& parts, int from, int rows, int best, Token
 
 }  // namespace
 
-std::vector<TokenId> some_tokens(int count, int vocab) {
-  std::vector<TokenId> tokens(static_cast<std::size_t>(count));
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    tokens[i] = static_cast<TokenId>((i * 7919 + 104729) % static_cast<std::size_t>(vocab));
-  }
-  return tokens;
-}
-
 Lab::Forward Lab::forward(std::span<const TokenId> tokens, std::optional<int> wanted, std::size_t from) {
   if (tokens.empty() || tokens.size() > static_cast<std::size_t>(engine_.context())) {
     fail("forward: found ", tokens.size(), " tokens, expected 1 to ", engine_.context(), ", the context");

@@ -11,9 +11,6 @@
 
 namespace frspec {
 
-// Tokens without meaning, for passes that are timed. They differ, since rows that are alike choose the same experts.
-std::vector<TokenId> some_tokens(int count, int vocab);
-
 // Each call has the engine for itself. What writes into the caches ends a sequence that is running.
 class Lab {
  public:

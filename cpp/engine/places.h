@@ -24,7 +24,7 @@ struct Place {
   Place(int which, DraftTree&& room) : number(which), tree(std::move(room)) {}
 
   int number;
-  DraftTree tree;                  // of a step with others
+  DraftTree tree;                  // of a step with others, or one that was cut
   std::uint64_t owner = 0;         // Sequence::id; 0: it is nobody's
   std::weak_ptr<const void> life;  // the owner's
   bool ended = false;              // the owner needs it no more
@@ -64,23 +64,23 @@ class Places {
 
   // A step begins, of these sequences, those in front being served first.
   void begin_step(std::span<Sequence* const> sequences);
-  // Whether that is one of several.
+  // Whether the step has several sequences.
   bool are_several() const { return order_.size() > 1; }
-  // Those that are served before it in this step keep what they have; null: nobody does, yet.
+  // Sequences in front of this one keep what they have in this step; null: none does, yet.
   void keep_those_before(const Sequence* sequence);
   // Turns to the sequence's place, which it is given where it has none. False: others have all of them.
   bool enter(Sequence& sequence);
   // From now on the sequence in use has room for so many tokens, and the trees behind them. False: it would have to
   // take it from those that are served before it.
   [[nodiscard]] bool hold(std::int64_t tokens);
-  // So the one in use gives its place up, and waits.
+  // The sequence in use gives its place up, and waits.
   void wait(const Sequence& sequence);
   // Whether it waits, and nobody has given up anything since: it need not ask again.
   bool waits(const Sequence& sequence) const;
   // The sequence has ended. Its place may be others' as soon as somebody comes who wants one: until then it is not
   // known what of it is of use.
   void end(const Sequence& sequence);
-  // What fails ends this sequence alone; false then.
+  // Runs `use`; what it throws ends this sequence alone, and gives false.
   template <class Use>
   bool guard(Sequence& sequence, Use&& use);
   // The sequence can go on no more, and what it has left in the caches may be half a step's.
@@ -90,6 +90,8 @@ class Places {
   void drop_all();
   // The caches are for passes that follow no sequence.
   void take_over();
+  // A step is over: pages() tells of it.
+  void note_pages();
   // Whether no other sequence than the one in use is being drafted.
   bool others_are_plain() const;
   // How the tokens of a sequence are chosen; `history`: those it has (device). Throws InvalidInput for what only the
@@ -104,7 +106,6 @@ class Places {
     int kept = 0;  // that ended ones have left for others, or running ones share
   };
   Pages pages() const { return {all_pages_, held_pages_.load(), kept_pages_.load()}; }
-  void note_pages();
 
   // For tests: texts lose their places, and caches what they have kept; the order of free pages is another one.
   void disturb();

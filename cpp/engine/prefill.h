@@ -2,6 +2,8 @@
 // caches.
 #pragma once
 
+#include <cstddef>
+
 #include "engine/parts.h"
 #include "engine/places.h"
 

@@ -2,6 +2,7 @@
 // token alone. All calls are about the sequence of the place in use.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "engine/parts.h"

@@ -92,7 +92,7 @@ Sequence::Sequence(std::shared_ptr<const Tokenizer> tokenizer, std::string model
       tokenizer_(std::move(tokenizer)),
       model_(std::move(model)),
       context_(context),
-      text_(std::make_shared<Text>(std::move(prompt))),
+      text_(std::make_shared<Text>(Text{.tokens = std::move(prompt)})),
       prompt_size_(text_->tokens.size()),
       options_(options),
       decoder_(*tokenizer_),

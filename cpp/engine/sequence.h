@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -47,7 +48,7 @@ struct TokenLogprobs {
 // The tokens of a sequence, prompt and text. Who keeps its caches keeps them, too, beyond its life.
 struct Text {
   std::vector<TokenId> tokens;
-  std::size_t own = 0;  // of the first ones it consists; what its last step gave beyond its end follows
+  std::size_t own = 0;  // so many are the sequence's; behind them is what its last step gave beyond its end
 };
 
 class Sequence {

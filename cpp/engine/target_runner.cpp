@@ -6,6 +6,14 @@
 
 namespace frspec {
 
+std::vector<TokenId> some_tokens(int count, int vocab) {
+  std::vector<TokenId> tokens(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    tokens[i] = static_cast<TokenId>((i * 7919 + 104729) % static_cast<std::size_t>(vocab));
+  }
+  return tokens;
+}
+
 TargetRunner::TargetRunner(Backend& backend, CausalModel& target, int batch, int max_depth)
     : backend_(backend),
       target_(target),

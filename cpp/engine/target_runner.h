@@ -13,6 +13,9 @@
 
 namespace frspec {
 
+// Tokens without meaning, for passes that are timed. They differ, since rows that are alike choose the same experts.
+std::vector<TokenId> some_tokens(int count, int vocab);
+
 class TargetRunner {
  public:
   // Passes of up to `batch` tokens of a prompt, trees of up to `max_depth` levels below the root.

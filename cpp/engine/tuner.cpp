@@ -91,7 +91,7 @@ double Tuner::value_of_time() const {
 
 double Tuner::more_rows(double rows) const {
   const int whole = std::max(1, static_cast<int>(std::ceil(rows)));
-  return rows * (pass(1 + whole) - plain()) / whole;
+  return rows * (pass_seconds(1 + whole) - plain()) / whole;
 }
 
 double Tuner::level_seconds(int arm, int rows) const {
@@ -293,7 +293,7 @@ bool Tuner::drafts_beside(std::span<const float> repeated) {
   const int n = size(repeated);
   double found = 0.0;
   for (int i = 0; i < n; ++i) found += static_cast<double>(repeated[static_cast<std::size_t>(i)]);
-  growing_.worth_of_repeated = std::max(0.0, found - time * (pass(1 + n) - plain()));
+  growing_.worth_of_repeated = std::max(0.0, found - time * (pass_seconds(1 + n) - plain()));
   bool asks = true;
   if (!repeated.empty() && !plan_.forced && rehearsal_.empty()) {
     // What the drafter adds is worth something where the repetition fails.
@@ -317,11 +317,11 @@ int Tuner::size(std::span<const float> chances) const {
   const double time = value_of_time();
   double gain = 0.0, most = 0.0;
   int best = plan_.forced && !chances.empty() ? 1 : 0;
-  if (best == 1) most = static_cast<double>(chances[0]) - time * pass(2);
+  if (best == 1) most = static_cast<double>(chances[0]) - time * pass_seconds(2);
   if (best == 0) most = -time * plain();
   for (int n = 1; n <= static_cast<int>(chances.size()); ++n) {
     gain += static_cast<double>(chances[static_cast<std::size_t>(n) - 1]);
-    const double worth = gain - time * pass(1 + n);
+    const double worth = gain - time * pass_seconds(1 + n);
     if (worth > most) {
       most = worth;
       best = n;
@@ -342,7 +342,7 @@ int Tuner::width(std::span<const NodeNote> frontier, std::span<const float> chan
     const double time = value_of_time();
     // What a row more costs, beside those that are worth it so far.
     const int rows = 1 + size(chances);
-    const double row = time * (pass(rows + 2) - pass(rows)) / 2;
+    const double row = time * (pass_seconds(rows + 2) - pass_seconds(rows)) / 2;
     double gain = 0.0, most = 0.0;
     for (int b = 1; b <= static_cast<int>(frontier.size()); ++b) {
       const NodeNote& node = frontier[static_cast<std::size_t>(b) - 1];

@@ -110,7 +110,7 @@ class Tuner final : public Growth {
   const Growing& end_growth();
   // Of the text that is planned next; the rate of all of them is what counts.
   void set_pass(const Pass& pass) { pass_ = pass; }
-  const Pass& shared_pass() const { return pass_; }
+  const Pass& pass() const { return pass_; }
   void set_noisy(bool noisy) { noisy_ = noisy; }  // for texts that take turns
   void add(const Step& step);
   // Trees of each of these many nodes per level are grown, whatever they promise, and a few nodes of them verified: to
@@ -164,8 +164,8 @@ class Tuner final : public Growth {
   };
 
   // Seconds of a pass in which this text has so many rows, beside the others'.
-  double pass(int rows) const { return target_(rows + pass_.rows); }
-  double plain() const { return pass(1); }
+  double pass_seconds(int rows) const { return target_(rows + pass_.rows); }
+  double plain() const { return pass_seconds(1); }
   double more_rows(double rows) const;  // seconds of so many rows more
   double plain_rate() const;            // tokens per second of all texts
   double value_of_time() const;         // likewise: L

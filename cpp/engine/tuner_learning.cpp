@@ -82,7 +82,7 @@ void Tuner::add(const Step& step) {
   for (const Trial& parent : step.parents) acceptance_.learn_continuation(parent.cell, parent.accepted);
   if (!step.nodes.empty()) acceptance_.end_step();
   const double time = value_of_time();
-  const double seconds = pass(step.rows);
+  const double seconds = pass_seconds(step.rows);
   double drafting = 0.0;
   // Where what the text repeats was enough, the drafter was not asked.
   const bool drafted = step.drafted && !arms_.empty() && (!grows_ || !step.growing.levels.empty());

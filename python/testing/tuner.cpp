@@ -39,19 +39,19 @@ void make_tuner(Tuner* self, const std::vector<std::tuple<std::string, std::stri
   new (self) Tuner(std::move(made), grows, levels, [clock = std::move(clock)] { return nb::cast<double>(clock()); });
 }
 
-void add_step(Tuner& self, const Planned& plan, bool drafted, int rows, int told, double told_seconds,
+void add_step(Tuner& self, const Planned& plan, bool drafted, int rows, int read_rows, double read_seconds,
               double grown_seconds, double target_seconds, int accepted, double expected, bool has_notes,
               const std::vector<std::tuple<int, bool>>& nodes, const std::vector<std::tuple<int, bool>>& parents,
               const std::vector<std::uint32_t>& held) {
   Tuner::Plan planned = to_plan(plan);
-  if (!drafted) planned.reads = told;
+  if (!drafted) planned.reads = read_rows;
   Tuner::Step step{.plan = planned,
-                   .pass = self.shared_pass(),
+                   .pass = self.pass(),
                    .growing = drafted ? self.end_growth() : Tuner::Growing{},
                    .drafted = drafted,
                    .rows = rows,
-                   .read_rows = told,
-                   .read_seconds = told_seconds,
+                   .read_rows = read_rows,
+                   .read_seconds = read_seconds,
                    .grown_seconds = grown_seconds,
                    .target_seconds = target_seconds,
                    .accepted = accepted,
@@ -132,7 +132,7 @@ void init_tuner(nb::module_& m) {
       .def(
           "size", [](const Tuner& self, const std::vector<float>& chances) { return self.size(chances); }, "chances"_a)
       .def("rehearse", &Tuner::rehearse, "widths"_a)
-      .def("add", &add_step, "plan"_a, "drafted"_a, "rows"_a, "told"_a, "told_seconds"_a, "grown_seconds"_a,
+      .def("add", &add_step, "plan"_a, "drafted"_a, "rows"_a, "read_rows"_a, "read_seconds"_a, "grown_seconds"_a,
            "target_seconds"_a, "accepted"_a, "expected"_a, "has_notes"_a, "nodes"_a, "parents"_a, "held"_a,
            "What a step cost and showed, as Tuner::Step.")
       .def(

@@ -165,11 +165,15 @@ def test_types_that_say_the_same_give_the_same_bits(tmp_path: Path, kind: str) -
 @pytest.mark.every_device
 @pytest.mark.parametrize("name", FLOATS + MULTIPLIED)
 def test_matmul_of_a_subset_of_rows(weights: Path, name: str) -> None:
-    """A packed subset of a head gives the bits of the same columns of the full head."""
-    x = np.random.default_rng(2).standard_normal((10, 512), dtype=np.float32)
-    full = _testing.ops.matmul(str(weights), name, x)
-    chosen = [0, 1, 5, 17, 18, 19, 40, 52]
-    assert np.array_equal(_testing.ops.matmul(str(weights), name, x, rows=chosen), full[:, chosen])
+    """A packed subset of a head gives the bits of the same columns of the full head.
+
+    Of one panel and of three: the last one is alone.
+    """
+    for rows in (1, 10, 70):
+        x = np.random.default_rng(2).standard_normal((rows, 512), dtype=np.float32)
+        full = _testing.ops.matmul(str(weights), name, x)
+        for chosen in ([0, 1, 5, 17, 18, 19, 40, 52], list(range(7, 47))):
+            assert np.array_equal(_testing.ops.matmul(str(weights), name, x, rows=chosen), full[:, chosen])
 
 
 @pytest.mark.parametrize(("k", "vocab"), [(1, 1), (10, 10), (10, 5000), (64, 70001)])

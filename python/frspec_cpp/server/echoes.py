@@ -35,7 +35,7 @@ class EchoedText(AsyncText):
     """A text whose prompt is told before; with ``max_tokens`` 0 the prompt is all.
 
     The log-probabilities of a prompt are those of another text, which must be it, behind its first token. That one is
-    written like any other, in company. The text starts when they are known.
+    written like any other, beside others. The text starts when they are known.
 
     Args:
         submit: Asks for both.
