@@ -8,6 +8,7 @@ Prints one `file:line: message` for each arrow that points up or sideways and ex
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -90,10 +91,17 @@ def complaint(folder: str, target: str, name: str) -> str | None:
     return None
 
 
+@functools.cache  # a header is asked about for each file above it
+def own_includes(root: Path, name: str) -> list[str]:
+    """The files of `cpp/` that the file `name` includes."""
+    found = INCLUDE_LINES.findall((root / "cpp" / name).read_text(encoding="utf-8"))
+    return [include for include in found if (root / "cpp" / include).is_file()]
+
+
 def reached(root: Path, name: str, folders: set[str], seen: set[str]) -> list[str]:
-    """The includes by which the header `name` reaches one of `folders`; none if it does not."""
-    for include in INCLUDE_LINES.findall((root / "cpp" / name).read_text(encoding="utf-8")):
-        if include in seen or not (root / "cpp" / include).is_file():
+    """The includes by which the file `name` reaches one of `folders`; none if it does not."""
+    for include in own_includes(root, name):
+        if include in seen:
             continue
         seen.add(include)
         if include.split("/")[0] in folders:

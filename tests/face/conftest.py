@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+from processes import program
 
 import frspec_cpp
 
@@ -19,10 +17,7 @@ Runner = Callable[..., "subprocess.CompletedProcess[bytes]"]
 @pytest.fixture(scope="session")
 def binary() -> str:
     """Path of the `frspec` that was installed with this Python's package."""
-    beside = Path(sys.executable).parent / "frspec"
-    path = str(beside) if beside.is_file() else shutil.which("frspec")
-    assert path is not None, f"no frspec beside {sys.executable} and none in PATH"
-    return path
+    return program("frspec")
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from frspec_cpp.tools.make_random_model import SHAPES, make_random_model
+from processes import program
 
 from frspec_cpp import LLM
 
@@ -80,13 +81,11 @@ def test_the_binary_explains_a_bus_error(demo_target: Path, tmp_path: Path) -> N
     """A target whose embedding is looked up in the file is shortened while it writes; --no-mmap does not notice."""
     target = tmp_path / "target.gguf"
     make_random_model(target, SHAPES["tiny"], "q8_0", demo_target, quiet=True)
-    binary = shutil.which("frspec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    assert binary is not None
     whole = target.read_bytes()
     for options, code, said in ([], 1, "--no-mmap reads models"), (["--no-mmap"], 0, "1800 tokens"):
         target.write_bytes(whole)
         command = [
-            binary,
+            program("frspec"),
             "generate",
             "-m",
             str(target),

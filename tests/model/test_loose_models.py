@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from checkpoints import make_checkpoint
 from frspec_cpp.tools.convert import convert
 from gguf_edit import GgufEditor, Type, Value
+from processes import program
 from refused import key
 
 import frspec_cpp
@@ -143,11 +143,9 @@ def test_the_drafters_file_is_warned_of_too(corrected: Path, model: Path) -> Non
 
 
 def test_the_binary_warns_on_standard_error(corrected: Path) -> None:
-    binary = Path(sys.executable).parent / "frspec"
     for arguments in (["generate", "-n", "2", "-m"], ["tokenize", "-m"]):
-        done = subprocess.run(
-            [binary, *arguments, corrected, "-p", "a tale"], capture_output=True, text=True, timeout=60, check=True
-        )
+        command = [program("frspec"), *arguments, corrected, "-p", "a tale"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         lines = [line for line in done.stderr.splitlines() if "warning" in line]
         assert len(lines) == 2
         assert all(line.startswith(f"frspec: warning: {corrected}: key 'tokenizer.ggml.") for line in lines)

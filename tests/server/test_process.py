@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_process import TIMEOUT, program, started
+from processes import TIMEOUT, program
+from server_process import started
 
 from frspec_cpp import LLM
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,14 @@ from typing import Any
 import pytest
 
 TIMEOUT = 600  # seconds: a process that hangs is a failure, one on a busy machine is not
+
+
+def program(name: str) -> str:
+    """Path of a program that was installed with this Python's package."""
+    beside = Path(sys.executable).parent / name
+    path = str(beside) if beside.is_file() else shutil.which(name)
+    assert path is not None, f"no {name} beside {sys.executable} and none in PATH"
+    return path
 
 
 def wait_for_handler(process: subprocess.Popen[Any]) -> None:

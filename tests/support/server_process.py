@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from processes import TIMEOUT
-
-
-def program(name: str) -> str:
-    beside = Path(sys.executable).parent / name
-    path = str(beside) if beside.is_file() else shutil.which(name)
-    assert path is not None
-    return path
+from processes import TIMEOUT, program
 
 
 class Process:
